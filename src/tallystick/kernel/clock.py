@@ -1,0 +1,67 @@
+"""Time as an argument: UTC, aware, to the microsecond.
+
+Rules get instants handed in; only the edges hold a clock. `SystemClock` is the one place that reads the machine's.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The current instant, aware, in UTC."""
+        ...
+
+
+class SystemClock:
+    __slots__ = ()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class ManualClock:
+    """A clock that moves when told to, for tests and simulations."""
+
+    __slots__ = ("_now",)
+
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        if start.tzinfo is None:
+            msg = "a clock needs an aware start"
+            raise ValueError(msg)
+        self._now = start.astimezone(UTC)
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, by: timedelta) -> None:
+        if by < timedelta(0):
+            msg = "time does not go back"
+            raise ValueError(msg)
+        self._now += by
+
+
+def rfc3339(instant: datetime) -> str:
+    """`2026-11-23T16:32:50.123456Z`: always UTC, always six digits, so that text sorts as time does (RFC 3339)."""
+    if instant.tzinfo is None:
+        msg = "a naive datetime has no place on a timeline"
+        raise ValueError(msg)
+    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def parse_rfc3339(text: str) -> datetime:
+    """The instant that `text` names. Raises ValueError unless it is RFC 3339 with an offset, of at most 35 characters."""
+    if not 20 <= len(text) <= 35 or text[10] not in "Tt":
+        msg = "not an RFC 3339 time such as 2026-11-23T16:32:50Z"
+        raise ValueError(msg)
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        msg = "a time needs an offset, such as Z"
+        raise ValueError(msg)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        msg = "a time outside of the years 1 to 9999"
+        raise ValueError(msg) from error

@@ -1,0 +1,123 @@
+"""Ids: a UUIDv7 inside (RFC 9562), a prefix and 26 Crockford base-32 characters outside.
+
+`pay_01jd5w3qkz8e5rv4y7t9a2b3c4` sorts by time, selects with a double click and says what it names. This is the one
+registry; each kind has its own type, so that a transfer's id can't be handed in for an account's. Secrets and session ids
+are never time-ordered: `secret_id`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Final, Generic, NewType, TypeVar, cast
+from uuid import UUID
+
+import uuid_utils
+
+from tallystick.kernel.problem import InvalidRequest
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_TO_PYTHON: Final = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
+_PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
+_VALID: Final = frozenset(_ALPHABET)
+_LENGTH: Final = 26
+_LIMIT: Final = 1 << 128
+
+T = TypeVar("T")
+
+
+class InvalidId(InvalidRequest):
+    slug, title = "invalid-id", "This is not an id of that kind"
+
+
+def encode(value: int) -> str:
+    """128 bits as 26 characters, the first of which is at most 7."""
+    pairs = _PAIRS
+    out = [""] * 13
+    for i in range(12, -1, -1):
+        out[i] = pairs[value & 1023]
+        value >>= 10
+    return "".join(out)
+
+
+def decode(text: str) -> int:
+    """The inverse of `encode`. Raises ValueError for anything that `encode` can't have made."""
+    if len(text) != _LENGTH or not _VALID.issuperset(text):
+        msg = "not 26 characters of the base-32 alphabet"
+        raise ValueError(msg)
+    value = int(text.translate(_TO_PYTHON), 32)
+    if value >= _LIMIT:
+        msg = "more than 128 bits"
+        raise ValueError(msg)
+    return value
+
+
+class Kind(Generic[T]):
+    """One kind of id; T is a NewType over UUID."""
+
+    __slots__ = ("_head", "name", "prefix")
+
+    def __init__(self, prefix: str, name: str) -> None:
+        self.prefix = prefix
+        self.name = name
+        self._head = prefix + "_"
+
+    def new(self) -> T:
+        """A new id, later in order than those made before it on this machine."""
+        return cast("T", UUID(int=uuid_utils.uuid7().int))
+
+    def random(self) -> T:
+        """An id of 128 random bits, for what must not say when it was made nor be near its neighbours."""
+        return cast("T", UUID(int=secrets.randbits(128)))
+
+    def text(self, value: T) -> str:
+        return self._head + encode(cast("UUID", value).int)
+
+    def parse(self, text: str) -> T:
+        """The id that `text` says. Raises InvalidId when the prefix or the characters are another kind's or nobody's."""
+        head = self._head
+        if text.startswith(head):
+            try:
+                return cast("T", UUID(int=decode(text[len(head) :])))
+            except ValueError:
+                pass
+        raise InvalidId(f"an id of {self.name} starts with {head!r} and has 26 characters after it", expected=head)
+
+
+AccountId = NewType("AccountId", UUID)
+BookId = NewType("BookId", UUID)
+TransferId = NewType("TransferId", UUID)
+EntryId = NewType("EntryId", UUID)
+UnitId = NewType("UnitId", UUID)
+PaymentId = NewType("PaymentId", UUID)
+RefundId = NewType("RefundId", UUID)
+TokenId = NewType("TokenId", UUID)
+ClientId = NewType("ClientId", UUID)
+DecisionId = NewType("DecisionId", UUID)
+FactId = NewType("FactId", UUID)
+EndpointId = NewType("EndpointId", UUID)
+DeliveryId = NewType("DeliveryId", UUID)
+RequestId = NewType("RequestId", UUID)
+DisputeId = NewType("DisputeId", UUID)
+
+accounts: Final = Kind[AccountId]("acc", "an account")
+books: Final = Kind[BookId]("bok", "a book")
+transfers: Final = Kind[TransferId]("trf", "a transfer")
+entries: Final = Kind[EntryId]("ent", "an entry")
+units: Final = Kind[UnitId]("unt", "a unit of transfers")
+payments: Final = Kind[PaymentId]("pay", "a payment")
+refunds: Final = Kind[RefundId]("ref", "a refund")
+#: A token stands for a card number: its id must not be guessable from another, so `random()` makes it.
+tokens: Final = Kind[TokenId]("tok", "a token")
+clients: Final = Kind[ClientId]("cli", "an API client")
+decisions: Final = Kind[DecisionId]("dec", "a risk decision")
+facts: Final = Kind[FactId]("fct", "a fact")
+webhook_endpoints: Final = Kind[EndpointId]("whe", "a webhook endpoint")
+deliveries: Final = Kind[DeliveryId]("whd", "a webhook delivery")
+rail_requests: Final = Kind[RequestId]("req", "a request to a card rail")
+disputes: Final = Kind[DisputeId]("dsp", "a dispute")
+
+
+def secret_id(prefix: str, bits: int = 256, randbits: Callable[[int], int] = secrets.randbits) -> str:
+    """`bits` random bits behind a prefix, for secrets and session ids. Never derived from time."""
+    return f"{prefix}_{randbits(bits):0{(bits + 3) // 4}x}"

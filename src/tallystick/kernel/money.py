@@ -1,0 +1,141 @@
+"""Money: whole minor units of one currency. No float, no division, no implicit zero.
+
+On the wire an amount is a string of digits, `{"amount": "1250", "currency": "EUR"}`, so that no JSON reader rounds it.
+In a database it is a `bigint`, which bounds it: 0 to 2**63 - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.kernel.currencies import EXPONENTS
+from tallystick.kernel.problem import InvalidRequest
+
+MAX_MINOR: Final = 2**63 - 1
+
+
+class UnknownCurrency(InvalidRequest):
+    slug, title = "unknown-currency", "This is not a currency of ISO 4217 that the platform knows"
+
+
+class InvalidAmount(InvalidRequest):
+    slug, title = "invalid-amount", "An amount is a string of digits, in minor units"
+
+
+class CurrencyMismatch(InvalidRequest):
+    slug, title, status = "currency-mismatch", "The currencies differ", 422
+
+
+class Currency(msgspec.Struct, frozen=True):
+    """`exponent` is the number of decimal places of the minor unit (ISO 4217: EUR 2, JPY 0, BHD 3)."""
+
+    code: str
+    exponent: int
+
+
+_CURRENCIES: Final = {code: Currency(code, exponent) for code, exponent in EXPONENTS.items()}
+
+
+def currency(code: str) -> Currency:
+    """The currency of that alphabetic code. Raises UnknownCurrency."""
+    found = _CURRENCIES.get(code)
+    if found is None:
+        raise UnknownCurrency(f"{code!r:.20} is not a currency code of ISO 4217", currency=code[:20])
+    return found
+
+
+class Money(msgspec.Struct, frozen=True, order=False):
+    """`minor` units of `currency`; never negative: a direction is said by debit and credit, not by a sign."""
+
+    minor: int
+    currency: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.minor <= MAX_MINOR:
+            raise InvalidAmount("an amount is between 0 and 2^63 - 1 minor units")
+
+    def _same(self, other: Money) -> None:
+        if self.currency != other.currency:
+            raise CurrencyMismatch(f"{self.currency} and {other.currency} can't be reckoned with each other")
+
+    def __add__(self, other: Money) -> Money:
+        self._same(other)
+        return Money(self.minor + other.minor, self.currency)
+
+    def __sub__(self, other: Money) -> Money:
+        self._same(other)
+        return Money(self.minor - other.minor, self.currency)
+
+    def __lt__(self, other: Money) -> bool:
+        self._same(other)
+        return self.minor < other.minor
+
+    def __le__(self, other: Money) -> bool:
+        self._same(other)
+        return self.minor <= other.minor
+
+    def __gt__(self, other: Money) -> bool:
+        self._same(other)
+        return self.minor > other.minor
+
+    def __ge__(self, other: Money) -> bool:
+        self._same(other)
+        return self.minor >= other.minor
+
+    def allocate(self, weights: Sequence[int]) -> list[Money]:
+        """Parts in the proportion of `weights` that sum to the whole exactly (largest remainder, ties to the first).
+
+        Weights are whole, none negative, at least one positive; otherwise ValueError.
+        """
+        total = sum(weights)
+        if total <= 0 or min(weights) < 0:
+            msg = "weights are whole numbers, none negative, at least one positive"
+            raise ValueError(msg)
+        shares = [divmod(self.minor * weight, total) for weight in weights]
+        missing = self.minor - sum(whole for whole, _ in shares)
+        by_remainder = sorted(range(len(shares)), key=lambda i: (-shares[i][1], i))
+        extra = set(by_remainder[:missing])
+        return [Money(whole + (i in extra), self.currency) for i, (whole, _) in enumerate(shares)]
+
+    def __str__(self) -> str:
+        """For people: `12.50 EUR`."""
+        exponent = currency(self.currency).exponent
+        if exponent == 0:
+            return f"{self.minor} {self.currency}"
+        digits = str(self.minor).rjust(exponent + 1, "0")
+        return f"{digits[:-exponent]}.{digits[-exponent:]} {self.currency}"
+
+
+#: Python lets `$` match before a final newline, hence the look-ahead, which JSON Schema's dialect knows too.
+Digits = Annotated[
+    str, Meta(pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)", max_length=19, description="minor units, digits only")
+]
+CurrencyCode = Annotated[
+    str, Meta(pattern=r"^[A-Z]{3}$(?!\n)", min_length=3, max_length=3, description="ISO 4217 code")
+]
+
+
+class MoneyWire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Money as JSON: `{"amount": "1250", "currency": "EUR"}`."""
+
+    amount: Digits
+    currency: CurrencyCode
+
+
+def to_money(wire: MoneyWire, *, positive: bool = True) -> Money:
+    """Checks what a schema can't: the currency exists, the amount fits a bigint and, if `positive`, is not zero."""
+    minor = int(wire.amount)
+    if minor > MAX_MINOR:
+        raise InvalidAmount("an amount is at most 2^63 - 1 minor units")
+    if positive and minor == 0:
+        raise InvalidAmount("an amount must be more than zero")
+    currency(wire.currency)
+    return Money(minor, wire.currency)
+
+
+def from_money(money: Money) -> MoneyWire:
+    return MoneyWire(str(money.minor), money.currency)

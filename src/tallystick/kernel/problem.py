@@ -1,0 +1,136 @@
+"""Every "no" has a name, a page and an answer to "may I try again?" (RFC 9457).
+
+A problem has two audiences and two messages: `detail` and the extensions are for the caller; `context` is for our log
+and has no way to the wire. A class is a *type* of problem and its URL is stable: `{DOCS}/{slug}`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+DOCS = "https://tallystick.dev/problems"
+
+#: Members that RFC 9457 and this platform give a meaning to: an extension can't take their name.
+RESERVED = frozenset({"type", "title", "status", "detail", "instance", "retryable", "request_id"})
+
+
+class Problem(Exception):
+    """An answer that says no, and why.
+
+    `retryable` means: the same request, sent again unchanged, may succeed.
+    """
+
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something failed on our side"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        context: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        **extensions: Any,
+    ) -> None:
+        if taken := RESERVED & extensions.keys():
+            msg = f"extension members with a meaning of their own: {sorted(taken)}"
+            raise ValueError(msg)
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.context = context or {}
+        self.headers = headers or {}
+        self.extensions = extensions
+
+    @classmethod
+    def type_url(cls) -> str:
+        return f"{DOCS}/{cls.slug}"
+
+    def document(self, request_id: str = "") -> dict[str, Any]:
+        """The problem document: RFC 9457 members, `retryable`, `request_id`, then the extensions."""
+        body: dict[str, Any] = {
+            "type": self.type_url(),
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "retryable": self.retryable,
+        }
+        if request_id:
+            body["request_id"] = request_id
+        body.update(self.extensions)
+        return body
+
+
+class InvalidRequest(Problem):
+    slug, title, status = "invalid-request", "The request is not valid", 400
+
+
+class Unauthenticated(Problem):
+    slug, title, status = "unauthenticated", "The request is not authenticated", 401
+
+
+class Forbidden(Problem):
+    slug, title, status = "forbidden", "You may not do this", 403
+
+
+class NotFound(Problem):
+    slug, title, status = "not-found", "There is no such thing, or not for you", 404
+
+
+class MethodNotAllowed(Problem):
+    slug, title, status = "method-not-allowed", "This path has no such method", 405
+
+
+class Conflict(Problem):
+    slug, title, status = "conflict", "The state of the thing forbids this", 409
+
+
+class PayloadTooLarge(Problem):
+    slug, title, status = "payload-too-large", "The body is larger than this endpoint takes", 413
+
+
+class UnsupportedMediaType(Problem):
+    slug, title, status = "unsupported-media-type", "The body must be application/json", 415
+
+
+class Unprocessable(Problem):
+    slug, title, status = "unprocessable", "The request is well-formed, but can't be carried out", 422
+
+
+class RateLimited(Problem):
+    slug, title, status, retryable = "rate-limited", "Too many requests", 429, True
+
+
+class Unavailable(Problem):
+    slug, title, status, retryable = "unavailable", "A part that this needs is not available", 503, True
+
+
+class Overloaded(Problem):
+    slug, title, status, retryable = "overloaded", "More work is waiting than can be done in time", 503, True
+
+
+class Upstream(Problem):
+    """Another service did not answer as agreed. `outcome_unknown` says that it may have acted all the same."""
+
+    slug, title, status, retryable = "upstream-failed", "A service that this needs did not answer", 503, True
+
+    def __init__(self, detail: str = "", *, outcome_unknown: bool = False, **rest: Any) -> None:
+        super().__init__(detail, **rest)
+        self.outcome_unknown = outcome_unknown
+
+
+class DeadlineExceeded(Problem):
+    slug, title, status, retryable = "deadline-exceeded", "There was no answer in time", 504, True
+
+    def __init__(self, detail: str = "", *, outcome_unknown: bool = True, **rest: Any) -> None:
+        super().__init__(detail, **rest)
+        self.outcome_unknown = outcome_unknown
+
+
+class StorageFull(Problem):
+    slug, title, status, retryable = (
+        "storage-full",
+        "There is no room left to store this; nothing was changed",
+        507,
+        True,
+    )

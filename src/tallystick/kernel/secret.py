@@ -1,0 +1,49 @@
+"""A value that must not be printed by accident."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Secret(Generic[T]):
+    """Holds a value whose `repr`, `str` and pickle give nothing away; `reveal()` is easy to search for."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def reveal(self) -> T:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "Secret(****)"
+
+    def __reduce__(self) -> str:
+        msg = "a secret is not to be pickled"
+        raise TypeError(msg)
+
+    def __eq__(self, other: object) -> bool:
+        """Compares in constant time, so that a secret can't be guessed byte by byte."""
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(_as_bytes(self._value), _as_bytes(other._value))
+
+    __hash__ = None  # type: ignore[assignment]  # a secret has no business in a set or as a key
+
+
+def _as_bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    msg = f"secrets of type {type(value).__name__} can't be compared"
+    raise TypeError(msg)

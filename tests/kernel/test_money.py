@@ -1,0 +1,104 @@
+"""Money never loses, never makes and never mixes."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.kernel.money import (
+    MAX_MINOR,
+    CurrencyMismatch,
+    InvalidAmount,
+    Money,
+    MoneyWire,
+    UnknownCurrency,
+    currency,
+    from_money,
+    to_money,
+)
+
+amounts = st.integers(0, MAX_MINOR)
+
+
+@given(amounts, st.lists(st.integers(0, 10_000), min_size=1, max_size=30).filter(any))
+def test_allocation_sums_to_the_whole_and_is_fair(minor: int, weights: list[int]) -> None:
+    parts = Money(minor, "EUR").allocate(weights)
+    assert sum(part.minor for part in parts) == minor
+    for part, weight in zip(parts, weights, strict=True):
+        exact = minor * weight // sum(weights)
+        assert exact <= part.minor <= exact + 1
+        assert weight or part.minor == 0
+
+
+def test_ties_go_to_the_first() -> None:
+    assert [m.minor for m in Money(100, "EUR").allocate([1, 1, 1])] == [34, 33, 33]
+
+
+@pytest.mark.parametrize("weights", [[], [0], [-1, 2]])
+def test_weights_that_say_nothing_are_refused(weights: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"weights|min|empty"):
+        Money(1, "EUR").allocate(weights)
+
+
+@given(amounts, amounts)
+def test_addition_and_subtraction_stay_in_bounds(a: int, b: int) -> None:
+    if a + b > MAX_MINOR:
+        with pytest.raises(InvalidAmount):
+            Money(a, "EUR") + Money(b, "EUR")
+    else:
+        assert (Money(a, "EUR") + Money(b, "EUR")) - Money(b, "EUR") == Money(a, "EUR")
+    if a < b:
+        with pytest.raises(InvalidAmount):
+            Money(a, "EUR") - Money(b, "EUR")
+
+
+def test_currencies_do_not_mix() -> None:
+    with pytest.raises(CurrencyMismatch):
+        Money(1, "EUR") + Money(1, "USD")
+    with pytest.raises(CurrencyMismatch):
+        assert Money(1, "EUR") < Money(1, "USD")
+
+
+@given(st.integers(1, MAX_MINOR))
+def test_wire_round_trip(minor: int) -> None:
+    wire = from_money(Money(minor, "JPY"))
+    again = msgspec.json.decode(msgspec.json.encode(wire), type=MoneyWire)
+    assert to_money(again) == Money(minor, "JPY")
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ['"-1"', '"+1"', '"1.0"', '"1e3"', '"01"', '""', '" 1"', '"1\\n"', "1", "1.5", "true", "null", '"١"', '"0x1"'],
+)
+def test_amounts_that_are_not_plain_digits_are_refused(amount: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(f'{{"amount": {amount}, "currency": "EUR"}}', type=MoneyWire)
+
+
+def test_amounts_past_a_bigint_are_refused_before_they_wrap() -> None:
+    assert to_money(MoneyWire(str(MAX_MINOR), "EUR")).minor == MAX_MINOR
+    with pytest.raises(InvalidAmount):
+        to_money(MoneyWire(str(MAX_MINOR + 1), "EUR"))
+
+
+def test_zero_is_refused_where_it_must_be_positive() -> None:
+    with pytest.raises(InvalidAmount):
+        to_money(MoneyWire("0", "EUR"))
+    assert to_money(MoneyWire("0", "EUR"), positive=False).minor == 0
+
+
+def test_unknown_currency() -> None:
+    with pytest.raises(UnknownCurrency):
+        to_money(MoneyWire("1", "XXX"))
+    assert currency("JPY").exponent == 0
+    assert currency("BHD").exponent == 3
+
+
+@pytest.mark.parametrize(
+    ("minor", "code", "text"),
+    [(1250, "EUR", "12.50 EUR"), (5, "EUR", "0.05 EUR"), (7, "JPY", "7 JPY"), (1, "BHD", "0.001 BHD")],
+)
+def test_text_for_people(minor: int, code: str, text: str) -> None:
+    assert str(Money(minor, code)) == text

@@ -1,0 +1,120 @@
+"""Ids, time, secrets and problems: the other values that everything rests on."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.kernel import ids
+from tallystick.kernel.clock import ManualClock, parse_rfc3339, rfc3339
+from tallystick.kernel.problem import NotFound, Problem
+from tallystick.kernel.secret import Secret
+
+
+@given(st.integers(0, 2**128 - 1))
+def test_id_round_trip_and_order(value: int) -> None:
+    text = ids.payments.text(ids.PaymentId(UUID(int=value)))
+    assert len(text) == 30
+    assert ids.payments.parse(text).int == value
+    if value:
+        assert ids.encode(value - 1) < ids.encode(value)
+
+
+def test_ids_sort_by_time() -> None:
+    made = [ids.transfers.text(ids.transfers.new()) for _ in range(200)]
+    assert made == sorted(made)
+    assert len(set(made)) == 200
+
+
+@given(st.text(max_size=40))
+def test_text_that_is_no_id_is_refused(text: str) -> None:
+    with pytest.raises(ids.InvalidId):
+        ids.payments.parse("trf_" + text)
+    try:
+        parsed = ids.payments.parse("pay_" + text)
+    except ids.InvalidId:
+        return
+    assert ids.payments.text(parsed) == "pay_" + text
+
+
+@pytest.mark.parametrize(
+    "text", ["pay_" + "8" + "0" * 25, "pay_" + "i" * 26, "pay_" + "A" * 26, "pay_", "", "pay_" + "1" * 25 + "\n"]
+)
+def test_ids_that_look_right_but_are_not(text: str) -> None:
+    with pytest.raises(ids.InvalidId):
+        ids.payments.parse(text)
+
+
+def test_secret_ids_are_random_and_long() -> None:
+    made = {ids.secret_id("key") for _ in range(100)}
+    assert len(made) == 100
+    assert all(len(text) == 4 + 64 for text in made)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_time_round_trip(instant: datetime) -> None:
+    assert parse_rfc3339(rfc3339(instant)) == instant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-01",
+        "2026-01-01T00:00:00",
+        "2026-13-01T00:00:00Z",
+        "now",
+        "2026-01-01 00:00:00Z",
+        "0001-01-01T00:00:00+23:00",
+    ],
+)
+def test_times_without_an_instant_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_rfc3339(text)
+
+
+def test_offsets_become_utc() -> None:
+    assert rfc3339(datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))) == "2026-01-01T00:00:00.000000Z"
+
+
+def test_a_manual_clock_goes_forward_only() -> None:
+    clock = ManualClock()
+    before = clock.now()
+    clock.advance(timedelta(seconds=1))
+    assert clock.now() - before == timedelta(seconds=1)
+    with pytest.raises(ValueError, match="back"):
+        clock.advance(timedelta(seconds=-1))
+
+
+def test_secrets_do_not_print_pickle_or_hash() -> None:
+    secret = Secret("hunter2")
+    assert "hunter2" not in f"{secret} {secret!r} {[secret]} {secret:>20}"
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
+    with pytest.raises(TypeError):
+        hash(secret)
+    assert secret == Secret("hunter2")
+    assert secret != Secret("hunter3")
+
+
+def test_problem_documents_leave_the_context_out() -> None:
+    problem = NotFound("no such account", context={"row": "private"}, account="acc_x")
+    document = problem.document("req")
+    assert document == {
+        "type": "https://tallystick.dev/problems/not-found",
+        "title": NotFound.title,
+        "status": 404,
+        "detail": "no such account",
+        "retryable": False,
+        "request_id": "req",
+        "account": "acc_x",
+    }
+
+
+def test_an_extension_cannot_take_the_name_of_a_member() -> None:
+    with pytest.raises(ValueError, match="meaning"):
+        Problem("x", type="y")
