@@ -1,0 +1,1 @@
+"""What every service needs and none owns; no module here knows a service. See `docs/explanation/chassis.md`."""

@@ -1,0 +1,408 @@
+"""The charter: what one service declares about itself, in `services/<name>/charter.toml`.
+
+Everything that has to agree with it (proxy routes and access rules, database roles, bus permissions, manifests, the
+data map) is derived from it by `tallystick.fabric`; a running service reads its own budgets from it. The schema below
+is the whole vocabulary. `load` and `load_all` raise `CharterError`, which names the file, the key and the remedy.
+
+The call graph is said from both sides, `[calls.X]` by the caller and `[callers]` by the callee, and `load_all` refuses
+a difference: nobody gets into a service by editing only their own charter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+FILE = "charter.toml"
+
+DataClass = Literal["public", "internal", "personal", "cardholder", "sensitive-authentication", "secret"]
+DATA_CLASSES: tuple[str, ...] = ("public", "internal", "personal", "cardholder", "sensitive-authentication", "secret")
+ABOUT_PEOPLE = ("personal", "cardholder", "sensitive-authentication")
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]*$", min_length=2, max_length=30)]
+Text = Annotated[str, msgspec.Meta(min_length=3, max_length=600)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Millis = Annotated[int, msgspec.Meta(ge=1, le=120_000)]
+Action = Annotated[
+    str, msgspec.Meta(pattern=r"^(GET|POST|PUT|PATCH|DELETE) /internal(/[a-z0-9_.-]+|/\{[a-z_]+\})+$", max_length=200)
+]
+"""One mesh row of the callee's endpoint table: `POST /internal/transfers`, `GET /internal/receipts/{id}`."""
+FactType = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*(\.([a-z][a-z0-9_-]*|\*))+$", max_length=100)]
+Prefix = Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._-]+)+$", max_length=100)]
+Retention = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^([1-9][0-9]* (day|days|month|months|year|years)|until erased|for ever)$", max_length=40),
+]
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the schema: immutable, and strict about what it does not know."""
+
+
+class Service(_Struct, frozen=True, kw_only=True):
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$", min_length=2, max_length=20)]
+    purpose: Text
+    owner: Text
+
+
+class Data(_Struct, frozen=True, kw_only=True, rename={"data_class": "class"}):
+    """One category of data that the service holds; the GDPR Art. 30 record is made of these."""
+
+    data_class: DataClass
+    subject: Text
+    """Whose data it is: `cardholders`, `the tenant`, `nobody`."""
+    purpose: Text
+    basis: Literal["contract", "legal obligation", "legitimate interests", "consent", "none needed"]
+    retention: Retention
+    protection: Text
+    recipients: tuple[str, ...] = ()
+    """Who else receives it outside of the platform (the acquirer, the tenant's own webhook)."""
+
+
+class Keys(_Struct, frozen=True, kw_only=True):
+    """How the service's key ring works; a service without the section has no ring."""
+
+    suite: Literal["XAES-256-GCM"]
+    rotation_days: Annotated[int, msgspec.Meta(ge=1, le=366)]
+    purposes: Annotated[dict[str, Text], msgspec.Meta(min_length=1)]
+
+
+class Call(_Struct, frozen=True, kw_only=True):
+    """What this service may ask of another, how long it waits and what it does when no answer comes."""
+
+    actions: Annotated[tuple[Action, ...], msgspec.Meta(min_length=1)]
+    timeout_ms: Millis
+    retries: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    when_down: Literal["fail-closed", "degrade", "queue"]
+    note: Text
+    """What `when_down` means here, in words."""
+
+
+class Consumption(_Struct, frozen=True, kw_only=True):
+    """Facts of another service that this one reads from the bus."""
+
+    types: Annotated[tuple[FactType, ...], msgspec.Meta(min_length=1)]
+    purpose: Text
+
+
+class EdgePath(_Struct, frozen=True, kw_only=True):
+    """`prefix` and everything below it, at whole path segments, is reachable from outside."""
+
+    prefix: Prefix
+    rate: Name
+    """A class of `[limits.rates]`."""
+
+
+class Edge(_Struct, frozen=True, kw_only=True):
+    paths: tuple[EdgePath, ...] = ()
+    per_second: Positive = 20_000
+    """The coarse limit of the whole edge for this service, all clients together; the fine ones are per subject."""
+    burst: Positive = 20_000
+
+
+class Rate(_Struct, frozen=True, kw_only=True):
+    """A token bucket per subject."""
+
+    per_second: Positive
+    burst: Positive
+
+
+class Limits(_Struct, frozen=True, kw_only=True):
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=16 << 20)]
+    """Of a request from the edge."""
+    max_mesh_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 << 20)] = 4 << 20
+    """Of a request from another service: a batch of many requests, each with its transaction token."""
+    max_in_flight: Positive
+    """Requests that one replica works on at once."""
+    max_queue: Annotated[int, msgspec.Meta(ge=0)]
+    """Requests that wait for that at one replica; the next one is refused."""
+    max_connections: Positive = 1024
+    """Connections of the proxy to all replicas of this service."""
+    request_timeout_ms: Millis = 15_000
+    """The edge gives up after this."""
+    database_connections: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    """Of one replica."""
+    lock_timeout_ms: Millis = 2_000
+    statement_timeout_ms: Millis = 5_000
+    transaction_timeout_ms: Millis = 10_000
+    rates: dict[Name, Rate] = {}
+
+
+class Slo(_Struct, frozen=True, kw_only=True):
+    availability_percent: Annotated[float, msgspec.Meta(gt=0, lt=100)]
+    p99_ms: Millis
+    window_days: Annotated[int, msgspec.Meta(ge=1, le=90)] = 28
+
+
+class Scale(_Struct, frozen=True, kw_only=True):
+    min_replicas: Positive
+    max_replicas: Positive
+    cpu_millis: Positive
+    memory_mib: Positive
+    cpu_target_percent: Annotated[int, msgspec.Meta(ge=10, le=100)] = 70
+
+
+class Control(_Struct, frozen=True, kw_only=True):
+    """A requirement of a regulation that this service helps to meet, and the check that proves it."""
+
+    regulation: Text
+    requirement: Text
+    how: Text
+    proof: Annotated[str, msgspec.Meta(pattern=r"^tests/[a-z0-9_/]+\.py(::[A-Za-z_][A-Za-z0-9_]*)?$", max_length=200)]
+    """A test, as a pytest node: `tests/fabric/test_conformance.py::test_callers`."""
+
+
+class Charter(_Struct, frozen=True, kw_only=True):
+    service: Service
+    data: Annotated[dict[Name, Data], msgspec.Meta(min_length=1)]
+    keys: Keys | None = None
+    callers: dict[Name, tuple[Action, ...]] = {}
+    calls: dict[Name, Call] = {}
+    consumes: dict[Name, Consumption] = {}
+    edge: Edge = Edge()
+    limits: Limits
+    slo: Slo
+    scale: Scale
+    controls: tuple[Control, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+
+class CharterError(Exception):
+    """A charter that can't be used. `file`, `key` and `remedy` say where and what to do."""
+
+    def __init__(self, file: Path | str, key: str, what: str, remedy: str) -> None:
+        self.file, self.key, self.what, self.remedy = str(file), key, what, remedy
+        super().__init__(f"{file}: {key}: {what}. {remedy}")
+
+
+def services_dir() -> Path:
+    """Where the services live: the folder `tallystick/services` of the installed package."""
+    with resources.as_file(resources.files("tallystick")) as package:
+        return package / "services"
+
+
+def parse(text: str, file: Path | str) -> Charter:
+    """One charter from its TOML text; `file` is for the messages. Checks all that one charter can be checked for."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CharterError(file, "(syntax)", f"not valid TOML: {error}", "Correct the line that it names.") from error
+    try:
+        charter = msgspec.convert(raw, Charter, strict=True)
+    except msgspec.ValidationError as error:
+        raise _explained(file, str(error)) from error
+    for key, what, remedy in _faults(charter):
+        raise CharterError(file, key, what, remedy)
+    return charter
+
+
+def read(file: Path) -> Charter:
+    """The charter in `file`, whose folder must bear the service's name."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(path.parent.name for path in file.parent.parent.glob(f"*/{FILE}"))) or "none"
+        raise CharterError(
+            file, "(file)", "there is no charter here", f"Known services: {known}. Write one, or correct the name."
+        ) from error
+    charter = parse(text, file)
+    if charter.name != file.parent.name:
+        raise CharterError(
+            file,
+            "service.name",
+            f'"{charter.name}" is not the name of its folder',
+            f'Write name = "{file.parent.name}".',
+        )
+    return charter
+
+
+@cache
+def load(service: str) -> Charter:
+    """The charter of one service of this installation. Checked by itself; `load_all` also checks it against the others."""
+    return read(services_dir() / service / FILE)
+
+
+def load_all(root: Path | None = None) -> dict[str, Charter]:
+    """Every service's charter by name, in name order, checked against each other. `root` defaults to `services_dir()`."""
+    folder = root or services_dir()
+    charters = {charter.name: charter for charter in map(read, sorted(folder.glob(f"*/{FILE}")))}
+    for service, key, what, remedy in disagreements(charters):
+        raise CharterError(folder / service / FILE, key, what, remedy)
+    return charters
+
+
+def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, str, str]]:
+    """Where charters contradict each other: (service, key, what, remedy)."""
+    owners: dict[str, str] = {}
+    for name, charter in charters.items():
+        for target, call in charter.calls.items():
+            key = f"calls.{target}"
+            if target not in charters:
+                yield name, key, "no such service", _nearest(target, charters, "Remove the section, or")
+                continue
+            allowed = charters[target].callers.get(name, ())
+            for action in sorted(set(call.actions) - set(allowed)):
+                yield (
+                    name,
+                    f"{key}.actions",
+                    f'"{action}" is not allowed by {target}',
+                    f"Remove it here, or let {target}'s owner add it to [callers] {name} in {target}/{FILE}.",
+                )
+        for caller, actions in charter.callers.items():
+            key = f"callers.{caller}"
+            if caller not in charters:
+                yield name, key, "no such service", _nearest(caller, charters, "Remove the line, or")
+                continue
+            call_back = charters[caller].calls.get(name)
+            unused = set(actions) - set(call_back.actions if call_back else ())
+            if unused:
+                yield (
+                    name,
+                    key,
+                    f"allows {', '.join(sorted(unused))}, which {caller} does not call",
+                    f"Remove it (least privilege), or add it to [calls.{name}] in {caller}/{FILE}.",
+                )
+        for source in charter.consumes:
+            if source not in charters:
+                yield name, f"consumes.{source}", "no such service", _nearest(source, charters, "Remove it, or")
+        for path in charter.edge.paths:
+            for other_prefix, other in owners.items():
+                if other != name and _covers(path.prefix, other_prefix):
+                    yield (
+                        name,
+                        "edge.paths",
+                        f"{path.prefix} and {other_prefix} of {other} overlap",
+                        "Give one of them another prefix.",
+                    )
+            owners[path.prefix] = name
+
+
+def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
+    """Faults that types can't say: (key, what, remedy)."""
+    name = charter.name
+    for section, names in (("calls", charter.calls), ("callers", charter.callers), ("consumes", charter.consumes)):
+        if section != "consumes" and name in names:
+            yield f"{section}.{name}", "a service does not call itself", "Remove it; call the function."
+    for caller, actions in charter.callers.items():
+        if not actions or len(set(actions)) != len(actions):
+            yield f"callers.{caller}", "the list is empty or names an action twice", "List each allowed action once."
+    for target, call in charter.calls.items():
+        if len(set(call.actions)) != len(call.actions):
+            yield f"calls.{target}.actions", "an action is named twice", "List each action once."
+    for source, consumption in charter.consumes.items():
+        for fact in consumption.types:
+            if fact.split(".", 1)[0] != source:
+                yield (
+                    f"consumes.{source}.types",
+                    f'"{fact}" is not a fact of {source}',
+                    f"A service's facts begin with its name: {source}.*",
+                )
+    for index, path in enumerate(charter.edge.paths):
+        if path.rate not in charter.limits.rates:
+            yield (
+                f"edge.paths[{index}].rate",
+                f'"{path.rate}" is not a class of [limits.rates]',
+                _nearest(path.rate, charter.limits.rates, f"Add [limits.rates.{path.rate}], or"),
+            )
+        if path.prefix.startswith(("/internal", "/health", "/metrics", "/openapi")):
+            yield (
+                f"edge.paths[{index}].prefix",
+                f"{path.prefix} is never reachable from outside by a charter",
+                "Take another prefix; /internal is the mesh's, the others are the chassis' own.",
+            )
+    for category, data in charter.data.items():
+        if data.data_class in ABOUT_PEOPLE and data.basis == "none needed":
+            yield (
+                f"data.{category}.basis",
+                f"{data.data_class} data needs a lawful basis (GDPR Art. 6)",
+                "Name contract, legal obligation, legitimate interests or consent.",
+            )
+        if data.data_class in ("cardholder", "sensitive-authentication") and charter.keys is None:
+            yield "keys", f"{data.data_class} data ({category}) needs a key ring", "Add a [keys] section."
+    limits = charter.limits
+    if not limits.lock_timeout_ms <= limits.statement_timeout_ms <= limits.transaction_timeout_ms:
+        yield (
+            "limits",
+            "the database's timeouts are out of order",
+            "Keep lock_timeout_ms <= statement_timeout_ms <= transaction_timeout_ms.",
+        )
+    if charter.scale.min_replicas > charter.scale.max_replicas:
+        yield "scale", "min_replicas is above max_replicas", "Swap them."
+
+
+def _covers(one: str, other: str) -> bool:
+    """Whether one of two path prefixes lies at or below the other, by whole segments."""
+    return one == other or one.startswith(other + "/") or other.startswith(one + "/")
+
+
+def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    options = list(known)
+    near = difflib.get_close_matches(word, options, n=1)
+    return f'Did you mean "{near[0]}"?' if near else f"{otherwise} use one of: {', '.join(options) or '(none)'}."
+
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$?(?P<path>[^`]*)`)?$")
+_FIELD = re.compile(r"(unknown|missing required) field `([^`]+)`")
+
+
+def _explained(file: Path | str, message: str) -> CharterError:
+    """The message of msgspec, with the key in TOML's words and what to do."""
+    match = _AT.match(message)
+    what, path = (match["what"], match["path"] or "") if match else (message, "")
+    key = path.removeprefix(".")
+    field = _FIELD.search(what)
+    if field and field[1] == "unknown":
+        full = f"{key}.{field[2]}".removeprefix(".")
+        return CharterError(file, full, "unknown key", _nearest(field[2], _keys_at(key), "Remove it, or"))
+    if field:
+        return CharterError(file, f"{key}.{field[2]}".removeprefix("."), "is missing", "Add it.")
+    remedy = "Correct the value."
+    if "matching regex" in what:
+        remedy = f"Expected {_MEANING.get(key.rsplit('.', 1)[-1].split('[')[0], 'text of that form')}."
+    elif "Invalid enum value" in what:
+        remedy = "Take one of the words that the schema in tallystick/chassis/charter.py lists."
+    return CharterError(file, key or "(top)", what[:1].lower() + what[1:], remedy)
+
+
+_MEANING = {
+    "actions": 'a method and a path below /internal, like "POST /internal/transfers"',
+    "callers": 'a method and a path below /internal, like "POST /internal/transfers"',
+    "retention": '"90 days", "10 years", "until erased" or "for ever"',
+    "prefix": 'a path without a slash at its end, like "/v1/payments"',
+    "types": 'a fact type or a pattern, like "payments.payment.*"',
+    "proof": 'a test, like "tests/fabric/test_conformance.py::test_callers"',
+    "name": "lower case letters and digits, like the folder",
+}
+
+
+def _keys_at(key: str) -> list[str]:
+    """The keys that the schema knows at a place like `limits`, `data[...]` or `edge.paths[0]`."""
+    here: object = Charter
+    for part in filter(None, re.split(r"\.|\[[^\]]*\]", key)):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(here)}  # type: ignore[arg-type]
+        here = _struct_in(fields.get(part))
+        if here is None:
+            return []
+    return [field.encode_name for field in msgspec.structs.fields(here)]  # type: ignore[arg-type]
+
+
+def _struct_in(kind: object) -> type[msgspec.Struct] | None:
+    """The struct inside of `dict[str, S]`, `tuple[S, ...]`, `S | None`."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    for part in getattr(kind, "__args__", ()):
+        found = _struct_in(part)
+        if found is not None:
+            return found
+    return _struct_in(getattr(kind, "__origin__", None)) if hasattr(kind, "__metadata__") else None
