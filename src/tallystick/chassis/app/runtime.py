@@ -1,0 +1,160 @@
+"""What the chassis gives to a service, and what the service gives back: the two sides of `app.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tallystick.kernel.clock import Clock
+
+if TYPE_CHECKING:
+    from valkey.asyncio import Valkey
+
+    from tallystick.chassis.auth import Authenticator, Authorizer
+    from tallystick.chassis.bus import Bus, Subscription
+    from tallystick.chassis.cache import Cache
+    from tallystick.chassis.call import Client
+    from tallystick.chassis.charter import Charter
+    from tallystick.chassis.db import Database
+    from tallystick.chassis.keys import Keyring
+    from tallystick.chassis.limits import Limits
+    from tallystick.chassis.settings import Settings
+    from tallystick.chassis.web import Endpoint
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Settings")
+
+
+class NotOpened(RuntimeError):
+    """The service uses a part that its environment does not name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Work done by the clock. `run(service)`; exclusive: on one replica at a time.
+
+    A run that fails is logged and tried again at the next turn; it is given `every`, but at least a minute, to end.
+    """
+
+    name: str
+    every: timedelta
+    run: Callable[[Any], Awaitable[None]]
+    exclusive: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every <= timedelta(0):
+            msg = f"schedule {self.name}: every= is positive"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """A wired service: its use cases and its three ways in. `tasks` run as long as the process and may not end;
+    `close` is awaited last on the way out; `ready` adds conditions to readiness (name -> is it so)."""
+
+    service: Any
+    endpoints: Sequence[Endpoint]
+    subscriptions: Sequence[Subscription] = ()
+    schedules: Sequence[Schedule] = ()
+    tasks: Sequence[Callable[[], Awaitable[None]]] = ()
+    ready: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+class Runtime:
+    """What a service is given. The parts that its environment names are open before `wire` is called, and closed by
+    the chassis after the last request; using one that is not named raises `NotOpened`, which says what is missing."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        charter: Charter,
+        clock: Clock,
+        client: Callable[[str], Client] | None = None,
+        database: Database | None = None,
+        bus: Bus | None = None,
+        valkey: Valkey | None = None,
+        keyring: Keyring | None = None,
+        authenticator: Authenticator | None = None,
+        authorizer: Authorizer | None = None,
+        limits: Limits | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        self.settings = settings
+        self.charter = charter
+        self.clock = clock
+        self._client = client
+        self._clients: dict[str, Client] = {}
+        self._database = database
+        self._bus = bus
+        self._valkey = valkey
+        self._keyring = keyring
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._limits = limits
+        self._cache = cache
+
+    @property
+    def name(self) -> str:
+        """The service's name: its database, its role, its subject on the bus."""
+        return self.settings.service
+
+    def settings_as(self, kind: type[S]) -> S:
+        """The settings as the service's own type (`services/<name>/settings.py`)."""
+        if not isinstance(self.settings, kind):
+            msg = f"the settings of {self.name} are {type(self.settings).__name__}, not {kind.__name__}"
+            raise TypeError(msg)
+        return self.settings
+
+    def client(self, target: str) -> Client:
+        """The client of another service; one per target. The charter must name the target in `[calls]`."""
+        if target not in self._clients:
+            self._clients[target] = _opened(self._client, "calls", "TALLYSTICK_MESH_DIR")(target)
+        return self._clients[target]
+
+    @property
+    def clients(self) -> dict[str, Client]:
+        """The clients made so far, by target."""
+        return self._clients
+
+    @property
+    def database(self) -> Database:
+        return _opened(self._database, "the database", "TALLYSTICK_DATABASE_HOST and TALLYSTICK_DATABASE_NAME")
+
+    @property
+    def bus(self) -> Bus:
+        return _opened(self._bus, "the bus", "TALLYSTICK_NATS_URL")
+
+    @property
+    def valkey(self) -> Valkey:
+        return _opened(self._valkey, "Valkey", "TALLYSTICK_VALKEY_SOCKET")
+
+    @property
+    def keyring(self) -> Keyring:
+        return _opened(self._keyring, "its key ring", "TALLYSTICK_ROOT_KEY_FILE")
+
+    @property
+    def authenticator(self) -> Authenticator:
+        return _opened(self._authenticator, "authentication", "TALLYSTICK_PUBLIC_URL")
+
+    @property
+    def authorizer(self) -> Authorizer:
+        return _opened(self._authorizer, "authorisation", "policy.cedar")
+
+    @property
+    def limits(self) -> Limits:
+        return _opened(self._limits, "limits", "[limits] in its charter")
+
+    @property
+    def cache(self) -> Cache:
+        return _opened(self._cache, "the cache", "TALLYSTICK_VALKEY_SOCKET")
+
+
+def _opened(part: T | None, what: str, needs: str) -> T:
+    if part is None:
+        msg = f"this service uses {what}, but its environment does not name it: set {needs}"
+        raise NotOpened(msg)
+    return part

@@ -1,0 +1,96 @@
+"""The endpoint table: what a service answers by HTTP, one row each.
+
+A row that says nothing of who may use it can't be written: it has exactly one of `scope` (from the edge, with a token),
+`mesh` (other services, by name) or `public` (a reason). A security review reads these tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from tallystick.chassis.web.messages import Reply
+from tallystick.kernel.problem import Problem
+
+Handler: TypeAlias = Callable[[Any, Any], Awaitable[Reply[Any]]]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+#: `{id}` takes one segment, `{tile:path}` takes the rest, slashes included.
+PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)(:path)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row.
+
+    `handler(service, request) -> Reply`; `action` is the Cedar action and the OpenAPI operation id; `resource` the Cedar
+    type that the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
+    limits; the class `money` also demands a fresh revocation feed. `timeout` is the time budget in seconds of a request
+    that brings none. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON. `lists` documents the
+    paging of `Page` answers.
+    """
+
+    method: Method
+    path: str
+    handler: Handler
+    scope: str | None = field(default=None, kw_only=True)
+    mesh: tuple[str, ...] = field(default=(), kw_only=True)
+    public: str | None = field(default=None, kw_only=True)
+    action: str = field(default="", kw_only=True)
+    resource: str = field(default="", kw_only=True)
+    body: Any = field(default=None, kw_only=True)
+    query: Any = field(default=None, kw_only=True)
+    answer: Any = field(default=None, kw_only=True)
+    status: int = field(default=200, kw_only=True)
+    idempotency: Literal["required", "optional"] | None = field(default=None, kw_only=True)
+    rate: str | None = field(default=None, kw_only=True)
+    problems: tuple[type[Problem], ...] = field(default=(), kw_only=True)
+    summary: str = field(default="", kw_only=True)
+    timeout: float = field(default=10.0, kw_only=True)
+    media: Literal["json", "form"] = field(default="json", kw_only=True)
+    produces: str = field(default="application/json", kw_only=True)
+
+    def __post_init__(self) -> None:
+        where = f"{self.method} {self.path}"
+        ways = [self.scope is not None, bool(self.mesh), self.public is not None]
+        if sum(ways) != 1:
+            msg = f"{where}: a row has exactly one of scope=, mesh= and public="
+            raise ValueError(msg)
+        if self.scope == "" or self.public == "":
+            msg = f"{where}: scope= and public= are not empty (public= says why it may be public)"
+            raise ValueError(msg)
+        if not self.action and self.public is None:
+            msg = f"{where}: a row with scope= or mesh= names its Cedar action="
+            raise ValueError(msg)
+        if not self.path.startswith("/") or "//" in self.path or (len(self.path) > 1 and self.path.endswith("/")):
+            msg = f"{where}: a path begins with one slash and does not end with one"
+            raise ValueError(msg)
+        if "{" in PARAMETER.sub("", self.path) or "}" in PARAMETER.sub("", self.path):
+            msg = f"{where}: parameters are written {{name}} or {{name:path}}"
+            raise ValueError(msg)
+        if self.body is not None and self.method in ("GET", "DELETE"):
+            msg = f"{where}: {self.method} has no body"
+            raise ValueError(msg)
+        if self.idempotency is not None and self.method in ("GET", "DELETE"):
+            msg = f"{where}: {self.method} is idempotent by itself"
+            raise ValueError(msg)
+        if self.timeout <= 0:
+            msg = f"{where}: a time budget is positive"
+            raise ValueError(msg)
+
+    @property
+    def where(self) -> str:
+        """`POST /v1/payments`: the row's name in metrics, logs and idempotency records."""
+        return f"{self.method} {self.path}"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in PARAMETER.findall(self.path))
+
+    @property
+    def entry(self) -> Literal["edge", "mesh", "public"]:
+        if self.mesh:
+            return "mesh"
+        return "edge" if self.scope is not None else "public"
