@@ -52,7 +52,8 @@ class Schedule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
     """A wired service: its use cases and its three ways in. `tasks` run as long as the process and may not end;
-    `close` is awaited last on the way out; `ready` adds conditions to readiness (name -> is it so)."""
+    `close` is awaited last on the way out; `ready` adds conditions to readiness (name -> is it so).
+    """
 
     service: Any
     endpoints: Sequence[Endpoint]
@@ -65,7 +66,8 @@ class Wiring:
 
 class Runtime:
     """What a service is given. The parts that its environment names are open before `wire` is called, and closed by
-    the chassis after the last request; using one that is not named raises `NotOpened`, which says what is missing."""
+    the chassis after the last request; using one that is not named raises `NotOpened`, which says what is missing.
+    """
 
     def __init__(
         self,
