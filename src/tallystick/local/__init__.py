@@ -1,0 +1,1 @@
+"""One machine: the real parts and the services, supervised by one command."""

