@@ -1,0 +1,189 @@
+"""JWS compact serialisation and JWK public keys, as little of them as we need (RFC 7515, 7517, 7518, 7638, 8037, 8725).
+
+Why not a JOSE library on this path: a library's verification costs twice what `cryptography` alone does, and its defaults
+(algorithm lists, unread `typ`, private keys taken silently) would each have to be switched off. What isn't written here can't
+be asked for by a token: no `jku`, no `x5u`, no `none`, no HMAC, no nesting, no compression, no `crit`.
+
+Signatures are never used as keys of anything: an ECDSA signature can be changed into another valid one by anybody.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+_COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
+_PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), salt_length=32)  # RFC 7518 section 3.5: as long as the hash
+
+
+class Refused(Exception):
+    """A token or proof is not good. `reason` is a fixed text of ours that may be shown to anybody."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Jwk(msgspec.Struct, frozen=True):
+    """The public members of an EC, RSA or OKP key (RFC 7518 section 6, RFC 8037), and the private ones to refuse them."""
+
+    kty: str
+    crv: str = ""
+    x: str = ""
+    y: str = ""
+    n: str = ""
+    e: str = ""
+    alg: str | None = None
+    kid: str | None = None
+    use: str | None = None
+    d: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    p: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    q: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    dp: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    dq: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    qi: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    oth: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    k: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def private(self) -> bool:
+        unset = msgspec.UNSET
+        return not (
+            self.d is unset
+            and self.k is unset
+            and self.p is unset
+            and self.q is unset
+            and self.dp is unset
+            and self.dq is unset
+            and self.qi is unset
+            and self.oth is unset
+        )
+
+
+class Compact(msgspec.Struct, frozen=True):
+    """The three parts of a compact JWS: `header` and `payload` decoded, `signed` the bytes that the signature covers."""
+
+    header: bytes
+    payload: bytes
+    signed: bytes
+    signature: bytes
+
+
+def parse(text: str, max_length: int) -> Compact:
+    """Take a compact JWS apart. Raises Refused."""
+    if len(text) > max_length:
+        raise Refused("it is too long")
+    if (parts := _COMPACT.fullmatch(text)) is None:
+        raise Refused("it is not a compact JWS")
+    header, payload, signature = parts.groups()
+    return Compact(decode(header), decode(payload), text[: parts.end(2)].encode("ascii"), decode(signature))
+
+
+def decode(text: str) -> bytes:
+    """Base64url without padding, of the alphabet that `parse` has checked. Raises Refused."""
+    try:
+        return binascii.a2b_base64(text.encode("ascii").translate(_URL_SAFE) + b"==")
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise Refused("a part is not base64url") from error
+
+
+def encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8")).digest()
+
+
+def thumbprint(jwk: Jwk) -> str:
+    """RFC 7638. Only for a key that `public_key` took: it has seen to the canonical form of the members."""
+    if jwk.kty == "EC":
+        text = f'{{"crv":"{jwk.crv}","kty":"EC","x":"{jwk.x}","y":"{jwk.y}"}}'
+    elif jwk.kty == "RSA":
+        text = f'{{"e":"{jwk.e}","kty":"RSA","n":"{jwk.n}"}}'
+    else:
+        text = f'{{"crv":"{jwk.crv}","kty":"OKP","x":"{jwk.x}"}}'
+    return encode(sha256(text))
+
+
+def public_key(jwk: Jwk) -> PublicKey:
+    """The key that a JWK describes: P-256, Ed25519, or RSA of 2048 to 4096 bits with e = 65537. Raises Refused.
+
+    The bounds on RSA are there for our own sake too: verifying with a 16384-bit key of the sender's choice is a lever.
+    """
+    if jwk.private:
+        raise Refused("the key has private members")
+    try:
+        if jwk.kty == "EC" and jwk.crv == "P-256":
+            return ec.EllipticCurvePublicNumbers(
+                int.from_bytes(_octets(jwk.x, 32)), int.from_bytes(_octets(jwk.y, 32)), ec.SECP256R1()
+            ).public_key()
+        if jwk.kty == "OKP" and jwk.crv == "Ed25519":
+            return ed25519.Ed25519PublicKey.from_public_bytes(_octets(jwk.x, 32))
+        if jwk.kty == "RSA":
+            modulus = int.from_bytes(_octets(jwk.n, None))
+            if not 2048 <= modulus.bit_length() <= 4096 or jwk.e != "AQAB":
+                raise Refused("RSA keys have 2048 to 4096 bits and the exponent 65537")
+            return rsa.RSAPublicNumbers(65537, modulus).public_key()
+    except ValueError as error:  # not a point of the curve, an even modulus
+        raise Refused("the key is not valid") from error
+    raise Refused("the key is of a kind that is not taken here")
+
+
+def _octets(text: str, length: int | None) -> bytes:
+    """A key's member, in the one way it can be written: else one key would have several thumbprints."""
+    raw = decode(text)
+    if (
+        encode(raw) != text
+        or (length is not None and len(raw) != length)
+        or raw[:1] == (b"\0" if length is None else b"")
+    ):
+        raise Refused("a member of the key is not in its canonical form")
+    return raw
+
+
+def _es256(key: PublicKey, signature: bytes, signed: bytes) -> None:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or len(signature) != 64:
+        raise InvalidSignature
+    der = encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
+    key.verify(der, signed, _ECDSA)
+
+
+def _ps256(key: PublicKey, signature: bytes, signed: bytes) -> None:
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise InvalidSignature
+    key.verify(signature, signed, _PSS, hashes.SHA256())
+
+
+def _ed25519(key: PublicKey, signature: bytes, signed: bytes) -> None:
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise InvalidSignature
+    key.verify(signature, signed)
+
+
+_VERIFY: Final[dict[str, Callable[[PublicKey, bytes, bytes], None]]] = {
+    "ES256": _es256,
+    "PS256": _ps256,
+    "EdDSA": _ed25519,
+    "Ed25519": _ed25519,  # RFC 9864
+}
+
+
+def verify(algorithm: str, key: PublicKey, compact: Compact) -> None:
+    """Check the signature. The caller has checked that it takes `algorithm`; a key of another kind fails. Raises Refused."""
+    try:
+        _VERIFY[algorithm](key, compact.signature, compact.signed)
+    except (InvalidSignature, KeyError, ValueError) as error:
+        raise Refused("the signature is not valid") from error
