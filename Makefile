@@ -1,0 +1,35 @@
+# What a newcomer needs: `make up` on a machine with python3 (3.11 or newer), make and git. Everything else comes from uv.lock.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup up test lint bench docs clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | column -t -s '|' 2>/dev/null || grep -E '^[a-z]+:.*##' Makefile
+
+setup: ## set up .venv from uv.lock (the other targets do it first)
+	@$(PYTHON) tools/bootstrap.py
+
+up: setup ## start the platform here, in the foreground (ARGS="--port 9443")
+	@exec $(BIN)/tallystick up $(ARGS)
+
+test: lint ## lint and all tests (ARGS="tests/kernel -k money")
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## format, style, types and the floors of the architecture
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup ## measure this machine (ARGS="transfers --seconds 20")
+	@$(BIN)/tallystick bench $(or $(ARGS),payments)
+
+docs: ## build the documentation into site/
+	@$(PYTHON) tools/bootstrap.py --group docs
+	@$(BIN)/zensical build
+
+clean: ## forget .venv, caches and built documentation; never touches .tallystick
+	@rm -rf .venv .cache site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
