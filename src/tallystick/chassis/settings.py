@@ -63,7 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     valkey_socket: Path | None = None
     valkey_password: Secret[str] | None = None
     root_key_file: Path | None = None
-    """The sealed root of the key hierarchy; the key ring reads and rewrites it itself."""
+    """The root of the key hierarchy: see `chassis.keys.root`."""
+    root_passphrase: Secret[str] | None = None
+    """Opens the root key file when that is sealed."""
     trace_dir: Path | None = None
     otlp_endpoint: Annotated[str, msgspec.Meta(pattern=r"^https?://.+$", max_length=500)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

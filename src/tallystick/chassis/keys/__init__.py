@@ -1,0 +1,42 @@
+"""Keys: envelope encryption for the fields of a service's own database, keyed hashes, rotation and crypto-shredding.
+
+    ring = await Keyring.open(database, open_root, environment="local", service="vault")
+    aad  = Aad(tenant, "client", "secret", client_id)
+    blob = await ring.seal(plain, aad)
+    plain = await ring.open_sealed(blob, aad)
+    ring.mac("fingerprint", number, tenant)
+
+`envelope` says what a sealed value looks like, `keyring` how the keys hang together, `root` what protects the topmost.
+"""
+
+from tallystick.chassis.keys.envelope import (
+    Aad,
+    Forged,
+    KeyringError,
+    Malformed,
+    Shredded,
+    UnknownKey,
+)
+from tallystick.chassis.keys.keyring import Keyring, SubjectKey
+from tallystick.chassis.keys.rewrap import Cell, Column, Progress, Rewrap
+from tallystick.chassis.keys.root import LocalRoot, Root, RootError
+from tallystick.chassis.keys.store import OpenRoot
+
+__all__ = [
+    "Aad",
+    "Cell",
+    "Column",
+    "Forged",
+    "Keyring",
+    "KeyringError",
+    "LocalRoot",
+    "Malformed",
+    "OpenRoot",
+    "Progress",
+    "Rewrap",
+    "Root",
+    "RootError",
+    "Shredded",
+    "SubjectKey",
+    "UnknownKey",
+]

@@ -1,0 +1,213 @@
+"""The root of all keys: wraps the services' keys and never encrypts data.
+
+`Root` is the protocol that a KMS or HSM backend fulfils too. `LocalRoot` is the backend of one machine, a file of mode
+0600 outside of the database, in one of two forms:
+
+* *plain*: protects a stolen database, dump or backup, since the file is not in it. It does not protect against who can
+  read the platform's own files: the key lies there.
+* *sealed*: the keys in the file are encrypted under a passphrase (Argon2id, RFC 9106, 64 MiB and 3 passes). A stolen disk
+  or backup of the whole data directory is protected as long as the passphrase is kept elsewhere. It does not protect
+  against who can read this process' memory while it runs, or the passphrase file.
+
+The file holds versions, so that the root can be rotated: `rotate` adds one, the services re-wrap their keys under it
+(`Keyring.rewrap_service_keys`), `forget` removes the old one. From then on backups made before are unreadable, which is
+what makes an erasure final.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import msgspec
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from tallystick.chassis.keys.xaes import KEY_BYTES, Tampered, Xaes
+from tallystick.kernel.secret import Secret
+
+_FORMAT: Final = "tallystick-root/1"
+_MEMORY_KIB: Final = 64 * 1024
+_PASSES: Final = 3
+_LANES: Final = 4
+_MIN_PASSPHRASE: Final = 12
+
+
+class RootError(Exception):
+    """The root key can't be used. The message says what to do and holds no key."""
+
+
+class Root(Protocol):
+    """Wraps and unwraps keys of 32 bytes. `context` is authenticated and must be the same at both ends."""
+
+    async def wrap(self, key: bytes, context: bytes) -> bytes: ...
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Raises RootError when `wrapped` is not a key wrapped by this root for this context."""
+        ...
+
+    def is_current(self, wrapped: bytes) -> bool:
+        """Whether `wrapped` was made under the root's newest version."""
+        ...
+
+
+class _Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    current: int
+    keys: dict[int, bytes]
+
+
+class _Sealing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    salt: bytes
+    memory_kib: int = _MEMORY_KIB
+    passes: int = _PASSES
+    lanes: int = _LANES
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    format: Literal["tallystick-root/1"]
+    plain: _Versions | None = None
+    sealing: _Sealing | None = None
+    sealed: bytes | None = None
+
+
+class LocalRoot:
+    """The root of one machine, opened. Holds the root's keys in memory for as long as it lives: keep it short."""
+
+    __slots__ = ("_ciphers", "_current")
+
+    def __init__(self, versions: _Versions) -> None:
+        self._current = versions.current
+        self._ciphers = {version: Xaes(key) for version, key in versions.keys.items()}
+
+    @classmethod
+    async def open(cls, path: Path, passphrase: Secret[str] | None = None) -> LocalRoot:
+        """Reads and unseals the file. Raises RootError (missing, readable by others, damaged, wrong passphrase)."""
+        # Argon2id takes half a second on purpose: not on the event loop.
+        return cls(await asyncio.to_thread(_read, path, passphrase))
+
+    async def wrap(self, key: bytes, context: bytes) -> bytes:
+        return self._current.to_bytes(2, "big") + self._ciphers[self._current].seal(key, context)
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        version = int.from_bytes(wrapped[:2], "big")
+        cipher = self._ciphers.get(version)
+        if cipher is None:
+            raise RootError(
+                f"version {version} of the root key is not in the root key file: was it forgotten or replaced?"
+            )
+        try:
+            return bytes(cipher.unseal(wrapped[2:], context))
+        except Tampered:
+            raise RootError(
+                "a key of the database was not wrapped by this root key: is this the root key file of this data?"
+            ) from None
+
+    def is_current(self, wrapped: bytes) -> bool:
+        return int.from_bytes(wrapped[:2], "big") == self._current
+
+
+def create(path: Path, passphrase: Secret[str] | None = None) -> None:
+    """Makes a new root key file of mode 0600. Raises RootError if there is one: a root is never overwritten."""
+    if path.exists():
+        raise RootError(f"{path} exists: a root key is never overwritten, everything under it would be lost")
+    _write(path, _Versions(1, {1: os.urandom(KEY_BYTES)}), passphrase)
+
+
+def rotate(path: Path, passphrase: Secret[str] | None = None) -> int:
+    """Adds a version and makes it the current one; answers its number. Services re-wrap when they start next."""
+    old = _read(path, passphrase)
+    version = max(old.keys) + 1
+    _write(path, _Versions(version, {**old.keys, version: os.urandom(KEY_BYTES)}), passphrase)
+    return version
+
+
+def forget(path: Path, version: int, passphrase: Secret[str] | None = None) -> None:
+    """Removes an old version for good. What is still wrapped by it, such as old backups, can't be read any more."""
+    old = _read(path, passphrase)
+    if version == old.current or version not in old.keys:
+        raise RootError(f"version {version} is the current one, or not there")
+    _write(path, _Versions(old.current, {v: k for v, k in old.keys.items() if v != version}), passphrase)
+
+
+def _read(path: Path, passphrase: Secret[str] | None) -> _Versions:
+    file = _load(path)
+    if file.plain is not None:
+        if passphrase is not None:
+            raise RootError(f"{path} is not sealed, although a passphrase is set: create it anew with the passphrase")
+        return _checked(path, file.plain)
+    if file.sealing is None or file.sealed is None:
+        raise RootError(f"{path} holds no key")
+    if passphrase is None:
+        raise RootError(f"{path} is sealed: set TALLYSTICK_ROOT_PASSPHRASE_FILE")
+    try:
+        versions = _cipher(passphrase, file.sealing).unseal(file.sealed, _FORMAT.encode())
+    except Tampered:
+        raise RootError(f"{path} does not open: the passphrase is another one, or the file is damaged") from None
+    return _checked(path, msgspec.json.decode(bytes(versions), type=_Versions))
+
+
+def _load(path: Path) -> _File:
+    try:
+        return msgspec.json.decode(_private(path), type=_File)
+    except msgspec.DecodeError:
+        # The decoder's message may quote the file.
+        raise RootError(f"{path} is not a root key file ({_FORMAT})") from None
+
+
+def _checked(path: Path, versions: _Versions) -> _Versions:
+    if versions.current not in versions.keys or any(len(key) != KEY_BYTES for key in versions.keys.values()):
+        raise RootError(f"{path} is damaged: a version is missing or is not {KEY_BYTES} bytes long")
+    return versions
+
+
+def _private(path: Path) -> bytes:
+    """The bytes of a file that only its owner can read."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise RootError(f"{path} can be read by others: chmod 600 it, and ask who read it")
+            return file.read(64 * 1024)
+    except OSError as error:
+        raise RootError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _cipher(passphrase: Secret[str], sealing: _Sealing) -> Xaes:
+    secret = passphrase.reveal().strip().encode()
+    if len(secret) < _MIN_PASSPHRASE:
+        raise RootError(f"the passphrase of the root key has fewer than {_MIN_PASSPHRASE} bytes")
+    return Xaes(
+        Argon2id(
+            salt=sealing.salt,
+            length=KEY_BYTES,
+            iterations=sealing.passes,
+            lanes=sealing.lanes,
+            memory_cost=sealing.memory_kib,
+        ).derive(secret)
+    )
+
+
+def _write(path: Path, versions: _Versions, passphrase: Secret[str] | None) -> None:
+    """Puts the whole file in place by rename, synced: a crash leaves the old one or the new one."""
+    if passphrase is None:
+        file = _File(_FORMAT, plain=versions)
+    else:
+        sealing = _Sealing(os.urandom(16))
+        sealed = _cipher(passphrase, sealing).seal(msgspec.json.encode(versions), _FORMAT.encode())
+        file = _File(_FORMAT, sealing=sealing, sealed=sealed)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".root-")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,249 @@
+"""Keys at rest: the `data_key` table of the service's own database, and the service key that wraps what is in it."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from tallystick.chassis.db import Queries
+from tallystick.chassis.keys.envelope import (
+    KEY_ID_BYTES,
+    Forged,
+    Header,
+    KeyringError,
+    Shredded,
+    UnknownKey,
+    fields,
+)
+from tallystick.chassis.keys.xaes import KEY_BYTES, Tampered, Xaes
+
+if TYPE_CHECKING:
+    from tallystick.chassis.db import Database, Row, Transaction
+    from tallystick.chassis.keys.root import Root
+    from tallystick.kernel.clock import Clock
+
+#: Opens the root when a service key has to be wrapped or unwrapped, and only then: the root does not stay in memory.
+OpenRoot = Callable[[], Awaitable["Root"]]
+Kind = Literal["service", "derivation", "tenant", "subject"]
+
+Q: Final = Queries.load("tallystick.chassis.keys")
+_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One unwrapped key, ready for use."""
+
+    header: Header
+    kind: Kind
+    tenant: str
+    subject: str
+    cipher: Xaes
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that is not stored yet, and its bytes, which are needed once more to wrap it."""
+
+    key: Key
+    secret: bytes
+
+
+class KeyStore:
+    """Reads, makes, wraps and destroys the rows of `data_key`."""
+
+    def __init__(self, database: Database, open_root: OpenRoot, environment: str, service: str, clock: Clock) -> None:
+        self.database = database
+        self.clock = clock
+        self._open_root = open_root
+        self._environment = environment
+        self._service = service
+        self._service_keys: dict[int, Xaes] = {}
+        self._service_key_id = b""
+        self._current = 0
+        self.derivation = b""
+
+    async def start(self) -> None:
+        """Unwraps the service key and the derivation key; makes them at the first start of the service."""
+        root = await self._open_root()
+        await self._load(root)
+        if not self._current:
+            await self._add_service_key(root, 1)
+            await self._load(root)
+        await self._rewrap_under_root(root)
+        if not self.derivation:
+            async with self.database.transaction() as tx:
+                await self.insert(tx, [self.new("derivation")])
+            await self._load(root)
+
+    # ---- making and finding keys
+
+    def new(self, kind: Kind, tenant: str = "", subject: str = "", after: Header | None = None) -> NewKey:
+        """A random key: the first of its id, or the version after `after`."""
+        header = Header(os.urandom(KEY_ID_BYTES), 1) if after is None else Header(after.key_id, after.version + 1)
+        secret = os.urandom(KEY_BYTES)
+        return NewKey(Key(header, kind, tenant, subject, Xaes(secret)), secret)
+
+    async def insert(self, tx: Transaction, keys: Sequence[NewKey]) -> int:
+        """Wraps and stores; answers how many were new (another replica may have made the same one first)."""
+        stored = await self._try_insert(tx, keys)
+        while stored < len(keys) and await tx.fetchval(Q.service_key_is_active, self._current) is None:
+            # Another replica rotated the service key: wrap by the new one, which is now locked or will be.
+            await self._load(await self._open_root())
+            stored += await self._try_insert(tx, keys)
+        return stored
+
+    async def _try_insert(self, tx: Transaction, keys: Sequence[NewKey]) -> int:
+        if not keys:
+            return 0
+        rows = await tx.fetch(
+            Q.insert_keys,
+            self._current,
+            [each.key.header.key_id for each in keys],
+            [each.key.header.version for each in keys],
+            [each.key.kind for each in keys],
+            [each.key.tenant for each in keys],
+            [each.key.subject for each in keys],
+            [self._wrap(each) for each in keys],
+            [_check_value(each.secret, each.key.header) for each in keys],
+        )
+        return len(rows)
+
+    async def active_tenant_key(self, tenant: str) -> Key | None:
+        row = await self.database.fetchrow(Q.active_tenant_key, tenant)
+        return None if row is None else await self._key(row)
+
+    async def find(self, headers: Sequence[Header]) -> dict[Header, Key | KeyringError]:
+        """Each key, or why there is none, in one round trip."""
+        found: dict[Header, Key | KeyringError] = {
+            h: UnknownKey("the key of this value was never here") for h in headers
+        }
+        rows = await self.database.fetch(Q.keys_by_id, [h.key_id for h in found], [h.version for h in found])
+        for row in rows:
+            header = Header(row["key_id"], row["version"])
+            if row["wrapped"] is None:
+                found[header] = Shredded("the key of this value was destroyed")
+            elif row["kind"] in ("tenant", "subject"):
+                found[header] = await self._key(row)
+        return found
+
+    # ---- rotation of the service key
+
+    async def rotate_service_key(self) -> None:
+        """A new version of the service key; all keys are wrapped anew; old versions that hold nothing are destroyed.
+
+        Runs beside everything else and can be broken off: the next run goes on. New keys are wrapped by the new version
+        from the moment it is there (`insert_keys` locks the version that it uses).
+        """
+        root = await self._open_root()
+        await self._load(root)
+        if not await self.database.fetchval(Q.count_wrapped_by_old, self._current):
+            await self._add_service_key(root, self._current + 1)
+            await self._load(root)
+        while await self._rewrap_page():
+            pass
+        async with self.database.transaction() as tx:
+            await tx.fetch(Q.destroy_empty_service_keys, self._current, self.clock.now())
+        await self._load(root)
+
+    async def _rewrap_page(self) -> int:
+        async with self.database.transaction() as tx:
+            rows = await tx.fetch(Q.keys_wrapped_by_old, self._current, _PAGE)
+            wrapped = [
+                self._seal(self._unwrap(row), _of(row), row["kind"], row["tenant"], row["subject"]) for row in rows
+            ]
+            if rows:
+                await tx.execute(
+                    Q.rewrap_keys,
+                    self._current,
+                    [row["key_id"] for row in rows],
+                    [row["version"] for row in rows],
+                    wrapped,
+                )
+        return len(rows)
+
+    async def _add_service_key(self, root: Root, version: int) -> None:
+        header = Header(self._service_key_id or os.urandom(KEY_ID_BYTES), version)
+        secret = os.urandom(KEY_BYTES)
+        wrapped = await root.wrap(secret, self._root_context(version))
+        async with self.database.transaction() as tx:
+            retired = await tx.fetchrow(Q.retire_active, "service", "", "", self.clock.now()) if version > 1 else None
+            if version == 1 or (retired is not None and retired["version"] == version - 1):
+                await tx.execute(Q.insert_service_key, header.key_id, version, wrapped, _check_value(secret, header))
+
+    async def _rewrap_under_root(self, root: Root) -> None:
+        """After a rotation of the root: the service keys move to its newest version."""
+        rows = [r for r in await self.database.fetch(Q.service_keys) if r["kind"] == "service"]
+        for row in rows:
+            if root.is_current(row["wrapped"]):
+                continue
+            context = self._root_context(row["version"])
+            wrapped = await root.wrap(await root.unwrap(row["wrapped"], context), context)
+            async with self.database.transaction() as tx:
+                await tx.execute(Q.rewrap_keys, 0, [row["key_id"]], [row["version"]], [wrapped])
+
+    # ---- wrapping
+
+    async def _load(self, root: Root) -> None:
+        rows = await self.database.fetch(Q.service_keys)
+        keys: dict[int, Xaes] = {}
+        for row in rows:
+            if row["kind"] == "service":
+                secret = await root.unwrap(row["wrapped"], self._root_context(row["version"]))
+                _verify(secret, row)
+                keys[row["version"]] = Xaes(secret)
+                if row["state"] == "active":
+                    self._current = row["version"]
+                    self._service_key_id = row["key_id"]
+        self._service_keys = keys
+        for row in rows:
+            if row["kind"] == "derivation" and row["state"] == "active":
+                self.derivation = self._unwrap(row)
+
+    async def _key(self, row: Row) -> Key:
+        if row["wrapped_by"] not in self._service_keys:
+            await self._load(await self._open_root())
+        return Key(_of(row), row["kind"], row["tenant"], row["subject"], Xaes(self._unwrap(row)))
+
+    def _wrap(self, new: NewKey) -> bytes:
+        return self._seal(new.secret, new.key.header, new.key.kind, new.key.tenant, new.key.subject)
+
+    def _seal(self, secret: bytes, header: Header, kind: str, tenant: str, subject: str) -> bytes:
+        return self._service_keys[self._current].seal(secret, self._context(header, kind, tenant, subject))
+
+    def _unwrap(self, row: Row) -> bytes:
+        cipher = self._service_keys.get(row["wrapped_by"])
+        if cipher is None:
+            raise UnknownKey("the service key that wraps this key was destroyed")
+        try:
+            context = self._context(_of(row), row["kind"], row["tenant"], row["subject"])
+            secret = bytes(cipher.unseal(row["wrapped"], context))
+        except Tampered:
+            raise Forged("a wrapped key was changed, or moved here from another row") from None
+        _verify(secret, row)
+        return secret
+
+    def _context(self, header: Header, kind: str, tenant: str, subject: str) -> bytes:
+        """What a wrapped key is bound to: its own row."""
+        names = (self._environment, self._service, kind, tenant, subject, header.key_id.hex(), str(header.version))
+        return fields("data-key", *names)
+
+    def _root_context(self, version: int) -> bytes:
+        return fields("service-key", self._environment, self._service, "data-keys", str(version))
+
+
+def _of(row: Row) -> Header:
+    return Header(row["key_id"], row["version"])
+
+
+def _check_value(secret: bytes, header: Header) -> bytes:
+    """Commits to the key: AES-GCM alone lets one ciphertext open under two keys, so a key could be swapped unseen."""
+    return hmac.digest(secret, b"commit" + header.bytes(), "sha256")[:16]
+
+
+def _verify(secret: bytes, row: Row) -> None:
+    if not hmac.compare_digest(_check_value(secret, _of(row)), row["check_value"]):
+        raise Forged("a key does not match its check value")
