@@ -1,0 +1,225 @@
+"""Logs: JSON lines on standard output, each with the trace id, made of allowed keys and masked values only.
+
+`log` is an ordinary structlog logger. The one line that every request writes, `request.done`, does not go through its
+processors: at thousands of requests a second a chain of callables costs more than the request's own work.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from tallystick.chassis.telemetry import context, redact
+from tallystick.chassis.telemetry.output import Output
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_encoder = msgspec.json.Encoder()
+
+
+class _Process:
+    """What is the same in each line of this process."""
+
+    def __init__(self) -> None:
+        self.service = ""
+        self.replica = 0
+        self.threshold = 20
+        self.dropped_keys = 0
+        self.write: Callable[[bytes], None] = _to_stderr
+        self.output: Output | None = None
+
+
+def _to_stderr(line: bytes) -> None:
+    """Before `setup`, and in tools: standard output belongs to the tool's own answer."""
+    sys.stderr.buffer.write(line)
+    sys.stderr.buffer.flush()
+
+
+_process = _Process()
+
+
+class RequestDone(msgspec.Struct):
+    """The canonical line of one request, always of this shape. Every field is a name, an id or a number of our own."""
+
+    time: datetime
+    level: str
+    event: str
+    service: str
+    replica: int
+    trace: str
+    route: str
+    status: int
+    ms: float
+    tenant: str | None
+    client: str | None
+    caller: str | None
+    slug: str | None
+    replayed: bool
+    bytes_in: int
+    bytes_out: int
+
+
+def request_done(
+    *,
+    route: str,
+    status: int,
+    seconds: float,
+    trace: str,
+    tenant: str | None = None,
+    client: str | None = None,
+    caller: str | None = None,
+    slug: str | None = None,
+    replayed: bool = False,
+    bytes_in: int = 0,
+    bytes_out: int = 0,
+) -> None:
+    """Write the canonical line of a request. `slug` is the problem's, if it was one."""
+    level = "error" if status >= 500 else "info"
+    if _LEVELS[level] < _process.threshold:
+        return
+    line = RequestDone(
+        datetime.now(UTC),
+        level,
+        "request.done",
+        _process.service,
+        _process.replica,
+        trace,
+        route,
+        status,
+        round(seconds * 1000, 3),
+        tenant,
+        client,
+        caller,
+        slug,
+        replayed,
+        bytes_in,
+        bytes_out,
+    )
+    _process.write(_encoder.encode(line) + b"\n")
+
+
+def _guard(_logger: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: level, allow-list, masks, stack without values, time and trace."""
+    if _LEVELS.get(level, 50) < _process.threshold:
+        raise structlog.DropEvent
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    elif isinstance(error, tuple):
+        error = error[1]
+    given = event.get("error") if error is None else error
+    kept, dropped = redact.fields(event)
+    line: dict[str, Any] = {
+        "time": datetime.now(UTC),
+        "level": level,
+        "event": kept.pop("event", ""),
+        "service": _process.service,
+        "replica": _process.replica,
+    }
+    if (trace := context.current()) is not None:
+        line["trace"] = trace.trace_id
+    line.update((key, value) for key, value in kept.items() if key not in line)
+    if isinstance(given, BaseException):
+        line["error"] = type(given).__qualname__
+        line["stack"] = redact.stack(given)
+    if dropped:
+        _process.dropped_keys += len(dropped)
+        line["dropped"] = dropped
+    return line
+
+
+class _Sink:
+    """structlog's wrapped logger: what the processors made goes out as one line."""
+
+    def msg(self, line: bytes) -> None:
+        _process.write(line)
+
+    debug = info = warning = warn = error = critical = exception = fatal = log = msg
+
+
+def _render(_logger: Any, _level: str, event: MutableMapping[str, Any]) -> bytes:
+    return _encoder.encode(dict(event)) + b"\n"
+
+
+log: FilteringBoundLogger = cast(
+    "FilteringBoundLogger",
+    structlog.wrap_logger(
+        _Sink(),
+        processors=[_guard, _render],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+        cache_logger_on_first_use=True,
+    ),
+)
+
+
+class _Bridge(logging.Handler):
+    """Lines of libraries (uvicorn, nats, asyncio) take the same way and the same masks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
+            if record.exc_info and record.exc_info[1] is not None:
+                fields["error"] = record.exc_info[1]
+            getattr(log, _level_of(record.levelno))("library.log", **fields)
+        except Exception:  # noqa: BLE001  # the contract of logging.Handler: never raise into the caller
+            self.handleError(record)
+
+
+def _level_of(number: int) -> str:
+    if number >= 40:
+        return "error"
+    return "warning" if number >= 30 else "info" if number >= 20 else "debug"
+
+
+def setup(*, service: str, replica: int, level: str, descriptor: int = 1) -> None:
+    """Send this process's lines to `descriptor` (standard output), and the libraries' lines with them."""
+    _process.service = service
+    _process.replica = replica
+    _process.threshold = _LEVELS[level]
+    _process.output = Output(descriptor)
+    _process.write = _process.output.write
+    root = logging.getLogger()
+    root.handlers[:] = [_Bridge()]
+    root.setLevel(max(_process.threshold, logging.INFO))
+    for chatty in ("uvicorn.access", "uvicorn.error", "uvicorn.asgi"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    sys.excepthook = _uncaught
+
+
+def close() -> None:
+    """Write what is queued."""
+    if _process.output is not None:
+        _process.output.close()
+        _process.output = None
+        _process.write = _to_stderr
+
+
+def dropped_keys() -> int:
+    """How many fields were dropped because nobody allowed their key: a number that should stay 0."""
+    return _process.dropped_keys
+
+
+@contextmanager
+def captured() -> Iterator[list[dict[str, Any]]]:
+    """For tests: the lines written inside the block, decoded."""
+    lines: list[dict[str, Any]] = []
+    before = _process.write
+    _process.write = lambda line: lines.append(msgspec.json.decode(line))
+    try:
+        yield lines
+    finally:
+        _process.write = before
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """The interpreter's own traceback prints the message of the exception, and that may hold a value."""
+    del traceback
+    log.error("process.uncaught", error=error, name=kind.__qualname__)
+    close()

@@ -1,0 +1,58 @@
+"""Metrics in Prometheus' text format, one registry a process.
+
+Bind labels once (`histogram(...).labels("x")`) where a request passes often: looking a label up costs more than
+counting. Label values are names from our own tables, never what a client sent, or the registry grows without bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "tallystick_"
+
+#: Seconds; from an in-memory answer to the longest time budget.
+DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: Items of a batch.
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+registry = CollectorRegistry(auto_describe=True)
+_made: dict[str, MetricWrapperBase] = {}
+
+
+def counter(name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
+    """A count that only rises. The same name gives the same counter."""
+    return _once(Counter, name, lambda: Counter(PREFIX + name, help_text, labels, registry=registry))
+
+
+def gauge(name: str, help_text: str, labels: Sequence[str] = ()) -> Gauge:
+    """A value that goes up and down; `.set_function(f)` asks for it only when it is scraped."""
+    return _once(Gauge, name, lambda: Gauge(PREFIX + name, help_text, labels, registry=registry))
+
+
+def histogram(name: str, help_text: str, labels: Sequence[str] = (), buckets: Sequence[float] = DURATIONS) -> Histogram:
+    """A distribution; durations in seconds (`_seconds`), sizes in items."""
+    return _once(
+        Histogram, name, lambda: Histogram(PREFIX + name, help_text, labels, registry=registry, buckets=buckets)
+    )
+
+
+def exposition() -> bytes:
+    """All metrics of this process, as `GET /metrics` answers them."""
+    return generate_latest(registry)
+
+
+def _once(kind: type[M], name: str, make: Callable[[], M]) -> M:
+    found = _made.get(name)
+    if found is None:
+        found = _made[name] = make()
+    if not isinstance(found, kind):
+        msg = f"metric {name} is a {type(found).__name__} already"
+        raise TypeError(msg)
+    return found

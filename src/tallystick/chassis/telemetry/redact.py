@@ -1,0 +1,131 @@
+"""What may be written to a log or a span: keys on an allow-list, and values that do not look like a secret.
+
+Two guards, because each fails alone: an allow-list does not help against a card number in a permitted field, and
+patterns never know all secrets. Neither replaces care at the call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+MAX_TEXT = 2_000
+MAX_ITEMS = 50
+
+#: Names, counts, states and ids; nothing that a customer typed. Services add theirs with `allow`.
+_allowed = {
+    *("event", "level", "service", "replica", "trace", "route", "status", "ms", "caller", "client", "tenant"),
+    *("action", "resource", "slug", "detail", "pointer", "error", "stack", "where", "reason", "opaque_id"),
+    *("count", "size", "bytes", "limit", "rate", "attempt", "attempts", "delay_ms", "timeout_ms", "age_ms"),
+    *("name", "version", "state", "source", "target", "subject", "stream", "consumer", "first", "last", "seq", "lag"),
+    *("fact", "facts", "type", "sequence", "position", "pid", "socket", "path", "method", "peer", "dropped", "code"),
+    *("payment", "transfer", "account", "refund", "token", "kid", "schedule", "task", "migration", "query", "sqlstate"),
+    *("decision", "score", "hits", "misses", "part", "ready", "logger", "message", "queue", "batch", "replayed"),
+}
+
+_DIGITS = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){12,}")
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
+_KEY = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
+
+
+def allow(*keys: str) -> None:
+    """Let a service's own keys through. Keys name what the value is; `data` or `body` is never one."""
+    if bad := {"data", "body", "headers", "payload", "request", "response", "value", "args"} & set(keys):
+        msg = f"{sorted(bad)} say nothing about what they hold"
+        raise ValueError(msg)
+    _allowed.update(keys)
+
+
+def allowed(key: str) -> bool:
+    return key in _allowed
+
+
+def luhn(digits: str) -> bool:
+    """Whether the check digit is right (ISO/IEC 7812-1 annex B)."""
+    total = 0
+    for place, char in enumerate(reversed(digits)):
+        digit = int(char)
+        if place % 2:
+            digit = digit * 2 - 9 if digit > 4 else digit * 2
+        total += digit
+    return total % 10 == 0
+
+
+def mask(text: str) -> str:
+    """`text` without what looks like a card number, an IBAN, a token or a private key."""
+    if len(text) < 13:
+        return text
+    if len(text) > MAX_TEXT:
+        text = text[:MAX_TEXT] + "…"
+    if "eyJ" in text:
+        text = _TOKEN.sub("[token]", text)
+    if "-----BEGIN" in text:
+        text = _KEY.sub("[key]", text)
+    return _IBAN.sub(_mask_iban, _DIGITS.sub(_mask_digits, text))
+
+
+def clean(value: Any) -> Any:
+    """A value as it may be written: plain, bounded, masked. What is no plain value is named by its type only."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if -(10**12) < value < 10**12 else _clean_long(value)
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    if isinstance(value, list | tuple | set | frozenset):
+        return [clean(item) for item in list(value)[:MAX_ITEMS]]
+    return f"<{type(value).__name__}>"
+
+
+def fields(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The fields that may be written, cleaned, and the names of those that may not."""
+    kept = {key: clean(value) for key, value in given.items() if key in _allowed}
+    return kept, sorted(key for key in given if key not in _allowed)
+
+
+def stack(error: BaseException, limit: int = 30) -> list[str]:
+    """The types and places of an exception and its causes, innermost call first, without any message or value:
+    a driver's message quotes the row that it refused.
+    """
+    lines: list[str] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(lines) < limit:
+        seen.add(id(link))
+        lines.append(type(link).__qualname__)
+        lines.extend(reversed(_frames(link.__traceback__)))
+        if isinstance(link, BaseExceptionGroup):
+            for inner in link.exceptions[:5]:
+                lines.extend(stack(inner, limit - len(lines)))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return lines[:limit]
+
+
+def _frames(traceback: TracebackType | None) -> list[str]:
+    found: list[str] = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        found.append(f"  {code.co_filename}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return found
+
+
+def _mask_digits(found: re.Match[str]) -> str:
+    digits = re.sub(r"\D", "", found.group())
+    return "[number]" if len(digits) > 19 or luhn(digits) else found.group()
+
+
+def _mask_iban(found: re.Match[str]) -> str:
+    text = found.group().replace(" ", "")
+    number = "".join(str(int(char, 36)) for char in text[4:] + text[:4])
+    return "[iban]" if int(number) % 97 == 1 else found.group()
+
+
+def _clean_long(value: int) -> int | str:
+    digits = str(abs(value)) if abs(value) < 10**40 else "9" * 40
+    return "[number]" if len(digits) > 19 or luhn(digits) else value
