@@ -1,0 +1,215 @@
+"""The one listener that the outside can reach: TLS 1.3, the charters' edge paths and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from tallystick.chassis.charter import Charter
+from tallystick.fabric.envoy import parts
+from tallystick.fabric.envoy.parts import Json, typed
+from tallystick.fabric.envoy.topology import Topology
+
+#: Headers that only the platform itself may set. Removed before anything reads them: the peer's name, the proxy's
+#: own controls (timeouts, retries), the address chain, and the trace context, whose sampling flag costs us work.
+FOREIGN_PREFIXES = ("x-tallystick-", "x-envoy-", "x-forwarded-")
+FOREIGN = ("forwarded", "x-request-id", "x-real-ip", "traceparent", "tracestate", "baggage", "tallystick-timeout-ms")
+
+#: Bytes that Envoy holds for a client that reads or writes slowly, and of a body that it may have to send again.
+BUFFER_BYTES = 64 << 10
+
+
+#: Under this name a route says whose it is, for the rate limit.
+METADATA = "tallystick"
+
+
+def listener(charters: Mapping[str, Charter], topology: Topology) -> Json:
+    manager = typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="edge",
+        codec_type="AUTO",
+        server_name="tallystick",
+        # the address of the client is the connection's; nothing that it says about itself is believed
+        use_remote_address=True,
+        internal_address_config={"unix_sockets": False, "cidr_ranges": []},
+        forward_client_cert_details="SANITIZE",
+        early_header_mutation_extensions=[_strip()],
+        generate_request_id=True,
+        normalize_path=True,
+        path_with_escaped_slashes_action="REJECT_REQUEST",
+        max_request_headers_kb=24,
+        request_headers_timeout="10s",
+        request_timeout="20s",
+        stream_idle_timeout="60s",
+        drain_timeout="5s",
+        common_http_protocol_options={
+            "idle_timeout": "120s",
+            "max_connection_duration": parts.seconds(parts.CLIENT_CONNECTION_S),
+            "max_headers_count": 64,
+            "headers_with_underscores_action": "REJECT_REQUEST",
+        },
+        http1_safe_max_connection_duration=True,
+        http2_protocol_options={
+            "max_concurrent_streams": 128,
+            "initial_stream_window_size": BUFFER_BYTES,
+            "initial_connection_window_size": 1 << 20,
+        },
+        local_reply_config=parts.local_replies(parts.ANSWER_HEADERS),
+        tracing=parts.tracing(topology.trace_percent, operation="edge"),
+        access_log=parts.access_log("edge"),
+        http_filters=[_rate_limit(charters), parts.router()],
+        route_config=_routes(charters),
+    )
+    return {
+        "name": "edge",
+        "address": {"socket_address": {"address": topology.public_address, "port_value": topology.public_port}},
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "filter_chains": [
+            {
+                "transport_socket_connect_timeout": "10s",
+                "transport_socket": {
+                    "name": "envoy.transport_sockets.tls",
+                    "typed_config": typed(
+                        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                        common_tls_context={
+                            "tls_params": {
+                                "tls_minimum_protocol_version": "TLSv1_3",
+                                "tls_maximum_protocol_version": "TLSv1_3",
+                            },
+                            "alpn_protocols": ["h2", "http/1.1"],
+                            "tls_certificate_sds_secret_configs": [
+                                {"name": parts.EDGE_IDENTITY, "sds_config": parts.ads()}
+                            ],
+                        },
+                    ),
+                },
+                "filters": [
+                    {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
+                ],
+            }
+        ],
+    }
+
+
+def _strip() -> Json:
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": typed(
+            "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            mutations=[
+                *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in FOREIGN_PREFIXES),
+                *({"remove": name} for name in FOREIGN),
+            ],
+        ),
+    }
+
+
+def _rate_limit(charters: Mapping[str, Charter]) -> Json:
+    """One bucket per service for all clients together: a wall against floods, before any token is looked at."""
+    return {
+        "name": "envoy.filters.http.local_ratelimit",
+        "typed_config": typed(
+            "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            stat_prefix="edge",
+            # paths without a bucket of their own (unknown ones, the list of interfaces) share this one
+            token_bucket={"max_tokens": 1000, "tokens_per_fill": 1000, "fill_interval": "1s"},
+            always_consume_default_token_bucket=False,
+            filter_enabled={"default_value": {"numerator": 100}},
+            filter_enforced={"default_value": {"numerator": 100}},
+            response_headers_to_add=parts.headers({"retry-after": "1"}, "OVERWRITE_IF_EXISTS_OR_ADD"),
+            rate_limits=[
+                {
+                    "actions": [
+                        {
+                            "metadata": {
+                                "descriptor_key": "service",
+                                "metadata_key": {"key": METADATA, "path": [{"key": "service"}]},
+                                "source": "ROUTE_ENTRY",
+                            }
+                        }
+                    ]
+                }
+            ],
+            descriptors=[
+                {
+                    "entries": [{"key": "service", "value": name}],
+                    # refilled ten times a second: a full second's worth at once would be a wave, not a rate
+                    "token_bucket": {
+                        "max_tokens": charter.edge.burst,
+                        "tokens_per_fill": max(1, charter.edge.per_second // 10),
+                        "fill_interval": "0.1s",
+                    },
+                }
+                for name, charter in charters.items()
+                if charter.edge.paths
+            ],
+        ),
+    }
+
+
+def _routes(charters: Mapping[str, Charter]) -> Json:
+    routes: list[Json] = []
+    for name, charter in charters.items():
+        for path in charter.edge.paths:
+            routes += _service_routes(name, charter, {"path_separated_prefix": path.prefix})
+    routes += [_document(name, charter) for name, charter in charters.items()]
+    routes.append(_index(charters))
+    # deny by default: what no charter names does not exist; the body is made by the local reply mapper
+    routes.append({"name": "nowhere", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
+    return {
+        "name": "edge",
+        "virtual_hosts": [{"name": "edge", "domains": ["*"], "routes": routes}],
+        "response_headers_to_add": parts.headers(parts.ANSWER_HEADERS, "ADD_IF_ABSENT"),
+        "request_headers_to_remove": ["x-envoy-expected-rq-timeout-ms"],
+    }
+
+
+def _service_routes(name: str, charter: Charter, path: Json) -> list[Json]:
+    def action(conditions: str) -> Json:
+        return {
+            "cluster": parts.replicas(name),
+            "timeout": parts.millis(charter.limits.request_timeout_ms),
+            "retry_policy": parts.retry(conditions),
+        }
+
+    metadata = {"filter_metadata": {METADATA: {"service": name}}}
+
+    too_large = {"start": charter.limits.max_body_bytes + 1, "end": 2**63 - 1}
+    return [
+        # refused by its announced length, without reading it; a body of unknown length is cut by the chassis
+        {
+            "name": f"{name}-too-large",
+            "match": path | {"headers": [{"name": "content-length", "range_match": too_large}]},
+            "direct_response": {"status": 413},
+        },
+        {
+            "name": f"{name}-keyed",
+            "match": path | {"headers": [{"name": "idempotency-key", "present_match": True}]},
+            "route": action(parts.KEYED_RETRIES),
+            "metadata": metadata,
+        },
+        {"name": name, "match": path, "route": action(parts.SAFE_RETRIES), "metadata": metadata},
+    ]
+
+
+def _document(name: str, charter: Charter) -> Json:
+    """A service's OpenAPI document, which it serves itself."""
+    *_, plain = _service_routes(name, charter, {"path": f"/openapi/{name}.json", "headers": [_method("GET")]})
+    return plain | {"name": f"{name}-openapi"}
+
+
+def _index(charters: Mapping[str, Charter]) -> Json:
+    """The list of the documents: known from the charters, so no service has to know it."""
+    body = {"data": [{"service": name, "openapi": f"/openapi/{name}.json"} for name in charters]}
+    return {
+        "name": "openapi",
+        "match": {"path": "/openapi.json", "headers": [_method("GET")]},
+        "direct_response": {"status": 200, "body": {"inline_string": json.dumps(body, separators=(",", ":"))}},
+        "response_headers_to_add": parts.headers(
+            {"content-type": "application/json", "request-id": "%TRACE_ID%"}, "OVERWRITE_IF_EXISTS_OR_ADD"
+        ),
+    }
+
+
+def _method(name: str) -> Json:
+    return {"name": ":method", "string_match": {"exact": name}}

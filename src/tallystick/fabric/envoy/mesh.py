@@ -1,0 +1,305 @@
+"""The inner hops: `caller -> 0600 Unix socket -> mTLS -> access rules -> replicas`.
+
+Whoever can open `<mesh_dir>/<caller>/<target>.sock` *is* the caller, so the socket is its owner's only. From there on
+nothing is believed: Envoy presents the caller's certificate, the inbound side verifies it and lets through what the
+target's charter grants to that identity, by method and exact path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from tallystick.chassis.charter import Charter
+from tallystick.fabric.envoy import parts
+from tallystick.fabric.envoy.parts import Json, typed
+from tallystick.fabric.envoy.topology import Topology
+
+PEER = "x-tallystick-peer"
+
+
+def pairs(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str]]:
+    """(caller, target) of every edge of the call graph."""
+    for name, charter in charters.items():
+        for target in charter.calls:
+            yield name, target
+
+
+def targets(charters: Mapping[str, Charter]) -> list[str]:
+    """Services that another one may call."""
+    return [name for name, charter in charters.items() if charter.callers]
+
+
+def outbound_listener(caller: str, target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
+    """Where `caller` sends what is meant for `target`. It repeats nothing: that is for the hop next to the replicas."""
+    call = charters[caller].calls[target]
+    name = f"out-{caller}-{target}"
+    route = {
+        "match": {"prefix": "/"},
+        "route": {"cluster": f"mesh-{caller}-{target}", "timeout": parts.millis(call.timeout_ms)},
+    }
+    return _listener(
+        name,
+        parts.pipe(topology.outbound(caller, target), mode=parts.OWNER_ONLY),
+        _manager(
+            name,
+            "out",
+            [parts.router()],
+            {"name": name, "virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
+            codec_type="HTTP1",
+        ),
+    )
+
+
+def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
+    """Where every caller of `target` arrives, with its certificate."""
+    callers = charters[target].callers
+    longest = max(charters[caller].calls[target].timeout_ms for caller in callers)
+    name = f"in-{target}"
+    routes = {
+        "name": name,
+        "virtual_hosts": [
+            {
+                "name": name,
+                "domains": ["*"],
+                "routes": [
+                    {
+                        "match": {"prefix": "/"},
+                        "route": {
+                            "cluster": parts.replicas(target),
+                            "timeout": parts.millis(longest),
+                            "retry_policy": parts.retry(parts.SAFE_RETRIES),
+                        },
+                    }
+                ],
+                # overwrites what a caller may have put there
+                "request_headers_to_add": parts.headers(
+                    {PEER: "%DOWNSTREAM_PEER_URI_SAN%"}, "OVERWRITE_IF_EXISTS_OR_ADD"
+                ),
+            }
+        ],
+    }
+    return _listener(
+        name,
+        parts.pipe(topology.inbound(target), mode=parts.OWNER_ONLY),
+        _manager(
+            name,
+            "mesh",
+            [access_rules(target, charters, topology), parts.router()],
+            routes,
+            codec_type="HTTP2",
+            tracing=parts.tracing(0, operation=name),
+        ),
+        transport_socket={
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": typed(
+                "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                require_client_certificate=True,
+                common_tls_context=parts.tls_context(parts.identity(target), [{"prefix": topology.spiffe("")}]),
+            ),
+        },
+    )
+
+
+def access_rules(target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
+    """The charter's `[callers]` as Envoy's RBAC: what isn't there is refused with 403."""
+    return {
+        "name": "envoy.filters.http.rbac",
+        "typed_config": typed(
+            "envoy.extensions.filters.http.rbac.v3.RBAC",
+            rules={
+                "action": "ALLOW",
+                "policies": {
+                    caller: {
+                        "principals": [{"authenticated": {"principal_name": {"exact": topology.spiffe(caller)}}}],
+                        "permissions": [_permission(action) for action in actions],
+                    }
+                    for caller, actions in charters[target].callers.items()
+                },
+            },
+        ),
+    }
+
+
+def _permission(action: str) -> Json:
+    method, path = action.split(" ", 1)
+    if "{" in path:
+        literal = re.sub(r"\\\{[a-z_]+\\\}", "[^/]+", re.escape(path))
+        matcher: Json = {"safe_regex": {"regex": literal}}
+    else:
+        matcher = {"exact": path}
+    return {
+        "and_rules": {
+            "rules": [
+                {"header": {"name": ":method", "string_match": {"exact": method}}},
+                {"url_path": {"path": matcher}},
+            ]
+        }
+    }
+
+
+def mesh_cluster(caller: str, target: str, topology: Topology) -> Json:
+    """The hop itself: the caller's certificate, and none but the target's accepted."""
+    return {
+        "name": f"mesh-{caller}-{target}",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": f"mesh-{caller}-{target}",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": parts.pipe(topology.inbound(target))}}]}],
+        },
+        "typed_extension_protocol_options": _protocol(
+            {
+                "http2_protocol_options": {
+                    "max_concurrent_streams": 1024,
+                    "initial_stream_window_size": 1 << 20,
+                    "initial_connection_window_size": 8 << 20,
+                }
+            },
+            idle_timeout="300s",
+            max_connection_duration=parts.seconds(parts.CLIENT_CONNECTION_S),
+        ),
+        "transport_socket": {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": typed(
+                "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                sni=target,
+                common_tls_context=parts.tls_context(parts.identity(caller), [{"exact": topology.spiffe(target)}]),
+            ),
+        },
+    }
+
+
+def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
+    """A service's replicas: checked each second, ejected when gray, bounded by the charter's limits."""
+    limits = charter.limits
+    bound = (limits.max_in_flight + limits.max_queue) * max(1, len(topology.replicas.get(name, ())))
+    return {
+        "name": parts.replicas(name),
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": parts.ads()},
+        "connect_timeout": "0.5s",
+        "lb_policy": "LEAST_REQUEST",
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        # a replica that left the list goes at once, also while it still answers its health check
+        "ignore_health_on_host_removal": True,
+        "common_lb_config": {
+            # never "all are ill, so use all": an honest 503 is better than a payment sent to a dying process
+            "healthy_panic_threshold": {"value": 0},
+            # the default delays an ejection by a second of wrong answers
+            "update_merge_window": "0s",
+        },
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": "1s",
+                "no_traffic_interval": "1s",
+                "unhealthy_interval": "0.5s",
+                "initial_jitter": "0.1s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "reuse_connection": True,
+                "http_health_check": {"path": "/health/ready", "host": name},
+            }
+        ],
+        "outlier_detection": {
+            "consecutive_5xx": 5,
+            "consecutive_gateway_failure": 5,
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 3,
+            "enforcing_consecutive_gateway_failure": 100,
+            "enforcing_success_rate": 0,
+            "enforcing_local_origin_success_rate": 0,
+            "enforcing_failure_percentage": 0,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_time": "30s",
+            # half of the replicas at most, and never the only one: it is better than none
+            "max_ejection_percent": 50,
+            "always_eject_one_host": False,
+            # a gray replica passes its health check all the time; that must not bring it back
+            "successful_active_health_check_uneject_host": False,
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": limits.max_connections,
+                    "max_pending_requests": bound,
+                    "max_requests": bound,
+                    "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 10},
+                }
+            ]
+        },
+        # below the server's own keep-alive (75 s): it must be us who closes, or a request meets a closing connection
+        "typed_extension_protocol_options": _protocol({"http_protocol_options": {}}, idle_timeout="60s"),
+    }
+
+
+def collector_cluster(topology: Topology) -> Json:
+    """Where spans go. When it is away they are dropped: tracing never holds up a payment."""
+    return {
+        "name": "collector",
+        "type": "STATIC",
+        "connect_timeout": "0.5s",
+        "load_assignment": {
+            "cluster_name": "collector",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": parts.pipe(topology.collector_socket)}}]}],
+        },
+        "circuit_breakers": {"thresholds": [{"max_connections": 4, "max_pending_requests": 64, "max_requests": 64}]},
+        "typed_extension_protocol_options": _protocol({"http_protocol_options": {}}, idle_timeout="30s"),
+    }
+
+
+def _protocol(explicit: Json, **common: str) -> Json:
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            explicit_http_config=explicit,
+            common_http_protocol_options=common,
+        )
+    }
+
+
+def _manager(name: str, kind: str, filters: list[Json], routes: Json, *, codec_type: str, **more: Json) -> Json:
+    return typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        codec_type=codec_type,
+        server_header_transformation="PASS_THROUGH",
+        generate_request_id=False,
+        forward_client_cert_details="SANITIZE",
+        normalize_path=True,
+        path_with_escaped_slashes_action="REJECT_REQUEST",
+        max_request_headers_kb=32,
+        request_headers_timeout="10s",
+        stream_idle_timeout="60s",
+        drain_timeout="5s",
+        common_http_protocol_options={
+            "idle_timeout": "600s",
+            "max_connection_duration": parts.seconds(parts.SERVER_CONNECTION_S),
+        },
+        http1_safe_max_connection_duration=True,
+        http2_protocol_options={
+            "max_concurrent_streams": 1024,
+            "initial_stream_window_size": 1 << 20,
+            "initial_connection_window_size": 8 << 20,
+        },
+        local_reply_config=parts.local_replies({"cache-control": "no-store"}),
+        access_log=parts.access_log(kind),
+        http_filters=filters,
+        route_config=routes,
+        **more,
+    )
+
+
+def _listener(name: str, address: Json, manager: Json, **chain: Json) -> Json:
+    return {
+        "name": name,
+        "address": address,
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        # the bound on connections is the edge's, against strangers
+        "ignore_global_conn_limit": True,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}], **chain}
+        ],
+    }

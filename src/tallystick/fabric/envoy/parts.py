@@ -1,0 +1,226 @@
+"""Pieces that listeners and clusters share, as JSON of Envoy's v3 API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tallystick.kernel import problem
+
+Json: TypeAlias = dict[str, Any]
+
+TYPE = "type.googleapis.com/"
+OWNER_ONLY = 0o600
+
+#: A certificate lives for an hour (identity agent): a connection made with it must not outlive the next one. The
+#: client side closes first, so that no request meets a connection that the server is closing.
+CLIENT_CONNECTION_S = 900
+SERVER_CONNECTION_S = 1200
+
+#: What may be sent again although it may move money: the request never reached the application.
+SAFE_RETRIES = "connect-failure,refused-stream,reset-before-request"
+#: With an Idempotency-Key a request that got lost on its way back may be sent again too.
+KEYED_RETRIES = SAFE_RETRIES + ",reset"
+
+BUNDLE = "bundle"
+EDGE_IDENTITY = "edge"
+
+
+def identity(service: str) -> str:
+    """The name of the SDS secret with the certificate and key of a service."""
+    return f"identity-{service}"
+
+
+def replicas(service: str) -> str:
+    """The name of the cluster of a service's replicas (EDS)."""
+    return f"replicas-{service}"
+
+
+def typed(kind: str, **fields: Any) -> Json:
+    """An `Any`: `typed("envoy....v3.Router", ...)`."""
+    return {"@type": TYPE + kind, **fields}
+
+
+def seconds(value: float) -> str:
+    """A protobuf Duration in JSON."""
+    return f"{value:g}s"
+
+
+def millis(value: int) -> str:
+    return seconds(value / 1000)
+
+
+def pipe(path: Path, *, mode: int | None = None) -> Json:
+    return {"pipe": {"path": str(path)} | ({"mode": mode} if mode is not None else {})}
+
+
+def ads() -> Json:
+    return {"ads": {}, "resource_api_version": "V3"}
+
+
+def retry(conditions: str) -> Json:
+    """Bounded by the cluster's retry budget; another replica than the one that failed."""
+    return {
+        "retry_on": conditions,
+        "num_retries": 2,
+        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.100s"},
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+            }
+        ],
+        "host_selection_retry_max_attempts": 3,
+    }
+
+
+def tls_context(service_secret: str, peers: list[Json]) -> Json:
+    """Both sides of an inner hop: own certificate by SDS, the peer's checked against the bundle and its URI SAN.
+
+    Maximum set beside the minimum: with a minimum of 1.3 alone Envoy's client side offers up to its default of 1.2.
+    """
+    return {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "alpn_protocols": ["h2"],
+        "tls_certificate_sds_secret_configs": [{"name": service_secret, "sds_config": ads()}],
+        "combined_validation_context": {
+            "default_validation_context": {
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": matcher} for matcher in peers]
+            },
+            "validation_context_sds_secret_config": {"name": BUNDLE, "sds_config": ads()},
+        },
+    }
+
+
+def router() -> Json:
+    return {
+        "name": "envoy.filters.http.router",
+        "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
+    }
+
+
+def tracing(percent: float, *, operation: str) -> Json:
+    """Spans by OTLP/HTTP. Only the edge decides what is sampled: inside, the traceparent's flag is followed."""
+    return {
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": typed(
+                "envoy.config.trace.v3.OpenTelemetryConfig",
+                service_name="envoy",
+                http_service={
+                    "http_uri": {"uri": "http://collector/v1/traces", "cluster": "collector", "timeout": "1s"}
+                },
+            ),
+        },
+        "client_sampling": {"value": 0},
+        "random_sampling": {"value": percent},
+        "overall_sampling": {"value": 100},
+        "max_path_tag_length": 128,
+        "operation": operation,
+    }
+
+
+def access_log(kind: str) -> list[Json]:
+    """One JSON line on standard output for failures, refusals of the mesh and sampled requests; never headers or queries."""
+    return [
+        {
+            "name": "envoy.access_loggers.stdout",
+            "filter": {
+                "or_filter": {
+                    "filters": [
+                        status_filter("GE", 500),
+                        {"traceable_filter": {}},
+                        *([status_filter("EQ", 403)] if kind == "mesh" else []),
+                    ]
+                }
+            },
+            "typed_config": typed(
+                "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+                log_format={
+                    "json_format": {
+                        "event": "proxy.request",
+                        "at": "%START_TIME%",
+                        "entry": kind,
+                        "trace_id": "%TRACE_ID%",
+                        "method": "%REQ(:METHOD)%",
+                        "path": "%PATH(NQ:ORIG:128)%",
+                        "status": "%RESPONSE_CODE%",
+                        "details": "%RESPONSE_CODE_DETAILS%",
+                        "flags": "%RESPONSE_FLAGS%",
+                        "cluster": "%UPSTREAM_CLUSTER%",
+                        "peer": "%DOWNSTREAM_PEER_URI_SAN%",
+                        "duration_ms": "%DURATION%",
+                        "request_bytes": "%BYTES_RECEIVED%",
+                        "answer_bytes": "%BYTES_SENT%",
+                    }
+                },
+            ),
+        }
+    ]
+
+
+def status_filter(operator: str, value: int) -> Json:
+    comparison = {"op": operator, "value": {"default_value": value, "runtime_key": "tallystick.unused"}}
+    return {"status_code_filter": {"comparison": comparison}}
+
+
+#: Security headers of every answer; an answer that says otherwise itself (the console's pages) keeps its own.
+ANSWER_HEADERS = {
+    "strict-transport-security": "max-age=31536000; includeSubDomains",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+def headers(values: dict[str, str], action: str) -> list[Json]:
+    return [{"header": {"key": key, "value": value}, "append_action": action} for key, value in values.items()]
+
+
+#: Envoy's own answers: status -> (slug, title, detail, retryable). Slugs and titles are the kernel's where it has one.
+_OWN: dict[int, tuple[str, str, str, bool]] = {
+    status: (kind.slug, kind.title, detail, kind.retryable)
+    for status, kind, detail in (
+        (400, problem.InvalidRequest, "The request could not be read as HTTP."),
+        (403, problem.Forbidden, "This caller may not use this endpoint."),
+        (404, problem.NotFound, "There is nothing at this path."),
+        (413, problem.PayloadTooLarge, problem.PayloadTooLarge.title),
+        (429, problem.RateLimited, "This service takes no more requests just now."),
+        (503, problem.Unavailable, "No replica could take this request."),
+        (504, problem.DeadlineExceeded, "The service did not answer in time; its outcome is not known."),
+    )
+} | {
+    408: ("request-timeout", "The request was not sent in time", "The request took too long to arrive.", True),
+    431: ("headers-too-large", "The headers are larger than the edge takes", "Send fewer or smaller headers.", False),
+}
+
+
+def local_replies(extra: dict[str, str]) -> Json:
+    """Envoy's own 4xx and 5xx as problem documents (RFC 9457) with the trace id as `request_id`."""
+
+    def mapper(condition: Json, fields: str) -> Json:
+        return {
+            "filter": condition,
+            "body_format_override": {
+                "text_format_source": {"inline_string": "{" + fields + ',"request_id":"%TRACE_ID%"}'},
+                "content_type": "application/problem+json",
+            },
+            "headers_to_add": headers(extra | {"request-id": "%TRACE_ID%"}, "OVERWRITE_IF_EXISTS_OR_ADD"),
+        }
+
+    def document(status: int, slug: str, title: str, detail: str, *, retryable: bool) -> str:
+        return (
+            f'"type":"{problem.DOCS}/{slug}","title":"{title}","status":{status},'
+            f'"detail":"{detail}","retryable":{"true" if retryable else "false"}'
+        )
+
+    mappers = [
+        mapper(status_filter("EQ", status), document(status, slug, title, detail, retryable=retryable))
+        for status, (slug, title, detail, retryable) in sorted(_OWN.items())
+    ]
+    other = (
+        '"type":"about:blank","title":"%RESPONSE_CODE_DETAILS%","status":%RESPONSE_CODE%,'
+        '"detail":"The proxy answered this itself.","retryable":false'
+    )
+    return {"mappers": [*mappers, mapper(status_filter("GE", 400), other)]}
