@@ -1,0 +1,1 @@
+"""What vault promises the other services."""

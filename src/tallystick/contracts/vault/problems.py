@@ -1,0 +1,77 @@
+"""The ways in which the vault says no. None of them repeats a number, in whole or in part."""
+
+from __future__ import annotations
+
+from tallystick.kernel.problem import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    Unprocessable,
+    Upstream,
+)
+
+
+class InvalidCardNumber(InvalidRequest):
+    slug, title = "invalid-card-number", "This is not a card number"
+
+
+class CardExpired(Unprocessable):
+    slug, title = "card-expired", "The card has expired, or its expiry date is too far away"
+
+
+class InvalidIban(InvalidRequest):
+    slug, title = "invalid-iban", "This is not an IBAN"
+
+
+class TokenNotFound(NotFound):
+    slug, title = "token-not-found", "There is no such token, or not for you"
+
+
+class TokenDestroyed(Conflict):
+    slug, title, status = "token-destroyed", "The token was destroyed, and the number with it", 410
+
+
+class RevealNotRecorded(Unavailable):
+    """The log did not prove in time that the reveal was recorded, so nothing is shown."""
+
+    slug, title = "reveal-not-recorded", "The reveal could not be recorded in time; nothing was shown"
+
+
+class DestinationNotAllowed(Forbidden):
+    slug, title = "destination-not-allowed", "The vault does not send this request to this destination"
+
+
+class InvalidForward(InvalidRequest):
+    slug, title = "invalid-forward", "The request to be forwarded does not fit its token"
+
+
+class NotForwarded(Upstream):
+    """Nothing reached the destination: it may be sent again, also under another id."""
+
+    slug, title, status = "not-forwarded", "The destination could not be reached; nothing was sent", 503
+
+
+class ForwardOutcomeUnknown(DeadlineExceeded):
+    """The destination may have acted. Ask it for the request's id, or send the same id again."""
+
+    slug, title = "forward-outcome-unknown", "The destination did not answer; it may have acted all the same"
+
+
+class AnswerRefused(DeadlineExceeded):
+    """The destination answered with something that is not passed on: it acted, and what it said is not known."""
+
+    slug, title, status = "forward-answer-refused", "The destination's answer can't be passed on", 502
+
+
+FORWARD_PROBLEMS = (
+    TokenNotFound,
+    TokenDestroyed,
+    DestinationNotAllowed,
+    InvalidForward,
+    NotForwarded,
+    ForwardOutcomeUnknown,
+    AnswerRefused,
+)
