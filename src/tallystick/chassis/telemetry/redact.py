@@ -22,7 +22,22 @@ _allowed = {
     *("name", "version", "state", "source", "target", "subject", "stream", "consumer", "first", "last", "seq", "lag"),
     *("fact", "facts", "type", "sequence", "position", "pid", "socket", "path", "method", "peer", "dropped", "code"),
     *("payment", "transfer", "account", "refund", "token", "kid", "schedule", "task", "migration", "query", "sqlstate"),
-    *("decision", "score", "hits", "misses", "part", "ready", "logger", "message", "queue", "batch", "replayed"),
+    *(
+        "errors",
+        "policies",
+        "problem",
+        "decision",
+        "score",
+        "hits",
+        "misses",
+        "part",
+        "ready",
+        "logger",
+        "message",
+        "queue",
+        "batch",
+        "replayed",
+    ),
 }
 
 _DIGITS = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){12,}")
