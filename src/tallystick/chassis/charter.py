@@ -23,6 +23,11 @@ import msgspec
 
 FILE = "charter.toml"
 
+#: The people who run the platform, through its command line: the one caller that is no service and has no charter.
+#: A service that lets them in says to what, in `[callers] operator = [...]`.
+OPERATOR = "operator"
+OPERATOR_TIMEOUT_MS = 15_000
+
 DataClass = Literal["public", "internal", "personal", "cardholder", "sensitive-authentication", "secret"]
 DATA_CLASSES: tuple[str, ...] = ("public", "internal", "personal", "cardholder", "sensitive-authentication", "secret")
 ABOUT_PEOPLE = ("personal", "cardholder", "sensitive-authentication")
@@ -242,6 +247,25 @@ def load_all(root: Path | None = None) -> dict[str, Charter]:
     return charters
 
 
+def pairs(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str]]:
+    """(caller, target) of every edge of the call graph, the operator's too."""
+    for name, charter in charters.items():
+        for target in charter.calls:
+            yield name, target
+        if OPERATOR in charter.callers:
+            yield OPERATOR, name
+
+
+def workloads(charters: Mapping[str, Charter]) -> list[str]:
+    """Everyone who has an identity in the mesh: the services, and the operator where a service lets them in."""
+    return [*charters, *([OPERATOR] if any(OPERATOR in charter.callers for charter in charters.values()) else ())]
+
+
+def timeout_ms(charters: Mapping[str, Charter], caller: str, target: str) -> int:
+    """How long `caller` waits for `target`."""
+    return OPERATOR_TIMEOUT_MS if caller == OPERATOR else charters[caller].calls[target].timeout_ms
+
+
 def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, str, str]]:
     """Where charters contradict each other: (service, key, what, remedy)."""
     owners: dict[str, str] = {}
@@ -261,6 +285,8 @@ def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, s
                 )
         for caller, actions in charter.callers.items():
             key = f"callers.{caller}"
+            if caller == OPERATOR:
+                continue
             if caller not in charters:
                 yield name, key, "no such service", _nearest(caller, charters, "Remove the line, or")
                 continue
@@ -291,6 +317,8 @@ def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, s
 def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
     """Faults that types can't say: (key, what, remedy)."""
     name = charter.name
+    if name == OPERATOR:
+        yield "service.name", f'"{OPERATOR}" is the name of those who run the platform', "Choose another name."
     for section, names in (("calls", charter.calls), ("callers", charter.callers), ("consumes", charter.consumes)):
         if section != "consumes" and name in names:
             yield f"{section}.{name}", "a service does not call itself", "Remove it; call the function."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from tallystick.chassis.charter import Charter
+from tallystick.chassis.charter import Charter, pairs, workloads
 from tallystick.fabric.envoy import edge, mesh, parts
 from tallystick.fabric.envoy.bootstrap import ARGUMENTS, bootstrap
 from tallystick.fabric.envoy.parts import BUNDLE, EDGE_IDENTITY, Json, identity
@@ -51,20 +51,20 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
 def resources(charters: Mapping[str, Charter], topology: Topology) -> Resources:
     """Everything, from the charters. Raises `ValueError` for a socket path that is too long."""
-    pairs = list(mesh.pairs(charters))
+    hops = list(pairs(charters))
     return Resources(
         listeners=[
             edge.listener(charters, topology),
             *(mesh.inbound_listener(target, charters, topology) for target in mesh.targets(charters)),
-            *(mesh.outbound_listener(caller, target, charters, topology) for caller, target in pairs),
+            *(mesh.outbound_listener(caller, target, charters, topology) for caller, target in hops),
         ],
         clusters=[
             *(mesh.replica_cluster(name, charter, topology) for name, charter in charters.items()),
-            *(mesh.mesh_cluster(caller, target, topology) for caller, target in pairs),
+            *(mesh.mesh_cluster(caller, target, topology) for caller, target in hops),
             mesh.collector_cluster(topology),
         ],
         endpoints=[endpoints(name, topology.replicas.get(name, ())) for name in charters],
-        secrets=[EDGE_IDENTITY, BUNDLE, *(identity(name) for name in charters)],
+        secrets=[EDGE_IDENTITY, BUNDLE, *(identity(name) for name in workloads(charters))],
     )
 
 

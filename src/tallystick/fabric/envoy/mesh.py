@@ -8,21 +8,14 @@ target's charter grants to that identity, by method and exact path.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from tallystick.chassis.charter import Charter
+from tallystick.chassis.charter import Charter, timeout_ms
 from tallystick.fabric.envoy import parts
 from tallystick.fabric.envoy.parts import Json, typed
 from tallystick.fabric.envoy.topology import Topology
 
 PEER = "x-tallystick-peer"
-
-
-def pairs(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str]]:
-    """(caller, target) of every edge of the call graph."""
-    for name, charter in charters.items():
-        for target in charter.calls:
-            yield name, target
 
 
 def targets(charters: Mapping[str, Charter]) -> list[str]:
@@ -32,11 +25,10 @@ def targets(charters: Mapping[str, Charter]) -> list[str]:
 
 def outbound_listener(caller: str, target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
     """Where `caller` sends what is meant for `target`. It repeats nothing: that is for the hop next to the replicas."""
-    call = charters[caller].calls[target]
     name = f"out-{caller}-{target}"
     route = {
         "match": {"prefix": "/"},
-        "route": {"cluster": f"mesh-{caller}-{target}", "timeout": parts.millis(call.timeout_ms)},
+        "route": {"cluster": f"mesh-{caller}-{target}", "timeout": parts.millis(timeout_ms(charters, caller, target))},
     }
     return _listener(
         name,
@@ -54,7 +46,7 @@ def outbound_listener(caller: str, target: str, charters: Mapping[str, Charter],
 def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
     """Where every caller of `target` arrives, with its certificate."""
     callers = charters[target].callers
-    longest = max(charters[caller].calls[target].timeout_ms for caller in callers)
+    longest = max(timeout_ms(charters, caller, target) for caller in callers)
     name = f"in-{target}"
     routes = {
         "name": name,
