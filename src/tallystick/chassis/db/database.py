@@ -1,0 +1,361 @@
+"""Transactions on PostgreSQL: the one way to it. No string reaches the driver from outside of this package, only `Query` objects.
+
+Round trips are what a transaction costs here: BEGIN, its statements, COMMIT, and nothing else. The server's timeouts are set when a
+connection opens; the application's deadline (a stopped server answers nothing, not even a timeout) spans the transaction as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import asyncpg
+
+from tallystick.chassis.db.errors import (
+    DRIVER_ERRORS,
+    CommitUnknown,
+    DatabaseError,
+    DatabaseUnavailable,
+    after_commit,
+    translate,
+)
+from tallystick.chassis.db.pool import Pool
+from tallystick.chassis.deadline import Deadline, budget
+from tallystick.kernel.problem import DeadlineExceeded
+from tallystick.kernel.secret import Secret
+
+if TYPE_CHECKING:
+    from tallystick.chassis.db.query import Query
+
+Row: TypeAlias = "asyncpg.Record"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+ROLLBACK_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dsn:
+    """Where a database is and who comes. `host` is a socket's directory, or a name: then TLS with a verified certificate is required
+    (`ca`: the authority's PEM file; None: the system's).
+    """
+
+    host: str
+    port: int = 5432
+    database: str
+    user: str
+    password: Secret[str]
+    ca: Path | None = None
+
+    def tls(self) -> ssl.SSLContext | None:
+        if self.host.startswith("/"):
+            return None
+        context = ssl.create_default_context(cafile=self.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Limits of one process's use of its database; seconds where it says so. The charter's `[limits]` has the service's."""
+
+    connections: int = 8
+    waiting: int = 1024
+    connect_s: float = 5.0
+    lock_s: float = 2.0
+    statement_s: float = 5.0
+    transaction_s: float = 10.0
+    commit_s: float = 10.0
+
+
+@dataclass(slots=True)
+class Signal:
+    """Something happened, for whoever waits for it; happenings between two waits are one."""
+
+    _event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def send(self) -> None:
+        self._event.set()
+
+    async def wait(self, timeout: float) -> bool:
+        """True when it happened since the last wait, False after `timeout` seconds without."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        happened = self._event.is_set()
+        self._event.clear()
+        return happened
+
+
+class Transaction:
+    """An open transaction. Its statements run one after another; an error in one ends it for all."""
+
+    __slots__ = ("_after", "_connection", "database")
+
+    def __init__(self, database: Database, connection: Connection) -> None:
+        self.database = database
+        self._connection = connection
+        self._after: list[Callable[[], None]] = []
+
+    async def fetch(self, query: Query, *args: Any) -> list[Row]:
+        try:
+            return await self._connection.fetch(query.sql, *args)
+        except DRIVER_ERRORS as error:
+            raise translate(error, query.name) from None
+
+    async def fetchrow(self, query: Query, *args: Any) -> Row | None:
+        try:
+            return await self._connection.fetchrow(query.sql, *args)
+        except DRIVER_ERRORS as error:
+            raise translate(error, query.name) from None
+
+    async def fetchval(self, query: Query, *args: Any) -> Any:
+        """The first column of the first row; None when there is no row."""
+        row = await self.fetchrow(query, *args)
+        return None if row is None else row[0]
+
+    async def execute(self, query: Query, *args: Any) -> int:
+        """Runs a statement for its effect; returns how many rows it touched."""
+        try:
+            status = await self._connection.execute(query.sql, *args)
+        except DRIVER_ERRORS as error:
+            raise translate(error, query.name) from None
+        return touched(status)
+
+    def on_commit(self, call: Callable[[], None]) -> None:
+        """Call this once the transaction is stored, and never if it is not. It must not raise."""
+        self._after.append(call)
+
+
+class Database:
+    """One service's database. Open with `Database.open`, close with `close`.
+
+    Errors of every call: `DatabaseUnavailable`, `DeadlineExceeded`, `Overloaded`, `StorageFull`, `Contended`, `DatabaseError` and its
+    kinds by constraint; of a transaction also `CommitUnknown`.
+    """
+
+    def __init__(self, dsn: Dsn, bounds: Bounds, application: str) -> None:
+        self.dsn = dsn
+        self.bounds = bounds
+        self.application = application
+        self.appended = Signal()
+        """Facts were stored in the outbox: the relay waits for it."""
+        self._pool = Pool(self.connect, size=bounds.connections, waiting=bounds.waiting)
+
+    @classmethod
+    async def open(cls, dsn: Dsn, *, bounds: Bounds | None = None, application: str = "tallystick") -> Database:
+        """Connects once, so that a wrong password or address is found at the start. Raises DatabaseUnavailable."""
+        database = cls(dsn, bounds or Bounds(), application)
+        try:
+            connection = await database._acquire(Deadline.after(database.bounds.connect_s))
+        except DRIVER_ERRORS as error:
+            raise translate(error, "connect") from None
+        database._pool.release(connection)
+        return database
+
+    async def close(self, within: float = 5.0) -> None:
+        await self._pool.close(within)
+
+    async def connect(self) -> Connection:
+        """A connection of its own, outside of the pool (for a session's advisory lock). The caller closes it. Driver's errors."""
+        bounds = self.bounds
+        connection: Connection = await asyncpg.connect(
+            host=self.dsn.host,
+            port=self.dsn.port,
+            user=self.dsn.user,
+            password=self.dsn.password.reveal(),
+            database=self.dsn.database,
+            ssl=self.dsn.tls() or False,
+            timeout=budget(bounds.connect_s),
+            statement_cache_size=512,
+            max_cached_statement_lifetime=0,
+            max_cacheable_statement_size=0,
+            server_settings={
+                "application_name": self.application,
+                "timezone": "UTC",
+                "lock_timeout": _ms(bounds.lock_s),
+                "statement_timeout": _ms(bounds.statement_s),
+                "idle_in_transaction_session_timeout": _ms(bounds.transaction_s),
+                "jit": "off",
+            },
+        )
+        try:
+            # Known since PostgreSQL 17 only, and an unknown setting at start-up would refuse the connection.
+            if connection.get_server_version() >= (17, 0):
+                await connection.execute(
+                    f"SET transaction_timeout = {_ms(bounds.transaction_s)}", timeout=bounds.connect_s
+                )
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    @asynccontextmanager
+    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Transaction]:
+        """A READ COMMITTED transaction: stored when the block ends, rolled back when it raises. No network call belongs in it.
+
+        `snapshot=True`: read-only, every statement sees the same moment (REPEATABLE READ), for reports and checks.
+        The block is bounded by `bounds.transaction_s` and by the current deadline, whichever is sooner.
+        """
+        deadline = Deadline.after(budget(self.bounds.transaction_s))
+        connection = await self._begin(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN", deadline
+        )
+        try:
+            tx = Transaction(self, connection)
+            timeout = asyncio.timeout(deadline.remaining())
+            try:
+                async with timeout:
+                    yield tx
+            except BaseException as error:
+                if timeout.expired() and isinstance(error, TimeoutError):
+                    connection.terminate()  # it may not even answer a ROLLBACK; the server rolls back what it loses
+                    raise self._late() from None
+                await self._roll_back(connection)
+                raise
+            await self._commit(connection)
+        finally:
+            self._pool.release(connection)
+        for call in tx._after:
+            call()
+
+    async def fetch(self, query: Query, *args: Any) -> list[Row]:
+        """One statement as a transaction of its own: a single round trip."""
+        rows: list[Row] = await self._single(query, lambda connection: connection.fetch(query.sql, *args))
+        return rows
+
+    async def fetchrow(self, query: Query, *args: Any) -> Row | None:
+        row: Row | None = await self._single(query, lambda connection: connection.fetchrow(query.sql, *args))
+        return row
+
+    async def fetchval(self, query: Query, *args: Any) -> Any:
+        row = await self.fetchrow(query, *args)
+        return None if row is None else row[0]
+
+    async def execute(self, query: Query, *args: Any) -> int:
+        """As `Transaction.execute`. Like any COMMIT it may end in `CommitUnknown`."""
+        return touched(await self._single(query, lambda connection: connection.execute(query.sql, *args)))
+
+    async def _single(self, query: Query, call: Callable[[Connection], Awaitable[Any]]) -> Any:
+        deadline = Deadline.after(budget(self.bounds.statement_s))
+        for attempt in (1, 2):
+            try:
+                connection = await self._acquire(deadline)
+            except DRIVER_ERRORS as error:
+                raise translate(error, query.name) from None
+            timeout = asyncio.timeout(deadline.remaining())
+            try:
+                async with timeout:
+                    return await call(connection)
+            except DRIVER_ERRORS as error:
+                lost = timeout.expired() or connection.is_closed()
+                if timeout.expired():
+                    connection.terminate()
+                if query.writes and (lost or isinstance(error, asyncpg.PostgresError)):
+                    raise after_commit(error) if lost else translate(error, query.name) from None
+                if timeout.expired():
+                    raise self._late() from None
+                if lost and attempt == 1:
+                    continue  # it read only, on a connection that died while idle: once more on another
+                raise translate(error, query.name) from None
+            finally:
+                self._pool.release(connection)
+        raise AssertionError("unreachable")
+
+    async def _acquire(self, deadline: Deadline) -> Connection:
+        """Raises the driver's errors, Overloaded, or DatabaseUnavailable/DeadlineExceeded when it takes too long."""
+        connection = self._pool.take_idle() if not self._pool.waiting else None
+        if connection is not None:
+            return connection
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                return await self._pool.acquire()
+        except TimeoutError:
+            raise self._late() from None
+
+    async def _begin(self, statement: str, deadline: Deadline) -> Connection:
+        for attempt in (1, 2):
+            try:
+                connection = await self._acquire(deadline)
+            except DRIVER_ERRORS as error:
+                raise translate(error, "BEGIN") from None
+            try:
+                async with asyncio.timeout(deadline.remaining()):
+                    await connection.execute(statement)
+                return connection
+            except TimeoutError:
+                self._discard(connection)
+                raise self._late() from None
+            except DRIVER_ERRORS as error:
+                died = connection.is_closed()
+                self._discard(connection)
+                if died and attempt == 1:
+                    continue  # the server was restarted while it was idle
+                raise translate(error, "BEGIN") from None
+            except BaseException:
+                self._discard(connection)
+                raise
+        raise AssertionError("unreachable")
+
+    async def _commit(self, connection: Connection) -> None:
+        """COMMIT is never cancelled on the way, neither by a deadline nor by a caller who went away: it would be a coin toss."""
+        task = asyncio.ensure_future(connection.execute("COMMIT"))
+        cancelled = False
+        ending = Deadline.after(self.bounds.commit_s)
+        while not task.done():
+            try:
+                await asyncio.wait((task,), timeout=ending.remaining())
+            except asyncio.CancelledError:
+                cancelled = True
+                continue
+            if ending.expired and not task.done():
+                connection.terminate()  # which ends the task, with an error that nobody needs
+                task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                raise CommitUnknown("the database gave no answer while this was being stored")
+        error = task.exception()
+        if error is not None:
+            connection.terminate()
+            raise after_commit(error) from None
+        if task.result() != "COMMIT":
+            # The server answers ROLLBACK when a statement had failed and somebody went on as if nothing had happened.
+            raise DatabaseError(
+                "COMMIT", "25P02", None, "an earlier statement failed and its error was swallowed; nothing was stored"
+            )
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _roll_back(self, connection: Connection) -> None:
+        if connection.is_closed():
+            return
+        try:
+            async with asyncio.timeout(ROLLBACK_S):
+                await connection.execute("ROLLBACK")
+        except (TimeoutError, *DRIVER_ERRORS):
+            connection.terminate()
+        except BaseException:
+            connection.terminate()
+            raise
+
+    def _discard(self, connection: Connection) -> None:
+        connection.terminate()
+        self._pool.release(connection)
+
+    def _late(self) -> Exception:
+        deadline = Deadline.current()
+        if deadline is not None and deadline.expired:
+            return DeadlineExceeded("the database did not answer in time; nothing was stored", outcome_unknown=False)
+        return DatabaseUnavailable("the database did not answer in time; nothing was stored")
+
+
+def _ms(seconds: float) -> str:
+    return str(int(seconds * 1000))
+
+
+def touched(status: str) -> int:
+    """`INSERT 0 5` -> 5."""
+    count = status.rpartition(" ")[2]
+    return int(count) if count.isdigit() else 0

@@ -1,0 +1,148 @@
+"""Forward-only migrations, run under the owner's role. A service's own role has no DDL and only the rights that migrations grant.
+
+Files are `sql/migrations/NNNN_what.sql` of the chassis and of the service; the chassis' come first. Each runs in a transaction of its
+own, together with the row that says it ran. `:service_role` in a file stands for the service's role. A file that was changed after it
+ran, or that vanished, is an error: what a database went through must stay readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+import asyncpg
+
+from tallystick.chassis.db import Connection, DatabaseUnavailable, Dsn
+
+CHASSIS: Final = "tallystick.chassis"
+_FILE: Final = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+_ROLE: Final = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+_LOCK: Final = 0x7461_6C6C_79  # "tally": one migration of a database at a time
+
+_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS schema_migration (
+    package text    NOT NULL,
+    number  integer NOT NULL,
+    file    text    NOT NULL,
+    sha256  bytea   NOT NULL,
+    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (package, number)
+);
+COMMENT ON TABLE schema_migration IS 'Which migrations this database went through.';
+COMMENT ON COLUMN schema_migration.package IS 'class: internal';
+COMMENT ON COLUMN schema_migration.number IS 'class: internal';
+COMMENT ON COLUMN schema_migration.file IS 'class: internal';
+COMMENT ON COLUMN schema_migration.sha256 IS 'class: internal';
+COMMENT ON COLUMN schema_migration.at IS 'class: internal';
+"""
+
+
+class MigrationError(Exception):
+    """A migration can't be run, or what ran is not what the files say. The message names the file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    package: str
+    number: int
+    file: str
+    sql: str
+
+    @property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(self.sql.encode()).digest()
+
+
+def migrations(package: str) -> list[Migration]:
+    """The migrations of a package, in order. Raises MigrationError for a file with another name or a number used twice."""
+    folder = files(package).joinpath("sql", "migrations")
+    found: dict[int, Migration] = {}
+    if not folder.is_dir():
+        return []
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "__")):
+            continue
+        name = _FILE.match(entry.name)
+        if name is None:
+            raise MigrationError(f"{package}: {entry.name} is not called NNNN_what.sql")
+        number = int(name[1])
+        if number in found:
+            raise MigrationError(
+                f"{package}: {entry.name} and {found[number].file} have the same number; take the next free one"
+            )
+        found[number] = Migration(package, number, entry.name, entry.read_text(encoding="utf-8"))
+    return list(found.values())
+
+
+async def apply(owner: Dsn, package: str, *, service_role: str) -> list[str]:
+    """Bring a database up to date: the chassis' migrations, then those of `package`. Returns the files that ran now.
+
+    Safe to be called by several processes at once. Raises MigrationError; a failed file leaves nothing of itself behind.
+    """
+    if not _ROLE.match(service_role):
+        raise MigrationError(f"{service_role!r} is not the name of a role")
+    plan = [*migrations(CHASSIS), *(migrations(package) if package != CHASSIS else [])]
+    try:
+        connection: Connection = await asyncpg.connect(
+            host=owner.host,
+            port=owner.port,
+            user=owner.user,
+            password=owner.password.reveal(),
+            database=owner.database,
+            ssl=owner.tls() or False,
+            timeout=10,
+            server_settings={
+                "application_name": "tallystick migrate",
+                "client_min_messages": "warning",
+                "lock_timeout": "10000",
+            },
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailable(
+            "the database can't be reached for its migrations", context={"error": type(error).__name__}
+        ) from error
+    try:
+        await connection.execute("SET lock_timeout = 0")
+        await connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=120)
+        await connection.execute("SET lock_timeout = '10s'")
+        return await _apply(connection, plan, service_role)
+    finally:
+        connection.terminate()  # the lock goes with the session
+
+
+async def _apply(connection: Connection, plan: list[Migration], service_role: str) -> list[str]:
+    await connection.execute(_TABLE)
+    rows = await connection.fetch("SELECT package, number, file, sha256 FROM schema_migration")
+    applied = {(row["package"], row["number"]): row for row in rows}
+    known = {(migration.package, migration.number) for migration in plan}
+    for package, number in sorted(applied.keys() - known):
+        file = applied[package, number]["file"]
+        raise MigrationError(
+            f"{package}: {file} ran on this database, but there is no such file: this program is older than the database"
+        )
+    ran = []
+    for migration in plan:
+        row = applied.get((migration.package, migration.number))
+        if row is not None:
+            if row["sha256"] != migration.sha256:
+                raise MigrationError(
+                    f"{migration.package}: {migration.file} was changed after it ran. Restore it and put the change into a new file"
+                )
+            continue
+        try:
+            async with connection.transaction():
+                await connection.execute(migration.sql.replace(":service_role", f'"{service_role}"'))
+                await connection.execute(
+                    "INSERT INTO schema_migration (package, number, file, sha256) VALUES ($1, $2, $3, $4)",
+                    migration.package,
+                    migration.number,
+                    migration.file,
+                    migration.sha256,
+                )
+        except asyncpg.PostgresError as error:
+            raise MigrationError(f"{migration.package}: {migration.file}: {error.sqlstate} {error}") from error
+        ran.append(migration.file)
+    return ran

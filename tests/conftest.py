@@ -1,0 +1,116 @@
+"""Fixtures for every test: real PostgreSQL, NATS JetStream and Valkey, started once per run when the first test asks for them.
+
+| fixture | is |
+|---|---|
+| `database_for` | `await database_for("tallystick.services.ledger")` -> a fresh migrated `ServiceDatabase` |
+| `chassis_database` | a `ServiceDatabase` with the chassis' tables only |
+| `nats_server` | the shared `NatsServer`; streams are deleted after each test |
+| `valkey_server`, `valkey` | the shared `ValkeyServer`, a client of it; emptied after each test |
+| `directory` | a short directory for sockets, removed after the test |
+| `postgres_server` | the shared `Server`. A test that kills or fills one starts its own: `Server(directory)` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import nats
+import pytest
+import pytest_asyncio
+import valkey.asyncio
+
+from tests.support.parts import NatsServer, Server, ServiceDatabase, ValkeyServer, remove, short_directory
+
+DatabaseFor = Callable[..., Awaitable[ServiceDatabase]]
+
+
+@pytest.fixture(scope="session")
+def parts_directory() -> Iterator[Path]:
+    directory = short_directory()
+    yield directory
+    remove(directory)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    made = short_directory()
+    yield made
+    remove(made)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres_server(parts_directory: Path) -> AsyncIterator[Server]:
+    # The machine does not lose power during the tests, so they need not wait for the disk. Everything else is as in earnest.
+    server = Server(parts_directory, settings={"fsync": "off", "shared_buffers": "'64MB'"})
+    await server.part.start()
+    yield server
+    await server.part.stop()
+
+
+@pytest_asyncio.fixture
+async def database_for(postgres_server: Server) -> AsyncIterator[DatabaseFor]:
+    made: list[ServiceDatabase] = []
+
+    async def make(package: str, service: str | None = None) -> ServiceDatabase:
+        database = await postgres_server.database(package, service)
+        made.append(database)
+        return database
+
+    yield make
+    for database in made:
+        await postgres_server.drop(database)
+
+
+@pytest_asyncio.fixture
+async def chassis_database(database_for: DatabaseFor) -> ServiceDatabase:
+    return await database_for("tallystick.chassis", "chassis_test")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _nats_server(parts_directory: Path) -> AsyncIterator[NatsServer]:
+    server = NatsServer(parts_directory)
+    await server.part.start()
+    yield server
+    await server.part.stop()
+
+
+@pytest_asyncio.fixture
+async def nats_server(_nats_server: NatsServer) -> AsyncIterator[NatsServer]:
+    yield _nats_server
+    admin = await nats.connect(_nats_server.url, user=_nats_server.ADMIN, password=_nats_server.password().reveal())
+    try:
+        context = admin.jetstream()
+        for stream in await context.streams_info():
+            await context.delete_stream(str(stream.config.name))
+    finally:
+        await admin.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _valkey_server(parts_directory: Path) -> AsyncIterator[ValkeyServer]:
+    server = ValkeyServer(parts_directory)
+    await server.part.start()
+    yield server
+    await server.part.stop()
+
+
+@pytest_asyncio.fixture
+async def valkey_server(_valkey_server: ValkeyServer) -> AsyncIterator[ValkeyServer]:
+    yield _valkey_server
+    client = _client(_valkey_server)
+    await client.flushall()
+    await client.aclose()
+
+
+@pytest_asyncio.fixture(name="valkey")
+async def valkey_client(valkey_server: ValkeyServer) -> AsyncIterator[valkey.asyncio.Valkey]:
+    client = _client(valkey_server)
+    yield client
+    await client.aclose()
+
+
+def _client(server: ValkeyServer) -> valkey.asyncio.Valkey:
+    return valkey.asyncio.Valkey(
+        unix_socket_path=str(server.socket), username=server.ADMIN, password=server.password.reveal()
+    )

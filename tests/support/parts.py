@@ -1,0 +1,190 @@
+"""The real parts for tests: started once for a whole run, on loopback and Unix sockets, in a directory of their own."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from tallystick.chassis import migrate
+from tallystick.chassis.db import Bounds, Database, Dsn
+from tallystick.kernel.secret import Secret
+from tallystick.local.parts import Nats, NatsUser, Postgres, Valkey, ValkeyUser
+from tallystick.local.parts import nats as nats_part
+from tallystick.local.parts import valkey as valkey_part
+
+
+def new_secret() -> Secret[str]:
+    return Secret(secrets.token_urlsafe(32))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def short_directory() -> Path:
+    """Not pytest's tmp_path: a Unix socket's path has at most 107 bytes."""
+    return Path(tempfile.mkdtemp(prefix="ts-", dir="/tmp"))
+
+
+def remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass
+class ServiceDatabase:
+    """A migrated database: `dsn` is the service's least-privilege role, `owner` the role that migrates, `superuser` may do anything."""
+
+    dsn: Dsn
+    owner: Dsn
+    superuser: Dsn
+    opened: list[Database] = field(default_factory=list)
+
+    async def open(self, **bounds: Any) -> Database:
+        """A pool as the service has it; closed after the test."""
+        database = await Database.open(self.dsn, bounds=replace(Bounds(), **bounds), application="test")
+        self.opened.append(database)
+        return database
+
+    async def connection(self, *, superuser: bool = False) -> asyncpg.Connection[asyncpg.Record]:
+        """A bare connection as the owner, to look at or break things. The test closes it."""
+        return await connect(self.superuser if superuser else self.owner)
+
+    async def query(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        """Look at the tables as the owner."""
+        connection = await self.connection()
+        try:
+            return await connection.fetch(sql, *args)
+        finally:
+            await connection.close()
+
+
+async def connect(dsn: Dsn) -> asyncpg.Connection[asyncpg.Record]:
+    return await asyncpg.connect(
+        host=dsn.host, port=dsn.port, user=dsn.user, password=dsn.password.reveal(), database=dsn.database, timeout=10
+    )
+
+
+class Server:
+    """A PostgreSQL server and the databases made on it. A package's migrations run once, into a template; each test gets a copy."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.password = new_secret()
+        self.part = Postgres(
+            directory / "pg",
+            directory / "run",
+            password=self.password,
+            log=directory / "log" / "postgres.log",
+            **options,
+        )
+        self.superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=self.password)
+        self._roles: dict[str, tuple[Dsn, Dsn]] = {}
+        self._templates: dict[tuple[str, str], str] = {}
+        self._made = 0
+
+    async def run(self, *statements: str, database: str = "postgres") -> None:
+        connection = await connect(replace(self.superuser, database=database))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def database(self, package: str, service: str | None = None) -> ServiceDatabase:
+        """A fresh, migrated database for a service. `service` is its role's name; by default the package's last part."""
+        service = service or re.sub(r"\W", "_", package.rsplit(".", 1)[-1])
+        if service not in self._roles:
+            dsn = Dsn(host=self.superuser.host, database="postgres", user=service, password=new_secret())
+            owner = replace(dsn, user=f"{service}_owner", password=new_secret())
+            await self.run(
+                *(f"CREATE ROLE \"{one.user}\" LOGIN PASSWORD '{one.password.reveal()}'" for one in (dsn, owner)),
+            )
+            self._roles[service] = (dsn, owner)
+        dsn, owner = self._roles[service]
+        template = self._templates.get((package, service))
+        if template is None:
+            template = f"template_{service}_{len(self._templates)}"
+            await self.run(
+                f'CREATE DATABASE "{template}" OWNER "{owner.user}"',
+                f'REVOKE ALL ON DATABASE "{template}" FROM PUBLIC',
+            )
+            await self.run("REVOKE ALL ON SCHEMA public FROM PUBLIC", database=template)
+            await migrate.apply(replace(owner, database=template), package, service_role=service)
+            self._templates[package, service] = template
+        self._made += 1
+        name = f"test_{service}_{self._made}"
+        await self.run(
+            f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER "{owner.user}"',
+            f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
+            f'GRANT CONNECT ON DATABASE "{name}" TO "{service}"',
+        )
+        return ServiceDatabase(
+            dsn=replace(dsn, database=name),
+            owner=replace(owner, database=name),
+            superuser=replace(self.superuser, database=name),
+        )
+
+    async def drop(self, database: ServiceDatabase) -> None:
+        for opened in database.opened:
+            await opened.close(within=1)
+        await self.run(f'DROP DATABASE IF EXISTS "{database.dsn.database}" WITH (FORCE)')
+
+
+class NatsServer:
+    """A NATS server. `admin` may do anything; `user` adds one with permissions."""
+
+    ADMIN = "admin"
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        self.passwords: dict[str, Secret[str]] = {}
+        self._users: dict[str, NatsUser] = {}
+        self._note(self.ADMIN, (">",), (">",))
+        self.part = Nats(
+            directory / "nats",
+            port=port or free_port(),
+            users=tuple(self._users.values()),
+            log=directory / "log" / "nats.log",
+        )
+
+    @property
+    def url(self) -> str:
+        return self.part.url
+
+    def password(self, name: str = ADMIN) -> Secret[str]:
+        return self.passwords[name]
+
+    async def user(self, name: str, publish: tuple[str, ...], subscribe: tuple[str, ...]) -> Secret[str]:
+        """Adds or changes a user; returns its password."""
+        self._note(name, publish, subscribe)
+        await self.part.reload(tuple(self._users.values()))
+        return self.passwords[name]
+
+    def _note(self, name: str, publish: tuple[str, ...], subscribe: tuple[str, ...]) -> None:
+        password = self.passwords.setdefault(name, new_secret())
+        self._users[name] = NatsUser(name, nats_part.hash_password(password), publish, subscribe)
+
+
+class ValkeyServer:
+    """A Valkey server with one user, `admin`, that may do anything."""
+
+    ADMIN = "admin"
+
+    def __init__(self, directory: Path) -> None:
+        self.password = new_secret()
+        self.socket = directory / "run-valkey" / "valkey.sock"
+        self.part = Valkey(
+            directory / "valkey",
+            self.socket,
+            users=[ValkeyUser(self.ADMIN, valkey_part.hash_password(self.password), ("~*", "&*", "+@all"))],
+            log=directory / "log" / "valkey.log",
+        )
