@@ -101,11 +101,16 @@ class Authorizer:
     ) -> Decision:
         # Ids go in as {type, id} and never as Cedar text: no quoting to get wrong.
         client, target = {"type": "Client", "id": subject.client_id}, {"type": resource.type, "id": resource.id}
-        facts = {"tenant": subject.tenant, "scopes": subject.scopes, "caller": subject.caller}
-        entities = [
-            {"uid": client, "attrs": _cedar(facts), "parents": []},
-            {"uid": target, "attrs": _cedar(resource.attrs), "parents": []},
-        ]
+        facts: dict[str, Attribute] = {"tenant": subject.tenant, "scopes": subject.scopes, "caller": subject.caller}
+        if (
+            client == target
+        ):  # a client asking about itself: one entity, whose facts about the asker can't be overwritten
+            entities = [{"uid": client, "attrs": _cedar({**resource.attrs, **facts}), "parents": []}]
+        else:
+            entities = [
+                {"uid": client, "attrs": _cedar(facts), "parents": []},
+                {"uid": target, "attrs": _cedar(resource.attrs), "parents": []},
+            ]
         request = {
             "principal": client,
             "action": {"type": "Action", "id": action},
@@ -167,15 +172,12 @@ def _hashable(attrs: Mapping[str, Attribute]) -> tuple[object, ...]:
     return tuple((name, value.__class__, value) for name, value in attrs.items())
 
 
-def _cedar(attrs: Mapping[str, Attribute]) -> dict[str, Any]:
+def _cedar(attrs: Mapping[str, object]) -> dict[str, Any]:
     """Attributes as Cedar's JSON. Raises TypeError for a value that isn't an `Attribute` (an object could smuggle an entity in)."""
     out: dict[str, Any] = {}
     for name, value in attrs.items():
-        if isinstance(value, frozenset):
-            out[name] = sorted(value)
-        elif isinstance(value, (str, int)):
-            out[name] = value
-        else:
+        if not isinstance(value, (str, int, frozenset)):
             msg = f"{name} is a {type(value).__name__}, which a policy can't look at"
             raise TypeError(msg)
+        out[name] = sorted(value) if isinstance(value, frozenset) else value
     return out

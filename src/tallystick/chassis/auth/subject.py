@@ -14,7 +14,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     `tenant` scopes every query. `client_id` is `cli_...`. `token_id` is the token's `jti`. `actor` is who acts: the client,
     or the service that acts on its behalf in the background (claim `act`, RFC 8693 section 4.1). `caller` is the service that
-    the mesh authenticated as the peer, empty at the edge. `credential` is the token itself, kept so that
+    the mesh authenticated as the peer, empty at the edge. `inner` says that it came by a transaction token. `credential` is the token itself, kept so that
     `Authenticator.exchange` can pass the context on; its repr shows nothing.
     """
 
@@ -25,6 +25,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     expires_at: datetime
     caller: str = ""
+    inner: bool = False
     credential: Secret[str] | None = None
 
     def require_scope(self, scope: str) -> None:

@@ -1,0 +1,263 @@
+"""Authentication of a request: at the edge by access token and proof of possession, inside by transaction token.
+
+The order of the edge's checks is chosen so that nothing is remembered for, and nothing is sent out for, a request that isn't good:
+token, expiry, revocation, then the proof by the key that the token is bound to, then whether the proof is new.
+"""
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.auth.dpop import ProofVerifier
+from tallystick.chassis.auth.flight import SingleFlight
+from tallystick.chassis.auth.identity import Exchanged, Identity
+from tallystick.chassis.auth.jose import Refused, sha256
+from tallystick.chassis.auth.problems import (
+    IdentityUnavailable,
+    RevocationFeedStale,
+    invalid_proof,
+    invalid_token,
+    missing_token,
+)
+from tallystick.chassis.auth.replay import ProofStore
+from tallystick.chassis.auth.revocation import RevocationFeed
+from tallystick.chassis.auth.subject import Subject
+from tallystick.chassis.auth.tokens import (
+    MAX_TOKEN,
+    KeySet,
+    KeyUnknown,
+    Verified,
+    VerifiedTokens,
+    access_token,
+    transaction_token,
+)
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.problem import Forbidden
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+PEER_HEADER: Final = b"x-tallystick-peer"
+#: A transaction token is handed out while it lives at least this long: it still has to arrive and be checked.
+MARGIN: Final = 10.0
+MAX_EXCHANGED: Final = 20_000
+
+
+class Authenticator:
+    """One per process. `run` is a task that lives as long; before it has keys and revocations every token is answered 503."""
+
+    def __init__(
+        self,
+        *,
+        public_url: str,
+        trust_domain: str,
+        identity: Identity,
+        proofs: ProofStore,
+        feed: RevocationFeed,
+        clock: Clock,
+    ) -> None:
+        """`public_url` is the edge's origin: the issuer and the audience of access tokens, and what proofs are made for."""
+        self._public_url = public_url.rstrip("/")
+        self._trust_domain = trust_domain
+        self._identity = identity
+        self._proofs = proofs
+        self._feed = feed
+        self._clock = clock
+        self._keys = KeySet(identity.keys)
+        self._verifier = ProofVerifier()
+        self._tokens = VerifiedTokens()
+        self._exchanged: OrderedDict[tuple[str, ...], tuple[str, float]] = OrderedDict()
+        self._exchanging: SingleFlight[tuple[str, ...], str] = SingleFlight(timeout=5.0)
+        self._peer = re.compile(
+            rf"spiffe://{re.escape(trust_domain)}/ns/[a-z0-9-]{{1,63}}/sa/([a-z][a-z0-9_-]{{0,62}})", re.ASCII
+        )
+
+    @property
+    def ready(self) -> bool:
+        return self._keys.loaded and self._feed.loaded
+
+    @property
+    def feed(self) -> RevocationFeed:
+        return self._feed
+
+    async def run(self) -> None:
+        """Fetch keys and revocations and keep them fresh, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._feed.run(), name="auth.revocations")
+            tasks.create_task(self._refresh_keys(), name="auth.keys")
+
+    async def _refresh_keys(self) -> None:
+        failed = False
+        while True:
+            try:
+                await self._keys.refresh()
+            except IdentityUnavailable as problem:
+                if not failed:
+                    telemetry.log.warning("auth.keys_not_fetched", reason=problem.context.get("error"))
+                failed = True
+                await asyncio.sleep(5.0 if self._keys.loaded else 0.5)
+            else:
+                failed = False
+                await asyncio.sleep(self._keys.REFRESH)
+
+    # ---- the edge ---------------------------------------------------------------------------------------------------
+
+    async def edge(self, method: str, path: str, headers: Headers, *, money: bool = False) -> Subject:
+        """Authenticate a request from outside.
+
+        `path` is the path as it was sent, without the query; `headers` are ASGI's, all of them, so that a header that came twice
+        is seen. `money` fails closed where otherwise a weaker answer would do. Raises CredentialsRefused (401),
+        RevocationFeedStale, ReplayCheckUnavailable, IdentityUnavailable (503).
+        """
+        text = _bearer_of_proof(headers)
+        digest = sha256(text)
+        now = self._clock.now().timestamp()
+        try:
+            verified = await self._access(text, digest, now)
+        except Refused as refused:
+            raise invalid_token(f"The access token is not valid: {refused.reason}.") from None
+        if money and self._feed.stale:
+            raise RevocationFeedStale
+        proofs = [value for name, value in headers if name == b"dpop"]
+        if len(proofs) != 1:
+            raise invalid_proof("There has to be exactly one DPoP header.")
+        try:
+            proof = self._verifier.verify(
+                proofs[0].decode("latin-1"),
+                method=method,
+                url=self._public_url + path,
+                now=now,
+                token_hash=digest,
+                jkt=verified.jkt,
+            )
+            await self._proofs.claim(proof, money=money)
+        except Refused as refused:
+            raise invalid_proof(f"The DPoP proof is not valid: {refused.reason}.") from None
+        return verified.subject
+
+    async def _access(self, text: str, digest: bytes, now: float) -> Verified:
+        verified = self._tokens.get(digest)
+        if verified is None:
+            verified = await self._with_keys(
+                lambda: access_token(text, self._keys.keys, issuer=self._public_url, audience=self._public_url, now=now)
+            )
+            self._tokens.put(digest, verified)
+        return self._current(verified, digest, now)
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    async def transaction(self, token: str, caller: str) -> Subject:
+        """The subject of a transaction token that the service `caller` presented. Raises CredentialsRefused (401),
+        IdentityUnavailable (503).
+        """
+        if len(token) > MAX_TOKEN:
+            raise invalid_token("The transaction token is too long.")
+        digest = sha256(token)
+        now = self._clock.now().timestamp()
+        try:
+            verified = self._tokens.get(digest, caller)
+            if verified is None:
+                verified = await self._with_keys(
+                    lambda: transaction_token(
+                        token,
+                        self._keys.keys,
+                        issuer=self._public_url,
+                        trust_domain=self._trust_domain,
+                        caller=caller,
+                        now=now,
+                    )
+                )
+                self._tokens.put(digest, verified, caller)
+            return self._current(verified, digest, now, caller).subject
+        except Refused as refused:
+            raise invalid_token(f"The transaction token is not valid: {refused.reason}.") from None
+
+    async def exchange(self, subject: Subject) -> str:
+        """The transaction token to pass on in this subject's name: its own if it came by one, else the one that identity gives
+        for its access token, asked for once and kept. Raises what the call to identity raises.
+        """
+        if subject.credential is None:
+            msg = "a subject without its token has nothing to exchange"
+            raise ValueError(msg)
+        credential = subject.credential.reveal()
+        if subject.inner:
+            return credential
+        return await self._exchange((subject.token_id,), lambda: self._identity.exchange(credential))
+
+    async def service_token(self, tenant: str, subject: str, purpose: str) -> str:
+        """A transaction token for work that goes on without the client, such as resuming a payment. Identity decides by its
+        policy which service may have one for what. Kept for its life. Raises what the call to identity raises.
+        """
+        return await self._exchange(
+            (tenant, subject, purpose), lambda: self._identity.service_token(tenant, subject, purpose)
+        )
+
+    async def _exchange(self, key: tuple[str, ...], ask: Callable[[], Awaitable[Exchanged]]) -> str:
+        kept = self._exchanged.get(key)
+        if kept is not None and kept[1] - MARGIN > self._clock.now().timestamp():
+            self._exchanged.move_to_end(key)
+            return kept[0]
+
+        async def load() -> str:
+            asked_at = self._clock.now().timestamp()
+            exchanged = await ask()
+            self._exchanged[key] = (exchanged.transaction_token, asked_at + exchanged.expires_in)
+            self._exchanged.move_to_end(key)
+            if len(self._exchanged) > MAX_EXCHANGED:
+                self._exchanged.popitem(last=False)
+            return exchanged.transaction_token
+
+        return await self._exchanging.do(key, load)
+
+    def peer(self, headers: Headers) -> str:
+        """The calling service, from the SPIFFE id that the mesh took from its certificate. Raises Forbidden.
+
+        Only the mesh's inner listener sets this header; every other way in removes it.
+        """
+        found = [value for name, value in headers if name == PEER_HEADER]
+        match = self._peer.fullmatch(found[0].decode("latin-1")) if len(found) == 1 else None
+        if match is None:
+            raise Forbidden("This is for services of the platform, through the mesh.")
+        return match[1]
+
+    # ---- both -------------------------------------------------------------------------------------------------------
+
+    def _current(self, verified: Verified, digest: bytes, now: float, caller: str = "") -> Verified:
+        """What can change during a token's life, asked each time."""
+        if verified.expires_at <= now:
+            self._tokens.drop(digest, caller)
+            raise Refused("it has expired")
+        if not self._feed.loaded:
+            raise IdentityUnavailable
+        if self._feed.concerns(verified):
+            raise Refused("it was revoked")
+        return verified
+
+    async def _with_keys(self, check: Callable[[], Verified]) -> Verified:
+        try:
+            return check()
+        except KeyUnknown as unknown:
+            await self._keys.learn(unknown.kid)
+            return check()
+
+
+def _bearer_of_proof(headers: Headers) -> str:
+    """The token of the `Authorization: DPoP` header. Raises CredentialsRefused.
+
+    `Bearer` is refused whatever it carries: our tokens are bound to a key, and accepting one without its proof would undo that
+    (RFC 9449 section 7.2).
+    """
+    found = [value for name, value in headers if name == b"authorization"]
+    if not found:
+        raise missing_token()
+    if len(found) > 1:
+        raise invalid_token("There has to be exactly one Authorization header.")
+    scheme, _, token = found[0].decode("latin-1").partition(" ")
+    if scheme.lower() != "dpop":
+        raise invalid_token("Access tokens are presented with the DPoP scheme.")
+    token = token.lstrip(" ")
+    if len(token) > MAX_TOKEN:
+        raise invalid_token("The access token is too long.")
+    return token

@@ -1,0 +1,40 @@
+"""Single flight: many wait for one answer, one asks."""
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+from tallystick.chassis.deadline import budget
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+class SingleFlight(Generic[K, T]):
+    """While a load for a key is under way, further callers wait for that one.
+
+    The load runs in an empty context: it belongs to nobody's deadline and isn't cancelled when the first caller goes away. Each
+    caller waits no longer than its own deadline, and `timeout` seconds at most. Raises what `load` raised, or TimeoutError.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._under_way: dict[K, asyncio.Task[T]] = {}
+
+    async def do(self, key: K, load: Callable[[], Awaitable[T]]) -> T:
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.create_task(self._load(load), context=contextvars.Context())
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._landed(key, done))
+        return await asyncio.wait_for(asyncio.shield(task), budget(self._timeout))
+
+    async def _load(self, load: Callable[[], Awaitable[T]]) -> T:
+        async with asyncio.timeout(self._timeout):
+            return await load()
+
+    def _landed(self, key: K, task: asyncio.Task[Any]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # seen, also when every caller has given up waiting

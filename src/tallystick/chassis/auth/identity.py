@@ -1,0 +1,63 @@
+"""What authentication asks identity for, through the mesh."""
+
+from typing import Final, Protocol
+
+import msgspec
+
+from tallystick.chassis.auth.jose import Jwk
+from tallystick.chassis.auth.revocation import Snapshot
+from tallystick.chassis.call import Client
+
+
+class Exchanged(msgspec.Struct, frozen=True):
+    """`expires_in`: seconds."""
+
+    transaction_token: str
+    expires_in: int
+
+
+class Identity(Protocol):
+    """Identity's side, as `Authenticator` needs it. Identity itself has one that doesn't leave its process."""
+
+    async def keys(self) -> list[Jwk]: ...
+    async def revocations(self) -> Snapshot: ...
+    async def exchange(self, access_token: str) -> Exchanged: ...
+    async def service_token(self, tenant: str, subject: str, purpose: str) -> Exchanged: ...
+
+
+class _Jwks(msgspec.Struct, frozen=True):
+    keys: list[Jwk]
+
+
+class _TokenExchange(msgspec.Struct, frozen=True):
+    access_token: str
+
+
+class _ServiceToken(msgspec.Struct, frozen=True):
+    tenant: str
+    subject: str
+    purpose: str
+
+
+class MeshIdentity:
+    """Identity behind the mesh. Raises what `Client.request` raises."""
+
+    TARGET: Final = "identity"
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def keys(self) -> list[Jwk]:
+        return (await self._client.request("GET", "/internal/jwks", answer=_Jwks)).keys
+
+    async def revocations(self) -> Snapshot:
+        return await self._client.request("GET", "/internal/revocations", answer=Snapshot)
+
+    async def exchange(self, access_token: str) -> Exchanged:
+        return await self._client.request(
+            "POST", "/internal/token-exchange", _TokenExchange(access_token), answer=Exchanged, idempotent=True
+        )
+
+    async def service_token(self, tenant: str, subject: str, purpose: str) -> Exchanged:
+        asked = _ServiceToken(tenant, subject, purpose)
+        return await self._client.request("POST", "/internal/service-tokens", asked, answer=Exchanged, idempotent=True)

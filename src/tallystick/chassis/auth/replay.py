@@ -1,0 +1,108 @@
+"""Each proof once (RFC 9449 section 11.1): one `SET NX EX` per proof in Valkey, shared by a service's replicas, sent in batches.
+
+Every service has its own keys there: a proof names a path, and a path belongs to one service. The key of a proof is a hash of
+its `jti` *and* of the key that made it, so that no client can use up another's `jti`s. Only proofs that held come here.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Final
+
+from valkey.asyncio import Valkey
+from valkey.exceptions import ValkeyError
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.auth.dpop import MAX_AGE, MAX_AHEAD, Proof
+from tallystick.chassis.auth.jose import Refused
+from tallystick.chassis.auth.problems import ReplayCheckUnavailable
+from tallystick.chassis.batching import Batcher
+
+#: A proof may be shown until `iat` + MAX_AGE by our clock, and `iat` may be MAX_AHEAD in the future: remembering for shorter
+#: would open the door again. The rest is for clocks of replicas that differ.
+REMEMBERED: Final = MAX_AGE + MAX_AHEAD + 5
+TIMEOUT: Final = 0.5  # seconds for one round trip
+
+_fallbacks = telemetry.counter("auth_replay_fallbacks_total", "Proofs checked against this process's memory only")
+
+
+class ProofStore:
+    """`await claim(proof, ...)` returns for the first use of a proof and raises for every other."""
+
+    def __init__(self, valkey: Valkey, prefix: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`prefix` is the service's, e.g. `payments:dpop:`."""
+        self._valkey = valkey
+        self._prefix = prefix.encode()
+        self._batcher = Batcher(self._flush, max_batch=256, max_waiting=8192, concurrency=2, name="auth.replay")
+        self._memory = LocalMemory(monotonic)
+        self._failing = False
+
+    async def claim(self, proof: Proof, *, money: bool) -> None:
+        """Raises Refused for a proof that was seen.
+
+        When Valkey doesn't answer: `ReplayCheckUnavailable` for `money`; otherwise the proof is looked up in the memory of
+        this process, which knows the proofs it saw while Valkey was away. A stolen proof for a read could then be used once per
+        replica within its minute; the read itself still needs the token.
+        """
+        key = hashlib.sha256(f"{proof.jkt}\0{proof.jti}".encode()).digest()[:16]
+        fresh = await self._batcher.submit(self._prefix + key)
+        if fresh is None:
+            if money:
+                raise ReplayCheckUnavailable
+            fresh = self._memory.claim(key)
+            _fallbacks.inc()
+        if not fresh:
+            raise Refused("the proof was used before")
+
+    async def _flush(self, keys: list[bytes]) -> list[bool | Exception | None]:
+        """For each key whether it is new, None where that can't be told (a lost answer may have set it or not)."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                pipeline = self._valkey.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.set(key, b"", nx=True, ex=REMEMBERED)
+                answers = await pipeline.execute(raise_on_error=False)
+        except (ValkeyError, OSError, TimeoutError) as error:
+            self._told(error)
+            return [None] * len(keys)
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        self._told(errors[0] if errors else None)
+        return [None if isinstance(answer, Exception) else bool(answer) for answer in answers]
+
+    def _told(self, error: Exception | None) -> None:
+        """Log when it begins to fail and when it ends, not for each request."""
+        if error is not None and not self._failing:
+            telemetry.log.error("auth.replay_store_failed", error=error)
+        elif error is None and self._failing:
+            telemetry.log.info("auth.replay_store_back")
+        self._failing = error is not None
+
+
+class LocalMemory:
+    """Proofs seen by this process, bounded. Full: nothing is let in until old ones expire."""
+
+    LIMIT = 100_000
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._until: dict[bytes, float] = {}  # in order of expiry, because each lives equally long
+
+    def claim(self, key: bytes) -> bool:
+        now = self._monotonic()
+        for oldest in list(self._expired(now)):
+            del self._until[oldest]
+        if key in self._until:
+            return False
+        if len(self._until) >= self.LIMIT:
+            raise ReplayCheckUnavailable
+        self._until[key] = now + REMEMBERED
+        return True
+
+    def _expired(self, now: float) -> list[bytes]:
+        expired: list[bytes] = []
+        for key, until in self._until.items():
+            if until > now:
+                break
+            expired.append(key)
+        return expired

@@ -1,0 +1,245 @@
+"""Our own tokens: access tokens of the edge (RFC 9068) and transaction tokens of inner calls
+(draft-ietf-oauth-transaction-tokens), both ES256 by identity's keys. One function per `typ`, so that one is never taken for the other.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.auth.flight import SingleFlight
+from tallystick.chassis.auth.jose import Jwk, PublicKey, Refused, parse, public_key, verify
+from tallystick.chassis.auth.problems import IdentityUnavailable
+from tallystick.chassis.auth.subject import Subject
+from tallystick.kernel.problem import Problem
+from tallystick.kernel.secret import Secret
+
+MAX_TOKEN: Final = 4096  # characters; ours take about 900
+MAX_AHEAD: Final = 5  # seconds that identity's clock may be ahead of ours
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A token whose signature and claims held. Expiry and revocation are checked again at each use.
+
+    `jkt` is the thumbprint of the key that the token is bound to (access tokens). `ids` are the token ids by which it can be
+    revoked: its own, and for a transaction token that of the access token it was exchanged for.
+    """
+
+    subject: Subject
+    kid: str
+    ids: tuple[str, ...]
+    issued_at: float
+    expires_at: float
+    jkt: str = ""
+
+
+class _Header(msgspec.Struct):
+    typ: str
+    alg: str
+    kid: Text
+    crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Confirmation(msgspec.Struct):
+    jkt: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$")]
+
+
+class _Claims(msgspec.Struct):
+    iss: str
+    aud: str
+    exp: int | float
+    iat: int | float
+    jti: Text
+    sub: Text
+    tenant: Text
+
+
+class _AccessClaims(_Claims):
+    client_id: Text
+    cnf: _Confirmation
+    scope: str = ""
+
+
+class _Actor(msgspec.Struct):
+    sub: Text
+
+
+class _TransactionClaims(_Claims):
+    txn: Text
+    scope: str = ""
+    act: _Actor | None = None
+
+
+_header = msgspec.json.Decoder(_Header)
+_access = msgspec.json.Decoder(_AccessClaims)
+_transaction = msgspec.json.Decoder(_TransactionClaims)
+
+
+C = TypeVar("C", bound=_Claims)
+
+
+class KeyUnknown(Refused):
+    """The token names a key that isn't among those at hand: perhaps a new one."""
+
+    def __init__(self, kid: str) -> None:
+        super().__init__("it is signed by a key that isn't known")
+        self.kid = kid
+
+
+def access_token(token: str, keys: Mapping[str, PublicKey], *, issuer: str, audience: str, now: float) -> Verified:
+    """Check an access token but for binding, revocation and replay. Raises Refused, `KeyUnknown` for an unknown `kid`."""
+    kid, claims = _open(token, "at+jwt", _access, keys=keys, issuer=issuer, audience=audience, now=now)
+    subject = Subject(
+        tenant=claims.tenant,
+        client_id=claims.client_id,
+        scopes=frozenset(claims.scope.split()),
+        token_id=claims.jti,
+        actor=claims.client_id,
+        expires_at=datetime.fromtimestamp(claims.exp, UTC),
+        credential=Secret(token),
+    )
+    return Verified(subject, kid, (claims.jti,), claims.iat, claims.exp, claims.cnf.jkt)
+
+
+def transaction_token(
+    token: str, keys: Mapping[str, PublicKey], *, issuer: str, trust_domain: str, caller: str, now: float
+) -> Verified:
+    """Check a transaction token but for revocation. `caller` is the service that presented it. Raises as `access_token`."""
+    kid, claims = _open(token, "txntoken+jwt", _transaction, keys=keys, issuer=issuer, audience=trust_domain, now=now)
+    subject = Subject(
+        tenant=claims.tenant,
+        client_id=claims.sub,
+        scopes=frozenset(claims.scope.split()),
+        token_id=claims.jti,
+        actor=claims.act.sub if claims.act else claims.sub,
+        expires_at=datetime.fromtimestamp(claims.exp, UTC),
+        caller=caller,
+        credential=Secret(token),
+        inner=True,
+    )
+    return Verified(subject, kid, (claims.jti, claims.txn), claims.iat, claims.exp)
+
+
+def _open(
+    token: str,
+    typ: str,
+    decoder: "msgspec.json.Decoder[C]",
+    *,
+    keys: Mapping[str, PublicKey],
+    issuer: str,
+    audience: str,
+    now: float,
+) -> tuple[str, C]:
+    compact = parse(token, MAX_TOKEN)
+    try:
+        header = _header.decode(compact.header)
+        claims = decoder.decode(compact.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused("it lacks a member or has one of a wrong type") from error
+    if header.typ != typ or header.alg != "ES256" or header.crit is not msgspec.UNSET:
+        raise Refused("it isn't a token of the kind that is taken here")
+    if (key := keys.get(header.kid)) is None:
+        raise KeyUnknown(header.kid)
+    verify("ES256", key, compact)
+    # Only now are the claims anybody's word.
+    if claims.iss != issuer:
+        raise Refused("it is by another issuer")
+    if claims.aud != audience:
+        raise Refused("it is for another audience")
+    if claims.exp <= now:
+        raise Refused("it has expired")
+    if claims.iat > now + MAX_AHEAD:
+        raise Refused("it is from the future")
+    return header.kid, claims
+
+
+class VerifiedTokens:
+    """Tokens that held, by the SHA-256 of their text (and the caller). Least recently used ones go first."""
+
+    def __init__(self, *, remembered: int = 20_000) -> None:
+        self._remembered = remembered
+        self._tokens: OrderedDict[tuple[bytes, str], Verified] = OrderedDict()
+
+    def get(self, digest: bytes, caller: str = "") -> Verified | None:
+        key = (digest, caller)
+        if (found := self._tokens.get(key)) is not None:
+            self._tokens.move_to_end(key)
+        return found
+
+    def put(self, digest: bytes, verified: Verified, caller: str = "") -> None:
+        self._tokens[digest, caller] = verified
+        if len(self._tokens) > self._remembered:
+            self._tokens.popitem(last=False)
+
+    def drop(self, digest: bytes, caller: str = "") -> None:
+        self._tokens.pop((digest, caller), None)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+
+class KeySet:
+    """Identity's public keys. An unknown `kid` asks for them again: one flight at a time, at most one a second, and not for a
+    `kid` that was unknown within the last half minute, so that made-up tokens can't turn into load on identity.
+    """
+
+    NEGATIVE = 30.0  # seconds
+    SPACING = 1.0  # seconds
+    REFRESH = 300.0  # seconds between refreshes by the clock
+
+    def __init__(
+        self, fetch: Callable[[], Awaitable[list[Jwk]]], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fetch = fetch
+        self._monotonic = monotonic
+        self._flight: SingleFlight[str, None] = SingleFlight(timeout=5.0)
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._asked_at = float("-inf")
+        self.keys: Mapping[str, PublicKey] = {}
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self.keys)
+
+    async def refresh(self) -> None:
+        """Fetch the keys. Raises IdentityUnavailable; the keys at hand stay."""
+        self._asked_at = self._monotonic()
+        try:
+            await self._flight.do("keys", self._load)
+        except (Problem, TimeoutError, OSError, msgspec.DecodeError) as error:
+            raise IdentityUnavailable(context={"error": type(error).__name__}) from error
+
+    async def learn(self, kid: str) -> None:
+        """Return when `kid` is at hand. Raises KeyUnknown, or IdentityUnavailable when there are no keys at all."""
+        now = self._monotonic()
+        if self._unknown.get(kid, float("-inf")) > now or (self.loaded and now - self._asked_at < self.SPACING):
+            raise KeyUnknown(kid)
+        try:
+            await self.refresh()
+        except IdentityUnavailable:
+            if not self.loaded:
+                raise
+            raise KeyUnknown(kid) from None
+        if kid not in self.keys:
+            self._unknown[kid] = self._monotonic() + self.NEGATIVE
+            if len(self._unknown) > 1024:
+                self._unknown.popitem(last=False)
+            raise KeyUnknown(kid)
+
+    async def _load(self) -> None:
+        found: dict[str, PublicKey] = {}
+        for jwk in await self._fetch():
+            if jwk.kid and jwk.kty == "EC" and jwk.alg in {None, "ES256"} and jwk.use in {None, "sig"}:
+                try:
+                    found[jwk.kid] = public_key(jwk)
+                except Refused as refused:
+                    telemetry.log.error("auth.key_refused", kid=jwk.kid, reason=refused.reason)
+        self.keys = found
+        for kid in found:
+            self._unknown.pop(kid, None)
