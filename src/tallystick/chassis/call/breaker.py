@@ -47,19 +47,19 @@ class Breaker:
 
 
 class RetryBudget:
-    """At most one retry for ten successes, saved up to `limit`: retries heal a blip and can't multiply an outage."""
+    """At most one retry for ten successes, `saved` at most: retries heal a blip and can't multiply an outage."""
 
-    SHARE: Final = 0.1
+    PRICE: Final = 10  # successes for one retry
 
-    def __init__(self, limit: float = 10.0) -> None:
-        self._limit = limit
-        self._saved = limit
+    def __init__(self, saved: int = 10) -> None:
+        self._limit = saved * self.PRICE
+        self._credit = self._limit
 
     def succeeded(self) -> None:
-        self._saved = min(self._limit, self._saved + self.SHARE)
+        self._credit = min(self._limit, self._credit + 1)
 
     def take(self) -> bool:
-        if self._saved < 1.0:
+        if self._credit < self.PRICE:
             return False
-        self._saved -= 1.0
+        self._credit -= self.PRICE
         return True
