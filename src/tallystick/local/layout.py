@@ -1,0 +1,148 @@
+"""Where everything of one platform lies. The data directory is the platform: copy it while it is stopped and you have copied all.
+
+Unix sockets have paths of at most 107 bytes, so when the data directory lies too deep they go to a short directory of the same user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+DEFAULT: Final = ".tallystick"
+#: `run/mesh/<caller>/<target>.sock` with two names of 20 characters, and Envoy's limit of 103 bytes.
+LONGEST_BELOW_RUN: Final = len("/mesh/") + 20 + 1 + 20 + len(".sock")
+LONGEST_SOCKET: Final = 100
+
+
+class LayoutError(Exception):
+    """The data directory can't be used; the message says why and what to do."""
+
+
+def data_directory(given: Path | None) -> Path:
+    """`--data`, else `$TALLYSTICK_HOME`, else `.tallystick` in the current folder; absolute, links resolved."""
+    return Path(given or os.environ.get("TALLYSTICK_HOME") or DEFAULT).expanduser().resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    data: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the supervisor for as long as it lives."""
+        return self.data / "lock"
+
+    @property
+    def state(self) -> Path:
+        return self.data / "platform.json"
+
+    @property
+    def ca(self) -> Path:
+        """The roots that clients of the edge trust, as PEM."""
+        return self.data / "ca.pem"
+
+    @property
+    def authority(self) -> Path:
+        return self.data / "secrets" / "authority.json"
+
+    @property
+    def root_key(self) -> Path:
+        return self.data / "secrets" / "root.key"
+
+    @property
+    def secrets(self) -> Path:
+        return self.data / "secrets"
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    @property
+    def traces(self) -> Path:
+        return self.data / "traces"
+
+    @property
+    def postgres(self) -> Path:
+        return self.data / "postgres"
+
+    @property
+    def nats(self) -> Path:
+        return self.data / "nats"
+
+    @property
+    def valkey(self) -> Path:
+        return self.data / "valkey"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and what else is gone after a stop."""
+        inside = self.data / "run"
+        if len(str(inside)) + LONGEST_BELOW_RUN <= LONGEST_SOCKET:
+            return inside
+        name = hashlib.sha256(str(self.data).encode()).hexdigest()[:12]
+        return Path(f"/tmp/tallystick-{os.geteuid()}") / name  # noqa: S108 - made 0700 and checked in `prepare`
+
+    @property
+    def control(self) -> Path:
+        return self.run / "control.sock"
+
+    @property
+    def ads(self) -> Path:
+        return self.run / "ads.sock"
+
+    @property
+    def envoy_admin(self) -> Path:
+        return self.run / "envoy.sock"
+
+    @property
+    def collector(self) -> Path:
+        return self.run / "collector.sock"
+
+    @property
+    def mesh(self) -> Path:
+        return self.run / "mesh"
+
+    @property
+    def postgres_sockets(self) -> Path:
+        return self.run / "pg"
+
+    @property
+    def valkey_socket(self) -> Path:
+        return self.run / "valkey.sock"
+
+    def listen(self, service: str, replica: int) -> Path:
+        """The socket on which a replica answers. Whoever can write to it may name any peer: `run` is 0700, the socket 0600."""
+        return self.run / "svc" / f"{service}-{replica}.sock"
+
+    def log(self, process: str) -> Path:
+        return self.logs / f"{process}.log"
+
+    def prepare(self) -> None:
+        """Make the directories, all 0700, and refuse one that others may write to or that is somebody else's."""
+        short = self.run
+        outside = short.parent if self.data not in short.parents else None
+        for directory in (self.data, outside, short, self.secrets, self.logs, self.traces):
+            if directory is not None:
+                _private(directory)
+        for directory in (self.mesh, self.mesh / "in", short / "svc"):
+            directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+    except OSError as error:
+        raise LayoutError(f"{directory} can't be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise LayoutError(f"{directory} is not a directory: choose another with --data")
+    if found.st_uid != os.geteuid():
+        raise LayoutError(
+            f"{directory} belongs to user {found.st_uid}: run as that user, or choose another with --data"
+        )
+    if found.st_mode & 0o077:
+        directory.chmod(0o700)

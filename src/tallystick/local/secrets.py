@@ -1,0 +1,52 @@
+"""Secrets of one platform: random passwords, each in a file of mode 0600, made once and then kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from tallystick.kernel.secret import Secret
+from tallystick.local.parts.process import write_private
+
+BYTES: Final = 32
+_NAME = re.compile(r"[a-z][a-z0-9_-]*(/[a-z][a-z0-9_-]*)?")
+
+
+class SecretsError(Exception):
+    """A secret can't be used; the message names its file and holds nothing of it."""
+
+
+class SecretFiles:
+    """`get("ledger/database")` is the content of `<directory>/ledger/database`, made on first use."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def path(self, name: str) -> Path:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"not a secret's name: {name!r}")
+        return self._directory / name
+
+    def get(self, name: str) -> Secret[str]:
+        """Raises SecretsError for a file that others can read: it must be thought of as known to them."""
+        path = self.path(name)
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(path, secrets.token_urlsafe(BYTES) + "\n")
+        with path.open(encoding="ascii") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_IMODE(mode) & 0o077:
+                raise SecretsError(
+                    f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): while the platform is stopped, delete it "
+                    "for a new secret, or chmod 600 it if nobody else was there"
+                )
+            text = file.read().strip()
+        if len(text) < BYTES:
+            raise SecretsError(
+                f"{path} is empty or damaged: delete it while the platform is stopped, a new one is made"
+            )
+        return Secret(text)
