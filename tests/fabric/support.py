@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,15 +58,15 @@ class Authority:
         return certificate, private
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
+            .not_valid_before(now - dt.timedelta(minutes=1))
+            .not_valid_after(now + dt.timedelta(hours=1))
         )
 
 
@@ -149,6 +150,23 @@ async def running_envoy(config: Mapping[str, Any], folder: Path) -> AsyncIterato
             os.kill(process.pid, 15)
         async with asyncio.timeout(20):
             await process.wait()
+
+
+@asynccontextmanager
+async def echo_replica(path: Path, name: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A replica in a process of its own (so that it can be killed), listening; see `tests/fabric/echo.py`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(Path(__file__).with_name("echo.py")), str(path), name, *arguments, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"listening\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 async def _ready(admin: Path) -> bytes:

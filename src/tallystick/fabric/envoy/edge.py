@@ -31,7 +31,8 @@ def listener(charters: Mapping[str, Charter], topology: Topology) -> Json:
         server_name="tallystick",
         # the address of the client is the connection's; nothing that it says about itself is believed
         use_remote_address=True,
-        internal_address_config={"unix_sockets": False, "cidr_ranges": []},
+        # nobody is "internal" (an empty list would mean Envoy's default, private networks and loopback)
+        internal_address_config={"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         forward_client_cert_details="SANITIZE",
         early_header_mutation_extensions=[_strip()],
         generate_request_id=True,
@@ -54,7 +55,7 @@ def listener(charters: Mapping[str, Charter], topology: Topology) -> Json:
             "initial_stream_window_size": BUFFER_BYTES,
             "initial_connection_window_size": 1 << 20,
         },
-        local_reply_config=parts.local_replies(parts.ANSWER_HEADERS),
+        local_reply_config=parts.local_replies(parts.ANSWER_HEADERS, request_id=True),
         tracing=parts.tracing(topology.trace_percent, operation="edge"),
         access_log=parts.access_log("edge"),
         http_filters=[_rate_limit(charters), parts.router()],
@@ -206,7 +207,7 @@ def _index(charters: Mapping[str, Charter]) -> Json:
         "match": {"path": "/openapi.json", "headers": [_method("GET")]},
         "direct_response": {"status": 200, "body": {"inline_string": json.dumps(body, separators=(",", ":"))}},
         "response_headers_to_add": parts.headers(
-            {"content-type": "application/json", "request-id": "%TRACE_ID%"}, "OVERWRITE_IF_EXISTS_OR_ADD"
+            {"content-type": "application/json", "request-id": parts.REQUEST_ID}, "OVERWRITE_IF_EXISTS_OR_ADD"
         ),
     }
 

@@ -218,7 +218,7 @@ def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
                     "max_connections": limits.max_connections,
                     "max_pending_requests": bound,
                     "max_requests": bound,
-                    "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 10},
+                    "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 32},
                 }
             ]
         },
@@ -276,7 +276,7 @@ def _manager(name: str, kind: str, filters: list[Json], routes: Json, *, codec_t
             "initial_stream_window_size": 1 << 20,
             "initial_connection_window_size": 8 << 20,
         },
-        local_reply_config=parts.local_replies({"cache-control": "no-store"}),
+        local_reply_config=parts.local_replies({"cache-control": "no-store"}, request_id=False),
         access_log=parts.access_log(kind),
         http_filters=filters,
         route_config=routes,

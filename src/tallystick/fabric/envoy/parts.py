@@ -70,7 +70,8 @@ def retry(conditions: str) -> Json:
                 "typed_config": typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
             }
         ],
-        "host_selection_retry_max_attempts": 3,
+        # a dead replica has the fewest requests, so the balancer likes it: ask again until it names another
+        "host_selection_retry_max_attempts": 10,
     }
 
 
@@ -142,6 +143,8 @@ def access_log(kind: str) -> list[Json]:
                         "at": "%START_TIME%",
                         "entry": kind,
                         "trace_id": "%TRACE_ID%",
+                        "request_id": "%STREAM_ID%",
+                        "connection": "%CONNECTION_ID%",
                         "method": "%REQ(:METHOD)%",
                         "path": "%PATH(NQ:ORIG:128)%",
                         "status": "%RESPONSE_CODE%",
@@ -174,6 +177,12 @@ ANSWER_HEADERS = {
 }
 
 
+REQUEST_ID = "%STREAM_ID%"
+#: Of a request that could not be read, which gets no id: when, and on which connection, as the access log says it.
+UNREAD_ID = "edge-%START_TIME(%s%6f)%-%CONNECTION_ID%"
+UNREAD = frozenset({400, 408, 431})
+
+
 def headers(values: dict[str, str], action: str) -> list[Json]:
     return [{"header": {"key": key, "value": value}, "append_action": action} for key, value in values.items()]
 
@@ -196,17 +205,24 @@ _OWN: dict[int, tuple[str, str, str, bool]] = {
 }
 
 
-def local_replies(extra: dict[str, str]) -> Json:
-    """Envoy's own 4xx and 5xx as problem documents (RFC 9457) with the trace id as `request_id`."""
+def local_replies(extra: dict[str, str], *, request_id: bool) -> Json:
+    """Envoy's own 4xx and 5xx as problem documents (RFC 9457).
 
-    def mapper(condition: Json, fields: str) -> Json:
+    With `request_id` they bear Envoy's own (the tag `guid:x-request-id` of the span): where these are made there is no
+    trace id to be had. Inside they bear none: the caller knows its trace.
+    """
+
+    def mapper(condition: Json, fields: str, name: str) -> Json:
+        member = f',"request_id":"{name}"' if request_id else ""
         return {
             "filter": condition,
             "body_format_override": {
-                "text_format_source": {"inline_string": "{" + fields + ',"request_id":"%TRACE_ID%"}'},
+                "text_format_source": {"inline_string": "{" + fields + member + "}"},
                 "content_type": "application/problem+json",
             },
-            "headers_to_add": headers(extra | {"request-id": "%TRACE_ID%"}, "OVERWRITE_IF_EXISTS_OR_ADD"),
+            "headers_to_add": headers(
+                extra | ({"request-id": name} if request_id else {}), "OVERWRITE_IF_EXISTS_OR_ADD"
+            ),
         }
 
     def document(status: int, slug: str, title: str, detail: str, *, retryable: bool) -> str:
@@ -216,11 +232,15 @@ def local_replies(extra: dict[str, str]) -> Json:
         )
 
     mappers = [
-        mapper(status_filter("EQ", status), document(status, slug, title, detail, retryable=retryable))
+        mapper(
+            status_filter("EQ", status),
+            document(status, slug, title, detail, retryable=retryable),
+            UNREAD_ID if status in UNREAD else REQUEST_ID,
+        )
         for status, (slug, title, detail, retryable) in sorted(_OWN.items())
     ]
     other = (
         '"type":"about:blank","title":"%RESPONSE_CODE_DETAILS%","status":%RESPONSE_CODE%,'
         '"detail":"The proxy answered this itself.","retryable":false'
     )
-    return {"mappers": [*mappers, mapper(status_filter("GE", 400), other)]}
+    return {"mappers": [*mappers, mapper(status_filter("GE", 400), other, REQUEST_ID)]}
