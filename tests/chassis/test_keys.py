@@ -1,0 +1,448 @@
+"""The key ring on a real database: what opens, what does not, and rotation and shredding while others work."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.chassis.db import Database, Query, Transaction, parse
+from tallystick.chassis.keys import (
+    Aad,
+    Cell,
+    Column,
+    Forged,
+    Keyring,
+    KeyringError,
+    LocalRoot,
+    Malformed,
+    Rewrap,
+    RootError,
+    Shredded,
+    UnknownKey,
+    root,
+)
+from tallystick.chassis.keys.envelope import HEADER_BYTES, fields
+from tallystick.kernel.clock import ManualClock, SystemClock
+from tests.support.parts import ServiceDatabase
+
+NUMBER = b"4556737586899855"
+OPENED = bytearray(NUMBER)
+"""As `open_many` gives it: in a buffer."""
+HERE = Aad("acme", "token", "sealed", "tok_1", 3)
+
+
+class Setup:
+    """A database and a root key file; `ring()` is what a replica's start does."""
+
+    def __init__(self, service: ServiceDatabase, database: Database, path: Path) -> None:
+        self.service = service
+        self.database = database
+        self.path = path
+        root.create(path)
+
+    async def ring(self, *, service: str = "vault", environment: str = "test", cache_seconds: float = 300.0) -> Keyring:
+        return await Keyring.open(
+            self.database,
+            lambda: LocalRoot.open(self.path),
+            environment=environment,
+            service=service,
+            cache_seconds=cache_seconds,
+        )
+
+    async def states(self, kind: str) -> list[str]:
+        rows = await self.service.query("SELECT state FROM data_key WHERE kind = $1 ORDER BY version", kind)
+        return [row["state"] for row in rows]
+
+
+@pytest.fixture
+async def setup(chassis_database: ServiceDatabase, tmp_path: Path) -> AsyncIterator[Setup]:
+    yield Setup(chassis_database, await chassis_database.open(), tmp_path / "root.key")
+
+
+async def test_round_trip_across_restarts(setup: Setup) -> None:
+    blob = await (await setup.ring()).seal(NUMBER, HERE)
+    assert NUMBER not in blob
+    ring = await setup.ring()
+    assert await ring.open_sealed(blob, HERE) == NUMBER
+    assert await ring.is_current(blob, "acme")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tenant": "other"},
+        {"table": "other"},
+        {"column": "other"},
+        {"row": "tok_2"},
+        {"version": 2},
+        {"table": "tokens", "column": "ealed"},
+    ],
+    ids=str,
+)
+async def test_a_value_opens_only_where_it_belongs(setup: Setup, change: dict[str, str | int]) -> None:
+    ring = await setup.ring()
+    blob = await ring.seal(NUMBER, HERE)
+    await ring.seal(NUMBER, Aad("other", "token", "sealed", "tok_1", 3))
+    with pytest.raises(Forged):
+        await ring.open_sealed(blob, dataclasses.replace(HERE, **change))  # type: ignore[arg-type]  # one of several
+
+
+async def test_other_service_and_environment(setup: Setup) -> None:
+    ring = await setup.ring()
+    await ring.seal(NUMBER, HERE)
+    for other in ({"service": "identity"}, {"environment": "production"}):
+        with pytest.raises(RootError, match="not wrapped by this root key"):
+            await setup.ring(**other)
+
+
+async def test_wrong_root_is_refused_and_changes_nothing(setup: Setup, tmp_path: Path) -> None:
+    blob = await (await setup.ring()).seal(NUMBER, HERE)
+    right, setup.path = setup.path, tmp_path / "wrong.key"
+    root.create(setup.path)
+    before = await setup.service.query("SELECT * FROM data_key")
+    with pytest.raises(RootError):
+        await setup.ring()
+    assert await setup.service.query("SELECT * FROM data_key") == before
+    setup.path = right
+    assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+
+
+async def test_every_byte_counts(setup: Setup) -> None:
+    ring = await setup.ring()
+    blob = await ring.seal(NUMBER, HERE)
+    changed = []
+    for at in range(len(blob)):
+        damaged = bytearray(blob)
+        damaged[at] ^= 1
+        changed.append((bytes(damaged), HERE))
+    for at, opened in enumerate(await ring.open_many(changed)):
+        expected = Malformed if at < 3 else UnknownKey if at < HEADER_BYTES else Forged
+        assert isinstance(opened, expected), at
+
+
+@pytest.mark.parametrize("blob", [b"", b"T", b"\x54\x01\x01" + bytes(40), NUMBER * 8])
+async def test_not_a_sealed_value(setup: Setup, blob: bytes) -> None:
+    with pytest.raises(Malformed):
+        await (await setup.ring()).open_sealed(blob, HERE)
+
+
+async def test_bad_ones_do_not_spoil_a_batch(setup: Setup) -> None:
+    ring = await setup.ring()
+    blobs = await ring.seal_many([(b"a", HERE), (b"b", HERE)])
+    opened = await ring.open_many([(blobs[0], HERE), (b"x", HERE), (blobs[1], HERE)])
+    assert opened[0] == bytearray(b"a")
+    assert isinstance(opened[1], Malformed)
+    assert opened[2] == bytearray(b"b")
+
+
+async def test_wrapped_keys_can_not_be_swapped_between_rows(setup: Setup) -> None:
+    """Who can write to the table still can't make one tenant's values open under another's key."""
+    ring = await setup.ring()
+    blob = await ring.seal(NUMBER, HERE)
+    await ring.seal(NUMBER, Aad("evil", "token", "sealed", "tok_1"))
+    connection = await setup.service.connection()
+    await connection.execute(
+        "UPDATE data_key SET wrapped = (SELECT wrapped FROM data_key WHERE tenant = 'evil') WHERE tenant = 'acme'"
+    )
+    await connection.close()
+    with pytest.raises(Forged):
+        await (await setup.ring()).open_sealed(blob, HERE)
+
+
+async def test_check_value_is_verified(setup: Setup) -> None:
+    ring = await setup.ring()
+    blob = await ring.seal(NUMBER, HERE)
+    connection = await setup.service.connection()
+    await connection.execute("UPDATE data_key SET check_value = $1 WHERE tenant = 'acme'", bytes(16))
+    await connection.close()
+    with pytest.raises(Forged, match="check value"):
+        await (await setup.ring()).open_sealed(blob, HERE)
+
+
+async def test_two_replicas_start_at_once(setup: Setup) -> None:
+    rings = await asyncio.gather(*(setup.ring() for _ in range(6)))
+    blobs = await asyncio.gather(*(ring.seal(NUMBER, HERE) for ring in rings))
+    for ring in rings:
+        assert await ring.open_many([(blob, HERE) for blob in blobs]) == [OPENED] * 6
+        assert ring.mac("p", b"x") == rings[0].mac("p", b"x")
+    assert await setup.states("service") == ["active"]
+    assert await setup.states("tenant") == ["active"]
+
+
+async def test_derived_keys_are_apart(setup: Setup) -> None:
+    ring = await setup.ring()
+    names = [("fingerprint", "acme"), ("fingerprint", "other"), ("idempotency", "acme"), ("fingerprint", "")]
+    keys = [ring.derive(*name) for name in names]
+    assert len(set(keys)) == len(names)
+    assert [(await setup.ring()).derive(*name) for name in names] == keys
+    assert all(len(key) == 32 for key in keys)
+
+
+@given(st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4))
+def test_no_two_places_share_an_encoding(one: list[str], other: list[str]) -> None:
+    assert (fields(*one) == fields(*other)) == (one == other)
+
+
+# ---- rotation
+
+
+async def test_tenant_rotation(setup: Setup) -> None:
+    ring = await setup.ring()
+    old = await ring.seal(NUMBER, HERE)
+    await ring.rotate_tenant("acme")
+    new = await ring.seal(NUMBER, HERE)
+    assert not await ring.is_current(old, "acme")
+    assert await ring.is_current(new, "acme")
+    assert await ring.open_many([(old, HERE), (new, HERE)]) == [OPENED, OPENED]
+    assert await ring.is_current(await ring.rewrap(old, HERE, HERE), "acme")
+    assert await setup.states("tenant") == ["retired", "active"]
+
+
+async def test_rewrap_to_another_place(setup: Setup) -> None:
+    ring = await setup.ring()
+    there = Aad("acme", "token2", "number", "tok_1", 4)
+    blob = await ring.rewrap(await ring.seal(NUMBER, HERE), HERE, there)
+    assert await ring.open_sealed(blob, there) == NUMBER
+    with pytest.raises(Forged):
+        await ring.open_sealed(blob, HERE)
+
+
+async def test_service_key_rotation_under_load(setup: Setup) -> None:
+    """Two replicas make subject keys and open values while a third one rotates twice: nothing is lost."""
+    makers = [await setup.ring(cache_seconds=0.0) for _ in range(2)]
+    rotator = await setup.ring()
+    made: list[tuple[bytes, Aad]] = []
+    stop = asyncio.Event()
+
+    async def make(ring: Keyring, name: str) -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            subject = f"{name}-{count}"
+            aad = Aad("acme", "t", "c", subject)
+            async with setup.database.transaction() as tx:
+                (key,) = await ring.new_subject_keys(tx, [("acme", subject)])
+            made.append((key.seal(NUMBER, aad), aad))
+            assert await ring.open_sealed(*made[-1]) == NUMBER
+
+    async with asyncio.TaskGroup() as group:
+        for i, ring in enumerate(makers):
+            group.create_task(make(ring, f"r{i}"))
+        for _ in range(2):
+            before = len(made)
+            while len(made) < before + 40:
+                await asyncio.sleep(0.01)
+            await rotator.rotate_service_key()
+        stop.set()
+    # A key made while the last rotation passed by may still hang on the version before: the next run brings it along.
+    await rotator.rotate_service_key()
+    ring = await setup.ring()
+    assert await ring.open_many(made) == [OPENED] * len(made)
+    states = await setup.states("service")
+    assert states[-1] == "active"
+    assert "destroyed" in states
+    rows = await setup.service.query(
+        "SELECT FROM data_key AS k JOIN data_key AS s ON s.kind = 'service' AND s.version = k.wrapped_by"
+        " WHERE k.wrapped IS NOT NULL AND s.state = 'destroyed'"
+    )
+    assert rows == []
+
+
+async def test_root_rotation(setup: Setup) -> None:
+    ring = await setup.ring()
+    blob = await ring.seal(NUMBER, HERE)
+    root.rotate(setup.path)
+    assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+    root.forget(setup.path, 1)
+    assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+
+
+def _queries(text: str) -> dict[str, Query]:
+    return {query.name: query for query in parse(text, "test.sql")}
+
+
+Q = _queries("""
+-- name: page
+-- A page.
+SELECT id, sealed FROM thing WHERE id > $1 ORDER BY id LIMIT $2 FOR UPDATE;
+
+-- name: save
+-- New values.
+UPDATE thing SET sealed = n.sealed FROM unnest($1::text[], $2::bytea[]) AS n (id, sealed) WHERE thing.id = n.id;
+
+-- name: add
+-- A row.
+INSERT INTO thing VALUES ($1, $2);
+
+-- name: all_of_them
+-- All.
+SELECT id, sealed FROM thing;
+""")
+
+
+def place(key: str) -> Aad:
+    return Aad("acme", "thing", "sealed", key)
+
+
+async def _page(tx: Transaction, after: str, limit: int) -> Sequence[Cell]:
+    rows = await tx.fetch(Q["page"], after, limit)
+    return [Cell(row["id"], row["sealed"], place(row["id"]), place(row["id"])) for row in rows]
+
+
+async def _save(tx: Transaction, changed: Sequence[tuple[str, bytes]]) -> None:
+    await tx.execute(Q["save"], [key for key, _ in changed], [blob for _, blob in changed])
+
+
+COLUMN = Column("thing.sealed", _page, _save)
+
+
+async def _things(setup: Setup, ring: Keyring, count: int) -> None:
+    connection = await setup.service.connection()
+    await connection.execute("CREATE TABLE thing (id text PRIMARY KEY, sealed bytea NOT NULL)")
+    await connection.execute(f"GRANT SELECT, INSERT, UPDATE ON thing TO {setup.service.dsn.user}")
+    keys = [f"{i:05}" for i in range(count)]
+    blobs = await ring.seal_many([(key.encode(), place(key)) for key in keys])
+    await connection.executemany("INSERT INTO thing VALUES ($1, $2)", list(zip(keys, blobs, strict=True)))
+    await connection.close()
+
+
+async def test_rewrap_under_load_goes_on_after_a_crash_then_the_old_key_goes(setup: Setup) -> None:
+    """A job is broken off in the middle, another replica goes on with it while new values come in under the new key."""
+    ring = await setup.ring(cache_seconds=0.0)
+    await _things(setup, ring, 230)
+    await ring.rotate_tenant("acme")
+    first = Rewrap(setup.database, ring, COLUMN, SystemClock(), page=50)
+    await first.begin()
+    await first.step()
+    progress = await first.step()
+    assert (progress.scanned, progress.rewrapped, progress.finished) == (100, 100, False)
+    other = await setup.ring(cache_seconds=0.0)
+
+    async def add(count: int) -> None:
+        for i in range(count):
+            key = f"{i:05}x"
+            blob = await other.seal(key.encode(), place(key))
+            async with setup.database.transaction() as tx:
+                await tx.execute(Q["add"], key, blob)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(add(60))
+        job = group.create_task(Rewrap(setup.database, other, COLUMN, SystemClock(), page=50).run())
+    done = job.result()
+    assert done.finished
+    assert done.rewrapped == 230
+    assert await other.destroy_retired(done.started_at) == 1
+    fresh = await setup.ring()
+    rows = await setup.database.fetch(Q["all_of_them"])
+    assert len(rows) == 290
+    opened = await fresh.open_many([(row["sealed"], place(row["id"])) for row in rows])
+    assert opened == [bytearray(row["id"].encode()) for row in rows]
+
+
+async def test_a_key_that_a_cache_may_still_use_is_not_destroyed(setup: Setup) -> None:
+    ring = await setup.ring(cache_seconds=300.0)
+    old = await ring.seal(NUMBER, HERE)
+    await ring.rotate_tenant("acme")
+    assert await ring.destroy_retired(datetime.now(UTC) + timedelta(seconds=200)) == 0
+    assert await ring.open_sealed(old, HERE) == NUMBER
+    assert await ring.destroy_retired(datetime.now(UTC) + timedelta(seconds=400)) == 1
+    with pytest.raises(Shredded):
+        await ring.open_sealed(old, HERE)
+
+
+async def test_rewrap_twice_at_once_is_one_pass(setup: Setup) -> None:
+    ring = await setup.ring(cache_seconds=0.0)
+    await _things(setup, ring, 120)
+    await ring.rotate_tenant("acme")
+    jobs = [Rewrap(setup.database, ring, COLUMN, ManualClock(), page=10) for _ in range(3)]
+    results = await asyncio.gather(*(job.run() for job in jobs))
+    assert max(result.rewrapped for result in results) == 120
+
+
+# ---- shredding
+
+
+async def test_shredding(setup: Setup) -> None:
+    ring = await setup.ring()
+    places = [Aad("acme", "t", "c", f"s{i}") for i in range(3)]
+    async with setup.database.transaction() as tx:
+        keys = await ring.new_subject_keys(tx, [("acme", aad.row) for aad in places])
+    blobs = [key.seal(NUMBER, aad) for key, aad in zip(keys, places, strict=True)]
+    assert await ring.open_many(list(zip(blobs, places, strict=True))) == [OPENED] * 3
+    async with setup.database.transaction() as tx:
+        assert await ring.shred(tx, "other", ["s1"]) == 0
+    async with setup.database.transaction() as tx:
+        assert await ring.shred(tx, "acme", ["s1"]) == 1
+        assert await ring.shred(tx, "acme", ["s1"]) == 0
+    for each in (ring, await setup.ring()):
+        opened = await each.open_many(list(zip(blobs, places, strict=True)))
+        assert isinstance(opened[1], Shredded)
+        assert (opened[0], opened[2]) == (OPENED, OPENED)
+    (row,) = await setup.service.query("SELECT * FROM data_key WHERE subject = 's1'")
+    assert row["wrapped"] is None
+    assert row["destroyed_at"] is not None
+
+
+async def test_a_shredded_value_from_an_old_backup_dies_with_the_root_version(setup: Setup) -> None:
+    """A backup holds the wrapped key: restored, the value is readable until the root version it hangs on is forgotten."""
+    ring = await setup.ring()
+    aad = Aad("acme", "t", "c", "s")
+    async with setup.database.transaction() as tx:
+        (key,) = await ring.new_subject_keys(tx, [("acme", "s")])
+    blob = key.seal(NUMBER, aad)
+    backup = [tuple(row) for row in await setup.service.query("SELECT * FROM data_key")]
+
+    async def restore() -> None:
+        connection = await setup.service.connection()
+        await connection.execute("DELETE FROM data_key")
+        await connection.copy_records_to_table("data_key", records=backup)
+        await connection.close()
+
+    async with setup.database.transaction() as tx:
+        await ring.shred(tx, "acme", ["s"])
+    await restore()
+    assert await (await setup.ring()).open_sealed(blob, aad) == NUMBER
+    root.rotate(setup.path)
+    root.forget(setup.path, 1)
+    with pytest.raises(RootError, match="version 1"):
+        await setup.ring()
+
+
+async def test_a_subject_key_of_a_transaction_undone_is_gone(setup: Setup) -> None:
+    ring = await setup.ring()
+    aad = Aad("acme", "t", "c", "s")
+    blob = b""
+    with pytest.raises(RuntimeError, match="undone"):
+        async with setup.database.transaction() as tx:
+            (key,) = await ring.new_subject_keys(tx, [("acme", "s")])
+            blob = key.seal(NUMBER, aad)
+            raise RuntimeError("undone")
+    with pytest.raises(UnknownKey):
+        await ring.open_sealed(blob, aad)
+
+
+async def test_a_subject_has_one_key(setup: Setup) -> None:
+    ring = await setup.ring()
+    async with setup.database.transaction() as tx:
+        await ring.new_subject_keys(tx, [("acme", "s")])
+    with pytest.raises(KeyringError, match="has a key already"):
+        async with setup.database.transaction() as tx:
+            await ring.new_subject_keys(tx, [("acme", "s")])
+
+
+async def test_the_service_can_not_delete_or_revive_keys(setup: Setup) -> None:
+    await setup.ring()
+    connection = await setup.service.connection(superuser=True)
+    rows = await connection.fetch(
+        "SELECT privilege_type FROM information_schema.table_privileges WHERE table_name = 'data_key' AND grantee = $1",
+        setup.service.dsn.user,
+    )
+    await connection.close()
+    assert {row["privilege_type"] for row in rows} == {"SELECT", "INSERT"}
