@@ -18,7 +18,6 @@ import asyncpg
 
 from tallystick.chassis.db.errors import (
     DRIVER_ERRORS,
-    CommitUnknown,
     DatabaseError,
     DatabaseUnavailable,
     after_commit,
@@ -151,7 +150,7 @@ class Database:
         """Connects once, so that a wrong password or address is found at the start. Raises DatabaseUnavailable."""
         database = cls(dsn, bounds or Bounds(), application)
         try:
-            connection = await database._acquire(Deadline.after(database.bounds.connect_s))
+            connection = await database._acquire()
         except DRIVER_ERRORS as error:
             raise translate(error, "connect") from None
         database._pool.release(connection)
@@ -201,27 +200,31 @@ class Database:
         `snapshot=True`: read-only, every statement sees the same moment (REPEATABLE READ), for reports and checks.
         The block is bounded by `bounds.transaction_s` and by the current deadline, whichever is sooner.
         """
-        deadline = Deadline.after(budget(self.bounds.transaction_s))
-        connection = await self._begin(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN", deadline
-        )
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
+        timeout = asyncio.timeout(budget(self.bounds.transaction_s))
+        connection: Connection | None = None
         try:
-            tx = Transaction(self, connection)
-            timeout = asyncio.timeout(deadline.remaining())
             try:
                 async with timeout:
+                    connection = await self._begin(begin)
+                    tx = Transaction(self, connection)
                     yield tx
             except BaseException as error:
                 if timeout.expired() and isinstance(error, TimeoutError):
-                    connection.terminate()  # it may not even answer a ROLLBACK; the server rolls back what it loses
+                    if connection is not None:
+                        connection.terminate()  # it may not even answer a ROLLBACK; the server rolls back what it loses
                     raise self._late() from None
-                await self._roll_back(connection)
+                if connection is not None:
+                    await self._roll_back(connection)
                 raise
-            await self._commit(connection)
+            cancelled = await self._commit(connection)
         finally:
-            self._pool.release(connection)
+            if connection is not None:
+                self._pool.release(connection)
         for call in tx._after:
             call()
+        if cancelled:
+            raise asyncio.CancelledError
 
     async def fetch(self, query: Query, *args: Any) -> list[Row]:
         """One statement as a transaction of its own: a single round trip."""
@@ -241,55 +244,49 @@ class Database:
         return touched(await self._single(query, lambda connection: connection.execute(query.sql, *args)))
 
     async def _single(self, query: Query, call: Callable[[Connection], Awaitable[Any]]) -> Any:
-        deadline = Deadline.after(budget(self.bounds.statement_s))
-        for attempt in (1, 2):
-            try:
-                connection = await self._acquire(deadline)
-            except DRIVER_ERRORS as error:
-                raise translate(error, query.name) from None
-            timeout = asyncio.timeout(deadline.remaining())
-            try:
-                async with timeout:
-                    return await call(connection)
-            except DRIVER_ERRORS as error:
-                lost = timeout.expired() or connection.is_closed()
-                if timeout.expired():
-                    connection.terminate()
-                if query.writes and (lost or isinstance(error, asyncpg.PostgresError)):
-                    raise after_commit(error) if lost else translate(error, query.name) from None
-                if timeout.expired():
-                    raise self._late() from None
-                if lost and attempt == 1:
-                    continue  # it read only, on a connection that died while idle: once more on another
-                raise translate(error, query.name) from None
-            finally:
-                self._pool.release(connection)
-        raise AssertionError("unreachable")
-
-    async def _acquire(self, deadline: Deadline) -> Connection:
-        """Raises the driver's errors, Overloaded, or DatabaseUnavailable/DeadlineExceeded when it takes too long."""
-        connection = self._pool.take_idle() if not self._pool.waiting else None
-        if connection is not None:
-            return connection
+        timeout = asyncio.timeout(budget(self.bounds.statement_s))
         try:
-            async with asyncio.timeout(deadline.remaining()):
-                return await self._pool.acquire()
-        except TimeoutError:
-            raise self._late() from None
+            async with timeout:
+                return await self._attempt(query, call, retry=not query.writes)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise (after_commit(error) if query.writes else self._late()) from None
 
-    async def _begin(self, statement: str, deadline: Deadline) -> Connection:
+    async def _attempt(self, query: Query, call: Callable[[Connection], Awaitable[Any]], *, retry: bool) -> Any:
+        try:
+            connection = await self._acquire()
+        except DRIVER_ERRORS as error:
+            raise translate(error, query.name) from None
+        try:
+            return await call(connection)
+        except DRIVER_ERRORS as error:
+            lost = connection.is_closed()
+            if query.writes and lost:
+                raise after_commit(error) from None
+            if not (lost and retry):
+                raise translate(error, query.name) from None
+        except BaseException:
+            connection.terminate()  # cancelled in the middle of a statement, by the deadline or the caller
+            raise
+        finally:
+            self._pool.release(connection)
+        # It only read, on a connection that had died while it was idle: once more on another.
+        return await self._attempt(query, call, retry=False)
+
+    async def _acquire(self) -> Connection:
+        """Raises the driver's errors and Overloaded. The caller bounds it in time."""
+        return (None if self._pool.waiting else self._pool.take_idle()) or await self._pool.acquire()
+
+    async def _begin(self, statement: str) -> Connection:
         for attempt in (1, 2):
             try:
-                connection = await self._acquire(deadline)
+                connection = await self._acquire()
             except DRIVER_ERRORS as error:
                 raise translate(error, "BEGIN") from None
             try:
-                async with asyncio.timeout(deadline.remaining()):
-                    await connection.execute(statement)
+                await connection.execute(statement)
                 return connection
-            except TimeoutError:
-                self._discard(connection)
-                raise self._late() from None
             except DRIVER_ERRORS as error:
                 died = connection.is_closed()
                 self._discard(connection)
@@ -301,32 +298,32 @@ class Database:
                 raise
         raise AssertionError("unreachable")
 
-    async def _commit(self, connection: Connection) -> None:
-        """COMMIT is never cancelled on the way, neither by a deadline nor by a caller who went away: it would be a coin toss."""
-        task = asyncio.ensure_future(connection.execute("COMMIT"))
+    async def _commit(self, connection: Connection) -> bool:
+        """COMMIT is never cancelled on the way, neither by a deadline nor by a caller who went away: it would be a coin toss.
+        It has a bound of its own, after which the connection is given up and the outcome is unknown. True: the caller was cancelled.
+        """
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(connection.execute("COMMIT"))
+        alarm = loop.call_later(self.bounds.commit_s, connection.terminate)
         cancelled = False
-        ending = Deadline.after(self.bounds.commit_s)
-        while not task.done():
-            try:
-                await asyncio.wait((task,), timeout=ending.remaining())
-            except asyncio.CancelledError:
-                cancelled = True
-                continue
-            if ending.expired and not task.done():
-                connection.terminate()  # which ends the task, with an error that nobody needs
-                task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-                raise CommitUnknown("the database gave no answer while this was being stored")
-        error = task.exception()
-        if error is not None:
+        try:
+            while not task.done():
+                try:
+                    await asyncio.shield(task)
+                except asyncio.CancelledError:
+                    cancelled = True
+            status = task.result()
+        except DRIVER_ERRORS as error:
             connection.terminate()
             raise after_commit(error) from None
-        if task.result() != "COMMIT":
+        finally:
+            alarm.cancel()
+        if status != "COMMIT":
             # The server answers ROLLBACK when a statement had failed and somebody went on as if nothing had happened.
             raise DatabaseError(
                 "COMMIT", "25P02", None, "an earlier statement failed and its error was swallowed; nothing was stored"
             )
-        if cancelled:
-            raise asyncio.CancelledError
+        return cancelled
 
     async def _roll_back(self, connection: Connection) -> None:
         if connection.is_closed():

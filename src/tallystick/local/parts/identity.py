@@ -87,6 +87,9 @@ def give(directory: Path, identity: Identity) -> None:
     """Make `directory` and all below it belong to the identity (nothing to do when it does). Links are not followed."""
     if identity.owner is None or _owner(directory) == identity.owner:
         return
+    if not directory.is_dir():
+        os.chown(directory, *identity.owner, follow_symlinks=False)
+        return
     # The top comes last: interrupted halfway, the next start does it again.
     for folder, _, files in os.walk(directory, topdown=False):
         for name in files:

@@ -195,17 +195,17 @@ class Postgres:
                 give(leftover, identity)
         fresh.mkdir(mode=0o700, exist_ok=True)
         give(fresh, identity)
-        options = ["--username", SUPERUSER, "--pwfile=/dev/stdin", "--auth=scram-sha-256", "--encoding=UTF8"]
+        password = self.data.with_name(self.data.name + ".password")  # a file: initdb can't read it from a socket
+        write_private(password, self._password.reveal() + "\n")
+        options = ["--username", SUPERUSER, f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8"]
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--data-checksums"]
         if self.wal is not None:
             options += ["--waldir", str(self.wal)]
-        await run_once(
-            "initdb",
-            [str(BIN / "initdb"), "-D", str(fresh), *options],
-            identity=identity,
-            within=120,
-            stdin=self._password.reveal().encode() + b"\n",
-        )
+        try:
+            give(password, identity)
+            await run_once("initdb", [str(BIN / "initdb"), "-D", str(fresh), *options], identity=identity, within=120)
+        finally:
+            password.unlink(missing_ok=True)
         fresh.replace(self.data)
 
     async def _wait_for_predecessor(self) -> None:

@@ -151,27 +151,18 @@ class Child:
             return ""
 
 
-async def run_once(
-    name: str,
-    argv: Sequence[str],
-    *,
-    identity: Identity = SAME,
-    within: float,
-    directory: Path | None = None,
-    stdin: bytes = b"",
-) -> str:
+async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME, within: float) -> str:
     """Run a short command to its end and return what it said. ProcessFailed when its status isn't 0 or time runs out."""
     process = await asyncio.create_subprocess_exec(
         *launch(identity, signal.SIGKILL, list(argv)),
-        stdin=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=MINIMAL_ENVIRONMENT,
-        cwd=directory,
         start_new_session=True,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(stdin), within)
+        output, _ = await asyncio.wait_for(process.communicate(), within)
     except BaseException as error:
         if process.returncode is None:
             process.kill()
@@ -189,7 +180,9 @@ def write_private(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace a file as a whole: a reader sees the old or the new content, and never one with a wider mode."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    temporary.unlink(missing_ok=True)
+    # EXCL: in a directory that belongs to a part's own user, what waits under this name could be a link to somewhere else.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)

@@ -1,0 +1,123 @@
+"""Natural batching: while one flush is in flight, calls gather; the next flush takes them all.
+
+There is no timer. A call that finds the batcher idle is flushed at once, alone; under load the batches grow by themselves, and one
+round trip, one fsync, is shared by as many as came meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Generic, TypeVar
+
+from tallystick.kernel.problem import Overloaded
+
+I = TypeVar("I")  # noqa: E741 - input
+O = TypeVar("O")  # noqa: E741 - output
+
+
+class Batcher(Generic[I, O]):
+    """Gathers items for `flush(items) -> outputs`, in order, of the same length; an Exception among the outputs fails its item only.
+
+    At most `concurrency` flushes run at once, each of at most `max_batch` items; at most `max_waiting` items wait (then `Overloaded`).
+    An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
+    deadline or other context; a caller that goes away does not end it, and an item whose caller left while it waited is not flushed.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[list[I]], Awaitable[Sequence[O | Exception]]],
+        *,
+        max_batch: int = 256,
+        max_waiting: int = 4096,
+        concurrency: int = 1,
+        name: str,
+    ) -> None:
+        if min(max_batch, max_waiting, concurrency) < 1:
+            raise ValueError("a batcher's bounds are at least 1")
+        self.name = name
+        self._flush = flush
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._concurrency = concurrency
+        self._waiting: deque[tuple[I, asyncio.Future[O]]] = deque()
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """Flushes that run."""
+        return self._running
+
+    async def submit(self, item: I) -> O:
+        """The output for `item`. Raises Overloaded, what `flush` raised, or the exception `flush` returned for the item."""
+        if self._closed:
+            raise Overloaded(f"{self.name} is closing")
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"too many wait for {self.name}")
+        future: asyncio.Future[O] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._running < self._concurrency:
+            self._start()
+        return await future
+
+    async def close(self) -> None:
+        """Take no more; return when everything that was taken is answered."""
+        self._closed = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _start(self) -> None:
+        # The task takes the items when it first runs, so all that is submitted in this turn of the loop goes together.
+        task = asyncio.get_running_loop().create_task(self._work(), name=f"batch:{self.name}", context=Context())
+        self._running += 1
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self) -> None:
+        try:
+            await self._flush_all()
+        finally:
+            self._running -= (
+                1  # at once, not when the loop gets to the task's callbacks: who submits meanwhile must start a new one
+            )
+
+    async def _flush_all(self) -> None:
+        while batch := self._take():
+            try:
+                outputs = await self._flush([item for item, _ in batch])
+                if len(outputs) != len(batch):
+                    raise RuntimeError(f"{self.name}: {len(batch)} items went in, {len(outputs)} came out")
+            except Exception as error:  # noqa: BLE001 - it is handed to every caller
+                _fail(batch, error)
+                continue
+            except BaseException:
+                _fail(batch, Overloaded(f"{self.name} was stopped"))
+                raise
+            for (_, future), output in zip(batch, outputs, strict=True):
+                if not future.done():
+                    if isinstance(output, Exception):
+                        future.set_exception(output)
+                    else:
+                        future.set_result(output)
+
+    def _take(self) -> list[tuple[I, asyncio.Future[O]]]:
+        batch: list[tuple[I, asyncio.Future[O]]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            item = self._waiting.popleft()
+            if not item[1].done():
+                batch.append(item)
+        return batch
+
+
+def _fail(batch: list[tuple[I, asyncio.Future[O]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)

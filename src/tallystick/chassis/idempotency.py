@@ -1,0 +1,217 @@
+"""The idempotency contract: same key and same input get the stored answer; the same key never has two effects.
+
+The key is claimed in the transaction that stores the intent, and answered in the transaction that stores the outcome, business refusals
+included. There is no way between: a crash leaves a claimed key with the id of its resource, from which the work is resumed.
+(IETF draft "The Idempotency-Key HTTP Header Field".)
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from tallystick.chassis.db import Contended, Database, Queries, Transaction, arguments
+from tallystick.kernel.problem import Conflict, Unprocessable
+
+Q: Final = Queries.load("tallystick.chassis", "idempotency")
+RETENTION: Final = timedelta(days=30)
+_FIELD_BYTES: Final = 8
+_PAGE: Final = 1000
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+class KeyReused(Unprocessable):
+    """The key was used for another input; the extension `fields` names what differs, as JSON pointers."""
+
+    slug, title = "idempotency-key-reused", "This idempotency key was used with another request"
+
+
+class InProgress(Conflict):
+    slug, title, retryable = (
+        "request-in-progress",
+        "The first request with this idempotency key has no answer yet",
+        True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Keyed hashes of an input: of the whole (32 bytes), and of each field (8 bytes each, by JSON pointer)."""
+
+    whole: bytes
+    fields: bytes
+
+    def differing(self, stored_fields: bytes) -> list[str]:
+        """JSON pointers of the fields that are not what they were, also those that are there only once."""
+        mine, theirs = (msgspec.msgpack.decode(one, type=dict[str, bytes]) for one in (self.fields, stored_fields))
+        return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+
+
+class Digester:
+    """HMAC-SHA256 under the service's own key: from a plain hash a card number could be guessed."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < 32:
+            raise ValueError("the key of a digest has at least 32 bytes")
+        self._key = key
+
+    def digest(self, body: Any) -> Digest:
+        """The digest of a decoded body: spelling, spaces and the order of keys make no difference, left out defaults neither."""
+        plain = msgspec.to_builtins(body)
+        hashes: dict[str, bytes] = {}
+        self._walk(plain, "", hashes)
+        return Digest(hmac.digest(self._key, _encode_sorted(plain), "sha256"), msgspec.msgpack.encode(hashes))
+
+    def _walk(self, value: Any, pointer: str, hashes: dict[str, bytes]) -> None:
+        # Objects by member, lists as one: a batch of a thousand is a handful of hashes.
+        if isinstance(value, Mapping) and value:
+            for name, member in value.items():
+                self._walk(member, f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}", hashes)
+        else:
+            text = pointer.encode() + b"\0" + _encode_sorted(value)
+            hashes[pointer] = hmac.digest(self._key, text, "sha256")[:_FIELD_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key: whose, for which route (e.g. `POST /v1/payments`), with which input."""
+
+    tenant: str
+    client_id: str
+    route: str
+    key: str
+    digest: Digest
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        return (self.tenant, self.client_id, self.route, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """The key is ours: do the work."""
+
+    def raise_or_replay(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """It was answered: give this answer again, with `Idempotent-Replayed: true`."""
+
+    status: int
+    body: bytes
+    resource: UUID | None
+
+    def raise_or_replay(self) -> Replay:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """It was taken, and has no answer yet. `resource` is the id that was made for it."""
+
+    resource: UUID | None
+
+    def raise_or_replay(self) -> None:
+        raise InProgress("ask again in a moment with the same key", headers={"Retry-After": "1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """It was taken with another input."""
+
+    fields: list[str]
+
+    def raise_or_replay(self) -> None:
+        raise KeyReused("take a new key for a new request", fields=self.fields)
+
+
+Outcome: TypeAlias = Fresh | Replay | Running | Mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    entry: Entry
+    status: int
+    body: bytes
+
+
+async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence[UUID | None]) -> list[Outcome]:
+    """Take keys; one outcome per entry, in order. `resource[i]` is stored with entry i if it is Fresh.
+
+    Of equal keys within one call the first decides; the others find it Running (or its answer, or a Mismatch).
+    Raises Contended when another transaction holds a key for longer than the lock timeout: nothing is claimed then.
+    """
+    first: dict[tuple[str, str, str, str], int] = {}
+    for index, entry in enumerate(entries):
+        first.setdefault(entry.identity, index)
+    leaders = list(first.values())
+    if len(resource) != len(entries):
+        raise ValueError("one resource (or None) per entry")
+    rows = [
+        (*entries[index].identity, entries[index].digest.whole, entries[index].digest.fields, resource[index])
+        for index in leaders
+    ]
+    taken = {leaders[row[0] - 1] for row in await tx.fetch(Q.claim, *arguments(rows, 7))}
+    held = await _held(tx, entries, [index for index in leaders if index not in taken])
+    outcomes: list[Outcome] = []
+    for index, entry in enumerate(entries):
+        leader = first[entry.identity]
+        if leader not in taken:
+            outcomes.append(_judge(entry, *held[leader]))
+        elif index == leader:
+            outcomes.append(Fresh())
+        else:
+            own = entries[leader]
+            outcomes.append(_judge(entry, own.digest.whole, own.digest.fields, Running(resource[leader])))
+    return outcomes
+
+
+async def complete(tx: Transaction, answers: Sequence[Answer]) -> list[bool]:
+    """Store the answers of claimed keys, in the transaction of their outcome. False where an answer was stored already: that one stays."""
+    rows = [(*answer.entry.identity, answer.status, answer.body) for answer in answers]
+    stored = {row[0] for row in await tx.fetch(Q.complete, *arguments(rows, 6))}
+    return [place in stored for place in range(1, len(answers) + 1)]
+
+
+async def purge(database: Database, now: datetime, retention: timedelta = RETENTION) -> int:
+    """Forget answered keys older than `retention`; returns how many. For the schedule."""
+    total = 0
+    while True:
+        gone = await database.execute(Q.purge, now - retention, _PAGE)
+        total += gone
+        if gone < _PAGE:
+            return total
+
+
+async def _held(
+    tx: Transaction, entries: Sequence[Entry], indexes: list[int]
+) -> dict[int, tuple[bytes, bytes, Running | Replay]]:
+    if not indexes:
+        return {}
+    rows = await tx.fetch(Q.claimed, *arguments((entries[index].identity for index in indexes), 4))
+    held: dict[int, tuple[bytes, bytes, Running | Replay]] = {}
+    for row in rows:
+        stored = (
+            Running(row["resource"]) if row["status"] is None else Replay(row["status"], row["body"], row["resource"])
+        )
+        held[indexes[row["place"] - 1]] = (row["digest"], row["fields"], stored)
+    if len(held) != len(indexes):
+        raise Contended("a key was forgotten while it was asked for; ask again")
+    return held
+
+
+def _judge(entry: Entry, whole: bytes, fields: bytes, stored: Running | Replay) -> Outcome:
+    if hmac.compare_digest(entry.digest.whole, whole):
+        return stored
+    return Mismatch(entry.digest.differing(fields))
