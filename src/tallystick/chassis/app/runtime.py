@@ -12,7 +12,8 @@ from tallystick.kernel.clock import Clock
 if TYPE_CHECKING:
     from valkey.asyncio import Valkey
 
-    from tallystick.chassis.auth import Authenticator, Authorizer
+    from tallystick.chassis.auth.authenticator import Authenticator
+    from tallystick.chassis.auth.cedar import Authorizer
     from tallystick.chassis.bus import Bus, Subscription
     from tallystick.chassis.cache import Cache
     from tallystick.chassis.call import Client

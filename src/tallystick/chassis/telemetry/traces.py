@@ -41,6 +41,9 @@ class SpanHandle(Protocol):
     def set(self, key: str, value: Any) -> None:
         """Add an attribute; keys and values pass the same guards as those of a log line."""
 
+    def fail(self) -> None:
+        """Mark the work as failed, where no exception says so."""
+
 
 class _NotSampled:
     __slots__ = ()
@@ -52,6 +55,9 @@ class _NotSampled:
         return None
 
     def set(self, key: str, value: Any) -> None:
+        pass
+
+    def fail(self) -> None:
         pass
 
 
@@ -99,6 +105,10 @@ class _Sampled:
     def set(self, key: str, value: Any) -> None:
         if self._span is not None and redact.allowed(key):
             self._span.set_attribute(key, redact.clean(value))
+
+    def fail(self) -> None:
+        if self._span is not None:
+            self._span.set_status(Status(StatusCode.ERROR))
 
 
 _NOT_SAMPLED = _NotSampled()

@@ -1,6 +1,24 @@
 """HTTP: the endpoint table, strict decoding, problems, OpenAPI."""
 
+from tallystick.chassis.web.application import Application
+from tallystick.chassis.web.decode import body_decoder, invalid
 from tallystick.chassis.web.messages import Headers, Page, Reply, Request
+from tallystick.chassis.web.openapi import openapi
+from tallystick.chassis.web.paging import Paging, cursor, page, read_cursor
 from tallystick.chassis.web.table import Endpoint
 
-__all__ = ["Endpoint", "Headers", "Page", "Reply", "Request"]
+__all__ = [
+    "Application",
+    "Endpoint",
+    "Headers",
+    "Page",
+    "Paging",
+    "Reply",
+    "Request",
+    "body_decoder",
+    "cursor",
+    "invalid",
+    "openapi",
+    "page",
+    "read_cursor",
+]

@@ -1,0 +1,210 @@
+"""How much is taken on: a rate for each subject, a bound on what one process works on at once.
+
+Rates are counted in Valkey, for all replicas together, as a token bucket in its shortest form (the generic cell rate
+algorithm, ITU-T I.371): one number a key, the instant at which the bucket would be full again. Concurrent requests share
+one round trip. When Valkey is away each replica counts for itself with buckets of the same size: a client may then reach
+the limit once per replica, which is better than no limit and better than no service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from valkey.exceptions import ValkeyError
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.batching import Batcher
+from tallystick.kernel.problem import Overloaded, RateLimited
+
+if TYPE_CHECKING:
+    from valkey.asyncio import Valkey
+
+    from tallystick.chassis.auth import Subject
+    from tallystick.chassis.charter import Rate
+
+#: Seconds. A request does not wait longer for its count than for its work.
+TIMEOUT = 0.1
+#: Seconds without asking again after Valkey did not answer.
+PAUSE = 1.0
+MAX_LOCAL_KEYS = 50_000
+
+_REFUSED = telemetry.counter("rate_limited", "Requests refused by a rate", ["class"])
+_SHED = telemetry.counter("requests_shed", "Requests refused because too many were in flight")
+_LOCAL = telemetry.counter("rates_counted_locally", "Requests counted in this process because Valkey did not answer")
+_IN_FLIGHT = telemetry.gauge("requests_in_flight", "Requests that this process works on")
+_QUEUED = telemetry.gauge("requests_queued", "Requests that wait for that")
+
+# KEYS: one a request. ARGV: for each key microseconds per token, size in tokens, tokens wanted.
+# Answers microseconds to wait, 0 for "go on". The server's clock counts, so replicas need not agree on the time.
+_SCRIPT = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local waits = {}
+for i, key in ipairs(KEYS) do
+  local interval, size, wanted = tonumber(ARGV[3*i-2]), tonumber(ARGV[3*i-1]), tonumber(ARGV[3*i])
+  local full = math.max(tonumber(redis.call('GET', key) or '0'), now) + interval * wanted
+  local wait = full - interval * size - now
+  if wait <= 0 then
+    redis.call('SET', key, string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1)
+    waits[i] = 0
+  else
+    waits[i] = math.ceil(wait)
+  end
+end
+return waits
+"""
+
+
+class Bucket(NamedTuple):
+    """The size of a token bucket: `interval` microseconds give one token, `size` of them fit in."""
+
+    interval: float
+    size: int
+
+
+def take(full_at: float, now: float, bucket: Bucket, wanted: int) -> tuple[float, float]:
+    """One decision, in microseconds: (the instant when the bucket will be full, how long to wait; 0: go on).
+
+    The script above says the same in Lua.
+    """
+    full = max(full_at, now) + bucket.interval * wanted
+    wait = full - bucket.interval * bucket.size - now
+    return (full, 0.0) if wait <= 0 else (full_at, wait)
+
+
+class LocalBuckets:
+    """Buckets of this process, for as long as there are no shared ones. The longest unused are forgotten first."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, key: str, bucket: Bucket, wanted: int) -> float:
+        """Microseconds to wait, 0 to go on."""
+        full_at, wait = take(self._full_at.get(key, 0.0), self._monotonic() * 1e6, bucket, wanted)
+        self._full_at[key] = full_at
+        self._full_at.move_to_end(key)
+        if len(self._full_at) > MAX_LOCAL_KEYS:
+            self._full_at.popitem(last=False)
+        return wait
+
+
+class Gate:
+    """A bound on requests in flight. One more waits, in order, if the queue has room; else it is refused at once: an
+    answer that comes too late is work for nothing.
+    """
+
+    def __init__(self, max_in_flight: int, max_queue: int) -> None:
+        self.max_in_flight = max_in_flight
+        self.max_queue = max_queue
+        self.in_flight = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    async def enter(self) -> None:
+        """Take a place; `leave` gives it back. Raises Overloaded (503, Retry-After)."""
+        if self.in_flight < self.max_in_flight:
+            self.in_flight += 1
+            return
+        if len(self._queue) >= self.max_queue:
+            _SHED.inc()
+            raise Overloaded("Too many requests are in flight.", headers={"Retry-After": "1"})
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.leave()  # the place came in the moment in which its taker was told to stop
+            else:
+                self._queue.remove(place)
+            raise
+
+    def leave(self) -> None:
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self.in_flight -= 1
+
+
+class _Wanted(NamedTuple):
+    key: str
+    bucket: Bucket
+    tokens: int
+
+
+class Limits:
+    """The limits of one service: `rates` and places are those of its charter. Without `valkey` rates are local."""
+
+    def __init__(
+        self,
+        service: str,
+        rates: Mapping[str, Rate],
+        *,
+        max_in_flight: int,
+        max_queue: int,
+        valkey: Valkey | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.gate = Gate(max_in_flight, max_queue)
+        self._buckets = {name: Bucket(1e6 / rate.per_second, rate.burst) for name, rate in rates.items()}
+        # The braces put a service's keys on one shard of a Valkey cluster: a script may not span shards.
+        self._prefix = f"{service}:{{{service}-rate}}:"
+        self._monotonic = monotonic
+        self._local = LocalBuckets(monotonic)
+        self._paused_until = 0.0
+        self._script: Any = None if valkey is None else valkey.register_script(_SCRIPT)
+        self._batcher = Batcher(self._flush, max_batch=256, max_waiting=8192, concurrency=4, name="limits")
+        _IN_FLIGHT.set_function(lambda: self.gate.in_flight)
+        _QUEUED.set_function(lambda: self.gate.queued)
+
+    async def rate(self, subject: Subject, name: str, tokens: int = 1) -> None:
+        """Count a request of this subject against the rate class. Raises RateLimited (429, Retry-After)."""
+        await self.take(f"{subject.tenant}:{subject.client_id}", name, tokens)
+
+    async def take(self, who: str, name: str, tokens: int = 1) -> None:
+        """As `rate`, for someone who is no subject. Raises KeyError for a class that the charter does not have."""
+        bucket = self._buckets[name]
+        key = f"{name}:{who}"
+        if self._script is None or self._monotonic() < self._paused_until:
+            wait = self._take_locally(key, bucket, tokens)
+        else:
+            wait = await self._batcher.submit(_Wanted(key, bucket, tokens))
+        if wait > 0:
+            _REFUSED.labels(name).inc()
+            raise RateLimited(
+                f"More requests than the rate class {name} allows.",
+                headers={"Retry-After": str(math.ceil(wait / 1e6))},
+                retry_after_ms=math.ceil(wait / 1e3),
+            )
+
+    async def close(self) -> None:
+        await self._batcher.close()
+
+    async def _flush(self, wanted: list[_Wanted]) -> list[float | Exception]:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                waits: list[float | Exception] = await self._script(
+                    keys=[self._prefix + each.key for each in wanted],
+                    args=[part for each in wanted for part in (each.bucket.interval, each.bucket.size, each.tokens)],
+                )
+        except (ValkeyError, OSError, TimeoutError) as error:
+            self._paused_until = self._monotonic() + PAUSE
+            telemetry.log.warning("limits.local", error=error)
+            return [self._take_locally(*each) for each in wanted]
+        return waits
+
+    def _take_locally(self, key: str, bucket: Bucket, tokens: int) -> float:
+        if self._script is not None:
+            _LOCAL.inc()
+        return self._local.take(key, bucket, tokens)

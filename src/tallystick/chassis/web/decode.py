@@ -1,0 +1,200 @@
+r"""Strict decoding: one body has one meaning, for us and for everyone else who reads it.
+
+msgspec checks types, but takes the last of two equal keys; another reader might take the first, and the two would see
+two different payments (RFC 8259 section 4 leaves it open). So a body is first read by the standard library's C scanner,
+whose hook sees each object's keys decoded (`"a"` and `"\u0061"` are equal). Measured: 3.5 us for a payment, 1.4 us for
+each transfer of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import inspect
+
+from tallystick.chassis.telemetry.redact import mask
+from tallystick.kernel.problem import InvalidRequest
+
+MAX_DEPTH = 16
+MAX_QUERY = 4096
+
+_PLACE = re.compile(r"^(?P<what>.*?) - at `(?P<key>key in )?\$(?P<path>[^`]*)`$", re.DOTALL)
+_STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]|(\[\.\.\.\])")
+_UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Refused(f"the key {_shown(key)} is there twice in one object")
+            seen.add(key)
+
+
+def _constant(name: str) -> None:
+    raise _Refused(f"{name} is not JSON")
+
+
+class _Refused(ValueError):
+    """Well-formed for some readers, but not for us."""
+
+
+_scan = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant).decode
+_read = json.JSONDecoder().decode
+
+
+def body_decoder(kind: Any) -> Callable[[bytes], Any]:
+    """A decoder for bodies of type `kind`, which raises InvalidRequest with `errors: [{pointer, detail}]`.
+
+    Raises TypeError if `kind` itself is not strict: a struct that takes unknown fields, a type of unbounded depth, a
+    pattern without `max_length` (`$` also matches before a final newline).
+    """
+    check_strict(kind)
+    decode = msgspec.json.Decoder(kind, strict=True).decode
+
+    def decoder(body: bytes) -> Any:
+        try:
+            text = body.decode()
+        except UnicodeDecodeError as error:
+            raise invalid("", f"the body is not UTF-8: byte {error.start} can't be read") from None
+        try:
+            _scan(text)
+            if "\\u0000" in text and _has_nul(_read(text)):
+                raise _Refused("a string holds a NUL character")
+        except _Refused as error:
+            raise invalid("", str(error)) from None
+        except json.JSONDecodeError as error:
+            raise invalid("", f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        except RecursionError:
+            raise invalid("", f"nested deeper than {MAX_DEPTH} levels") from None
+        except ValueError:
+            raise invalid("", "a number has too many digits") from None
+        try:
+            return decode(body)
+        except msgspec.ValidationError as error:
+            raise invalid(*locate(str(error))) from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise invalid("", f"not JSON: {_shown(str(error))}") from None
+
+    return decoder
+
+
+def query_decoder(kind: Any) -> Callable[[bytes], Any]:
+    """A decoder for query strings; a parameter that is unknown or there twice is refused."""
+    check_strict(kind)
+
+    def decoder(raw: bytes) -> Any:
+        return _convert(_pairs(raw, "query parameter"), kind)
+
+    return decoder
+
+
+def form_decoder(kind: Any) -> Callable[[bytes], Any]:
+    """A decoder for `application/x-www-form-urlencoded`, OAuth's only: a parameter twice is refused (RFC 6749 section
+    3.2), an unknown one is ignored if the struct says so (section 3.2 too), an empty one counts as left out.
+    """
+
+    def decoder(body: bytes) -> Any:
+        pairs = _pairs(body, "form parameter", limit=64 * 1024)
+        return _convert({key: value for key, value in pairs.items() if value}, kind)
+
+    return decoder
+
+
+def invalid(pointer: str, detail: str) -> InvalidRequest:
+    """A 400 that points (RFC 6901) at what is wrong."""
+    return InvalidRequest("The request is not valid.", errors=[{"pointer": pointer, "detail": detail}])
+
+
+def locate(message: str) -> tuple[str, str]:
+    """The JSON pointer and the text of a msgspec error: ``... - at `$.transfers[0].amount` `` -> `/transfers/0/amount`."""
+    found = _PLACE.match(message)
+    what = message if found is None else found["what"]
+    pointer = ""
+    for name, index, _any in _STEP.findall("" if found is None else found["path"]):
+        if not name and not index:
+            break  # msgspec does not say which key of a map; the pointer ends at the map
+        pointer += f"/{name or index}"
+    if unknown := _UNKNOWN.search(what):
+        pointer += "/" + _shown(unknown[1]).replace("~", "~0").replace("/", "~1")
+    return pointer, _shown(what)
+
+
+def check_strict(kind: Any) -> None:
+    """Raise TypeError where a type would let through what we refuse; called once for each row of an endpoint table."""
+    _walk(inspect.type_info(kind), repr(kind), 1, ())
+
+
+def _walk(info: inspect.Type, where: str, depth: int, above: tuple[Any, ...]) -> None:
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    if depth > MAX_DEPTH:
+        raise TypeError(f"{where} nests deeper than {MAX_DEPTH} levels")
+    if isinstance(info, inspect.AnyType | inspect.RawType | inspect.CustomType):
+        raise TypeError(f"{where} takes anything: say what it takes")
+    if isinstance(info, inspect.StrType) and info.pattern is not None and info.max_length is None:
+        raise TypeError(f"{where} has a pattern without max_length: `$` also matches before a final newline")
+    if isinstance(info, inspect.UnionType):
+        for arm in info.types:
+            _walk(arm, where, depth, above)
+    elif isinstance(info, inspect.StructType):
+        if info.cls in above:
+            raise TypeError(f"{where} contains itself: its depth has no bound")
+        if not info.forbid_unknown_fields:
+            raise TypeError(f"{where}: {info.cls.__name__} must have forbid_unknown_fields=True")
+        for each in info.fields:
+            _walk(each.type, f"{info.cls.__name__}.{each.name}", depth + 1, (*above, info.cls))
+    elif isinstance(info, inspect.DictType):
+        _walk(info.key_type, where, depth, above)
+        _walk(info.value_type, where, depth + 1, above)
+    elif isinstance(info, inspect.TupleType):
+        for member in info.item_types:
+            _walk(member, where, depth + 1, above)
+    elif isinstance(info, inspect.CollectionType):
+        _walk(info.item_type, where, depth + 1, above)
+    elif isinstance(info, inspect.TypedDictType | inspect.DataclassType | inspect.NamedTupleType):
+        raise TypeError(f"{where}: bodies are structs")
+
+
+def _pairs(raw: bytes, what: str, limit: int = MAX_QUERY) -> dict[str, str]:
+    if len(raw) > limit:
+        raise invalid("", f"more than {limit} bytes")
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), errors="strict", max_num_fields=64
+        )
+    except (UnicodeDecodeError, ValueError):
+        raise invalid("", f"the {what}s can't be read") from None
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise invalid("", f"a {what} is there twice")
+    if any("\0" in value for value in found.values()):
+        raise invalid("", f"a {what} holds a NUL character")
+    return found
+
+
+def _convert(values: dict[str, str], kind: Any) -> Any:
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(*locate(str(error))) from None
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, dict) and any(_has_nul(part) for pair in value.items() for part in pair)
+
+
+def _shown(text: str) -> str:
+    """Text of the client's own, as it may stand in our answer: short, and without what looks like a secret."""
+    shown = mask(text[:200])
+    return shown if len(text) <= 200 else shown + "…"

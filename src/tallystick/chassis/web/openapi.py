@@ -1,0 +1,210 @@
+"""OpenAPI 3.1 out of the endpoint table: msgspec's schemas are JSON Schema 2020-12, which is what 3.1 takes.
+
+The public document has the rows that are reachable from the edge. Mesh rows are in it only when asked for: what services
+say to each other is nobody's business outside.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from tallystick.chassis.web.bound import common_problems
+from tallystick.chassis.web.table import PARAMETER, Endpoint
+from tallystick.kernel.problem import Problem
+
+DPOP = "dpop"
+MESH = "mesh"
+_REF = "#/components/schemas/{name}"
+
+_PROBLEM_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "description": "RFC 9457. `retryable`: the same request, sent again unchanged, may succeed.",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "retryable": {"type": "boolean"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "pointer": {"type": "string", "description": "RFC 6901; empty for the whole body"},
+                    "detail": {"type": "string"},
+                },
+                "required": ["pointer", "detail"],
+            },
+        },
+    },
+    "required": ["type", "title", "status", "detail", "retryable", "request_id"],
+}
+
+_REQUEST_ID = {
+    "Request-Id": {"description": "The trace id of this request (32 hex digits)", "schema": {"type": "string"}}
+}
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "description": "`true` if this is the stored answer of an earlier request with the same key",
+        "schema": {"type": "string", "enum": ["true"]},
+    }
+}
+
+
+def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False) -> dict[str, Any]:
+    """The document of one service. `mesh=True` gives the one of its inner endpoints instead."""
+    rows = [row for row in endpoints if bool(row.mesh) == mesh]
+    types = [kind for row in rows for kind in (row.body, row.query, row.answer) if kind is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in rows:
+        paths[PARAMETER.sub(r"{\1}", row.path)][row.method.lower()] = _operation(row, schema_of, components)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"Tallystick: {service}", "version": version("tallystick"), "license": _license()},
+        "servers": [{"url": "/"}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
+            "securitySchemes": _security_schemes(rows),
+        },
+    }
+
+
+def _license() -> dict[str, str]:
+    return {"name": "Apache-2.0", "identifier": "Apache-2.0"}
+
+
+def _operation(row: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": row.summary or row.where,
+        "parameters": [*_path_parameters(row), *_query_parameters(row, schema_of, components), *_headers(row)],
+        "responses": {**_success(row, schema_of), **_refusals(row)},
+        "security": _security(row),
+    }
+    if row.action:
+        operation["operationId"] = row.action
+    if row.public is not None:
+        operation["description"] = f"Public: {row.public}."
+    if row.rate is not None:
+        operation["x-rate-class"] = row.rate
+    if row.mesh:
+        operation["x-callers"] = list(row.mesh)
+    if row.body is not None:
+        media = "application/json" if row.media == "json" else "application/x-www-form-urlencoded"
+        operation["requestBody"] = {
+            "required": not _may_be_left_out(row),
+            "content": {media: {"schema": schema_of[id(row.body)]}},
+        }
+    return operation
+
+
+def _may_be_left_out(row: Endpoint) -> bool:
+    try:
+        msgspec.convert({}, row.body)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _path_parameters(row: Endpoint) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in row.parameters]
+
+
+def _query_parameters(row: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]) -> list[dict[str, Any]]:
+    if row.query is None:
+        return []
+    schema = schema_of[id(row.query)]
+    if "$ref" in schema:
+        schema = components[schema["$ref"].rsplit("/", 1)[1]]
+    required = set(schema.get("required", ()))
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": kind}
+        for name, kind in schema["properties"].items()
+    ]
+
+
+def _headers(row: Endpoint) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if row.idempotency is not None:
+        found.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": row.idempotency == "required",
+                "description": "A name of the client's own for this one request: a repeat gets the first answer.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            }
+        )
+    if row.scope is not None:
+        found.append(
+            {
+                "name": "DPoP",
+                "in": "header",
+                "required": True,
+                "description": "Proof of possession of the token's key for this request (RFC 9449)",
+                "schema": {"type": "string"},
+            }
+        )
+    return found
+
+
+def _success(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
+    headers = {**_REQUEST_ID, **(_REPLAYED if row.idempotency is not None else {})}
+    response: dict[str, Any] = {"description": "Done", "headers": headers}
+    if row.answer is not None:
+        response["content"] = {row.produces: {"schema": schema_of[id(row.answer)]}}
+    elif row.produces != "application/json":
+        response["content"] = {row.produces: {"schema": {"type": "string"}}}
+    return {str(row.status): response}
+
+
+def _refusals(row: Endpoint) -> dict[str, Any]:
+    by_status: dict[int, list[type[Problem]]] = defaultdict(list)
+    listed: tuple[type[Problem], ...] = (*row.problems, *common_problems(row), Problem)
+    for problem in listed:
+        if problem not in by_status[problem.status]:
+            by_status[problem.status].append(problem)
+    return {str(status): _refusal(problems) for status, problems in sorted(by_status.items())}
+
+
+def _refusal(problems: Sequence[type[Problem]]) -> dict[str, Any]:
+    return {
+        "description": "; ".join(problem.title for problem in problems),
+        "headers": _REQUEST_ID,
+        "content": {
+            "application/problem+json": {
+                "schema": {
+                    "allOf": [{"$ref": _REF.format(name="Problem")}],
+                    "properties": {"type": {"examples": [problem.type_url() for problem in problems]}},
+                }
+            }
+        },
+    }
+
+
+def _security(row: Endpoint) -> list[dict[str, list[str]]]:
+    if row.public is not None:
+        return []
+    return [{MESH: []}] if row.mesh else [{DPOP: [row.scope or ""]}]
+
+
+def _security_schemes(rows: Sequence[Endpoint]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if any(row.mesh for row in rows):
+        found[MESH] = {"type": "mutualTLS", "description": "The caller's SPIFFE id, and who may call is in the charter"}
+    if scopes := sorted({row.scope for row in rows if row.scope is not None}):
+        found[DPOP] = {
+            "type": "oauth2",
+            "description": "RFC 9068 access tokens bound to a key: Authorization: DPoP (RFC 9449)",
+            "flows": {"clientCredentials": {"tokenUrl": "/oauth2/token", "scopes": dict.fromkeys(scopes, "")}},
+        }
+    return found

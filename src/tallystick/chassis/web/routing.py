@@ -1,0 +1,81 @@
+"""From a method and a path to a row: exact paths by one lookup, the others by pattern among those of equal length."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from tallystick.chassis.web.table import PARAMETER, Endpoint
+from tallystick.kernel.problem import MethodNotAllowed, NotFound
+
+R = TypeVar("R")
+
+NO_PARAMETERS: dict[str, str] = {}
+
+
+class Router(Generic[R]):
+    """Each row stands with what `add` was given for it. Two rows that one request would match are refused."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[str, R]] = {}
+        self._patterns: dict[int, list[tuple[re.Pattern[str], dict[str, R]]]] = {}
+        self._rests: list[tuple[re.Pattern[str], dict[str, R]]] = []
+
+    def add(self, endpoint: Endpoint, target: R) -> None:
+        methods = self._methods(endpoint.path)
+        if endpoint.method in methods:
+            msg = f"{endpoint.where} is in the table twice"
+            raise ValueError(msg)
+        methods[endpoint.method] = target
+
+    def find(self, method: str, path: str) -> tuple[R, dict[str, str]]:
+        """The row's target and the path's parameters. Raises NotFound or MethodNotAllowed (with `Allow`)."""
+        methods = self._exact.get(path)
+        parameters = NO_PARAMETERS
+        if methods is None:
+            for pattern, candidate in (*self._patterns.get(path.count("/"), ()), *self._rests):
+                if found := pattern.fullmatch(path):
+                    methods, parameters = candidate, found.groupdict()
+                    break
+            else:
+                raise NotFound("There is nothing at this path.")
+        target = methods.get(method)
+        if target is None:
+            allow = ", ".join(sorted(methods))
+            raise MethodNotAllowed(f"This path takes {allow}.", headers={"Allow": allow})
+        return target, parameters
+
+    def _methods(self, path: str) -> dict[str, R]:
+        if "{" not in path:
+            return self._exact.setdefault(path, {})
+        pattern = _compile(path)
+        rest = ":path}" in path
+        among = self._rests if rest else self._patterns.setdefault(path.count("/"), [])
+        for known, methods in among:
+            if known.pattern == pattern.pattern:
+                return methods
+        methods = {}
+        among.append((pattern, methods))
+        among.sort(key=lambda entry: entry[0].pattern.count("(?P<"))  # the more literal path wins
+        return methods
+
+
+def _compile(path: str) -> re.Pattern[str]:
+    parts: list[str] = []
+    end = 0
+    for found in PARAMETER.finditer(path):
+        parts.append(re.escape(path[end : found.start()]))
+        parts.append(f"(?P<{found[1]}>.+)" if found[2] else f"(?P<{found[1]}>[^/]+)")
+        end = found.end()
+    return re.compile("".join([*parts, re.escape(path[end:])]), re.DOTALL)
+
+
+def names_twice(endpoints: Iterable[Endpoint]) -> list[str]:
+    """Actions that name two rows: they are OpenAPI operation ids, which are unique."""
+    seen: dict[str, str] = {}
+    return [
+        f"{each.where} and {seen[each.action]} are both called {each.action}"
+        for each in endpoints
+        if each.action and seen.setdefault(each.action, each.where) != each.where
+    ]
