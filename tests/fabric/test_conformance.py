@@ -125,7 +125,7 @@ def problem(answer: tuple[int, dict[str, Any], Any]) -> tuple[int, str]:
     status, body, headers = answer
     assert headers["content-type"] == "application/problem+json", (status, body)
     assert body["status"] == status
-    assert set(body) - {"request_id"} == {"type", "title", "status", "detail", "retryable"}
+    assert set(body) - {"request_id", "sent"} == {"type", "title", "status", "detail", "retryable"}
     if "strict-transport-security" in headers:  # from the edge
         assert re.fullmatch(r"[0-9a-f-]{36}|edge-\d{16}-\d+", body["request_id"]), body
         assert headers["request-id"] == body["request_id"]
@@ -325,6 +325,7 @@ async def test_outside_bad_requests_get_problem_documents(folder: Path) -> None:
         answer = await ask(session, "GET", "/v1/accounts")
         assert problem(answer) == (503, "unavailable")
         assert answer[1]["retryable"] is True
+        assert answer[1]["sent"] is False
 
 
 async def test_outside_speaks_tls_1_3_only_and_http_2(folder: Path) -> None:
@@ -422,7 +423,9 @@ async def test_a_post_is_sent_again_only_with_a_key(folder: Path) -> None:
             assert (await ask(session, "POST", "/v1/payments", data=b"{}", headers=key))[0] == 503
             assert it.attempts("payments-0") > 2
         async with it.service("payments", "ledger") as session:
-            assert (await ask(session, "POST", "/internal/transfers", data=b"{}", headers=key))[0] == 503
+            answer = await ask(session, "POST", "/internal/transfers", data=b"{}", headers=key)
+            assert problem(answer) == (503, "unavailable")
+            assert "sent" not in answer[1], "it may have acted"
             assert it.attempts("ledger-0") == 1, "inside, the caller repeats by itself and one hop is enough"
 
 
@@ -432,6 +435,14 @@ async def test_an_unsampled_request_has_a_trace_id_too(folder: Path) -> None:
         arrived = {key.lower(): value for key, value in seen["headers"]}
         version, trace, _, flags = arrived["traceparent"].split("-")
         assert (version, len(trace), flags) == ("00", 32, "00")
+
+
+async def test_inside_a_call_that_reached_nobody_says_so(folder: Path) -> None:
+    """So that the caller knows that it may repeat it, whatever it was."""
+    async with mesh(folder, {}) as it, it.service("payments", "ledger") as session:
+        answer = await ask(session, "POST", "/internal/transfers", data=b"{}")
+        assert problem(answer) == (503, "unavailable")
+        assert answer[1]["sent"] is False
 
 
 async def test_a_sampled_request_leaves_a_span_with_the_collector(folder: Path) -> None:

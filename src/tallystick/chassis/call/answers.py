@@ -8,7 +8,8 @@ import msgspec
 
 from tallystick.kernel.problem import DOCS, RESERVED, Overloaded, Problem, RateLimited, Upstream
 
-#: What Envoy says when it sent nothing anywhere: these calls have surely not acted.
+#: What Envoy says when it sent nothing anywhere: these calls have surely not acted. Where its answers are made from our
+#: charters it says so in the problem document, `"sent": false` (fabric.envoy); this is its own wording, as any mesh has it.
 _NOT_SENT: Final = (
     b"no healthy upstream",
     b"upstream connect error or disconnect/reset before headers. reset reason: overflow",
@@ -59,7 +60,7 @@ def problem_of(target: str, answered: Answered, classes: tuple[type[Problem], ..
         return _rebuilt(kind, document, {"Retry-After": again} if again else {})
     context = {"target": target, "status": answered.status, "slug": slug}
     gateway = answered.status in _GATEWAY
-    unsent = gateway and not document and _not_sent(answered)
+    unsent = gateway and (document.get("sent") is False or (not document and _not_sent(answered)))
     what = "is not available" if gateway else "did not answer as agreed"
     sent = answered.status >= 500 and not unsent
     raise Failed(Upstream(f"The service {target} {what}.", context=context), sent=sent, again=gateway, down=gateway)

@@ -180,6 +180,8 @@ ANSWER_HEADERS = {
 REQUEST_ID = "%STREAM_ID%"
 #: Of a request that could not be read, which gets no id: when, and on which connection, as the access log says it.
 UNREAD_ID = "edge-%START_TIME(%s%6f)%-%CONNECTION_ID%"
+#: Member of the problem document of a request that was passed on to nobody.
+UNSENT = ',"sent":false'
 UNREAD = frozenset({400, 408, 431})
 
 
@@ -196,7 +198,7 @@ _OWN: dict[int, tuple[str, str, str, bool]] = {
         (404, problem.NotFound, "There is nothing at this path."),
         (413, problem.PayloadTooLarge, problem.PayloadTooLarge.title),
         (429, problem.RateLimited, "This service takes no more requests just now."),
-        (503, problem.Unavailable, "No replica could take this request."),
+        (503, problem.Unavailable, "The connection to the service broke; its outcome is not known."),
         (504, problem.DeadlineExceeded, "The service did not answer in time; its outcome is not known."),
     )
 } | {
@@ -225,19 +227,29 @@ def local_replies(extra: dict[str, str], *, request_id: bool) -> Json:
             ),
         }
 
-    def document(status: int, slug: str, title: str, detail: str, *, retryable: bool) -> str:
+    def document(status: int, slug: str, title: str, detail: str, *, retryable: bool, more: str = "") -> str:
         return (
             f'"type":"{problem.DOCS}/{slug}","title":"{title}","status":{status},'
-            f'"detail":"{detail}","retryable":{"true" if retryable else "false"}'
+            f'"detail":"{detail}","retryable":{"true" if retryable else "false"}{more}'
         )
 
+    # no healthy host, circuit open, connection failed: these reached nobody, so `chassis.call` may repeat them safely
+    unsent: Json = {"response_flag_filter": {"flags": ["UH", "UO", "UF"]}}
+    kind = problem.Unavailable
     mappers = [
         mapper(
-            status_filter("EQ", status),
-            document(status, slug, title, detail, retryable=retryable),
-            UNREAD_ID if status in UNREAD else REQUEST_ID,
-        )
-        for status, (slug, title, detail, retryable) in sorted(_OWN.items())
+            {"and_filter": {"filters": [status_filter("EQ", 503), unsent]}},
+            document(503, kind.slug, kind.title, "No replica could take this request.", retryable=True, more=UNSENT),
+            REQUEST_ID,
+        ),
+        *(
+            mapper(
+                status_filter("EQ", status),
+                document(status, slug, title, detail, retryable=retryable),
+                UNREAD_ID if status in UNREAD else REQUEST_ID,
+            )
+            for status, (slug, title, detail, retryable) in sorted(_OWN.items())
+        ),
     ]
     other = (
         '"type":"about:blank","title":"%RESPONSE_CODE_DETAILS%","status":%RESPONSE_CODE%,'
