@@ -134,10 +134,10 @@ def public_key(jwk: Jwk) -> PublicKey:
             return ed25519.Ed25519PublicKey.from_public_bytes(_octets(jwk.x, 32))
         if jwk.kty == "RSA":
             modulus = int.from_bytes(_octets(jwk.n, None))
-            if not 2048 <= modulus.bit_length() <= 4096 or jwk.e != "AQAB":
-                raise Refused("RSA keys have 2048 to 4096 bits and the exponent 65537")
+            if not 2048 <= modulus.bit_length() <= 4096 or modulus % 2 == 0 or jwk.e != "AQAB":
+                raise Refused("RSA keys have an odd modulus of 2048 to 4096 bits and the exponent 65537")
             return rsa.RSAPublicNumbers(65537, modulus).public_key()
-    except ValueError as error:  # not a point of the curve, an even modulus
+    except ValueError as error:  # not a point of the curve
         raise Refused("the key is not valid") from error
     raise Refused("the key is of a kind that is not taken here")
 

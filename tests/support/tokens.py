@@ -1,0 +1,188 @@
+"""Keys, tokens, proofs and identity's inner endpoints for tests: minted with other code (joserfc) than that which checks them."""
+
+import base64
+import hashlib
+import json
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from joserfc import jws
+from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
+
+PUBLIC_URL = "https://localhost:8443"
+TRUST_DOMAIN = "tallystick.test"
+
+AnyKey = ECKey | RSAKey | OKPKey | OctKey
+
+
+def sign(header: dict[str, Any], payload: dict[str, Any] | bytes, key: AnyKey, alg: str | None = None) -> str:
+    """A compact JWS of whatever is asked for, sensible or not. `alg` signs by another algorithm than the header says."""
+    content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    text = f"{b64(json.dumps(header).encode())}.{b64(content)}"
+    algorithm: Any = jws.JWSRegistry.algorithms[alg or header["alg"]]
+    return f"{text}.{b64(algorithm.sign(text.encode(), key))}"
+
+
+def b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+class Holder:
+    """A client with its proof key."""
+
+    def __init__(self, key: ECKey | RSAKey | OKPKey | None = None, alg: str = "ES256", client: str = "cli_one") -> None:
+        self.key = key or ECKey.generate_key("P-256")
+        self.alg = alg
+        self.client = client
+        self.jkt = self.key.thumbprint()
+
+    def proof(
+        self,
+        token: str | None,
+        method: str = "POST",
+        url: str = PUBLIC_URL + "/v1/payments",
+        *,
+        header: dict[str, Any] | None = None,
+        key: AnyKey | None = None,
+        **claims: Any,
+    ) -> str:
+        """A DPoP proof; `header` and `claims` change or (None) remove members."""
+        head = {"typ": "dpop+jwt", "alg": self.alg, "jwk": self.key.as_dict(private=False), **(header or {})}
+        body = {
+            "jti": secrets.token_urlsafe(16),
+            "htm": method,
+            "htu": url,
+            "iat": int(time.time()),
+            "ath": b64(hashlib.sha256(token.encode()).digest()) if token is not None else None,
+            **claims,
+        }
+        return sign(_without_none(head), _without_none(body), key or self.key)
+
+    def headers(self, token: str, **options: Any) -> list[tuple[bytes, bytes]]:
+        """What a request with `token` carries."""
+        return authorization(token, self.proof(token, **options))
+
+
+def authorization(token: str, *proofs: str, scheme: str = "DPoP") -> list[tuple[bytes, bytes]]:
+    found = [(b"host", b"anything"), (b"authorization", f"{scheme} {token}".encode())]
+    return found + [(b"dpop", proof.encode()) for proof in proofs]
+
+
+class Issuer:
+    """Identity's signing side."""
+
+    def __init__(self, kid: str = "k1") -> None:
+        self.kid = kid
+        self.key = ECKey.generate_key("P-256", {"kid": kid, "alg": "ES256", "use": "sig"})
+
+    @property
+    def jwk(self) -> dict[str, Any]:
+        return dict(self.key.as_dict(private=False))
+
+    def access(
+        self,
+        holder: Holder,
+        *,
+        scope: str = "payments:write payments:read",
+        header: dict[str, Any] | None = None,
+        key: AnyKey | None = None,
+        **claims: Any,
+    ) -> str:
+        now = int(time.time())
+        head = {"typ": "at+jwt", "alg": "ES256", "kid": self.kid, **(header or {})}
+        body = {
+            "iss": PUBLIC_URL,
+            "aud": PUBLIC_URL,
+            "exp": now + 120,
+            "iat": now,
+            "jti": secrets.token_urlsafe(12),
+            "client_id": holder.client,
+            "sub": holder.client,
+            "tenant": "acme",
+            "scope": scope,
+            "cnf": {"jkt": holder.jkt},
+            **claims,
+        }
+        return sign(_without_none(head), _without_none(body), key or self.key)
+
+    def transaction(self, client: str = "cli_one", *, header: dict[str, Any] | None = None, **claims: Any) -> str:
+        now = int(time.time())
+        head = {"typ": "txntoken+jwt", "alg": "ES256", "kid": self.kid, **(header or {})}
+        body = {
+            "iss": PUBLIC_URL,
+            "aud": TRUST_DOMAIN,
+            "exp": now + 60,
+            "iat": now,
+            "jti": secrets.token_urlsafe(12),
+            "txn": secrets.token_urlsafe(12),
+            "sub": client,
+            "tenant": "acme",
+            "scope": "payments:write",
+            **claims,
+        }
+        return sign(_without_none(head), _without_none(body), self.key)
+
+
+class IdentityServer:
+    """The four inner endpoints that authentication needs, on a Unix socket. `down` makes it refuse, `calls` counts."""
+
+    def __init__(self, socket: Path, issuer: Issuer) -> None:
+        self.socket = socket
+        self.issuers = [issuer]
+        self.epoch = 0
+        self.revocations: list[dict[str, Any]] = []
+        self.calls: list[str] = []
+        self.asked: list[dict[str, Any]] = []
+        self.down = False
+        self.expires_in = 60
+        self.refuse: dict[str, Any] | None = None
+        app = web.Application(middlewares=[self._count])
+        app.router.add_get("/internal/jwks", self._jwks)
+        app.router.add_get("/internal/revocations", self._revocations)
+        app.router.add_post("/internal/token-exchange", self._token)
+        app.router.add_post("/internal/service-tokens", self._token)
+        self._runner = web.AppRunner(app)
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.UnixSite(self._runner, str(self.socket)).start()
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    def revoke(self, kind: str, name: str) -> dict[str, Any]:
+        self.epoch += 1
+        entry = {"epoch": self.epoch, "kind": kind, "id": name, "until": int(time.time()) + 300}
+        self.revocations.append(entry)
+        return entry
+
+    def count(self, path: str) -> int:
+        return self.calls.count(path)
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.calls.append(request.path)
+        if self.down:
+            return web.Response(status=503, text="no healthy upstream")
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def _jwks(self, request: web.Request) -> web.Response:
+        return web.json_response({"keys": [issuer.jwk for issuer in self.issuers]})
+
+    async def _revocations(self, request: web.Request) -> web.Response:
+        return web.json_response({"epoch": self.epoch, "revocations": self.revocations})
+
+    async def _token(self, request: web.Request) -> web.Response:
+        self.asked.append(await request.json())
+        if self.refuse is not None:
+            return web.json_response(self.refuse, status=self.refuse["status"], content_type="application/problem+json")
+        token = self.issuers[0].transaction()
+        return web.json_response({"transaction_token": token, "expires_in": self.expires_in})
+
+
+def _without_none(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
