@@ -85,9 +85,7 @@ def test_an_error_in_a_forbid_denies_and_is_an_alert() -> None:
     assert not authorizer.decide(subject(), action="x", resource=payment(), context={"risk": 4}).allowed
 
 
-@pytest.mark.parametrize(
-    "value", [{"__entity": {"type": "Client", "id": "cli_admin"}}, ["a"], None, 1.5, b"x", 2**63, frozenset({1})]
-)
+@pytest.mark.parametrize("value", [{"__entity": {"type": "Client", "id": "cli_admin"}}, ["a"], None, 1.5, b"x", 2**63])
 def test_values_that_no_policy_may_see_deny(value: object) -> None:
     authorizer = Authorizer("permit(principal, action, resource);")
     what = Resource("Payment", "p", {"tenant": "acme", "odd": value})  # type: ignore[dict-item]

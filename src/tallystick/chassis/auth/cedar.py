@@ -102,31 +102,25 @@ class Authorizer:
         # Ids go in as {type, id} and never as Cedar text: no quoting to get wrong.
         client, target = {"type": "Client", "id": subject.client_id}, {"type": resource.type, "id": resource.id}
         facts: dict[str, Attribute] = {"tenant": subject.tenant, "scopes": subject.scopes, "caller": subject.caller}
-        if (
-            client == target
-        ):  # a client asking about itself: one entity, whose facts about the asker can't be overwritten
-            entities = [{"uid": client, "attrs": _cedar({**resource.attrs, **facts}), "parents": []}]
-        else:
-            entities = [
-                {"uid": client, "attrs": _cedar(facts), "parents": []},
-                {"uid": target, "attrs": _cedar(resource.attrs), "parents": []},
-            ]
-        request = {
-            "principal": client,
-            "action": {"type": "Action", "id": action},
-            "resource": target,
-            "context": _cedar(context),
-        }
         try:
+            # A client asking about itself is one entity, whose facts about the asker can't be overwritten.
+            own = facts if client != target else {**resource.attrs, **facts}
+            entities = [{"uid": client, "attrs": _cedar(own), "parents": []}]
+            if client != target:
+                entities.append({"uid": target, "attrs": _cedar(resource.attrs), "parents": []})
+            request = {
+                "principal": client,
+                "action": {"type": "Action", "id": action},
+                "resource": target,
+                "context": _cedar(context),
+            }
             result = cedarpy.is_authorized(request, self._policies, json.dumps(entities), self._schema)
             errors = tuple(result.diagnostics.errors)
             allowed, reasons = result.allowed, tuple(result.diagnostics.reasons)
         except (ValueError, TypeError) as error:  # entities that Cedar can't read or that don't fit the schema
             allowed, reasons, errors = False, (), (str(error),)
         if errors:
-            telemetry.log.error(
-                "policy.evaluation_failed", action=action, client=subject.client_id, errors=list(errors)
-            )
+            telemetry.log.error("policy.evaluation_failed", action=action, client=subject.client_id, reason=errors[0])
             return Decision(allowed=False, reasons=reasons, errors=errors)
         return Decision(allowed=allowed, reasons=reasons)
 
