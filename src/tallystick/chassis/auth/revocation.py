@@ -99,7 +99,8 @@ class RevocationFeed:
         self._monotonic = monotonic
         self._wall = wall
         self._revoked = Revoked()
-        self._epoch = -1
+        self._epoch = -1  # all up to this one are in the map
+        self._told = -1  # the highest one that anybody spoke of
         self._heard_at = float("-inf")
         self._fetched_at = float("-inf")
         self._meanwhile: list[int] | None = None  # epochs heard while the list is being fetched
@@ -135,11 +136,13 @@ class RevocationFeed:
             self._follows(message.epoch - 1, message.epoch)
 
     def _follows(self, before: int, epoch: int) -> None:
-        if before == self._epoch and self.loaded:
-            self._epoch = epoch
-            self._heard_at = self._monotonic()
-        elif before > self._epoch:
+        self._told = max(self._told, epoch)
+        if before > self._epoch:
             self._behind.set()
+        elif before == self._epoch and self.loaded:
+            self._epoch = epoch
+            if epoch == self._told:  # else a late message closed one hole, and another is still open
+                self._heard_at = self._monotonic()
 
     async def fetch(self) -> None:
         """Take the whole list. Raises what the fetch raised, ValueError for one that makes no sense."""
@@ -160,6 +163,7 @@ class RevocationFeed:
                 self._behind.set()
                 break
             self._epoch = max(epoch, self._epoch)
+        self._told = max([self._epoch, *meanwhile])
         self._heard_at = self._fetched_at = asked_at
         self.loaded = True
 

@@ -1,0 +1,120 @@
+"""Each proof once, in a real Valkey, and what holds when it is away."""
+
+import asyncio
+import time
+
+import pytest
+from valkey.asyncio import Valkey
+
+from tallystick.chassis.auth import Proof, ProofStore, Refused, ReplayCheckUnavailable
+from tallystick.chassis.auth.replay import REMEMBERED, LocalMemory
+from tallystick.chassis.telemetry.logs import captured
+
+
+def proof(jti: str = "j", jkt: str = "k") -> Proof:
+    return Proof(jkt, jti, time.time())
+
+
+async def outcomes(store: ProofStore, proofs: list[Proof], *, money: bool = True) -> list[bool]:
+    """Whether each was let in."""
+
+    async def one(each: Proof) -> bool:
+        try:
+            await store.claim(each, money=money)
+        except Refused:
+            return False
+        return True
+
+    return await asyncio.gather(*(one(each) for each in proofs))
+
+
+async def test_once(valkey: Valkey) -> None:
+    store = ProofStore(valkey, "payments:dpop:")
+    assert await outcomes(store, [proof()]) == [True]
+    assert await outcomes(store, [proof()]) == [False]
+
+
+async def test_of_200_at_once_one_is_let_in(valkey: Valkey) -> None:
+    """On two replicas that share the store."""
+    stores = [ProofStore(valkey, "payments:dpop:") for _ in range(2)]
+    found = await asyncio.gather(*(outcomes(store, [proof()] * 100) for store in stores))
+    assert sum(sum(each) for each in found) == 1
+
+
+async def test_different_proofs_at_once_are_all_let_in(valkey: Valkey) -> None:
+    assert all(await outcomes(ProofStore(valkey, "p:"), [proof(f"j{number}") for number in range(600)]))
+
+
+async def test_nobody_uses_up_anothers_proofs(valkey: Valkey) -> None:
+    """Same `jti` of another key, another service's prefix, and names that would run together."""
+    store = ProofStore(valkey, "payments:dpop:")
+    assert await outcomes(store, [proof("j", "k"), proof("j", "other"), proof("k", "j"), proof("", "jk")]) == [True] * 4
+    assert await outcomes(ProofStore(valkey, "ledger:dpop:"), [proof("j", "k")]) == [True]
+
+
+async def test_keys_are_small_named_for_the_service_and_expire(valkey: Valkey) -> None:
+    await ProofStore(valkey, "payments:dpop:").claim(proof("x" * 256), money=True)
+    [key] = await valkey.keys("*")
+    assert key.startswith(b"payments:dpop:")
+    assert len(key) == len(b"payments:dpop:") + 16
+    assert REMEMBERED - 2 <= await valkey.ttl(key) <= REMEMBERED
+    assert REMEMBERED > 65  # a proof is good for 60 s after an `iat` that may be 5 s ahead
+
+
+async def test_without_the_store_money_stops_and_reads_go_on_once() -> None:
+    gone = Valkey(unix_socket_path="/tmp/there-is-no-valkey.sock")
+    store = ProofStore(gone, "payments:dpop:")
+    with captured() as lines:
+        for _ in range(3):
+            with pytest.raises(ReplayCheckUnavailable):
+                await store.claim(proof(), money=True)
+        assert await outcomes(store, [proof()] * 50, money=False) == [True] + [False] * 49
+    assert (ReplayCheckUnavailable.status, ReplayCheckUnavailable.retryable) == (503, True)
+    assert [line["event"] for line in lines] == ["auth.replay_store_failed"]
+    await gone.aclose()
+
+
+async def test_a_store_that_never_answers_is_the_same(directory: object) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read(-1)
+        finally:
+            writer.close()
+
+    path = f"{directory}/v.sock"
+    server = await asyncio.start_unix_server(silent, path)
+    valkey = Valkey(unix_socket_path=path)
+    with captured(), pytest.raises(ReplayCheckUnavailable):
+        await ProofStore(valkey, "p:").claim(proof(), money=True)
+    await valkey.aclose()
+    server.close()
+
+
+async def test_a_store_that_refuses_is_the_same_and_its_return_is_noticed(valkey: Valkey) -> None:
+    store = ProofStore(valkey, "p:")
+    with captured() as lines:
+        await valkey.config_set("maxmemory", "1")
+        await valkey.config_set("maxmemory-policy", "noeviction")
+        try:
+            with pytest.raises(ReplayCheckUnavailable):
+                await store.claim(proof(), money=True)
+        finally:
+            await valkey.config_set("maxmemory", "0")
+        await store.claim(proof(), money=True)
+    assert [line["event"] for line in lines] == ["auth.replay_store_failed", "auth.replay_store_back"]
+
+
+def test_the_memory_forgets_in_time_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    memory = LocalMemory(lambda: now[0])
+    monkeypatch.setattr(LocalMemory, "LIMIT", 2)
+    assert memory.claim(b"a")
+    now[0] = 30
+    assert memory.claim(b"b")
+    with pytest.raises(ReplayCheckUnavailable):
+        memory.claim(b"c")
+    now[0] = REMEMBERED - 0.1
+    assert not memory.claim(b"a")
+    now[0] = REMEMBERED
+    assert memory.claim(b"c")
+    assert not memory.claim(b"b")
