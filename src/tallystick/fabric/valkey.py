@@ -1,0 +1,49 @@
+"""What each service may do in Valkey: its own keys, with the commands that counters, windows and caches need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: `-@all` comes first where these are applied. Left out on purpose: KEYS, SCAN, RANDOMKEY and DBSIZE, which look at
+#: everybody's keys whatever the patterns say; FUNCTION and SCRIPT FLUSH, which are everybody's; blocking commands.
+COMMANDS = (
+    "+@string",
+    "+@hash",
+    "+@set",
+    "+@sortedset",
+    "+@transaction",
+    "+del",
+    "+unlink",
+    "+exists",
+    "+expire",
+    "+pexpire",
+    "+expireat",
+    "+pexpireat",
+    "+ttl",
+    "+pttl",
+    "+eval",
+    "+evalsha",
+    "+script|load",
+    "+script|exists",
+    "+hello",
+    "+ping",
+    "+client|setname",
+    "+client|setinfo",
+    "-@blocking",
+    "-@dangerous",
+)
+
+
+def rules(services: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """ACL rules of each service's user: keys and channels `<service>:*` only."""
+    return {name: (f"~{name}:*", f"&{name}:*", *COMMANDS) for name in services}
+
+
+def users_acl(services: Iterable[str]) -> str:
+    """The same as lines of an ACL file, with the password to be put in by the operator."""
+    lines = ["user default off resetpass resetkeys resetchannels -@all"]
+    lines += [
+        f"user {name} on #<SHA-256 of the password> resetkeys resetchannels -@all {' '.join(words)}"
+        for name, words in rules(services).items()
+    ]
+    return "\n".join(lines) + "\n"
