@@ -49,9 +49,9 @@ def common_problems(endpoint: Endpoint) -> tuple[type[Problem], ...]:
     if endpoint.rate is not None:
         found.append(RateLimited)
     if endpoint.idempotency is not None:
-        from tallystick.chassis.idempotency import IdempotencyKeyReused, RequestInProgress
+        from tallystick.chassis.idempotency import InProgress, KeyReused
 
-        found += [IdempotencyKeyReused, RequestInProgress]
+        found += [KeyReused, InProgress]
     return tuple(found)
 
 
@@ -102,8 +102,8 @@ class Bound:
                 raise invalid("", "this endpoint needs a body")
             return self._unsent
         if self._body is None:
-            if raw == b"{}":
-                return None  # clients that always send an object
+            if raw == b"{}" or self.endpoint.media == "form":
+                return None  # clients that always send an object; forms whose handler reads `raw_body` itself
             raise invalid("", "this endpoint takes no body")
         media = headers.get(b"content-type", b"")
         if media != self._media:

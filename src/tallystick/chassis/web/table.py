@@ -28,8 +28,8 @@ class Endpoint:
     `handler(service, request) -> Reply`; `action` is the Cedar action and the OpenAPI operation id; `resource` the Cedar
     type that the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
     limits; the class `money` also demands a fresh revocation feed. `timeout` is the time budget in seconds of a request
-    that brings none. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON. `lists` documents the
-    paging of `Page` answers.
+    that brings none. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their
+    handler reads `raw_body` itself, because their errors have a form of their own.
     """
 
     method: Method

@@ -1,0 +1,780 @@
+"""Web: the real application, the real authenticator, real policies; each kind of bad input has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from valkey.asyncio import Valkey
+
+from tallystick.chassis.auth.cedar import Authorizer
+from tallystick.chassis.charter import Rate
+from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.limits import Limits
+from tallystick.chassis.telemetry import context, logs
+from tallystick.chassis.web import (
+    Application,
+    Endpoint,
+    Page,
+    Paging,
+    Reply,
+    Request,
+    cursor,
+    openapi,
+    page,
+    read_cursor,
+)
+from tallystick.chassis.web.decode import MAX_DEPTH, body_decoder, check_strict, locate, query_decoder
+from tallystick.kernel.problem import Conflict, InvalidRequest, MethodNotAllowed, NotFound, Problem
+from tests.support.http import Answer, World, ask, world
+
+POLICY = """
+permit (principal, action in [Action::"sell", Action::"list", Action::"look", Action::"stock"], resource)
+when { principal.tenant == resource.tenant };
+"""
+
+CARD = "4242424242424242"
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    amount: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}$", max_length=19)]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$", max_length=3)]
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    count: Annotated[int, msgspec.Meta(ge=1, le=99)]
+    price: Price
+
+
+class Sale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    lines: Annotated[list[Line], msgspec.Meta(min_length=1, max_length=1000)]
+    note: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    tags: Annotated[dict[str, Annotated[str, msgspec.Meta(max_length=9)]], msgspec.Meta(max_length=5)] = {}
+
+
+class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    price: Price | None = None
+
+
+class Sold(msgspec.Struct, frozen=True):
+    id: str
+    lines: int
+
+
+class Filter(Paging, frozen=True, kw_only=True):
+    state: Annotated[str, msgspec.Meta(max_length=10)] | None = None
+
+
+class Form(msgspec.Struct, frozen=True):
+    grant_type: str
+    scope: str | None = None
+
+
+class Stock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tokens: list[str]
+
+
+class SoldOut(Conflict):
+    slug, title = "sold-out", "It is sold out"
+
+
+class Shop:
+    def __init__(self) -> None:
+        self.requests: list[Request[Any, Any]] = []
+        self.raises: BaseException | None = None
+        self.release: asyncio.Event | None = None
+
+
+async def sell(shop: Shop, request: Request[Sale]) -> Reply[Sold]:
+    shop.requests.append(request)
+    if shop.raises is not None:
+        raise shop.raises
+    if shop.release is not None:
+        await shop.release.wait()
+    return Reply(Sold(id="sale_1", lines=len(request.body.lines)))
+
+
+async def capture(shop: Shop, request: Request[Capture]) -> Reply[Capture]:
+    shop.requests.append(request)
+    return Reply(request.body, replayed=True)
+
+
+async def look(shop: Shop, request: Request) -> Reply[Sold]:
+    return Reply(Sold(id=request.path["id"], lines=0), headers={"Cache-Control": "max-age=60"})
+
+
+async def listing(shop: Shop, request: Request[None, Filter]) -> Reply[Page[Sold]]:
+    start = read_cursor(request.query.after, int)
+    first = 0 if start is None else int(start[0])
+    found = [Sold(id=str(n), lines=n) for n in range(first + 1, min(first + request.query.limit + 1, 7) + 1)]
+    return Reply(page(found, request.query.limit, lambda sold: (sold.lines,)))
+
+
+async def stock(shop: Shop, request: Request[Stock]) -> Reply[list[str]]:
+    shop.requests.append(request)
+    judged = await request.judge(request.body.tokens)
+    return Reply([each.slug if isinstance(each, Problem) else each.client_id for each in judged])
+
+
+async def token(shop: Shop, request: Request[Form]) -> Reply[Any]:
+    return Reply({"scope": request.body.scope}, headers={"Content-Type": "application/json"})
+
+
+async def tile(shop: Shop, request: Request) -> Reply[Any]:
+    return Reply.raw(request.path["tile"].encode())
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST", "/v1/sales", sell, scope="payments:write", action="sell", resource="Sale", body=Sale, answer=Sold,
+        status=201, idempotency="required", rate="money", problems=(SoldOut,), timeout=0.3, summary="Sell",
+    ),
+    Endpoint("GET", "/v1/sales", listing, scope="payments:read", action="list", query=Filter, answer=Page[Sold]),
+    Endpoint("GET", "/v1/sales/{id}", look, scope="payments:read", action="look", answer=Sold, rate="few"),
+    Endpoint("POST", "/v1/sales/{id}/capture", capture, scope="payments:write", action="forbidden", body=Capture),
+    Endpoint("POST", "/internal/stock", stock, mesh=("payments",), action="stock", body=Stock, answer=list[str]),
+    Endpoint("POST", "/oauth2/token", token, public="it authenticates by itself", body=Form, media="form"),
+    Endpoint("POST", "/public/capture", capture, public="a test", body=Capture, idempotency="optional"),
+    Endpoint("GET", "/tile/{tile:path}", tile, public="a log is public", produces="application/octet-stream"),
+)  # fmt: skip
+
+SALE = {"lines": [{"count": 2, "price": {"amount": "1250", "currency": "EUR"}}]}
+GOOD = json.dumps(SALE).encode()
+KEY = (b"idempotency-key", b"sale-1")
+
+
+class Env:
+    def __init__(self, around: World, valkey: Valkey) -> None:
+        self.world = around
+        self.shop = Shop()
+        self.limits = Limits(
+            "shop",
+            {"money": Rate(per_second=10_000, burst=10_000), "few": Rate(per_second=1, burst=2)},
+            max_in_flight=4,
+            max_queue=2,
+            valkey=valkey,
+        )
+        self.parts = {"database": True}
+        self.app = Application(
+            "shop",
+            self.shop,
+            ENDPOINTS,
+            authenticator=around.authenticator,
+            authorizer=Authorizer(POLICY),
+            limits=self.limits,
+            max_body_bytes=64 * 1024,
+            ready=lambda: self.parts,
+        )
+
+    async def sell(self, body: Any = GOOD, *more: tuple[bytes, bytes], key: bool = True) -> Answer:
+        headers = [*self.world.edge("POST", "/v1/sales"), *more, *([KEY] if key else [])]
+        return await ask(self.app, "POST", "/v1/sales", body, headers)
+
+    async def get(self, target: str, **claims: Any) -> Answer:
+        return await ask(self.app, "GET", target, headers=self.world.edge("GET", target.partition("?")[0], **claims))
+
+
+@pytest_asyncio.fixture
+async def env(directory: Path, valkey: Valkey) -> AsyncIterator[Env]:
+    async with world(directory, valkey) as around:
+        yield Env(around, valkey)
+
+
+def pointer(answer: Answer) -> tuple[int, str]:
+    return answer.status, answer.json["errors"][0]["pointer"]
+
+
+# --- a good request
+
+
+async def test_a_request_is_answered(env: Env) -> None:
+    with logs.captured() as lines:
+        answer = await env.sell(GOOD, (b"traceparent", TRACE))
+    assert answer.status == 201
+    assert answer.json == {"id": "sale_1", "lines": 1}
+    assert answer.header("request-id") == TRACE[3:35].decode()
+    assert answer.header("cache-control") == "no-store"
+    assert answer.header("content-type") == "application/json"
+    request = env.shop.requests[0]
+    assert (request.subject.tenant, request.subject.client_id) == ("acme", "cli_one")
+    assert (request.idempotency_key, request.route, request.raw_body) == ("sale-1", "POST /v1/sales", GOOD)
+    assert request.body.lines[0].price.amount == "1250"
+    done = lines[-1]
+    assert (done["event"], done["route"], done["status"]) == ("request.done", "POST /v1/sales", 201)
+    assert (done["trace"], done["tenant"], done["client"]) == (TRACE[3:35].decode(), "acme", "cli_one")
+    assert done["bytes_in"] == len(GOOD)
+    assert context.current() is None
+    assert Deadline.current() is None
+
+
+async def test_a_request_without_a_trace_begins_one(env: Env) -> None:
+    first, second = await env.sell(), await env.sell()
+    assert first.header("request-id") != second.header("request-id")
+    assert len(first.header("request-id") or "") == 32
+
+
+async def test_a_body_may_come_in_pieces(env: Env) -> None:
+    assert (await env.sell([GOOD[:5], b"", GOOD[5:]])).status == 201
+
+
+async def test_a_replayed_answer_says_so_and_an_optional_body_may_be_left_out(env: Env) -> None:
+    for body in (None, b"", b"{}"):
+        answer = await ask(env.app, "POST", "/public/capture", body)
+        assert (answer.status, answer.json) == (200, {"price": None})
+        assert answer.header("idempotent-replayed") == "true"
+    assert env.shop.requests[0].idempotency_key is None
+
+
+async def test_an_answer_may_set_its_own_caching(env: Env) -> None:
+    assert (await env.get("/v1/sales/sale_9")).header("cache-control") == "max-age=60"
+
+
+# --- bad bodies
+
+
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b"", ""),
+        (b"{", ""),
+        (b'{"lines": [}', ""),
+        (b"null", ""),
+        (b"[]", ""),
+        (GOOD + b"x", ""),
+        (GOOD + GOOD, ""),
+        (b"\xef\xbb\xbf" + GOOD, ""),
+        (b'{"lines": [], "note": "\xff"}', ""),
+        (GOOD.decode().encode("utf-16"), ""),
+        (b'{"lines": [], "lines": []}', ""),
+        (b'{"lines": [], "l\\u0069nes": []}', ""),
+        (b'{"lines": [{"count": 1, "price": {"amount": "1", "amount": "2", "currency": "EUR"}}]}', ""),
+        (b'{"lines": [], "tags": {"a": "1", "a": "2"}}', ""),
+        (b'{"note": "\\ud800", "lines": []}', ""),
+        (GOOD.replace(b"}]", b"}]").replace(b'{"lines"', b'{"note": "a\\u0000b", "lines"'), ""),
+        (b'{"lines": [{"count": NaN}]}', ""),
+        (b'{"lines": [{"count": -Infinity}]}', ""),
+        (b'{"lines": [{"count": ' + b"9" * 5000 + b"}]}", ""),
+        (nested(MAX_DEPTH + 1), ""),
+        (nested(30_000), ""),
+        (b'{"note": ' + nested(30_000) + b', "lines": []}', ""),
+        (b"{}", ""),
+        (GOOD[:-1] + b', "extra": 1}', "/extra"),
+        (GOOD[:-1] + b', "a/b~c": 1}', "/a~1b~0c"),
+        (b'{"lines": []}', "/lines"),
+        (GOOD.replace(b'"count": 2', b'"count": 0'), "/lines/0/count"),
+        (GOOD.replace(b'"count": 2', b'"count": 2.0'), "/lines/0/count"),
+        (GOOD.replace(b'"count": 2', b'"count": 1e1'), "/lines/0/count"),
+        (GOOD.replace(b'"count": 2', b'"count": "2"'), "/lines/0/count"),
+        (GOOD.replace(b'"count": 2', b'"count": true'), "/lines/0/count"),
+        (GOOD.replace(b'"count": 2', b'"count": 99999999999999999999'), "/lines/0/count"),
+        (GOOD.replace(b'"1250"', b'"-1"'), "/lines/0/price/amount"),
+        (GOOD.replace(b'"1250"', b'"1\\n"'), ""),  # `$` matches before a final line feed
+        (GOOD.replace(b'"1250"', b'"1\\u000A"'), ""),
+        (GOOD.replace(b'"1250"', b"1250"), "/lines/0/price/amount"),
+        (GOOD.replace(b'"EUR"', b'"EUR\\n"'), ""),
+        (GOOD.replace(b'"lines"', b'"tags": {"a": 1}, "lines"'), "/tags"),
+    ],
+)
+async def test_a_bad_body_is_refused_and_pointed_at(env: Env, body: bytes, where: str) -> None:
+    answer = await env.sell(body)
+    assert pointer(answer) == (400, where)
+    assert answer.header("content-type") == "application/problem+json"
+    document = answer.json
+    assert document["type"] == "https://tallystick.dev/problems/invalid-request"
+    assert (document["status"], document["retryable"]) == (400, False)
+    assert document["request_id"] == answer.header("request-id")
+    assert env.shop.requests == []
+
+
+async def test_what_is_pointed_at_does_not_repeat_secrets_or_megabytes(env: Env) -> None:
+    for name in (CARD, "x" * 60_000):
+        answer = await env.sell(json.dumps({**SALE, name: 1}).encode())
+        assert answer.status == 400
+        assert CARD.encode() not in answer.content
+        assert len(answer.content) < 1500
+
+
+@pytest.mark.parametrize("as_pieces", [False, True])
+async def test_a_body_of_a_mebibyte_is_refused(env: Env, as_pieces: bool) -> None:
+    big = json.dumps({**SALE, "note": "x" * (1 << 20)}).encode()
+    answer = await env.sell([big[n : n + 16384] for n in range(0, len(big), 16384)] if as_pieces else big)
+    assert answer.status == 413
+    assert answer.json["limit"] == 64 * 1024
+    assert answer.header("connection") == "close"
+
+
+async def test_an_absurd_length_is_refused_without_reading(env: Env) -> None:
+    for length in (b"9" * 400, b"-1", b"1e3", "٣".encode()):
+        headers = [*env.world.edge("POST", "/v1/sales"), KEY, (b"content-length", length)]
+        assert (await ask(env.app, "POST", "/v1/sales", headers=headers)).status == 413
+
+
+@pytest.mark.parametrize(
+    "media",
+    [b"text/plain", b"application/x-www-form-urlencoded", b"application/jsonx", b"application/json; charset=latin-1"],
+)
+async def test_another_media_type_is_refused(env: Env, media: bytes) -> None:
+    assert (await env.sell(GOOD, (b"content-type", media))).status == 415
+
+
+async def test_json_may_name_its_charset_but_no_encoding(env: Env) -> None:
+    assert (await env.sell(GOOD, (b"content-type", b'Application/JSON; charset="UTF-8"'))).status == 201
+    assert (await env.sell(GOOD, (b"content-encoding", b"gzip"))).status == 415
+
+
+async def test_a_body_where_none_is_taken_is_refused(env: Env) -> None:
+    headers = env.world.edge("GET", "/v1/sales/a")
+    assert (await ask(env.app, "GET", "/v1/sales/a", b'{"a": 1}', headers)).status == 400
+
+
+async def test_a_body_that_stops_coming_ends_at_the_deadline(env: Env) -> None:
+    parts = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        for part in parts:
+            return part
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [*env.world.edge("POST", "/v1/sales"), KEY, (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/sales", "query_string": b"", "headers": headers}
+    await env.app(scope, receive, send)
+    assert sent[0]["status"] == 408
+
+
+async def test_a_client_that_hangs_up_gets_no_answer_but_a_line(env: Env) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [*env.world.edge("POST", "/v1/sales"), KEY, (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/sales", "query_string": b"", "headers": headers}
+    with logs.captured() as lines:
+        await env.app(scope, receive, send)
+    assert sent == []
+    assert lines[-1]["status"] == 499
+    assert env.limits.gate.in_flight == 0
+
+
+names = st.text(alphabet='ab\\u0"{}[]:, é', max_size=4)
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=12,
+)
+accept_any = body_decoder(dict[str, int])
+
+
+@given(documents, st.booleans())
+def test_any_document_is_taken_or_refused_but_never_an_accident(document: Any, ascii_only: bool) -> None:
+    try:
+        value = accept_any(json.dumps(document, ensure_ascii=ascii_only).encode())
+    except InvalidRequest:
+        return
+    assert value == document
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_taken_or_refused_but_never_an_accident(raw: bytes) -> None:
+    try:
+        accept_any(raw)
+    except InvalidRequest:
+        return
+
+
+@given(st.lists(st.tuples(names, st.integers(0, 9)), min_size=1, max_size=6), st.booleans())
+def test_a_key_twice_is_found_however_it_is_written(pairs: list[tuple[str, int]], ascii_only: bool) -> None:
+    text = "{" + ",".join(f"{json.dumps(k, ensure_ascii=ascii_only)}:{v}" for k, v in pairs) + "}"
+    if len({key for key, _ in pairs}) == len(pairs):
+        assert accept_any(text.encode()) == dict(pairs)
+    else:
+        with pytest.raises(InvalidRequest):
+            accept_any(text.encode())
+
+
+def test_places_of_errors_become_pointers() -> None:
+    assert locate("Expected `int` - at `$.a[3].b`") == ("/a/3/b", "Expected `int`")
+    assert locate("Expected `int` - at `$.a[...].b`") == ("/a", "Expected `int`")
+    assert locate("Object missing required field `a`") == ("", "Object missing required field `a`")
+
+
+class Loose(msgspec.Struct):
+    a: int
+
+
+class Endless(msgspec.Struct, forbid_unknown_fields=True):
+    inner: Endless | None = None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Loose, list[Loose], Endless, Any, dict[str, Any], list[msgspec.Raw], dict,
+        Annotated[str, msgspec.Meta(pattern="^a$")], dict[str, object],
+    ],
+)  # fmt: skip
+def test_a_type_that_is_not_strict_can_not_be_a_body(kind: Any) -> None:
+    with pytest.raises(TypeError):
+        check_strict(kind)
+
+
+# --- who asks
+
+
+async def test_without_a_token_there_is_no_answer_and_the_body_is_not_looked_at(env: Env) -> None:
+    answer = await ask(env.app, "POST", "/v1/sales", b"{{{", [KEY])
+    assert answer.status == 401
+    assert (answer.header("www-authenticate") or "").startswith("DPoP ")
+
+
+async def test_a_token_without_the_scope_is_refused(env: Env) -> None:
+    answer = await env.get("/v1/sales", scope="payments:write")
+    assert (answer.status, answer.json["scope"]) == (403, "payments:read")
+    assert 'error="insufficient_scope"' in (answer.header("www-authenticate") or "")
+
+
+async def test_what_no_policy_permits_is_refused(env: Env) -> None:
+    headers = env.world.edge("POST", "/v1/sales/a/capture")
+    answer = await ask(env.app, "POST", "/v1/sales/a/capture", b"{}", headers)
+    assert (answer.status, answer.json["type"]) == (403, "https://tallystick.dev/problems/forbidden")
+
+
+async def test_a_proof_is_good_once(env: Env) -> None:
+    headers = env.world.edge("GET", "/v1/sales")
+    assert (await ask(env.app, "GET", "/v1/sales", headers=headers)).status == 200
+    assert (await ask(env.app, "GET", "/v1/sales", headers=headers)).status == 401
+
+
+async def test_money_stands_still_when_revocations_are_not_heard(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(env.world.feed), "age", lambda _: math.inf)
+    answer = await env.sell()
+    assert (answer.status, answer.json["retryable"]) == (503, True)
+    assert (await env.get("/v1/sales")).status == 200
+
+
+async def test_a_mesh_row_is_for_the_services_it_names(env: Env) -> None:
+    body = b'{"tokens": []}'
+    mesh = env.world.mesh
+    assert (await ask(env.app, "POST", "/internal/stock", body, mesh("payments"))).status == 200
+    assert (await ask(env.app, "POST", "/internal/stock", body, mesh("risk"))).status == 403
+    assert (await ask(env.app, "POST", "/internal/stock", body)).status == 403
+    assert (await ask(env.app, "POST", "/internal/stock", body, mesh("payments") * 2)).status == 403
+    for forged in (
+        b"spiffe://evil.test/ns/default/sa/payments",
+        b"payments",
+        b"",
+        b"spiffe://tallystick.test/payments",
+    ):
+        headers = [(b"x-tallystick-peer", forged)]
+        assert (await ask(env.app, "POST", "/internal/stock", body, headers)).status == 403
+
+
+async def test_an_edge_row_is_not_for_services(env: Env) -> None:
+    headers = [*env.world.edge("GET", "/v1/sales"), *env.world.mesh("payments")]
+    assert (await ask(env.app, "GET", "/v1/sales", headers=headers)).status == 404
+
+
+async def test_one_bad_token_of_a_batch_refuses_only_its_own_item(env: Env) -> None:
+    good, expired = env.world.issuer.transaction("cli_a"), env.world.issuer.transaction("cli_b", exp=1)
+    body = json.dumps({"tokens": [good, expired, "x", env.world.issuer.transaction("cli_c")]}).encode()
+    answer = await ask(env.app, "POST", "/internal/stock", body, env.world.mesh("payments"))
+    assert answer.json == ["cli_a", "unauthenticated", "unauthenticated", "cli_c"]
+    with pytest.raises(Problem):
+        await env.shop.requests[0].subjects([good, expired])
+    assert [each.client_id for each in await env.shop.requests[0].subjects([good])] == ["cli_a"]
+
+
+async def test_a_mesh_call_may_carry_one_token_for_all(env: Env) -> None:
+    token = (b"txn-token", env.world.issuer.transaction("cli_z").encode())
+    headers = env.world.mesh("payments", token)
+    assert (await ask(env.app, "POST", "/internal/stock", b'{"tokens": []}', headers)).status == 200
+    assert env.shop.requests[0].subject.client_id == "cli_z"
+    refused = await ask(env.app, "POST", "/internal/stock", b'{"tokens": []}', [*headers, token])
+    assert refused.status == 400
+
+
+# --- time, room, rates
+
+
+async def test_a_service_says_how_much_of_its_time_is_left(env: Env) -> None:
+    for text, most in ((b"50", 0.05), (b"999999", 10.0)):
+        headers = env.world.mesh("payments", (b"tallystick-timeout-ms", text))
+        assert (await ask(env.app, "POST", "/internal/stock", b'{"tokens": []}', headers)).status == 200
+        assert env.shop.requests[-1].deadline.remaining() <= most
+    for bad in (b"0", b"-5", b"1.5", b"soon", b"1000000"):
+        headers = env.world.mesh("payments", (b"tallystick-timeout-ms", bad))
+        assert (await ask(env.app, "POST", "/internal/stock", b'{"tokens": []}', headers)).status == 400
+
+
+async def test_a_client_has_no_say_in_our_time(env: Env) -> None:
+    await env.sell(GOOD, (b"tallystick-timeout-ms", b"1"))
+    assert env.shop.requests[0].deadline.at > 0
+    assert (await env.sell(GOOD, (b"tallystick-timeout-ms", b"1"))).status == 201
+
+
+async def test_a_handler_that_does_not_end_is_ended(env: Env) -> None:
+    env.shop.release = asyncio.Event()
+    answer = await env.sell()
+    assert (answer.status, answer.json["retryable"]) == (504, True)
+    assert env.limits.gate.in_flight == 0
+
+
+async def test_what_there_is_no_room_for_is_refused_at_once(env: Env) -> None:
+    env.shop.release = asyncio.Event()
+    tasks = [asyncio.create_task(env.sell()) for _ in range(9)]
+    while sum(task.done() for task in tasks) < 3:
+        await asyncio.sleep(0.001)
+    refused = [task.result() for task in tasks if task.done()]
+    assert {(answer.status, answer.header("retry-after")) for answer in refused} == {(503, "1")}
+    env.shop.release.set()
+    answers = await asyncio.gather(*tasks)
+    assert sorted(answer.status for answer in answers) == [201] * 6 + [503] * 3
+    assert (env.limits.gate.in_flight, env.limits.gate.queued) == (0, 0)
+
+
+async def test_a_rate_is_kept(env: Env) -> None:
+    answers = [await env.get("/v1/sales/a") for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert answers[-1].header("retry-after") == "1"
+
+
+# --- keys, queries, paths
+
+
+@pytest.mark.parametrize("key", [b"", b"x" * 256, "ü".encode(), b"a\x00b", b"a\x7f"])
+async def test_an_idempotency_key_is_printable_and_not_too_long(env: Env, key: bytes) -> None:
+    assert (await env.sell(GOOD, (b"idempotency-key", key), key=False)).status == 400
+
+
+async def test_an_idempotency_key_is_required_once(env: Env) -> None:
+    assert (await env.sell(GOOD, key=False)).status == 400
+    assert (await env.sell(GOOD, (b"idempotency-key", b"other"))).status == 400
+    assert (await env.sell(GOOD, (b"idempotency-key", b"x" * 255), key=False)).status == 201
+
+
+async def test_lists_go_page_by_page(env: Env) -> None:
+    seen: list[str] = []
+    target = "/v1/sales?limit=3"
+    for _ in range(3):
+        answer = (await env.get(target)).json
+        seen += [each["id"] for each in answer["data"]]
+        if not answer["has_more"]:
+            assert answer["next"] is None
+            break
+        target = f"/v1/sales?limit=3&after={answer['next']}"
+    assert seen == list("1234567")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0", "limit=201", "limit=1.5", "limit=x", "limit=1&limit=2", "limit", "unknown=1", "state=" + "x" * 11,
+        "after=", "after=!!!", "after=" + cursor("text"), "after=" + cursor(1, 2), "after=" + cursor(1)[:-1] + "%00",
+        "state=%ff", "state=a%00b", "state=a%0a", "a=" + "x" * 5000, "&".join(f"a{n}=1" for n in range(100)),
+    ],
+)  # fmt: skip
+async def test_a_bad_query_is_refused(env: Env, query: str) -> None:
+    assert (await env.get(f"/v1/sales?{query}")).status == 400
+
+
+async def test_a_query_where_none_is_taken_is_refused(env: Env) -> None:
+    assert (await env.get("/v1/sales/a?b=c")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404), ("GET", "/v1/sales/", 404), ("GET", "//v1/sales", 404), ("GET", "/v1/sales/a/b", 404),
+        ("GET", "/V1/sales", 404), ("GET", "/v1/%73ales", 404), ("GET", "/v1/sales/a%2Fcapture", 404),
+        ("DELETE", "/v1/sales", 405), ("HEAD", "/v1/sales", 405), ("OPTIONS", "/v1/sales/a", 405),
+        ("POST", "/health/live", 404),
+    ],
+)  # fmt: skip
+async def test_a_path_or_method_that_is_not_there(env: Env, method: str, path: str, status: int) -> None:
+    answer = await ask(env.app, method, path)
+    assert answer.status == status
+    assert answer.header("request-id")
+    assert (answer.header("allow") is not None) == (status == 405)
+
+
+async def test_405_says_what_is_allowed(env: Env) -> None:
+    assert (await ask(env.app, "PUT", "/v1/sales")).header("allow") == "GET, POST"
+
+
+async def test_a_path_may_take_the_rest(env: Env) -> None:
+    answer = await ask(env.app, "GET", "/tile/0/x001/067")
+    assert (answer.content, answer.header("content-type")) == (b"0/x001/067", "application/octet-stream")
+
+
+# --- forms
+
+
+async def test_a_form_is_decoded(env: Env) -> None:
+    form = [(b"content-type", b"application/x-www-form-urlencoded")]
+    good = b"grant_type=client_credentials&scope=a+b&unknown=is+ignored"
+    assert (await ask(env.app, "POST", "/oauth2/token", good, form)).json == {"scope": "a b"}
+    for bad in (b"scope=a", b"grant_type=a&grant_type=b", b"grant_type=%ff", b"grant_type", b"grant_type=\xff"):
+        assert (await ask(env.app, "POST", "/oauth2/token", bad, form)).status == 400
+    assert (await ask(env.app, "POST", "/oauth2/token", b"{}")).status == 415
+
+
+# --- problems
+
+
+async def test_a_listed_problem_is_an_answer(env: Env) -> None:
+    env.shop.raises = SoldOut("Not one left.", context={"reason": "inner"}, headers={"Retry-After": "7"}, left=0)
+    with logs.captured() as lines:
+        answer = await env.sell()
+    assert (answer.status, answer.json["detail"], answer.json["left"]) == (409, "Not one left.", 0)
+    assert answer.header("retry-after") == "7"
+    assert b"inner" not in answer.content
+    assert [line["event"] for line in lines] == ["request.refused", "request.done"]
+    assert (lines[0]["reason"], lines[1]["slug"]) == ("inner", "sold-out")
+
+
+async def test_a_problem_that_the_row_does_not_list_is_told(env: Env) -> None:
+    env.shop.raises = Conflict("Something else.")
+    with logs.captured() as lines:
+        assert (await env.sell()).status == 409
+    assert lines[0]["event"] == "problem.unlisted"
+
+
+async def test_an_accident_shows_nothing_of_itself(env: Env) -> None:
+    env.shop.raises = KeyError(f"card {CARD} of Ada Lovelace")
+    with logs.captured() as lines:
+        answer = await env.sell()
+    assert answer.status == 500
+    assert answer.json["request_id"] == answer.header("request-id")
+    written = answer.content.decode() + json.dumps(lines)
+    assert CARD not in written
+    assert "Ada" not in written
+    failed = next(line for line in lines if line["event"] == "request.failed")
+    assert failed["error"] == "KeyError"
+    assert any("test_web.py" in place for place in failed["stack"])
+    assert failed["trace"] == answer.header("request-id")
+
+
+async def test_a_problem_that_can_not_be_written_is_still_answered(env: Env) -> None:
+    env.shop.raises = SoldOut("x", odd=object())
+    assert (await env.sell()).status == 409
+
+
+async def test_a_request_that_is_cancelled_gives_its_place_back(env: Env) -> None:
+    env.shop.release = asyncio.Event()
+    task = asyncio.create_task(env.sell())
+    while env.limits.gate.in_flight == 0:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert env.limits.gate.in_flight == 0
+
+
+# --- the chassis' own endpoints
+
+
+async def test_health_metrics_and_the_document(env: Env) -> None:
+    assert (await ask(env.app, "GET", "/health/live")).status == 200
+    assert (await ask(env.app, "GET", "/health/ready")).json == {"ready": True, "parts": {"database": True}}
+    env.parts["database"] = False
+    assert (await ask(env.app, "GET", "/health/ready")).status == 503
+    await env.sell()
+    metrics = (await ask(env.app, "GET", "/metrics")).content
+    assert b'tallystick_request_seconds_count{route="POST /v1/sales",status="201"}' in metrics
+    assert (await ask(env.app, "GET", "/openapi/shop.json")).json == json.loads(json.dumps(openapi("shop", ENDPOINTS)))
+
+
+def test_the_document_is_openapi_3_1() -> None:
+    document = json.loads(msgspec.json.encode(openapi("shop", ENDPOINTS)))
+    OpenAPIV31SpecValidator(document).validate()
+    sale = document["paths"]["/v1/sales"]["post"]
+    assert sale["security"] == [{"dpop": ["payments:write"]}]
+    assert {each["name"]: each["required"] for each in sale["parameters"]} == {"Idempotency-Key": True, "DPoP": True}
+    assert set(sale["responses"]) >= {"201", "400", "401", "403", "409", "413", "415", "429", "500", "503", "504"}
+    assert "It is sold out" in sale["responses"]["409"]["description"]
+    listing_names = [each["name"] for each in document["paths"]["/v1/sales"]["get"]["parameters"]]
+    assert {"limit", "after", "state"} <= set(listing_names)
+    assert "/internal/stock" not in document["paths"]
+    inner = json.loads(msgspec.json.encode(openapi("shop", ENDPOINTS, mesh=True)))
+    OpenAPIV31SpecValidator(inner).validate()
+    assert set(inner["paths"]) == {"/internal/stock"}
+
+
+# --- tables that can't be written
+
+
+async def nothing(service: Any, request: Request) -> Reply[None]:
+    return Reply(None)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {}, {"scope": "a", "public": "b", "action": "c"}, {"scope": "a", "mesh": ("b",), "action": "c"},
+        {"scope": "a"}, {"mesh": ("a",)}, {"public": ""}, {"scope": "", "action": "a"},
+        {"public": "x", "timeout": 0},
+    ],
+)  # fmt: skip
+def test_a_row_says_who_may_use_it(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="GET /a"):
+        Endpoint("GET", "/a", nothing, **row)
+
+
+@pytest.mark.parametrize("path", ["a", "/a/", "//a", "/{a", "/{A}", "/a}"])
+def test_a_path_is_well_formed(path: str) -> None:
+    with pytest.raises(ValueError, match=r"path|parameters"):
+        Endpoint("GET", path, nothing, public="x")
+
+
+def test_a_table_that_can_not_be_served_is_refused() -> None:
+    row = Endpoint("GET", "/a/{b}", nothing, public="x", action="one")
+    with pytest.raises(ValueError, match="both called"):
+        Application("s", None, [row, Endpoint("GET", "/c", nothing, public="x", action="one")])
+    with pytest.raises(ValueError, match="twice"):
+        Application("s", None, [row, Endpoint("GET", "/a/{b}", nothing, public="x", action="two")])
+    with pytest.raises(ValueError, match="authenticator"):
+        Application("s", None, [Endpoint("GET", "/a", nothing, scope="x", action="y")])
+    with pytest.raises(TypeError, match="forbid_unknown_fields"):
+        Application("s", None, [Endpoint("POST", "/a", nothing, public="x", body=Loose)])
+
+
+async def test_the_more_literal_path_wins() -> None:
+    async def one(service: Any, request: Request) -> Reply[str]:
+        return Reply("one")
+
+    async def two(service: Any, request: Request) -> Reply[str]:
+        return Reply("two")
+
+    rows = [Endpoint("GET", "/a/{b}/{c}", one, public="x"), Endpoint("GET", "/a/{b}/d", two, public="x")]
+    app = Application("s", None, rows)
+    assert (await ask(app, "GET", "/a/1/d")).json == "two"
+    assert (await ask(app, "GET", "/a/1/e")).json == "one"
+
+
+def test_a_request_does_not_show_what_it_carries(env: Env) -> None:
+    raises = (MethodNotAllowed, NotFound)
+    assert all(issubclass(each, Problem) for each in raises)
+    decode = query_decoder(Filter)
+    assert decode(b"state=a%20b") == Filter(state="a b")
