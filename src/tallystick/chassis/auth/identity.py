@@ -1,12 +1,14 @@
 """What authentication asks identity for, through the mesh."""
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from tallystick.chassis.auth.jose import Jwk
+from tallystick.chassis.auth.problems import invalid_token
 from tallystick.chassis.auth.revocation import Snapshot
 from tallystick.chassis.call import Client
+from tallystick.kernel.problem import Unauthenticated
 
 
 class Exchanged(msgspec.Struct, frozen=True):
@@ -39,10 +41,14 @@ class _ServiceToken(msgspec.Struct, frozen=True):
     purpose: str
 
 
-class MeshIdentity:
-    """Identity behind the mesh. Raises what `Client.request` raises."""
+class _TokenRefused(Unauthenticated):
+    """What identity says to a token that it doesn't exchange."""
 
-    TARGET: Final = "identity"
+    slug, title = "token-refused", "The token is not valid"
+
+
+class MeshIdentity:
+    """Identity behind the mesh. Raises what `Client.request` raises, and CredentialsRefused for a token not to be exchanged."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -54,9 +60,17 @@ class MeshIdentity:
         return await self._client.request("GET", "/internal/revocations", answer=Snapshot)
 
     async def exchange(self, access_token: str) -> Exchanged:
-        return await self._client.request(
-            "POST", "/internal/token-exchange", _TokenExchange(access_token), answer=Exchanged, idempotent=True
-        )
+        try:
+            return await self._client.request(
+                "POST",
+                "/internal/token-exchange",
+                _TokenExchange(access_token),
+                answer=Exchanged,
+                idempotent=True,
+                problems=(_TokenRefused,),
+            )
+        except _TokenRefused:  # it was revoked or ran out since it was checked here
+            raise invalid_token("The access token is not valid any more.") from None
 
     async def service_token(self, tenant: str, subject: str, purpose: str) -> Exchanged:
         asked = _ServiceToken(tenant, subject, purpose)
