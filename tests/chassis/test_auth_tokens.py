@@ -143,7 +143,7 @@ def test_other_algorithms() -> None:
         ("PS256", RSAKey.generate_key(2048)),
         ("EdDSA", OKPKey.generate_key("Ed25519")),
         ("HS256", OctKey.import_key(json.dumps(ISSUER.jwk))),
-        ("HS256", OctKey.import_key({"kty": "oct", "k": b64(ISSUER.key.as_pem(private=False))})),
+        ("HS256", OctKey.import_key(b64(ISSUER.key.as_pem(private=False)))),
     ):
         for header in ({}, {"jwk": ISSUER.jwk}, {"jku": "https://elsewhere/jwks"}):
             with pytest.raises(Refused):
