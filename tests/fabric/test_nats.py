@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import nats
 import nats.js.errors
 import pytest
+import pytest_asyncio
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from tallystick.chassis import charter as charters_module
 from tallystick.fabric import nats as rendered
-from tests.support.parts import NatsServer
+from tallystick.kernel.secret import Secret
+from tallystick.local.parts import Nats, NatsUser
+from tallystick.local.parts.nats import hash_password
+from tests.support.parts import free_port
 
 CHARTERS = charters_module.load_all()
+PASSWORD = Secret("a-password-of-the-tests-0123456789")
 PERMISSIONS = rendered.permissions(CHARTERS)
 
 
@@ -30,24 +38,15 @@ class Service:
     async def _on_error(self, error: Exception) -> None:
         self.refused.append(str(error).lower())
 
-    async def open(self, server: NatsServer) -> Service:
-        for name, permission in PERMISSIONS.items():
-            if name not in server.passwords:
-                await server.user(name, permission.publish, permission.subscribe)
-        async with asyncio.timeout(20):
-            while not self.client.is_connected:
-                try:
-                    await self.client.connect(
-                        server.url,
-                        user=self.name,
-                        password=server.password(self.name).reveal(),
-                        inbox_prefix=rendered.inbox(self.name).encode(),
-                        error_cb=self._on_error,
-                        allow_reconnect=False,
-                        connect_timeout=2,
-                    )
-                except (nats.errors.Error, OSError):  # the reload has not reached it yet
-                    await asyncio.sleep(0.1)
+    async def open(self, url: str) -> Service:
+        await self.client.connect(
+            url,
+            user=self.name,
+            password=PASSWORD.reveal(),
+            inbox_prefix=rendered.inbox(self.name).encode(),
+            error_cb=self._on_error,
+            allow_reconnect=False,
+        )
         return self
 
     async def is_refused(self, what: Any) -> bool:
@@ -65,8 +64,25 @@ class Service:
         return any("permissions violation" in line for line in self.refused[before:])
 
 
-async def connected(server: NatsServer, *names: str) -> list[Service]:
-    return [await Service(name).open(server) for name in names]
+@pytest_asyncio.fixture
+async def bus(directory: Path) -> AsyncIterator[str]:
+    """A server whose users are those of the charters; its URL."""
+    users = [
+        NatsUser(name, hash_password(PASSWORD), permission.publish, permission.subscribe)
+        for name, permission in PERMISSIONS.items()
+    ]
+    part = Nats(directory / "nats", port=free_port(), users=users, log=directory / "nats.log")
+    await part.start()
+    yield part.url
+    await part.stop()
+
+
+@asynccontextmanager
+async def connected(url: str, *names: str) -> AsyncIterator[list[Service]]:
+    services = [await Service(name).open(url) for name in names]
+    yield services
+    for service in services:
+        await service.client.close()
 
 
 async def own_stream(service: Service) -> None:
@@ -75,9 +91,8 @@ async def own_stream(service: Service) -> None:
     )
 
 
-async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(nats_server: NatsServer) -> None:
-    payments, risk, vault = await connected(nats_server, "payments", "risk", "vault")
-    try:
+async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(bus: str) -> None:
+    async with connected(bus, "payments", "risk", "vault") as (payments, risk, vault):
         await own_stream(payments)
         await payments.client.jetstream().publish("facts.payments", b"one")
         assert (await payments.client.jetstream().stream_info("facts-payments")).state.messages == 1
@@ -100,14 +115,10 @@ async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(nats
         # not under another's name: its place in the stream would move
         other = ConsumerConfig(durable_name="audit", ack_policy=AckPolicy.EXPLICIT)
         assert await risk.is_refused(risk.client.jetstream(timeout=1).add_consumer("facts-payments", other))
-    finally:
-        for service in (payments, risk, vault):
-            await service.client.close()
 
 
-async def test_nobody_speaks_or_listens_for_another(nats_server: NatsServer) -> None:
-    payments, risk = await connected(nats_server, "payments", "risk")
-    try:
+async def test_nobody_speaks_or_listens_for_another(bus: str) -> None:
+    async with connected(bus, "payments", "risk") as (payments, risk):
         await own_stream(payments)
         await own_stream(risk)
         for subject in ("facts.ledger", "facts.payments.x", "identity.revocations", "_INBOX.payments.1", "anything"):
@@ -124,16 +135,10 @@ async def test_nobody_speaks_or_listens_for_another(nats_server: NatsServer) -> 
             context.get_msg("facts-payments", 1),
         ):
             assert await risk.is_refused(what)
-    finally:
-        for service in (payments, risk):
-            await service.client.close()
 
 
-async def test_everyone_hears_what_identity_revokes(nats_server: NatsServer) -> None:
-    identity, *others = await connected(
-        nats_server, *(["identity", *(name for name in CHARTERS if name != "identity")])
-    )
-    try:
+async def test_everyone_hears_what_identity_revokes(bus: str) -> None:
+    async with connected(bus, "identity", *(name for name in CHARTERS if name != "identity")) as (identity, *others):
         heard = [await service.client.subscribe(rendered.REVOCATIONS) for service in others]
         for service in others:
             await service.client.flush()
@@ -142,9 +147,6 @@ async def test_everyone_hears_what_identity_revokes(nats_server: NatsServer) -> 
         for subscription in heard:
             assert (await subscription.next_msg(timeout=10)).data == b"revoked"
         assert await others[0].is_refused(others[0].client.publish(rendered.REVOCATIONS, b"forged"))
-    finally:
-        for service in (identity, *others):
-            await service.client.close()
 
 
 @pytest.mark.parametrize("name", list(CHARTERS))
