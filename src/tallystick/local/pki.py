@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -41,6 +41,9 @@ LEAF_LIFE: Final = timedelta(hours=1)
 BACKDATE: Final = timedelta(minutes=5)
 _FORMAT: Final = "tallystick-authority/1"
 _CONTEXT: Final = b"tallystick/authority/root-key"
+
+
+OpenRoot = Callable[[], Awaitable[Root]]
 
 
 class PkiError(Exception):
@@ -103,9 +106,9 @@ def announce(ends: Sequence[datetime], now: datetime) -> bool:
 class Authority:
     """Issues certificates. Make one with `await Authority.open(...)`; safe to use from several threads."""
 
-    def __init__(self, path: Path, root: Root, trust_domain: str, hosts: Sequence[str], clock: Clock) -> None:
+    def __init__(self, path: Path, open_root: OpenRoot, trust_domain: str, hosts: Sequence[str], clock: Clock) -> None:
         self._path = path
-        self._root = root
+        self._open_root = open_root
         self._trust_domain = trust_domain
         self._hosts = tuple(hosts)
         self._clock = clock
@@ -114,13 +117,18 @@ class Authority:
         self._lock = threading.Lock()
 
     @classmethod
-    async def open(cls, path: Path, root: Root, *, trust_domain: str, hosts: Sequence[str], clock: Clock) -> Authority:
-        """Reads the authority's file, or makes it; renews what is due. `root` wraps the root's private key (chassis.keys).
+    async def open(
+        cls, path: Path, open_root: OpenRoot, *, trust_domain: str, hosts: Sequence[str], clock: Clock
+    ) -> Authority:
+        """Reads the authority's file, or makes it; renews what is due.
+
+        `open_root` gives the root of the key hierarchy, which wraps the private key; it is asked for when that key is needed, and let go.
 
         Raises PkiError (damaged file) and `keys.root.RootError` (sealed under another root key).
         """
-        authority = cls(path, root, trust_domain, hosts, clock)
+        authority = cls(path, open_root, trust_domain, hosts, clock)
         authority._roots = _read(path)
+        await authority._rewrap()
         await authority.renew()
         return authority
 
@@ -135,8 +143,6 @@ class Authority:
             self._roots = alive
             await self._save()
             changed = True
-        elif not all(self._root.is_current(root.sealed.wrapped) for root in self._roots):
-            await self._rewrap()
         index = issuing([root.ends for root in self._roots], now)
         if index is None:
             raise PkiError("no root certificate is valid: is this machine's clock right?")
@@ -236,10 +242,12 @@ class Authority:
         )
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
         wrapping = os.urandom(32)
-        return _SealedRoot(pem, await self._root.wrap(wrapping, _CONTEXT), Xaes(wrapping).seal(der, pem.encode()))
+        root = await self._open_root()
+        return _SealedRoot(pem, await root.wrap(wrapping, _CONTEXT), Xaes(wrapping).seal(der, pem.encode()))
 
     async def _unseal(self, sealed: _SealedRoot) -> ec.EllipticCurvePrivateKey:
-        wrapping = await self._root.unwrap(sealed.wrapped, _CONTEXT)
+        root = await self._open_root()
+        wrapping = await root.unwrap(sealed.wrapped, _CONTEXT)
         der = bytes(Xaes(wrapping).unseal(sealed.sealed, sealed.certificate.encode()))
         key = serialization.load_der_private_key(der, None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -248,6 +256,9 @@ class Authority:
 
     async def _rewrap(self) -> None:
         """After the root key was rotated: so that its old version can be forgotten."""
+        root_key = await self._open_root() if self._roots else None
+        if root_key is None or all(root_key.is_current(root.sealed.wrapped) for root in self._roots):
+            return
         self._roots = [
             RootCertificate(root.certificate, await self._seal(root.certificate, await self._unseal(root.sealed)))
             for root in self._roots

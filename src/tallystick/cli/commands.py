@@ -1,0 +1,114 @@
+"""The table of commands, and how one is run: its module is imported only when it is asked for.
+
+A command is a function (or a `cyclopts.App` with subcommands) that takes `common: Common` and returns its exit status, or None for 0.
+It raises `Failed` when it can't do what it was asked. To add one: a module, and a row here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+
+from tallystick.cli.output import OK, PART_FAILED, USAGE, Failed, fail
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    module: str
+    help: str
+    group: str
+    attribute: str = ""
+    """What in the module is the command; by default its name with `_` for `-`."""
+
+
+PLATFORM: Final = "Platform"
+USE: Final = "Use"
+LOOK: Final = "Look inside"
+CHECK: Final = "Check and measure"
+
+COMMANDS: Final[dict[str, Command]] = {
+    "up": Command("up", "Start the parts and the services, and keep them running", PLATFORM),
+    "down": Command("status", "Stop everything", PLATFORM),
+    "status": Command("status", "What runs, since when, and how to reach it", PLATFORM),
+    "doctor": Command("doctor", "Check this machine, the parts and the settings; says what to do", PLATFORM),
+    "tenant": Command("tenant", "Create and list tenants", USE),
+    "client": Command("client", "Register API clients", USE),
+    "call": Command("call", "Make one signed request at the edge", USE),
+    "demo": Command("demo", "The main job for real, step by step", USE),
+    "replay": Command("replay", "Send a file of card payments through the edge", USE),
+    "logs": Command("logs", "The logs of all processes, by time", LOOK),
+    "trace": Command("trace", "The waterfall of one request", LOOK),
+    "dead-letters": Command("dead_letters", "List, replay and discard what consumers could not take", LOOK),
+    "render": Command("render", "What derives from the charters: proxy, database, bus, data map", LOOK),
+    "verify": Command("verify", "Re-derive the books and the audit log, and compare", CHECK),
+    "bench": Command("bench", "Measure this machine, next to its own database", CHECK),
+    "run": Command("run", "One service process, as the supervisor starts it", PLATFORM),
+}
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run one command line; answers the exit status."""
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(overview())
+        return OK if arguments else USAGE
+    if arguments[0] in {"-V", "--version"}:
+        from importlib.metadata import version
+
+        print(f"tallystick {version('tallystick')}")
+        return OK
+    name = arguments[0]
+    command = COMMANDS.get(name)
+    if command is None:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `tallystick {near[0]}`?" if near else "`tallystick --help` lists the commands"
+        return fail(Failed(f"there is no command {name!r}: {hint}", USAGE), json="--json" in arguments)
+    try:
+        return _run(name, command, arguments)
+    except Failed as failure:
+        return fail(failure, json="--json" in arguments)
+    except KeyboardInterrupt:
+        return fail(Failed("interrupted", 130), json=False)
+    except BrokenPipeError:  # `tallystick logs | head`
+        sys.stderr.close()
+        return OK
+
+
+def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
+    import cyclopts
+
+    from tallystick.local.control import ControlFailed, NotRunning
+    from tallystick.local.layout import LayoutError
+
+    target = getattr(import_module(f"tallystick.cli.{command.module}"), command.attribute or name.replace("-", "_"))
+    app: Any = cyclopts.App(
+        name="tallystick", help_flags=["--help", "-h"], version_flags=[], result_action="return_value"
+    )
+    app.command(target, name=name)
+    try:
+        result = app(list(arguments), exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        raise Failed(f"{error}\n`tallystick {name} --help` says how", USAGE) from error
+    except NotRunning as error:
+        raise Failed(str(error), 3) from error
+    except (ControlFailed, LayoutError) as error:
+        raise Failed(str(error), PART_FAILED) from error
+    return result if isinstance(result, int) else OK
+
+
+def overview() -> str:
+    """`tallystick --help`, from the table alone."""
+    lines = ["Usage: tallystick COMMAND [ARGUMENTS]", "", "The secure transaction platform for fintechs.", ""]
+    width = max(map(len, COMMANDS))
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines.append(f"{group}:")
+        lines += [f"  {name:<{width}}  {each.help}" for name, each in COMMANDS.items() if each.group == group]
+        lines.append("")
+    lines += [
+        "All commands take --json and --data DIR (default: $TALLYSTICK_HOME, else .tallystick here); COMMAND --help says more.",
+        "Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the platform isn't running, 4 a part failed.",
+    ]
+    return "\n".join(lines)

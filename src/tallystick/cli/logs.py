@@ -1,0 +1,84 @@
+"""`tallystick logs`: the lines of all processes as one, by time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from tallystick.cli.output import USAGE, Common, Failed
+from tallystick.local import logs as reader
+
+_COLOURS = {"error": "31", "warning": "33"}
+
+
+def logs(
+    process: Annotated[
+        str | None, Parameter(help="a service, a replica (`ledger-0`) or a part; all when left out")
+    ] = None,
+    *,
+    trace: Annotated[str | None, Parameter(help="only the lines of this request (its Request-Id)")] = None,
+    follow: Annotated[bool, Parameter(alias="-f", negative="", help="go on with new lines until Ctrl-C")] = False,
+    lines: Annotated[int, Parameter(alias="-n", help="how many of the last lines; 0 is all")] = 200,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """The logs of all processes, by time. With `--json` one document per line, as they were written."""
+    directory = common.layout.logs
+    found = reader.files(directory, process)
+    if process is not None and not found:
+        names = sorted({name.rsplit("-", 1)[0] for name in reader.files(directory, None)})
+        raise Failed(
+            f"there is no log of {process!r}; there are {', '.join(names) or 'none: was the platform started?'}", USAGE
+        )
+    stream = reader.read(directory, process, trace=trace)
+    for line in deque(stream, lines) if lines and trace is None else stream:
+        _print(line, common)
+    if follow:
+        try:
+            asyncio.run(_follow(directory, process, trace, common))
+        except KeyboardInterrupt:
+            return
+
+
+async def _follow(directory: Any, process: str | None, trace: str | None, common: Common) -> None:
+    async for line in reader.follow(directory, process, trace=trace):
+        _print(line, common)
+
+
+def _print(line: reader.Line, common: Common) -> None:
+    if common.json:
+        document = line.fields if line.fields is not None else {"time": line.at, "text": line.text}
+        print(msgspec.json.encode({"process": line.process, **document}).decode(), flush=True)
+        return
+    print(render(line, colour=_colour()), flush=True)
+
+
+def _colour() -> bool:
+    import os
+    import sys
+
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def render(line: reader.Line, *, colour: bool) -> str:
+    """`12:31:07.123 ledger-0   request.done route="POST /internal/transfers" status=200`. Pure."""
+    moment = line.at.strftime("%H:%M:%S.%f")[:-3]
+    if line.fields is None:
+        return f"{moment} {line.process:<12} {line.text}"
+    fields = dict(line.fields)
+    level = str(fields.pop("level", "info"))
+    event = fields.pop("event", "")
+    for key in ("time", "at", "service", "replica"):
+        fields.pop(key, None)
+    rest = " ".join(f"{key}={_value(value)}" for key, value in fields.items() if value not in (None, "", "-"))
+    if colour and level in _COLOURS:
+        event = f"\033[{_COLOURS[level]}m{event}\033[0m"
+    return f"{moment} {line.process:<12} {event} {rest}".rstrip()
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return msgspec.json.encode(text).decode() if isinstance(value, str) and (" " in text or '"' in text) else text

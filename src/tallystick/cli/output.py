@@ -1,0 +1,69 @@
+"""What commands print: for people on a terminal, one JSON document with `--json`; progress and errors go to standard error."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tallystick.local.layout import Layout
+
+OK: Final = 0
+NO: Final = 1
+USAGE: Final = 2
+NOT_RUNNING: Final = 3
+PART_FAILED: Final = 4
+
+
+class Failed(Exception):
+    """A command can't do what it was asked. The message says why and what to do; `status` is the exit status."""
+
+    def __init__(self, message: str, status: int = NO) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options of every command: write `def command(..., *, common: Common = Common())`."""
+
+    data: Annotated[
+        Path | None, Parameter(help="the platform's data directory [$TALLYSTICK_HOME, else .tallystick here]")
+    ] = None
+    json: Annotated[bool, Parameter(help="print one JSON document; progress goes to standard error", negative="")] = (
+        False
+    )
+
+    @property
+    def layout(self) -> Layout:
+        from tallystick.local.layout import Layout, data_directory
+
+        return Layout(data_directory(self.data))
+
+
+def emit(document: Any, common: Common) -> None:
+    """Print the answer as JSON, if that was asked for. `document` is anything that msgspec encodes."""
+    if common.json:
+        print(msgspec.json.format(msgspec.json.encode(document)).decode())
+
+
+def console(*, error: bool = False) -> Console:
+    """Rich, for tables and colours; plain text when it isn't a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False, soft_wrap=True)
+
+
+def fail(failure: Failed, *, json: bool) -> int:
+    if json:
+        print(msgspec.json.encode({"error": str(failure), "status": failure.status}).decode())
+    print(f"tallystick: {failure}", file=sys.stderr)
+    return failure.status

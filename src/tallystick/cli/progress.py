@@ -1,0 +1,129 @@
+"""What `up` shows while it starts and runs: a live list on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from tallystick.cli.output import Common, console, emit
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from tallystick.local.control import Status
+    from tallystick.local.platform import Platform
+
+
+class UpProgress(Protocol):
+    def process(self, name: str, phase: str, detail: str) -> None: ...
+    def ready(self, platform: Platform, seconds: float) -> None: ...
+    def status(self, found: Status) -> None: ...
+    def announce(self, edge: str, ca: str, ops: str, seconds: float) -> None: ...
+    def stopping(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def progress_for(common: Common) -> UpProgress:
+    stream = sys.stderr if common.json else sys.stdout
+    return LiveProgress(common) if stream.isatty() else LineProgress(common)
+
+
+class LineProgress:
+    """`postgres ready 1.2 s`: one line per change, for logs and pipes."""
+
+    def __init__(self, common: Common) -> None:
+        self._common = common
+        self._began = time.monotonic()
+        self._phases: dict[str, str] = {}
+        self._stopping = False
+
+    def process(self, name: str, phase: str, detail: str) -> None:
+        if self._phases.get(name) == phase or (self._stopping and phase in {"stopping", "stopped"}):
+            return
+        self._phases[name] = phase
+        first = detail.splitlines()[0] if detail and phase != "ready" else ""
+        self._say(f"{name} {phase} {time.monotonic() - self._began:.1f} s{': ' + first if first else ''}")
+
+    def status(self, found: Status) -> None:
+        for part in found.parts:
+            self.process(part.name, part.phase, part.error or "")
+        for service in found.services:
+            for number, replica in enumerate(service.replicas):
+                self.process(f"{service.name}-{number}", replica.phase, replica.error or "")
+
+    def ready(self, platform: Platform, seconds: float) -> None:
+        self.announce(
+            platform.state.url, str(platform.layout.ca), f"http://127.0.0.1:{platform.state.ops_port}", seconds
+        )
+
+    def announce(self, edge: str, ca: str, ops: str, seconds: float) -> None:
+        if self._common.json:
+            emit({"ready": True, "seconds": round(seconds, 2), "edge": edge, "ca": ca, "ops": ops}, self._common)
+            sys.stdout.flush()
+            return
+        self._say(f"ready in {seconds:.1f} s")
+        self._say(f"API      {edge}")
+        self._say(f"CA file  {ca}")
+        self._say(f"metrics  {ops}/sd")
+
+    def stopping(self) -> None:
+        self._stopping = True
+        self._say("stopping")
+
+    def close(self) -> None:
+        pass
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr if self._common.json else sys.stdout, flush=True)
+
+
+class LiveProgress(LineProgress):
+    """The same as a list that is redrawn in place until everything is ready; later changes are lines."""
+
+    def __init__(self, common: Common) -> None:
+        super().__init__(common)
+        self._live: Live | None = None
+        self._at: dict[str, float] = {}
+        self._started = False
+
+    def process(self, name: str, phase: str, detail: str) -> None:
+        if self._started:
+            super().process(name, phase, detail)
+            return
+        if self._phases.get(name) != phase:
+            self._phases[name] = phase
+            self._at[name] = time.monotonic() - self._began
+        self._draw()
+
+    def announce(self, edge: str, ca: str, ops: str, seconds: float) -> None:
+        self._end_live()
+        super().announce(edge, ca, ops, seconds)
+
+    def stopping(self) -> None:
+        self._end_live()
+        super().stopping()
+
+    def close(self) -> None:
+        self._end_live()
+
+    def _end_live(self) -> None:
+        self._started = True
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _draw(self) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        colours = {"ready": "green", "starting": "yellow", "restarting": "red", "waiting": "dim"}
+        lines = Text()
+        for name, phase in self._phases.items():
+            mark = "✓" if phase == "ready" else "…"
+            lines.append(f" {mark} {name:<14} {phase:<11} {self._at[name]:5.1f} s\n", style=colours.get(phase, ""))
+        if self._live is None:
+            self._live = Live(lines, console=console(error=self._common.json), refresh_per_second=10)
+            self._live.start()
+        else:
+            self._live.update(lines)

@@ -1,0 +1,30 @@
+"""`tallystick run SERVICE`: one process of one service. The supervisor starts these; a cluster does too."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+from tallystick.chassis import app
+
+
+def run_service(service: str) -> int:
+    """Runs until SIGTERM; answers the exit status. Settings come from the environment, see docs/explanation/chassis.md."""
+    module = f"tallystick.services.{service}.app"
+    if not service.isidentifier() or find_spec("tallystick.services." + service) is None or find_spec(module) is None:
+        print(f"tallystick: there is no service {service!r}", file=sys.stderr)
+        return 2
+    return app.run(service, import_module(module).wire)
+
+
+def run(service: str) -> int:
+    """One process of a service, as the supervisor starts it.
+
+    Parameters
+    ----------
+    service
+        its name, such as `ledger`
+
+    """
+    return run_service(service)

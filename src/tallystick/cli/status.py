@@ -1,0 +1,75 @@
+"""`tallystick status` and `tallystick down`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from tallystick.cli.output import NO, OK, Common, console, emit
+from tallystick.local import control
+
+#: The services' own drain, the proxy's and PostgreSQL's last checkpoint.
+DOWN_WITHIN = 120.0
+
+
+def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """What runs, since when, and how to reach it. Exit status 1 while something isn't ready."""
+    found = asyncio.run(control.ask(common.layout, control.GetStatus(), control.Status))
+    if common.json:
+        emit(found, common)
+    else:
+        _show(found)
+    return OK if found.ready else NO
+
+
+def down(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Stop everything: no new requests, those under way end, then services, proxy and parts."""
+    asyncio.run(control.ask(common.layout, control.Down(), control.Done, timeout=DOWN_WITHIN))
+    if common.json:
+        emit({"stopped": str(common.layout.data)}, common)
+    else:
+        print("stopped")
+    return OK
+
+
+def _show(found: control.Status) -> None:
+    from rich.table import Table
+
+    out = console()
+    out.print(
+        f"[bold]{'ready' if found.ready else 'not ready'}[/]  {found.edge}   CA {found.ca}   metrics {found.ops}/sd"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("process", "state", "pid", "since", "restarts", "version"):
+        table.add_column(heading, justify="right" if heading in {"pid", "restarts"} else "left")
+    rows: list[tuple[str, control.PartStatus | control.ReplicaStatus, str]] = [
+        (part.name, part, part.version) for part in found.parts
+    ]
+    for service in found.services:
+        rows += [(f"{service.name}-{number}", replica, "") for number, replica in enumerate(service.replicas)]
+    for name, row, version in rows:
+        colour = "green" if row.ready else "yellow"
+        table.add_row(
+            name,
+            f"[{colour}]{row.phase}[/]",
+            str(row.pid or "-"),
+            _ago(row.started_at),
+            str(row.restarts or ""),
+            version,
+        )
+    out.print(table)
+    for name, row, _ in rows:
+        if row.error and not row.ready:
+            out.print(f"[yellow]{name}[/]: {row.error}", markup=True)
+    for text in found.rejections:
+        out.print(f"[red]envoy refused[/]: {text}")
+
+
+def _ago(started_at: str | None) -> str:
+    if started_at is None:
+        return "-"
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(started_at)).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,180 @@
+"""`tallystick up`: start everything here and keep it running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tallystick.cli.output import OK, PART_FAILED, USAGE, Common, Failed, emit
+from tallystick.local import control
+from tallystick.local import state as states
+from tallystick.local.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystick.chassis.charter import Charter
+    from tallystick.local.platform import Options, Platform
+
+DETACHED_WITHIN = 300.0
+
+
+def up(
+    *,
+    detach: Annotated[bool, Parameter(alias="-d", negative="", help="return once it is ready, and let it run")] = False,
+    port: Annotated[int | None, Parameter(help="the edge's port on loopback; kept for the next start [8443]")] = None,
+    ops_port: Annotated[int | None, Parameter(help="the metrics' port on loopback [the edge's + 1]")] = None,
+    replicas: Annotated[
+        list[str] | None, Parameter(negative="", help="SERVICE=N, as often as needed; kept for the next start")
+    ] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Start PostgreSQL, NATS, Valkey, Envoy and all services, and keep them running until Ctrl-C.
+
+    A second `up` on the same data says that it runs and exits 0.
+    """
+    from tallystick.chassis.charter import CharterError, load_all
+
+    layout = common.layout
+    try:
+        charters = load_all()
+    except CharterError as error:
+        raise Failed(str(error), PART_FAILED) from error
+    asked = _replicas(replicas or [], charters)
+    layout.prepare()
+    lock = states.Lock(layout.lock)
+    if not lock.acquire():
+        return _runs_already(layout, common)
+    try:
+        previous = states.read(layout)
+        merged = {**(previous.replicas if previous else {}), **asked} if asked else None
+        state = states.plan(previous, _port(port), _port(ops_port), merged)
+        states.write(layout, state)
+        if detach:
+            lock.release()
+            return _detach(layout, common)
+        return _foreground(layout, state, charters, common)
+    finally:
+        lock.release()
+
+
+def _foreground(layout: Layout, state: states.State, charters: Mapping[str, Charter], common: Common) -> int:
+    from tallystick.cli.progress import progress_for
+    from tallystick.local.session import serve
+    from tallystick.local.supervisor import StartFailed
+
+    progress = progress_for(common)
+    try:
+        asyncio.run(serve(layout, state, charters, options=options(os.environ), progress=progress))
+    except StartFailed as error:
+        raise Failed(f"not started: {error}", PART_FAILED) from error
+    finally:
+        progress.close()
+    return OK
+
+
+def options(environ: Mapping[str, str]) -> Options:
+    """What the environment of `up` says: where traces go, how much is logged, what opens the sealed root key."""
+    from tallystick.local.platform import Options
+
+    passphrase = environ.get("TALLYSTICK_ROOT_PASSPHRASE_FILE")
+    return Options(
+        root_passphrase_file=Path(passphrase).resolve() if passphrase else None,
+        otlp_endpoint=environ.get("TALLYSTICK_OTLP_ENDPOINT") or None,
+        log_level=environ.get("TALLYSTICK_LOG_LEVEL", "info"),
+    )
+
+
+def _detach(layout: Layout, common: Common) -> int:
+    from tallystick.cli.progress import progress_for
+
+    began = time.monotonic()
+    output = layout.log("up")
+    with output.open("ab") as log:
+        output.chmod(0o600)
+        start = log.tell()
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-m", "tallystick", "up", "--data", str(layout.data)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+    progress = progress_for(common)
+    try:
+        while True:
+            if child.poll() is not None:
+                said = output.read_bytes()[start:].decode(errors="replace").strip()
+                raise Failed(
+                    said.removeprefix("tallystick: ") or f"it ended with status {child.returncode}", PART_FAILED
+                )
+            if time.monotonic() - began > DETACHED_WITHIN:
+                raise Failed(
+                    f"not ready after {DETACHED_WITHIN:g} s; `tallystick status` and {layout.logs} say more",
+                    PART_FAILED,
+                )
+            with contextlib.suppress(control.NotRunning, control.ControlFailed):
+                found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
+                progress.status(found)
+                if found.ready:
+                    progress.announce(found.edge, found.ca, found.ops, time.monotonic() - began)
+                    return OK
+            time.sleep(0.1)
+    finally:
+        progress.close()
+
+
+def _runs_already(layout: Layout, common: Common) -> int:
+    try:
+        found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
+    except control.NotRunning as error:
+        raise Failed(
+            f"another `tallystick up` is starting or stopping on {layout.data}: try again in a moment", PART_FAILED
+        ) from error
+    if common.json:
+        emit(
+            {"already_running": True, "edge": found.edge, "ca": found.ca, "pid": found.pid, "ready": found.ready},
+            common,
+        )
+    else:
+        print(f"the platform runs already on {layout.data} (pid {found.pid}): {found.edge}, CA {found.ca}")
+    return OK
+
+
+def _replicas(given: list[str], charters: Mapping[str, Charter]) -> dict[str, int]:
+    found = {}
+    for text in given:
+        service, _, number = text.partition("=")
+        if service not in charters:
+            raise Failed(f"--replicas {text}: there is no service {service!r}; there are {', '.join(charters)}", USAGE)
+        most = charters[service].scale.max_replicas
+        if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= most:
+            raise Failed(f"--replicas {text}: give {service} 1 to {most} replicas, as {service}=2", USAGE)
+        found[service] = int(number)
+    return found
+
+
+def _port(port: int | None) -> int | None:
+    if port is not None and not 1 <= port <= 65533:
+        raise Failed(f"{port} is not a port that can be had: 1 to 65533, the next two are used as well", USAGE)
+    return port
+
+
+def ready_document(platform: Platform, seconds: float) -> dict[str, object]:
+    return {
+        "ready": True,
+        "seconds": round(seconds, 2),
+        "edge": platform.state.url,
+        "ca": str(platform.layout.ca),
+        "ops": f"http://127.0.0.1:{platform.state.ops_port}",
+        "pid": os.getpid(),
+    }

@@ -1,0 +1,93 @@
+"""The identity agent: keeps every workload's certificate fresh and hands it to Envoy (SDS over ADS), which presents it for them.
+
+Each certificate is renewed at half of its life, at a moment of its own (jitter), so that not all services change at once. Keys exist in
+this process and in Envoy's memory only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from tallystick.fabric.envoy import BUNDLE, EDGE_IDENTITY, Json, identity, message
+from tallystick.kernel.clock import Clock
+from tallystick.local.ads import AdsServer
+from tallystick.local.pki import LEAF_LIFE, Authority, Leaf
+
+#: How often it looks what is due, in seconds.
+EVERY: Final = 15.0
+JITTER: Final = 0.1
+
+
+def due(now: datetime, life: timedelta, luck: float) -> datetime:
+    """When to renew a certificate that is made now: at half of its life, 10 % earlier or later by `luck` (-1..1). Pure."""
+    return now + life * (0.5 + JITTER * luck)
+
+
+class IdentityAgent:
+    """`workloads` maps a service to its SPIFFE ID. `on_bundle(pem)` is called when the trusted roots changed, and at the start."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        ads: AdsServer,
+        workloads: Mapping[str, str],
+        *,
+        clock: Clock,
+        on_bundle: Callable[[bytes], None],
+    ) -> None:
+        self._authority = authority
+        self._ads = ads
+        self._workloads = dict(workloads)
+        self._clock = clock
+        self._on_bundle = on_bundle
+        self._due: dict[str, datetime] = {}
+
+    def issue_all(self) -> None:
+        """Certificates for everyone, and the bundle before them: a peer must trust what it is shown."""
+        self._publish_bundle()
+        for name in (EDGE_IDENTITY, *map(identity, self._workloads)):
+            self._issue(name)
+
+    async def run(self, every: float = EVERY) -> None:
+        """Renew what is due, for as long as the platform runs."""
+        while True:
+            await asyncio.sleep(every)
+            await self.renew()
+
+    async def renew(self) -> list[str]:
+        """One look: renews what is due and answers its names."""
+        if await self._authority.renew():
+            self._publish_bundle()
+        now = self._clock.now()
+        names = [name for name, at in self._due.items() if at <= now]
+        for name in names:
+            self._issue(name)
+        return names
+
+    def _issue(self, name: str) -> None:
+        owners = {identity(service): spiffe for service, spiffe in self._workloads.items()}
+        leaf = self._authority.edge() if name == EDGE_IDENTITY else self._authority.service(owners[name])
+        self._ads.put("secret", {name: message("secret", _certificate(name, leaf))})
+        now = self._clock.now()
+        # Near the end of an issuer leaves get shorter, and with them the time until the next one.
+        self._due[name] = due(now, min(LEAF_LIFE, leaf.ends - now), random.uniform(-1, 1))  # noqa: S311 - jitter, not a secret
+
+    def _publish_bundle(self) -> None:
+        bundle = self._authority.bundle
+        self._on_bundle(bundle)
+        content: Json = {"name": BUNDLE, "validation_context": {"trusted_ca": {"inline_string": bundle.decode()}}}
+        self._ads.put("secret", {BUNDLE: message("secret", content)})
+
+
+def _certificate(name: str, leaf: Leaf) -> Json:
+    return {
+        "name": name,
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": leaf.chain.decode()},
+            "private_key": {"inline_string": leaf.key.decode()},
+        },
+    }

@@ -1,0 +1,129 @@
+"""Takes the proxy's spans (OTLP/HTTP with protobuf, over a Unix socket) and puts them beside the services' in the local store.
+
+With an OTLP endpoint configured the batches are passed on to it as they are. Either way Envoy never waits: it is answered at once, and
+when the queue is full spans are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import aiohttp
+from aiohttp import web
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tallystick.chassis.telemetry.store import Span, SpanFile
+
+MAX_BODY: Final = 4 << 20
+QUEUE: Final = 256
+SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
+_KINDS: Final[dict[int, SpanKind]] = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
+#: What is kept of the proxy's attributes: names, numbers and codes, nothing that a client typed (no query, no user agent, no address).
+KEPT: Final = frozenset(
+    {
+        "http.method",
+        "http.status_code",
+        "http.protocol",
+        "response_flags",
+        "upstream_cluster",
+        "request_size",
+        "response_size",
+    }
+)
+
+
+def spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
+    """The spans of one export, as the store keeps them. Pure."""
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                yield Span(
+                    trace=span.trace_id.hex(),
+                    span=span.span_id.hex(),
+                    parent=span.parent_span_id.hex() or None,
+                    name=span.name[:128],
+                    service="envoy",
+                    kind=_KINDS.get(span.kind, "internal"),
+                    start=span.start_time_unix_nano,
+                    end=span.end_time_unix_nano,
+                    failed=span.status.code == 2,
+                    attributes=dict(_attributes(span.attributes)),
+                )
+
+
+def _attributes(found: Iterable[Any]) -> Iterator[tuple[str, str | int | float | bool]]:
+    for item in found:
+        if item.key in KEPT:
+            kind = item.value.WhichOneof("value")
+            if kind in {"string_value", "int_value", "double_value", "bool_value"}:
+                yield item.key, getattr(item.value, kind)
+
+
+class Collector:
+    """Serves `POST /v1/traces` on `socket`. `forward` is an OTLP/HTTP endpoint (its `/v1/traces` URL) or None for the local store."""
+
+    def __init__(self, socket: Path, directory: Path, forward: str | None = None) -> None:
+        self._socket = socket
+        self._file = SpanFile(directory, "envoy-0")
+        self._forward = forward
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
+        self._runner: web.AppRunner | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.dropped = 0
+
+    async def start(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        application = web.Application(client_max_size=MAX_BODY)
+        application.router.add_post("/v1/traces", self._take)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        await web.UnixSite(self._runner, str(self._socket)).start()
+        self._socket.chmod(0o600)
+        self._task = asyncio.create_task(self._store(), name="collector")
+
+    async def stop(self) -> None:
+        """Writes what is queued, then ends."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._queue.join(), 2)
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._socket.unlink(missing_ok=True)
+
+    async def _take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        try:
+            self._queue.put_nowait(body)
+        except asyncio.QueueFull:
+            self.dropped += 1
+        return web.Response(content_type="application/x-protobuf")
+
+    async def _store(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=5)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while True:
+                body = await self._queue.get()
+                try:
+                    await self._one(session, body)
+                except (OSError, DecodeError, aiohttp.ClientError, TimeoutError):
+                    self.dropped += 1  # the disk is full or the collector away; tracing never holds anything up
+                finally:
+                    self._queue.task_done()
+
+    async def _one(self, session: aiohttp.ClientSession, body: bytes) -> None:
+        if self._forward is None:
+            request = ExportTraceServiceRequest()
+            request.MergeFromString(body)  # type: ignore[no-untyped-call]
+            self._file.append(spans(request))
+            return
+        headers = {"content-type": "application/x-protobuf"}
+        async with session.post(self._forward, data=body, headers=headers) as answer:
+            answer.raise_for_status()

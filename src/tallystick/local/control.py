@@ -1,0 +1,165 @@
+"""How commands talk to the running supervisor: one JSON document per line over a Unix socket of mode 0600.
+
+A request is a `Request`, answered by one line: a `Status`, a `Done` or a `Refused`. `Down` is answered when everything has stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from tallystick.local.layout import Layout
+
+LIMIT: Final = 1 << 20
+
+
+class GetStatus(msgspec.Struct, frozen=True, tag="status", forbid_unknown_fields=True):
+    pass
+
+
+class Down(msgspec.Struct, frozen=True, tag="down", forbid_unknown_fields=True):
+    pass
+
+
+class WaitReady(msgspec.Struct, frozen=True, tag="wait-ready", forbid_unknown_fields=True):
+    """Answered by a `Status` once the platform is ready, or by `Refused` when it can't start."""
+
+
+class PartStatus(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    version: str
+    pid: int | None
+    ready: bool
+    phase: str
+    restarts: int
+    started_at: str | None
+    error: str | None
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
+    pid: int | None
+    ready: bool
+    phase: str
+    restarts: int
+    started_at: str | None
+    error: str | None
+    socket: str
+    """Where it listens: for the operator's own calls."""
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    replicas: list[ReplicaStatus]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
+    edge: str
+    ca: str
+    ops: str
+    data: str
+    pid: int
+    ready: bool
+    started_at: str
+    parts: list[PartStatus]
+    services: list[ServiceStatus]
+    rejections: list[str]
+    """What Envoy refused of its configuration, in its own words; empty on a sound installation."""
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    pass
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    reason: str
+
+
+Request = GetStatus | Down | WaitReady
+Answer = Status | Done | Refused
+Handler = Callable[[Request], Awaitable[Answer]]
+
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+
+A = TypeVar("A")
+
+
+class NotRunning(Exception):
+    """No platform runs on this data directory."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(f"the platform isn't running on {data}: start it with `tallystick up`")
+
+
+class ControlFailed(Exception):
+    """The supervisor refused, or its answer makes no sense."""
+
+
+class ControlServer:
+    def __init__(self, socket: Path, handle: Handler) -> None:
+        self._socket = socket
+        self._handle = handle
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, str(self._socket), limit=LIMIT)
+        self._socket.chmod(0o600)  # its directory is 0700: nobody got in before this line either
+
+    async def stop(self) -> None:
+        """Answers what is under way, then closes."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._socket.unlink(missing_ok=True)
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=2)
+        self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+        try:
+            line = await asyncio.wait_for(reader.readline(), 10)
+            if not line:
+                return
+            try:
+                answer = await self._handle(_requests.decode(line))
+            except msgspec.DecodeError as error:
+                answer = Refused(f"not a request: {error}")
+            writer.write(msgspec.json.encode(answer) + b"\n")
+            await writer.drain()
+        except (OSError, TimeoutError, ValueError):
+            return  # the command went away or sent half a line; there is nobody to answer
+        finally:
+            writer.close()
+
+
+async def ask(layout: Layout, request: Request, kind: type[A], timeout: float = 10.0) -> A:
+    """Send one request; the answer must be a `kind`. Raises NotRunning, ControlFailed."""
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_unix_connection(str(layout.control), limit=LIMIT)
+            try:
+                writer.write(msgspec.json.encode(request) + b"\n")
+                await writer.drain()
+                line = await reader.readline()
+            finally:
+                writer.close()
+    except (FileNotFoundError, ConnectionError) as error:
+        raise NotRunning(layout.data) from error
+    except TimeoutError as error:
+        raise ControlFailed(f"the supervisor did not answer within {timeout:g} s") from error
+    if not line:
+        raise NotRunning(layout.data)
+    answer = _answers.decode(line)
+    if isinstance(answer, kind):
+        return answer
+    raise ControlFailed(answer.reason if isinstance(answer, Refused) else f"unexpected answer {type(answer).__name__}")

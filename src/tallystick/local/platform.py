@@ -1,0 +1,443 @@
+"""One platform on one machine, from the first process to the last: `start`, `status`, `stop`.
+
+Starting, everything that can goes at once: PostgreSQL, NATS, Valkey, the authority with the control plane and Envoy. A service starts as
+soon as its own database is migrated and the bus and the store are there. Stopping goes the other way round, in the order of who needs
+whom: no new requests, those under way end, services, proxy, parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tallystick.chassis.charter import Charter, pairs, workloads
+from tallystick.chassis.keys import root as root_key
+from tallystick.chassis.telemetry import gauge
+from tallystick.chassis.telemetry.metrics import exposition
+from tallystick.fabric import envoy as fabric_envoy
+from tallystick.kernel.clock import Clock, SystemClock, rfc3339
+from tallystick.kernel.secret import Secret
+from tallystick.local import control, logs, ops, provision
+from tallystick.local.ads import AdsServer, Rejection
+from tallystick.local.agent import IdentityAgent
+from tallystick.local.collector import Collector
+from tallystick.local.layout import Layout
+from tallystick.local.parts import Nats, Postgres, Valkey
+from tallystick.local.parts.envoy import Envoy
+from tallystick.local.parts.process import write_private
+from tallystick.local.pki import Authority
+from tallystick.local.rail_part import RailPart
+from tallystick.local.replica import Replica
+from tallystick.local.sampling import Sampler
+from tallystick.local.secrets import SecretFiles
+from tallystick.local.state import State
+from tallystick.local.supervisor import Keeper, StartFailed
+
+HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+#: How long requests under way may take once no new ones are let in.
+EDGE_DRAIN: Final = 5.0
+_ACTIVE = re.compile(rb"downstream_rq_active: (\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What may differ from one start to the next and is not remembered."""
+
+    root_passphrase_file: Path | None = None
+    otlp_endpoint: str | None = None
+    log_level: str = "info"
+    environment: str = "local"
+    extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Further settings of single services: `{"identity": {"TALLYSTICK_KEY_LIFE_HOURS": "1"}}`."""
+
+
+Report = Callable[[str, str, str], None]
+"""Called as `report(process, phase, detail)` at each change."""
+
+
+class Platform:
+    """`charters` are the services to run. Everything lies in `layout`, whose lock the caller holds."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        state: State,
+        charters: Mapping[str, Charter],
+        *,
+        options: Options,
+        report: Report,
+        clock: Clock | None = None,
+    ) -> None:
+        self.layout = layout
+        self.state = state
+        self.charters = dict(charters)
+        self.options = options
+        self.clock = clock or SystemClock()
+        self.ready = False
+        self.failed: str | None = None
+        self._report = report
+        self._started_at = self.clock.now()
+        self._secrets = SecretFiles(layout.secrets)
+        self._ads = AdsServer(layout.ads, self._rejected)
+        self._collector = Collector(layout.collector, layout.traces, options.otlp_endpoint)
+        self._ops = ops.OpsServer(state.ops_port, self._metric_sources)
+        self._parts: dict[str, Keeper] = {}
+        self._services: dict[str, list[Keeper]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._topology = fabric_envoy.Topology(
+            trust_domain=state.trust_domain,
+            public_port=state.port,
+            mesh_dir=layout.mesh,
+            ads_socket=layout.ads,
+            admin_socket=layout.envoy_admin,
+            collector_socket=layout.collector,
+            replicas={name: self._sockets(name) for name in charters},
+            trace_percent=100.0,
+        )
+        self._up = gauge("process_up", "1 while the process is ready", ["process"])
+        self._restarts = gauge("process_restarts", "How often the process was started again", ["process"])
+
+    # ---- starting --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when everything is ready. Raises StartFailed, and then has stopped what was started."""
+        try:
+            await self._start()
+        except BaseException as error:
+            self.failed = str(error) or type(error).__name__
+            await self.stop()
+            raise
+        self.ready = True
+
+    async def _start(self) -> None:
+        self._clear_leftovers()
+        for caller, _ in pairs(self.charters):
+            (self.layout.mesh / caller).mkdir(mode=0o700, exist_ok=True)
+        try:
+            await self._ops.start()
+        except OSError as error:
+            raise StartFailed(
+                f"port {self.state.ops_port} for metrics can't be had: {error.strerror}; see --ops-port"
+            ) from error
+        self._keep_parts()
+        for name in ("postgres", "nats", "valkey"):
+            self._parts[name].start()
+        async with _group() as group:
+            group.create_task(self._start_proxy())
+            databases = group.create_task(self._databases())
+            for name in ("nats", "valkey"):
+                group.create_task(self._parts[name].until_ready())
+            if (rail := self._parts.get("rail")) is not None:
+                rail.start()
+                group.create_task(rail.until_ready())
+            for service in filter(provision.has_program, self.charters):
+                group.create_task(self._start_service(service, databases))
+        self._background(logs.rotate(self.layout.logs, self._log_error), "logs")
+
+    def _clear_leftovers(self) -> None:
+        """Sockets of a platform that was killed: we hold the lock, so nobody listens on them."""
+        for path in sorted(self.layout.run.rglob("*.sock")):
+            if path != self.layout.control:  # the session's own, which is served already
+                path.unlink(missing_ok=True)
+
+    def _keep_parts(self) -> None:
+        layout, secrets = self.layout, self._secrets
+        nats_users, valkey_users = provision.users(self.charters, secrets)
+        self._parts["postgres"] = self._keeper(
+            Postgres(
+                layout.postgres,
+                layout.postgres_sockets,
+                password=secrets.get("postgres"),
+                log=layout.log("postgres"),
+            )
+        )
+        self._parts["nats"] = self._keeper(
+            Nats(layout.nats, port=self.state.nats_port, users=nats_users, log=layout.log("nats"))
+        )
+        self._parts["valkey"] = self._keeper(
+            Valkey(layout.valkey, layout.valkey_socket, users=valkey_users, log=layout.log("valkey"))
+        )
+        outbound = [self._topology.outbound(caller, target) for caller, target in pairs(self.charters)]
+        inbound = [self._topology.inbound(name) for name in self.charters]
+        self._parts["envoy"] = self._keeper(
+            Envoy(
+                layout.data / "envoy",
+                layout.envoy_admin,
+                bootstrap=json.dumps(fabric_envoy.bootstrap(self._topology), indent=2),
+                arguments=fabric_envoy.ARGUMENTS,
+                sockets=[*outbound, *inbound],
+                log=layout.log("envoy"),
+            )
+        )
+        self._parts["rail"] = self._keeper(
+            RailPart(layout.run / "rail.sock", layout.data / "rail.sqlite", layout.log("rail"))
+        )
+
+    async def _start_proxy(self) -> None:
+        """Authority, control plane, proxy. The proxy is ready with no replica behind it; they come by EDS as they get ready."""
+        authority = await Authority.open(
+            self.layout.authority, self._open_root, trust_domain=self.state.trust_domain, hosts=HOSTS, clock=self.clock
+        )
+        found = fabric_envoy.resources(self.charters, self._topology)
+        by_name = {"listener": found.listeners, "cluster": found.clusters}
+        for kind, resources in by_name.items():
+            self._ads.put(
+                kind,  # type: ignore[arg-type]
+                {item["name"]: fabric_envoy.message(kind, item) for item in resources},  # type: ignore[arg-type]
+            )
+        for name in self.charters:
+            self._put_endpoints(name)
+        agent = IdentityAgent(
+            authority,
+            self._ads,
+            {name: self._topology.spiffe(name) for name in workloads(self.charters)},
+            clock=self.clock,
+            on_bundle=self._publish_bundle,
+        )
+        agent.issue_all()
+        await self._ads.start()
+        await self._collector.start()
+        keeper = self._parts["envoy"]
+        keeper.start()
+        await keeper.until_ready()
+        if self._ads.rejections:
+            raise StartFailed(f"envoy refused its configuration: {self._ads.rejections[0].text}")
+        self._background(agent.run(), "identity-agent")
+        if isinstance(keeper.unit, Envoy):
+            self._background(Sampler(keeper.unit).run(), "sampler")
+
+    async def _open_root(self) -> root_key.Root:
+        file = self.options.root_passphrase_file
+        passphrase = Secret(file.read_text(encoding="utf-8").rstrip("\r\n")) if file is not None else None
+        if not self.layout.root_key.exists():
+            root_key.create(self.layout.root_key, passphrase)
+        return await root_key.LocalRoot.open(self.layout.root_key, passphrase)
+
+    async def _databases(self) -> provision.Databases:
+        await self._parts["postgres"].until_ready()
+        databases = provision.Databases(self.layout, self._secrets)
+        await databases.create(self.charters)
+        return databases
+
+    async def _start_service(self, service: str, databases: asyncio.Task[provision.Databases]) -> None:
+        await (await asyncio.shield(databases)).migrate(service)
+        for name in ("nats", "valkey"):
+            await self._parts[name].until_ready()
+        await self._parts["envoy"].until_ready()
+        keepers = [self._keeper(self._replica(service, number)) for number in range(self._count(service))]
+        self._services[service] = keepers
+        for keeper in keepers:
+            keeper.start()
+        await asyncio.gather(*(keeper.until_ready() for keeper in keepers))
+
+    def _count(self, service: str) -> int:
+        return self.state.replicas.get(service, self.charters[service].scale.min_replicas)
+
+    def _sockets(self, service: str) -> tuple[Path, ...]:
+        charter = self.charters[service]
+        count = self.state.replicas.get(service, charter.scale.min_replicas)
+        return tuple(self.layout.listen(service, number) for number in range(count))
+
+    def _replica(self, service: str, number: int) -> Replica:
+        return Replica(
+            service,
+            number,
+            listen=self.layout.listen(service, number),
+            environment=self._environment(service, number),
+            log=self.layout.log(f"{service}-{number}"),
+        )
+
+    def _environment(self, service: str, number: int) -> dict[str, str]:
+        """What a replica is told: names and paths. The secrets are in the files that it names."""
+        layout, secrets, options = self.layout, self._secrets, self.options
+        found = {
+            "SERVICE": service,
+            "REPLICA": str(number),
+            "ENVIRONMENT": options.environment,
+            "LISTEN": str(layout.listen(service, number)),
+            "MESH_DIR": str(layout.mesh / service),
+            "PUBLIC_URL": self.state.url,
+            "TRUST_DOMAIN": self.state.trust_domain,
+            "DATABASE_HOST": str(layout.postgres_sockets),
+            "DATABASE_PORT": "5432",
+            "DATABASE_NAME": service,
+            "DATABASE_USER": service,
+            "DATABASE_PASSWORD_FILE": str(secrets.path(f"{service}/database")),
+            "NATS_URL": f"nats://127.0.0.1:{self.state.nats_port}",
+            "NATS_PASSWORD_FILE": str(secrets.path(f"{service}/nats")),
+            "VALKEY_SOCKET": str(layout.valkey_socket),
+            "VALKEY_PASSWORD_FILE": str(secrets.path(f"{service}/valkey")),
+            "LOG_LEVEL": options.log_level,
+        }
+        if self.charters[service].keys is not None:
+            found["ROOT_KEY_FILE"] = str(layout.root_key)
+            if options.root_passphrase_file is not None:
+                found["ROOT_PASSPHRASE_FILE"] = str(options.root_passphrase_file)
+        if options.otlp_endpoint is not None:
+            found["OTLP_ENDPOINT"] = options.otlp_endpoint
+        else:
+            found["TRACE_DIR"] = str(layout.traces)
+        named = {f"TALLYSTICK_{name}": value for name, value in found.items()}
+        return {**named, **provision.sandbox(service, layout), **options.extra.get(service, {})}
+
+    # ---- while it runs ---------------------------------------------------------------------------------------------
+
+    def _keeper(self, unit: Any) -> Keeper:
+        return Keeper(unit, name=unit.name, clock=self.clock, on_change=self._changed)
+
+    def _changed(self, keeper: Keeper) -> None:
+        view = keeper.view
+        self._up.labels(view.name).set(1 if view.ready else 0)
+        self._restarts.labels(view.name).set(view.restarts)
+        if isinstance(keeper.unit, Replica) and view.phase in {"ready", "restarting", "stopping"}:
+            self._put_endpoints(keeper.unit.service)
+        self._report(view.name, view.phase, view.error or "")
+
+    def _put_endpoints(self, service: str) -> None:
+        """Tell the proxy who is there. A replica that is running but not ready just now stays: the proxy checks that itself."""
+        listed = [
+            keeper.unit.listen
+            for keeper in self._services.get(service, [])
+            if isinstance(keeper.unit, Replica) and keeper.view.phase in {"ready", "unready"}
+        ]
+        found = fabric_envoy.endpoints(service, listed)
+        self._ads.put("endpoints", {found["cluster_name"]: fabric_envoy.message("endpoints", found)})
+
+    def _rejected(self, rejection: Rejection) -> None:
+        self._report("envoy", "rejected", rejection.text)
+
+    def _publish_bundle(self, bundle: bytes) -> None:
+        write_private(self.layout.ca, bundle.decode(), mode=0o644)
+
+    def _log_error(self, error: OSError) -> None:
+        self._report("logs", "error", str(error))
+
+    def _background(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._background_ended)
+        self._tasks.append(task)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._report(task.get_name(), "error", f"{type(error).__name__}: {error}")
+
+    def _metric_sources(self) -> dict[tuple[str, str], ops.Source]:
+        async def own() -> bytes:
+            return exposition()
+
+        sources: dict[tuple[str, str], ops.Source] = {("supervisor", "0"): own}
+        sources["envoy", "0"] = ops.from_socket(self.layout.envoy_admin, "/stats/prometheus")
+        for service, keepers in self._services.items():
+            for number, _ in enumerate(keepers):
+                sources[service, str(number)] = ops.from_socket(self.layout.listen(service, number))
+        return sources
+
+    def status(self) -> control.Status:
+        parts = [
+            control.PartStatus(
+                name=name,
+                version=keeper.view.version,
+                pid=keeper.view.pid,
+                ready=keeper.view.ready,
+                phase=keeper.view.phase,
+                restarts=keeper.view.restarts,
+                started_at=keeper.view.started_at,
+                error=keeper.view.error,
+            )
+            for name, keeper in self._parts.items()
+        ]
+        services = [
+            control.ServiceStatus(
+                name=service,
+                replicas=[
+                    control.ReplicaStatus(
+                        pid=keeper.view.pid,
+                        ready=keeper.view.ready,
+                        phase=keeper.view.phase,
+                        restarts=keeper.view.restarts,
+                        started_at=keeper.view.started_at,
+                        error=keeper.view.error,
+                        socket=str(self.layout.listen(service, number)),
+                    )
+                    for number, keeper in enumerate(keepers)
+                ],
+            )
+            for service, keepers in sorted(self._services.items())
+        ]
+        whole = all(part.ready for part in parts) and all(r.ready for s in services for r in s.replicas)
+        return control.Status(
+            edge=self.state.url,
+            ca=str(self.layout.ca),
+            ops=f"http://127.0.0.1:{self.state.ops_port}",
+            data=str(self.layout.data),
+            pid=os.getpid(),
+            ready=self.ready and whole,
+            started_at=rfc3339(self._started_at),
+            parts=parts,
+            services=services,
+            rejections=[rejection.text for rejection in self._ads.rejections],
+        )
+
+    # ---- stopping --------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Everything, gently, in the order of need; also after a start that failed halfway. Leaves no process and no socket."""
+        self.ready = False
+        await self._close_edge()
+        await _all(keeper.stop() for keepers in self._services.values() for keeper in keepers)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if (proxy := self._parts.get("envoy")) is not None:
+            await proxy.stop()
+        await _all([self._collector.stop(), self._ads.stop(), self._ops.stop()])
+        await _all(keeper.stop() for name, keeper in self._parts.items() if name != "envoy")
+        self._clear_leftovers()
+
+    async def _close_edge(self) -> None:
+        """Take the public listener away, so that nothing new comes in, and wait for what is under way."""
+        envoy = self._parts["envoy"].unit if "envoy" in self._parts else None
+        if not isinstance(envoy, Envoy) or envoy.pid is None:
+            return
+        self._ads.remove("listener", "edge")
+        loop = asyncio.get_running_loop()
+        ending = loop.time() + EDGE_DRAIN
+        while loop.time() < ending:
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(OSError, TimeoutError, ValueError):
+                _, body = await envoy.ask("GET", r"/stats?filter=^http\.edge\.downstream_rq_active$")
+                active = _ACTIVE.search(body)
+                if active is None or int(active[1]) == 0:
+                    return
+                continue
+            return
+
+
+@contextlib.asynccontextmanager
+async def _group() -> Any:
+    """A TaskGroup that raises the first failure as it is: `up` prints one reason, not a tree."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as found:
+        first: BaseException = found
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, Exception) and not isinstance(first, StartFailed):
+            raise StartFailed(f"{type(first).__name__}: {first}") from first
+        raise first from None
+
+
+async def _all(work: Any) -> None:
+    """All of them, also when one fails; then the first failure."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

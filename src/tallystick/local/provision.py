@@ -1,0 +1,135 @@
+"""What services find when they start: their databases, roles and logins, made from the charters by `fabric`, applied here.
+
+Everything can be done again on every start, so that a changed charter or a replaced secret takes effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import asyncpg
+
+from tallystick.chassis import migrate
+from tallystick.chassis.charter import Charter, services_dir
+from tallystick.chassis.db import Connection, Dsn
+from tallystick.fabric import nats as fabric_nats
+from tallystick.fabric import postgres as fabric_postgres
+from tallystick.fabric import valkey as fabric_valkey
+from tallystick.kernel.secret import Secret
+from tallystick.local import rail
+from tallystick.local.layout import Layout
+from tallystick.local.parts import NatsUser, Postgres, ValkeyUser
+from tallystick.local.parts import nats as nats_part
+from tallystick.local.parts import valkey as valkey_part
+from tallystick.local.parts.postgres import SUPERUSER
+from tallystick.local.parts.process import write_private
+from tallystick.local.secrets import SecretFiles
+
+OPERATOR: Final = "operator"
+#: `verify` and support look into streams; nothing can be published or changed with this login.
+OPERATOR_NATS: Final = (
+    "$JS.API.INFO",
+    "$JS.API.STREAM.LIST",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.INFO.*",
+    "$JS.API.STREAM.MSG.GET.*",
+    "$JS.API.CONSUMER.LIST.*",
+    "$JS.API.CONSUMER.INFO.>",
+)
+OPERATOR_VALKEY: Final = ("~*", "+@read", "+ping", "+info", "-@dangerous", "+keys", "+info")
+CREATE_TIMEOUT: Final = 60.0
+
+
+def users(charters: Mapping[str, Charter], secrets: SecretFiles) -> tuple[list[NatsUser], list[ValkeyUser]]:
+    """Every service's logins of bus and store, and the operator's, which may read."""
+    allowed = fabric_nats.permissions(charters)
+    nats = [
+        NatsUser(name, nats_part.hash_password(secrets.get(f"{name}/nats")), found.publish, found.subscribe)
+        for name, found in allowed.items()
+    ]
+    own = nats_part.hash_password(secrets.get(f"{OPERATOR}/nats"))
+    nats.append(NatsUser(OPERATOR, own, OPERATOR_NATS, (f"{fabric_nats.inbox(OPERATOR)}.>",)))
+    rules = fabric_valkey.rules(charters)
+    valkey = [
+        ValkeyUser(name, valkey_part.hash_password(secrets.get(f"{name}/valkey")), words)
+        for name, words in rules.items()
+    ]
+    valkey.append(ValkeyUser(OPERATOR, valkey_part.hash_password(secrets.get(f"{OPERATOR}/valkey")), OPERATOR_VALKEY))
+    return nats, valkey
+
+
+def has_program(service: str) -> bool:
+    return (services_dir() / service / "app.py").exists()
+
+
+def sandbox(service: str, layout: Layout) -> dict[str, str]:
+    """What only the sandbox of one machine allows: the vault may send card numbers to the rail's socket."""
+    if service == "vault":
+        destinations = layout.run / "destinations.toml"
+        write_private(destinations, rail.destination(layout.run / "rail.sock"))
+        return {"TALLYSTICK_DESTINATIONS_FILE": str(destinations)}
+    return {}
+
+
+class Databases:
+    """The services' databases on the local server, which listens on a socket in `layout`."""
+
+    def __init__(self, layout: Layout, secrets: SecretFiles) -> None:
+        self._secrets = secrets
+        self._superuser = Dsn(
+            host=str(layout.postgres_sockets), database="postgres", user=SUPERUSER, password=secrets.get(Postgres.name)
+        )
+
+    async def create(self, charters: Mapping[str, Charter]) -> None:
+        """Databases and roles of all services, with the passwords of the secret files."""
+        connection = await _connect(self._superuser)
+        try:
+            await connection.execute(";\n".join(fabric_postgres.cluster()), timeout=CREATE_TIMEOUT)
+            present = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
+            statements: list[str] = []
+            plans = fabric_postgres.plans(charters)
+            for plan in plans.values():
+                statements += plan.roles
+                for role, secret in ((plan.service_role, "database"), (plan.owner_role, "owner")):
+                    password = self._secrets.get(f"{plan.database}/{secret}").reveal()
+                    statements.append(fabric_postgres.password(role, fabric_postgres.scram_verifier(password)))
+            # One transaction for all: one flush to disk instead of a hundred.
+            await connection.execute(";\n".join(statements), timeout=CREATE_TIMEOUT)
+            for plan in plans.values():
+                if plan.database not in present:
+                    await connection.execute(plan.create, timeout=CREATE_TIMEOUT)
+            grants = [statement for plan in plans.values() for statement in plan.grants]
+            await connection.execute(";\n".join(grants), timeout=CREATE_TIMEOUT)
+        finally:
+            connection.terminate()
+        await asyncio.gather(*(self._inside(plan) for plan in plans.values()))
+
+    async def migrate(self, service: str) -> list[str]:
+        """Brings one service's database up to date; answers the files that ran. Raises `migrate.MigrationError`."""
+        return await migrate.apply(self.owner(service), f"tallystick.services.{service}", service_role=service)
+
+    def owner(self, service: str) -> Dsn:
+        secret: Secret[str] = self._secrets.get(f"{service}/owner")
+        return replace(self._superuser, database=service, user=fabric_postgres.owner(service), password=secret)
+
+    async def _inside(self, plan: fabric_postgres.Plan) -> None:
+        connection = await _connect(replace(self._superuser, database=plan.database))
+        try:
+            await connection.execute(";\n".join(plan.inside), timeout=CREATE_TIMEOUT)
+        finally:
+            connection.terminate()
+
+
+async def _connect(dsn: Dsn) -> Connection:
+    return await asyncpg.connect(
+        host=dsn.host,
+        port=dsn.port,
+        user=dsn.user,
+        password=dsn.password.reveal(),
+        database=dsn.database,
+        timeout=30,
+        server_settings={"application_name": "tallystick supervisor", "client_min_messages": "warning"},
+    )

@@ -1,0 +1,123 @@
+"""A running platform as a foreground process: the lock, the control socket, signals, progress. `tallystick up` is a thin layer over it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+
+from tallystick.chassis.charter import Charter
+from tallystick.local import control
+from tallystick.local.layout import Layout
+from tallystick.local.logs import LIMIT, cut
+from tallystick.local.platform import Options, Platform
+from tallystick.local.state import State
+from tallystick.local.supervisor import StartFailed
+
+
+class Progress(Protocol):
+    """Whoever shows what happens. Phases are those of a `Keeper`, and `rejected` and `error`."""
+
+    def process(self, name: str, phase: str, detail: str) -> None: ...
+    def ready(self, platform: Platform, seconds: float) -> None: ...
+    def stopping(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Journal:
+    """The supervisor's own log: JSON lines in `logs/supervisor.log`."""
+
+    layout: Layout
+
+    def write(self, event: str, **fields: object) -> None:
+        line = {"time": datetime.now(UTC), "level": "info", "event": event, "service": "supervisor", **fields}
+        path = self.layout.log("supervisor")
+        cut(path, LIMIT)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, msgspec.json.encode(line) + b"\n")
+        finally:
+            os.close(descriptor)
+
+
+async def serve(
+    layout: Layout, state: State, charters: Mapping[str, Charter], *, options: Options, progress: Progress
+) -> None:
+    """Start, run until SIGINT, SIGTERM, SIGHUP or `down`, stop. The caller holds the lock. Raises StartFailed."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the authority's keys
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    journal = Journal(layout)
+    asked = asyncio.Event()
+    started: asyncio.Future[None] = loop.create_future()
+    stopped = asyncio.Event()
+
+    def report(name: str, phase: str, detail: str) -> None:
+        if phase in {"restarting", "unready", "rejected", "error"} or detail:
+            journal.write(f"process.{phase}", process=name, detail=detail[:2000])
+        else:
+            journal.write(f"process.{phase}", process=name)
+        progress.process(name, phase, detail)
+
+    platform = Platform(layout, state, charters, options=options, report=report)
+
+    async def handle(request: control.Request) -> control.Answer:
+        if isinstance(request, control.Down):
+            asked.set()
+            await stopped.wait()
+            return control.Done()
+        if isinstance(request, control.WaitReady):
+            try:
+                await asyncio.shield(started)
+            except StartFailed as error:
+                return control.Refused(str(error))
+        return platform.status()
+
+    def interrupted() -> None:
+        if asked.is_set():
+            # A second Ctrl-C: at once. The kernel takes the children along; the next start clears up.
+            os._exit(130)
+        asked.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupted)
+    server = control.ControlServer(layout.control, handle)
+    await server.start()
+    starting = asyncio.create_task(platform.start(), name="start")
+    stop_asked = asyncio.create_task(asked.wait(), name="stop-asked")
+    try:
+        await asyncio.wait({starting, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            seconds = loop.time() - began
+            journal.write("platform.ready", seconds=round(seconds, 2))
+            started.set_result(None)
+            progress.ready(platform, seconds)
+            await stop_asked
+    except StartFailed as error:
+        journal.write("platform.not-started", detail=str(error)[:2000])
+        started.set_exception(error)
+        started.exception()
+        raise
+    finally:
+        if not started.done():
+            started.set_exception(StartFailed("it was stopped before it was ready"))
+            started.exception()
+        stop_asked.cancel()
+        progress.stopping()
+        if not starting.done():
+            starting.cancel()  # it stops what it had started
+            await asyncio.wait({starting})
+        elif starting.exception() is None:
+            await platform.stop()
+        journal.write("platform.stopped")
+        stopped.set()
+        await server.stop()

@@ -1,0 +1,180 @@
+"""Keeps processes alive: a `Keeper` starts one unit (a part or a service's replica), notices its end, and starts it again with backoff.
+
+`next_delay` and `Backoff` are the rule, pure. What a keeper knows is in its `view`, which `status` shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from tallystick.kernel.clock import Clock, rfc3339
+from tallystick.local.parts import NoIdentity, Part, ProcessFailed
+
+Phase = Literal["waiting", "starting", "ready", "unready", "restarting", "stopping", "stopped"]
+
+FIRST_DELAY: Final = 0.1
+LONGEST_DELAY: Final = 10.0
+#: Whoever lived this long has recovered: the next failure starts from the shortest delay again.
+STEADY: Final = 30.0
+#: A replica that doesn't answer for this long hangs, and is killed; a part may have work to recover and is left alone.
+HANGS: Final = 20.0
+CHECK_EVERY: Final = 1.0
+
+
+def next_delay(failures: int) -> float:
+    """Seconds to wait before the start after `failures` failures in a row: 0.1, 0.2, 0.4 ... 10. Pure."""
+    return min(FIRST_DELAY * 2.0 ** min(max(failures - 1, 0), 16), LONGEST_DELAY)
+
+
+class View(msgspec.Struct, kw_only=True):
+    """What is known of one process."""
+
+    name: str
+    phase: Phase = "waiting"
+    pid: int | None = None
+    version: str = ""
+    started_at: str | None = None
+    restarts: int = 0
+    error: str | None = None
+    """Why it ended or could not start last time; the end of its log is in it."""
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "ready"
+
+
+class Alive(Protocol):
+    """A unit that can also say whether it is alive though not ready."""
+
+    async def alive(self) -> bool: ...
+    def kill(self, number: signal.Signals) -> bool: ...
+
+
+class StartFailed(Exception):
+    """A unit could not be started; the message names it and says why."""
+
+
+class Keeper:
+    """Keeps one unit running from `start()` until `stop()`.
+
+    `on_change(keeper)` is called at each change of phase. `attempts` is how often the first start is tried before `until_ready` raises
+    StartFailed; once it was ready it is restarted for ever.
+    """
+
+    def __init__(
+        self, unit: Part, *, name: str, clock: Clock, on_change: Callable[[Keeper], None], attempts: int = 1
+    ) -> None:
+        self.unit = unit
+        self.view = View(name=name)
+        self._clock = clock
+        self._on_change = on_change
+        self._attempts = attempts
+        self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
+        self._hanging_since: float | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"keep:{self.view.name}")
+
+    async def until_ready(self) -> None:
+        """Returns once it was ready for the first time; raises StartFailed."""
+        await asyncio.shield(self._first)
+
+    async def stop(self) -> None:
+        """Stop the unit for good; does nothing when it isn't running."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        self._to("stopping")
+        await self.unit.stop()
+        self._to("stopped")
+        if not self._first.done():
+            self._first.cancel()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            self._to("starting" if self.view.started_at is None else "restarting")
+            began = asyncio.get_running_loop().time()
+            try:
+                await self.unit.start()
+            except (ProcessFailed, NoIdentity, OSError) as error:
+                await self.unit.stop()
+                self.view.error = str(error)
+            else:
+                self._started(self._clock.now())
+                status = await self._watch()
+                self.view.error = f"ended {_how(status)}"
+            if asyncio.get_running_loop().time() - began > STEADY:
+                failures = 0
+            failures += 1
+            if not self._first.done() and failures >= self._attempts:
+                self._first.set_exception(StartFailed(f"{self.view.name}: {self.view.error}"))
+                self._first.exception()  # whoever awaits it gets it; nobody awaiting is no fault
+                self._to("stopped")
+                return
+            self._to("restarting")
+            await asyncio.sleep(next_delay(failures))
+            self.view.restarts += 1
+
+    def _started(self, at: datetime) -> None:
+        self.view.started_at = rfc3339(at)
+        self._hanging_since = None
+        self._to("ready")
+        if not self._first.done():
+            self._first.set_result(None)
+
+    async def _watch(self) -> int:
+        """Follow the unit until it ends; answers its exit status."""
+        exited = asyncio.ensure_future(self.unit.exited())
+        try:
+            while True:
+                await asyncio.wait({exited}, timeout=CHECK_EVERY)
+                if exited.done():
+                    return exited.result()
+                ready = await self.unit.ready()
+                if not exited.done():
+                    self._to("ready" if ready else "unready")
+                    await self._end_if_hanging(ready=ready)
+        finally:
+            exited.cancel()
+
+    async def _end_if_hanging(self, *, ready: bool) -> None:
+        alive: Alive | None = self.unit if hasattr(self.unit, "alive") else None  # type: ignore[assignment]
+        if alive is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if ready or await alive.alive():
+            self._hanging_since = None
+        elif self._hanging_since is None:
+            self._hanging_since = now
+        elif now - self._hanging_since > HANGS:
+            alive.kill(signal.SIGKILL)
+
+    def _to(self, phase: Phase) -> None:
+        pid = self.unit.pid
+        if phase == self.view.phase and pid == self.view.pid:
+            return
+        self.view.phase = phase
+        self.view.pid = pid
+        if phase == "ready":
+            self.view.version = self.view.version or self.unit.version
+        self._on_change(self)
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"with status {status}"
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"by signal {-status}"
