@@ -186,6 +186,14 @@ class Keyring:
         """See `KeyStore.rotate_service_key`."""
         await self._store.rotate_service_key()
 
+    async def keep_rotated(self, life: timedelta) -> bool:
+        """Rotates the service key when it is older than `life`, or goes on with a rotation that was broken off."""
+        row = await self._store.database.fetchrow(Q.service_key_age)
+        due = row is not None and (row["unfinished"] or row["created_at"] + life <= self._store.clock.now())
+        if due:
+            await self._store.rotate_service_key()
+        return due
+
     async def rotate_tenant(self, tenant: str) -> None:
         """From now on the tenant's values are sealed under a new key; the old one opens the old values."""
         current = await self._fetch_tenant_key(tenant)

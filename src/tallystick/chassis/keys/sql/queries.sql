@@ -42,6 +42,13 @@ RETURNING key_id;
 -- Whether this version of the service key may wrap new keys; locked so that it stays so.
 SELECT version FROM data_key WHERE kind = 'service' AND version = $1 AND state = 'active' FOR SHARE;
 
+-- name: service_key_age
+-- When the active service key was made, and how many keys an older one still holds.
+SELECT s.created_at, EXISTS (
+    SELECT FROM data_key AS k WHERE k.wrapped_by > 0 AND k.wrapped_by < s.version AND k.wrapped IS NOT NULL
+) AS unfinished
+FROM data_key AS s WHERE s.kind = 'service' AND s.state = 'active';
+
 -- name: retire_active
 -- Takes the active key of a kind out of use for new values. Its old values stay readable.
 UPDATE data_key SET state = 'retired', retired_at = $4

@@ -1,0 +1,1 @@
+"""Card and bank account numbers: in as numbers, out as tokens, and to acquirers without anybody else seeing them."""

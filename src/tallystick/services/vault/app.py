@@ -1,0 +1,60 @@
+"""The vault, wired."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tallystick.chassis.app import Runtime, Wiring
+from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.idempotency import Digester
+from tallystick.kernel import ids
+from tallystick.kernel.ids import FactId
+from tallystick.services.vault.api import ENDPOINTS
+from tallystick.services.vault.service import Forwarding, Tokens, Vault
+from tallystick.services.vault.service.egress import Egress
+from tallystick.services.vault.service.tokens import Receipt
+from tallystick.services.vault.settings import Settings, destinations
+from tallystick.services.vault.store import Store
+from tallystick.services.vault.worker import SCHEDULES, SUBSCRIPTIONS
+
+SETTINGS = Settings
+
+
+async def wire(runtime: Runtime) -> Wiring:
+    store = Store()
+    ring = runtime.keyring
+    keys = runtime.charter.keys
+    service = Vault(
+        tokens=Tokens(
+            database=runtime.database, store=store, ring=ring, clock=runtime.clock, receipt=receipts_of(runtime)
+        ),
+        forwarding=Forwarding(
+            database=runtime.database,
+            store=store,
+            ring=ring,
+            clock=runtime.clock,
+            egress=Egress(destinations(runtime.settings_as(Settings).destinations_file)),
+        ),
+        digester=Digester(ring.derive("idempotency")),
+        clock=runtime.clock,
+        ring=ring,
+        key_life=timedelta(days=keys.rotation_days if keys is not None else 90),
+    )
+    return Wiring(
+        service=service,
+        endpoints=ENDPOINTS,
+        subscriptions=SUBSCRIPTIONS,
+        schedules=SCHEDULES,
+        close=service.close,
+    )
+
+
+def receipts_of(runtime: Runtime) -> Receipt:
+    """Asks audit for the proof that a fact is in the log; audit answers when it is."""
+    client = runtime.client("audit")
+
+    async def receipt(fact: FactId, deadline: Deadline) -> None:
+        with deadline.scope():
+            await client.request("GET", f"/internal/receipts/{ids.facts.text(fact)}", answer=bytes)
+
+    return receipt

@@ -1,0 +1,34 @@
+"""The vault's rules, without I/O: what a number is, what may be seen of it, what may be sent where."""
+
+from tallystick.services.vault.model.forwarding import Destination, Template, allow, blocked, conceal, wipe
+from tallystick.services.vault.model.numbers import (
+    CheckedCard,
+    CheckedIban,
+    brand_of,
+    check_card,
+    check_iban,
+    iban_ok,
+    luhn,
+)
+from tallystick.services.vault.model.tokens import Masked, StoredToken, masked_card, masked_iban, view
+
+__all__ = [
+    "CheckedCard",
+    "CheckedIban",
+    "Destination",
+    "Masked",
+    "StoredToken",
+    "Template",
+    "allow",
+    "blocked",
+    "brand_of",
+    "check_card",
+    "check_iban",
+    "conceal",
+    "iban_ok",
+    "luhn",
+    "masked_card",
+    "masked_iban",
+    "view",
+    "wipe",
+]

@@ -1,0 +1,214 @@
+"""What may be sent where, how a number gets into a request, and how it is kept from coming back.
+
+A destination is chosen by its name from the operator's list; nothing in a request can add one or widen it.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.contracts.vault.messages import MAX_FORWARD_BYTES, Outgoing
+from tallystick.contracts.vault.problems import AnswerRefused, DestinationNotAllowed, InvalidForward
+
+_PLACEHOLDER: Final = re.compile(r"\{\{\s*([a-z_.]*)\s*\}\}")
+_HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{0,500}")
+#: Headers that frame a message or carry identity: the vault's own business.
+_OURS: Final = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect", "cookie"}
+    | {"authorization", "proxy-authorization", "accept-encoding"}
+)
+#: Names that a template may use.
+FIELDS: Final = frozenset({"card.number", "card.exp_month", "card.exp_year", "bank_account.iban"})
+
+Seconds = Annotated[float, Meta(gt=0, le=60)]
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of the operator's allow-list.
+
+    Either `host` (and `port`, `scheme`), or `socket`, the path of a Unix socket. `paths` are prefixes at whole segments.
+    `private` lets `host` be at an address that is not on the public internet. `usual_seconds` is how long the others of
+    a batch wait for an answer from here. `authorization_file` holds the value of the Authorization header.
+    """
+
+    methods: Annotated[tuple[Literal["GET", "POST", "PUT"], ...], Meta(min_length=1)]
+    paths: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^/[A-Za-z0-9/._~-]*$", max_length=200)], ...], Meta(min_length=1)
+    ]
+    host: Annotated[str, Meta(pattern=r"^[a-z0-9.:-]+$", max_length=253)] | None = None
+    port: Annotated[int, Meta(ge=1, le=65535)] = 443
+    scheme: Literal["https", "http"] = "https"
+    socket: Path | None = None
+    private: bool = False
+    headers: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    authorization_file: Path | None = None
+    max_in_flight: Annotated[int, Meta(ge=1, le=1024)] = 64
+    usual_seconds: Seconds = 0.25
+    timeout_seconds: Seconds = 30.0
+
+    def __post_init__(self) -> None:
+        if (self.host is None) == (self.socket is None):
+            raise ValueError("a destination has either a host or a socket")
+        if self.host is not None and self.scheme == "http" and not self.private:
+            raise ValueError("card data travels over the internet by https only")
+        if bad := [name for name in self.headers if name.lower() in _OURS or not _HEADER.fullmatch(name)]:
+            raise ValueError(f"headers that can't be allowed: {bad}")
+        if (
+            self.host is not None
+            and not self.private
+            and (address := literal(self.host)) is not None
+            and blocked(address)
+        ):
+            raise ValueError("this address is not on the public internet: set private = true if that is meant")
+
+
+def literal(host: str) -> str | None:
+    """The host, if it is an address and not a name."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
+def blocked(address: str) -> bool:
+    """Whether an address is anything but a plain one of the public internet.
+
+    An IPv6 address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo) is blocked as a whole: where it leads is
+    decided by a gateway.
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return True
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
+        return True
+    return isinstance(ip, ipaddress.IPv6Address) and (
+        ip.ipv4_mapped is not None
+        or ip.sixtofour is not None
+        or ip.teredo is not None
+        or ip in _NAT64
+        or ip in _NAT64_LOCAL
+        or int(ip) >> 32 == 0
+    )
+
+
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_NAT64_LOCAL: Final = ipaddress.ip_network("64:ff9b:1::/48")
+
+
+def allow(destination: Destination | None, request: Outgoing) -> Destination:
+    """The destination, if it takes this request. Raises DestinationNotAllowed."""
+    if destination is None:
+        raise DestinationNotAllowed("there is no such destination on the operator's list")
+    if request.method not in destination.methods:
+        raise DestinationNotAllowed("this destination does not take this method")
+    path = request.path.partition("?")[0]
+    if "//" in path or any(segment in (".", "..") for segment in path.split("/")):
+        raise DestinationNotAllowed("this is not a plain path")
+    if not any(path == p or path.startswith(p.rstrip("/") + "/") for p in destination.paths):
+        raise DestinationNotAllowed("this destination does not take this path")
+    allowed = {name.lower() for name in destination.headers}
+    for name, value in request.headers.items():
+        if name.lower() not in allowed or _HEADER_VALUE.fullmatch(value) is None:
+            raise DestinationNotAllowed("this destination does not take one of these headers")
+    return destination
+
+
+class Template:
+    """A body with places for a token's values. Made without the values, so that it can be judged before they are there."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, body: str | None) -> None:
+        """Raises InvalidForward for a place that has no meaning."""
+        self._parts = _PLACEHOLDER.split(body or "")
+        if unknown := set(self._parts[1::2]) - FIELDS:
+            raise InvalidForward(f"a template has no such field: {', '.join(sorted(unknown))[:100]}")
+        if any("{{" in text or "}}" in text for text in self._parts[::2]):
+            raise InvalidForward("a template's braces are not closed")
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return frozenset(self._parts[1::2])
+
+    def fill(self, values: Mapping[str, bytes | bytearray]) -> bytearray:
+        """The body, in a buffer that can be overwritten. Raises InvalidForward when the token lacks a value."""
+        if missing := self.fields - values.keys():
+            raise InvalidForward(f"the token has no {', '.join(sorted(missing))}")
+        filled = bytearray()
+        for at, part in enumerate(self._parts):
+            filled += values[part] if at % 2 else part.encode()
+        if len(filled) > MAX_FORWARD_BYTES:
+            wipe(filled)
+            raise InvalidForward(f"a forwarded body has at most {MAX_FORWARD_BYTES} bytes")
+        return filled
+
+
+def wipe(*buffers: bytearray) -> None:
+    """Overwrites what can be overwritten. Copies that libraries made are beyond reach, and say so in the README."""
+    for buffer in buffers:
+        buffer[:] = bytes(len(buffer))
+
+
+def conceal(body: bytes, number: bytes | bytearray) -> tuple[str, bool]:
+    """The answer's text with the number masked, and whether it was there.
+
+    Digits may be apart by one space, dash or dot. A number that is still there in another coat (escaped, encoded, spread
+    over fields) can't be masked with certainty: AnswerRefused.
+    """
+    if not number:
+        return _text(body), False
+    pattern = rb"[ .\-]?".join(re.escape(bytes([byte])) for byte in number)
+    shown = bytes(number[:6]) + b"*" * (len(number) - 10) + bytes(number[-4:])
+    masked, count = re.subn(pattern, shown, body, flags=re.IGNORECASE)
+    text = _text(masked)
+    if _disguised(text, bytes(number)):
+        raise AnswerRefused("the answer holds the number in an encoded form")
+    return text, count > 0
+
+
+def _text(body: bytes) -> str:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise AnswerRefused("the answer is not text") from None
+    if "\x00" in text:
+        raise AnswerRefused("the answer is not text")
+    return text
+
+
+def _disguised(text: str, number: bytes) -> bool:
+    plain = number.decode()
+    unescaped = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
+    for each in (text, unescaped, html.unescape(text), unquote_to_bytes(text).decode("utf-8", "replace")):
+        if plain in re.sub(r"[^0-9A-Z]", "", each.upper()):
+            return True
+        if plain.isdigit() and plain in re.sub(r"\D", "", each, flags=re.ASCII):
+            return True
+    if number.hex() in text.lower():
+        return True
+    return any(part in text for part in _base64_forms(number))
+
+
+def _base64_forms(number: bytes) -> set[str]:
+    """What the number looks like inside of base64, at each of the three offsets, without the characters that neighbours
+    have a part in.
+    """
+    forms = set()
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + number).rstrip(b"=").decode()
+        start = (0, 2, 3)[offset]
+        forms.add(encoded[start : len(encoded) - 1])
+    return forms | {form.translate(str.maketrans("+/", "-_")) for form in forms}

@@ -1,0 +1,175 @@
+"""HTTP to the outside, for requests that carry a card number: one place, few abilities.
+
+The address that was checked is the address that is connected to: names are resolved here, for each new connection, and
+what is not on the public internet is refused unless the operator allowed it for this destination. Redirects are not
+followed, proxies of the environment not used, cookies not kept, answers not decompressed, and bounded in size and time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from tallystick.contracts.vault.messages import MAX_FORWARD_BYTES, Outgoing
+from tallystick.contracts.vault.problems import AnswerRefused, ForwardOutcomeUnknown, NotForwarded
+from tallystick.services.vault.model import Destination, blocked
+
+#: Address texts of a host name.
+Resolve = Callable[[str], Awaitable[list[str]]]
+
+_CONNECT_SECONDS = 5.0
+
+
+class AddressRefused(OSError):
+    """A name led to an address that this destination may not be at."""
+
+
+async def system_resolve(host: str) -> list[str]:
+    """The system's resolver. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(each[4][0]) for each in found]
+
+
+class _Checked(AbstractResolver):
+    """Resolves a name and checks every address of it; aiohttp connects to nothing else."""
+
+    def __init__(self, resolve: Resolve, *, private: bool) -> None:
+        self._resolve = resolve
+        self._private = private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        del family
+        addresses = list(dict.fromkeys(await self._resolve(host)))
+        # One private address among public ones is an attack or a mistake; neither gets a card number.
+        if not addresses or (not self._private and any(blocked(address) for address in addresses)):
+            raise AddressRefused(f"{host} is not at a public address")
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class Channel:
+    """The connections to one destination."""
+
+    def __init__(self, destination: Destination, resolve: Resolve) -> None:
+        self.destination = destination
+        self._slots = asyncio.Semaphore(destination.max_in_flight)
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "tallystick"}
+        if destination.authorization_file is not None:
+            self._headers["Authorization"] = _credential(destination.authorization_file)
+        connector: aiohttp.BaseConnector
+        if destination.socket is not None:
+            self._origin = URL("http://localhost")
+            connector = aiohttp.UnixConnector(str(destination.socket), limit=destination.max_in_flight)
+        else:
+            self._origin = URL.build(scheme=destination.scheme, host=destination.host or "", port=destination.port)
+            connector = aiohttp.TCPConnector(
+                limit=destination.max_in_flight,
+                resolver=_Checked(resolve, private=destination.private),
+                use_dns_cache=False,
+                ssl=_tls(destination.ca_file),
+            )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            raise_for_status=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            max_line_size=8190,
+            max_field_size=8190,
+        )
+
+    async def send(self, request: Outgoing, body: bytes | bytearray, seconds: float) -> tuple[int, bytes]:
+        """Status and body of the answer. Raises NotForwarded, ForwardOutcomeUnknown, AnswerRefused."""
+        headers = self._headers | request.headers
+        if body:
+            headers.setdefault("Content-Type", "application/json")
+        sent = False
+        try:
+            async with asyncio.timeout(seconds):
+                async with self._slots:
+                    sent = True
+                    return await self._exchange(request, body, headers)
+        except aiohttp.ConnectionTimeoutError:
+            raise NotForwarded("the destination did not take the connection in time") from None
+        except TimeoutError:
+            if not sent:
+                raise NotForwarded("too many requests wait for this destination") from None
+            raise ForwardOutcomeUnknown("the destination did not answer in time") from None
+        except (aiohttp.ClientConnectorError, AddressRefused) as error:
+            raise NotForwarded("the destination can't be reached", context={"error": type(error).__name__}) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ForwardOutcomeUnknown(
+                "the connection broke before the answer", context={"error": type(error).__name__}
+            ) from None
+
+    async def _exchange(
+        self, request: Outgoing, body: bytes | bytearray, headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
+        url = self._origin.join(URL(request.path, encoded=True))
+        async with self._session.request(
+            request.method, url, data=body or None, headers=headers, allow_redirects=False
+        ) as answer:
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise AnswerRefused("the answer is compressed, although that was not asked for")
+            content = await answer.content.read(MAX_FORWARD_BYTES + 1)
+            while not answer.content.at_eof() and len(content) <= MAX_FORWARD_BYTES:
+                content += await answer.content.read(MAX_FORWARD_BYTES + 1 - len(content))
+            if len(content) > MAX_FORWARD_BYTES:
+                answer.close()
+                raise AnswerRefused(f"the answer is larger than {MAX_FORWARD_BYTES} bytes")
+            return answer.status, content
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class Egress:
+    """The channels to the operator's destinations."""
+
+    def __init__(self, destinations: Mapping[str, Destination], resolve: Resolve = system_resolve) -> None:
+        self._channels = {name: Channel(each, resolve) for name, each in destinations.items()}
+
+    def __getitem__(self, name: str) -> Channel:
+        return self._channels[name]
+
+    def destination(self, name: str) -> Destination | None:
+        channel = self._channels.get(name)
+        return None if channel is None else channel.destination
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _credential(path: Path) -> str:
+    if path.stat().st_mode & 0o077:
+        raise PermissionError(f"{path} can be read by others: chmod 600 it")
+    return path.read_text().strip()

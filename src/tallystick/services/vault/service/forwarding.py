@@ -1,0 +1,283 @@
+"""Requests to acquirers with the number filled in: who sends them never sees it, and it goes only where the operator said.
+
+Each item of a batch stands alone: its own destination, deadline and result. An item that takes longer than its
+destination usually does is answered `pending` and goes on; asked for again (the same request id) it is joined, not sent
+a second time. Should that question reach another replica, the request is sent again under the same id, which is the
+same request to the destination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from tallystick.chassis import outbox
+from tallystick.chassis.auth import Subject
+from tallystick.chassis.db import Database
+from tallystick.chassis.keys import Keyring, KeyringError, Shredded
+from tallystick.chassis.outbox import Fact
+from tallystick.contracts.vault.messages import Forwarded, ForwardResult, Outgoing
+from tallystick.contracts.vault.problems import ForwardOutcomeUnknown, InvalidForward, TokenDestroyed, TokenNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import TokenId
+from tallystick.kernel.problem import Overloaded, Problem
+from tallystick.services.vault.model import Destination, StoredToken, Template, allow, conceal, wipe
+from tallystick.services.vault.service.egress import Egress
+from tallystick.services.vault.service.tokens import aad
+from tallystick.services.vault.store import Store
+
+#: Results that nobody has asked for yet are kept, at most so many.
+_KEPT = 2048
+
+
+class Send(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to be sent, in the name of `subject`."""
+
+    subject: Subject
+    destination: str
+    request: Outgoing
+    request_id: str
+    timeout: float
+    token: TokenId | None
+    trace: str
+    wait: bool = False
+
+
+class _Ready(msgspec.Struct, frozen=True):
+    """An item that may be sent."""
+
+    send: Send
+    destination: Destination
+    template: Template
+
+
+class _Filled(msgspec.Struct, frozen=True):
+    """A request with card data in it, for the short time between the key ring and the socket."""
+
+    send: Send
+    body: bytearray
+    number: bytearray
+
+    def __repr__(self) -> str:
+        return "Filled(****)"
+
+
+#: Tenant and token.
+_Key = tuple[str, TokenId]
+#: Tenant, destination, request id: what makes two questions the same request.
+_Name = tuple[str, str, str]
+
+
+class Forwarding:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        ring: Keyring,
+        clock: Clock,
+        egress: Egress,
+        max_in_flight: int = 512,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._ring = ring
+        self._clock = clock
+        self._egress = egress
+        self._max_in_flight = max_in_flight
+        self._running: OrderedDict[_Name, tuple[Send, asyncio.Task[Forwarded]]] = OrderedDict()
+
+    async def close(self) -> None:
+        tasks = [task for _, task in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._egress.close()
+
+    async def forward(self, items: Sequence[Send | Problem]) -> list[ForwardResult]:
+        """One result per item, in order. Nothing raises for a single item's sake."""
+        looked_at = [item if isinstance(item, Problem) else self._joined(item) or self._ready(item) for item in items]
+        started = iter(await self._start([each for each in looked_at if isinstance(each, _Ready)]))
+        tasks = [next(started) if isinstance(each, _Ready) else each for each in looked_at]
+        await self._wait(items, tasks)
+        return [self._result(item, task) for item, task in zip(items, tasks, strict=True)]
+
+    def _joined(self, send: Send) -> asyncio.Task[Forwarded] | Problem | None:
+        """The same request, if it is under way here."""
+        known = self._running.get(_name(send))
+        if known is None:
+            return None
+        first, task = known
+        if (first.request, first.token) != (send.request, send.token):
+            return InvalidForward("this request id is under way with another content")
+        return task
+
+    def _ready(self, send: Send) -> _Ready | Problem:
+        try:
+            destination = allow(self._egress.destination(send.destination), send.request)
+            template = Template(send.request.body)
+            if template.fields and send.token is None:
+                raise InvalidForward("the body asks for a number, but no token was named")
+            if send.token is not None and not template.fields:
+                raise InvalidForward("a token was named, but the body has no place for its number")
+        except Problem as problem:
+            return problem
+        return _Ready(send, destination, template)
+
+    async def _start(self, ready: Sequence[_Ready]) -> list[asyncio.Task[Forwarded] | Problem]:
+        """Opens the numbers, records each use, and only then sends."""
+        using = [key for each in ready if (key := _key(each.send)) is not None]
+        stored = await self._store.find(self._database, using) if using else {}
+        numbers = await self._open(stored)
+        try:
+            filled = [_fill(each, stored, numbers) for each in ready]
+            await self._record([body.send for body in filled if isinstance(body, _Filled) and body.number])
+        finally:
+            wipe(*(number for number in numbers.values() if isinstance(number, bytearray)))
+        return [body if isinstance(body, Problem) else self._run(body) for body in filled]
+
+    async def _open(self, stored: Mapping[_Key, StoredToken]) -> dict[_Key, bytearray | Problem]:
+        whole = {key: token.sealed for key, token in stored.items() if token.sealed is not None}
+        opened = await self._ring.open_many([(sealed, aad(*key)) for key, sealed in whole.items()])
+        numbers: dict[_Key, bytearray | Problem] = {}
+        for key, number in zip(whole, opened, strict=True):
+            if isinstance(number, Shredded):
+                numbers[key] = TokenDestroyed()
+            elif isinstance(number, KeyringError):
+                # Not this request's fault, and not to be answered as if it were: somebody changed the table.
+                raise number
+            else:
+                numbers[key] = number
+        return numbers
+
+    async def _record(self, used: Sequence[Send]) -> None:
+        """One fact per tenant and batch: which token went where, for which request. Stored before anything is sent."""
+        by_tenant: dict[str, list[Send]] = {}
+        for send in used:
+            by_tenant.setdefault(send.subject.tenant, []).append(send)
+        if not by_tenant:
+            return
+        at = self._clock.now()
+        facts = [
+            Fact(
+                id=ids.facts.new(),
+                type="vault.tokens.forwarded",
+                tenant=tenant,
+                actor=sends[0].subject.caller or "vault",
+                resource="vault-tokens",
+                at=at,
+                trace=sends[0].trace,
+                data={
+                    "uses": [
+                        [ids.tokens.text(send.token), send.destination, send.request_id, send.subject.client_id]
+                        for send in sends
+                        if send.token is not None
+                    ]
+                },
+            )
+            for tenant, sends in by_tenant.items()
+        ]
+        async with self._database.transaction() as tx:
+            await outbox.append(tx, facts)
+
+    def _run(self, filled: _Filled) -> asyncio.Task[Forwarded] | Problem:
+        """Starts sending; the task is remembered under the request's name until somebody has had its result."""
+        if sum(not task.done() for _, task in self._running.values()) >= self._max_in_flight:
+            wipe(filled.body, filled.number)
+            return Overloaded("too many requests are on their way to acquirers")
+        task = asyncio.create_task(self._exchange(filled), name="vault.forward")
+        # A failure that nobody asks for is not an unhandled one: it is the destination's, and the fact is recorded.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._running[_name(filled.send)] = (filled.send, task)
+        while len(self._running) > self._max_in_flight + _KEPT:
+            oldest = next(name for name, (_, each) in self._running.items() if each.done())
+            del self._running[oldest]
+        return task
+
+    async def _exchange(self, filled: _Filled) -> Forwarded:
+        send = filled.send
+        channel = self._egress[send.destination]
+        try:
+            status, body = await channel.send(
+                send.request, filled.body, min(send.timeout, channel.destination.timeout_seconds)
+            )
+            text, masked = conceal(body, filled.number)
+            return Forwarded(status, text, masked)
+        finally:
+            wipe(filled.body, filled.number)
+
+    async def _wait(self, items: Sequence[Send | Problem], tasks: Sequence[asyncio.Task[Forwarded] | Problem]) -> None:
+        """Until all are done, or until those that are not may be called slow and nobody waits for them in particular."""
+        must = [t for i, t in zip(items, tasks, strict=True) if isinstance(t, asyncio.Task) and _patient(i, items)]
+        may = [t for t in tasks if isinstance(t, asyncio.Task) and t not in must]
+        if may:
+            usual = max(self._usual(item) for item in items if isinstance(item, Send))
+            await asyncio.wait(may, timeout=usual)
+        if must:
+            await asyncio.wait(must)
+
+    def _usual(self, send: Send) -> float:
+        destination = self._egress.destination(send.destination)
+        return 0.0 if destination is None else destination.usual_seconds
+
+    def _result(self, item: Send | Problem, task: asyncio.Task[Forwarded] | Problem) -> ForwardResult:
+        if isinstance(item, Problem):
+            return ForwardResult(problem=item.document())
+        if isinstance(task, Problem):
+            return ForwardResult(problem=task.document())
+        if not task.done():
+            return ForwardResult(pending=True)
+        known = self._running.get(_name(item))
+        if known is not None and known[1] is task:
+            del self._running[_name(item)]
+        if task.cancelled():
+            return ForwardResult(problem=ForwardOutcomeUnknown("the vault is shutting down").document())
+        error = task.exception()
+        if error is None:
+            return ForwardResult(answer=task.result())
+        if isinstance(error, Problem):
+            return ForwardResult(problem=error.document())
+        raise error
+
+
+def _name(send: Send) -> _Name:
+    return (send.subject.tenant, send.destination, send.request_id)
+
+
+def _key(send: Send) -> _Key | None:
+    return None if send.token is None else (send.subject.tenant, send.token)
+
+
+def _patient(item: Send | Problem, items: Sequence[Send | Problem]) -> bool:
+    """Whether this item is waited for until its own deadline: when it asked for that, or holds up nobody."""
+    return isinstance(item, Send) and (item.wait or len(items) == 1)
+
+
+def _fill(
+    ready: _Ready, stored: Mapping[_Key, StoredToken], numbers: Mapping[_Key, bytearray | Problem]
+) -> _Filled | Problem:
+    """The item's body with its values in place, and its own copy of the number, to be found in the answer."""
+    key = _key(ready.send)
+    if key is None:
+        return _Filled(ready.send, bytearray((ready.send.request.body or "").encode()), bytearray())
+    token = stored.get(key)
+    if token is None:
+        return TokenNotFound()
+    number = numbers.get(key, TokenDestroyed())
+    if isinstance(number, Problem) or token.masked is None:
+        return TokenDestroyed()
+    values: dict[str, bytes | bytearray] = {"bank_account.iban": number}
+    if token.type == "card":
+        values = {
+            "card.number": number,
+            "card.exp_month": str(token.masked.exp_month).encode(),
+            "card.exp_year": str(token.masked.exp_year).encode(),
+        }
+    try:
+        return _Filled(ready.send, ready.template.fill(values), bytearray(number))
+    except Problem as problem:
+        return problem

@@ -1,0 +1,254 @@
+"""Numbers in, tokens out: create, describe, reveal, destroy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from tallystick.chassis import idempotency, outbox
+from tallystick.chassis.auth import Subject
+from tallystick.chassis.batching import Batcher
+from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.idempotency import Answer, Entry, Fresh
+from tallystick.chassis.keys import Aad, Keyring, KeyringError, Shredded
+from tallystick.chassis.outbox import Fact
+from tallystick.contracts.vault.messages import ClearBankAccount, ClearCard, Revealed, Token
+from tallystick.contracts.vault.problems import RevealNotRecorded, TokenDestroyed, TokenNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import FactId, TokenId
+from tallystick.kernel.problem import Problem
+from tallystick.services.vault.model import (
+    CheckedCard,
+    CheckedIban,
+    StoredToken,
+    masked_card,
+    masked_iban,
+    view,
+    wipe,
+)
+from tallystick.services.vault.store import NewToken, Store
+
+#: Waits until the log proves that it holds the fact. Raises a Problem when it does not within the deadline.
+Receipt = Callable[[FactId, Deadline], Awaitable[Any]]
+
+#: How long a reveal waits for its receipt, at most.
+RECEIPT_SECONDS = 5.0
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked number that is to become a token. `entry` is there when the client sent an idempotency key."""
+
+    subject: Subject
+    number: CheckedCard | CheckedIban
+    entry: Entry | None
+    trace: str
+
+    def __repr__(self) -> str:
+        return f"Order({self.subject.tenant})"
+
+
+class Created(msgspec.Struct, frozen=True):
+    """The answer's bytes, as they were stored; `replayed` when an earlier request made the token."""
+
+    body: bytes
+    status: int
+    replayed: bool
+
+
+def aad(tenant: str, id_: TokenId) -> Aad:
+    """Where a sealed number belongs: a token's number never changes, so its version is always 1."""
+    return Aad(tenant, "token", "sealed", ids.tokens.text(id_))
+
+
+class Tokens:
+    def __init__(self, *, database: Database, store: Store, ring: Keyring, clock: Clock, receipt: Receipt) -> None:
+        self._database = database
+        self._store = store
+        self._ring = ring
+        self._clock = clock
+        self._receipt = receipt
+        self._batcher: Batcher[Order, Created] = Batcher(
+            self._create, max_batch=128, concurrency=2, name="vault.create"
+        )
+
+    async def close(self) -> None:
+        await self._batcher.close()
+
+    def fingerprint(self, tenant: str, number: CheckedCard | CheckedIban) -> str:
+        """The same for the same number within a tenant; says nothing without the vault's key (PCI DSS 3.5.1.1)."""
+        text = number.number if isinstance(number, CheckedCard) else number.iban
+        kind = "card" if isinstance(number, CheckedCard) else "iban"
+        mac = self._ring.mac("fingerprint", f"{kind}:{text}".encode(), tenant)
+        return "fp_" + ids.encode(int.from_bytes(mac[:16], "big"))
+
+    async def create(self, order: Order) -> Created:
+        """A new token, or the stored answer of the same request. Raises KeyReused, InProgress."""
+        return await self._batcher.submit(order)
+
+    async def _create(self, orders: list[Order]) -> list[Created | Exception]:
+        """All orders that wait, in one transaction: claim, seal, insert, tell, answer."""
+        now = self._clock.now()
+        made = [ids.tokens.random() for _ in orders]
+        results: list[Created | Exception | None] = [None] * len(orders)
+        async with self._database.transaction() as tx:
+            keyed = [(at, order.entry) for at, order in enumerate(orders) if order.entry is not None]
+            outcomes = await idempotency.claim(tx, [e for _, e in keyed], resource=[made[at] for at, _ in keyed])
+            for (at, _), outcome in zip(keyed, outcomes, strict=True):
+                try:
+                    if not isinstance(outcome, Fresh) and (replay := outcome.raise_or_replay()) is not None:
+                        results[at] = Created(replay.body, replay.status, replayed=True)
+                except Problem as problem:
+                    results[at] = problem
+            fresh = [at for at, result in enumerate(results) if result is None]
+            if fresh:
+                bodies = await self._insert(tx, [(made[at], orders[at]) for at in fresh], now)
+                for at, body in zip(fresh, bodies, strict=True):
+                    results[at] = Created(body, 201, replayed=False)
+                answers = [
+                    Answer(entry, 201, body)
+                    for at, body in zip(fresh, bodies, strict=True)
+                    if (entry := orders[at].entry) is not None
+                ]
+                await idempotency.complete(tx, answers)
+        return [result for result in results if result is not None]
+
+    async def _insert(self, tx: Transaction, fresh: Sequence[tuple[TokenId, Order]], now: datetime) -> list[bytes]:
+        keys = await self._ring.new_subject_keys(
+            tx, [(order.subject.tenant, ids.tokens.text(id_)) for id_, order in fresh]
+        )
+        rows, facts, bodies = [], [], []
+        for (id_, order), key in zip(fresh, keys, strict=True):
+            number, tenant = order.number, order.subject.tenant
+            card = isinstance(number, CheckedCard)
+            masked = masked_card(number) if isinstance(number, CheckedCard) else masked_iban(number)
+            plain = bytearray((number.number if isinstance(number, CheckedCard) else number.iban).encode())
+            fingerprint = self.fingerprint(tenant, number)
+            rows.append(
+                NewToken(
+                    id=id_,
+                    tenant=tenant,
+                    created_by=order.subject.client_id,
+                    created_at=now,
+                    masked=masked,
+                    fingerprint=fingerprint,
+                    sealed=key.seal(plain, aad(tenant, id_)),
+                )
+            )
+            wipe(plain)
+            told = {"type": masked.type, "brand": masked.brand} if card else {"type": masked.type}
+            facts.append(_fact("vault.token.created", order.subject, id_, trace=order.trace, at=now, data=told))
+            bodies.append(msgspec.json.encode(view(id_, masked, fingerprint, now)))
+        await self._store.insert(tx, rows)
+        await outbox.append(tx, facts)
+        return bodies
+
+    async def describe(self, wanted: Sequence[tuple[str, TokenId]]) -> list[Token | Problem]:
+        """The masked view of each (tenant, token), in order. No key is used for it."""
+        found = await self._store.find(self._database, wanted)
+        described: list[Token | Problem] = []
+        for each in wanted:
+            token = found.get(each)
+            if token is None:
+                described.append(TokenNotFound())
+            elif token.masked is None or token.fingerprint is None:
+                described.append(TokenDestroyed())
+            else:
+                described.append(view(token.id, token.masked, token.fingerprint, token.created_at))
+        return described
+
+    async def get(self, tenant: str, id_: TokenId) -> Token:
+        """Raises TokenNotFound, TokenDestroyed."""
+        (token,) = await self.describe([(tenant, id_)])
+        if isinstance(token, Problem):
+            raise token
+        return token
+
+    async def reveal(self, subject: Subject, id_: TokenId, purpose: str, trace: str, deadline: Deadline) -> Revealed:
+        """The number in clear, once the log proves that this was recorded.
+
+        Raises TokenNotFound, TokenDestroyed, RevealNotRecorded. The fact stays in the log whether or not the number was
+        shown in the end: an attempt counts as an access (PCI DSS 10.2.1.1).
+        """
+        token = await self._whole(subject.tenant, id_)
+        fact = _fact(
+            "vault.token.revealed",
+            subject,
+            id_,
+            trace=trace,
+            at=self._clock.now(),
+            data={"type": token.type, "purpose": purpose},
+        )
+        async with self._database.transaction() as tx:
+            await outbox.append(tx, [fact])
+        # Some time is left for the answer itself.
+        waiting = Deadline.after(deadline.sooner(RECEIPT_SECONDS) * 0.9)
+        try:
+            async with asyncio.timeout(waiting.remaining()):
+                await self._receipt(fact.id, waiting)
+        except (Problem, TimeoutError) as error:
+            raise RevealNotRecorded(context={"error": type(error).__name__}) from error
+        # Read again: it may have been destroyed while we waited.
+        token = await self._whole(subject.tenant, id_)
+        number = await self._open(token)
+        receipt = ids.facts.text(fact.id)
+        try:
+            text = number.decode()
+        finally:
+            wipe(number)
+        if token.masked is not None and token.type == "card":
+            card = ClearCard(text, token.masked.exp_month or 0, token.masked.exp_year or 0)
+            return Revealed(id=ids.tokens.text(id_), type="card", receipt=receipt, card=card)
+        return Revealed(
+            id=ids.tokens.text(id_), type="bank_account", receipt=receipt, bank_account=ClearBankAccount(text)
+        )
+
+    async def destroy(self, subject: Subject, id_: TokenId, trace: str) -> None:
+        """The number and its key are gone, here and, with the key, in every copy of the row. Again: nothing happens.
+
+        Raises TokenNotFound.
+        """
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            destroyed = await self._store.destroy(tx, subject.tenant, id_, now)
+            if destroyed is None:
+                raise TokenNotFound
+            if destroyed:
+                await self._ring.shred(tx, subject.tenant, [ids.tokens.text(id_)])
+                await outbox.append(tx, [_fact("vault.token.destroyed", subject, id_, trace=trace, at=now)])
+
+    async def _whole(self, tenant: str, id_: TokenId) -> StoredToken:
+        token = (await self._store.find(self._database, [(tenant, id_)])).get((tenant, id_))
+        if token is None:
+            raise TokenNotFound
+        if token.sealed is None:
+            raise TokenDestroyed
+        return token
+
+    async def _open(self, token: StoredToken) -> bytearray:
+        (number,) = await self._ring.open_many([(token.sealed or b"", aad(token.tenant, token.id))])
+        if isinstance(number, Shredded):
+            raise TokenDestroyed
+        if isinstance(number, KeyringError):
+            raise number
+        return number
+
+
+def _fact(
+    type_: str, subject: Subject, id_: TokenId, *, trace: str, at: datetime, data: dict[str, Any] | None = None
+) -> Fact:
+    return Fact(
+        id=ids.facts.new(),
+        type=type_,
+        tenant=subject.tenant,
+        actor=subject.client_id,
+        resource=ids.tokens.text(id_),
+        at=at,
+        trace=trace,
+        data=data or {},
+    )

@@ -1,0 +1,28 @@
+"""What the vault is told by its environment: beyond what every service is, where it may send card data."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from tallystick.chassis import settings
+from tallystick.services.vault.model import Destination
+
+
+class Settings(settings.Settings, frozen=True, kw_only=True):
+    destinations_file: Path | None = None
+    """TOML, one table for each destination that numbers may be sent to (see `model.Destination`). None: nowhere."""
+
+
+def destinations(path: Path | None) -> dict[str, Destination]:
+    """The operator's allow-list. Raises SettingsError, which names the entry and the fault."""
+    if path is None:
+        return {}
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), type=dict[str, Destination], strict=False)
+    except OSError as error:
+        raise settings.SettingsError([f"TALLYSTICK_DESTINATIONS_FILE: {path}: {error.strerror}"]) from None
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError, ValueError) as error:
+        raise settings.SettingsError([f"{path}: {error}"]) from None

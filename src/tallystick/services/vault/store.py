@@ -1,0 +1,76 @@
+"""The vault's table: rows in, model types out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from tallystick.chassis.db import Database, Queries, Row, Transaction, arguments
+from tallystick.kernel.ids import TokenId
+from tallystick.services.vault.model import Masked, StoredToken
+
+queries = Queries.load("tallystick.services.vault")
+
+
+class NewToken(msgspec.Struct, frozen=True, kw_only=True):
+    id: TokenId
+    tenant: str
+    created_by: str
+    created_at: datetime
+    masked: Masked
+    fingerprint: str
+    sealed: bytes
+
+
+class Store:
+    async def insert(self, tx: Transaction, tokens: Sequence[NewToken]) -> None:
+        rows = (
+            (
+                t.id, t.tenant, t.masked.type, t.created_by, t.created_at, t.masked.brand, t.masked.bin, t.masked.last4,
+                t.masked.exp_month, t.masked.exp_year, t.masked.country, t.fingerprint, t.sealed,
+            )
+            for t in tokens
+        )  # fmt: skip
+        await tx.execute(queries.insert_tokens, *arguments(rows, 13))
+
+    async def find(
+        self, database: Database, wanted: Sequence[tuple[str, TokenId]]
+    ) -> dict[tuple[str, TokenId], StoredToken]:
+        """Tokens by (tenant, id), in one round trip; what is not there or another tenant's is not in the answer."""
+        rows = await database.fetch(queries.tokens, *arguments(set(wanted), 2))
+        return {(row["tenant"], TokenId(row["id"])): _token(row) for row in rows}
+
+    async def destroy(self, tx: Transaction, tenant: str, id_: TokenId, now: datetime) -> bool | None:
+        """None when there is no such token, False when it was destroyed before."""
+        row = await tx.fetchrow(queries.token_for_destruction, tenant, id_)
+        if row is None:
+            return None
+        if row["destroyed_at"] is not None:
+            return False
+        await tx.execute(queries.destroy_token, tenant, id_, now)
+        return True
+
+
+def _token(row: Row) -> StoredToken:
+    masked = None
+    if row["sealed"] is not None:
+        masked = Masked(
+            type=row["type"],
+            last4=row["last4"],
+            brand=row["brand"],
+            bin=row["bin"],
+            exp_month=row["exp_month"],
+            exp_year=row["exp_year"],
+            country=row["country"],
+        )
+    return StoredToken(
+        id=TokenId(row["id"]),
+        tenant=row["tenant"],
+        type=row["type"],
+        created_at=row["created_at"],
+        masked=masked,
+        fingerprint=row["fingerprint"],
+        sealed=row["sealed"],
+    )
