@@ -184,7 +184,9 @@ class Authenticator:
         credential = subject.credential.reveal()
         if subject.inner:
             return credential
-        return await self._exchange((subject.token_id,), lambda: self._identity.exchange(credential))
+        # No exchange gives more time than the access token has: near its end, what is at hand is as good as another one.
+        last = subject.expires_at.timestamp() - 2.0
+        return await self._exchange((subject.token_id,), lambda: self._identity.exchange(credential), last)
 
     async def service_token(self, tenant: str, subject: str, purpose: str) -> str:
         """A transaction token for work that goes on without the client, such as resuming a payment. Identity decides by its
@@ -194,16 +196,20 @@ class Authenticator:
             (tenant, subject, purpose), lambda: self._identity.service_token(tenant, subject, purpose)
         )
 
-    async def _exchange(self, key: tuple[str, ...], ask: Callable[[], Awaitable[Exchanged]]) -> str:
+    async def _exchange(
+        self, key: tuple[str, ...], ask: Callable[[], Awaitable[Exchanged]], last: float = float("inf")
+    ) -> str:
+        now = self._clock.now().timestamp()
         kept = self._exchanged.get(key)
-        if kept is not None and kept[1] - MARGIN > self._clock.now().timestamp():
+        if kept is not None and (kept[1] > now + MARGIN or (kept[1] > now and kept[1] >= last)):
             self._exchanged.move_to_end(key)
             return kept[0]
 
         async def load() -> str:
             asked_at = self._clock.now().timestamp()
             exchanged = await ask()
-            self._exchanged[key] = (exchanged.transaction_token, asked_at + exchanged.expires_in)
+            # `expires_in` counts from the whole second in which the token was issued.
+            self._exchanged[key] = (exchanged.transaction_token, asked_at + exchanged.expires_in - 1.0)
             self._exchanged.move_to_end(key)
             if len(self._exchanged) > MAX_EXCHANGED:
                 self._exchanged.popitem(last=False)
