@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
 
-from tallystick.cli.output import OK, PART_FAILED, USAGE, Failed, fail
+from tallystick.cli.failure import NOT_RUNNING, OK, PART_FAILED, USAGE, Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +63,15 @@ def dispatch(arguments: Sequence[str]) -> int:
     name = arguments[0]
     command = COMMANDS.get(name)
     if command is None:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
         hint = f"did you mean `tallystick {near[0]}`?" if near else "`tallystick --help` lists the commands"
-        return fail(Failed(f"there is no command {name!r}: {hint}", USAGE), json="--json" in arguments)
+        return _fail(Failed(f"there is no command {name!r}: {hint}", USAGE), json="--json" in arguments)
     try:
         return _run(name, command, arguments)
     except Failed as failure:
-        return fail(failure, json="--json" in arguments)
+        return _fail(failure, json="--json" in arguments)
     except KeyboardInterrupt:
-        return fail(Failed("interrupted", 130), json=False)
+        return _fail(Failed("interrupted", 130), json=False)
     except BrokenPipeError:  # `tallystick logs | head`
         sys.stderr.close()
         return OK
@@ -93,7 +93,7 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     except cyclopts.CycloptsError as error:
         raise Failed(f"{error}\n`tallystick {name} --help` says how", USAGE) from error
     except NotRunning as error:
-        raise Failed(str(error), 3) from error
+        raise Failed(str(error), NOT_RUNNING) from error
     except (ControlFailed, LayoutError) as error:
         raise Failed(str(error), PART_FAILED) from error
     return result if isinstance(result, int) else OK
@@ -112,3 +112,12 @@ def overview() -> str:
         "Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the platform isn't running, 4 a part failed.",
     ]
     return "\n".join(lines)
+
+
+def _fail(failure: Failed, *, json: bool) -> int:
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode({"error": str(failure), "status": failure.status}).decode())
+    print(f"tallystick: {failure}", file=sys.stderr)
+    return failure.status

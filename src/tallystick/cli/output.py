@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
+
+from tallystick.cli.failure import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Failed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tallystick.local.layout import Layout
 
-OK: Final = 0
-NO: Final = 1
-USAGE: Final = 2
-NOT_RUNNING: Final = 3
-PART_FAILED: Final = 4
-
-
-class Failed(Exception):
-    """A command can't do what it was asked. The message says why and what to do; `status` is the exit status."""
-
-    def __init__(self, message: str, status: int = NO) -> None:
-        super().__init__(message)
-        self.status = status
+__all__ = ["NO", "NOT_RUNNING", "OK", "PART_FAILED", "USAGE", "Common", "Failed", "console", "emit"]
 
 
 @Parameter(name="*")
@@ -60,10 +49,3 @@ def console(*, error: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=error, highlight=False, soft_wrap=True)
-
-
-def fail(failure: Failed, *, json: bool) -> int:
-    if json:
-        print(msgspec.json.encode({"error": str(failure), "status": failure.status}).decode())
-    print(f"tallystick: {failure}", file=sys.stderr)
-    return failure.status

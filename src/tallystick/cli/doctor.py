@@ -1,0 +1,22 @@
+"""`tallystick doctor`: is this machine fit, and what to do if not."""
+
+from __future__ import annotations
+
+from tallystick.cli.output import NO, OK, Common, console, emit
+from tallystick.local.doctor import examine
+
+_MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]"}
+
+
+def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Check this machine, the parts and the settings. Exit status 1 when something will not work."""
+    findings = list(examine(common.layout))
+    if common.json:
+        emit({"ok": all(finding.verdict != "failed" for finding in findings), "findings": findings}, common)
+    else:
+        out = console()
+        for finding in findings:
+            out.print(f"{_MARKS[finding.verdict]} {finding.name:<20} {finding.found}")
+            if finding.remedy:
+                out.print(f"  {'':<20} [bold]{finding.remedy}[/]")
+    return NO if any(finding.verdict == "failed" for finding in findings) else OK

@@ -1,0 +1,20 @@
+"""Exit statuses, and how a command says that it can't."""
+
+from __future__ import annotations
+
+from typing import Final
+
+OK: Final = 0
+NO: Final = 1
+"""The answer is no: a check failed, a payment was declined, something isn't ready."""
+USAGE: Final = 2
+NOT_RUNNING: Final = 3
+PART_FAILED: Final = 4
+
+
+class Failed(Exception):
+    """A command can't do what it was asked. The message says why and what to do; `status` is the exit status."""
+
+    def __init__(self, message: str, status: int = NO) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,42 @@
+"""`tallystick render TARGET`: what derives from the charters, as files or on standard output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tallystick.cli.output import PART_FAILED, USAGE, Common, Failed, emit
+
+
+def render(
+    target: Annotated[str, Parameter(help="envoy, nats, postgres, valkey, data-map")],
+    *,
+    out: Annotated[Path | None, Parameter(help="a directory for the files; made if need be")] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Show or write what derives from the charters. Needs no running platform."""
+    from tallystick.chassis.charter import CharterError
+    from tallystick.fabric import render as fabric
+
+    try:
+        if out is not None:
+            written = fabric.render(target, out)
+            if common.json:
+                emit({"target": target, "written": [str(path) for path in written]}, common)
+            else:
+                print("\n".join(map(str, written)))
+            return
+        files = fabric.files(target)
+    except fabric.UnknownTarget as error:
+        raise Failed(str(error), USAGE) from error
+    except (CharterError, OSError) as error:
+        raise Failed(str(error), PART_FAILED) from error
+    if common.json:
+        emit({"target": target, "files": files}, common)
+        return
+    for name, text in files.items():
+        if len(files) > 1:
+            print(f"# ---- {name}")
+        print(text, end="")

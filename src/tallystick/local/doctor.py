@@ -1,0 +1,251 @@
+"""What can be wrong with a machine, found before it hurts. Each check says what is, whether that will do, and else what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import psutil
+
+from tallystick.local import state as states
+from tallystick.local.layout import LONGEST_SOCKET, Layout
+from tallystick.local.parts.envoy import envoy_version
+from tallystick.local.parts.nats import nats_version
+from tallystick.local.parts.postgres import postgres_version
+from tallystick.local.parts.process import ProcessFailed
+from tallystick.local.parts.valkey import valkey_version
+
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+#: What the platform takes when idle, with room for its caches.
+MEMORY: Final = 2 * GIB
+DISK_LEAST: Final = GIB
+DISK_COMFORT: Final = 10 * GIB
+FILES: Final = 4096
+
+Verdict = Literal["ok", "warning", "failed"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def examine(layout: Layout) -> Iterator[Finding]:
+    """All checks, in the order of who depends on whom. Reads only; safe beside a running platform."""
+    yield _python()
+    yield _system()
+    yield _cores(os.cpu_count() or 1)
+    yield _memory(psutil.virtual_memory().total, psutil.virtual_memory().available)
+    yield _disk(layout.data)
+    yield _files(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    yield _clock()
+    yield from _parts()
+    yield _directory(layout)
+    yield from _modes(layout)
+    yield from _ports(layout)
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} at {sys.executable}"
+    return Finding(name="python", verdict="ok", found=found)
+
+
+def _system() -> Finding:
+    found = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    if sys.platform != "linux":
+        return Finding(
+            name="system",
+            verdict="failed",
+            found=found,
+            remedy="the local platform runs on Linux; use a virtual machine or a container",
+        )
+    return Finding(name="system", verdict="ok", found=found)
+
+
+def _cores(count: int) -> Finding:
+    if count < 2:
+        return Finding(
+            name="cores",
+            verdict="warning",
+            found=str(count),
+            remedy="it works, at less than half the rate: 2 cores or more",
+        )
+    return Finding(name="cores", verdict="ok", found=str(count))
+
+
+def _memory(total: int, available: int) -> Finding:
+    found = f"{available / GIB:.1f} GiB available of {total / GIB:.1f} GiB"
+    if available < MEMORY:
+        return Finding(
+            name="memory", verdict="warning", found=found, remedy=f"free {MEMORY // GIB} GiB, or expect swapping"
+        )
+    return Finding(name="memory", verdict="ok", found=found)
+
+
+def _disk(data: Path) -> Finding:
+    place = next(path for path in (data, *data.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    found = f"{free / GIB:.1f} GiB free at {place}"
+    if free < DISK_LEAST:
+        return Finding(
+            name="disk",
+            verdict="failed",
+            found=found,
+            remedy="free at least 1 GiB, or choose another place with --data",
+        )
+    if free < DISK_COMFORT:
+        return Finding(
+            name="disk", verdict="warning", found=found, remedy="enough to try it; a million payments take about 5 GiB"
+        )
+    return Finding(name="disk", verdict="ok", found=found)
+
+
+def _files(hard: int) -> Finding:
+    found = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    if hard != resource.RLIM_INFINITY and hard < FILES:
+        return Finding(
+            name="open files",
+            verdict="failed",
+            found=found,
+            remedy=f"raise the hard limit: `ulimit -Hn {FILES}` as root, or in limits.conf",
+        )
+    return Finding(name="open files", verdict="ok", found=f"{found} (hard limit)")
+
+
+def _clock() -> Finding:
+    now = time.time()
+    # The lock file's packages are from the past; a clock before them makes every certificate and proof invalid.
+    newest = max((path.stat().st_mtime for path in Path(__file__).parent.glob("*.py")), default=0.0)
+    text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    if now + 86400 < newest:
+        return Finding(
+            name="clock",
+            verdict="failed",
+            found=f"{text} is before this program was written",
+            remedy="set the clock (`timedatectl set-ntp true`): tokens, proofs and certificates depend on it",
+        )
+    return Finding(name="clock", verdict="ok", found=text)
+
+
+def _parts() -> Iterator[Finding]:
+    versions: list[tuple[str, Callable[[], str]]] = [
+        ("postgres", postgres_version),
+        ("nats", nats_version),
+        ("valkey", valkey_version),
+        ("envoy", envoy_version),
+    ]
+    for name, version in versions:
+        try:
+            yield Finding(name=name, verdict="ok", found=version())
+        except (OSError, ProcessFailed, ValueError, IndexError) as error:
+            yield Finding(
+                name=name,
+                verdict="failed",
+                found=str(error),
+                remedy="`make setup` installs the parts; on musl (Alpine) there are no wheels of Envoy",
+            )
+
+
+def _directory(layout: Layout) -> Finding:
+    data = layout.data
+    if not data.exists():
+        parent = next(path for path in data.parents if path.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            return Finding(
+                name="data",
+                verdict="failed",
+                found=f"{parent} can't be written",
+                remedy="choose another place with --data or TALLYSTICK_HOME",
+            )
+        return Finding(name="data", verdict="ok", found=f"{data} will be made at the first `tallystick up`")
+    if data.stat().st_uid != os.geteuid():
+        return Finding(
+            name="data",
+            verdict="failed",
+            found=f"{data} belongs to user {data.stat().st_uid}",
+            remedy="run as that user, or choose another place with --data",
+        )
+    longest = len(str(layout.mesh / ("x" * 20) / ("x" * 20 + ".sock")))
+    where = (
+        ""
+        if longest <= LONGEST_SOCKET and layout.data in layout.run.parents
+        else f", sockets in {layout.run} (its own path is too long for them)"
+    )
+    return Finding(name="data", verdict="ok", found=f"{data}{where}")
+
+
+def _modes(layout: Layout) -> Iterator[Finding]:
+    """Whether anybody else can read what is secret."""
+    if not layout.data.exists():
+        return
+    open_to_others = []
+    secret_files = [path for path in layout.secrets.rglob("*") if path.is_file()] if layout.secrets.exists() else []
+    for path in (layout.data, layout.secrets, layout.run, *secret_files):
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                open_to_others.append(path)
+    if open_to_others:
+        shown = ", ".join(map(str, open_to_others[:5]))
+        yield Finding(
+            name="modes",
+            verdict="failed",
+            found=f"others may read {shown}",
+            remedy="chmod 700 the directories and 600 the files, and think of the secrets as known: delete them while it is stopped",
+        )
+    else:
+        yield Finding(name="modes", verdict="ok", found="nobody else can read the secrets")
+
+
+def _ports(layout: Layout) -> Iterator[Finding]:
+    running = not _lock_is_free(layout)
+    state = states.read(layout) or states.plan(None, None, None, None)
+    for name, port, option in (
+        ("edge", state.port, "--port"),
+        ("metrics", state.ops_port, "--ops-port"),
+        ("bus", state.nats_port, "--port"),
+    ):
+        label = f"port {port} ({name})"
+        if running:
+            yield Finding(name=label, verdict="ok", found="in use by this platform")
+        elif port_is_free(port):
+            yield Finding(name=label, verdict="ok", found="free")
+        else:
+            yield Finding(
+                name=label,
+                verdict="failed",
+                found="taken by another program",
+                remedy=f"stop that, or choose another with `tallystick up {option}`",
+            )
+
+
+def _lock_is_free(layout: Layout) -> bool:
+    if not layout.lock.exists():
+        return True
+    lock = states.Lock(layout.lock)
+    free = lock.acquire()
+    lock.release()
+    return free
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
