@@ -83,17 +83,24 @@ class Digester:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key: whose, for which route (e.g. `POST /v1/payments`), with which input."""
+    """One key: whose, for which route (e.g. `POST /v1/payments`), with which input (None: where only the key matters, in `complete`)."""
 
     tenant: str
     client_id: str
     route: str
     key: str
-    digest: Digest
+    digest: Digest | None
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
         return (self.tenant, self.client_id, self.route, self.key)
+
+    @property
+    def input(self) -> Digest:
+        """The digest; ValueError without one."""
+        if self.digest is None:
+            raise ValueError("a key is claimed together with its input's digest")
+        return self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,7 @@ async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence
     if len(resource) != len(entries):
         raise ValueError("one resource (or None) per entry")
     rows = [
-        (*entries[index].identity, entries[index].digest.whole, entries[index].digest.fields, resource[index])
+        (*entries[index].identity, entries[index].input.whole, entries[index].input.fields, resource[index])
         for index in leaders
     ]
     taken = {leaders[row[0] - 1] for row in await tx.fetch(Q.claim, *arguments(rows, 7))}
@@ -173,7 +180,7 @@ async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence
             outcomes.append(Fresh())
         else:
             own = entries[leader]
-            outcomes.append(_judge(entry, own.digest.whole, own.digest.fields, Running(resource[leader])))
+            outcomes.append(_judge(entry, own.input.whole, own.input.fields, Running(resource[leader])))
     return outcomes
 
 
@@ -212,6 +219,6 @@ async def _held(
 
 
 def _judge(entry: Entry, whole: bytes, fields: bytes, stored: Running | Replay) -> Outcome:
-    if hmac.compare_digest(entry.digest.whole, whole):
+    if hmac.compare_digest(entry.input.whole, whole):
         return stored
-    return Mismatch(entry.digest.differing(fields))
+    return Mismatch(entry.input.differing(fields))

@@ -28,7 +28,7 @@ SETTINGS: Final[dict[str, str]] = {
     "unix_socket_permissions": "0700",
     "password_encryption": "'scram-sha-256'",
     "scram_iterations": "4096",
-    "max_connections": "200",
+    "max_connections": "400",
     "reserved_connections": "4",
     "superuser_reserved_connections": "3",
     "shared_buffers": "'256MB'",

@@ -22,14 +22,14 @@ CREATE TABLE dead_letter (
     fact     bytea   NOT NULL,
     error    text    NOT NULL CHECK (length(error) <= 2000),
     attempts integer NOT NULL CHECK (attempts >= 1),
-    state    text    NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'replayed', 'discarded')),
+    state    text    NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'requested', 'replayed', 'discarded')),
     at       timestamptz NOT NULL DEFAULT transaction_timestamp(),
     ended_at timestamptz,
     reason   text CHECK (length(reason) <= 2000),
     CONSTRAINT dead_letter_once UNIQUE (source, consumer, seq),
-    CONSTRAINT dead_letter_ended CHECK ((state = 'waiting') = (ended_at IS NULL))
+    CONSTRAINT dead_letter_ended CHECK ((state IN ('replayed', 'discarded')) = (ended_at IS NOT NULL))
 );
-CREATE INDEX dead_letter_waiting ON dead_letter (id) WHERE state = 'waiting';
+CREATE INDEX dead_letter_open ON dead_letter (source, consumer, seq) WHERE state IN ('waiting', 'requested');
 COMMENT ON TABLE dead_letter IS 'Facts that could not be handled, kept with their whole content until someone replays or discards them.';
 COMMENT ON COLUMN dead_letter.id IS 'class: internal';
 COMMENT ON COLUMN dead_letter.source IS 'class: internal';

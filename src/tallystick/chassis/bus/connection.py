@@ -1,0 +1,168 @@
+"""The connection to NATS: one per process, with the service's own user, reconnecting for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import nats
+import nats.errors
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.deadline import budget
+from tallystick.kernel.problem import Unavailable
+from tallystick.kernel.secret import Secret
+
+if TYPE_CHECKING:
+    import ssl
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription as NatsSubscription
+    from nats.js import JetStreamContext
+
+REQUEST_S: Final = 5.0
+
+
+class BusUnavailable(Unavailable):
+    """NATS is not there, or did not answer in time. What waits in the outbox is not lost."""
+
+    slug, title = "bus-unavailable", "The message bus is not available"
+
+
+class Bus:
+    """A thin hand on NATS. `url` is `nats://host:port`, or `tls://host:port` with `tls` a context that verifies the server.
+
+    Replies go to inboxes below `_INBOX.<user>`, the only ones this user may listen to.
+    """
+
+    def __init__(self, client: Client, user: str) -> None:
+        self._client = client
+        self.user = user
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        user: str,
+        password: Secret[str],
+        *,
+        name: str = "tallystick",
+        tls: ssl.SSLContext | None = None,
+        within: float = 10.0,
+    ) -> Bus:
+        """Connect. Raises BusUnavailable when that takes longer than `within` seconds or the password is refused."""
+
+        async def told(error: Exception) -> None:
+            telemetry.log.warning("bus.error", error=error)
+
+        async def disconnected() -> None:
+            telemetry.log.warning("bus.disconnected")
+
+        async def reconnected() -> None:
+            telemetry.log.info("bus.reconnected")
+
+        options: dict[str, Any] = {"tls": tls} if tls is not None else {}
+        try:
+            async with asyncio.timeout(within):
+                client = await nats.connect(
+                    url,
+                    user=user,
+                    password=password.reveal(),
+                    name=name,
+                    inbox_prefix=f"_INBOX.{user}",
+                    error_cb=told,
+                    disconnected_cb=disconnected,
+                    reconnected_cb=reconnected,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.25,
+                    connect_timeout=2,
+                    ping_interval=10,
+                    max_outstanding_pings=2,
+                    **options,
+                )
+        except (OSError, nats.errors.Error) as error:
+            raise BusUnavailable("the bus can't be reached", context={"error": type(error).__name__}) from error
+        return cls(client, user)
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._client.is_connected)
+
+    @property
+    def client(self) -> Client:
+        return self._client
+
+    def jetstream(self) -> JetStreamContext:
+        return self._client.jetstream(timeout=REQUEST_S)
+
+    async def publish(self, subject: str, data: bytes, *, headers: dict[str, str] | None = None) -> None:
+        """At most once, to whoever listens now. Raises BusUnavailable while there is no connection."""
+        if not self._client.is_connected:  # the client would keep it and send it later, when it may no longer be true
+            raise BusUnavailable("the bus is not connected")
+        try:
+            await self._client.publish(subject, data, headers=headers)
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable("the bus did not take a message", context={"error": type(error).__name__}) from error
+
+    async def subscribe(self, subject: str, handle: Callable[[bytes], Awaitable[None] | None]) -> NatsSubscription:
+        """Call `handle(data)` for each message on `subject` (wildcards `*`, `>`), also after reconnecting. `unsubscribe()` ends it."""
+
+        async def deliver(message: Msg) -> None:
+            try:
+                result = handle(message.data)
+                if result is not None:
+                    await result
+            except Exception as error:  # noqa: BLE001 - one bad message must not end the subscription
+                telemetry.log.error("bus.handler_failed", subject=subject, error=error)
+
+        return await self._client.subscribe(subject, cb=deliver)
+
+    async def request(
+        self, subject: str, data: bytes, *, headers: dict[str, str] | None = None, timeout: float = REQUEST_S
+    ) -> Msg:
+        """One answer. Raises BusUnavailable when nobody answers in time."""
+        if not self._client.is_connected:
+            raise BusUnavailable("the bus is not connected")
+        try:
+            return await self._client.request(subject, data, timeout=budget(timeout), headers=headers)
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable(
+                "the bus did not answer", context={"error": type(error).__name__, "subject": subject}
+            ) from error
+
+    async def request_many(self, subject: str, data: bytes, *, timeout: float = REQUEST_S) -> list[Msg]:
+        """All answers up to the one with a `Status` header, which comes last in the list. Raises BusUnavailable."""
+        if not self._client.is_connected:
+            raise BusUnavailable("the bus is not connected")
+        inbox = self._client.new_inbox()
+        answers: list[Msg] = []
+        try:
+            subscription = await self._client.subscribe(inbox)
+            try:
+                await self._client.publish(subject, data, reply=inbox)
+                async with asyncio.timeout(budget(timeout)):
+                    while True:
+                        message = await subscription.next_msg(timeout=None)
+                        answers.append(message)
+                        if message.headers and "Status" in message.headers:
+                            return answers
+            finally:
+                if self._client.is_connected:
+                    await subscription.unsubscribe()
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable(
+                "the bus did not answer", context={"error": type(error).__name__, "subject": subject}
+            ) from error
+
+    async def close(self) -> None:
+        """Send what is pending and leave; bounded."""
+        try:
+            async with asyncio.timeout(2):
+                if self._client.is_connected:
+                    await self._client.flush(1)
+        except (nats.errors.Error, OSError):
+            pass
+        finally:
+            await self._client.close()

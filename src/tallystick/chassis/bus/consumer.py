@@ -1,0 +1,326 @@
+"""Taking other services' facts: in order, each once in effect, none lost in silence.
+
+The move of `inbox.last_seq` is in the transaction that handles the facts; so a crash repeats both or neither. A hole in the numbers stops
+the consumer (it asks the stream again); a fact that can't be handled goes to the dead letters, and the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import uuid_utils
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.bus import streams
+from tallystick.chassis.bus.connection import Bus
+from tallystick.chassis.db import Database, Queries, Signal, Transaction, session
+from tallystick.chassis.outbox import Fact
+from tallystick.chassis.outbox import decode as decode_fact
+from tallystick.chassis.telemetry.redact import stack
+from tallystick.kernel.problem import Problem
+
+Q: Final = Queries.load("tallystick.chassis", "inbox")
+MAX_FACTS: Final = 512
+POLL_S: Final = 1.0
+FOLLOWER_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 10.0
+
+_handled = telemetry.counter("tallystick_bus_handled_total", "Facts handled", ("source", "consumer"))
+_buried = telemetry.counter(
+    "tallystick_bus_dead_letters_total", "Facts put to the dead letters", ("source", "consumer")
+)
+_holes = telemetry.counter("tallystick_bus_holes_total", "Times that facts were missing", ("source", "consumer"))
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A fact as it arrived: number `seq` of `service`; `raw` is its exact encoding (the audit leaf's content)."""
+
+    service: str
+    seq: int
+    fact: Fact
+    raw: bytes
+
+
+Handler = Callable[[Any, Transaction, list[Delivered]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What a service takes from `source`. `types` are exact, or end in `.*`, or are `*`.
+
+    `handle(service, tx, facts)` gets facts in order, at most 512, and does all its writing in `tx`. A fact that fails it `max_attempts`
+    times becomes a dead letter; what fails for a reason outside of the fact (a retryable Problem: no database, a service down) is tried
+    for ever. `complete`: refuse to begin when the stream no longer has the source's first fact.
+    """
+
+    source: str
+    types: tuple[str, ...]
+    handle: Handler
+    max_attempts: int = 5
+    name: str = "main"
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.types or self.max_attempts < 1:
+            raise ValueError("a subscription names types, and tries at least once")
+        for pattern in self.types:
+            if "*" in pattern.removesuffix("*") or (
+                pattern.endswith("*") and pattern != "*" and not pattern.endswith(".*")
+            ):
+                raise ValueError(f"{pattern!r} is neither a type nor one that ends in '.*'")
+
+    def takes(self, type_: str) -> bool:
+        return any(
+            pattern in ("*", type_) or (pattern.endswith(".*") and type_.startswith(pattern[:-1]))
+            for pattern in self.types
+        )
+
+
+class Hole(Exception):
+    """What the stream has next does not follow what is handled."""
+
+
+class Stopped(Exception):
+    """`stop` was called while a fact was waiting for its next attempt."""
+
+
+class Consumer:
+    """`run` until `stop`. One replica at a time handles a subscription (a session's lock); the inbox row's lock makes that safe."""
+
+    def __init__(
+        self, database: Database, bus: Bus, subscription: Subscription, service: Any, *, pause_s: float = 0.1
+    ) -> None:
+        self.database = database
+        self.bus = bus
+        self.subscription = subscription
+        self.service = service
+        self.leading = False
+        self.last_seq = 0
+        self._pause_s = pause_s
+        self._sequence = 0
+        self._created = ""
+        self._stored = Signal()
+        self._stopping = asyncio.Event()
+        self._labels = (subscription.source, subscription.name)
+
+    def stop(self) -> None:
+        """Let `run` end after the facts that it is at."""
+        self._stopping.set()
+        self._stored.send()
+
+    async def run(self) -> None:
+        source = self.subscription.source
+        wake = await self.bus.subscribe(streams.stored_subject(source), lambda _: self._stored.send())
+        pause = self._pause_s
+        try:
+            while not self._stopping.is_set():
+                try:
+                    async with session(self.database) as own:
+                        while not await own.lock(f"consumer:{source}:{self.subscription.name}"):
+                            if await self._stopped_within(FOLLOWER_S):
+                                return
+                        self.leading = True
+                        await self._begin()
+                        pause = self._pause_s
+                        while not self._stopping.is_set() and not own.lost:
+                            if not await self._step():
+                                await self._idle()
+                except Stopped:
+                    return
+                except Exception as error:  # noqa: BLE001 - a consumer that ended would be silence
+                    if isinstance(error, Hole):
+                        _holes.labels(*self._labels).inc()
+                    telemetry.log.warning(
+                        "bus.consumer_failed",
+                        source=source,
+                        consumer=self.subscription.name,
+                        error=error,
+                        reason=str(error) if isinstance(error, Hole | Problem) else None,
+                        delay_ms=int(pause * 1000),
+                    )
+                    await self._stopped_within(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                    pause = min(pause * 2, LONGEST_PAUSE_S)
+                finally:
+                    self.leading = False
+        finally:
+            if self.bus.connected:
+                await wake.unsubscribe()
+
+    async def _begin(self) -> None:
+        """Find the place in the stream that follows what is handled."""
+        sub = self.subscription
+        last = await self.database.fetchval(Q.last_seq, *self._labels)
+        end = await streams.tail(self.bus, sub.source)
+        self._created = end.created
+        if last is None:
+            last = 0
+            if end.first <= end.last:
+                first = await streams.get(self.bus, sub.source, end.first)
+                last = first.first - 1 if first is not None else 0
+            if last and sub.complete:
+                raise Hole(f"{sub.name} needs all facts of {sub.source}, but the stream begins after {last}")
+            await self.database.execute(Q.begin, *self._labels, last)
+        self.last_seq = last
+        self._sequence = await streams.locate(self.bus, sub.source, last + 1)
+
+    async def _step(self) -> bool:
+        """Handle what the stream has next; False when it has nothing."""
+        messages = await streams.read(self.bus, self.subscription.source, self._sequence)
+        facts: list[tuple[int, bytes]] = []
+        last = self.last_seq
+        for message in messages:
+            if message.first > last + 1:
+                raise Hole(
+                    f"the facts {last + 1} to {message.first - 1} of {self.subscription.source} are missing in the stream"
+                )
+            for seq, raw in enumerate(streams.decode(message.data).facts[last + 1 - message.first :], last + 1):
+                facts.append((seq, bytes(raw)))
+            last = max(last, message.last)
+            if len(facts) >= MAX_FACTS:
+                await self._take(facts)
+                facts = []
+        if facts:
+            await self._take(facts)
+        if messages:
+            self._sequence = messages[-1].sequence + 1
+        return bool(messages)
+
+    async def _idle(self) -> None:
+        """Wait for more. When nothing was announced for a while, see whether the stream is still the one that we read."""
+        if await self._stored.wait(POLL_S) or self._stopping.is_set():
+            return
+        await self._replay_requested()
+        end = await streams.tail(self.bus, self.subscription.source)
+        if end.created != self._created or end.last < self._sequence - 1:
+            telemetry.log.warning(
+                "bus.stream_changed", source=self.subscription.source, consumer=self.subscription.name
+            )
+            await self._begin()
+
+    async def _take(self, facts: Sequence[tuple[int, bytes]]) -> None:
+        """Handle consecutive facts, the first of which follows last_seq: together, and if that fails one by one."""
+        for start in range(0, len(facts), MAX_FACTS):
+            part = facts[start : start + MAX_FACTS]
+            if len(part) == 1 or not await self._attempt(part, attempt=1, final=False):
+                for one in part:
+                    if one[0] > self.last_seq:
+                        await self._take_one(one)
+
+    async def _take_one(self, fact: tuple[int, bytes]) -> None:
+        for attempt in range(1, self.subscription.max_attempts + 1):
+            if await self._attempt([fact], attempt=attempt, final=attempt == self.subscription.max_attempts):
+                return
+            pause = min(self._pause_s * 2**attempt, LONGEST_PAUSE_S)
+            if await self._stopped_within(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
+                raise Stopped  # neither handled nor given up: the next process goes on with this fact
+
+    async def _attempt(self, facts: Sequence[tuple[int, bytes]], *, attempt: int, final: bool) -> bool:
+        """True when the inbox has moved past `facts`. False when the facts are to blame. Raises what is not their fault."""
+        try:
+            await self._handle(facts)
+        except Problem as error:
+            if error.retryable:
+                raise
+            failure: Exception = error
+        except Exception as error:  # noqa: BLE001 - whatever a handler does, the fact is kept
+            failure = error
+        else:
+            return True
+        telemetry.log.warning(
+            "bus.handler_failed",
+            source=self.subscription.source,
+            consumer=self.subscription.name,
+            first=facts[0][0],
+            last=facts[-1][0],
+            attempt=attempt,
+            error=failure,
+        )
+        if not final:
+            return False
+        await self._bury(facts[0], failure, attempt)
+        return True
+
+    async def _handle(self, facts: Sequence[tuple[int, bytes]]) -> None:
+        sub = self.subscription
+        last = facts[-1][0]
+        wanted = [one for one in facts if sub.takes(_type_of(one[1]))]
+        if not wanted:
+            if not await self.database.execute(Q.skip, *self._labels, self.last_seq, last):
+                raise Hole(f"the inbox of {sub.name} is no longer at {self.last_seq}")
+            self.last_seq = last
+            return
+        delivered = [Delivered(sub.source, seq, decode_fact(raw), raw) for seq, raw in wanted]
+        async with self.database.transaction() as tx:
+            done = await tx.fetchval(Q.lock, *self._labels)
+            # Another replica, or this one before a COMMIT whose answer was lost, may have been here.
+            delivered = [one for one in delivered if one.seq > done]
+            if delivered:
+                await sub.handle(self.service, tx, delivered)
+            await tx.execute(Q.advance, *self._labels, last)
+        self.last_seq = max(last, done)
+        _handled.labels(*self._labels).inc(len(delivered))
+
+    async def _bury(self, fact: tuple[int, bytes], failure: Exception, attempts: int) -> None:
+        seq, raw = fact
+        async with self.database.transaction() as tx:
+            await tx.execute(
+                Q.bury, uuid_utils.uuid7(), *self._labels, seq, _type_of(raw)[:120], raw, describe(failure), attempts
+            )
+            await tx.execute(Q.advance, *self._labels, seq)
+        self.last_seq = seq
+        _buried.labels(*self._labels).inc()
+        telemetry.log.error(
+            "bus.dead_letter", source=self.subscription.source, consumer=self.subscription.name, seq=seq, error=failure
+        )
+
+    async def _replay_requested(self) -> None:
+        """Handle again the dead letters that somebody asked for, each in a transaction of its own."""
+        while not self._stopping.is_set():
+            letter = None
+            try:
+                async with self.database.transaction() as tx:
+                    letter = await tx.fetchrow(Q.requested, *self._labels)
+                    if letter is None:
+                        return
+                    raw = letter["fact"]
+                    fact = Delivered(self.subscription.source, letter["seq"], decode_fact(raw), raw)
+                    await self.subscription.handle(self.service, tx, [fact])
+                    await tx.execute(Q.replayed, letter["id"])
+            except Exception as error:
+                if letter is None or (isinstance(error, Problem) and error.retryable):
+                    raise
+                await self.database.execute(Q.failed_again, letter["id"], describe(error))
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class _Typed(msgspec.Struct):
+    type: str = ""
+
+
+_typed = msgspec.json.Decoder(_Typed)
+
+
+def _type_of(raw: bytes) -> str:
+    """A fact's type, without decoding the rest; empty when it has none."""
+    try:
+        return _typed.decode(raw).type
+    except msgspec.DecodeError:
+        return ""
+
+
+def describe(error: BaseException) -> str:
+    """What is kept of a failure: types and places, never a message (it may quote data), at most 2000 characters."""
+    return "\n".join(stack(error))[:2000]

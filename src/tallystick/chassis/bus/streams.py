@@ -1,0 +1,221 @@
+"""A service's stream of facts in JetStream: its shape, its end, reading it. `facts-<service>`, subject `facts.<service>`.
+
+A message is `{"service": "payments", "first": 17, "facts": [...]}`; its id `payments-17-24` says the same numbers (first, count) without
+reading it. Messages follow each other without a gap, because each names the sequence it expects before it. Readers keep no state in NATS:
+they ask for messages by sequence, so a lost server or consumer costs them nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.js import api
+
+from tallystick.chassis.bus.connection import Bus, BusUnavailable
+
+_NAME_IN_USE: Final = 10058
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """`replicas`: 3 on a cluster. Messages are kept for `max_age`; the outbox keeps its facts longer."""
+
+    replicas: int = 1
+    max_age: timedelta = timedelta(days=7)
+    duplicate_window: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How a stream ends: its first and last sequence (`first = last + 1`: empty) and the number of the last fact (0: none)."""
+
+    created: str
+    first: int
+    last: int
+    fact: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    sequence: int
+    first: int
+    count: int
+    data: bytes
+
+    @property
+    def last(self) -> int:
+        return self.first + self.count - 1
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    service: str
+    first: int
+    facts: list[msgspec.Raw]
+
+
+decode: Final = msgspec.json.Decoder(Envelope).decode
+
+
+def name(service: str) -> str:
+    return f"facts-{service}"
+
+
+def subject(service: str) -> str:
+    return f"facts.{service}"
+
+
+def stored_subject(service: str) -> str:
+    """Where the relay says, without content, that there is more in the stream."""
+    return f"stored.{service}"
+
+
+def encode(service: str, first: int, facts: Sequence[bytes]) -> bytes:
+    """The message of a batch; the facts go in as they are."""
+    return b'{"service":"%s","first":%d,"facts":[%s]}' % (service.encode(), first, b",".join(facts))
+
+
+async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
+    """Create the stream, or give it these settings. Raises BusUnavailable."""
+    config: dict[str, Any] = {
+        "name": name(service),
+        "subjects": [subject(service)],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_age": _nanoseconds(settings.max_age),
+        "max_bytes": -1,
+        "max_msgs": -1,
+        "max_msg_size": -1,
+        "max_consumers": -1,
+        "num_replicas": settings.replicas,
+        "duplicate_window": _nanoseconds(settings.duplicate_window),
+        "allow_direct": True,
+    }
+    answer = await _api(bus, f"$JS.API.STREAM.CREATE.{name(service)}", config)
+    if answer.get("error", {}).get("err_code") == _NAME_IN_USE:
+        answer = await _api(bus, f"$JS.API.STREAM.UPDATE.{name(service)}", config)
+    if "error" in answer:
+        raise _refused(answer)
+
+
+async def tail(bus: Bus, service: str) -> Tail:
+    """Raises BusUnavailable, also when there is no such stream."""
+    answer = await _api(bus, f"$JS.API.STREAM.INFO.{name(service)}", None)
+    if "error" in answer:
+        raise _refused(answer)
+    state = answer["state"]
+    fact = 0
+    if state["messages"]:
+        found = await get(bus, service, state["last_seq"])
+        fact = found.last if found is not None else 0
+    return Tail(answer["created"], state["first_seq"], state["last_seq"], fact)
+
+
+async def publish(bus: Bus, service: str, first: int, facts: Sequence[bytes], *, expected: int) -> int:
+    """Store a batch as the message after sequence `expected`; returns its sequence. Raises BusUnavailable, also when that is not the end."""
+    headers = {
+        api.Header.MSG_ID.value: f"{service}-{first}-{len(facts)}",
+        api.Header.EXPECTED_STREAM.value: name(service),
+        api.Header.EXPECTED_LAST_SEQUENCE.value: str(expected),
+    }
+    message = await bus.request(subject(service), encode(service, first, facts), headers=headers)
+    answer = json.loads(message.data)
+    if "error" in answer:
+        raise _refused(answer)
+    return int(answer["seq"])
+
+
+async def read(
+    bus: Bus, service: str, sequence: int, *, batch: int = 64, max_bytes: int = 1024 * 1024
+) -> list[Message]:
+    """Messages from `sequence` on, as they are stored; empty when there are none yet. Raises BusUnavailable, also without a stream."""
+    request = json.dumps({"seq": max(1, sequence), "batch": batch, "max_bytes": max_bytes}).encode()
+    *messages, end = await bus.request_many(f"$JS.API.DIRECT.GET.{name(service)}", request)
+    status = (end.headers or {}).get("Status")
+    if status not in {"204", "404"}:
+        raise BusUnavailable(f"the stream {name(service)} can't be read", context={"status": status})
+    return [_message(message) for message in messages]
+
+
+async def get(bus: Bus, service: str, sequence: int) -> Message | None:
+    """The message at a sequence. Raises BusUnavailable."""
+    message = await bus.request(f"$JS.API.DIRECT.GET.{name(service)}", json.dumps({"seq": sequence}).encode())
+    if message.headers and "Status" in message.headers:
+        if message.headers["Status"] == "404":
+            return None
+        raise BusUnavailable(f"the stream {name(service)} can't be read", context={"status": message.headers["Status"]})
+    return _message(message)
+
+
+async def locate(bus: Bus, service: str, fact: int) -> int:
+    """The sequence of the first message that holds `fact` or a later one; one past the end when there is none. Raises BusUnavailable."""
+    end = await tail(bus, service)
+    low, high = end.first, end.last + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = await get(bus, service, middle)
+        if found is None or found.last < fact:  # None: aged away meanwhile, so what we look for is later
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+async def facts_after(bus: Bus, service: str, fact: int) -> list[bytes]:
+    """All facts after number `fact`, raw, in order. Raises BusUnavailable."""
+    found: list[bytes] = []
+    sequence = await locate(bus, service, fact + 1)
+    while messages := await read(bus, service, sequence):
+        for message in messages:
+            skip = max(0, fact + 1 + len(found) - message.first)
+            found.extend(bytes(raw) for raw in decode(message.data).facts[skip:])
+        sequence = messages[-1].sequence + 1
+    return found
+
+
+def _message(message: Msg) -> Message:
+    headers = message.headers or {}
+    _, first, count = headers[api.Header.MSG_ID.value].rsplit("-", 2)
+    return Message(int(headers["Nats-Sequence"]), int(first), int(count), message.data)
+
+
+async def _api(bus: Bus, subject: str, request: dict[str, Any] | None) -> dict[str, Any]:
+    message = await bus.request(subject, b"" if request is None else json.dumps(request).encode())
+    answer: dict[str, Any] = json.loads(message.data)
+    return answer
+
+
+def _refused(answer: dict[str, Any]) -> BusUnavailable:
+    error = answer["error"]
+    context = {"code": error.get("err_code"), "reason": error.get("description")}
+    return BusUnavailable(f"JetStream refused: {error.get('description', 'no reason given')}", context=context)
+
+
+def _nanoseconds(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1_000_000_000)
+
+
+__all__ = [
+    "Envelope",
+    "Message",
+    "StreamSettings",
+    "Tail",
+    "decode",
+    "encode",
+    "ensure",
+    "facts_after",
+    "get",
+    "locate",
+    "name",
+    "publish",
+    "read",
+    "stored_subject",
+    "subject",
+    "tail",
+]

@@ -1,0 +1,58 @@
+-- name: append
+-- Facts of this transaction, in the order given.
+INSERT INTO outbox (id, type, fact)
+SELECT id, type, fact FROM unnest($1::uuid[], $2::text[], $3::bytea[]) WITH ORDINALITY AS u (id, type, fact, place)
+ORDER BY place;
+
+-- name: cursor
+-- How far the relay is; `ahead` when this server has not even begun the transaction that the cursor stands at.
+SELECT seq, xid > pg_snapshot_xmax(pg_current_snapshot()) AS ahead FROM outbox_cursor;
+
+-- name: next_facts
+-- The facts after the cursor that no later commit can get before: those older than every transaction that still runs.
+SELECT c.seq, o.xid::text AS xid, o.position, o.fact
+FROM outbox_cursor AS c, outbox AS o
+WHERE (o.xid, o.position) > (c.xid, c.position) AND o.xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY o.xid, o.position
+LIMIT $1;
+
+-- name: move
+-- Moves the cursor from $1 to $2 and notes the batches; nothing happens when somebody else has moved it.
+WITH moved AS (
+    UPDATE outbox_cursor SET seq = $2, xid = $3::text::xid8, position = $4 WHERE seq = $1
+    RETURNING seq
+)
+INSERT INTO outbox_batch (first, count, last_xid, last_position)
+SELECT u.first, u.count, u.last_xid::xid8, u.last_position
+FROM moved, unnest($5::bigint[], $6::integer[], $7::text[], $8::bigint[]) AS u (first, count, last_xid, last_position)
+RETURNING first;
+
+-- name: batches
+-- The relayed batches that end after fact $1 and are not older than $2, oldest first.
+SELECT first, count, last_xid::text AS last_xid, last_position FROM outbox_batch
+WHERE first + count - 1 > $1 AND at >= $2
+ORDER BY first
+LIMIT $3;
+
+-- name: facts_of_batch
+-- The facts of one batch, last first: the $3 facts that end at ($1, $2).
+SELECT fact FROM outbox
+WHERE (xid, position) <= ($1::text::xid8, $2::bigint)
+ORDER BY xid DESC, position DESC
+LIMIT $3;
+
+-- name: lag
+-- How many facts wait for the relay, and since when the oldest does.
+SELECT count(*) AS waiting, min(o.at) AS oldest
+FROM outbox_cursor AS c, outbox AS o
+WHERE (o.xid, o.position) > (c.xid, c.position);
+
+-- name: purge
+-- Forgets relayed batches older than $1, a page at a time, and the facts up to the last of them.
+WITH gone AS (
+    DELETE FROM outbox_batch WHERE first IN (SELECT first FROM outbox_batch WHERE at < $1 ORDER BY first LIMIT $2)
+    RETURNING first, last_xid, last_position
+), last AS (
+    SELECT last_xid, last_position FROM gone ORDER BY first DESC LIMIT 1
+)
+DELETE FROM outbox USING last WHERE (outbox.xid, outbox.position) <= (last.last_xid, last.last_position);
