@@ -1,0 +1,367 @@
+"""A client of the edge: gets a token by `private_key_jwt`, proves its key with each request, repeats what is safe to repeat.
+
+It knows the platform only by its public contract, as a client in another language would: RFC 6749 and 7523 (token), RFC 9449
+(proof), RFC 9457 (problems), `Idempotency-Key`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import random
+import secrets
+import ssl
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import msgspec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+#: Answers after which the same request, sent again, may succeed. Only what is safe to repeat is.
+_AGAIN: Final = frozenset({429, 502, 503, 504})
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
+MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
+MAX_PAUSE: Final = 5.0  # seconds between two attempts, whatever Retry-After says
+
+
+class CredentialsError(Exception):
+    """The credentials file can't be used; the message says why and what to do."""
+
+
+class EdgeUnreachable(Exception):
+    """The edge could not be reached, or the connection broke and the request isn't safe to repeat."""
+
+
+class TokenRefused(Exception):
+    """Identity gave no token. `error` is RFC 6749's code."""
+
+    def __init__(self, error: str, description: str) -> None:
+        super().__init__(f"{error}: {description}" if description else error)
+        self.error = error
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """The file that `tallystick client create` writes. `ca` is the path of the CA's PEM file, `api` and `issuer` are origins."""
+
+    client_id: str
+    tenant: str
+    issuer: str
+    api: str
+    scope: str
+    private_key_jwk: dict[str, Any]
+    ca: str
+
+    @classmethod
+    def load(cls, path: Path) -> Credentials:
+        """Raises CredentialsError. The file holds a private key: others must not be able to read it."""
+        try:
+            with path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                if mode & 0o077:
+                    raise CredentialsError(f"{path} can be read by others (mode {mode:o}): chmod 600 {path}")
+                return msgspec.json.decode(file.read(64 * 1024), type=cls)
+        except OSError as error:
+            raise CredentialsError(f"{path} can't be read: {error.strerror}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # the decoder's message and its cause may quote the file
+            raise CredentialsError(f"{path} is not a credentials file; `tallystick client create` writes one") from None
+
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """The private key. Raises CredentialsError."""
+        jwk = self.private_key_jwk
+        try:
+            if (jwk["kty"], jwk["crv"]) != ("EC", "P-256"):
+                raise CredentialsError("the private key isn't an EC key on P-256")
+            private, x, y = (int.from_bytes(_unb64(jwk[name])) for name in ("d", "x", "y"))
+            public = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1())
+            return ec.EllipticCurvePrivateNumbers(private, public).private_key()
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise CredentialsError("the private key is not a valid JWK") from None
+
+
+class Signer:
+    """A key, and the proofs (RFC 9449) and assertions (RFC 7523) made with it."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey | None = None, kid: str | None = None) -> None:
+        self._key = key or ec.generate_private_key(ec.SECP256R1())
+        self._kid = kid
+        numbers = self._key.public_key().public_numbers()
+        jwk = {"kty": "EC", "crv": "P-256", "x": _b64(numbers.x.to_bytes(32)), "y": _b64(numbers.y.to_bytes(32))}
+        self._proof_header = _b64(_json({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk}))
+
+    def proof(self, method: str, url: str, token: str | None = None) -> str:
+        """A proof for one request to `url`, which has no query; with `token` it is bound to that."""
+        claims: dict[str, Any] = {"jti": secrets.token_urlsafe(16), "htm": method, "htu": url, "iat": int(time.time())}
+        if token is not None:
+            claims["ath"] = _b64(hashlib.sha256(token.encode()).digest())
+        return self._sign(f"{self._proof_header}.{_b64(_json(claims))}")
+
+    def assertion(self, client_id: str, issuer: str) -> str:
+        """A client assertion for one token request. Its audience is the issuer and nothing else (FAPI 2.0, 5.3.2.1)."""
+        now = int(time.time())
+        header = {"typ": "client-authentication+jwt", "alg": "ES256", "kid": self._kid}
+        claims = {
+            "iss": client_id,
+            "sub": client_id,
+            "aud": issuer,
+            "jti": secrets.token_urlsafe(16),
+            "iat": now,
+            "exp": now + 60,
+        }
+        return self._sign(f"{_b64(_json(header))}.{_b64(_json(claims))}")
+
+    def _sign(self, text: str) -> str:
+        r, s = decode_dss_signature(self._key.sign(text.encode(), _ECDSA))
+        return f"{text}.{_b64(r.to_bytes(32) + s.to_bytes(32))}"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the edge answered. `attempts`: how often the request was sent."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    attempts: int = 1
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def slug(self) -> str:
+        """The last part of the problem's type, "" for what isn't a problem."""
+        if not self.headers.get("Content-Type", "").startswith("application/problem+json"):
+            return ""
+        document = self.json()
+        return str(document.get("type", "")).rpartition("/")[2] if isinstance(document, dict) else ""
+
+    @property
+    def request_id(self) -> str:
+        return self.headers.get("Request-Id", "")
+
+    @property
+    def replayed(self) -> bool:
+        return self.headers.get("Idempotent-Replayed") == "true"
+
+    def json(self) -> Any:
+        """The decoded body. Raises ValueError for what isn't JSON."""
+        return json.loads(self.body)
+
+
+class ApiClient:
+    """`async with ApiClient(credentials) as api: answer = await api.request("POST", "/v1/payments", {...}, idempotency_key=...)`."""
+
+    def __init__(
+        self, credentials: Credentials, *, connections: int = 64, timeout: float = 30.0, attempts: int = 5
+    ) -> None:
+        """`timeout`: seconds for one attempt. Raises CredentialsError."""
+        self.credentials = credentials
+        self._api = credentials.api.rstrip("/")
+        self._connections = connections
+        self._timeout = timeout
+        self._attempts = attempts
+        jwk = credentials.private_key_jwk
+        self._client_key = Signer(credentials.key(), str(jwk["kid"]) if "kid" in jwk else None)
+        self._proof_key = Signer()  # its own, for this process: a key serves one purpose
+        self._session: aiohttp.ClientSession | None = None
+        self._token = ""
+        self._token_until = 0.0
+        self._asking: asyncio.Task[str] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            context = ssl.create_default_context(cafile=self.credentials.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise CredentialsError(f"the CA file {self.credentials.ca} can't be used") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context, limit=self._connections, keepalive_timeout=60),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding", "Content-Type"),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request, with a fresh proof each time it is sent. `path` may have a query; `body` is encoded unless it is bytes.
+
+        It is repeated, with growing pauses, when the edge was not reached, was busy or lost it, if that is safe: when the method
+        is idempotent or the request has an idempotency key. Any answer is returned, problems too. Raises EdgeUnreachable when there
+        is none, and TokenRefused.
+        """
+        safe = method in {"GET", "HEAD", "DELETE", "PUT"} or idempotency_key is not None
+        content = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
+        fixed = dict(headers or {})
+        if content is not None:
+            fixed.setdefault("Content-Type", "application/json")
+        if idempotency_key is not None:
+            fixed["Idempotency-Key"] = idempotency_key
+        url = self._api + path
+        bare = url.partition("?")[0].partition("#")[0]
+        renewed = False
+        attempt = 0
+        while True:
+            attempt += 1
+            token = await self.token()
+            fixed["Authorization"] = f"DPoP {token}"
+            fixed["DPoP"] = self._proof_key.proof(method, bare, token)
+            try:
+                answer = await self._send(method, url, content, fixed, attempt)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                unsent = isinstance(error, aiohttp.ClientConnectorError)
+                if attempt >= self._attempts or not (safe or unsent):
+                    raise EdgeUnreachable(_unreached(method, path, error, sent=not unsent)) from error
+                await asyncio.sleep(_pause(attempt, None))
+                continue
+            if (
+                answer.status == 401
+                and not renewed
+                and 'error="invalid_token"' in answer.headers.get("WWW-Authenticate", "")
+            ):
+                renewed = True  # revoked, or signed by a key that was retired: nothing was done with it, so one new try is safe
+                if token == self._token:
+                    self._token_until = 0.0
+                continue
+            if attempt < self._attempts and safe and _again(answer):
+                await asyncio.sleep(_pause(attempt, answer.headers.get("Retry-After")))
+                continue
+            return answer
+
+    async def token(self) -> str:
+        """An access token with at least 10 s of life left; asked for by one when many need it. Raises TokenRefused, EdgeUnreachable."""
+        if time.monotonic() < self._token_until:
+            return self._token
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_for_token())
+            self._asking.add_done_callback(self._asked)
+        return await asyncio.shield(self._asking)
+
+    def _asked(self, task: asyncio.Task[str]) -> None:
+        self._asking = None
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits any more
+
+    async def _ask_for_token(self) -> str:
+        issuer = self.credentials.issuer.rstrip("/")
+        url = f"{issuer}/oauth2/token"
+        for attempt in range(1, self._attempts + 1):
+            form = {
+                "grant_type": "client_credentials",
+                "scope": self.credentials.scope,
+                "client_id": self.credentials.client_id,
+                "client_assertion_type": _ASSERTION_TYPE,
+                "client_assertion": self._client_key.assertion(self.credentials.client_id, issuer),
+            }
+            asked_at = time.monotonic()
+            try:
+                data = aiohttp.FormData(form)()
+                headers = {
+                    "DPoP": self._proof_key.proof("POST", url),
+                    "Content-Type": "application/x-www-form-urlencoded",
+                }
+                answer = await self._send("POST", url, data, headers, attempt)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if attempt == self._attempts:
+                    raise EdgeUnreachable(_unreached("POST", "/oauth2/token", error, sent=False)) from error
+                await asyncio.sleep(_pause(attempt, None))
+                continue
+            if answer.ok:
+                return self._keep(answer, asked_at)
+            if attempt == self._attempts or answer.status not in _AGAIN:
+                raise _refused(answer)
+            await asyncio.sleep(_pause(attempt, answer.headers.get("Retry-After")))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _keep(self, answer: Answer, asked_at: float) -> str:
+        try:
+            document = answer.json()
+            token, kind, life = document["access_token"], document["token_type"], int(document["expires_in"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise TokenRefused("invalid_response", "the token endpoint's answer can't be read") from error
+        if not isinstance(token, str) or str(kind).lower() != "dpop":
+            raise TokenRefused("invalid_response", "the token isn't bound to a key")
+        self._token = token
+        self._token_until = asked_at + max(1.0, life - 10.0)
+        return token
+
+    async def _send(self, method: str, url: str, content: Any, headers: Mapping[str, str], attempt: int) -> Answer:
+        if self._session is None:
+            raise RuntimeError("use the client in an `async with` block")
+        async with self._session.request(method, url, data=content, headers=headers, allow_redirects=False) as response:
+            body = bytearray()
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > MAX_ANSWER:
+                    raise aiohttp.ClientPayloadError("the answer is too long")
+            return Answer(response.status, response.headers.copy(), bytes(body), attempt)
+
+
+def _again(answer: Answer) -> bool:
+    if answer.status in _AGAIN:
+        return True
+    return answer.status == 409 and answer.slug == "request-in-progress"
+
+
+def _pause(attempt: int, retry_after: str | None) -> float:
+    """Seconds: doubled with each attempt, half of it random; no less than the server asks for, within bounds."""
+    asked = float(retry_after) if retry_after is not None and retry_after.isdecimal() else 0.0
+    growing: float = 0.05 * 2**attempt * (0.5 + random.random() / 2)  # noqa: S311
+    return min(MAX_PAUSE, max(asked, growing))
+
+
+def _refused(answer: Answer) -> TokenRefused:
+    try:
+        document = answer.json()
+        return TokenRefused(
+            str(document.get("error") or document.get("title") or answer.status),
+            str(document.get("error_description") or document.get("detail") or ""),
+        )
+    except (ValueError, AttributeError):
+        return TokenRefused(f"status {answer.status}", "")
+
+
+def _unreached(method: str, path: str, error: BaseException, *, sent: bool) -> str:
+    what = str(error) or type(error).__name__
+    known = "; whether it was done is not known" if sent else ""
+    return f"no answer to {method} {path.partition('?')[0]}: {what}{known}"
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def _b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _unb64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
