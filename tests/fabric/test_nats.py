@@ -108,13 +108,13 @@ async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(bus:
         assert risk.refused == []
 
         # nobody else's business
-        assert await vault.is_refused(vault.client.jetstream(timeout=1).stream_info("facts-payments"))
+        assert await vault.is_refused(vault.client.jetstream(timeout=0.5).stream_info("facts-payments"))
         assert await vault.is_refused(
-            vault.client.jetstream(timeout=1).add_consumer("facts-payments", ConsumerConfig(durable_name="vault"))
+            vault.client.jetstream(timeout=0.5).add_consumer("facts-payments", ConsumerConfig(durable_name="vault"))
         )
         # not under another's name: its place in the stream would move
         other = ConsumerConfig(durable_name="audit", ack_policy=AckPolicy.EXPLICIT)
-        assert await risk.is_refused(risk.client.jetstream(timeout=1).add_consumer("facts-payments", other))
+        assert await risk.is_refused(risk.client.jetstream(timeout=0.5).add_consumer("facts-payments", other))
 
 
 async def test_nobody_speaks_or_listens_for_another(bus: str) -> None:
@@ -125,7 +125,7 @@ async def test_nobody_speaks_or_listens_for_another(bus: str) -> None:
             assert await risk.is_refused(risk.client.publish(subject, b"forged")), subject
         for subject in (">", "facts.>", "facts.payments", "_INBOX.>", "_INBOX.payments.>", "$JS.API.>"):
             assert await risk.is_refused(risk.client.subscribe(subject)), subject
-        context = risk.client.jetstream(timeout=1)
+        context = risk.client.jetstream(timeout=0.5)
         for what in (
             context.delete_stream("facts-risk"),
             context.purge_stream("facts-risk"),

@@ -55,7 +55,7 @@ def listener(charters: Mapping[str, Charter], topology: Topology) -> Json:
             "initial_stream_window_size": BUFFER_BYTES,
             "initial_connection_window_size": 1 << 20,
         },
-        local_reply_config=parts.local_replies(parts.ANSWER_HEADERS, request_id=True),
+        local_reply_config=parts.local_replies(parts.ANSWER_HEADERS),
         tracing=parts.tracing(topology.trace_percent, operation="edge"),
         access_log=parts.access_log("edge"),
         http_filters=[_rate_limit(charters), parts.router()],

@@ -276,7 +276,7 @@ def _manager(name: str, kind: str, filters: list[Json], routes: Json, *, codec_t
             "initial_stream_window_size": 1 << 20,
             "initial_connection_window_size": 8 << 20,
         },
-        local_reply_config=parts.local_replies({"cache-control": "no-store"}, request_id=False),
+        local_reply_config=parts.local_replies({"cache-control": "no-store"}, inner=True),
         access_log=parts.access_log(kind),
         http_filters=filters,
         route_config=routes,

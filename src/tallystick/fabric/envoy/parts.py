@@ -182,6 +182,7 @@ REQUEST_ID = "%STREAM_ID%"
 UNREAD_ID = "edge-%START_TIME(%s%6f)%-%CONNECTION_ID%"
 #: Member of the problem document of a request that was passed on to nobody.
 UNSENT = ',"sent":false'
+INNER = frozenset({403, 503, 504})
 UNREAD = frozenset({400, 408, 431})
 
 
@@ -207,15 +208,15 @@ _OWN: dict[int, tuple[str, str, str, bool]] = {
 }
 
 
-def local_replies(extra: dict[str, str], *, request_id: bool) -> Json:
+def local_replies(extra: dict[str, str], *, inner: bool = False) -> Json:
     """Envoy's own 4xx and 5xx as problem documents (RFC 9457).
 
-    With `request_id` they bear Envoy's own (the tag `guid:x-request-id` of the span): where these are made there is no
-    trace id to be had. Inside they bear none: the caller knows its trace.
+    Their `request_id` is Envoy's own (the tag `guid:x-request-id` of the span): where these are made there is no trace id
+    to be had. Inside (`inner`) they bear none, the caller knows its trace, and fewer kinds can happen.
     """
 
     def mapper(condition: Json, fields: str, name: str) -> Json:
-        member = f',"request_id":"{name}"' if request_id else ""
+        member = f',"request_id":"{name}"' if not inner else ""
         return {
             "filter": condition,
             "body_format_override": {
@@ -223,7 +224,7 @@ def local_replies(extra: dict[str, str], *, request_id: bool) -> Json:
                 "content_type": "application/problem+json",
             },
             "headers_to_add": headers(
-                extra | ({"request-id": name} if request_id else {}), "OVERWRITE_IF_EXISTS_OR_ADD"
+                extra | ({"request-id": name} if not inner else {}), "OVERWRITE_IF_EXISTS_OR_ADD"
             ),
         }
 
@@ -249,6 +250,7 @@ def local_replies(extra: dict[str, str], *, request_id: bool) -> Json:
                 UNREAD_ID if status in UNREAD else REQUEST_ID,
             )
             for status, (slug, title, detail, retryable) in sorted(_OWN.items())
+            if not inner or status in INNER
         ),
     ]
     other = (

@@ -1,0 +1,171 @@
+"""Charters: a mistake is named by file, key and remedy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tallystick.chassis import charter as charters_module
+from tallystick.chassis.charter import CharterError
+
+GOOD = """
+[service]
+name = "shop"
+purpose = "Sells things"
+owner = "shop team"
+
+[data.orders]
+class = "personal"
+subject = "buyers"
+purpose = "To deliver"
+basis = "contract"
+retention = "10 years"
+protection = "In the safe"
+
+[calls.bank]
+actions = ["POST /internal/pay"]
+timeout_ms = 500
+retries = 1
+when_down = "queue"
+note = "Later"
+
+[edge]
+paths = [{ prefix = "/v1/orders", rate = "write" }]
+
+[limits]
+max_body_bytes = 4096
+max_in_flight = 8
+max_queue = 8
+database_connections = 2
+
+[limits.rates]
+write = { per_second = 5, burst = 10 }
+
+[slo]
+availability_percent = 99.9
+p99_ms = 100
+
+[scale]
+min_replicas = 1
+max_replicas = 2
+cpu_millis = 100
+memory_mib = 64
+"""
+
+
+def refused(text: str) -> CharterError:
+    with pytest.raises(CharterError) as caught:
+        charters_module.parse(text, "services/shop/charter.toml")
+    error = caught.value
+    assert error.file == "services/shop/charter.toml"
+    assert str(error) == f"{error.file}: {error.key}: {error.what}. {error.remedy}"
+    return error
+
+
+def test_a_good_one_is_typed() -> None:
+    charter = charters_module.parse(GOOD, "x")
+    assert charter.name == "shop"
+    assert charter.calls["bank"].timeout_ms == 500
+    assert charter.edge.paths[0].prefix == "/v1/orders"
+    assert charter.limits.rates["write"].burst == 10
+    assert charter.data["orders"].data_class == "personal"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ("max_queue", "max_que", "limits.max_que", 'Did you mean "max_queue"?'),
+        ("[slo]", "[sloo]", "sloo", 'Did you mean "slo"?'),
+        ("owner = ", "owners = ", "service.owners", 'Did you mean "owner"?'),
+        ('owner = "shop team"\n', "", "service.owner", "is missing. Add it."),
+        ("max_in_flight = 8", 'max_in_flight = "8"', "limits.max_in_flight", "expected `int`, got `str`"),
+        ("max_in_flight = 8", "max_in_flight = 0", "limits.max_in_flight", ">= 1"),
+        ('class = "personal"', 'class = "private"', "data[...].class", "lists"),
+        ("10 years", "a while", "data[...].retention", '"10 years"'),
+        ("POST /internal/pay", "POST /v1/pay", "calls[...].actions[0]", "POST /internal/transfers"),
+        ('prefix = "/v1/orders"', 'prefix = "/v1/orders/"', "edge.paths[0].prefix", "without a slash"),
+        ('prefix = "/v1/orders"', 'prefix = "/internal/x"', "edge.paths[0].prefix", "never reachable"),
+        ('rate = "write"', 'rate = "wrote"', "edge.paths[0].rate", 'Did you mean "write"?'),
+        ('basis = "contract"', 'basis = "none needed"', "data.orders.basis", "GDPR Art. 6"),
+        ('class = "personal"', 'class = "cardholder"', "keys", "needs a key ring"),
+        ("[calls.bank]", "[calls.shop]", "calls.shop", "does not call itself"),
+        ("max_replicas = 2", "max_replicas = 2\nmin_replica = 1", "scale.min_replica", "min_replicas"),
+        ("min_replicas = 1", "min_replicas = 3", "scale", "above max_replicas"),
+        ("max_queue = 8", "max_queue = 8\nlock_timeout_ms = 9000", "limits", "out of order"),
+        ('name = "shop"', 'name = "operator"', "service.name", "run the platform"),
+        ("[slo]", "[slo", "(syntax)", "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named(old: str, new: str, key: str, says: str) -> None:
+    assert old in GOOD
+    error = refused(GOOD.replace(old, new))
+    assert error.key == key
+    assert says in str(error), str(error)
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / name).mkdir(exist_ok=True)
+    (root / name / "charter.toml").write_text(text)
+
+
+BANK = GOOD.replace('"shop"', '"bank"').replace("[calls.bank]", "[calls.shop]").replace("/v1/orders", "/v1/money")
+
+
+@pytest.mark.parametrize(
+    ("bank", "says"),
+    [
+        ("", "bank: no such service"),
+        (BANK, "is not allowed by"),
+        (BANK.split("[calls", maxsplit=1)[0] + '[callers]\nnobody = ["GET /internal/x"]\n', "no such service"),
+        ("overlap", "overlap"),
+        ("unused", "does not call"),
+        ("consumes", "consumes.shopp"),
+    ],
+)
+def test_charters_that_contradict_each_other_are_refused(tmp_path: Path, bank: str, says: str) -> None:
+    callee = GOOD.replace('"shop"', '"bank"').replace("/v1/orders", "/v1/money")
+    head, tail = callee.split("[calls.bank]")[0], "[edge]" + callee.split("[edge]")[1]
+    callee = head + '[callers]\nshop = ["POST /internal/pay"]\n' + tail
+    shop = GOOD
+    match bank:
+        case "overlap":
+            callee = callee.replace("/v1/money", "/v1/orders/x")
+        case "unused":
+            callee = callee.replace('["POST /internal/pay"]', '["POST /internal/pay", "POST /internal/steal"]')
+        case "consumes":
+            shop += '\n[consumes.shopp]\ntypes = ["shopp.order"]\npurpose = "To know"\n'
+        case "":
+            callee = ""
+        case _:
+            callee = bank if "[limits]" in bank else bank + tail
+    write(tmp_path, "shop", shop)
+    if callee:
+        write(tmp_path, "bank", callee)
+    with pytest.raises(CharterError) as caught:
+        charters_module.load_all(tmp_path)
+    assert says in str(caught.value).replace("calls.bank: ", "bank: "), str(caught.value)
+
+
+def test_the_folder_bears_the_services_name(tmp_path: Path) -> None:
+    write(tmp_path, "store", GOOD)
+    with pytest.raises(CharterError, match=r'Write name = "store"'):
+        charters_module.load_all(tmp_path)
+
+
+def test_a_missing_one_says_which_there_are() -> None:
+    with pytest.raises(CharterError, match="Known services: audit, "):
+        charters_module.load("nobody")
+
+
+def test_ours_are_all_good_and_agree(tmp_path: Path) -> None:
+    found = charters_module.load_all()
+    assert {"identity", "vault", "ledger", "payments", "risk", "audit", "notify"} <= set(found)
+    for name in found:
+        shutil.copytree(
+            charters_module.services_dir() / name,
+            tmp_path / name,
+            ignore=lambda _, names: {n for n in names if n != "charter.toml"},
+        )
+    assert charters_module.load_all(tmp_path) == found
