@@ -1,0 +1,1 @@
+"""What each service promises the others: messages, problems and a typed client. The only way between services."""

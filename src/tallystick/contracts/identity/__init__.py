@@ -1,0 +1,1 @@
+"""What identity promises the other services and the operator."""

@@ -1,0 +1,155 @@
+"""Identity's messages on the mesh. What it says at the edge is said by RFCs: 6749, 7009, 7523, 7662, 8414, 9449, 9728."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+#: Every scope of the platform and what it lets a client do. A client is registered for some of them.
+SCOPES: dict[str, str] = {
+    "tokens:write": "store and destroy cards and bank accounts",
+    "tokens:read": "see stored cards and bank accounts, masked",
+    "tokens:reveal": "see a stored number in clear",
+    "accounts:write": "open accounts",
+    "accounts:read": "see accounts, balances and entries",
+    "transfers:write": "move money between accounts",
+    "transfers:read": "see transfers",
+    "payments:write": "take and cancel payments",
+    "payments:read": "see payments and refunds",
+    "refunds:write": "give money back",
+    "audit:read": "read the transparency log",
+    "webhooks:write": "manage webhook endpoints",
+}
+
+#: Scopes that move money: a token that has one lives 120 s instead of 300 s.
+MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write"})
+
+TenantName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$", max_length=40)]
+"""A slug; the same everywhere on the platform."""
+ClientName = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=100)]
+ScopeText = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+"""Scopes with one space between them (RFC 6749, 3.3)."""
+Purpose = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9._-]*$", min_length=3, max_length=64)]
+SubjectName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$", min_length=3, max_length=64)]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Immutable, and strict about what it does not know."""
+
+
+# ---- tokens inside the mesh ----------------------------------------------------------------------------------------
+
+
+class TokenExchange(_Message, frozen=True):
+    """An access token (RFC 9068) as it came in at the edge."""
+
+    access_token: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+
+
+class TransactionToken(_Message, frozen=True):
+    """The user's context for inner calls: `typ: txntoken+jwt`, and the seconds that it lives."""
+
+    transaction_token: str
+    expires_in: int
+
+
+class ServiceTokenRequest(_Message, frozen=True):
+    """Background work of a service in the name of a tenant's client, and what for."""
+
+    tenant: TenantName
+    subject: SubjectName
+    purpose: Purpose
+
+
+RevocationKind = Literal["jti", "client", "kid", "all-before"]
+
+
+class Revocation(_Message, frozen=True):
+    """What is no longer to be believed, and until when (Unix seconds) somebody might still show it.
+
+    `id` is a token's jti, a client's id, a signing key's kid, or for `all-before` a Unix time: tokens issued before it.
+    Epochs count 1, 2, 3 ... without gaps in the order in which the revocations became true.
+    """
+
+    epoch: int
+    kind: RevocationKind
+    id: str
+    until: int
+
+
+class Revocations(_Message, frozen=True):
+    """All that still matters, as of `epoch`."""
+
+    epoch: int
+    revocations: list[Revocation]
+
+
+class KeySet(_Message, frozen=True):
+    """RFC 7517, section 5."""
+
+    keys: list[dict[str, Any]]
+
+
+# ---- administration, by the operator -------------------------------------------------------------------------------
+
+
+class CreateTenant(_Message, frozen=True):
+    name: TenantName
+
+
+class Tenant(_Message, frozen=True):
+    name: str
+    created_at: str
+
+
+class PublicJwk(_Message, frozen=True, omit_defaults=True):
+    """A client's public key. No member for a private part exists, so that a private key sent by mistake is refused."""
+
+    kty: Literal["EC", "RSA", "OKP"]
+    kid: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]+$", min_length=1, max_length=128)]
+    alg: Literal["ES256", "PS256", "EdDSA", "Ed25519"] | None = None
+    use: Literal["sig"] | None = None
+    key_ops: list[Literal["verify"]] | None = None
+    crv: Literal["P-256", "Ed25519"] | None = None
+    x: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    y: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    n: Annotated[str, msgspec.Meta(max_length=1400)] | None = None
+    e: Annotated[str, msgspec.Meta(max_length=16)] | None = None
+
+
+class PublicJwks(_Message, frozen=True):
+    keys: Annotated[list[PublicJwk], msgspec.Meta(min_length=1, max_length=8)]
+
+
+class CreateClient(_Message, frozen=True):
+    tenant: TenantName
+    name: ClientName
+    scope: ScopeText
+    jwks: PublicJwks
+
+
+class Client(_Message, frozen=True):
+    client_id: str
+    tenant: str
+    name: str
+    scope: str
+    key_ids: list[str]
+    created_at: str
+    revoked_at: str | None = None
+
+
+class RevokedEverything(_Message, frozen=True):
+    """Tokens that were issued before this are not good any more."""
+
+    issued_before: str
+
+
+class SigningKey(_Message, frozen=True):
+    kid: str
+    purpose: Literal["access", "transaction"]
+    state: Literal["pending", "active", "retiring", "retired"]
+    created_at: str
+    activated_at: str | None = None
+    retiring_at: str | None = None
+    retired_at: str | None = None

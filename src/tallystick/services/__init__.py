@@ -1,0 +1,1 @@
+"""The services. None imports another: only its contract in `tallystick.contracts`."""

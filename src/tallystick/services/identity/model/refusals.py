@@ -1,0 +1,56 @@
+"""How OAuth says no (RFC 6749, section 5.2): a code for machines, a sentence for people, and a reason for our own books."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Code = Literal[
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "unsupported_token_type",
+    "invalid_scope",
+    "invalid_target",
+    "invalid_dpop_proof",
+    "temporarily_unavailable",
+]
+
+
+class Refusal(Exception):
+    """An OAuth error. `description` goes to the caller, ASCII without quotes and backslashes (RFC 6749, 5.2).
+
+    `reason` stays inside: it is counted and logged. It is a fixed word of ours, never a part of what came in.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        description: str,
+        *,
+        reason: str = "",
+        status: int = 400,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {reason or description}")
+        self.code = code
+        self.description = description
+        self.reason = reason or code
+        self.status = status
+        self.headers = headers or {}
+
+
+class AuthenticationFailed(Refusal):
+    """`invalid_client`. One answer for an unknown client, a wrong key and a bad signature, so that it tells nothing apart."""
+
+    def __init__(self, reason: str, client: str | None = None, *, challenge: bool = False) -> None:
+        super().__init__(
+            "invalid_client",
+            "The client could not be authenticated by private_key_jwt.",
+            reason=reason,
+            status=401,
+            headers={"WWW-Authenticate": 'Basic realm="this server takes private_key_jwt only"'} if challenge else None,
+        )
+        self.client = client
+        """Whom the request claimed to be, if there is such a client: for the failure counts."""

@@ -1,0 +1,53 @@
+"""What this server says of itself: RFC 8414, OpenID Connect Discovery 1.0, RFC 9728. Only what exists is advertised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tallystick.contracts.identity.messages import SCOPES
+from tallystick.services.identity.model import assertions
+
+TOKEN = "/oauth2/token"  # noqa: S105  # a path
+REVOKE = "/oauth2/revoke"
+INTROSPECT = "/oauth2/introspect"
+JWKS = "/oauth2/jwks"
+
+#: How long a client may keep the metadata and the key set. Signing keys are published at least twice as long before use.
+MAX_AGE_SECONDS = 300
+
+
+def authorization_server(issuer: str) -> dict[str, Any]:
+    """RFC 8414, 2. There is no authorization endpoint, so no response type, and nothing of what needs one."""
+    authentication = ["private_key_jwt"]
+    algorithms = list(assertions.ALGORITHMS)
+    return {
+        "issuer": issuer,
+        "token_endpoint": issuer + TOKEN,
+        "token_endpoint_auth_methods_supported": authentication,
+        "token_endpoint_auth_signing_alg_values_supported": algorithms,
+        "revocation_endpoint": issuer + REVOKE,
+        "revocation_endpoint_auth_methods_supported": authentication,
+        "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
+        "introspection_endpoint": issuer + INTROSPECT,
+        "introspection_endpoint_auth_methods_supported": authentication,
+        "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
+        "jwks_uri": issuer + JWKS,
+        "grant_types_supported": ["client_credentials"],
+        "response_types_supported": [],
+        "scopes_supported": list(SCOPES),
+        "dpop_signing_alg_values_supported": algorithms,
+        "protected_resources": [issuer],
+    }
+
+
+def protected_resource(issuer: str) -> dict[str, Any]:
+    """RFC 9728, 2. The API takes no bearer token, in no place: only tokens bound to a DPoP key."""
+    return {
+        "resource": issuer,
+        "authorization_servers": [issuer],
+        "scopes_supported": list(SCOPES),
+        "bearer_methods_supported": [],
+        "dpop_signing_alg_values_supported": list(assertions.ALGORITHMS),
+        "dpop_bound_access_tokens_required": True,
+        "resource_name": "Tallystick",
+    }

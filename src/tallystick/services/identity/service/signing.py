@@ -1,0 +1,232 @@
+"""The platform's own signing keys in use: sign, verify, publish, rotate.
+
+Every replica signs with the same keys, from the database, their private halves sealed by the key ring. A replica sees
+a change within `REFRESH`; keys are published long before they sign, so it never meets a token whose key it can't know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+from tallystick.chassis.auth import jose
+from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.keys import Aad, Keyring
+from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.identity.problems import KeyNotFound
+from tallystick.kernel.clock import Clock
+from tallystick.services.identity.model.clients import PLATFORM
+from tallystick.services.identity.model.revocations import revoked_key
+from tallystick.services.identity.model.signing import (
+    PURPOSES,
+    Create,
+    Key,
+    Move,
+    Purpose,
+    Rotation,
+    Step,
+    created,
+    plan,
+)
+from tallystick.services.identity.service.facts import SELF, fact
+from tallystick.services.identity.service.revocations import Revocations
+from tallystick.services.identity.store import Store
+
+REFRESH = timedelta(seconds=5)
+MAX_TOKEN = 4096
+
+_ES256 = ec.ECDSA(hashes.SHA256())
+
+
+@dataclass(frozen=True, slots=True)
+class _Usable:
+    key: Key
+    private: ec.EllipticCurvePrivateKey
+    public: ec.EllipticCurvePublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A key that was made and sealed, and is in no table yet."""
+
+    kid: str
+    public_jwk: dict[str, Any]
+    sealed: bytes
+
+
+class NoSigningKey(Exception):
+    """There is no active key. The schedule makes one; until then no token can be made."""
+
+
+class SigningKeys:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        outbox: Outbox,
+        keyring: Keyring,
+        clock: Clock,
+        revocations: Revocations,
+        rotation: Rotation,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._outbox = outbox
+        self._keyring = keyring
+        self._clock = clock
+        self._revocations = revocations
+        self._rotation = rotation
+        self._usable: dict[str, _Usable] = {}
+        self._loaded_at: datetime | None = None
+        self._loading = asyncio.Lock()
+
+    async def sign(self, purpose: Purpose, typ: str, claims: dict[str, Any]) -> str:
+        """A compact ES256 JWS by the active key of that purpose. Raises NoSigningKey."""
+        await self._refresh()
+        for usable in self._usable.values():
+            if usable.key.purpose == purpose and usable.key.state == "active":
+                return _signed(usable, typ, claims)
+        raise NoSigningKey(f"no active signing key for {purpose} tokens")
+
+    async def verify(self, purpose: Purpose, typ: str, token: str) -> tuple[dict[str, Any], str] | None:
+        """The claims and the key's id; None when it is not a token of ours, of that kind, by a key that still counts."""
+        try:
+            compact = jose.parse(token, MAX_TOKEN)
+            header = _json_object(compact.header)
+            if header.get("typ") != typ or header.get("alg") != "ES256" or "crit" in header:
+                return None
+            await self._refresh()
+            usable = self._usable.get(str(header.get("kid")))
+            if usable is None or usable.key.purpose != purpose:
+                return None
+            jose.verify("ES256", usable.public, compact)
+            return _json_object(compact.payload), usable.key.kid
+        except (jose.Refused, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    async def published(self, purposes: Collection[Purpose] = PURPOSES) -> list[dict[str, Any]]:
+        """The public keys (RFC 7517) whose tokens are good, and those that will sign next."""
+        await self._refresh()
+        return [dict(usable.key.public_jwk) for usable in self._usable.values() if usable.key.purpose in purposes]
+
+    async def list_keys(self) -> list[Key]:
+        return await self._store.list_signing_keys()
+
+    async def rotate(self) -> list[Step]:
+        """Do what `plan` says, and say what was done. Any replica may, at any time."""
+        # Keys are made and sealed before the transaction: nothing slow happens while it holds the lock.
+        foreseen = plan(await self._store.list_signing_keys(), self._clock.now(), self._rotation)
+        if not foreseen:
+            return []
+        fresh = {step.purpose: await self._make() for step in foreseen if isinstance(step, Create)}
+        async with self._database.transaction() as tx:
+            done = await self._carry_out(tx, fresh)
+        self._loaded_at = None
+        return done
+
+    async def _carry_out(self, tx: Transaction, fresh: dict[Purpose, _Fresh]) -> list[Step]:
+        now = self._clock.now()
+        done: list[Step] = []
+        for step in plan(await self._store.lock_signing_keys(tx), now, self._rotation):
+            if isinstance(step, Move):
+                await self._store.move_signing_key(tx, step, now)
+                await self._outbox.append(tx, [_told(step.kid, step.purpose, step.to, now)])
+            elif (made := fresh.pop(step.purpose, None)) is not None:
+                key = created(made.kid, step, made.public_jwk, now)
+                await self._store.insert_signing_key(tx, key, made.sealed)
+                await self._outbox.append(tx, [_told(key.kid, key.purpose, key.state, now)])
+            else:  # became due since we looked: the next run makes it
+                continue
+            done.append(step)
+        return done
+
+    async def retire(self, kid: str, actor: str) -> Key:
+        """A key that leaked: erased now, its tokens revoked, another one active at once. Raises KeyNotFound."""
+        known = [key for key in await self._store.list_signing_keys() if key.kid == kid and key.published]
+        if not known:
+            raise KeyNotFound("no such signing key, or it is retired already")
+        purpose = known[0].purpose
+        made = await self._make()
+        async with self._database.transaction() as tx:
+            now = self._clock.now()
+            keys = {key.kid: key for key in await self._store.lock_signing_keys(tx)}
+            await self._store.move_signing_key(tx, Move(kid, purpose, "retired"), now)
+            await self._outbox.append(tx, [_told(kid, purpose, "retired", now, actor=actor, leaked=True)])
+            announce = await self._revocations.record(tx, revoked_key(kid, now))
+            if keys[kid].state == "active":
+                await self._succeed(tx, purpose, [key for key in keys.values() if key.kid != kid], made, now)
+        self._loaded_at = None
+        await announce()
+        return next(key for key in await self._store.list_signing_keys() if key.kid == kid)
+
+    async def _succeed(self, tx: Transaction, purpose: Purpose, others: list[Key], made: _Fresh, now: datetime) -> None:
+        """The pending key takes over, or a new one that nobody has cached: verifiers fetch an unknown key when they meet it."""
+        pending = next((key for key in others if key.purpose == purpose and key.state == "pending"), None)
+        if pending is not None:
+            await self._store.move_signing_key(tx, Move(pending.kid, purpose, "active"), now)
+        else:
+            key = created(made.kid, Create(purpose, "active"), made.public_jwk, now)
+            await self._store.insert_signing_key(tx, key, made.sealed)
+        await self._outbox.append(tx, [_told(pending.kid if pending else made.kid, purpose, "active", now)])
+
+    async def _make(self) -> _Fresh:
+        private = ec.generate_private_key(ec.SECP256R1())
+        numbers = private.public_key().public_numbers()
+        x, y = (jose.encode(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+        kid = jose.thumbprint(jose.Jwk(kty="EC", crv="P-256", x=x, y=y))
+        jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": kid, "use": "sig", "alg": "ES256"}
+        plain = private.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return _Fresh(kid, jwk, await self._keyring.seal(plain, _aad(kid)))
+
+    async def _refresh(self) -> None:
+        now = self._clock.now()
+        if self._loaded_at is not None and now - self._loaded_at < REFRESH:
+            return
+        async with self._loading:
+            if self._loaded_at is not None and now - self._loaded_at < REFRESH:
+                return
+            usable: dict[str, _Usable] = {}
+            for key, sealed in await self._store.usable_signing_keys():
+                known = self._usable.get(key.kid)
+                private = known.private if known else await self._open(key.kid, sealed)
+                usable[key.kid] = _Usable(key, private, private.public_key())
+            self._usable = usable
+            self._loaded_at = now
+
+    async def _open(self, kid: str, sealed: bytes) -> ec.EllipticCurvePrivateKey:
+        private = serialization.load_der_private_key(await self._keyring.open_sealed(sealed, _aad(kid)), None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            msg = f"the signing key {kid} is not an EC key"
+            raise TypeError(msg)
+        return private
+
+
+def _signed(usable: _Usable, typ: str, claims: dict[str, Any]) -> str:
+    header = msgspec.json.encode({"alg": "ES256", "typ": typ, "kid": usable.key.kid})
+    signed = f"{jose.encode(header)}.{jose.encode(msgspec.json.encode(claims))}"
+    r, s = decode_dss_signature(usable.private.sign(signed.encode("ascii"), _ES256))
+    return f"{signed}.{jose.encode(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(raw, type=dict[str, Any])
+
+
+def _aad(kid: str) -> Aad:
+    return Aad(PLATFORM, "signing_key", "sealed_private", kid)
+
+
+def _told(kid: str, purpose: Purpose, state: str, now: datetime, *, actor: str = SELF, leaked: bool = False) -> Fact:
+    data = {"purpose": purpose, "leaked": leaked}
+    return fact(f"identity.key.{state}", tenant=PLATFORM, actor=actor, resource=kid, at=now, data=data)
