@@ -174,7 +174,7 @@ class Env:
             authorizer=Authorizer(POLICY),
             limits=self.limits,
             max_body_bytes=64 * 1024,
-            ready=lambda: self.parts,
+            ready=lambda: (self.parts["database"], self.parts),
         )
 
     async def sell(self, body: Any = GOOD, *more: tuple[bytes, bytes], key: bool = True) -> Answer:

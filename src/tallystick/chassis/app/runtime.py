@@ -105,6 +105,10 @@ class Runtime:
         """The service's name: its database, its role, its subject on the bus."""
         return self.settings.service
 
+    def has(self, part: str) -> bool:
+        """Whether a part (`database`, `bus`, `valkey`, `keyring`, `authenticator`, `authorizer`) was named and is open."""
+        return getattr(self, f"_{part}") is not None
+
     def settings_as(self, kind: type[S]) -> S:
         """The settings as the service's own type (`services/<name>/settings.py`)."""
         if not isinstance(self.settings, kind):
@@ -141,7 +145,11 @@ class Runtime:
 
     @property
     def authenticator(self) -> Authenticator:
-        return _opened(self._authenticator, "authentication", "TALLYSTICK_PUBLIC_URL")
+        return _opened(self._authenticator, "authentication", "TALLYSTICK_VALKEY_SOCKET")
+
+    def authenticate_with(self, authenticator: Authenticator) -> None:
+        """Set what checks tokens, which itself needs the parts that are open already."""
+        self._authenticator = authenticator
 
     @property
     def authorizer(self) -> Authorizer:

@@ -27,25 +27,27 @@ _made: dict[str, MetricWrapperBase] = {}
 
 
 def counter(name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
-    """A count that only rises. The same name gives the same counter."""
-    return _once(Counter, name, lambda: Counter(PREFIX + name, help_text, labels, registry=registry))
+    """A count that only rises. The same name gives the same counter. `tallystick_` and `_total` are added to the name."""
+    return _once(Counter, name, lambda: Counter(_full(name), help_text, labels, registry=registry))
 
 
 def gauge(name: str, help_text: str, labels: Sequence[str] = ()) -> Gauge:
     """A value that goes up and down; `.set_function(f)` asks for it only when it is scraped."""
-    return _once(Gauge, name, lambda: Gauge(PREFIX + name, help_text, labels, registry=registry))
+    return _once(Gauge, name, lambda: Gauge(_full(name), help_text, labels, registry=registry))
 
 
 def histogram(name: str, help_text: str, labels: Sequence[str] = (), buckets: Sequence[float] = DURATIONS) -> Histogram:
     """A distribution; durations in seconds (`_seconds`), sizes in items."""
-    return _once(
-        Histogram, name, lambda: Histogram(PREFIX + name, help_text, labels, registry=registry, buckets=buckets)
-    )
+    return _once(Histogram, name, lambda: Histogram(_full(name), help_text, labels, registry=registry, buckets=buckets))
 
 
 def exposition() -> bytes:
     """All metrics of this process, as `GET /metrics` answers them."""
     return generate_latest(registry)
+
+
+def _full(name: str) -> str:
+    return name if name.startswith(PREFIX) else PREFIX + name
 
 
 def _once(kind: type[M], name: str, make: Callable[[], M]) -> M:

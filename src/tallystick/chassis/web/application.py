@@ -87,7 +87,7 @@ class _Answer:
 class Application:
     """The ASGI application of one service. Raises ValueError or TypeError for a table that can't be served.
 
-    `ready()` gives each condition of readiness and whether it holds. `limits` bounds the requests in flight and counts
+    `ready()` says whether to send requests here, and the state of each part. `limits` bounds the requests in flight and counts
     rates; without it (tests, tools) nothing is limited.
     """
 
@@ -102,7 +102,7 @@ class Application:
         limits: Limits | None = None,
         max_body_bytes: int = 1 << 20,
         max_mesh_body_bytes: int = 4 << 20,
-        ready: Callable[[], dict[str, bool]] = dict,
+        ready: Callable[[], tuple[bool, dict[str, bool]]] = lambda: (True, {}),
     ) -> None:
         table = tuple(endpoints)
         if twice := names_twice(table):
@@ -373,8 +373,7 @@ class Application:
         )
 
     def _readiness(self) -> _Answer:
-        parts = self._ready()
-        good = all(parts.values())
+        good, parts = self._ready()
         return _plain(200 if good else 503, _encode({"ready": good, "parts": parts}))
 
 
