@@ -40,7 +40,7 @@ async def wire(runtime: Runtime) -> Wiring:
 
     service = assemble(
         database=runtime.database,
-        outbox=runtime.outbox,
+        outbox=Outbox(),
         keyring=runtime.keyring,
         valkey=runtime.valkey,
         clock=runtime.clock,

@@ -20,7 +20,7 @@ from tallystick.services.identity.model.revocations import revoked_client, revok
 from tallystick.services.identity.model.signing import Key
 from tallystick.services.identity.service.facts import fact
 from tallystick.services.identity.service.peers import peer
-from tallystick.services.identity.service.revocations import Revocations
+from tallystick.services.identity.service.revocations import Announce, Revocations
 from tallystick.services.identity.service.signing import SigningKeys
 from tallystick.services.identity.store import FIRST, Store
 
@@ -105,6 +105,7 @@ class Administration:
         """No new tokens, and none of the old ones is good any more. Again is the same. Raises ClientNotFound."""
         now = self.allow(caller, "revokeClient", PLATFORM)
         key = ids.clients.parse(client_id)
+        announce: Announce | None = None
         async with self._database.transaction() as tx:
             client = await self._store.revoke_client(tx, key, now)
             if client is not None:
@@ -113,7 +114,7 @@ class Administration:
                     "identity.client.revoked", tenant=client.tenant, actor=caller, resource=client_id, at=now, data={}
                 )
                 await self._outbox.append(tx, [told])
-        if client is not None:
+        if client is not None and announce is not None:
             await announce()
             return client
         revoked_before = await self._store.get_client(key)

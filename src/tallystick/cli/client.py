@@ -1,0 +1,181 @@
+"""`tallystick client`: the programs that call the edge, each with a key of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+
+from tallystick.cli.administration import administer
+from tallystick.cli.output import NO, USAGE, Common, Failed, console, emit
+from tallystick.cli.tenant import checked
+
+if TYPE_CHECKING:
+    from tallystick.contracts.identity.client import IdentityAdmin
+    from tallystick.contracts.identity.messages import Client
+    from tallystick.local.layout import Layout
+
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+client = cyclopts.App(name="client", help="Register, list and revoke API clients.")
+
+
+@client.command
+def create(
+    name: Annotated[str, Parameter(help="what you call it")],
+    /,
+    *,
+    scope: Annotated[str, Parameter(help='what it may ask for, such as "accounts:write payments:write"')],
+    tenant: Annotated[str, Parameter(help="whose client it is")] = "default",
+    out: Annotated[
+        Path | None, Parameter(help="the file for its key, mode 0600 [clients/NAME.json in the data directory]")
+    ] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Register a client with a fresh key, and write its credentials to a file.
+
+    The private key is in that file and nowhere else: the platform keeps the public half only.
+    """
+    from tallystick.contracts.identity.messages import PublicJwks
+
+    checked(tenant)
+    issuer = _issuer(common)
+    file = out or _file(common.layout, name)
+    private, public = _fresh_key()
+    with _new_file(file) as write:
+        made = administer(
+            common, lambda identity: identity.create_client(tenant, name, scope, PublicJwks(keys=[public]))
+        )
+        write(
+            {
+                "client_id": made.client_id,
+                "tenant": made.tenant,
+                "issuer": issuer,
+                "api": issuer,
+                "scope": made.scope,
+                "private_key_jwk": private,
+                "ca": str(common.layout.ca),
+            }
+        )
+    if common.json:
+        emit({"client_id": made.client_id, "tenant": made.tenant, "scope": made.scope, "file": str(file)}, common)
+    else:
+        print(f"client {made.client_id} of tenant {made.tenant}\ncredentials in {file}")
+
+
+@client.command(name="list")
+def list_(
+    *,
+    tenant: Annotated[str | None, Parameter(help="only this tenant's")] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """All clients, oldest first."""
+    if tenant is not None:
+        checked(tenant)
+    found = administer(common, lambda identity: _all(identity, tenant))
+    if common.json:
+        emit({"data": found}, common)
+        return
+    for each in found:
+        state = f"[red]revoked {each.revoked_at}[/]" if each.revoked_at else "[green]active[/]"
+        console().print(f"{each.client_id}  {each.tenant}  ", end="")
+        console().print(each.name, markup=False, end="")
+        console().print(f"  {state}  [dim]{each.scope}[/]")
+
+
+@client.command
+def revoke(
+    client_id: Annotated[str, Parameter(help="such as `cli_01jd5w3qkz8e5rv4y7t9a2b3c4`")],
+    /,
+    *,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Revoke a client: it gets no more tokens, and those that it has are refused everywhere within a second."""
+    made = administer(common, lambda identity: identity.revoke_client(client_id))
+    if common.json:
+        emit(made, common)
+    else:
+        print(f"client {made.client_id} is revoked since {made.revoked_at}")
+
+
+def default_file(layout: Layout) -> Path:
+    """The credentials to use when none are named: the only ones that there are. Raises Failed."""
+    found = sorted((layout.data / "clients").glob("*.json"))
+    if not found:
+        raise Failed("there is no client here yet: `tallystick client create NAME --scope ...`, or name a file", USAGE)
+    if len(found) > 1:
+        raise Failed(f"there are several clients, say which: --client {' | '.join(map(str, found[:5]))}", USAGE)
+    return found[0]
+
+
+def _file(layout: Layout, name: str) -> Path:
+    if not FILE_NAME.fullmatch(name):
+        raise Failed(f"no file can be called after {name!r}: name one with --out", USAGE)
+    directory = layout.data / "clients"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory / f"{name}.json"
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Any]:
+    """A file of mode 0600 that did not exist, opened before anything is registered; gone again when that fails.
+
+    A key is never overwritten: another client might still be using it.
+    """
+    import msgspec
+
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Failed(f"{path} exists already and may hold a key: choose another with --out", NO) from None
+    except OSError as error:
+        raise Failed(f"{path} can't be written: {error.strerror}", USAGE) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield lambda document: file.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _fresh_key() -> tuple[dict[str, str], Any]:
+    """A new P-256 key as a private and as a public JWK, named by its thumbprint (RFC 7638)."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from tallystick.chassis.auth import jose
+    from tallystick.contracts.identity.messages import PublicJwk
+
+    numbers = ec.generate_private_key(ec.SECP256R1()).private_numbers()
+    x, y, d = (
+        jose.encode(number.to_bytes(32, "big"))
+        for number in (numbers.public_numbers.x, numbers.public_numbers.y, numbers.private_value)
+    )
+    kid = jose.thumbprint(jose.Jwk(kty="EC", crv="P-256", x=x, y=y))
+    private = {"kty": "EC", "crv": "P-256", "kid": kid, "alg": "ES256", "use": "sig", "x": x, "y": y, "d": d}
+    return private, PublicJwk(kty="EC", crv="P-256", kid=kid, alg="ES256", use="sig", x=x, y=y)
+
+
+def _issuer(common: Common) -> str:
+    """The edge's origin, which is the issuer too. Raises NotRunning."""
+    import asyncio
+
+    from tallystick.local import control
+
+    return asyncio.run(control.ask(common.layout, control.GetStatus(), control.Status)).edge
+
+
+async def _all(identity: IdentityAdmin, tenant: str | None) -> list[Client]:
+    found: list[Client] = []
+    after: str | None = None
+    while True:
+        page = await identity.list_clients(tenant, after)
+        found += page.data
+        after = page.next
+        if not page.has_more:
+            return found
