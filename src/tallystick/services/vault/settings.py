@@ -21,8 +21,15 @@ def destinations(path: Path | None) -> dict[str, Destination]:
     if path is None:
         return {}
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), type=dict[str, Destination], strict=False)
+        return msgspec.convert(tomllib.loads(path.read_text()), type=dict[str, Destination], dec_hook=_path)
     except OSError as error:
         raise settings.SettingsError([f"TALLYSTICK_DESTINATIONS_FILE: {path}: {error.strerror}"]) from None
     except (msgspec.ValidationError, tomllib.TOMLDecodeError, ValueError) as error:
         raise settings.SettingsError([f"{path}: {error}"]) from None
+
+
+def _path(kind: type, value: object) -> Path:
+    """TOML has no paths; an absolute text is one. Relative to what would be a guess."""
+    if kind is not Path or not isinstance(value, str) or not Path(value).is_absolute():
+        raise ValueError("an absolute path is needed here")
+    return Path(value)
