@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +14,10 @@ import nats.js.errors
 import pytest
 import pytest_asyncio
 from nats.aio.client import Client
-from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
+from nats.js.api import ConsumerConfig, StreamConfig
 
 from tallystick.chassis import charter as charters_module
+from tallystick.chassis.bus import REVOCATIONS, Bus, StreamSettings, streams
 from tallystick.fabric import nats as rendered
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts import Nats, NatsUser
@@ -86,67 +88,95 @@ async def connected(url: str, *names: str) -> AsyncIterator[list[Service]]:
 
 
 async def own_stream(service: Service) -> None:
-    await service.client.jetstream().add_stream(
-        StreamConfig(name=rendered.stream(service.name), subjects=[rendered.subject(service.name)])
-    )
+    """As the relay makes it."""
+    await streams.ensure(Bus(service.client, service.name), service.name, StreamSettings())
 
 
 async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(bus: str) -> None:
     async with connected(bus, "payments", "risk", "vault") as (payments, risk, vault):
         await own_stream(payments)
-        await payments.client.jetstream().publish("facts.payments", b"one")
-        assert (await payments.client.jetstream().stream_info("facts-payments")).state.messages == 1
+        speaker, listener = Bus(payments.client, "payments"), Bus(risk.client, "risk")
+        woken = await risk.client.subscribe(streams.stored_subject("payments"))
+        await risk.client.flush()
+        await streams.publish(speaker, "payments", 1, [b'{"one":1}'], expected=0)
+        await payments.client.publish(streams.stored_subject("payments"), b"")
+        await woken.next_msg(timeout=10)
+        assert await streams.facts_after(listener, "payments", 0) == [b'{"one":1}']
+        assert (payments.refused, risk.refused) == ([], [])
 
-        # risk's charter consumes payments' facts: by a durable pull consumer that bears its name
-        context = risk.client.jetstream()
-        config = ConsumerConfig(durable_name="risk", ack_policy=AckPolicy.EXPLICIT, filter_subject="facts.payments")
-        await context.add_consumer("facts-payments", config)
-        subscription = await context.pull_subscribe_bind("risk", "facts-payments")
-        (message,) = await subscription.fetch(1, timeout=10)
-        assert message.data == b"one"
-        await message.ack_sync(timeout=10)
-        assert risk.refused == []
-
-        # nobody else's business
-        assert await vault.is_refused(vault.client.jetstream(timeout=0.5).stream_info("facts-payments"))
-        assert await vault.is_refused(
-            vault.client.jetstream(timeout=0.5).add_consumer("facts-payments", ConsumerConfig(durable_name="vault"))
-        )
-        # not under another's name: its place in the stream would move
-        other = ConsumerConfig(durable_name="audit", ack_policy=AckPolicy.EXPLICIT)
-        assert await risk.is_refused(risk.client.jetstream(timeout=0.5).add_consumer("facts-payments", other))
+        context = vault.client.jetstream(timeout=0.5)
+        assert await vault.is_refused(context.stream_info("facts-payments"))
+        assert await vault.is_refused(vault.client.publish("$JS.API.DIRECT.GET.facts-payments", b'{"seq":1}'))
+        assert await vault.is_refused(vault.client.subscribe(streams.stored_subject("payments")))
 
 
 async def test_nobody_speaks_or_listens_for_another(bus: str) -> None:
     async with connected(bus, "payments", "risk") as (payments, risk):
         await own_stream(payments)
         await own_stream(risk)
-        for subject in ("facts.ledger", "facts.payments.x", "identity.revocations", "_INBOX.payments.1", "anything"):
+        for subject in (
+            "facts.ledger",
+            "facts.payments",
+            "facts.payments.x",
+            "stored.payments",
+            "identity.revocations",
+            "_INBOX.payments.1",
+            "anything",
+        ):
             assert await risk.is_refused(risk.client.publish(subject, b"forged")), subject
-        for subject in (">", "facts.>", "facts.payments", "_INBOX.>", "_INBOX.payments.>", "$JS.API.>"):
+        for subject in (
+            ">",
+            "facts.>",
+            "facts.payments",
+            "stored.ledger",
+            "_INBOX.>",
+            "_INBOX.payments.>",
+            "$JS.API.>",
+        ):
             assert await risk.is_refused(risk.client.subscribe(subject)), subject
         context = risk.client.jetstream(timeout=0.5)
+        push = ConsumerConfig(durable_name="risk", deliver_subject="facts.ledger")
         for what in (
             context.delete_stream("facts-risk"),
             context.purge_stream("facts-risk"),
-            context.update_stream(StreamConfig(name="facts-risk", subjects=["facts.risk"], max_msgs=1)),
             context.streams_info(),
             context.add_stream(StreamConfig(name="mine", subjects=["mine"])),
             context.get_msg("facts-payments", 1),
+            context.add_consumer("facts-payments", push),
+            context.add_consumer("facts-risk", push),
         ):
             assert await risk.is_refused(what)
 
 
+async def test_a_stream_is_no_way_around_the_permissions(bus: str) -> None:
+    """The server copies (`sources`) and republishes with its own rights: who may change a stream may forge and read."""
+    async with connected(bus, "payments", "risk") as (payments, risk):
+        await own_stream(payments)
+        await own_stream(risk)
+        forging = {
+            "name": "facts-risk",
+            "subjects": ["facts.risk"],
+            "sources": [{"name": "facts-payments"}],
+            "republish": {"src": "facts.risk", "dest": "facts.payments"},
+        }
+        wish = json.dumps(forging).encode()
+        assert await risk.is_refused(risk.client.publish("$JS.API.STREAM.UPDATE.facts-risk", wish))
+        answer = json.loads((await risk.client.request("$JS.API.STREAM.CREATE.facts-risk", wish, timeout=10)).data)
+        assert "error" in answer, "it is there already, as the relay made it"
+        await streams.publish(Bus(risk.client, "risk"), "risk", 1, [b"{}"], expected=0)
+        assert (await streams.tail(Bus(payments.client, "payments"), "payments")).last == 0
+
+
 async def test_everyone_hears_what_identity_revokes(bus: str) -> None:
     async with connected(bus, "identity", *(name for name in CHARTERS if name != "identity")) as (identity, *others):
-        heard = [await service.client.subscribe(rendered.REVOCATIONS) for service in others]
+        heard = [await service.client.subscribe(REVOCATIONS) for service in others]
         for service in others:
             await service.client.flush()
-        await identity.client.publish(rendered.REVOCATIONS, b"revoked")
+        await identity.client.publish(REVOCATIONS, b"revoked")
         await identity.client.flush()
         for subscription in heard:
             assert (await subscription.next_msg(timeout=10)).data == b"revoked"
-        assert await others[0].is_refused(others[0].client.publish(rendered.REVOCATIONS, b"forged"))
+        assert await others[0].is_refused(others[0].client.publish(REVOCATIONS, b"forged"))
 
 
 @pytest.mark.parametrize("name", list(CHARTERS))

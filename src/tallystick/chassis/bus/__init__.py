@@ -22,8 +22,10 @@ class Permissions:
 
 
 def permissions(service: str, sources: Iterable[str], *, issues_revocations: bool = False) -> Permissions:
-    """What the bus of `service` needs that takes facts from `sources`: its own stream whole, the others' to read, nothing else.
+    """What the bus of `service` needs that takes facts from `sources`: its own stream, the others' to read, nothing else.
 
+    A service makes its stream and can't change it: a stream's settings may copy another's content into it (`sources`)
+    and publish its own under another's subject (`republish`), and the server does both with its own rights.
     Everyone hears of revocations; who issues them says so.
     """
     own = f"facts-{service}"
@@ -31,7 +33,6 @@ def permissions(service: str, sources: Iterable[str], *, issues_revocations: boo
         f"facts.{service}",
         f"stored.{service}",
         f"$JS.API.STREAM.CREATE.{own}",
-        f"$JS.API.STREAM.UPDATE.{own}",
         f"$JS.API.STREAM.INFO.{own}",
         f"$JS.API.DIRECT.GET.{own}",
     ]

@@ -17,6 +17,7 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.js import api
 
+from tallystick.chassis import telemetry
 from tallystick.chassis.bus.connection import Bus, BusUnavailable
 
 _NAME_IN_USE: Final = 10058
@@ -81,7 +82,10 @@ def encode(service: str, first: int, facts: Sequence[bytes]) -> bytes:
 
 
 async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
-    """Create the stream, or give it these settings. Raises BusUnavailable."""
+    """Create the stream if it is not there. Raises BusUnavailable.
+
+    One that has other settings stays as it is: to change them is the operator's (see `chassis.bus.permissions`).
+    """
     config: dict[str, Any] = {
         "name": name(service),
         "subjects": [subject(service)],
@@ -99,7 +103,8 @@ async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
     }
     answer = await _api(bus, f"$JS.API.STREAM.CREATE.{name(service)}", config)
     if answer.get("error", {}).get("err_code") == _NAME_IN_USE:
-        answer = await _api(bus, f"$JS.API.STREAM.UPDATE.{name(service)}", config)
+        telemetry.log.warning("bus.stream_has_other_settings", stream=name(service))
+        return
     if "error" in answer:
         raise _refused(answer)
 
