@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -169,26 +170,37 @@ def test_verifier_keys_round_trip_and_are_checked() -> None:
             VerifierKey.parse(bad)
 
 
-def a_receipt(count: int = 300, index: int = 77) -> tuple[str, bytes]:
-    leaves = [receipt.leaf("ledger", i + 1, b'{"id":"fct_%d","type":"x"}' % i) for i in range(count)]
-    tree = Tree(leaves)
+def a_fact(i: int) -> bytes:
+    return b'{"id":"fct_%d","type":"x"}' % i
+
+
+def a_receipt(count: int = 300, index: int = 77) -> str:
+    tree = Tree([receipt.leaf("ledger", i + 1, sha256(a_fact(i)).digest()) for i in range(count)])
     signed = note.sign(Checkpoint(NAME, count, tree.frontier.root()).text(), NAME, KEY)
-    return receipt.write(index, merkle.prove_inclusion(tree.read, index, count), signed, leaves[index]), leaves[index]
+    proof = merkle.prove_inclusion(tree.read, index, count)
+    return receipt.write(index, proof, signed, service="ledger", seq=index + 1, fact=a_fact(index))
 
 
 def test_a_receipt_is_verified_offline() -> None:
-    text, leaf = a_receipt()
-    found = receipt.verify_receipt(text, VERIFIER, fact="fct_77")
-    assert (found.index, found.service, found.seq, found.leaf) == (77, "ledger", 78, leaf)
+    found = receipt.verify_receipt(a_receipt(), VERIFIER, fact="fct_77")
+    assert (found.index, found.service, found.seq) == (77, "ledger", 78)
     assert found.fact == {"id": "fct_77", "type": "x"}
 
 
 def test_a_bent_receipt_is_refused_whatever_is_bent() -> None:
-    text, leaf = a_receipt()
-    other = base64.b64encode(leaf.replace(b"fct_77", b"fct_78")).decode()
+    text = a_receipt()
     lines = text.split("\n")
+    extra = base64.b64decode(lines[1].removeprefix("extra "))
+
+    def with_extra(other: bytes) -> str:
+        return text.replace(lines[1], "extra " + base64.b64encode(other).decode())
+
     for bad in [
-        text.replace(base64.b64encode(leaf).decode(), other),
+        with_extra(extra.replace(b"fct_77", b"fct_78")),
+        with_extra(extra.replace(b"ledger", b"vault")),
+        with_extra(extra.replace(b'"seq":78', b'"seq":79')),
+        with_extra(extra.replace(b"ledger", b'x\\",')),
+        with_extra(b"{}"),
         text.replace("index 77", "index 78"),
         "\n".join([*lines[:3], *lines[4:]]),
         text.replace("tlog-proof@v1", "tlog-proof@v2"),

@@ -6,6 +6,7 @@ and has no way to the wire. A class is a *type* of problem and its URL is stable
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 DOCS = "https://tallystick.dev/problems"
@@ -134,3 +135,34 @@ class StorageFull(Problem):
         507,
         True,
     )
+
+
+def decode(document: Mapping[str, Any], known: Iterable[type[Problem]] = ()) -> Problem:
+    """The problem that another service's document says: of its own class if that is `known` or a common one, otherwise
+    Upstream, whose context holds the document's type and status.
+    """
+    url = document.get("type")
+    for kind in (*known, *COMMON):
+        if kind.type_url() == url:
+            detail = document.get("detail")
+            extensions = {k: v for k, v in document.items() if k not in RESERVED and k.isidentifier()}
+            problem = kind(detail if isinstance(detail, str) else "")
+            problem.extensions = extensions
+            return problem
+    return Upstream(context={"type": str(url)[:200], "status": document.get("status")})
+
+
+#: Problems that any service may answer with and every client understands.
+COMMON: tuple[type[Problem], ...] = (
+    InvalidRequest,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    Conflict,
+    Unprocessable,
+    RateLimited,
+    Unavailable,
+    Overloaded,
+    StorageFull,
+    DeadlineExceeded,
+)

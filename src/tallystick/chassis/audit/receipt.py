@@ -1,25 +1,27 @@
 """Receipts: the proof that a fact is in the log, to be checked by anybody, offline (C2SP tlog-proof).
 
-A receipt needs the leaf itself and the log's public key. The `extra` line carries the leaf, so that one file is enough:
-nobody has to believe it, because its hash is what is proved.
+The log's entry is a commitment: the service, the number that it gave to the fact, and the SHA-256 of the fact's bytes. So the
+log can be read by everybody without telling anybody's business, and a fact that must be erased leaves a hash that nobody can
+guess back, because a fact holds an id of 74 random bits. The receipt's `extra` line carries the fact itself: nobody has to
+believe it, because its hash is what is proved.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
-from tallystick.chassis.audit.merkle import ProofError, check_inclusion, leaf_hash
-from tallystick.chassis.audit.note import Checkpoint, NoteError, VerifierKey, decimal, verify_checkpoint
+from tallystick.chassis.audit.merkle import check_inclusion, leaf_hash
+from tallystick.chassis.audit.note import Checkpoint, VerifierKey, decimal, verify_checkpoint
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
-#: An entry's length is written in two bytes (tlog-tiles).
-MAX_LEAF: Final = 65_535
 MAX_RECEIPT: Final = 256 * 1024
 
 
@@ -29,30 +31,36 @@ class ReceiptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A verified receipt: entry `index` of the log whose checkpoint this is, and what it says."""
+    """A verified receipt: entry `index` of the log whose checkpoint this is, and the fact that it proves."""
 
     index: int
     checkpoint: Checkpoint
-    leaf: bytes
     service: str
     seq: int
     fact: dict[str, Any]
 
 
-class _Leaf(msgspec.Struct, forbid_unknown_fields=True):
+class _Extra(msgspec.Struct, forbid_unknown_fields=True):
     service: str
     seq: int
     fact: msgspec.Raw
 
 
-def leaf(service: str, seq: int, raw_fact: bytes) -> bytes:
-    """The log's entry for a service's fact number `seq`: the fact's own bytes, as its outbox wrote them."""
-    return b'{"service":"%s","seq":%d,"fact":%s}' % (service.encode(), seq, raw_fact)
+_SERVICE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
-def write(index: int, proof: Sequence[bytes], checkpoint: str, entry: bytes) -> str:
-    """The text of a receipt: `<name>.tlog-proof`."""
-    lines = [HEADER, f"extra {base64.b64encode(entry).decode()}", f"index {index}"]
+def leaf(service: str, seq: int, digest: bytes) -> bytes:
+    """The log's entry for a service's fact number `seq`; `digest` is the SHA-256 of the fact's bytes."""
+    if not _SERVICE.fullmatch(service) or seq < 1 or len(digest) != 32:
+        msg = "an entry needs a service's name, a number from 1 and a SHA-256"
+        raise ValueError(msg)
+    return b'{"service":"%s","seq":%d,"sha256":"%s"}' % (service.encode(), seq, digest.hex().encode())
+
+
+def write(index: int, proof: Sequence[bytes], checkpoint: str, *, service: str, seq: int, fact: bytes) -> str:
+    """The text of a receipt, `<name>.tlog-proof`; `fact` is the fact's own bytes, as its outbox wrote them."""
+    extra = b'{"service":"%s","seq":%d,"fact":%s}' % (service.encode(), seq, fact)
+    lines = [HEADER, f"extra {base64.b64encode(extra).decode()}", f"index {index}"]
     lines += [base64.b64encode(each).decode() for each in proof]
     return "\n".join(lines) + "\n\n" + checkpoint
 
@@ -66,17 +74,17 @@ def verify_receipt(text: str, key: VerifierKey, *, fact: str | None = None) -> R
     if not separator or lines[0] != HEADER or len(lines) < 3:
         raise ReceiptError(f"a receipt begins with {HEADER}, has an index, and a checkpoint after an empty line")
     if not lines[1].startswith("extra ") or not lines[2].startswith("index "):
-        raise ReceiptError("a receipt of this platform has an extra line with the entry, and an index")
+        raise ReceiptError("a receipt of this platform has an extra line with the fact, and an index")
     try:
-        entry = base64.b64decode(lines[1].removeprefix("extra "), validate=True)
+        said = msgspec.json.decode(base64.b64decode(lines[1].removeprefix("extra "), validate=True), type=_Extra)
+        entry = leaf(said.service, said.seq, sha256(said.fact).digest())
         proof = [base64.b64decode(line, validate=True) for line in lines[3:]]
         index = decimal(lines[2].removeprefix("index "))
         checkpoint = verify_checkpoint(note, key)
         check_inclusion(index, checkpoint.size, leaf_hash(entry), proof, checkpoint.root)
-        said = msgspec.json.decode(entry, type=_Leaf)
         told = msgspec.json.decode(said.fact, type=dict[str, Any])
-    except (binascii.Error, NoteError, ProofError, msgspec.DecodeError) as error:
+    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
         raise ReceiptError(str(error)) from error
     if fact is not None and told.get("id") != fact:
         raise ReceiptError(f"this is the receipt of {told.get('id')!s:.40}, not of {fact}")
-    return Receipt(index, checkpoint, entry, said.service, said.seq, told)
+    return Receipt(index, checkpoint, said.service, said.seq, told)

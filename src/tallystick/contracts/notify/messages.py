@@ -1,0 +1,71 @@
+"""Webhook endpoints and deliveries as tenants see them, and the webhook itself (Standard Webhooks 1.0)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+EventPattern = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[a-z_]+(\.[a-z_]+)*(\.\*)?)$(?!\n)",
+        max_length=100,
+        description="an event type such as payment.settled, all of a kind such as payment.*, or *",
+    ),
+]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class CreateEndpoint(_Message, frozen=True):
+    """Where to be told, and about what."""
+
+    url: Annotated[str, Meta(min_length=8, max_length=2000)]
+    events: Annotated[list[EventPattern], Meta(min_length=1, max_length=50)]
+    description: Annotated[str, Meta(max_length=200)] = ""
+
+
+class WebhookEndpoint(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """`secret` (`whsec_...`) is in the answer to its creation, and never again."""
+
+    id: str
+    url: str
+    events: list[str]
+    description: str
+    status: Literal["enabled", "disabled"]
+    created_at: str
+    disabled_reason: str | None = None
+    secret: str | None = None
+
+
+class Delivery(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """One event on its way to one endpoint. `attempts` have been made; the next one, if any, is at `next_attempt_at`."""
+
+    id: str
+    event: str
+    type: str
+    status: Literal["pending", "delivered", "failed"]
+    attempts: int
+    created_at: str
+    delivered_at: str | None = None
+    next_attempt_at: str | None = None
+    last_status: int | None = None
+    last_error: str | None = None
+
+
+class PageQuery(_Message, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    after: Annotated[str, Meta(max_length=40)] | None = None
+
+
+class Webhook(msgspec.Struct, frozen=True):
+    """The body that an endpoint gets. `id` is the fact's: the same event is the same id, however often it is sent."""
+
+    id: str
+    type: str
+    timestamp: str
+    data: dict[str, Any]

@@ -1,0 +1,136 @@
+"""Payments and refunds as clients see them, and the facts that payments tells."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.kernel.money import MoneyWire
+
+Status = Literal["received", "authorized", "captured", "settled", "declined", "canceled", "failed", "expired"]
+RefundStatus = Literal["pending", "succeeded", "failed"]
+
+Id = Annotated[str, Meta(max_length=40)]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=500)]], Meta(max_length=50)
+]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
+    pass
+
+
+class CardSource(_Message, frozen=True, tag_field="type", tag="card"):
+    """Pay with the card behind a token of the vault (`tok_...`)."""
+
+    token: Id
+
+
+class AccountSource(_Message, frozen=True, tag_field="type", tag="account"):
+    """Pay from an account of the ledger (`acc_...`): a book transfer."""
+
+    account: Id
+
+
+class Destination(_Message, frozen=True):
+    account: Id
+
+
+class CreatePayment(_Message, frozen=True):
+    amount: MoneyWire
+    source: CardSource | AccountSource
+    destination: Destination
+    capture: Literal["automatic", "manual"] = "automatic"
+    description: Annotated[str, Meta(max_length=500)] | None = None
+    reference: Annotated[str, Meta(max_length=100)] | None = None
+    metadata: Metadata = {}
+
+
+class CapturePayment(_Message, frozen=True):
+    """Without an amount, all of it. What is not captured is released: a payment is captured once."""
+
+    amount: MoneyWire | None = None
+
+
+class CancelPayment(_Message, frozen=True):
+    """Nothing to say."""
+
+
+class RiskView(_Message, frozen=True):
+    """`unscored` when risk did not answer in time and the amount was small enough to go on without it."""
+
+    decision: Literal["allow", "deny", "unscored"]
+    score: int | None
+    reasons: list[str]
+
+
+class LedgerView(_Message, frozen=True):
+    """The ids of the transfers that this payment made, in order: of a hold, its capture or its release; of a post."""
+
+    transfers: list[str]
+
+
+class Decline(_Message, frozen=True):
+    """`code` is stable and machine-readable; `message` may be shown to a payer."""
+
+    code: str
+    message: str
+
+
+class CardView(_Message, frozen=True):
+    brand: str
+    last4: str
+    fingerprint: str
+
+
+class Payment(_Message, frozen=True, kw_only=True):
+    id: str
+    status: Status
+    amount: MoneyWire
+    captured: MoneyWire
+    refunded: MoneyWire
+    source: CardSource | AccountSource
+    destination: Destination
+    capture: Literal["automatic", "manual"]
+    card: CardView | None = None
+    description: str | None = None
+    reference: str | None = None
+    metadata: dict[str, str] = {}
+    risk: RiskView | None = None
+    ledger: LedgerView
+    decline: Decline | None = None
+    disputed: bool = False
+    receipt: str
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class PaymentsQuery(_Message, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    after: Id | None = None
+    status: Status | None = None
+    reference: Annotated[str, Meta(max_length=100)] | None = None
+
+
+class CreateRefund(_Message, frozen=True):
+    """Without an amount, all that was captured and is not refunded yet."""
+
+    payment: Id
+    amount: MoneyWire | None = None
+    reason: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class Refund(_Message, frozen=True, kw_only=True):
+    id: str
+    payment: str
+    status: RefundStatus
+    amount: MoneyWire
+    reason: str | None = None
+    ledger: LedgerView
+    failure: Decline | None = None
+    receipt: str
+    created_at: str
+    updated_at: str

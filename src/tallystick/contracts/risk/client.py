@@ -1,0 +1,57 @@
+"""How payments asks risk: one call for all payments that wait at the moment."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tallystick.chassis.batching import Batcher
+from tallystick.chassis.call import Client
+from tallystick.contracts.risk.messages import MAX_ITEMS, DecideAnswer, DecideBatch, Decision, DecisionRequest
+from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment
+from tallystick.kernel.money import Money, from_money
+from tallystick.kernel.problem import decode
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """One payment to be decided upon, with the transaction token that it is asked under."""
+
+    token: str
+    id: str
+    payment: str
+    amount: Money
+    card: str | None
+    account: str | None
+
+
+class RiskClient:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._batcher: Batcher[Question, Decision] = Batcher(
+            self._flush, max_batch=MAX_ITEMS // 2, concurrency=2, name="risk.decide"
+        )
+
+    async def decide(self, question: Question) -> Decision:
+        """The decision on one payment; the same again for the same id. Raises Upstream or DeadlineExceeded."""
+        return await self._batcher.submit(question)
+
+    async def _flush(self, questions: list[Question]) -> list[Decision | Exception]:
+        tokens: dict[str, int] = {}
+        items = [
+            DecisionRequest(
+                token=tokens.setdefault(q.token, len(tokens)),
+                id=q.id,
+                payment=q.payment,
+                amount=from_money(q.amount),
+                card=q.card,
+                account=q.account,
+            )
+            for q in questions
+        ]
+        answer = await self._client.request(
+            "POST",
+            "/internal/decisions",
+            DecideBatch(list(tokens), items),
+            answer=DecideAnswer,
+            idempotent=True,
+        )
+        return [item.decision or decode(item.problem or {}, (DecisionIsForAnotherPayment,)) for item in answer.items]

@@ -1,0 +1,79 @@
+"""What risk is asked and what it answers. Amounts travel as wire money, cards as their keyed fingerprint only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.kernel.money import MoneyWire
+
+MAX_ITEMS = 512
+
+Text64 = Annotated[str, Meta(max_length=64)]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class DecisionRequest(_Message, frozen=True):
+    """One payment to be decided upon.
+
+    `token` is the index of its transaction token in the batch; `id` (`dec_...`) is made by the caller beforehand, so
+    that asking again gives the stored decision. A card payment names the card's fingerprint, a book transfer the
+    account that pays.
+    """
+
+    token: Annotated[int, Meta(ge=0, lt=MAX_ITEMS)]
+    id: Text64
+    payment: Text64
+    amount: MoneyWire
+    card: Text64 | None = None
+    account: Text64 | None = None
+
+
+class DecideBatch(_Message, frozen=True):
+    tokens: Annotated[list[str], Meta(min_length=1, max_length=MAX_ITEMS)]
+    items: Annotated[list[DecisionRequest], Meta(min_length=1, max_length=MAX_ITEMS)]
+
+
+class Decision(_Message, frozen=True):
+    """`score` is 0 (nothing speaks against it) or more; from 100 on the decision is `deny`. Reasons are names of rules."""
+
+    id: Text64
+    decision: Literal["allow", "deny"]
+    score: int
+    reasons: list[str]
+
+
+class Decided(_Message, frozen=True):
+    """One item's answer: a decision, or a problem document. Another request's bad token is not this one's fault."""
+
+    decision: Decision | None = None
+    problem: dict[str, Any] | None = None
+
+
+class DecideAnswer(_Message, frozen=True):
+    """Answers in the order of the items."""
+
+    items: list[Decided]
+
+
+class ListEntry(_Message, frozen=True):
+    """`value` of a `kind` is always denied or always allowed, for one tenant."""
+
+    tenant: Text64
+    outcome: Literal["deny", "allow"]
+    kind: Literal["card", "account", "client"]
+    value: Annotated[str, Meta(min_length=1, max_length=64)]
+    note: Annotated[str, Meta(max_length=200)] = ""
+
+
+class ListEntries(_Message, frozen=True):
+    data: list[ListEntry]
+
+
+class ListQuery(_Message, frozen=True):
+    tenant: Text64

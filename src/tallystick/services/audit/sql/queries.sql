@@ -1,0 +1,64 @@
+-- name: head_for_update
+-- The tree's head, and with it the right to append until this transaction ends.
+SELECT size, frontier FROM head FOR UPDATE;
+
+-- name: head
+-- The tree's head, to be signed.
+SELECT size, frontier FROM head;
+
+-- name: set_head
+-- The head after appending.
+UPDATE head SET size = $1, frontier = $2;
+
+-- name: insert_entries
+-- Appends commitments with their facts.
+INSERT INTO entry (index, id, tenant, service, seq, digest, fact)
+SELECT $1 + e.place - 1, e.id, e.tenant, $2, e.seq, e.digest, e.fact
+FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::bytea[], $7::bytea[]) WITH ORDINALITY
+    AS e (id, tenant, seq, digest, fact, place);
+
+-- name: extend_tiles
+-- Appends hashes to tiles, making those that are new.
+INSERT INTO tile (level, index, hashes)
+SELECT level, index, hashes FROM unnest($1::int[], $2::bigint[], $3::bytea[]) AS t (level, index, hashes)
+ON CONFLICT (level, index) DO UPDATE SET hashes = tile.hashes || excluded.hashes;
+
+-- name: tile
+-- One tile, as far as it is filled.
+SELECT hashes FROM tile WHERE level = $1 AND index = $2;
+
+-- name: tiles
+-- Several tiles.
+SELECT level, index, hashes FROM tile
+WHERE (level, index) IN (SELECT * FROM unnest($1::int[], $2::bigint[]));
+
+-- name: entries
+-- The commitments of one entry bundle.
+SELECT service, seq, digest FROM entry WHERE index >= $1 AND index < $2 ORDER BY index;
+
+-- name: entry_by_id
+-- Where a fact is in the log, and the fact.
+SELECT index, tenant, service, seq, fact FROM entry WHERE id = $1;
+
+-- name: newest_checkpoint
+-- What was signed last.
+SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1;
+
+-- name: insert_checkpoint
+-- A newly signed head. Two signers of one size sign the same.
+INSERT INTO checkpoint (size, note, signed_at) VALUES ($1, $2, $3) ON CONFLICT (size) DO NOTHING;
+
+-- name: thin_checkpoints
+-- Of checkpoints older than $1, leaves the last one of each minute.
+DELETE FROM checkpoint c
+WHERE signed_at < $1
+  AND EXISTS (SELECT 1 FROM checkpoint n
+              WHERE n.size > c.size AND date_trunc('minute', n.signed_at) = date_trunc('minute', c.signed_at));
+
+-- name: log_key
+-- The log's signing key.
+SELECT public, sealed FROM log_key WHERE name = $1;
+
+-- name: insert_log_key
+-- The first replica's key becomes the log's.
+INSERT INTO log_key (name, public, sealed, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING;

@@ -1,0 +1,96 @@
+"""The log in PostgreSQL. Rows in, bytes and numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from tallystick.chassis.db import Database, Queries, Transaction
+from tallystick.kernel.ids import FactId
+from tallystick.services.audit.model import Append
+
+queries = Queries.load("tallystick.services.audit")
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """Where a fact is in the log. `fact` is None when it was erased."""
+
+    index: int
+    tenant: str
+    service: str
+    seq: int
+    fact: bytes | None
+
+
+class Store:
+    async def head_for_update(self, tx: Transaction) -> tuple[int, bytes]:
+        row = await tx.fetchrow(queries.head_for_update)
+        if row is None:
+            raise RuntimeError("the log has no head: its migration did not run")
+        return row["size"], row["frontier"]
+
+    async def head(self, database: Database) -> tuple[int, bytes]:
+        row = await database.fetchrow(queries.head)
+        if row is None:
+            raise RuntimeError("the log has no head: its migration did not run")
+        return row["size"], row["frontier"]
+
+    async def append(
+        self, tx: Transaction, service: str, change: Append, facts: Sequence[tuple[FactId, str, int, bytes]]
+    ) -> None:
+        """`facts` are (id, tenant, number, bytes), in the order of the change's digests."""
+        await tx.execute(
+            queries.insert_entries,
+            change.first,
+            service,
+            [fact[0] for fact in facts],
+            [fact[1] for fact in facts],
+            [fact[2] for fact in facts],
+            change.digests,
+            [fact[3] for fact in facts],
+        )
+        keys = sorted(change.tiles)
+        await tx.execute(
+            queries.extend_tiles,
+            [level for level, _ in keys],
+            [index for _, index in keys],
+            [change.tiles[key] for key in keys],
+        )
+        await tx.execute(queries.set_head, change.size, change.frontier)
+
+    async def tile(self, database: Database, level: int, index: int) -> bytes | None:
+        found: bytes | None = await database.fetchval(queries.tile, level, index)
+        return found
+
+    async def tiles(self, database: Database, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        rows = await database.fetch(queries.tiles, [level for level, _ in keys], [index for _, index in keys])
+        return {(row["level"], row["index"]): row["hashes"] for row in rows}
+
+    async def entries(self, database: Database, first: int, end: int) -> list[tuple[str, int, bytes]]:
+        rows = await database.fetch(queries.entries, first, end)
+        return [(row["service"], row["seq"], row["digest"]) for row in rows]
+
+    async def recorded(self, database: Database, fact: FactId) -> Recorded | None:
+        row = await database.fetchrow(queries.entry_by_id, fact)
+        if row is None:
+            return None
+        return Recorded(row["index"], row["tenant"], row["service"], row["seq"], row["fact"])
+
+    async def newest_checkpoint(self, database: Database) -> tuple[int, str] | None:
+        row = await database.fetchrow(queries.newest_checkpoint)
+        return None if row is None else (row["size"], row["note"])
+
+    async def insert_checkpoint(self, database: Database, size: int, note: str, now: datetime) -> None:
+        await database.execute(queries.insert_checkpoint, size, note, now)
+
+    async def thin_checkpoints(self, database: Database, before: datetime) -> None:
+        await database.execute(queries.thin_checkpoints, before)
+
+    async def log_key(self, database: Database, name: str) -> tuple[bytes, bytes] | None:
+        row = await database.fetchrow(queries.log_key, name)
+        return None if row is None else (row["public"], row["sealed"])
+
+    async def insert_log_key(self, database: Database, name: str, public: bytes, sealed: bytes, now: datetime) -> None:
+        await database.execute(queries.insert_log_key, name, public, sealed, now)

@@ -1,0 +1,34 @@
+"""All else that arrives at audit: every service's facts, and the clock that signs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tallystick.chassis.app import Schedule
+from tallystick.chassis.bus import Delivered, Subscription
+from tallystick.chassis.db import Transaction
+from tallystick.services.audit.service import Log
+
+#: The services whose facts are recorded: all of them. A test holds this against the charter.
+SOURCES = ("identity", "ledger", "notify", "payments", "risk", "vault")
+
+
+async def record(log: Log, tx: Transaction, facts: list[Delivered]) -> None:
+    await log.record(tx, facts[0].service, [(f.fact.id, f.fact.tenant, f.seq, f.raw) for f in facts])
+
+
+async def sign(log: Log) -> None:
+    await log.sign()
+
+
+async def thin(log: Log) -> None:
+    await log.thin()
+
+
+#: A log with a hole proves nothing: it does not begin where a source's first facts are gone.
+SUBSCRIPTIONS = tuple(Subscription(source=source, types=("*",), handle=record, complete=True) for source in SOURCES)
+
+SCHEDULES = (
+    Schedule(name="audit.sign", every=timedelta(milliseconds=200), run=sign),
+    Schedule(name="audit.thin", every=timedelta(minutes=10), run=thin),
+)

@@ -1,0 +1,135 @@
+"""All that arrives at notify by HTTP: endpoints and their deliveries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tallystick.chassis.web import Endpoint, Page, Reply, Request
+from tallystick.contracts.notify import messages as wire
+from tallystick.contracts.notify.problems import (
+    DeliveryNotFound,
+    InvalidUrl,
+    TooManyEndpoints,
+    WebhookEndpointNotFound,
+)
+from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
+from tallystick.services.notify import model
+from tallystick.services.notify.service import Notify
+
+
+async def create(notify: Notify, request: Request[wire.CreateEndpoint]) -> Reply[wire.WebhookEndpoint]:
+    subject, body = request.subject, request.body
+    endpoint, secret = await notify.create_endpoint(
+        subject.tenant, subject.client_id, body.url, body.events, body.description
+    )
+    return Reply(_endpoint(endpoint, secret))
+
+
+async def list_(notify: Notify, request: Request[None, wire.PageQuery]) -> Reply[Page[wire.WebhookEndpoint]]:
+    query = request.query
+    after = None if query.after is None else ids.webhook_endpoints.parse(query.after)
+    found = await notify.endpoints(request.subject.tenant, after, query.limit + 1)
+    page = [_endpoint(each) for each in found[: query.limit]]
+    more = len(found) > query.limit
+    return Reply(Page(data=page, has_more=more, next=page[-1].id if more else None))
+
+
+async def get(notify: Notify, request: Request) -> Reply[wire.WebhookEndpoint]:
+    return Reply(_endpoint(await notify.endpoint(request.subject.tenant, _id(request))))
+
+
+async def delete(notify: Notify, request: Request) -> Reply[None]:
+    await notify.delete_endpoint(request.subject.tenant, request.subject.client_id, _id(request))
+    return Reply(None, status=204)
+
+
+async def enable(notify: Notify, request: Request) -> Reply[wire.WebhookEndpoint]:
+    subject = request.subject
+    return Reply(_endpoint(await notify.enable_endpoint(subject.tenant, subject.client_id, _id(request))))
+
+
+async def deliveries(notify: Notify, request: Request[None, wire.PageQuery]) -> Reply[Page[wire.Delivery]]:
+    query = request.query
+    after = None if query.after is None else ids.deliveries.parse(query.after)
+    found = await notify.deliveries(request.subject.tenant, _id(request), after, query.limit + 1)
+    page = [_delivery(each) for each in found[: query.limit]]
+    more = len(found) > query.limit
+    return Reply(Page(data=page, has_more=more, next=page[-1].id if more else None))
+
+
+async def replay(notify: Notify, request: Request) -> Reply[wire.Delivery]:
+    delivery = ids.deliveries.parse(request.path["delivery"])
+    return Reply(_delivery(await notify.replay(request.subject.tenant, _id(request), delivery)), status=202)
+
+
+def _id(request: Request[Any, Any]) -> ids.EndpointId:
+    return ids.webhook_endpoints.parse(request.path["id"])
+
+
+def _endpoint(e: model.Endpoint, secret: str | None = None) -> wire.WebhookEndpoint:
+    return wire.WebhookEndpoint(
+        id=ids.webhook_endpoints.text(e.id),
+        url=e.url,
+        events=list(e.events),
+        description=e.description,
+        status="enabled" if e.disabled_reason is None else "disabled",
+        created_at=rfc3339(e.created_at),
+        disabled_reason=e.disabled_reason,
+        secret=secret,
+    )
+
+
+def _delivery(d: model.Delivery) -> wire.Delivery:
+    return wire.Delivery(
+        id=ids.deliveries.text(d.id),
+        event=ids.facts.text(d.fact),
+        type=d.type,
+        status=d.status,
+        attempts=d.attempts,
+        created_at=rfc3339(d.created_at),
+        delivered_at=None if d.delivered_at is None else rfc3339(d.delivered_at),
+        next_attempt_at=None if d.next_at is None else rfc3339(d.next_at),
+        last_status=d.last_status,
+        last_error=d.last_error,
+    )
+
+
+_NOT_FOUND = (WebhookEndpointNotFound, ids.InvalidId)
+
+ENDPOINTS = (
+    Endpoint(
+        "POST", "/v1/webhook_endpoints", create, scope="webhooks:write", action="writeEndpoint", resource="Endpoint",
+        body=wire.CreateEndpoint, answer=wire.WebhookEndpoint, status=201, rate="write",
+        problems=(InvalidUrl, TooManyEndpoints), summary="Be told about events at a URL of your own",
+    ),
+    Endpoint(
+        "GET", "/v1/webhook_endpoints", list_, scope="webhooks:write", action="readEndpoint", resource="Endpoint",
+        query=wire.PageQuery, answer=Page[wire.WebhookEndpoint], rate="write", problems=(ids.InvalidId,),
+        summary="Webhook endpoints, newest first",
+    ),
+    Endpoint(
+        "GET", "/v1/webhook_endpoints/{id}", get, scope="webhooks:write", action="readEndpoint", resource="Endpoint",
+        answer=wire.WebhookEndpoint, rate="write", problems=_NOT_FOUND, summary="One webhook endpoint",
+    ),
+    Endpoint(
+        "DELETE", "/v1/webhook_endpoints/{id}", delete, scope="webhooks:write", action="writeEndpoint",
+        resource="Endpoint", status=204, rate="write", problems=_NOT_FOUND,
+        summary="Forget a webhook endpoint and what is on its way to it",
+    ),
+    Endpoint(
+        "POST", "/v1/webhook_endpoints/{id}/enable", enable, scope="webhooks:write", action="writeEndpoint",
+        resource="Endpoint", answer=wire.WebhookEndpoint, rate="write", problems=_NOT_FOUND,
+        summary="Send again to an endpoint that was disabled",
+    ),
+    Endpoint(
+        "GET", "/v1/webhook_endpoints/{id}/deliveries", deliveries, scope="webhooks:write", action="readEndpoint",
+        resource="Endpoint", query=wire.PageQuery, answer=Page[wire.Delivery], rate="write", problems=_NOT_FOUND,
+        summary="What was sent to an endpoint, newest first",
+    ),
+    Endpoint(
+        "POST", "/v1/webhook_endpoints/{id}/deliveries/{delivery}/replay", replay, scope="webhooks:write",
+        action="writeEndpoint", resource="Endpoint", answer=wire.Delivery, status=202, rate="write",
+        problems=(*_NOT_FOUND, DeliveryNotFound), summary="Send a delivery again",
+    ),
+)  # fmt: skip

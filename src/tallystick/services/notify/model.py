@@ -1,0 +1,135 @@
+"""Which events go where, how they are signed, and when they are tried again. Pure."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+import msgspec
+from standardwebhooks.webhooks import Webhook as Signer
+from yarl import URL
+
+from tallystick.chassis.egress import blocked, literal
+from tallystick.contracts.notify.messages import Webhook
+from tallystick.contracts.notify.problems import InvalidUrl
+from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
+from tallystick.kernel.ids import DeliveryId, EndpointId, FactId
+
+#: Pauses before the second, third ... attempt (Standard Webhooks 1.0, "retry schedule"); after the last one it has failed.
+SCHEDULE: Final = tuple(timedelta(seconds=s) for s in (5, 60, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400))
+MAX_ATTEMPTS: Final = len(SCHEDULE) + 1
+#: Each pause is made longer by up to this share, so that what failed together does not come back together.
+JITTER: Final = 0.2
+#: An endpoint's own wish (Retry-After) counts up to this.
+MAX_RETRY_AFTER: Final = timedelta(hours=24)
+MAX_ENDPOINTS: Final = 50
+
+Status = Literal["pending", "delivered", "failed"]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    id: EndpointId
+    tenant: str
+    url: str
+    events: tuple[str, ...]
+    description: str
+    sealed_secret: bytes
+    disabled_reason: str | None
+    created_at: datetime
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    id: DeliveryId
+    tenant: str
+    endpoint: EndpointId
+    fact: FactId
+    type: str
+    body: bytes
+    status: Status = "pending"
+    attempts: int = 0
+    created_at: datetime
+    next_at: datetime | None
+    delivered_at: datetime | None = None
+    last_status: int | None = None
+    last_error: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back: an HTTP status, or why there was none. `retry_after` is the endpoint's wish."""
+
+    status: int | None
+    error: str | None = None
+    retry_after: timedelta | None = None
+
+
+def event_type(fact_type: str) -> str:
+    """`payments.payment.settled` is `payment.settled` to the world: a tenant need not know our services."""
+    return fact_type.partition(".")[2]
+
+
+def wants(patterns: Sequence[str], event: str) -> bool:
+    """Whether an endpoint listens to an event."""
+    return any(
+        pattern in ("*", event) or (pattern.endswith(".*") and event.startswith(pattern[:-1])) for pattern in patterns
+    )
+
+
+def body(fact: FactId, event: str, at: datetime, data: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(Webhook(ids.facts.text(fact), event, rfc3339(at), data))
+
+
+def new_secret() -> str:
+    """`whsec_` and 32 random bytes."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def headers(secret: str, delivery: Delivery, now: datetime) -> dict[str, str]:
+    """The headers of one attempt. `webhook-id` stays the same over all attempts: receivers know a repeat by it."""
+    message = ids.facts.text(delivery.fact)
+    return {
+        "webhook-id": message,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Signer(secret).sign(message, now, delivery.body.decode()),
+        "content-type": "application/json",
+    }
+
+
+def check_url(text: str, *, private: bool) -> str:
+    """The URL, normalised. Raises InvalidUrl. Plain http and private addresses only where the operator allows them."""
+    try:
+        url = URL(text)
+        port = url.port
+    except ValueError as error:
+        raise InvalidUrl("this is not a URL") from error
+    host = url.host
+    if url.scheme not in ("https", "http") or host is None or url.user or url.password or url.fragment or port is None:
+        raise InvalidUrl("a webhook URL is https://host[:port]/path, without user and fragment")
+    if private:
+        return str(url)
+    if url.scheme != "https":
+        raise InvalidUrl("webhooks go by https only")
+    if (literal(host) and blocked(host)) or host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        raise InvalidUrl("webhooks go to public addresses only")
+    return str(url)
+
+
+def after(delivery: Delivery, answer: Answer, now: datetime, jitter: float) -> tuple[Delivery, str | None]:
+    """The delivery after an attempt, and why its endpoint is to be disabled, if it is. `jitter` is a random 0 to 1."""
+    attempts = delivery.attempts + 1
+    tried = msgspec.structs.replace(
+        delivery, attempts=attempts, last_status=answer.status, last_error=answer.error, next_at=None
+    )
+    if answer.status is not None and 200 <= answer.status < 300:
+        return msgspec.structs.replace(tried, status="delivered", delivered_at=now), None
+    if answer.status == 410:
+        return msgspec.structs.replace(tried, status="failed"), "the endpoint answered 410 Gone"
+    if attempts >= MAX_ATTEMPTS:
+        return msgspec.structs.replace(tried, status="failed"), None
+    pause = SCHEDULE[attempts - 1] * (1 + JITTER * jitter)
+    if answer.retry_after is not None and answer.status in (429, 502, 503, 504):
+        pause = max(pause, min(answer.retry_after, MAX_RETRY_AFTER))
+    return msgspec.structs.replace(tried, next_at=now + pause), None

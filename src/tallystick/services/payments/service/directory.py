@@ -1,0 +1,93 @@
+"""What payments knows of accounts and cards: facts that never change, asked for once and remembered (bounded)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+from tallystick.chassis.db import Database
+from tallystick.contracts.ledger.client import LedgerClient
+from tallystick.contracts.vault.client import DescribeCall, VaultClient
+from tallystick.contracts.vault.problems import TokenNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.ids import AccountId
+from tallystick.services.payments.model import Card
+from tallystick.services.payments.store import Store
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_REMEMBERED = 50_000
+
+
+class Remembered(Generic[K, V]):
+    """The most recently used of what doesn't change."""
+
+    def __init__(self, limit: int = MAX_REMEMBERED) -> None:
+        self._limit = limit
+        self._items: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._items.get(key)
+        if value is not None:
+            self._items.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._items[key] = value
+        if len(self._items) > self._limit:
+            self._items.popitem(last=False)
+
+
+class Directory:
+    def __init__(self, *, database: Database, store: Store, ledger: LedgerClient, vault: VaultClient) -> None:
+        self._database = database
+        self._store = store
+        self._ledger = ledger
+        self._vault = vault
+        self._currencies: Remembered[tuple[str, AccountId], str] = Remembered()
+        self._cards: Remembered[tuple[str, str], Card] = Remembered()
+        self._clearing: Remembered[tuple[str, str], AccountId] = Remembered()
+
+    async def currency(self, tenant: str, account: AccountId, token: str) -> str | None:
+        """The currency of a tenant's account; None when the tenant has no such account."""
+        key = (tenant, account)
+        known = self._currencies.get(key)
+        if known is None:
+            known = await self._ledger.currency(account, token)
+            if known is not None:
+                self._currencies.put(key, known)
+        return known
+
+    async def card(self, tenant: str, card_token: str, token: str) -> Card:
+        """The card behind a tenant's token. Raises the vault's TokenNotFound or TokenDestroyed. A token that is destroyed
+        later is refused by the vault when it is used.
+        """
+        key = (tenant, card_token)
+        known = self._cards.get(key)
+        if known is None:
+            described = await self._vault.describe(DescribeCall(token=token, id=card_token))
+            if described.card is None:
+                raise TokenNotFound("this token is not of a card")
+            known = Card(described.card.brand, described.card.last4, described.card.fingerprint)
+            self._cards.put(key, known)
+        return known
+
+    async def clearing(self, tenant: str, currency: str, token: str) -> AccountId:
+        """The account that stands for the acquirer. Its id is stored before the ledger is asked to open it, and opening
+        it again is harmless: a crash in between leaves nothing behind.
+        """
+        key = (tenant, currency)
+        known = self._clearing.get(key)
+        if known is None:
+            async with self._database.transaction() as tx:
+                await self._store.insert_clearing(tx, tenant, currency, ids.accounts.new())
+            known = await self._store.clearing(self._database, tenant, currency)
+            if known is None:
+                msg = "a clearing account that was just stored is not there"
+                raise RuntimeError(msg)
+            await self._ledger.open_account(
+                known, name=f"card clearing {currency}", currency=currency, normal_side="debit", token=token
+            )
+            self._clearing.put(key, known)
+        return known

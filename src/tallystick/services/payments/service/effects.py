@@ -1,0 +1,304 @@
+"""What a step does to others: asks risk, posts to the ledger, talks to the acquirer through the vault.
+
+Each effect goes out under an id that is derived from the payment's, so that a second try finds the first one's effect.
+A step either gives the next payment or raises `Postponed`: then nobody knows yet, or nobody can say, and the same step is
+tried again later. A refusal for good is an outcome, not an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.db import Database
+from tallystick.contracts.ledger.client import LedgerClient
+from tallystick.contracts.risk.client import Question, RiskClient
+from tallystick.contracts.vault.client import ForwardCall, VaultClient
+from tallystick.contracts.vault.messages import Forwarded, Outgoing
+from tallystick.contracts.vault.problems import TokenDestroyed, TokenNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import AccountId, PaymentId, RefundId, TransferId
+from tallystick.kernel.money import Money, MoneyWire, from_money
+from tallystick.kernel.problem import Problem
+from tallystick.services.payments import model
+from tallystick.services.payments.model import Payment, Refund, RefundStep, Role, Step
+from tallystick.services.payments.store import Store
+
+
+class Postponed(Exception):
+    """The step can't be done now. `cause` is the problem that stands in the way."""
+
+    def __init__(self, step: str, cause: Problem) -> None:
+        super().__init__(f"{step}: {cause.slug}")
+        self.step = step
+        self.cause = cause
+
+
+class _Decision(msgspec.Struct):
+    """The acquirer's answer to a request of ours."""
+
+    status: str
+    request_id: str = ""
+    code: str = ""
+    message: str = ""
+
+
+#: The refusals of the acquirer as clients see them, by field 39 of ISO 8583.
+DECLINES: Final = {
+    "05": ("card_declined", "The card was declined."),
+    "14": ("invalid_card", "The card number is not valid."),
+    "51": ("insufficient_funds", "The card has insufficient funds."),
+    "54": ("expired_card", "The card has expired."),
+}
+
+#: Refusals of the ledger as clients see them, by its own reasons.
+REFUSALS: Final = {
+    "insufficient_funds": "The account does not hold enough.",
+    "account_closed": "An account that the payment names is closed.",
+    "account_not_found": "An account that the payment names does not exist.",
+    "currency_mismatch": "The payment is not in the account's currency.",
+}
+
+
+class Effects:
+    """`acquirer` is the id of the destination in the vault's allow-list; amounts up to `unscored_limit` minor units go on
+    when risk does not answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        risk: RiskClient,
+        vault: VaultClient,
+        ledger: LedgerClient,
+        clock: Clock,
+        acquirer: str,
+        acquirer_timeout_ms: int,
+        unscored_limit: int,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._risk = risk
+        self._vault = vault
+        self._ledger = ledger
+        self._clock = clock
+        self._acquirer = acquirer
+        self._acquirer_timeout_ms = acquirer_timeout_ms
+        self._unscored_limit = unscored_limit
+
+    async def perform(self, step: Step, p: Payment, token: str) -> Payment:
+        """The payment after `step`. Raises Postponed."""
+        try:
+            with telemetry.span(f"payments.{step.value}"):
+                return await self._PERFORM[step](self, p, token)
+        except Problem as cause:
+            raise Postponed(step.value, cause) from cause
+
+    async def _score(self, p: Payment, token: str) -> Payment:
+        question = Question(
+            token=token,
+            id=ids.decisions.text(model.decision_id(p)),
+            payment=ids.payments.text(p.id),
+            amount=p.money,
+            card=p.card.fingerprint if p.card else None,
+            account=ids.accounts.text(p.source) if p.source else None,
+        )
+        try:
+            decision = await self._risk.decide(question)
+        except Problem as problem:
+            if not problem.retryable:
+                raise
+            telemetry.log.warning("payment.unscored", payment=question.payment, problem=problem.slug)
+            return model.unscored(p, self._unscored_limit)
+        return model.scored(p, model.Risk(decision.decision, decision.score, tuple(decision.reasons)))
+
+    async def _post(self, p: Payment, token: str) -> Payment:
+        source = _given(p.source)
+        refusal = await self._ledger.post(model.transfer_id(p.id, Role.SETTLE), source, p.destination, p.money, token)
+        return model.posted(p) if refusal is None else model.refused_by_ledger(p, refusal, _said(refusal))
+
+    async def _hold(self, p: Payment, token: str) -> Payment:
+        clearing = _given(p.clearing)
+        refusal = await self._ledger.hold(model.transfer_id(p.id, Role.HOLD), clearing, p.destination, p.money, token)
+        return model.held(p) if refusal is None else model.refused_by_ledger(p, refusal, _said(refusal))
+
+    async def _settle(self, p: Payment, token: str) -> Payment:
+        refusal = await self._ledger.capture(
+            model.transfer_id(p.id, Role.SETTLE),
+            model.transfer_id(p.id, Role.HOLD),
+            Money(p.captured, p.currency),
+            token,
+        )
+        self._must("settle", p.id, refusal)
+        return model.settled(p)
+
+    async def _release(self, p: Payment, token: str) -> Payment:
+        refusal = await self._ledger.void(
+            model.transfer_id(p.id, Role.RELEASE), model.transfer_id(p.id, Role.HOLD), token
+        )
+        self._must("release", p.id, refusal)
+        return model.released(p)
+
+    async def _authorize(self, p: Payment, token: str) -> Payment:
+        request_id = _request(p.id, Role.AUTHORIZE)
+        body = {
+            "request_id": request_id,
+            "amount": _wire(p.money),
+            "card": {"number": "{{card.number}}", "exp_month": 0, "exp_year": 0},
+            "merchant": ids.accounts.text(p.destination),
+        }
+        try:
+            decision = await self._ask("/authorizations", body, request_id, token, card=p.token)
+        except (TokenNotFound, TokenDestroyed):
+            return model.refused_by_issuer(p, "token_destroyed", "The stored card was destroyed.")
+        if decision.status != "approved":
+            return model.refused_by_issuer(p, *_declined(decision))
+        return model.authorized(p, request_id, self._clock.now())
+
+    async def _capture(self, p: Payment, token: str) -> Payment:
+        amount = p.intent_amount if p.intent == "capture" else p.amount
+        request_id = _request(p.id, Role.CAPTURE)
+        body = {
+            "request_id": request_id,
+            "authorization": _request(p.id, Role.AUTHORIZE),
+            "amount": _wire(Money(amount, p.currency)),
+        }
+        decision = await self._ask("/captures", body, request_id, token)
+        if decision.status != "approved":
+            return model.capture_refused(p, *_declined(decision))
+        return model.captured(p)
+
+    async def _void(self, p: Payment, token: str) -> Payment:
+        request_id = _request(p.id, Role.VOID)
+        body = {"request_id": request_id, "authorization": _request(p.id, Role.AUTHORIZE)}
+        decision = await self._ask("/voids", body, request_id, token)
+        if decision.status != "approved":
+            telemetry.log.warning("payment.void.refused", payment=ids.payments.text(p.id), code=decision.code)
+        return model.voided(p)
+
+    _PERFORM: Final = {
+        Step.SCORE: _score,
+        Step.POST: _post,
+        Step.HOLD: _hold,
+        Step.AUTHORIZE: _authorize,
+        Step.CAPTURE: _capture,
+        Step.SETTLE: _settle,
+        Step.VOID: _void,
+        Step.RELEASE: _release,
+    }
+
+    async def perform_refund(self, step: RefundStep, r: Refund, token: str) -> Refund:
+        """The refund after `step`. Raises Postponed."""
+        try:
+            with telemetry.span(f"payments.refund.{step.value}"):
+                if step is RefundStep.REVERSE:
+                    return await self._reverse(r, token)
+                if step is RefundStep.REFUND:
+                    return await self._refund(r, token)
+                return await self._restore(r, token)
+        except Problem as cause:
+            raise Postponed(step.value, cause) from cause
+
+    async def _reverse(self, r: Refund, token: str) -> Refund:
+        refusal = await self._ledger.reverse(
+            model.transfer_id(r.id, Role.REVERSE),
+            TransferId(model.derived(r.payment, Role.SETTLE)),
+            Money(r.amount, r.currency),
+            token,
+        )
+        return model.reversed_(r) if refusal is None else model.reversal_refused(r, refusal, _said(refusal))
+
+    async def _refund(self, r: Refund, token: str) -> Refund:
+        request_id = _request(r.id, Role.REFUND)
+        body = {
+            "request_id": request_id,
+            "authorization": _request(r.payment, Role.AUTHORIZE),
+            "amount": _wire(Money(r.amount, r.currency)),
+        }
+        decision = await self._ask("/refunds", body, request_id, token)
+        return model.refunded(r) if decision.status == "approved" else model.refund_refused(r, *_declined(decision))
+
+    async def _restore(self, r: Refund, token: str) -> Refund:
+        """Posts the reversed amount again, from the acquirer's account to the payee's."""
+        p = await self._store.payment_by_id(self._database, r.payment)
+        if p is None or p.clearing is None:
+            msg = f"refund {ids.refunds.text(r.id)} has no card payment"
+            raise RuntimeError(msg)
+        refusal = await self._ledger.post(
+            model.transfer_id(r.id, Role.RESTORE), p.clearing, p.destination, Money(r.amount, r.currency), token
+        )
+        self._must("restore", r.id, refusal)
+        return model.restored(r)
+
+    async def _ask(
+        self, path: str, body: dict[str, Any], request_id: str, token: str, *, card: str | None = None
+    ) -> _Decision:
+        """One request to the acquirer. Anything but a decision is a reason to ask again under the same id."""
+        text = msgspec.json.encode(body).decode()
+        if card is not None:
+            text = text.replace(
+                '"exp_month":0,"exp_year":0', '"exp_month":{{card.exp_month}},"exp_year":{{card.exp_year}}'
+            )
+        answer = await self._vault.forward(
+            ForwardCall(
+                token=token,
+                destination=self._acquirer,
+                request=Outgoing("POST", path, text),
+                request_id=request_id,
+                timeout_ms=self._acquirer_timeout_ms,
+                card_token=card,
+            )
+        )
+        return _decided(answer)
+
+    @staticmethod
+    def _must(step: str, effect: PaymentId | RefundId, refusal: str | None) -> None:
+        """These can't be refused unless the ledger and we disagree: that needs a person, and the payment waits."""
+        if refusal is not None:
+            telemetry.log.error("payment.ledger.disagrees", step=step, effect=str(effect), reason=refusal)
+            raise LedgerDisagrees(f"the ledger refuses to {step}: {refusal}")
+
+
+class LedgerDisagrees(Problem):
+    slug, title, status = "ledger-disagrees", "The ledger refuses what payments knows to be due", 500
+
+
+class AcquirerNotUnderstood(Problem):
+    slug, title, status, retryable = "acquirer-not-understood", "The acquirer's answer makes no sense", 502, True
+
+
+def _decided(answer: Forwarded) -> _Decision:
+    if answer.status == 200:
+        try:
+            return msgspec.json.decode(answer.body, type=_Decision)
+        except msgspec.DecodeError as error:
+            raise AcquirerNotUnderstood("not a decision") from error
+    raise AcquirerNotUnderstood(f"status {answer.status}", context={"body": answer.body[:200]})
+
+
+def _declined(decision: _Decision) -> tuple[str, str]:
+    return DECLINES.get(decision.code, ("card_declined", "The card was declined."))
+
+
+def _said(reason: str) -> str:
+    return REFUSALS.get(reason, "The ledger refused the transfer.")
+
+
+def _request(parent: PaymentId | RefundId, role: Role) -> str:
+    return ids.rail_requests.text(model.request_id(parent, role))
+
+
+def _wire(money: Money) -> MoneyWire:
+    return from_money(money)
+
+
+def _given(account: AccountId | None) -> AccountId:
+    if account is None:
+        msg = "a payment of this kind has this account"
+        raise RuntimeError(msg)
+    return account

@@ -1,0 +1,188 @@
+"""What payments writes down: intent before effect, effect before answer. Requests that wait are written together.
+
+T1 (`open`): the idempotency claim, the payment as received, the fact. T2 (`close`): the payment at rest, the answer that is
+owed, the fact. Both are one statement each for all payments of a batch, and one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from tallystick.chassis import idempotency
+from tallystick.chassis.batching import Batcher
+from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.idempotency import Answer, Digest, Entry, Outcome
+from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.kernel import ids
+from tallystick.kernel.ids import TransferId
+from tallystick.services.payments import model
+from tallystick.services.payments.model import Payment, Refund
+from tallystick.services.payments.store import Store
+
+#: An answer is stored under a key that was claimed with its input's digest; nobody compares it again.
+_ANSWERED = Digest(b"", b"")
+
+#: Turns a payment or a refund into the bytes of its answer, and the status that goes with them.
+Render = Callable[[Payment], bytes]
+RenderRefund = Callable[[Refund], bytes]
+
+#: Statuses of the answers that requests are owed, by their idempotency route.
+CREATED = 201
+
+
+class Opening(msgspec.Struct, frozen=True):
+    entry: Entry
+    payment: Payment
+
+
+class Closing(msgspec.Struct, frozen=True):
+    """`answer` is what the waiting request is owed, if one waits and the payment has come to rest."""
+
+    payment: Payment
+    answer: Answer | None
+    fact: Fact | None
+
+
+class Journal:
+    def __init__(
+        self, *, database: Database, store: Store, outbox: Outbox, render: Render, render_refund: RenderRefund
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._outbox = outbox
+        self._render = render
+        self._render_refund = render_refund
+        self._open: Batcher[Opening, Outcome] = Batcher(self._flush_open, max_batch=128, name="payments.open")
+        self._close: Batcher[Closing, bool] = Batcher(self._flush_close, max_batch=128, name="payments.close")
+
+    async def open(self, entry: Entry, payment: Payment) -> Outcome:
+        """T1. Only after `Fresh` is the payment in the store."""
+        return await self._open.submit(Opening(entry, payment))
+
+    async def close(self, payment: Payment, *, resting: bool) -> tuple[Payment, bytes] | None:
+        """T2: the payment as stored and its representation, or None when somebody else has gone on with it meanwhile."""
+        waiting = payment.waiting
+        fact = payment_fact(payment) if resting else None
+        if fact is not None:
+            payment = msgspec.structs.replace(payment, receipt=fact.id)
+        stored = msgspec.structs.replace(payment, waiting=None) if resting else payment
+        body = self._render(msgspec.structs.replace(stored, version=stored.version + 1))
+        answer = None
+        if resting and waiting is not None:
+            entry = Entry(payment.tenant, payment.client_id, waiting.route, waiting.key, _ANSWERED)
+            answer = Answer(entry, CREATED if waiting.route == CREATE_ROUTE else 200, body)
+        saved = await self._close.submit(Closing(stored, answer, fact))
+        return (msgspec.structs.replace(stored, version=stored.version + 1), body) if saved else None
+
+    async def _flush_open(self, openings: list[Opening]) -> list[Outcome | Exception]:
+        async with self._database.transaction() as tx:
+            outcomes = await idempotency.claim(
+                tx, [o.entry for o in openings], resource=[o.payment.id for o in openings]
+            )
+            fresh = [
+                o.payment
+                for o, outcome in zip(openings, outcomes, strict=True)
+                if isinstance(outcome, idempotency.Fresh)
+            ]
+            if fresh:
+                await self._store.insert(tx, fresh)
+                await self._outbox.append(tx, [payment_fact(p, p.receipt) for p in fresh])
+        return list(outcomes)
+
+    async def _flush_close(self, closings: list[Closing]) -> list[bool | Exception]:
+        async with self._database.transaction() as tx:
+            saved = await self._store.save(tx, [c.payment for c in closings])
+            kept = [c for c in closings if c.payment.id in saved]
+            if answers := [c.answer for c in kept if c.answer is not None]:
+                await idempotency.complete(tx, answers)
+            if facts := [c.fact for c in kept if c.fact is not None]:
+                await self._outbox.append(tx, facts)
+        return [c.payment.id in saved for c in closings]
+
+    async def intend(self, tx: Transaction, payment: Payment) -> Payment:
+        """Stores an intent on a payment that this transaction has locked."""
+        await self._store.save(tx, [payment])
+        return msgspec.structs.replace(payment, version=payment.version + 1)
+
+    async def tell(self, tx: Transaction, fact: Fact) -> None:
+        await self._outbox.append(tx, [fact])
+
+    async def close_refund(self, refund: Refund, *, resting: bool) -> tuple[Refund, bytes] | None:
+        """T2 of a refund: the refund, what it means for its payment, the answer that is owed, the fact."""
+        waiting = refund.waiting
+        fact = refund_fact(refund) if resting else None
+        if fact is not None:
+            refund = msgspec.structs.replace(refund, receipt=fact.id)
+        stored = msgspec.structs.replace(refund, waiting=None) if resting else refund
+        body = self._render_refund(stored)
+        async with self._database.transaction() as tx:
+            if not await self._store.save_refund(tx, stored):
+                return None
+            if fact is not None:
+                await self._store.settle_refund(tx, stored)
+                await self._outbox.append(tx, [fact])
+                if waiting is not None:
+                    entry = Entry(refund.tenant, refund.client_id, waiting.route, waiting.key, _ANSWERED)
+                    await idempotency.complete(tx, [Answer(entry, CREATED, body)])
+        return msgspec.structs.replace(stored, version=stored.version + 1), body
+
+
+#: The idempotency route of a new payment, whose answer is 201.
+CREATE_ROUTE = "POST /v1/payments"
+
+
+def payment_fact(p: Payment, fact: ids.FactId | None = None) -> Fact:
+    """What is told of a payment: ids, amounts and states; nothing that a payer wrote."""
+    return Fact(
+        id=fact or ids.facts.new(),
+        type=f"payments.payment.{p.status}",
+        tenant=p.tenant,
+        actor=p.client_id,
+        resource=ids.payments.text(p.id),
+        at=p.updated_at,
+        trace=p.trace or None,
+        data={
+            "id": ids.payments.text(p.id),
+            "status": p.status,
+            "amount": str(p.amount),
+            "captured": str(p.captured),
+            "refunded": str(p.refunded),
+            "currency": p.currency,
+            "token": p.token,
+            "source": ids.accounts.text(p.source) if p.source else None,
+            "destination": ids.accounts.text(p.destination),
+            "card": p.card.fingerprint if p.card else None,
+            "risk": [p.risk.decision, p.risk.score, list(p.risk.reasons)] if p.risk else None,
+            "decline": p.decline.code if p.decline else None,
+            "declined_by": p.decline.by if p.decline else None,
+            "disputed": p.disputed,
+            "transfers": _transfers(model.transfers(p)),
+        },
+    )
+
+
+def refund_fact(r: Refund, fact: ids.FactId | None = None) -> Fact:
+    return Fact(
+        id=fact or ids.facts.new(),
+        type=f"payments.refund.{'created' if r.status == 'pending' else r.status}",
+        tenant=r.tenant,
+        actor=r.client_id,
+        resource=ids.refunds.text(r.id),
+        at=r.updated_at,
+        trace=r.trace or None,
+        data={
+            "id": ids.refunds.text(r.id),
+            "payment": ids.payments.text(r.payment),
+            "status": r.status,
+            "amount": str(r.amount),
+            "currency": r.currency,
+            "failure": r.failure.code if r.failure else None,
+            "transfers": _transfers(model.refund_transfers(r)),
+        },
+    )
+
+
+def _transfers(found: list[TransferId]) -> list[str]:
+    return [ids.transfers.text(t) for t in found]

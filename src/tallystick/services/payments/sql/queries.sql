@@ -1,0 +1,106 @@
+-- name: insert_payments
+-- Payments as they are received: many requests, one statement.
+INSERT INTO payment (id, tenant, client_id, status, amount, currency, token, source, destination, clearing, capture, card,
+                     description, reference, metadata, waiting_route, waiting_key, receipt, trace, created_at, updated_at,
+                     resume_at)
+SELECT id, tenant, client_id, 'received', amount, currency, token, source, destination, clearing, capture, card,
+       description, reference, metadata, waiting_route, waiting_key, receipt, trace, at, at, resume_at
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[], $8::uuid[], $9::uuid[],
+            $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::uuid[],
+            $18::text[], $19::timestamptz[], $20::timestamptz[])
+    AS p (id, tenant, client_id, amount, currency, token, source, destination, clearing, capture, card, description,
+          reference, metadata, waiting_route, waiting_key, receipt, trace, at, resume_at);
+
+-- name: save_payments
+-- Payments as they are after a step, each only if nobody has changed it since it was read. Returns those that were saved.
+UPDATE payment
+SET status = p.status, captured = p.captured, refunded = p.refunded, refunding = p.refunding,
+    risk_decision = p.risk_decision, risk_score = p.risk_score, risk_reasons = p.risk_reasons, held = p.held,
+    released = p.released, acquirer_id = p.acquirer_id, intent = p.intent, intent_amount = p.intent_amount,
+    decline_code = p.decline_code, decline_text = p.decline_text, declined_by = p.declined_by, disputed = p.disputed,
+    waiting_route = p.waiting_route, waiting_key = p.waiting_key, receipt = p.receipt, updated_at = p.updated_at,
+    expires_at = p.expires_at, resume_at = p.resume_at, attempts = p.attempts, version = payment.version + 1
+FROM unnest($1::uuid[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::int[], $9::text[],
+            $10::bool[], $11::bool[], $12::text[], $13::text[], $14::bigint[], $15::text[], $16::text[], $17::text[],
+            $18::bool[], $19::text[], $20::text[], $21::uuid[], $22::timestamptz[], $23::timestamptz[],
+            $24::timestamptz[], $25::int[])
+    AS p (id, version, status, captured, refunded, refunding, risk_decision, risk_score, risk_reasons, held, released,
+          acquirer_id, intent, intent_amount, decline_code, decline_text, declined_by, disputed, waiting_route,
+          waiting_key, receipt, updated_at, expires_at, resume_at, attempts)
+WHERE payment.id = p.id AND payment.version = p.version
+RETURNING payment.id;
+
+-- name: payment
+-- One payment of a tenant.
+SELECT * FROM payment WHERE id = $1 AND tenant = $2;
+
+-- name: payment_for_update
+-- One payment of a tenant, kept from others until the transaction ends.
+SELECT * FROM payment WHERE id = $1 AND tenant = $2 FOR UPDATE;
+
+-- name: payment_by_id
+-- One payment whose tenant is known from elsewhere (a refund of it, the worker).
+SELECT * FROM payment WHERE id = $1;
+
+-- name: payments
+-- A page of a tenant's payments, newest first, before the cursor.
+SELECT * FROM payment
+WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR status = $3)
+  AND ($4::text IS NULL OR reference = $4)
+ORDER BY tenant, id DESC
+LIMIT $5;
+
+-- name: take_up_payments
+-- Payments that are due, leased to whoever asks: nobody else gets them until the lease ends, and whoever had them before
+-- can't save any more.
+UPDATE payment SET resume_at = $2, version = version + 1
+WHERE id IN (SELECT id FROM payment WHERE resume_at <= $1 ORDER BY resume_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING *;
+
+-- name: insert_refund
+-- A refund as it is requested; its payment is locked and has set the amount aside.
+INSERT INTO refund (id, payment, tenant, client_id, status, amount, currency, reason, by_card, waiting_route, waiting_key,
+                    receipt, trace, created_at, updated_at, resume_at)
+VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $14);
+
+-- name: save_refund
+-- A refund as it is after a step, only if nobody has changed it since it was read.
+UPDATE refund
+SET status = $3, reversed = $4, restored = $5, failure_code = $6, failure_text = $7, failed_by = $8, waiting_route = $9,
+    waiting_key = $10, receipt = $11, updated_at = $12, resume_at = $13, attempts = $14, version = version + 1
+WHERE id = $1 AND version = $2
+RETURNING id;
+
+-- name: settle_refund
+-- Takes a refund's amount off what is set aside on its payment, and counts it as refunded if it was ($3).
+UPDATE payment
+SET refunding = refunding - $2, refunded = refunded + CASE WHEN $3::bool THEN $2 ELSE 0 END, updated_at = $4,
+    version = version + 1
+WHERE id = $1
+RETURNING id;
+
+-- name: refund
+-- One refund of a tenant.
+SELECT * FROM refund WHERE id = $1 AND tenant = $2;
+
+-- name: take_up_refunds
+-- Refunds that are due, leased as payments are.
+UPDATE refund SET resume_at = $2, version = version + 1
+WHERE id IN (SELECT id FROM refund WHERE resume_at <= $1 ORDER BY resume_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING *;
+
+-- name: clearing
+-- The clearing account of a tenant in a currency, if there is one.
+SELECT account FROM clearing WHERE tenant = $1 AND currency = $2;
+
+-- name: insert_clearing
+-- Keeps the account's id before the ledger is asked to open it; whoever comes second takes the first one's.
+INSERT INTO clearing (tenant, currency, account) VALUES ($1, $2, $3) ON CONFLICT (tenant, currency) DO NOTHING;
+
+-- name: insert_dispute
+-- Remembers a dispute; returns nothing when it was known.
+INSERT INTO dispute (id, payment, created_at) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING RETURNING id;
+
+-- name: mark_disputed
+-- Marks the payment of a new dispute.
+UPDATE payment SET disputed = true, updated_at = $2, version = version + 1 WHERE id = $1 RETURNING *;

@@ -1,0 +1,223 @@
+"""Payments and refunds in PostgreSQL. Rows in, model types out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from tallystick.chassis.db import Database, Queries, Row, Transaction
+from tallystick.kernel.ids import AccountId, PaymentId, RefundId
+from tallystick.services.payments.model import Card, Decline, Payment, Refund, Risk, Waiting
+
+queries = Queries.load("tallystick.services.payments")
+
+_encode = msgspec.json.Encoder().encode
+_card = msgspec.json.Decoder(Card).decode
+_metadata = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class Store:
+    async def insert(self, tx: Transaction, payments: Sequence[Payment]) -> None:
+        await tx.execute(
+            queries.insert_payments,
+            [p.id for p in payments],
+            [p.tenant for p in payments],
+            [p.client_id for p in payments],
+            [p.amount for p in payments],
+            [p.currency for p in payments],
+            [p.token for p in payments],
+            [p.source for p in payments],
+            [p.destination for p in payments],
+            [p.clearing for p in payments],
+            [p.capture for p in payments],
+            [None if p.card is None else _encode(p.card).decode() for p in payments],
+            [p.description for p in payments],
+            [p.reference for p in payments],
+            [_encode(p.metadata).decode() if p.metadata else "{}" for p in payments],
+            [p.waiting.route if p.waiting else None for p in payments],
+            [p.waiting.key if p.waiting else None for p in payments],
+            [p.receipt for p in payments],
+            [p.trace for p in payments],
+            [p.created_at for p in payments],
+            [p.resume_at for p in payments],
+        )
+
+    async def save(self, tx: Transaction, payments: Sequence[Payment]) -> set[PaymentId]:
+        """Saves those that nobody else has changed since they were read; returns their ids."""
+        rows = await tx.fetch(
+            queries.save_payments,
+            [p.id for p in payments],
+            [p.version for p in payments],
+            [p.status for p in payments],
+            [p.captured for p in payments],
+            [p.refunded for p in payments],
+            [p.refunding for p in payments],
+            [p.risk.decision if p.risk else None for p in payments],
+            [p.risk.score if p.risk else None for p in payments],
+            [" ".join(p.risk.reasons) if p.risk else None for p in payments],
+            [p.held for p in payments],
+            [p.released for p in payments],
+            [p.authorization for p in payments],
+            [p.intent for p in payments],
+            [p.intent_amount for p in payments],
+            [p.decline.code if p.decline else None for p in payments],
+            [p.decline.message if p.decline else None for p in payments],
+            [p.decline.by if p.decline else None for p in payments],
+            [p.disputed for p in payments],
+            [p.waiting.route if p.waiting else None for p in payments],
+            [p.waiting.key if p.waiting else None for p in payments],
+            [p.receipt for p in payments],
+            [p.updated_at for p in payments],
+            [p.expires_at for p in payments],
+            [p.resume_at for p in payments],
+            [p.attempts for p in payments],
+        )
+        return {row["id"] for row in rows}
+
+    async def payment(self, database: Database, tenant: str, payment: PaymentId) -> Payment | None:
+        return _payment(await database.fetchrow(queries.payment, payment, tenant))
+
+    async def payment_for_update(self, tx: Transaction, tenant: str, payment: PaymentId) -> Payment | None:
+        return _payment(await tx.fetchrow(queries.payment_for_update, payment, tenant))
+
+    async def payment_by_id(self, database: Database, payment: PaymentId) -> Payment | None:
+        return _payment(await database.fetchrow(queries.payment_by_id, payment))
+
+    async def payments(
+        self,
+        database: Database,
+        tenant: str,
+        *,
+        after: PaymentId | None,
+        status: str | None,
+        reference: str | None,
+        limit: int,
+    ) -> list[Payment]:
+        rows = await database.fetch(queries.payments, tenant, after, status, reference, limit)
+        return [_existing_payment(row) for row in rows]
+
+    async def take_up(self, tx: Transaction, now: datetime, until: datetime, limit: int) -> list[Payment]:
+        return [_existing_payment(row) for row in await tx.fetch(queries.take_up_payments, now, until, limit)]
+
+    async def insert_refund(self, tx: Transaction, r: Refund) -> None:
+        await tx.execute(
+            queries.insert_refund,
+            r.id, r.payment, r.tenant, r.client_id, r.amount, r.currency, r.reason, r.by_card,
+            r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
+            r.receipt, r.trace, r.created_at, r.resume_at,
+        )  # fmt: skip
+
+    async def save_refund(self, tx: Transaction, r: Refund) -> bool:
+        failure = r.failure
+        saved = await tx.fetchval(
+            queries.save_refund,
+            r.id, r.version, r.status, r.reversed, r.restored,
+            failure.code if failure else None, failure.message if failure else None, failure.by if failure else None,
+            r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
+            r.receipt, r.updated_at, r.resume_at, r.attempts,
+        )  # fmt: skip
+        return saved is not None
+
+    async def settle_refund(self, tx: Transaction, r: Refund) -> None:
+        await tx.fetchval(queries.settle_refund, r.payment, r.amount, r.status == "succeeded", r.updated_at)
+
+    async def refund(self, database: Database, tenant: str, refund: RefundId) -> Refund | None:
+        row = await database.fetchrow(queries.refund, refund, tenant)
+        return None if row is None else _refund(row)
+
+    async def take_up_refunds(self, tx: Transaction, now: datetime, until: datetime, limit: int) -> list[Refund]:
+        return [_refund(row) for row in await tx.fetch(queries.take_up_refunds, now, until, limit)]
+
+    async def clearing(self, database: Database, tenant: str, currency: str) -> AccountId | None:
+        found: AccountId | None = await database.fetchval(queries.clearing, tenant, currency)
+        return found
+
+    async def insert_clearing(self, tx: Transaction, tenant: str, currency: str, account: AccountId) -> None:
+        await tx.execute(queries.insert_clearing, tenant, currency, account)
+
+    async def dispute(self, tx: Transaction, dispute: str, payment: PaymentId, now: datetime) -> Payment | None:
+        """Marks the payment as disputed; None when this dispute was known already."""
+        if await tx.fetchval(queries.insert_dispute, dispute, payment, now) is None:
+            return None
+        return _payment(await tx.fetchrow(queries.mark_disputed, payment, now))
+
+
+def _payment(row: Row | None) -> Payment | None:
+    return None if row is None else _existing_payment(row)
+
+
+def _existing_payment(row: Row) -> Payment:
+    risk = row["risk_decision"]
+    return Payment(
+        id=row["id"],
+        tenant=row["tenant"],
+        client_id=row["client_id"],
+        status=row["status"],
+        amount=row["amount"],
+        currency=row["currency"],
+        captured=row["captured"],
+        refunded=row["refunded"],
+        refunding=row["refunding"],
+        token=row["token"],
+        source=row["source"],
+        destination=row["destination"],
+        clearing=row["clearing"],
+        capture=row["capture"],
+        card=None if row["card"] is None else _card(row["card"]),
+        description=row["description"],
+        reference=row["reference"],
+        metadata=_metadata(row["metadata"]),
+        risk=None if risk is None else Risk(risk, row["risk_score"], tuple((row["risk_reasons"] or "").split())),
+        held=row["held"],
+        released=row["released"],
+        authorization=row["acquirer_id"],
+        intent=row["intent"],
+        intent_amount=row["intent_amount"],
+        decline=_decline(row["decline_code"], row["decline_text"], row["declined_by"]),
+        disputed=row["disputed"],
+        waiting=_waiting(row),
+        receipt=row["receipt"],
+        trace=row["trace"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        expires_at=row["expires_at"],
+        resume_at=row["resume_at"],
+        attempts=row["attempts"],
+        version=row["version"],
+    )
+
+
+def _refund(row: Row) -> Refund:
+    return Refund(
+        id=row["id"],
+        payment=row["payment"],
+        tenant=row["tenant"],
+        client_id=row["client_id"],
+        status=row["status"],
+        amount=row["amount"],
+        currency=row["currency"],
+        reason=row["reason"],
+        by_card=row["by_card"],
+        reversed=row["reversed"],
+        restored=row["restored"],
+        failure=_decline(row["failure_code"], row["failure_text"], row["failed_by"]),
+        waiting=_waiting(row),
+        receipt=row["receipt"],
+        trace=row["trace"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        resume_at=row["resume_at"],
+        attempts=row["attempts"],
+        version=row["version"],
+    )
+
+
+def _decline(code: Any, message: Any, by: Any) -> Decline | None:
+    return None if code is None else Decline(code, message, by)
+
+
+def _waiting(row: Row) -> Waiting | None:
+    return None if row["waiting_route"] is None else Waiting(row["waiting_route"], row["waiting_key"])

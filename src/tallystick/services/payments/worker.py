@@ -1,0 +1,20 @@
+"""All else that arrives at payments: the clock. It goes on with what a crash or a slow acquirer left half-way."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tallystick.chassis.app import Schedule
+from tallystick.services.payments.api import Api
+from tallystick.services.payments.service.payments import RESUME_BATCH
+
+
+async def resume(api: Api) -> None:
+    """Until nothing is due. Replicas share the work: each takes what no other has."""
+    while await api.payments.resume() == RESUME_BATCH:
+        pass
+
+
+SUBSCRIPTIONS = ()
+
+SCHEDULES = (Schedule(name="payments.resume", every=timedelta(seconds=1), run=resume, exclusive=False),)

@@ -1,0 +1,142 @@
+"""Whether a payment may go ahead: rules, lists and windows, decided purely.
+
+A rule adds its points when its measure passes its limit; at `DENY_AT` points the payment is denied. A deny list denies
+whatever the points, an allow list allows whatever the points, and deny beats allow. Each reason is a rule's name, so
+that a refusal can be explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Final, Literal
+
+import msgspec
+
+from tallystick.kernel.ids import DecisionId
+from tallystick.kernel.money import Money, currency
+
+DENY_AT: Final = 100
+
+Kind = Literal["card", "account", "client"]
+Measure = Literal["amount", "count", "sum", "declines"]
+Outcome = Literal["allow", "deny"]
+
+#: The windows that are counted, by name. Widest last.
+WINDOWS: Final[Mapping[str, timedelta]] = {
+    "1m": timedelta(minutes=1),
+    "1h": timedelta(hours=1),
+    "24h": timedelta(hours=24),
+}
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """`measure` of `kind` over `window`, more than `limit`: `points`.
+
+    `amount` looks at the payment alone (no kind, no window). `sum` and `amount` are in whole units of the payment's
+    currency (10_000 means 10,000.00 EUR or 10,000 JPY); `count` counts payments tried, `declines` refusals by issuers.
+    """
+
+    name: str
+    measure: Measure
+    limit: int
+    points: int
+    kind: Kind | None = None
+    window: str | None = None
+
+
+#: What a tenant starts with. Names are stable: they are the reasons that callers see.
+DEFAULT_RULES: Final[tuple[Rule, ...]] = (
+    Rule("amount-over-10000", "amount", 10_000, 100),
+    Rule("amount-over-5000", "amount", 5_000, 40),
+    Rule("card-count-1m", "count", 10, 60, "card", "1m"),
+    Rule("card-count-1h", "count", 60, 60, "card", "1h"),
+    Rule("card-count-24h", "count", 300, 100, "card", "24h"),
+    Rule("card-sum-1h", "sum", 10_000, 60, "card", "1h"),
+    Rule("card-sum-24h", "sum", 25_000, 100, "card", "24h"),
+    Rule("card-declines-1h", "declines", 5, 60, "card", "1h"),
+    Rule("card-declines-24h", "declines", 15, 100, "card", "24h"),
+    Rule("account-count-1m", "count", 10_000, 60, "account", "1m"),
+    Rule("account-sum-24h", "sum", 100_000_000, 60, "account", "24h"),
+    Rule("client-count-1m", "count", 1_000_000, 100, "client", "1m"),
+)
+
+#: Given as reason when the counters could not be read; the payment then lives by amount and lists alone.
+VELOCITY_UNKNOWN: Final = "velocity-unknown"
+#: Without counters, payments of more whole units than this are denied.
+UNMETERED_LIMIT: Final = 500
+
+
+class Window(msgspec.Struct, frozen=True):
+    """What was seen in one window, this payment included. `sum` is in minor units of the payment's currency."""
+
+    count: int = 0
+    sum: int = 0
+    declines: int = 0
+
+
+class Features(msgspec.Struct, frozen=True):
+    """All that a decision may rest on. `windows` is None when the counters could not be read."""
+
+    amount: Money
+    windows: Mapping[tuple[Kind, str], Window] | None
+    listed: Sequence[tuple[Outcome, Kind]] = ()
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    decision: Outcome
+    score: int
+    reasons: tuple[str, ...]
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """A stored decision: the same for ever, however often it is asked for."""
+
+    id: DecisionId
+    tenant: str
+    payment: str
+    verdict: Verdict
+
+
+def decide(features: Features, rules: Iterable[Rule] = DEFAULT_RULES) -> Verdict:
+    """The verdict on one payment. Total: any features give one."""
+    denied = [f"deny-list-{kind}" for outcome, kind in features.listed if outcome == "deny"]
+    if denied:
+        return Verdict("deny", DENY_AT, tuple(denied))
+    allowed = [f"allow-list-{kind}" for outcome, kind in features.listed if outcome == "allow"]
+    if allowed:
+        return Verdict("allow", 0, tuple(allowed))
+    score = 0
+    reasons: list[str] = []
+    unit = 10 ** currency(features.amount.currency).exponent
+    for rule in rules:
+        if _measure(rule, features) > rule.limit * (unit if rule.measure in {"amount", "sum"} else 1):
+            score += rule.points
+            reasons.append(rule.name)
+    if features.windows is None:
+        reasons.append(VELOCITY_UNKNOWN)
+        if features.amount.minor > UNMETERED_LIMIT * unit:
+            score = max(score, DENY_AT)
+    return Verdict("deny" if score >= DENY_AT else "allow", score, tuple(reasons))
+
+
+def _measure(rule: Rule, features: Features) -> int:
+    if rule.measure == "amount":
+        return features.amount.minor
+    if features.windows is None or rule.kind is None or rule.window is None:
+        return 0
+    window = features.windows.get((rule.kind, rule.window))
+    if window is None:
+        return 0
+    if rule.measure == "count":
+        return window.count
+    return window.sum if rule.measure == "sum" else window.declines
+
+
+def sliding(current: int, previous: int, elapsed: float) -> int:
+    """The count of a sliding window from two fixed ones: the current, and the share of the previous that is still in it.
+
+    `elapsed` is the part of the current window that has passed, 0 to 1. Assumes that the previous window's events were
+    spread evenly; the error is at most the previous window's count.
+    """
+    return current + int(previous * (1.0 - min(max(elapsed, 0.0), 1.0)))

@@ -1,0 +1,195 @@
+"""Risk's intentions: decide on payments, learn how they ended, keep the lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from valkey.exceptions import ValkeyError
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.risk.messages import ListEntry
+from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import DecisionId
+from tallystick.kernel.money import Money
+from tallystick.kernel.problem import NotFound, Problem
+from tallystick.services.risk.model import DEFAULT_RULES, Decided, Features, Kind, Outcome, Rule, Window, decide
+from tallystick.services.risk.store import Counters, Scored, Store, Tally
+
+#: Facts name at most this many decisions each, so that one stays far below the audit log's limit for an entry.
+MAX_IN_FACT = 256
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One payment to decide upon. `card` is a keyed fingerprint; `account` the one that pays in a book transfer."""
+
+    id: DecisionId
+    tenant: str
+    client_id: str
+    payment: str
+    amount: Money
+    card: str | None = None
+    account: str | None = None
+
+    def subjects(self) -> list[tuple[Kind, str]]:
+        found: list[tuple[Kind, str]] = [("client", self.client_id)]
+        if self.card is not None:
+            found.append(("card", self.card))
+        if self.account is not None:
+            found.append(("account", self.account))
+        return found
+
+
+class Declined(msgspec.Struct, frozen=True):
+    """An issuer refused a card: many of those in a short time are somebody trying out numbers."""
+
+    tenant: str
+    card: str
+    currency: str
+
+
+class Risk:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        counters: Counters,
+        outbox: Outbox,
+        clock: Clock,
+        rules: Sequence[Rule] = DEFAULT_RULES,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._counters = counters
+        self._outbox = outbox
+        self._clock = clock
+        self._rules = rules
+        self._listed: dict[tuple[str, str, str], Outcome] = {}
+
+    async def decide(self, cases: Sequence[Case]) -> list[Decided | Problem]:
+        """One decision per case, in order. A decision that exists is given again, and counts nothing again."""
+        known = await self._store.decided(self._database, [case.id for case in cases])
+        new = list({case.id: case for case in cases if case.id not in known}.values())
+        if new:
+            known |= await self._score(new)
+        return [self._answer(case, known[case.id]) for case in cases]
+
+    @staticmethod
+    def _answer(case: Case, decided: Decided) -> Decided | Problem:
+        if decided.tenant != case.tenant or decided.payment != case.payment:
+            return DecisionIsForAnotherPayment("ask with the id that was made for this payment")
+        return decided
+
+    async def _score(self, cases: Sequence[Case]) -> dict[DecisionId, Decided]:
+        now = self._clock.now()
+        windows = await self._count(cases)
+        scored = []
+        for case in cases:
+            listed = [
+                (outcome, kind)
+                for kind, value in case.subjects()
+                if (outcome := self._listed.get((case.tenant, kind, value))) is not None
+            ]
+            seen = None if windows is None else windows[case.id]
+            verdict = decide(Features(case.amount, seen, listed), self._rules)
+            scored.append(Scored(Decided(case.id, case.tenant, case.payment, verdict), case.client_id, case.amount))
+        async with self._database.transaction() as tx:
+            stored = await self._store.insert(tx, scored, now)
+            await self._outbox.append(tx, self._facts([s for s in scored if s.decided.id in stored]))
+        found = {s.decided.id: s.decided for s in scored if s.decided.id in stored}
+        if raced := [case.id for case in cases if case.id not in found]:
+            found |= await self._store.decided(self._database, raced)
+        return found
+
+    async def _count(self, cases: Sequence[Case]) -> dict[DecisionId, dict[tuple[Kind, str], Window]] | None:
+        """The windows of each case, or None when Valkey does not answer: the rules then say what is still allowed."""
+        plan = [
+            (case, kind, Tally(kind, case.tenant, subject, case.amount.currency, sum=case.amount.minor))
+            for case in cases
+            for kind, subject in case.subjects()
+        ]
+        try:
+            answers = await self._counters.add([tally for _, _, tally in plan], self._clock.now())
+        except (ValkeyError, OSError, TimeoutError) as error:
+            telemetry.log.warning("risk.counters.unavailable", error=type(error).__name__)
+            return None
+        seen: dict[DecisionId, dict[tuple[Kind, str], Window]] = {case.id: {} for case in cases}
+        for (case, kind, _), windows in zip(plan, answers, strict=True):
+            for name, window in windows.items():
+                seen[case.id][kind, name] = window
+        return seen
+
+    def _facts(self, scored: Sequence[Scored]) -> list[Fact]:
+        """One fact per tenant and batch: `[decision, payment, outcome, score, reasons]` of each."""
+        by_tenant: dict[str, list[Scored]] = {}
+        for each in scored:
+            by_tenant.setdefault(each.decided.tenant, []).append(each)
+        at = self._clock.now()
+        return [
+            Fact(
+                id=ids.facts.new(),
+                type="risk.decisions.made",
+                tenant=tenant,
+                actor="risk",
+                resource=ids.decisions.text(mine[start].decided.id),
+                at=at,
+                data={
+                    "decisions": [
+                        [
+                            ids.decisions.text(s.decided.id),
+                            s.decided.payment,
+                            s.decided.verdict.decision,
+                            s.decided.verdict.score,
+                            list(s.decided.verdict.reasons),
+                        ]
+                        for s in mine[start : start + MAX_IN_FACT]
+                    ]
+                },
+            )
+            for tenant, mine in by_tenant.items()
+            for start in range(0, len(mine), MAX_IN_FACT)
+        ]
+
+    async def learn(self, declined: Sequence[Declined]) -> None:
+        """Counts refusals by issuers. Told again after a crash they may count twice: that errs to the safe side."""
+        await self._counters.add(
+            [Tally("card", d.tenant, d.card, d.currency, count=0, declines=1) for d in declined], self._clock.now()
+        )
+
+    async def refresh_lists(self) -> None:
+        """Takes the lists from the database; each replica does so every second."""
+        entries = await self._store.lists(self._database)
+        self._listed = {(e.tenant, e.kind, e.value): e.outcome for e in entries}
+
+    async def lists(self, tenant: str) -> list[ListEntry]:
+        return [entry for entry in await self._store.lists(self._database) if entry.tenant == tenant]
+
+    async def put_list_entry(self, entry: ListEntry) -> None:
+        async with self._database.transaction() as tx:
+            await self._store.put_list_entry(tx, entry, self._clock.now())
+            await self._told(tx, "risk.list.changed", entry.tenant, {"kind": entry.kind, "outcome": entry.outcome})
+        await self.refresh_lists()
+
+    async def delete_list_entry(self, tenant: str, kind: str, value: str) -> None:
+        async with self._database.transaction() as tx:
+            if not await self._store.delete_list_entry(tx, tenant, kind, value):
+                raise NotFound("this value is on none of the tenant's lists")
+            await self._told(tx, "risk.list.changed", tenant, {"kind": kind, "outcome": "removed"})
+        await self.refresh_lists()
+
+    async def _told(self, tx: Transaction, type_: str, tenant: str, data: dict[str, str]) -> None:
+        fact = Fact(
+            id=ids.facts.new(),
+            type=type_,
+            tenant=tenant,
+            actor="operator",
+            resource="risk-lists",
+            at=self._clock.now(),
+            data=data,
+        )
+        await self._outbox.append(tx, [fact])

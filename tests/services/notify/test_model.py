@@ -1,0 +1,123 @@
+"""Webhooks by the rules: who is told, how it is signed, when it is tried again, where it may go."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from tallystick.contracts.notify.problems import InvalidUrl
+from tallystick.kernel import ids
+from tallystick.services.notify import model
+from tallystick.services.notify.model import Answer, Delivery
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def delivery(attempts: int = 0) -> Delivery:
+    fact = ids.facts.new()
+    return Delivery(
+        id=ids.deliveries.new(),
+        tenant="default",
+        endpoint=ids.webhook_endpoints.new(),
+        fact=fact,
+        type="payment.settled",
+        body=model.body(fact, "payment.settled", NOW, {"id": "pay_x", "amount": "1"}),
+        attempts=attempts,
+        created_at=NOW,
+        next_at=NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("patterns", "event", "expected"),
+    [
+        (["*"], "payment.settled", True),
+        (["payment.settled"], "payment.settled", True),
+        (["payment.*"], "payment.settled", True),
+        (["payment.*"], "payments.settled", False),
+        (["payment"], "payment.settled", False),
+        (["refund.*", "transfers.posted"], "payment.settled", False),
+        ([], "payment.settled", False),
+    ],
+)
+def test_who_wants_what(patterns: list[str], event: str, expected: bool) -> None:
+    assert model.wants(patterns, event) is expected
+
+
+def test_signatures_are_those_of_the_standard_and_cover_all() -> None:
+    secret, one = model.new_secret(), delivery()
+    now = datetime.now(UTC)
+    headers = model.headers(secret, one, now)
+    assert Webhook(secret).verify(one.body, headers) == msgspec.json.decode(one.body)
+    for bad in [{"webhook-id": "fct_other"}, {"webhook-timestamp": str(int(now.timestamp()) - 1)}]:
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(one.body, headers | bad)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret).verify(one.body + b" ", headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(model.new_secret()).verify(one.body, headers)
+
+
+def test_the_id_stays_the_same_over_attempts() -> None:
+    one = delivery()
+    later, _ = model.after(one, Answer(500), NOW, 0.0)
+    secret = model.new_secret()
+    assert model.headers(secret, one, NOW)["webhook-id"] == model.headers(secret, later, NOW)["webhook-id"]
+
+
+@given(st.sampled_from([None, 100, 301, 400, 404, 429, 500, 503]), st.floats(0, 1))
+def test_failure_is_tried_again_with_growing_pauses_and_then_ends(status: int | None, jitter: float) -> None:
+    one, pauses = delivery(), []
+    for _ in range(model.MAX_ATTEMPTS - 1):
+        one, disabled = model.after(one, Answer(status, "x"), NOW, jitter)
+        assert disabled is None
+        assert one.status == "pending"
+        assert one.next_at is not None
+        pauses.append(one.next_at - NOW)
+    assert pauses == sorted(pauses)
+    assert all(p >= s for p, s in zip(pauses, model.SCHEDULE, strict=True))
+    one, _ = model.after(one, Answer(status, "x"), NOW, jitter)
+    assert (one.status, one.next_at, one.attempts) == ("failed", None, model.MAX_ATTEMPTS)
+
+
+def test_success_ends_it() -> None:
+    one, disabled = model.after(delivery(3), Answer(204), NOW, 0.5)
+    assert (one.status, one.next_at, one.delivered_at, disabled) == ("delivered", None, NOW, None)
+
+
+def test_gone_disables_the_endpoint() -> None:
+    one, disabled = model.after(delivery(), Answer(410), NOW, 0.5)
+    assert one.status == "failed"
+    assert disabled is not None
+
+
+def test_retry_after_is_honoured_within_bounds() -> None:
+    one, _ = model.after(delivery(), Answer(429, "x", timedelta(minutes=7)), NOW, 0.0)
+    assert one.next_at == NOW + timedelta(minutes=7)
+    one, _ = model.after(delivery(), Answer(503, "x", timedelta(days=30)), NOW, 0.0)
+    assert one.next_at == NOW + model.MAX_RETRY_AFTER
+    one, _ = model.after(delivery(), Answer(400, "x", timedelta(minutes=7)), NOW, 0.0)
+    assert one.next_at == NOW + model.SCHEDULE[0]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/hook", "ftp://example.com/", "https://user:pw@example.com/", "https://example.com/#x", "https://",
+        "https://localhost/", "https://127.0.0.1/", "https://10.0.0.1/", "https://[::1]/", "https://169.254.169.254/latest",
+        "https://[::ffff:10.0.0.1]/", "https://0.0.0.0/", "https://metadata.internal/", "not a url", "https://example.com:99999/",
+    ],
+)  # fmt: skip
+def test_urls_that_lead_inside_or_nowhere_are_refused(url: str) -> None:
+    with pytest.raises(InvalidUrl):
+        model.check_url(url, private=False)
+
+
+def test_public_urls_pass_and_the_sandbox_allows_private_ones() -> None:
+    assert model.check_url("https://example.com/hook?x=1", private=False) == "https://example.com/hook?x=1"
+    assert model.check_url("http://127.0.0.1:9000/hook", private=True) == "http://127.0.0.1:9000/hook"

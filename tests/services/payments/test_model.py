@@ -1,0 +1,245 @@
+"""A payment's life: whatever happens in whatever order, amounts stay within bounds and every life ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tallystick.contracts.payments.problems import (
+    CancelNotPossible,
+    CaptureNotPossible,
+    CaptureTooLarge,
+    PaymentCurrencyMismatch,
+    RefundNotPossible,
+    RefundTooLarge,
+)
+from tallystick.kernel import ids
+from tallystick.kernel.money import Money
+from tallystick.kernel.problem import Problem
+from tallystick.services.payments import model
+from tallystick.services.payments.model import Payment, Refund, RefundStep, Risk, Role, Step, Waiting
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WAITING = Waiting("POST /v1/payments", "key")
+ALLOW = Risk("allow", 0, ())
+DENY = Risk("deny", 100, ("amount-over-10000",))
+
+
+def payment(*, card: bool = True, capture: str = "automatic", amount: int = 1000) -> Payment:
+    return Payment(
+        id=ids.payments.new(),
+        tenant="default",
+        client_id="cli_x",
+        status="received",
+        amount=amount,
+        currency="EUR",
+        token="tok_x" if card else None,
+        source=None if card else ids.accounts.new(),
+        destination=ids.accounts.new(),
+        clearing=ids.accounts.new() if card else None,
+        capture="manual" if capture == "manual" else "automatic",
+        waiting=WAITING,
+        receipt=ids.facts.new(),
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+def settled(amount: int = 1000, *, card: bool = True) -> Payment:
+    p = model.scored(payment(card=card, amount=amount), ALLOW)
+    if not card:
+        return model.posted(p)
+    p = model.authorized(model.held(p), "req_a", NOW)
+    return model.settled(model.captured(p))
+
+
+def refund_of(p: Payment, amount: int | None) -> tuple[Payment, Refund]:
+    return model.with_refund(
+        p,
+        ids.refunds.new(),
+        None if amount is None else Money(amount, p.currency),
+        client_id="cli_x",
+        reason=None,
+        waiting=WAITING,
+        receipt=ids.facts.new(),
+        trace="",
+        now=NOW,
+    )
+
+
+class Life(RuleBasedStateMachine):
+    """One payment, moved by its own table of steps with any outcome, and by clients at any moment."""
+
+    @initialize(card=st.booleans(), capture=st.sampled_from(["automatic", "manual"]), amount=st.integers(1, 10**6))
+    def start(self, card: bool, capture: str, amount: int) -> None:
+        self.p = payment(card=card, capture=capture, amount=amount)
+        self.refunds: list[Refund] = []
+        self.steps = 0
+
+    @rule(good=st.booleans())
+    def step(self, good: bool) -> None:
+        before = self.p
+        step = model.next_step(before)
+        match step:
+            case None:
+                return
+            case Step.SCORE:
+                self.p = model.scored(before, ALLOW if good else DENY)
+            case Step.POST:
+                self.p = model.posted(before) if good else model.refused_by_ledger(before, "insufficient_funds", "")
+            case Step.HOLD:
+                self.p = model.held(before) if good else model.refused_by_ledger(before, "account_closed", "")
+            case Step.AUTHORIZE:
+                self.p = (
+                    model.authorized(before, "a", NOW) if good else model.refused_by_issuer(before, "card_declined", "")
+                )
+            case Step.CAPTURE:
+                self.p = model.captured(before) if good else model.capture_refused(before, "card_declined", "")
+            case Step.SETTLE:
+                self.p = model.settled(before)
+            case Step.VOID:
+                self.p = model.voided(before)
+            case Step.RELEASE:
+                self.p = model.released(before)
+        self.steps += 1
+        assert self.p != before
+
+    @rule(amount=st.none() | st.integers(1, 2 * 10**6))
+    def capture(self, amount: int | None) -> None:
+        self._try(lambda: model.with_capture(self.p, None if amount is None else Money(amount, "EUR"), WAITING, NOW))
+
+    @rule()
+    def cancel(self) -> None:
+        self._try(lambda: model.with_cancel(self.p, WAITING, NOW))
+
+    @rule(later=st.timedeltas(timedelta(0), timedelta(days=10)))
+    def take_up(self, later: timedelta) -> None:
+        self.p = model.taken_up(self.p, NOW + later)
+
+    def _try(self, change: object) -> None:
+        try:
+            self.p = change()  # type: ignore[operator]
+        except Problem as problem:
+            assert problem.status in (409, 422)
+
+    @rule(amount=st.none() | st.integers(1, 10**6))
+    def refund(self, amount: int | None) -> None:
+        try:
+            self.p, made = refund_of(self.p, amount)
+        except Problem as problem:
+            assert problem.status in (409, 422)
+        else:
+            self.refunds.append(made)
+
+    @precondition(lambda self: any(r.status == "pending" for r in self.refunds))
+    @rule(good=st.booleans())
+    def refund_step(self, good: bool) -> None:
+        i = next(i for i, r in enumerate(self.refunds) if r.status == "pending")
+        r = self.refunds[i]
+        match model.next_refund_step(r):
+            case RefundStep.REVERSE:
+                r = model.reversed_(r) if good else model.reversal_refused(r, "insufficient_funds", "")
+            case RefundStep.REFUND:
+                r = model.refunded(r) if good else model.refund_refused(r, "card_declined", "")
+            case RefundStep.RESTORE:
+                r = model.restored(r)
+            case None:
+                raise AssertionError("a pending refund has a next step")
+        self.refunds[i] = r
+        if r.status != "pending":
+            won = r.amount if r.status == "succeeded" else 0
+            self.p = msgspec.structs.replace(
+                self.p, refunding=self.p.refunding - r.amount, refunded=self.p.refunded + won
+            )
+
+    @invariant()
+    def bounds(self) -> None:
+        p = getattr(self, "p", None)
+        if p is None:
+            return
+        assert 0 <= p.refunded + p.refunding <= p.captured <= p.amount
+        assert sum(r.amount for r in self.refunds if r.status == "succeeded") == p.refunded
+        if p.status in model.FINAL:
+            assert model.next_step(p) is None
+            assert (p.status in ("declined", "failed")) == (p.decline is not None)
+            if p.held and p.status != "settled":
+                assert p.released, "a hold outlives its payment"
+        assert self.steps <= 8, "a payment's life has an end"
+
+
+TestLife = Life.TestCase
+
+
+@given(st.integers(0, 2**128 - 1), st.integers(0, 2**128 - 1))
+def test_derived_ids_differ_by_role_and_parent(one: int, other: int) -> None:
+    mine = {model.derived(UUID(int=one), role) for role in Role}
+    assert len(mine) == len(Role)
+    if one >> 4 != other >> 4:
+        assert mine.isdisjoint({model.derived(UUID(int=other), role) for role in Role})
+
+
+def test_a_manual_payment_waits_until_it_is_captured_or_expires() -> None:
+    p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
+    assert model.next_step(p) is None
+    assert model.resting(p, NOW).resume_at == NOW + model.AUTHORIZATION_LIFE
+    assert model.next_step(model.with_capture(p, Money(400, "EUR"), WAITING, NOW)) is Step.CAPTURE
+    expired = model.taken_up(p, NOW + model.AUTHORIZATION_LIFE)
+    assert model.next_step(expired) is Step.VOID
+    gone = model.released(model.voided(expired))
+    assert (gone.status, gone.released) == ("expired", True)
+
+
+def test_a_second_capture_or_cancel_is_refused_while_one_is_carried_out() -> None:
+    p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
+    taken = model.with_capture(p, None, WAITING, NOW)
+    with pytest.raises(CaptureNotPossible):
+        model.with_capture(taken, None, WAITING, NOW)
+    with pytest.raises(CancelNotPossible):
+        model.with_cancel(taken, WAITING, NOW)
+
+
+def test_captures_are_bounded_in_amount_and_currency() -> None:
+    p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
+    with pytest.raises(CaptureTooLarge):
+        model.with_capture(p, Money(1001, "EUR"), WAITING, NOW)
+    with pytest.raises(PaymentCurrencyMismatch):
+        model.with_capture(p, Money(1, "USD"), WAITING, NOW)
+
+
+def test_refunds_are_bounded_together() -> None:
+    p, _ = refund_of(settled(), 600)
+    with pytest.raises(RefundTooLarge) as caught:
+        refund_of(p, 401)
+    assert caught.value.extensions["refundable"] == {"amount": "400", "currency": "EUR"}
+    p, rest = refund_of(p, None)
+    assert rest.amount == 400
+    with pytest.raises(RefundTooLarge):
+        refund_of(p, None)
+
+
+def test_only_what_was_settled_is_refunded() -> None:
+    with pytest.raises(RefundNotPossible):
+        refund_of(payment(), 1)
+
+
+def test_small_payments_go_on_without_risk_and_large_ones_do_not() -> None:
+    assert model.next_step(model.unscored(payment(amount=5000), 5000)) is Step.HOLD
+    refused = model.unscored(payment(amount=5001), 5000)
+    assert (refused.status, refused.decline and refused.decline.code) == ("declined", "risk_unavailable")
+
+
+def test_pauses_grow_and_stay_bounded() -> None:
+    p = payment()
+    pauses = []
+    for _ in range(12):
+        p = model.postponed(p, NOW)
+        assert p.resume_at is not None
+        pauses.append(p.resume_at - NOW)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == model.BACKOFF[-1]
