@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import valkey.asyncio
 from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
+from tallystick.chassis.cache import Cache
+from tallystick.chassis.charter import Rate
+from tallystick.chassis.limits import Limits
 from tallystick.fabric import valkey as rendered
+from tallystick.kernel.problem import RateLimited
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts import Valkey, ValkeyUser
 from tallystick.local.parts.valkey import hash_password
@@ -19,6 +24,10 @@ from tallystick.local.parts.valkey import hash_password
 
 async def command(client: valkey.asyncio.Valkey, *words: str) -> Any:
     return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+async def ten() -> int:
+    return 10
 
 
 async def test_a_service_reaches_its_own_keys_only(directory: Path) -> None:
@@ -50,6 +59,15 @@ async def test_a_service_reaches_its_own_keys_only(directory: Path) -> None:
                 pipeline.set("risk:p", 1)
                 pipeline.get("risk:p")
                 assert (await pipeline.execute())[1] == b"1"
+            # and the chassis' own parts, as a service has them
+            limits = Limits("risk", {"money": Rate(per_second=1, burst=1)}, max_in_flight=1, max_queue=1, valkey=risk)
+            await limits.take("someone", "money")
+            with pytest.raises(RateLimited):
+                await limits.take("someone", "money")
+            await limits.close()
+            assert await risk.exists("risk:{risk-rate}:money:someone"), "counted there, not locally"
+            assert await Cache("risk", risk).get_or_load("k", timedelta(seconds=9), ten, int) == 10
+            assert await risk.exists("risk:cache:k")
             for words in (
                 ("GET", "vault:a"),
                 ("SET", "vault:a", "2"),

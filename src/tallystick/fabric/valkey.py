@@ -25,6 +25,7 @@ COMMANDS = (
     "+evalsha",
     "+script|load",
     "+script|exists",
+    "+time",
     "+hello",
     "+ping",
     "+client|setname",
