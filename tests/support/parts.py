@@ -78,10 +78,10 @@ async def connect(dsn: Dsn) -> asyncpg.Connection[asyncpg.Record]:
 class Server:
     """A PostgreSQL server and the databases made on it. A package's migrations run once, into a template; each test gets a copy."""
 
-    def __init__(self, directory: Path, **options: Any) -> None:
+    def __init__(self, directory: Path, *, data: Path | None = None, **options: Any) -> None:
         self.password = new_secret()
         self.part = Postgres(
-            directory / "pg",
+            data or directory / "pg",
             directory / "run",
             password=self.password,
             log=directory / "log" / "postgres.log",
