@@ -113,10 +113,9 @@ def _detach(layout: Layout, common: Common) -> int:
     try:
         while True:
             if child.poll() is not None:
-                said = output.read_bytes()[start:].decode(errors="replace").strip()
-                raise Failed(
-                    said.removeprefix("tallystick: ") or f"it ended with status {child.returncode}", PART_FAILED
-                )
+                # What it says last, after its progress.
+                said = output.read_bytes()[start:].decode(errors="replace").rpartition("tallystick: ")[2].strip()
+                raise Failed(said or f"it ended with status {child.returncode}", PART_FAILED)
             if time.monotonic() - began > DETACHED_WITHIN:
                 raise Failed(
                     f"not ready after {DETACHED_WITHIN:g} s; `tallystick status` and {layout.logs} say more",

@@ -1,0 +1,239 @@
+"""Layout, state, secrets, lock, control, sampling, doctor: the small things that everything stands on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.local import control, doctor, sampling
+from tallystick.local import state as states
+from tallystick.local.layout import LONGEST_SOCKET, Layout, LayoutError, data_directory
+from tallystick.local.secrets import SecretFiles, SecretsError
+from tests.support.parts import free_port
+
+# ---- layout --------------------------------------------------------------------------------------------------------
+
+
+def test_sockets_fit_wherever_the_data_lies(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    for data in (Path("/srv/tally"), deep):
+        layout = Layout(data)
+        longest = layout.mesh / ("s" * 20) / ("t" * 20 + ".sock")
+        assert len(str(longest)) <= LONGEST_SOCKET
+    assert Layout(deep).run != Layout(deep.with_name("f")).run
+
+
+def test_everything_is_private(directory: Path) -> None:
+    directory.chmod(0o755)
+    layout = Layout(directory)
+    layout.prepare()
+    for path in (layout.data, layout.run, layout.secrets, layout.logs, layout.traces):
+        assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(LayoutError, match=r"data"):
+        Layout(tmp_path / "data").prepare()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of somebody else")
+def test_somebody_elses_directory_is_refused(directory: Path) -> None:
+    os.chown(directory, 12345, 12345)
+    with pytest.raises(LayoutError, match="belongs to user 12345"):
+        Layout(directory).prepare()
+
+
+def test_where_the_data_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TALLYSTICK_HOME", raising=False)
+    assert data_directory(None) == tmp_path.resolve() / ".tallystick"
+    monkeypatch.setenv("TALLYSTICK_HOME", str(tmp_path / "home"))
+    assert data_directory(None) == tmp_path.resolve() / "home"
+    assert data_directory(Path("here")) == tmp_path.resolve() / "here"
+
+
+# ---- state ---------------------------------------------------------------------------------------------------------
+
+
+def test_ports_stay_what_they_were() -> None:
+    first = states.plan(None, None, None, None)
+    assert (first.port, first.ops_port, first.nats_port) == (8443, 8444, 8445)
+    moved = states.plan(first, 9443, None, {"ledger": 2})
+    assert (moved.port, moved.ops_port, moved.nats_port) == (9443, 9444, 9445)
+    again = states.plan(moved, None, None, None)
+    assert again == moved
+    assert states.plan(moved, None, 7000, None).ops_port == 7000
+    assert again.url == "https://localhost:9443"
+    assert states.plan(None, 443, None, None).url == "https://localhost"
+
+
+@given(st.one_of(st.none(), st.integers(1, 65533)), st.one_of(st.none(), st.integers(1, 65533)))
+def test_no_two_ports_are_the_same(port: int | None, ops: int | None) -> None:
+    found = states.plan(None, port, ops, None)
+    if ops != found.port:
+        assert len({found.port, found.ops_port, found.nats_port}) == 3
+
+
+def test_state_is_written_and_read(directory: Path) -> None:
+    layout = Layout(directory)
+    assert states.read(layout) is None
+    state = states.plan(None, 7443, None, {"risk": 3})
+    states.write(layout, state)
+    assert states.read(layout) == state
+    layout.state.write_text("{")
+    with pytest.raises(LayoutError, match=r"platform\.json is damaged"):
+        states.read(layout)
+
+
+def test_one_supervisor_per_directory(directory: Path) -> None:
+    first, second = states.Lock(directory / "lock"), states.Lock(directory / "lock")
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()
+
+
+# ---- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_made_once_and_only_for_its_owner(directory: Path) -> None:
+    files = SecretFiles(directory / "secrets")
+    first = files.get("ledger/database")
+    assert SecretFiles(directory / "secrets").get("ledger/database").reveal() == first.reveal()
+    assert len(first.reveal()) >= 43
+    assert files.get("risk/database").reveal() != first.reveal()
+    assert files.path("ledger/database").stat().st_mode & 0o777 == 0o600
+    assert first.reveal() not in repr(first)
+
+
+def test_a_secret_that_others_can_read_is_refused(directory: Path) -> None:
+    files = SecretFiles(directory)
+    value = files.get("postgres").reveal()
+    files.path("postgres").chmod(0o644)
+    with pytest.raises(SecretsError, match="may be read by others") as caught:
+        files.get("postgres")
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b/c", "/etc/passwd", "", "A", "a/", "a b"])
+def test_a_name_is_not_a_path(directory: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a secret's name"):
+        SecretFiles(directory).get(name)
+
+
+# ---- control -------------------------------------------------------------------------------------------------------
+
+
+def sample() -> control.Status:
+    return control.Status(
+        edge="https://localhost:1",
+        ca="/ca.pem",
+        ops="http://127.0.0.1:2",
+        data="/data",
+        pid=1,
+        ready=True,
+        started_at="2026-01-01T00:00:00.000000Z",
+        parts=[],
+        services=[],
+        rejections=[],
+    )
+
+
+async def test_questions_over_the_control_socket(directory: Path) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    asked: list[control.Request] = []
+
+    async def handle(request: control.Request) -> control.Answer:
+        asked.append(request)
+        return sample() if isinstance(request, control.GetStatus) else control.Refused("not now")
+
+    with pytest.raises(control.NotRunning, match="start it with `tallystick up`"):
+        await control.ask(layout, control.GetStatus(), control.Status)
+    server = control.ControlServer(layout.control, handle)
+    await server.start()
+    try:
+        assert layout.control.stat().st_mode & 0o777 == 0o600
+        assert await control.ask(layout, control.GetStatus(), control.Status) == sample()
+        with pytest.raises(control.ControlFailed, match="not now"):
+            await control.ask(layout, control.Down(), control.Done)
+        reader, writer = await asyncio.open_unix_connection(str(layout.control))
+        writer.write(b'{"type":"format-disk"}\n')
+        refused = msgspec.json.decode(await reader.readline(), type=control.Refused)
+        assert "format-disk" in refused.reason
+        writer.close()
+    finally:
+        await server.stop()
+    assert asked == [control.GetStatus(), control.Down()]
+    with pytest.raises(control.NotRunning):
+        await control.ask(layout, control.GetStatus(), control.Status)
+
+
+# ---- sampling ------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 1e7))
+def test_about_twenty_traces_a_second(rate: float) -> None:
+    share = sampling.share(rate)
+    assert 1 <= share <= sampling.WHOLE
+    if rate <= sampling.TARGET:
+        assert share == sampling.WHOLE
+    elif rate < 100_000:
+        assert 0.5 * sampling.TARGET <= rate * share / sampling.WHOLE <= 1.6 * sampling.TARGET
+
+
+def test_the_proxy_is_told_only_of_changes_that_matter() -> None:
+    assert sampling.worth_telling(None, 10)
+    assert not sampling.worth_telling(1000, 1050)
+    assert sampling.worth_telling(1000, 1200)
+    assert sampling.worth_telling(9990, sampling.WHOLE)
+
+
+# ---- doctor --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_machine_passes(directory: Path) -> None:
+    layout = Layout(directory / "data")
+    states_by_name = {finding.name: finding for finding in doctor.examine(layout)}
+    for name in ("python", "system", "postgres", "nats", "valkey", "envoy", "data"):
+        assert states_by_name[name].verdict == "ok"
+
+
+def test_a_port_that_is_taken_is_found(directory: Path) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        states.write(layout, states.plan(None, taken.getsockname()[1], free_port(), None))
+        findings = [finding for finding in doctor.examine(layout) if "(edge)" in finding.name]
+    assert [finding.verdict for finding in findings] == ["failed"]
+    assert "--port" in findings[0].remedy
+
+
+def test_secrets_that_others_can_read_are_found(directory: Path) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    SecretFiles(layout.secrets).get("ledger/nats")
+    assert [f.verdict for f in doctor.examine(layout) if f.name == "modes"] == ["ok"]
+    (layout.secrets / "ledger" / "nats").chmod(0o640)
+    [finding] = [f for f in doctor.examine(layout) if f.name == "modes"]
+    assert finding.verdict == "failed"
+    assert "ledger/nats" in finding.found
+
+
+def test_little_memory_disk_files_and_cores_are_said() -> None:
+    assert doctor._memory(4 * doctor.GIB, doctor.GIB).verdict == "warning"
+    assert doctor._memory(8 * doctor.GIB, 4 * doctor.GIB).verdict == "ok"
+    assert doctor._files(1024).verdict == "failed"
+    assert doctor._files(20000).verdict == "ok"
+    assert doctor._cores(1).verdict == "warning"

@@ -1,0 +1,116 @@
+"""Reading the logs of all processes as one, and keeping them small."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.local import logs
+
+T = "ab" * 16
+BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def at(second: int) -> str:
+    return (datetime(2026, 5, 1, 10, 0, tzinfo=UTC) + timedelta(seconds=second)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("raw", "moment"),
+    [
+        (b"2026-11-23 16:58:53.123 UTC [77] LOG:  database system is ready", (16, 58, 53, 123000)),
+        (b"[88] 2026/11/23 16:58:53.123456 [INF] Server is ready", (16, 58, 53, 123456)),
+        (b"99:M 23 Nov 2026 16:58:53.123 * Ready to accept connections", (16, 58, 53, 123000)),
+        (b'{"time":"2026-11-23T16:58:53.123456Z","event":"x"}', (16, 58, 53, 123456)),
+        (b'{"at":"2026-11-23T16:58:53.123Z","event":"x"}', (16, 58, 53, 123000)),
+    ],
+)
+def test_each_program_writes_its_time_in_its_own_way(raw: bytes, moment: tuple[int, int, int, int]) -> None:
+    line = logs.parse("x", raw, BEFORE)
+    hour, minute, second, micros = moment
+    assert line.at == datetime(2026, 11, 23, hour, minute, second, micros, tzinfo=UTC)
+
+
+@given(st.binary(max_size=200))
+def test_no_line_is_too_strange(raw: bytes) -> None:
+    line = logs.parse("x", raw, BEFORE)
+    assert line.at.tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"time": 7}', b'{"time": "yesterday"}', b'{"time": "2026-11-23T16:58:53"}', b"  at line 3"]
+)
+def test_a_line_without_a_time_stays_with_the_one_before(raw: bytes) -> None:
+    assert logs.parse("x", raw, BEFORE).at == BEFORE
+
+
+def write(directory: Path, name: str, *lines: str) -> None:
+    (directory / name).write_text("".join(line + "\n" for line in lines))
+
+
+def test_all_processes_by_time(tmp_path: Path) -> None:
+    write(tmp_path, "ledger-0.log", f'{{"time":"{at(1)}","event":"a"}}', f'{{"time":"{at(4)}","event":"d"}}')
+    write(tmp_path, "ledger-1.log", f'{{"time":"{at(2)}","event":"b"}}')
+    write(tmp_path, "ledger-1.log.1", f'{{"time":"{at(0)}","event":"older"}}')
+    write(tmp_path, "risk-0.log", f'{{"time":"{at(3)}","event":"c","trace":"{T}"}}')
+
+    def events(**options: str) -> list[str]:
+        return [line.fields["event"] for line in logs.read(tmp_path, **options) if line.fields]
+
+    assert events() == ["older", "a", "b", "c", "d"]
+    assert events(process="ledger") == ["older", "a", "b", "d"]
+    assert events(process="ledger-1") == ["older", "b"]
+    assert events(trace=T) == ["c"]
+    assert events(process="led") == []
+
+
+async def test_following_sees_new_lines_and_survives_a_cut(tmp_path: Path) -> None:
+    path = tmp_path / "risk-0.log"
+    write(tmp_path, "risk-0.log", f'{{"time":"{at(0)}","event":"old"}}')
+    seen: list[str] = []
+
+    async def follow() -> None:
+        async for line in logs.follow(tmp_path):
+            seen.append(str(line.fields["event"] if line.fields else line.text))  # noqa: PERF401 - it never ends
+
+    task = asyncio.create_task(follow())
+    try:
+        await asyncio.sleep(0.3)
+        with path.open("a") as file:
+            file.write(f'{{"time":"{at(1)}","event":"new"}}\n{{"time":"{at(2)}","eve')
+        async with asyncio.timeout(10):
+            while seen != ["new"]:
+                await asyncio.sleep(0.02)
+        with path.open("a") as file:
+            file.write('nt":"whole"}\n')
+        async with asyncio.timeout(10):
+            while seen != ["new", "whole"]:
+                await asyncio.sleep(0.02)
+        assert logs.cut(path, 1)
+        with path.open("a") as file:
+            file.write(f'{{"time":"{at(3)}","event":"after"}}\n')
+        async with asyncio.timeout(10):
+            while seen != ["new", "whole", "after"]:
+                await asyncio.sleep(0.02)
+    finally:
+        task.cancel()
+
+
+def test_a_long_log_is_put_aside_while_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "nats.log"
+    with path.open("a") as writer:
+        writer.write("x" * 100 + "\n")
+        writer.flush()
+        assert not logs.cut(path, 1000)
+        assert logs.cut(path, 100)
+        writer.write("next\n")
+    assert path.read_text() == "next\n"
+    older = tmp_path / "nats.log.1"
+    assert older.read_text() == "x" * 100 + "\n"
+    assert older.stat().st_mode & 0o777 == 0o600
+    assert not logs.cut(tmp_path / "gone.log", 1)

@@ -1,0 +1,149 @@
+"""Keeping processes alive, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tallystick.kernel.clock import SystemClock
+from tallystick.local import supervisor
+from tallystick.local.parts import Child
+from tallystick.local.supervisor import FIRST_DELAY, LONGEST_DELAY, Keeper, StartFailed, next_delay
+
+
+class Script:
+    """A part that is a Python script; ready when it wrote the file `ready`."""
+
+    name = "script"
+    version = "1"
+
+    def __init__(self, directory: Path, code: str) -> None:
+        self.directory = directory
+        self.flag = directory / "ready"
+        self.starts = 0
+        self.answers = True
+        self.child = Child("script", [sys.executable, "-c", code], log=directory / "script.log", directory=directory)
+
+    @property
+    def pid(self) -> int | None:
+        return self.child.pid
+
+    async def start(self) -> None:
+        self.starts += 1
+        self.flag.unlink(missing_ok=True)
+        await self.child.start()
+        await self.child.until_ready(self.ready, within=10)
+
+    async def ready(self) -> bool:
+        return self.child.running and self.flag.exists() and self.answers
+
+    async def alive(self) -> bool:
+        return self.answers
+
+    def kill(self, number: signal.Signals) -> bool:
+        return self.child.send(number)
+
+    async def stop(self) -> None:
+        await self.child.stop()
+
+    async def exited(self) -> int:
+        return await self.child.wait()
+
+
+RUNS = "import pathlib, time; pathlib.Path('ready').touch(); time.sleep(600)"
+
+
+@asynccontextmanager
+async def kept(script: Script, attempts: int = 1) -> AsyncIterator[tuple[Keeper, list[str]]]:
+    phases: list[str] = []
+
+    def note(keeper: Keeper) -> None:
+        phases.append(keeper.view.phase)
+
+    keeper = Keeper(script, name="script", clock=SystemClock(), on_change=note, attempts=attempts)
+    keeper.start()
+    try:
+        yield keeper, phases
+    finally:
+        await keeper.stop()
+        assert script.pid is None
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = 20) -> None:
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_what_dies_is_started_again(directory: Path) -> None:
+    script = Script(directory, RUNS)
+    async with kept(script) as (keeper, phases):
+        await keeper.until_ready()
+        for times in (1, 2):
+            first = script.pid
+            script.kill(signal.SIGKILL)
+            await until(lambda times=times: keeper.view.restarts == times and keeper.view.ready)  # type: ignore[misc]
+            assert script.pid not in (None, first)
+        assert keeper.view.error == "ended by SIGKILL"
+        assert keeper.view.pid == script.pid
+    assert phases[:2] == ["starting", "ready"]
+    assert "restarting" in phases
+    assert phases[-2:] == ["stopping", "stopped"]
+
+
+async def test_what_never_gets_ready_is_given_up_at_the_first_start(directory: Path) -> None:
+    script = Script(directory, "import sys; print('no room left'); sys.exit(3)")
+    async with kept(script, attempts=2) as (keeper, _):
+        with pytest.raises(StartFailed, match=r"(?s)script: script ended with status 3.*no room left"):
+            await keeper.until_ready()
+        assert script.starts == 2
+
+
+async def test_what_was_ready_once_is_never_given_up(directory: Path) -> None:
+    code = (
+        "import pathlib, sys, time\n"
+        "n = len(list(pathlib.Path('.').glob('run-*'))); pathlib.Path(f'run-{n}').touch()\n"
+        "if n in (1, 2): sys.exit(1)\n"
+        "pathlib.Path('ready').touch()\n"
+        "time.sleep(0.3 if n == 0 else 600)\n"
+    )
+    script = Script(directory, code)
+    async with kept(script) as (keeper, _):
+        await keeper.until_ready()
+        await until(lambda: script.starts == 4 and keeper.view.ready)
+        assert keeper.view.restarts == 3
+
+
+async def test_what_hangs_is_killed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "HANGS", 0.3)
+    monkeypatch.setattr(supervisor, "CHECK_EVERY", 0.05)
+    script = Script(directory, RUNS)
+    async with kept(script) as (keeper, phases):
+        await keeper.until_ready()
+        first = script.pid
+        script.answers = False
+        await until(lambda: "unready" in phases)
+        await until(lambda: script.pid != first)
+        script.answers = True
+        await until(lambda: keeper.view.ready)
+        assert keeper.view.restarts >= 1
+
+
+async def test_stopping_in_the_middle_of_a_start_leaves_nothing(directory: Path) -> None:
+    script = Script(directory, "import time; time.sleep(600)")
+    async with kept(script):
+        await until(lambda: script.pid is not None)
+    assert script.pid is None
+
+
+def test_the_wait_grows_to_a_bound() -> None:
+    waits = [next_delay(failures) for failures in range(1, 2000)]
+    assert waits[0] == FIRST_DELAY
+    assert waits == sorted(waits)
+    assert waits[-1] == LONGEST_DELAY
