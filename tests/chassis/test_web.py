@@ -644,7 +644,9 @@ async def test_a_form_is_decoded(env: Env) -> None:
 
 
 async def test_a_listed_problem_is_an_answer(env: Env) -> None:
-    env.shop.raises = SoldOut("Not one left.", context={"reason": "inner"}, headers={"Retry-After": "7"}, left=0)
+    env.shop.raises = SoldOut(
+        "Not one left.", context={"reason": "inner", "route": "of another"}, headers={"Retry-After": "7"}, left=0
+    )
     with logs.captured() as lines:
         answer = await env.sell()
     assert (answer.status, answer.json["detail"], answer.json["left"]) == (409, "Not one left.", 0)

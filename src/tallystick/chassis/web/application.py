@@ -26,7 +26,15 @@ from tallystick.chassis.web.messages import Headers, Reply, Request
 from tallystick.chassis.web.openapi import openapi
 from tallystick.chassis.web.routing import Router, names_twice
 from tallystick.chassis.web.table import Endpoint
-from tallystick.kernel.problem import DeadlineExceeded, Forbidden, InvalidRequest, NotFound, PayloadTooLarge, Problem
+from tallystick.kernel.problem import (
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    Problem,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from tallystick.chassis.auth import Subject
@@ -59,7 +67,19 @@ class _ClientGone(Exception):  # not an error of ours
 class _Call:
     """What is known of one request so far; the canonical line is made of it."""
 
-    __slots__ = ("bytes_in", "caller", "headers", "raw", "receive", "replayed", "scope", "slug", "subject", "trace")
+    __slots__ = (
+        "bytes_in",
+        "caller",
+        "cancelled",
+        "headers",
+        "raw",
+        "receive",
+        "replayed",
+        "scope",
+        "slug",
+        "subject",
+        "trace",
+    )
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
@@ -72,6 +92,7 @@ class _Call:
         self.caller: str | None = None
         self.slug: str | None = None
         self.replayed = False
+        self.cancelled = False
         self.bytes_in = 0
 
 
@@ -171,6 +192,8 @@ class Application:
         finally:
             context.leave(token)
         self._done(bound, call, answer, perf_counter() - started)
+        if call.cancelled:
+            raise asyncio.CancelledError
 
     def _find(self, scope: Scope) -> tuple[Bound, dict[str, str]]:
         # No path of ours needs an escape. Two spellings of one path are how access rules are walked around.
@@ -202,6 +225,13 @@ class Application:
             return self._refuse(problem, call, bound)
         except _ClientGone:
             raise
+        except asyncio.CancelledError:
+            # Only a process that stops does this, to requests that outlast its patience: they are told so.
+            call.cancelled = True
+            stopping = Unavailable("The service is stopping. Ask again, with the same idempotency key.")
+            answer = self._refuse(stopping, call, bound)
+            answer.headers.append((b"connection", b"close"))
+            return answer
         except Exception as error:  # noqa: BLE001  # whatever a handler raises ends here, as an answer without its text
             if timer is not None and timer.expired():
                 late = RequestTimeout() if call.bytes_in < 0 else DeadlineExceeded()
@@ -344,7 +374,7 @@ class Application:
             _UNLISTED.labels(route, problem.slug).inc()
             log.warning("problem.unlisted", route=route, slug=problem.slug)
         if problem.context:
-            log.info("request.refused", route=route, slug=problem.slug, **problem.context)
+            log.info("request.refused", **{**problem.context, "route": route, "slug": problem.slug})
         try:
             content = _encode(problem.document(call.trace.trace_id))
         except (TypeError, ValueError) as error:  # an extension that is no JSON: a bug, but the answer stays the answer

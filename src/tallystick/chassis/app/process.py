@@ -1,0 +1,280 @@
+"""One process of one service: from its environment to its exit status.
+
+It starts all or nothing. While it runs, a background task that ends is a fault: the process says which, drains and exits
+with an error, and the supervisor starts another; a service that silently stopped relaying its facts would be worse.
+On SIGTERM it is no longer ready, ends what it has begun, and exits 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from importlib import import_module
+from typing import Any, Final, NoReturn
+
+import uvloop
+
+from tallystick.chassis import charter as charters
+from tallystick.chassis import idempotency, outbox, telemetry
+from tallystick.chassis import settings as environment
+from tallystick.chassis.app.opening import IDENTITY, open_runtime
+from tallystick.chassis.app.runtime import NotOpened, Runtime, Schedule, Wiring
+from tallystick.chassis.app.schedules import Leadership, keep
+from tallystick.chassis.app.server import Server
+from tallystick.chassis.bus import Consumer
+from tallystick.chassis.charter import Charter, CharterError
+from tallystick.chassis.db import Queries
+from tallystick.chassis.outbox.relay import Relay
+from tallystick.chassis.settings import Settings, SettingsError
+from tallystick.chassis.web import Application
+from tallystick.kernel.problem import Problem
+
+Wire = Callable[[Runtime], Awaitable[Wiring]]
+
+Q: Final = Queries.load("tallystick.chassis", "app")
+
+#: How often the database is asked whether it is there, and how long it may take to say so.
+PROBE_SECONDS: Final = 2.0
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+
+def run(service: str, wire: Wire | None = None, *, environ: Mapping[str, str] | None = None) -> int:
+    """Run a service until SIGTERM or SIGINT. Answers the exit status: 0 stopped as told, 1 failed, 2 can't be configured.
+
+    `wire` is the one of `tallystick.services.<service>.app`, imported by name: the chassis knows no service. A `SETTINGS`
+    beside it is the service's settings type. The environment is read once, here.
+    """
+    environ = os.environ if environ is None else environ
+    os.umask(0o077)  # whatever a service writes is its own
+    try:
+        module = import_module(f"tallystick.services.{service}.app") if wire is None else sys.modules[wire.__module__]
+        wire = wire or module.wire
+        kind: type[Settings] = getattr(module, "SETTINGS", Settings)
+        settings = environment.load(kind, environ)
+        if settings.service != service:
+            raise SettingsError([f"TALLYSTICK_SERVICE is {settings.service}, but {service} is to be run"])
+        charter = charters.load(service)
+    except (SettingsError, CharterError) as error:
+        for fault in getattr(error, "faults", [str(error)]):
+            print(f"tallystick run {service}: {fault}", file=sys.stderr)
+        return EXIT_USAGE
+    telemetry.setup(settings)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve(settings, charter, wire))
+    finally:
+        telemetry.close()
+
+
+async def serve(settings: Settings, charter: Charter, wire: Wire, *, package: str = "") -> int:
+    """Open, wire, serve, drain, close. The exit status, as `run`."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with AsyncExitStack() as stack:
+            runtime = await open_runtime(settings, charter, stack, package=package)
+            wiring = await wire(runtime)
+            if wiring.close is not None:
+                stack.push_async_callback(wiring.close)
+            _check_callers(wiring, charter)
+            process = Process(runtime, wiring)
+            _settle_memory()
+            return await process.run(stop)
+    except Exception as error:  # noqa: BLE001  # the process can't start or can't close: said once, then its status says it
+        told: dict[str, Any] = dict(error.context) if isinstance(error, Problem) else {}
+        if isinstance(error, (NotOpened, ValueError, TypeError)):
+            told["reason"] = str(error)
+        telemetry.log.error("process.failed", **{**told, "error": error})
+        return EXIT_FAILED
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class Process:
+    """A wired service while it runs."""
+
+    def __init__(self, runtime: Runtime, wiring: Wiring) -> None:
+        self._runtime = runtime
+        self._wiring = wiring
+        self._drain_seconds = runtime.settings.drain_seconds
+        self._draining = False
+        self._was_ready = False
+        self._answers = False
+        self._ended = asyncio.Event()
+        self._schedules_stop = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._consumers: list[Consumer] = []
+        self._relay: Relay | None = None
+        self._leadership: Leadership | None = None
+        charter = runtime.charter
+        needs_tokens = any(row.public is None for row in wiring.endpoints)
+        app = Application(
+            charter.name,
+            wiring.service,
+            wiring.endpoints,
+            authenticator=runtime.authenticator if needs_tokens else None,
+            authorizer=runtime.authorizer if needs_tokens else None,
+            limits=runtime.limits,
+            max_body_bytes=charter.limits.max_body_bytes,
+            max_mesh_body_bytes=charter.limits.max_mesh_body_bytes,
+            ready=self.readiness,
+        )
+        self._server = Server(app, runtime.settings.listen, drain_seconds=self._drain_seconds)
+
+    def readiness(self) -> tuple[bool, dict[str, bool]]:
+        """Whether to send requests here, and each part's state.
+
+        A process becomes ready when all parts are there, and is no longer ready when it drains. A part that goes away in
+        between does not change that: all replicas share it, and a clear problem document is a better answer than the
+        proxy's "no healthy upstream".
+        """
+        runtime = self._runtime
+        parts: dict[str, bool] = {}
+        if runtime.has("database"):
+            parts["database"] = self._answers
+        if runtime.has("bus"):
+            parts["bus"] = runtime.bus.connected
+        if IDENTITY in runtime.charter.calls and runtime.has("authenticator"):
+            parts["feed"] = runtime.authenticator.ready
+        for name, holds in self._wiring.ready.items():
+            parts[name] = holds()
+        self._was_ready = self._was_ready or all(parts.values())
+        return self._was_ready and not self._draining, parts
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Serve until `stop` is set or a task ends that should not. The exit status."""
+        self._begin()
+        log = telemetry.log
+        log.info("process.started", pid=os.getpid(), socket=str(self._runtime.settings.listen))
+        waiter = asyncio.create_task(stop.wait())
+        ended = asyncio.create_task(self._ended.wait())
+        await asyncio.wait({waiter, ended}, return_when=asyncio.FIRST_COMPLETED)
+        failed = [name for name, task in self._tasks.items() if task.done()]
+        for name in failed:
+            task = self._tasks[name]
+            log.error("process.task-ended", task=name, error=None if task.cancelled() else task.exception())
+        waiter.cancel()
+        ended.cancel()
+        log.info("process.draining")
+        await self._drain()
+        log.info("process.stopped", pid=os.getpid())
+        return EXIT_FAILED if failed else 0
+
+    def _begin(self) -> None:
+        runtime, wiring = self._runtime, self._wiring
+        self._start("server", self._server.serve())
+        if IDENTITY in runtime.charter.calls and runtime.has("authenticator"):
+            self._start("authentication", runtime.authenticator.run())
+        schedules = list(wiring.schedules)
+        if runtime.has("database"):
+            self._start("probe", self._probe())
+            self._leadership = Leadership(runtime.database, runtime.name)
+            schedules += self._housekeeping()
+            if runtime.has("bus"):
+                self._relay = Relay(runtime.database, runtime.bus, runtime.name)
+                self._start("relay", self._relay.run())
+                for subscription in wiring.subscriptions:
+                    consumer = Consumer(runtime.database, runtime.bus, subscription, wiring.service)
+                    self._consumers.append(consumer)
+                    self._start(f"consumer:{subscription.source}:{subscription.name}", consumer.run())
+        if wiring.subscriptions and not self._consumers:
+            msg = "subscriptions need a database and a bus: set TALLYSTICK_DATABASE_HOST and TALLYSTICK_NATS_URL"
+            raise NotOpened(msg)
+        for schedule in schedules:
+            self._start(
+                f"schedule:{schedule.name}", keep(schedule, wiring.service, self._leadership, self._schedules_stop)
+            )
+        for number, make in enumerate(wiring.tasks):
+            self._start(f"task:{getattr(make, '__qualname__', number)}", make())
+
+    def _start(self, name: str, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self._ended.set())
+        self._tasks[name] = task
+
+    def _housekeeping(self) -> list[Schedule]:
+        """What the chassis' own tables need."""
+        database, clock = self._runtime.database, self._runtime.clock
+
+        async def forget_facts(_: Any) -> None:
+            await outbox.purge(database, clock.now())
+
+        async def forget_answers(_: Any) -> None:
+            await idempotency.purge(database, clock.now())
+
+        return [
+            Schedule(name="chassis.outbox-retention", every=timedelta(minutes=30), run=forget_facts),
+            Schedule(name="chassis.idempotency-retention", every=timedelta(minutes=30), run=forget_answers),
+        ]
+
+    async def _probe(self) -> NoReturn:
+        told = True
+        while True:
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await self._runtime.database.fetchval(Q.ping)
+            except (Problem, TimeoutError) as error:
+                self._answers = False
+                if told:
+                    telemetry.log.warning("process.part-away", part="database", error=error)
+                told = False
+            else:
+                self._answers = told = True
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def _drain(self) -> None:
+        """Requests first, then what they left to do: consumers and schedules, then the relay for the facts of both."""
+        self._draining = True
+        self._server.stop()
+        await self._within("server")
+        self._schedules_stop.set()
+        for consumer in self._consumers:
+            consumer.stop()
+        await self._within(*(name for name in self._tasks if name.startswith(("schedule:", "consumer:"))))
+        if self._relay is not None:
+            self._relay.stop()
+            await self._within("relay")
+        await self._within(*self._tasks, seconds=0)
+        if self._leadership is not None:
+            await self._leadership.close()
+
+    async def _within(self, *names: str, seconds: float | None = None) -> None:
+        """Wait for tasks to end, then cancel those that have not."""
+        tasks = {self._tasks[name] for name in names}
+        if not tasks:
+            return
+        # The server bounds its requests itself and needs a moment more to say so.
+        limit = self._drain_seconds + 1 if seconds is None else seconds
+        _, late = await asyncio.wait(tasks, timeout=limit)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+def _check_callers(wiring: Wiring, charter: Charter) -> None:
+    """The table and the charter say the same of who may come through the mesh; the proxy was configured by the charter."""
+    said = {(caller, row.where) for row in wiring.endpoints for caller in row.mesh}
+    written = {(caller, action) for caller, actions in charter.callers.items() for action in actions}
+    if said != written:
+        only_table = sorted(f"{caller}: {where}" for caller, where in said - written)
+        only_charter = sorted(f"{caller}: {where}" for caller, where in written - said)
+        msg = f"endpoint table and [callers] differ: only in the table {only_table}, only in the charter {only_charter}"
+        raise ValueError(msg)
+
+
+def _settle_memory() -> None:
+    """What was made at the start lives as long as the process: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

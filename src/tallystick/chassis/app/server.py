@@ -1,0 +1,83 @@
+"""uvicorn on a Unix socket, without the parts of it that belong to others: signals, logs, ticks.
+
+The socket file is 0600 from its first moment: whoever can open it can claim to be any peer of the mesh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+#: Longer than any proxy keeps an idle connection: the one that closes it must be the one that would use it.
+KEEP_ALIVE_SECONDS = 600
+
+
+class Server(uvicorn.Server):
+    """`serve()` until `stop()`; then no new connections, and requests in flight may end within `drain_seconds`."""
+
+    def __init__(self, app: Any, listen: Path, *, drain_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                uds=str(listen),
+                http="httptools",
+                loop="none",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=math.ceil(drain_seconds),
+                backlog=4096,
+            )
+        )
+        self._listen = listen
+        self._stopping = asyncio.Event()
+        self.listening = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._stopping.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        _reserve(self._listen)
+        await super().startup(sockets)
+        self._inode = self._listen.stat().st_ino
+        self.listening.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own wakes up ten times a second, for a date header that we do not send.
+        await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # A successor may have put its own socket there already.
+        with contextlib.suppress(FileNotFoundError):
+            if self._listen.stat().st_ino == self._inode:
+                self._listen.unlink()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The process decides when to stop, and ends with its own exit status.
+        yield
+
+
+def _reserve(path: Path) -> None:
+    """Leave a socket file of mode 0600 at `path`: uvicorn takes over the mode of the file that it replaces."""
+    if len(str(path)) > 100:
+        msg = f"the path of a Unix socket has at most 107 bytes: {path}"
+        raise ValueError(msg)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as placeholder:
+        placeholder.bind(str(path))
+    path.chmod(0o600)
