@@ -59,9 +59,10 @@ class Replica:
         assert self.process is not None
         assert self.process.returncode is None, await self.lines()
         try:
-            return (await self.get("/health/ready"))[0] == 200
+            status, _ = await self.get("/health/ready")
         except (aiohttp.ClientError, OSError):
             return False
+        return status == 200
 
     async def get(self, path: str, method: str = "GET") -> tuple[int, Any]:
         connector = aiohttp.UnixConnector(path=str(self.socket))
@@ -242,7 +243,7 @@ async def test_a_schedule_that_fails_runs_again(make: Make) -> None:
     replica = await make(SHOP_FAULT="schedule").start()
 
     async def twice() -> bool:
-        return (await replica.get("/state"))[1]["runs"] >= 2
+        return bool((await replica.get("/state"))[1]["runs"] >= 2)
 
     await until(twice)
     replica.signal(signal.SIGTERM)

@@ -123,7 +123,7 @@ async def wire(runtime: Runtime) -> Wiring:
     fault = os.environ.get("SHOP_FAULT")
     if fault == "wire":
         raise RuntimeError("secret value")
-    endpoints = ENDPOINTS
+    endpoints: tuple[Endpoint, ...] = ENDPOINTS
     if fault == "callers":
         endpoints += (Endpoint("GET", "/internal/state", state, mesh=("vault",), action="look", answer=State),)
     both = runtime.has("database") and runtime.has("bus")
