@@ -87,7 +87,7 @@ class Env:
             authorizer=Authorizer(policy),
             limits=self.limits,
             max_body_bytes=declared.limits.max_body_bytes,
-            ready=lambda: {"database": True},
+            ready=lambda: (True, {"database": True}),
         )
 
     async def edge(
@@ -127,12 +127,12 @@ class Env:
         return [json.loads(row["fact"]) for row in rows]
 
 
-def item(request_id: str, token: str | None, **changes: Any) -> dict[str, Any]:
+def item(request_id: str, card_token: str | None, **changes: Any) -> dict[str, Any]:
     """An authorisation at the sandbox rail; `changes` replace members."""
     made: dict[str, Any] = {
         "token": 0,
         "destination": "sandbox-rail",
-        "card_token": token,
+        "card_token": card_token,
         "request": {"method": "POST", "path": "/authorizations", "body": TEMPLATE % request_id},
         "request_id": request_id,
         "timeout_ms": 5000,

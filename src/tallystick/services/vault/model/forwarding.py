@@ -136,8 +136,11 @@ class Template:
         self._parts = _PLACEHOLDER.split(body or "")
         if unknown := set(self._parts[1::2]) - FIELDS:
             raise InvalidForward(f"a template has no such field: {', '.join(sorted(unknown))[:100]}")
-        if any("{{" in text or "}}" in text for text in self._parts[::2]):
-            raise InvalidForward("a template's braces are not closed")
+        # Two closing braces end nested JSON objects; two opening ones mean nothing but a place.
+        if any("{{" in text for text in self._parts[::2]):
+            raise InvalidForward(
+                "a place in a template is not closed, or its name has other characters than a-z, _ and ."
+            )
 
     @property
     def fields(self) -> frozenset[str]:

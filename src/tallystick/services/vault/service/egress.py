@@ -37,7 +37,7 @@ async def system_resolve(host: str) -> list[str]:
     return [str(each[4][0]) for each in found]
 
 
-class _Checked(AbstractResolver):
+class Checked(AbstractResolver):
     """Resolves a name and checks every address of it; aiohttp connects to nothing else."""
 
     def __init__(self, resolve: Resolve, *, private: bool) -> None:
@@ -85,7 +85,7 @@ class Channel:
             self._origin = URL.build(scheme=destination.scheme, host=destination.host or "", port=destination.port)
             connector = aiohttp.TCPConnector(
                 limit=destination.max_in_flight,
-                resolver=_Checked(resolve, private=destination.private),
+                resolver=Checked(resolve, private=destination.private),
                 use_dns_cache=False,
                 ssl=_tls(destination.ca_file),
             )
