@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -153,6 +154,28 @@ def test_decisions_are_remembered_within_bounds_whatever_the_ids() -> None:
     for number in range(10):
         authorizer.decide(subject(f"t{number}"), action="createPayment", resource=payment())
     assert len(authorizer._decisions) == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "yes", "no"),
+    [
+        ('permit(principal, action, resource == Payment::"pay_1");', {}, {"name": "pay_2"}),
+        ('permit(principal == Client::"cli_1", action, resource);', {}, {"client": "cli_2"}),
+        ("permit(principal, action, resource) when { resource.a == 1 };", {"a": 1}, {"a": True}),
+        ("permit(principal, action, resource) when { context.n == true };", {"n": True}, {"n": 1}),
+        ("permit(principal, action, resource) when { context.n == true };", {"n": True}, {"n": 0}),
+        ('permit(principal, action, resource is Payment) when { resource.a == "1" };', {"a": "1"}, {"a": 1}),
+    ],
+)
+def test_near_questions_are_different_questions(policy: str, yes: dict[str, Any], no: dict[str, Any]) -> None:
+    for order in ((True, False), (False, True)):
+        authorizer = Authorizer(policy)
+        for expected in order:
+            given = yes if expected else no
+            what = payment(name=given.get("name", "pay_1"), **{key: given[key] for key in given if key == "a"})
+            context = {key: given[key] for key in given if key == "n"}
+            who = subject(client=given.get("client", "cli_1"))
+            assert authorizer.decide(who, action="x", resource=what, context=context).allowed == expected
 
 
 SEES_IDS = [

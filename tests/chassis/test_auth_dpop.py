@@ -161,6 +161,28 @@ def test_private_key_in_the_header(key: Any) -> None:
         check(holder.proof(TOKEN, header={"jwk": symmetric}), holder)
 
 
+def test_private_key_in_the_header_is_refused_for_a_remembered_key_too() -> None:
+    holder, verifier = Holder(), ProofVerifier()
+    for jwk, good in ((holder.key.as_dict(private=False), True), (holder.key.as_dict(private=True), False)):
+        proof = holder.proof(TOKEN, header={"jwk": jwk})
+        try:
+            verifier.verify(proof, method="POST", url=URL, now=time.time(), token_hash=sha256(TOKEN), jkt=holder.jkt)
+        except Refused:
+            assert not good
+        else:
+            assert good
+
+
+def test_padded_signature() -> None:
+    """A longer way to write the same two numbers."""
+    holder = Holder()
+    head, body, signature = holder.proof(TOKEN).split(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    for longer in (raw[:32] + b"\0" + raw[32:], b"\0" + raw, raw + b"\0"):
+        with pytest.raises(Refused):
+            check(f"{head}.{body}.{b64(longer)}", holder)
+
+
 def test_proof_by_another_key_than_the_tokens() -> None:
     holder, thief = Holder(), Holder()
     with pytest.raises(Refused, match="another key"):

@@ -148,6 +148,10 @@ def test_other_algorithms() -> None:
         for header in ({}, {"jwk": ISSUER.jwk}, {"jku": "https://elsewhere/jwks"}):
             with pytest.raises(Refused):
                 access(sign({"typ": "at+jwt", "alg": alg, "kid": "k1", **header}, payload, key))
+    for alg in ("none", "HS256", "RS256", "es256", ""):  # signed well, by our own key, under another name
+        with pytest.raises(Refused):
+            access(sign({"typ": "at+jwt", "alg": alg, "kid": "k1"}, payload, ISSUER.key, "ES256"))
+    access(sign({"typ": "at+jwt", "alg": "ES256", "kid": "k1"}, payload, ISSUER.key))
     none = b64(json.dumps({"typ": "at+jwt", "alg": "none", "kid": "k1"}).encode())
     for forged in (f"{none}.{body}.", f"{none}.{body}.{b64(bytes(64))}"):
         with pytest.raises(Refused):

@@ -284,6 +284,14 @@ async def test_breaker_opens_answers_at_once_and_closes_again(start: Start) -> N
     assert await client.request("POST", "/x", {}, answer=Ok) == Ok(ok=True)
 
 
+async def test_answers_of_a_gateway_without_a_target_open_the_breaker(start: Start) -> None:
+    client, server = await start(http(503, b"no healthy upstream", media="text/plain"))
+    for _ in range(8):
+        with pytest.raises(Upstream):
+            await client.request("POST", "/x", {}, answer=Ok)
+    assert len(server.requests) == 5
+
+
 async def test_refusals_do_not_open_the_breaker(start: Start) -> None:
     client, server = await start(problem(InsufficientFunds("acc_1")))
     for _ in range(12):
