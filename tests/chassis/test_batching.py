@@ -1,0 +1,174 @@
+"""Natural batching."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tallystick.chassis.batching import Batcher
+from tallystick.chassis.deadline import Deadline
+from tallystick.kernel.problem import Overloaded
+
+
+class Recorder:
+    """A flush that takes as long as it is told, and notes what it got."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.running = 0
+        self.most_running = 0
+
+    async def __call__(self, items: list[int]) -> Sequence[int | Exception]:
+        self.batches.append(items)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.open.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.running -= 1
+        return [LookupError(str(item)) if item < 0 else item * 2 for item in items]
+
+
+async def test_an_idle_batcher_flushes_at_once_and_a_busy_one_gathers() -> None:
+    flush = Recorder()
+    batcher: Batcher[int, int] = Batcher(flush, name="test")
+    assert await batcher.submit(1) == 2
+    flush.open.clear()
+    first = asyncio.create_task(batcher.submit(2))
+    await asyncio.sleep(0.01)
+    rest = [asyncio.create_task(batcher.submit(number)) for number in range(3, 10)]
+    await asyncio.sleep(0.01)
+    assert flush.batches == [[1], [2]]
+    flush.open.set()
+    assert await asyncio.gather(first, *rest) == [4, *(n * 2 for n in range(3, 10))]
+    assert flush.batches == [[1], [2], [3, 4, 5, 6, 7, 8, 9]]
+
+
+async def test_bounds_of_batch_concurrency_and_waiting() -> None:
+    flush = Recorder()
+    flush.open.clear()
+    batcher: Batcher[int, int] = Batcher(flush, max_batch=3, max_waiting=10, concurrency=2, name="test")
+    tasks = [asyncio.create_task(batcher.submit(number)) for number in range(1, 11)]
+    await asyncio.sleep(0.01)
+    tasks += [asyncio.create_task(batcher.submit(number)) for number in range(11, 17)]
+    await asyncio.sleep(0.01)
+    assert batcher.waiting == 10
+    assert batcher.in_flight == 2
+    with pytest.raises(Overloaded):
+        await batcher.submit(99)
+    flush.open.set()
+    assert await asyncio.gather(*tasks) == [n * 2 for n in range(1, 17)]
+    assert flush.most_running == 2
+    assert max(map(len, flush.batches)) == 3
+
+
+async def test_an_exception_for_an_item_is_that_items_only() -> None:
+    batcher: Batcher[int, int] = Batcher(Recorder(), name="test")
+    results = await asyncio.gather(*(batcher.submit(n) for n in (1, -2, 3)), return_exceptions=True)
+    assert results[0] == 2
+    assert isinstance(results[1], LookupError)
+    assert results[2] == 6
+
+
+async def test_an_exception_of_the_flush_is_everybodys_and_the_next_batch_goes_on() -> None:
+    fail = True
+
+    async def flush(items: list[int]) -> Sequence[int | Exception]:
+        if fail:
+            raise ConnectionError
+        return items
+
+    batcher: Batcher[int, int] = Batcher(flush, name="test")
+    results = await asyncio.gather(*(batcher.submit(n) for n in range(3)), return_exceptions=True)
+    assert [type(r) for r in results] == [ConnectionError] * 3
+    fail = False
+    assert await batcher.submit(7) == 7
+
+
+async def test_a_flush_that_returns_another_number_of_outputs_is_an_error() -> None:
+    async def flush(items: list[int]) -> Sequence[int | Exception]:
+        return items[1:]
+
+    batcher: Batcher[int, int] = Batcher(flush, name="test")
+    with pytest.raises(RuntimeError, match="1 items went in, 0 came out"):
+        await batcher.submit(1)
+
+
+async def test_a_caller_that_goes_away_ends_neither_the_flush_nor_others() -> None:
+    flush = Recorder()
+    flush.open.clear()
+    batcher: Batcher[int, int] = Batcher(flush, name="test")
+    leaves = asyncio.create_task(batcher.submit(1))
+    stays = asyncio.create_task(batcher.submit(2))
+    await asyncio.sleep(0.01)
+    waits = asyncio.create_task(batcher.submit(3))
+    await asyncio.sleep(0.01)
+    leaves.cancel()
+    waits.cancel()
+    await asyncio.sleep(0.01)
+    flush.open.set()
+    assert await stays == 4
+    assert await batcher.submit(5) == 10
+    assert flush.batches == [[1, 2], [5]]  # 3 had left before its flush began
+
+
+async def test_the_flush_has_nobodys_deadline() -> None:
+    seen: list[Deadline | None] = []
+
+    async def flush(items: list[int]) -> Sequence[int | Exception]:
+        seen.append(Deadline.current())
+        return items
+
+    batcher: Batcher[int, int] = Batcher(flush, name="test")
+    with Deadline.after(5).scope():
+        await batcher.submit(1)
+    assert seen == [None]
+
+
+async def test_close_answers_what_was_taken_and_takes_no_more() -> None:
+    flush = Recorder()
+    flush.open.clear()
+    batcher: Batcher[int, int] = Batcher(flush, max_batch=1, name="test")
+    tasks = [asyncio.create_task(batcher.submit(n)) for n in range(3)]
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(batcher.close())
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded):
+        await batcher.submit(9)
+    flush.open.set()
+    await closing
+    assert [task.done() for task in tasks] == [True] * 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 60), batch=st.integers(1, 5), concurrency=st.integers(1, 3))
+def test_every_item_is_answered_with_its_own_answer(seed: int, size: int, batch: int, concurrency: int) -> None:
+    chance = random.Random(seed)
+    flushed: list[int] = []
+
+    async def flush(items: list[int]) -> Sequence[int | Exception]:
+        flushed.extend(items)
+        for _ in range(chance.randrange(3)):
+            await asyncio.sleep(0)
+        return [item + 1000 for item in items]
+
+    async def caller(batcher: Batcher[int, int], item: int) -> None:
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        assert await batcher.submit(item) == item + 1000
+
+    async def main() -> None:
+        batcher: Batcher[int, int] = Batcher(flush, max_batch=batch, concurrency=concurrency, name="test")
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(caller(batcher, item) for item in range(size)))
+
+    asyncio.run(main())
+    assert sorted(flushed) == list(range(size))
