@@ -21,6 +21,7 @@ _allowed = {
     *("count", "size", "bytes", "limit", "rate", "attempt", "attempts", "delay_ms", "timeout_ms", "age_ms"),
     *("name", "version", "state", "source", "target", "subject", "stream", "consumer", "first", "last", "seq", "lag"),
     *("fact", "facts", "type", "sequence", "position", "pid", "socket", "path", "method", "peer", "dropped", "code"),
+    *("signed", "epoch", "constraint", "asks", "delivery", "step", "effect"),
     *("payment", "transfer", "account", "refund", "token", "kid", "schedule", "task", "migration", "query", "sqlstate"),
     *(
         "errors",

@@ -278,7 +278,7 @@ def _decided(answer: Forwarded) -> _Decision:
             return msgspec.json.decode(answer.body, type=_Decision)
         except msgspec.DecodeError as error:
             raise AcquirerNotUnderstood("not a decision") from error
-    raise AcquirerNotUnderstood(f"status {answer.status}", context={"body": answer.body[:200]})
+    raise AcquirerNotUnderstood(f"status {answer.status}", context={"status": answer.status})
 
 
 def _declined(decision: _Decision) -> tuple[str, str]:
