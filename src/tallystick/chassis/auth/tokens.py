@@ -47,7 +47,7 @@ class _Header(msgspec.Struct):
 
 
 class _Confirmation(msgspec.Struct):
-    jkt: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$")]
+    jkt: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$", max_length=43)]
 
 
 class _Claims(msgspec.Struct):
