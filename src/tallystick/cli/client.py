@@ -47,8 +47,8 @@ def create(
     checked(tenant)
     issuer = _issuer(common)
     file = out or _file(common.layout, name)
-    private, public = _fresh_key()
-    with _new_file(file) as write:
+    private, public = fresh_key()
+    with new_file(file) as write:
         made = administer(
             common, lambda identity: identity.create_client(tenant, name, scope, PublicJwks(keys=[public]))
         )
@@ -123,7 +123,7 @@ def _file(layout: Layout, name: str) -> Path:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[Any]:
+def new_file(path: Path) -> Iterator[Any]:
     """A file of mode 0600 that did not exist, opened before anything is registered; gone again when that fails.
 
     A key is never overwritten: another client might still be using it.
@@ -144,7 +144,7 @@ def _new_file(path: Path) -> Iterator[Any]:
         raise
 
 
-def _fresh_key() -> tuple[dict[str, str], Any]:
+def fresh_key() -> tuple[dict[str, str], Any]:
     """A new P-256 key as a private and as a public JWK, named by its thumbprint (RFC 7638)."""
     from cryptography.hazmat.primitives.asymmetric import ec
 

@@ -1,0 +1,291 @@
+"""`tallystick bench`: how much the running platform does, next to what its own database can do on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import platform
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
+from tallystick.cli.own_client import own_client
+from tallystick.local import control
+
+if TYPE_CHECKING:
+    from tallystick.cli.apiclient import ApiClient
+    from tallystick.cli.bench.load import Result, Shot
+
+SCOPE: Final = "tokens:write accounts:write accounts:read transfers:write transfers:read payments:write payments:read"
+Subject = Literal["payments", "transfers", "tokens"]
+FLOAT: Final = "1000000000"
+#: Half of what the platform can do: the rate at which latency is worth telling.
+SHARE: Final = 0.5
+WARM_UP: Final = 3.0
+
+
+def bench(
+    subject: Annotated[Subject, Parameter(help="payments (book transfers), transfers (single) or tokens (cards)")],
+    /,
+    *,
+    seconds: Annotated[int, Parameter(help="of each part of the run")] = 15,
+    rate: Annotated[float | None, Parameter(help="requests a second [half of what it can do]")] = None,
+    connections: Annotated[int, Parameter(help="to the edge")] = 64,
+    accounts: Annotated[int, Parameter(help="that money moves between")] = 1000,
+    hot: Annotated[bool, Parameter(help="transfers: all of them from one account", negative="")] = False,
+    baseline: Annotated[bool, Parameter(help="measure pgbench in the same run")] = True,
+    out: Annotated[Path | None, Parameter(help="write the result there too, as JSON")] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Open-loop load against the edge: achieved rate, latencies from when each request was due, errors, and what it cost.
+
+    First as fast as `connections` can go, then at `rate`. The load generator runs on the same machine and counts.
+    """
+    import uvloop
+
+    if seconds < 2 or connections < 1 or accounts < 2 or (rate is not None and rate <= 0):
+        raise Failed("--seconds from 2, --connections from 1, --accounts from 2, --rate above 0", USAGE)
+    credentials = own_client(common, "bench", SCOPE)
+    plan = _Plan(subject, seconds, rate, connections, accounts, hot)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(_run(common, credentials, plan, baseline=baseline))
+    if out is not None:
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    if common.json:
+        emit(report, common)
+    else:
+        _show(report)
+    errors = report["most"]["errors"] + report["steady"]["errors"]
+    return OK if errors == 0 else NO
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    subject: Subject
+    seconds: int
+    rate: float | None
+    connections: int
+    accounts: int
+    hot: bool
+
+
+async def _run(common: Common, credentials: Any, plan: _Plan, *, baseline: bool) -> dict[str, Any]:
+    from tallystick.cli.apiclient import ApiClient
+    from tallystick.cli.bench import baseline as yardstick
+    from tallystick.cli.bench.load import Generator
+    from tallystick.cli.bench.usage import Meter
+
+    say = console(error=True)
+    base = None
+    if baseline:
+        say.print("[dim]baseline: pgbench tpcb-like on the same server ...[/]")
+        base = await yardstick.measure(common.layout, min(plan.seconds, 10))
+    status = await control.ask(common.layout, control.GetStatus(), control.Status)
+    async with ApiClient(credentials, connections=16) as api:
+        say.print("[dim]accounts ...[/]")
+        shots, judge = await _prepare(api, plan)
+        generator = Generator(api, connections=plan.connections, judge=judge)
+        await generator.open()
+        try:
+            await generator.closed_loop(shots, WARM_UP)
+            say.print("[dim]as fast as it goes ...[/]")
+            meter = Meter(status)
+            own = os.times()
+            most = await generator.closed_loop(shots, plan.seconds)
+            usage = meter.stop()
+            usage.cpu["load generator"] = round(sum(os.times()[:2]) - sum(own[:2]), 3)
+            rate = plan.rate or max(most.rate * SHARE, 1.0)
+            await asyncio.sleep(2)
+            say.print(f"[dim]at {rate:.0f} a second ...[/]")
+            steady = await generator.open_loop(shots, plan.seconds, rate)
+        finally:
+            await generator.close()
+    return {
+        "subject": plan.subject + (" (one hot account)" if plan.hot else ""),
+        "machine": _machine(),
+        "connections": plan.connections,
+        "accounts": plan.accounts,
+        "baseline": None
+        if base is None
+        else {
+            "tps": base.tps,
+            "latency_ms": base.latency_ms,
+            "what": "pgbench tpcb-like, scale 50, 32 clients, prepared",
+        },
+        "most": _figures(most, base.tps if base else None),
+        "steady": _figures(steady, base.tps if base else None),
+        "cpu_us_per_request": {
+            name: round(spent / most.good * 1e6) for name, spent in sorted(usage.cpu.items()) if most.good
+        },
+        "memory_mib": usage.memory,
+    }
+
+
+async def _prepare(api: ApiClient, plan: _Plan) -> tuple[Callable[[], Shot], Callable[[bytes], str | None]]:
+    from tallystick.cli.bench.load import Shot
+    from tallystick.cli.replay import card_number
+
+    run = os.urandom(6).hex()
+    numbers = itertools.count()
+    if plan.subject == "tokens":
+
+        def token() -> Shot:
+            n = next(numbers)
+            body = {"type": "card", "card": {"number": card_number(f"{run}{n}"), "exp_month": 12, "exp_year": 2039}}
+            return Shot("/v1/tokens", msgspec.json.encode(body), f"bench-{run}-{n}")
+
+        return token, lambda body: None if b'"tok_' in body else "no token"
+
+    accounts = await _accounts(api, run, plan.accounts)
+    dice = random.Random(run)  # noqa: S311 - which accounts pay whom is no secret
+    pairs = [(a, b) for a, b in ((dice.choice(accounts), dice.choice(accounts)) for _ in range(20_000)) if a != b]
+    if plan.subject == "transfers":
+        bodies = [
+            (
+                '{"transfers":[{"kind":"post","debit_account":"%s","credit_account":"%s",'
+                '"amount":{"amount":"1","currency":"EUR"}}]}'
+                % ((accounts[0], b if b != accounts[0] else accounts[1]) if plan.hot else (a, b))
+            ).encode()
+            for a, b in pairs
+        ]
+        return _cycled(
+            "/v1/transfers", bodies, run, numbers
+        ), lambda body: None if b'"status":"posted"' in body else "not posted"
+    bodies = [
+        (
+            f'{{"amount":{{"amount":"1","currency":"EUR"}},"source":{{"type":"account","account":"{a}"}},'
+            f'"destination":{{"account":"{b}"}}}}'
+        ).encode()
+        for a, b in pairs
+    ]
+    return _cycled(
+        "/v1/payments", bodies, run, numbers
+    ), lambda body: None if b'"status":"settled"' in body else "not settled"
+
+
+def _cycled(path: str, bodies: list[bytes], run: str, numbers: Any) -> Callable[[], Shot]:
+    from tallystick.cli.bench.load import Shot
+
+    def shot() -> Shot:
+        n = next(numbers)
+        return Shot(path, bodies[n % len(bodies)], f"bench-{run}-{n}")
+
+    return shot
+
+
+async def _accounts(api: ApiClient, run: str, count: int) -> list[str]:
+    """Accounts with a floor of zero and enough money for any run."""
+
+    async def opened(n: int, side: str, floor: str | None) -> str:
+        body = {"name": f"bench {run} {n}", "currency": "EUR", "normal_side": side, "floor": floor}
+        answer = await api.request("POST", "/v1/accounts", body, idempotency_key=f"bench-{run}-account-{n}")
+        if not answer.ok:
+            raise Failed(f"POST /v1/accounts: {answer.status} {answer.body[:200]!r}", PART_FAILED)
+        return str(answer.json()["id"])
+
+    outside = await opened(-1, "debit", None)
+    found: list[str] = []
+    for start in range(0, count, 64):
+        found += await asyncio.gather(*(opened(n, "credit", "0") for n in range(start, min(start + 64, count))))
+    for start in range(0, count, 1000):
+        transfers = [
+            {
+                "kind": "post",
+                "debit_account": outside,
+                "credit_account": each,
+                "amount": {"amount": FLOAT, "currency": "EUR"},
+            }
+            for each in found[start : start + 1000]
+        ]
+        answer = await api.request(
+            "POST", "/v1/transfers", {"transfers": transfers}, idempotency_key=f"bench-{run}-fund-{start}"
+        )
+        if not answer.ok:
+            raise Failed(f"POST /v1/transfers: {answer.status} {answer.body[:200]!r}", PART_FAILED)
+    return found
+
+
+def _figures(result: Result, base: float | None) -> dict[str, Any]:
+    errors = result.sent - result.good + result.unsent
+    return {
+        "offered": result.offered,
+        "rate": round(result.rate, 1),
+        "ratio": None if base is None else round(result.rate / base, 3),
+        "p50_ms": result.percentile(0.50),
+        "p90_ms": result.percentile(0.90),
+        "p99_ms": result.percentile(0.99),
+        "p999_ms": result.percentile(0.999),
+        "requests": result.sent,
+        "errors": errors,
+        "statuses": {str(status): count for status, count in sorted(result.statuses.items())},
+        "refused": dict(result.refusals),
+        "broken": result.broken,
+        "unsent": result.unsent,
+        "seconds": round(result.seconds, 2),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+
+    model = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        model = next(
+            (line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
+            "",
+        )
+    return {
+        "cpus": os.cpu_count(),
+        "model": model,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    out = console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in (report["subject"], "rate/s", "x base", "p50 ms", "p90", "p99", "p99.9", "errors"):
+        table.add_column(heading, justify="left" if heading == report["subject"] else "right")
+    if report["baseline"]:
+        table.add_row("base: pgbench tpcb-like", f"{report['baseline']['tps']:.0f}", "1", "", "", "", "", "")
+    for name, figures in (
+        (f"{report['connections']} connections, closed loop", report["most"]),
+        (f"open loop at {report['steady']['offered']:.0f}/s", report["steady"]),
+    ):
+        cells = [
+            figures["rate"],
+            figures["ratio"],
+            *(figures[f"p{p}_ms"] for p in ("50", "90", "99", "999")),
+            figures["errors"],
+        ]
+        table.add_row(name, *("-" if cell is None else f"{cell:g}" for cell in cells))
+    out.print(table)
+    spent = ", ".join(
+        f"{name} {us}" for name, us in sorted(report["cpu_us_per_request"].items(), key=lambda kv: -kv[1])
+    )
+    out.print(f"[dim]CPU us a request: {spent} (sum {sum(report['cpu_us_per_request'].values())})[/]")
+    memory = ", ".join(f"{name} {mib:.0f}" for name, mib in sorted(report["memory_mib"].items(), key=lambda kv: -kv[1]))
+    out.print(f"[dim]memory MiB: {memory} (sum {sum(report['memory_mib'].values()):.0f})[/]")
+    machine = report["machine"]
+    out.print(
+        f"[dim]{machine['cpus']} CPUs {machine['model']}, {machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}[/]"
+    )
+    for name, figures in (("closed loop", report["most"]), ("open loop", report["steady"])):
+        if figures["errors"]:
+            out.print(
+                f"[red]{name}: {figures['statuses']} refused {figures['refused']} broken {figures['broken']} unsent {figures['unsent']}[/]"
+            )
+
+
+__all__ = ["bench"]

@@ -1,0 +1,72 @@
+"""What the platform's processes used during a run: CPU and memory, by service and part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psutil
+
+from tallystick.local.control import Status
+
+
+@dataclass(slots=True)
+class Usage:
+    """CPU seconds and resident memory (MiB; of PostgreSQL's processes what they share is counted once) by name."""
+
+    cpu: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+
+
+class Meter:
+    def __init__(self, status: Status) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in _named(status)}
+        self._before = self._read()
+
+    def _read(self) -> dict[str, float]:
+        return {name: sum(map(_cpu, _family(process))) for name, process in self._processes.items()}
+
+    def stop(self) -> Usage:
+        usage = Usage()
+        after = self._read()
+        for name, process in self._processes.items():
+            key = name.rsplit("-", 1)[0] if name.rsplit("-", 1)[-1].isdigit() else name
+            usage.cpu[key] = round(usage.cpu.get(key, 0.0) + after[name] - self._before[name], 3)
+            usage.memory[key] = round(usage.memory.get(key, 0.0) + sum(map(_memory, _family(process))), 1)
+        return usage
+
+
+def _named(status: Status) -> Iterator[tuple[str, int]]:
+    yield "supervisor", status.pid
+    for part in status.parts:
+        if part.pid is not None:
+            yield part.name, part.pid
+    for service in status.services:
+        for number, replica in enumerate(service.replicas):
+            if replica.pid is not None:
+                yield f"{service.name}-{number}", replica.pid
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    """The process and, of PostgreSQL, its backends. The supervisor's children are counted by their own names."""
+    try:
+        if "postgres" in process.name():
+            return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+    return [process]
+
+
+def _cpu(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _memory(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_full_info().pss) / 2**20
+    except psutil.Error:
+        return 0.0
