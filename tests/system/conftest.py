@@ -1,0 +1,203 @@
+"""A whole platform for tests: `tallystick up` on free ports and a directory of its own, one for the whole run.
+
+| fixture | is |
+|---|---|
+| `platform` | the shared `PlatformUnderTest`, ready. A test that kills something waits until it is ready again (`until_ready`) |
+| `new_platform` | `new_platform("--replicas", "ledger=2")` -> a further one, not started; stopped and removed after the test |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tallystick.local.doctor import port_is_free
+from tests.support.parts import free_port, remove, short_directory
+
+NewPlatform = Callable[..., "PlatformUnderTest"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.system)
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def three_free_ports() -> int:
+    """The first of three free ports in a row: edge, metrics, bus."""
+    while True:
+        port = free_port()
+        if port < 65533 and port_is_free(port + 1) and port_is_free(port + 2):
+            return port
+
+
+@dataclass
+class PlatformUnderTest:
+    data: Path
+    port: int
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    @property
+    def ops(self) -> str:
+        return f"http://127.0.0.1:{self.port + 1}"
+
+    @property
+    def ca(self) -> Path:
+        return self.data / "ca.pem"
+
+    def tls(self) -> ssl.SSLContext:
+        """What a client of the edge uses: our CA and nothing else."""
+        return ssl.create_default_context(cafile=str(self.ca))
+
+    def start(self, within: float = 120) -> None:
+        """`tallystick up` in the foreground; returns when it says that it is ready."""
+        with (self.data.parent / "up.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*self._command("up"), "--port", str(self.port), *self.options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                text=True,
+                env={**os.environ, **self.environment},
+            )
+        self.until_ready(within)
+
+    def stop(self, within: float = 60) -> int:
+        """Ctrl-C; answers the exit status."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(within)
+        self.process = None
+        return status
+
+    def cli(self, command: str, *arguments: str, within: float = 120) -> Result:
+        """One command on this platform."""
+        done = subprocess.run(
+            [*self._command(command), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
+            env={**os.environ, **self.environment},
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def status(self) -> Any:
+        """`tallystick status --json`, or None while there is no answer."""
+        found = self.cli("status", "--json")
+        return found.json if found.status in {0, 1} and found.out else None
+
+    def until_ready(self, within: float = 60) -> Any:
+        return self.until(lambda found: bool(found["ready"]), within)
+
+    def until(self, condition: Callable[[Any], bool], within: float = 60) -> Any:
+        """Wait until the status fulfils a condition; answers that status."""
+        ending = time.monotonic() + within
+        found = None
+        while time.monotonic() < ending:
+            if self.process is not None and self.process.poll() is not None:
+                break
+            found = self.status()
+            if found is not None and condition(found):
+                return found
+            time.sleep(0.2)
+        raise AssertionError(f"not within {within} s; {found}\n{self.said()[-4000:]}")
+
+    def said(self) -> str:
+        log = self.data.parent / "up.log"
+        return log.read_text() if log.exists() else ""
+
+    def pids(self) -> dict[str, int]:
+        """Every process of the platform by name: `postgres`, `ledger-0`; the supervisor is `supervisor`."""
+        found = self.status()
+        by_name = {part["name"]: part["pid"] for part in found["parts"]}
+        for service in found["services"]:
+            by_name |= {f"{service['name']}-{n}": replica["pid"] for n, replica in enumerate(service["replicas"])}
+        return by_name | {"supervisor": found["pid"]}
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes that have this platform's directory in their command line or environment, this test's apart."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                words = [*process.cmdline(), *process.environ().values()]
+                own = process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE
+                if not own and any(str(self.data) in word for word in words):
+                    found.append(process)
+        return found
+
+    def _command(self, command: str) -> list[str]:
+        return [sys.executable, "-m", "tallystick", command, "--data", str(self.data)]
+
+
+@pytest.fixture
+def new_platform() -> Iterator[NewPlatform]:
+    made: list[PlatformUnderTest] = []
+
+    def make(*options: str, **environment: str) -> PlatformUnderTest:
+        one = PlatformUnderTest(short_directory() / "data", three_free_ports(), options, environment)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        _end(one)
+
+
+@pytest.fixture(scope="session")
+def _shared() -> Iterator[PlatformUnderTest]:
+    one = PlatformUnderTest(short_directory() / "data", three_free_ports())
+    try:
+        one.start()
+        yield one
+    finally:
+        _end(one)
+
+
+@pytest.fixture
+def platform(_shared: PlatformUnderTest) -> PlatformUnderTest:
+    _shared.until_ready()
+    return _shared
+
+
+def _end(one: PlatformUnderTest) -> None:
+    if one.process is not None and one.process.poll() is None:
+        try:
+            one.stop()
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+            one.process.wait()
+    remove(one.data.parent)
