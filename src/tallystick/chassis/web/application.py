@@ -24,7 +24,7 @@ from tallystick.chassis.web.bound import SECONDS, Bound, RequestTimeout
 from tallystick.chassis.web.decode import invalid
 from tallystick.chassis.web.messages import Headers, Reply, Request
 from tallystick.chassis.web.openapi import openapi
-from tallystick.chassis.web.routing import Router, names_twice
+from tallystick.chassis.web.routing import Router
 from tallystick.chassis.web.table import Endpoint
 from tallystick.kernel.problem import (
     DeadlineExceeded,
@@ -126,8 +126,6 @@ class Application:
         ready: Callable[[], tuple[bool, dict[str, bool]]] = lambda: (True, {}),
     ) -> None:
         table = tuple(endpoints)
-        if twice := names_twice(table):
-            raise ValueError("; ".join(twice))
         if authenticator is None and any(row.public is None for row in table):
             msg = f"{name} has rows that need an authenticator"
             raise ValueError(msg)

@@ -6,7 +6,8 @@ say to each other is nobody's business outside.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -65,8 +66,11 @@ def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False) 
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    actions = Counter(row.action for row in rows)
     for row in rows:
-        paths[PARAMETER.sub(r"{\1}", row.path)][row.method.lower()] = _operation(row, schema_of, components)
+        operation = _operation(row, schema_of, components)
+        operation["operationId"] = row.action if actions[row.action] == 1 and row.action else _named_by_path(row)
+        paths[PARAMETER.sub(r"{\1}", row.path)][row.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Tallystick: {service}", "version": version("tallystick"), "license": _license()},
@@ -77,6 +81,12 @@ def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False) 
             "securitySchemes": _security_schemes(rows),
         },
     }
+
+
+def _named_by_path(row: Endpoint) -> str:
+    """An operation id where several rows share one Cedar action: `getV1AuditKey`."""
+    words = re.findall(r"[A-Za-z0-9]+", PARAMETER.sub(r"\1", row.path))
+    return row.method.lower() + "".join(word[:1].upper() + word[1:] for word in words)
 
 
 def _license() -> dict[str, str]:
@@ -91,7 +101,7 @@ def _operation(row: Endpoint, schema_of: dict[int, Any], components: dict[str, A
         "security": _security(row),
     }
     if row.action:
-        operation["operationId"] = row.action
+        operation["x-action"] = row.action
     if row.public is not None:
         operation["description"] = f"Public: {row.public}."
     if row.rate is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from tallystick.chassis.web.table import PARAMETER, Endpoint
@@ -69,13 +68,3 @@ def _compile(path: str) -> re.Pattern[str]:
         parts.append(f"(?P<{found[1]}>.+)" if found[2] else f"(?P<{found[1]}>[^/]+)")
         end = found.end()
     return re.compile("".join([*parts, re.escape(path[end:])]), re.DOTALL)
-
-
-def names_twice(endpoints: Iterable[Endpoint]) -> list[str]:
-    """Actions that name two rows: they are OpenAPI operation ids, which are unique."""
-    seen: dict[str, str] = {}
-    return [
-        f"{each.where} and {seen[each.action]} are both called {each.action}"
-        for each in endpoints
-        if each.action and seen.setdefault(each.action, each.where) != each.where
-    ]

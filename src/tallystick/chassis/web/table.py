@@ -25,8 +25,8 @@ PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)(:path)?\}")
 class Endpoint:
     """One row.
 
-    `handler(service, request) -> Reply`; `action` is the Cedar action and the OpenAPI operation id; `resource` the Cedar
-    type that the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
+    `handler(service, request) -> Reply`; `action` is the Cedar action (rows may share one), `resource` the Cedar type that
+    the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
     limits; the class `money` also demands a fresh revocation feed. `timeout` is the time budget in seconds of a request
     that brings none. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their
     handler reads `raw_body` itself, because their errors have a form of their own.
