@@ -370,15 +370,16 @@ async def test_names_at_private_addresses(parts: tuple[World, DatabaseFor, Valke
 
 async def test_the_address_that_was_checked_is_the_one_that_is_used() -> None:
     """A resolver that answers differently each time is asked once for a connection, and its answer is what is used."""
-    answers = [["93.184.216.34"], ["127.0.0.1"]]
+    answers = [["93.184.216.34"], ["127.0.0.1"], ["93.184.216.34", "10.0.0.1"]]
 
     async def rebinding(host: str) -> list[str]:
         return answers.pop(0)
 
     checked = Checked(rebinding, private=False)
     assert [found["host"] for found in await checked.resolve("acquirer.example", 443)] == ["93.184.216.34"]
-    with pytest.raises(AddressRefused):
-        await checked.resolve("acquirer.example", 443)
+    for _ in range(2):
+        with pytest.raises(AddressRefused):
+            await checked.resolve("acquirer.example", 443)
 
 
 async def test_a_name_that_moves_after_it_was_checked(parts: tuple[World, DatabaseFor, Valkey, Path]) -> None:

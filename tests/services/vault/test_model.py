@@ -212,6 +212,10 @@ def test_a_value_is_not_a_template() -> None:
     assert Template("{{card.number}}").fill({"card.number": b"{{card.exp_year}}"}) == b"{{card.exp_year}}"
 
 
+def test_half_a_character_is_no_accident() -> None:
+    assert conceal(b'{"a":"\\ud800 \\u0041"}', NUMBER.encode()) == ('{"a":"\\ud800 \\u0041"}', False)
+
+
 def test_wiping() -> None:
     buffer = bytearray(b"4556737586899855")
     wipe(buffer)
@@ -281,3 +285,12 @@ def test_no_allow_list_is_nowhere(tmp_path: Path) -> None:
         destinations(tmp_path / "missing.toml")
     with pytest.raises(DestinationNotAllowed):
         allow(None, Outgoing("POST", "/x"))
+
+
+@given(st.binary(max_size=40), st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=12, max_size=34))
+def test_base64_at_any_offset_is_seen_and_its_alphabets_agree(before: bytes, number: str) -> None:
+    import base64
+
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        with pytest.raises(AnswerRefused):
+            conceal(encode(before + number.encode() + b"!"), number.encode())

@@ -7,7 +7,7 @@ from datetime import timedelta
 from tallystick.chassis.app import Runtime, Wiring
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.idempotency import Digester
-from tallystick.kernel import ids
+from tallystick.contracts.audit.client import AuditClient
 from tallystick.kernel.ids import FactId
 from tallystick.services.vault.api import ENDPOINTS
 from tallystick.services.vault.service import Forwarding, Tokens, Vault
@@ -50,11 +50,12 @@ async def wire(runtime: Runtime) -> Wiring:
 
 
 def receipts_of(runtime: Runtime) -> Receipt:
-    """Asks audit for the proof that a fact is in the log; audit answers when it is."""
-    client = runtime.client("audit")
+    """Waits for audit to say that a fact is in the log."""
+    client = AuditClient(runtime.client("audit"))
 
     async def receipt(fact: FactId, deadline: Deadline) -> None:
         with deadline.scope():
-            await client.request("GET", f"/internal/receipts/{ids.facts.text(fact)}", answer=bytes)
+            # A little less than what is left, so that audit's own "not yet" arrives here.
+            await client.receipt(fact, wait_ms=int(deadline.remaining() * 900))
 
     return receipt

@@ -168,18 +168,36 @@ def wipe(*buffers: bytearray) -> None:
 def conceal(body: bytes, number: bytes | bytearray) -> tuple[str, bool]:
     """The answer's text with the number masked, and whether it was there.
 
-    Digits may be apart by one space, dash or dot. A number that is still there in another coat (escaped, encoded, spread
-    over fields) can't be masked with certainty: AnswerRefused.
+    Its characters may be apart by spaces, dashes and dots. A number that is still there in another coat (escaped,
+    encoded, spread over fields) can't be masked with certainty: AnswerRefused. No pattern is made of the number: the
+    `re` module would remember it.
     """
     if not number:
         return _text(body), False
-    pattern = rb"[ .\-]?".join(re.escape(bytes([byte])) for byte in number)
-    shown = bytes(number[:6]) + b"*" * (len(number) - 10) + bytes(number[-4:])
-    masked, count = re.subn(pattern, shown, body, flags=re.IGNORECASE)
+    plain = bytes(number)
+    masked = body
+    if plain in body.translate(None, _SEPARATORS).upper():
+        masked = _mask(body, plain)
     text = _text(masked)
-    if _disguised(text, bytes(number)):
+    if _disguised(text, plain):
         raise AnswerRefused("the answer holds the number in an encoded form")
-    return text, count > 0
+    return text, masked is not body
+
+
+def _mask(body: bytes, number: bytes) -> bytes:
+    """`body` with six and four characters left of each occurrence of the number."""
+    shown = number[:6] + b"*" * (len(number) - 10) + number[-4:]
+    places = [at for at, byte in enumerate(body) if byte not in _SEPARATORS]
+    compact = body.translate(None, _SEPARATORS).upper()
+    masked = bytearray()
+    done = 0
+    found = compact.find(number)
+    while found >= 0:
+        last = found + len(number) - 1
+        masked += body[done : places[found]] + shown
+        done = places[last] + 1
+        found = compact.find(number, last + 1)
+    return bytes(masked + body[done:])
 
 
 def _text(body: bytes) -> str:
@@ -193,25 +211,31 @@ def _text(body: bytes) -> str:
 
 
 def _disguised(text: str, number: bytes) -> bool:
-    plain = number.decode()
-    unescaped = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
-    for each in (text, unescaped, html.unescape(text), unquote_to_bytes(text).decode("utf-8", "replace")):
-        if plain in re.sub(r"[^0-9A-Z]", "", each.upper()):
-            return True
-        if plain.isdigit() and plain in re.sub(r"\D", "", each, flags=re.ASCII):
-            return True
+    coats = [text]
+    if "\\u" in text:
+        coats.append(re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text))
+    if "&" in text:
+        coats.append(html.unescape(text))
+    if "%" in text:
+        coats.append(unquote_to_bytes(text).decode("utf-8", "replace"))
+    drop = _NOT_DIGITS if number.isdigit() else _NOT_ALPHANUMERIC
+    if any(number in coat.upper().encode("utf-8", "replace").translate(None, drop) for coat in coats):
+        return True
     if number.hex() in text.lower():
         return True
     return any(part in text for part in _base64_forms(number))
 
 
-def _base64_forms(number: bytes) -> set[str]:
+_SEPARATORS: Final = b" .-"
+_NOT_DIGITS: Final = bytes(byte for byte in range(256) if not 0x30 <= byte <= 0x39)
+_NOT_ALPHANUMERIC: Final = bytes(byte for byte in range(256) if not (0x30 <= byte <= 0x39 or 0x41 <= byte <= 0x5A))
+
+
+def _base64_forms(number: bytes) -> list[str]:
     """What the number looks like inside of base64, at each of the three offsets, without the characters that neighbours
-    have a part in.
+    have a part in. (Digits and capitals encode to neither of the two characters in which the alphabets differ.)
     """
-    forms = set()
-    for offset in range(3):
-        encoded = base64.b64encode(bytes(offset) + number).rstrip(b"=").decode()
-        start = (0, 2, 3)[offset]
-        forms.add(encoded[start : len(encoded) - 1])
-    return forms | {form.translate(str.maketrans("+/", "-_")) for form in forms}
+    return [
+        base64.b64encode(bytes(offset) + number).rstrip(b"=").decode()[start:-1]
+        for offset, start in enumerate((0, 2, 3))
+    ]
