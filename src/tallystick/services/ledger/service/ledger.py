@@ -1,0 +1,72 @@
+"""The ledger as its ways in see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.auth import Subject
+from tallystick.chassis.db import Database
+from tallystick.chassis.idempotency import Entry
+from tallystick.chassis.outbox import Outbox
+from tallystick.contracts.ledger.problems import TransferNotFound
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import TransferId
+from tallystick.services.ledger.model import Command, State
+from tallystick.services.ledger.service.accounts import Accounts
+from tallystick.services.ledger.service.poster import SWEEP, Answered, Ask, Poster, Render
+from tallystick.services.ledger.store import Store
+
+
+class Ledger:
+    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock) -> None:
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock)
+        self.accounts = Accounts(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
+
+    async def post(
+        self,
+        subject: Subject,
+        trace: str | None,
+        commands: Sequence[Command],
+        *,
+        atomic: bool,
+        entry: Entry | None = None,
+        render: Render | None = None,
+    ) -> Answered:
+        """What became of each command, in order. With `entry`, the answer as it is stored under the idempotency key.
+
+        Raises the idempotency contract's problems, GuardRefused, and those of the database; CommitUnknown if it can't be learned
+        whether it was stored (the same ids again will tell).
+        """
+        return await self.poster.post(Ask(subject.tenant, subject.actor, trace, commands, atomic, entry, render))
+
+    async def transfer(self, tenant: str, transfer: TransferId) -> State:
+        """What is known of a transfer: itself or its refusal, and what was drawn on it. Raises TransferNotFound."""
+        known = await self._store.book_of(self._database, tenant)
+        state = None if known is None else await self._store.transfer(self._database, known[0], transfer)
+        if state is None or not (state.transfers or state.rejections):
+            raise TransferNotFound
+        return state
+
+    async def sweep(self) -> int:
+        """Takes what has expired off the accounts, in the order of expiry; returns how many holds that were."""
+        total = 0
+        while due := await self._store.due_holds(self._database, self._clock.now(), SWEEP):
+            swept = await self.poster.expire(due)
+            total += swept
+            if swept < len(due):
+                break  # somebody else closed some of them, or they can't be: the next turn looks again
+        if total:
+            telemetry.log.info("ledger.holds.expired", count=total)
+        return total
+
+    async def faults(self) -> list[str]:
+        """Everything in the books that does not add up, re-derived from the transfers alone; empty when all is sound."""
+        async with self._database.transaction(snapshot=True) as tx:
+            return await self._store.faults(tx)
+
+    async def close(self) -> None:
+        await self.poster.close()

@@ -1,0 +1,271 @@
+-- name: open_book
+-- The tenant's book, made on first use. The empty update returns it also when it was there.
+INSERT INTO book (tenant, recorded_at, created_at) VALUES ($1, $2, $2)
+ON CONFLICT (tenant) DO UPDATE SET sequence = book.sequence
+RETURNING id;
+
+-- name: book_of
+-- The tenant's book, if it has one.
+SELECT id, sequence FROM book WHERE tenant = $1;
+
+-- name: lock_books
+-- First statement of every write: whoever holds a book's row decides alone what its next transfers are. In the order of ids, so that
+-- two replicas never wait for each other in a circle.
+SELECT id, sequence, recorded_at FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
+
+-- name: known
+-- What there is under these ids: the transfer, or its refusal, and what was drawn on it. One index probe each, see the migration.
+SELECT t.*, x.digest, x.reason, x.available, x.required, x.currency AS refused_currency, x.id AS refused, k.book AS in_book,
+    h.captured, h.remaining, h.state, r.reversed
+FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
+LEFT JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS t ON true
+LEFT JOIN LATERAL (SELECT o.* FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x ON true
+LEFT JOIN LATERAL (SELECT o.* FROM hold AS o WHERE o.book = t.book AND o.id = t.id AND t.kind = 'hold' LIMIT 1) AS h ON true
+LEFT JOIN LATERAL (
+    SELECT o.* FROM reversal AS o WHERE o.book = t.book AND o.id = t.id AND t.kind IN ('post', 'capture') LIMIT 1
+) AS r ON true
+WHERE t.id IS NOT NULL OR x.id IS NOT NULL;
+
+-- name: accounts_for_posting
+-- Accounts as the rules need them, whichever book they are of: the rules look. Their book's lock is held.
+SELECT id, book, currency, normal_side = 'debit' AS debit_normal, floor, closed_at IS NOT NULL AS closed, version,
+    debits_pending, debits_posted, credits_pending, credits_posted
+FROM account WHERE id = ANY($1::uuid[]);
+
+-- name: save
+-- All transfers that were decided and what they do to their accounts, in one statement, so that the triggers judge all of it or
+-- nothing. The account totals are moved by sums made here from the transfers alone; the running totals in the transfers come from the model.
+-- $1-$3 books: id, last sequence, instant. $4-$26 transfers by column.
+WITH moved AS (
+    UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at
+    FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS w (book, sequence, recorded_at)
+    WHERE b.id = w.book
+    RETURNING b.id, b.recorded_at
+), t AS MATERIALIZED (
+    SELECT u.*, m.recorded_at,
+        CASE kind WHEN 'hold' THEN amount ELSE -released END AS pending,
+        CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS posted
+    FROM unnest(
+        $4::integer[], $5::bigint[], $6::uuid[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[], $11::bigint[], $12::bigint[],
+        $13::text[], $14::timestamptz[], $15::text[], $16::text[],
+        $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[],
+        $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[]
+    ) AS u (
+        book, sequence, id, kind, target, debit_account, credit_account, amount, released,
+        currency, expires_at, code, metadata,
+        dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+    )
+    JOIN moved AS m ON m.id = u.book
+), posted AS (
+    INSERT INTO transfer (
+        book, sequence, id, kind, target, debit_account, credit_account, amount, released,
+        currency, recorded_at, expires_at, code, metadata,
+        dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+    )
+    SELECT book, sequence, id, kind, target, debit_account, credit_account, amount, released,
+        currency, recorded_at, expires_at, code, metadata,
+        dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+    FROM t
+), change AS (
+    SELECT account, count(*) AS n, max(sequence) AS sequence,
+        sum(dp)::bigint AS dp, sum(d)::bigint AS d, sum(cp)::bigint AS cp, sum(c)::bigint AS c
+    FROM (
+        SELECT debit_account AS account, sequence, pending AS dp, posted AS d, 0::bigint AS cp, 0::bigint AS c FROM t
+        UNION ALL
+        SELECT credit_account, sequence, 0, 0, pending, posted FROM t
+    ) AS side
+    GROUP BY account
+)
+UPDATE account AS a SET version = a.version + x.n, sequence = x.sequence,
+    debits_pending = a.debits_pending + x.dp, debits_posted = a.debits_posted + x.d,
+    credits_pending = a.credits_pending + x.cp, credits_posted = a.credits_posted + x.c
+FROM change AS x WHERE a.id = x.account;
+
+-- name: insert_holds
+-- New holds, before the transfers that made them (`save` then checks both against each other).
+INSERT INTO hold (book, id, debit_account, credit_account, amount, captured, remaining, state, expires_at)
+SELECT book, id, debit_account, credit_account, amount, 0, amount, 'held', expires_at
+FROM unnest($1::integer[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::timestamptz[])
+    AS n (book, id, debit_account, credit_account, amount, expires_at);
+
+-- name: draw_holds
+-- What captures, voids and expiries take off holds. A CHECK refuses to take more than there is.
+UPDATE hold AS h SET captured = h.captured + d.captured, remaining = h.remaining - d.released,
+    state = CASE WHEN h.remaining > d.released THEN 'held' ELSE d.state END
+FROM (
+    SELECT book, target, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0)::bigint AS captured, sum(released)::bigint AS released,
+        CASE (array_agg(kind ORDER BY nth DESC))[1] WHEN 'capture' THEN 'captured' WHEN 'void' THEN 'voided' ELSE 'expired' END AS state
+    FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
+        WITH ORDINALITY AS u (book, target, kind, amount, released, nth)
+    GROUP BY book, target
+) AS d
+WHERE h.book = d.book AND h.id = d.target;
+
+-- name: draw_reversals
+-- What reversals take of posted transfers ($3: their amount). A CHECK refuses to take more than was posted.
+INSERT INTO reversal (book, id, amount, reversed)
+SELECT book, target, max(whole), sum(amount)::bigint
+FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::bigint[]) AS u (book, target, whole, amount)
+GROUP BY book, target
+ON CONFLICT (book, id) DO UPDATE SET reversed = reversal.reversed + excluded.reversed;
+
+-- name: insert_rejections
+-- Pins refusals to their ids.
+INSERT INTO rejection (book, id, digest, reason, available, required, currency, recorded_at)
+SELECT book, id, digest, reason, available, required, currency, $8
+FROM unnest($1::integer[], $2::uuid[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::text[])
+    AS n (book, id, digest, reason, available, required, currency);
+
+-- name: due_holds
+-- Holds that have expired and still hold, in the order in which they expired.
+SELECT b.tenant, h.book, h.id FROM hold AS h JOIN book AS b ON b.id = h.book
+WHERE h.remaining > 0 AND h.expires_at <= $1 ORDER BY h.expires_at, h.id LIMIT $2;
+
+-- name: due_holds_of
+-- The same for those that hold something on these accounts.
+SELECT b.tenant, h.book, h.id FROM hold AS h JOIN book AS b ON b.id = h.book
+WHERE h.remaining > 0 AND h.expires_at <= $1 AND (h.debit_account = ANY($3::uuid[]) OR h.credit_account = ANY($3::uuid[]))
+ORDER BY h.expires_at, h.id LIMIT $2;
+
+-- name: insert_account
+-- A new account. It exists from the book's present sequence on.
+INSERT INTO account (id, book, name, currency, normal_side, floor, code, metadata, created_at, created_sequence)
+SELECT $1, b.id, $3, $4, $5, $6, $7, $8, $9, b.sequence FROM book AS b WHERE b.id = $2
+ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: close_account
+-- Closes an account on which nothing is held. The book's lock is held.
+UPDATE account SET closed_at = $3
+WHERE id = $1 AND book = $2 AND closed_at IS NULL AND debits_pending = 0 AND credits_pending = 0
+RETURNING id;
+
+-- name: accounts
+-- Accounts of a tenant ($2: these ids; null: all of them) as of now, newest first, before the id $3. What is held by holds that have
+-- expired at $4 but were not swept yet is already taken off. $5 and $6 filter by currency and code.
+SELECT a.id, a.name, a.currency, a.normal_side, a.floor, a.code, a.metadata, a.closed_at IS NOT NULL AS closed, a.created_at,
+    a.created_sequence, a.version, b.sequence AS as_of, a.debits_pending - due.debits AS debits_pending, a.debits_posted,
+    a.credits_pending - due.credits AS credits_pending, a.credits_posted
+FROM book AS b
+JOIN account AS a ON a.book = b.id
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(h.remaining) FILTER (WHERE h.debit_account = a.id), 0)::bigint AS debits,
+        coalesce(sum(h.remaining) FILTER (WHERE h.credit_account = a.id), 0)::bigint AS credits
+    FROM hold AS h
+    WHERE h.remaining > 0 AND h.expires_at <= $4 AND (h.debit_account = a.id OR h.credit_account = a.id)
+) AS due
+WHERE b.tenant = $1 AND ($2::uuid[] IS NULL OR a.id = ANY($2)) AND ($3::uuid IS NULL OR a.id < $3)
+    AND ($5::text IS NULL OR a.currency = $5) AND ($6::text IS NULL OR a.code = $6)
+ORDER BY a.id DESC LIMIT $7;
+
+-- name: find_accounts
+-- What never changes about accounts, and whether they are closed. $1 tenants, $2 ids.
+SELECT b.tenant, a.id, a.currency, a.normal_side, a.closed_at IS NOT NULL AS closed
+FROM unnest($1::text[], $2::uuid[]) AS k (tenant, id)
+JOIN book AS b ON b.tenant = k.tenant
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = k.id AND o.book = b.id LIMIT 1) AS a;
+
+-- name: account_at
+-- An account's totals right after the book's sequence $3: those of its last entry up to there.
+SELECT e.version, e.debits_pending, e.debits_posted, e.credits_pending, e.credits_posted
+FROM (
+    (SELECT sequence, dr_version AS version, dr_debits_pending AS debits_pending, dr_debits_posted AS debits_posted,
+        dr_credits_pending AS credits_pending, dr_credits_posted AS credits_posted
+    FROM transfer WHERE debit_account = $2 AND book = $1 AND sequence <= $3 ORDER BY sequence DESC LIMIT 1)
+    UNION ALL
+    (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+    FROM transfer WHERE credit_account = $2 AND book = $1 AND sequence <= $3 ORDER BY sequence DESC LIMIT 1)
+) AS e
+ORDER BY e.sequence DESC LIMIT 1;
+
+-- name: sequence_at
+-- The last sequence of a book that was recorded up to an instant. Instants never fall as sequences rise, so a binary search over the
+-- index by sequence finds it; no index by time has to be kept up for it.
+WITH RECURSIVE search (low, high) AS (
+    SELECT 0::bigint, sequence FROM book WHERE id = $1
+    UNION ALL
+    SELECT CASE WHEN m.recorded_at <= $2 THEN s.middle ELSE s.low END, CASE WHEN m.recorded_at <= $2 THEN s.high ELSE s.middle - 1 END
+    FROM (SELECT low, high, (low + high + 1) / 2 AS middle FROM search WHERE low < high) AS s
+    CROSS JOIN LATERAL (SELECT t.recorded_at FROM transfer AS t WHERE t.book = $1 AND t.sequence = s.middle LIMIT 1) AS m
+)
+SELECT low FROM search WHERE low = high;
+
+-- name: entries
+-- An account's entries before the sequence $3, newest first: the newest of each side, merged.
+SELECT e.* FROM (
+    (SELECT sequence, id AS transfer, 'debit' AS side, credit_account AS other, kind, amount, released, currency, recorded_at, code,
+        dr_version AS version, dr_debits_pending AS debits_pending, dr_debits_posted AS debits_posted,
+        dr_credits_pending AS credits_pending, dr_credits_posted AS credits_posted
+    FROM transfer WHERE debit_account = $2 AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
+    UNION ALL
+    (SELECT sequence, id, 'credit', debit_account, kind, amount, released, currency, recorded_at, code,
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+    FROM transfer WHERE credit_account = $2 AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
+) AS e
+ORDER BY e.sequence DESC LIMIT $4;
+
+-- name: between
+-- The transfers of a fact, to compute its digest again.
+SELECT t.* FROM transfer AS t WHERE t.book = $1 AND t.sequence BETWEEN $2 AND $3 ORDER BY t.sequence;
+
+-- name: unbalanced_books
+-- Check: in each book and currency debits equal credits, posted and pending.
+SELECT format('book %s, %s: debits %s + %s held, credits %s + %s held', book, currency, sum(debits_posted), sum(debits_pending),
+    sum(credits_posted), sum(credits_pending)) AS fault
+FROM account GROUP BY book, currency
+HAVING sum(debits_posted) <> sum(credits_posted) OR sum(debits_pending) <> sum(credits_pending)
+LIMIT 100;
+
+-- name: broken_sequences
+-- Check: each book's transfers are numbered 1, 2, 3 ... up to its sequence, at instants that never fall.
+SELECT format('book %s is at %s and has %s transfers up to %s, %s out of time', b.id, b.sequence, t.n, t.last, t.backwards) AS fault
+FROM book AS b
+LEFT JOIN (
+    SELECT book, count(*) AS n, max(sequence) AS last, count(*) FILTER (WHERE recorded_at < before) AS backwards
+    FROM (SELECT book, sequence, recorded_at, lag(recorded_at) OVER (PARTITION BY book ORDER BY sequence) AS before FROM transfer) AS x
+    GROUP BY book
+) AS t ON t.book = b.id
+WHERE b.sequence <> coalesce(t.n, 0) OR b.sequence <> coalesce(t.last, 0) OR t.backwards > 0
+LIMIT 100;
+
+-- name: broken_accounts
+-- Check: an account's entries follow from one another by amount and version, from zero to what its row says.
+SELECT format('account %s, entry %s', x.account, x.version) AS fault FROM (
+    SELECT e.*, row_number() OVER w AS nth, lead(version) OVER w IS NULL AS last,
+        debits_pending - coalesce(lag(debits_pending) OVER w, 0) AS dp, debits_posted - coalesce(lag(debits_posted) OVER w, 0) AS d,
+        credits_pending - coalesce(lag(credits_pending) OVER w, 0) AS cp, credits_posted - coalesce(lag(credits_posted) OVER w, 0) AS c,
+        CASE kind WHEN 'hold' THEN amount ELSE -released END AS held,
+        CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS moved
+    FROM entry AS e WINDOW w AS (PARTITION BY account ORDER BY sequence)
+) AS x
+LEFT JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = x.account LIMIT 1) AS a ON x.last
+WHERE x.nth <> x.version
+    OR (x.dp, x.d, x.cp, x.c) <> (CASE x.side WHEN 'debit' THEN (x.held, x.moved, 0::bigint, 0::bigint) ELSE (0::bigint, 0::bigint, x.held, x.moved) END)
+    OR x.last AND (a.book, a.currency, a.sequence, a.version, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted)
+        IS DISTINCT FROM (x.book, x.currency, x.sequence, x.version, x.debits_pending, x.debits_posted, x.credits_pending, x.credits_posted)
+UNION ALL
+SELECT format('account %s has totals and no entry', a.id) FROM account AS a
+WHERE (a.version, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted) <> (0, 0, 0, 0, 0)
+    AND NOT EXISTS (SELECT FROM transfer AS t WHERE t.book = a.book AND t.sequence = a.sequence)
+LIMIT 100;
+
+-- name: broken_holds
+-- Check: what is left of each hold and what was reversed of each transfer is what the transfers say.
+SELECT format('hold %s', t.id) AS fault FROM transfer AS t
+LEFT JOIN hold AS h ON h.book = t.book AND h.id = t.id
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(d.amount) FILTER (WHERE d.kind = 'capture'), 0) AS captured, coalesce(sum(d.released), 0) AS released
+    FROM transfer AS d WHERE d.book = t.book AND d.target = t.id
+) AS drawn
+WHERE t.kind = 'hold' AND (h.amount, h.captured, h.remaining) IS DISTINCT FROM (t.amount, drawn.captured, t.amount - drawn.released)
+UNION ALL
+SELECT format('reversals of %s', r.id) FROM (
+    SELECT book, target AS id, sum(amount) AS reversed FROM transfer WHERE kind = 'reverse' GROUP BY book, target
+) AS r
+LEFT JOIN reversal AS k ON k.book = r.book AND k.id = r.id
+LEFT JOIN transfer AS t ON t.book = r.book AND t.id = r.id
+WHERE (k.reversed, k.amount) IS DISTINCT FROM (r.reversed, t.amount) OR r.reversed > t.amount
+LIMIT 100;

@@ -1,0 +1,309 @@
+"""Where the book is kept. One method per named query; rows in, model types out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tallystick.chassis.db import Database, Queries, Row, Transaction, arguments
+from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.services.ledger.model import (
+    Account,
+    Book,
+    Decided,
+    Hold,
+    Key,
+    Rejection,
+    Reversal,
+    State,
+    Transfer,
+    Unit,
+)
+
+queries: Final = Queries.load("tallystick.services.ledger")
+
+_FIELDS: Final = msgspec.structs.fields(Transfer)
+#: The columns of `save`, in its order: a transfer's own but the instant, which is its book's.
+_SAVED: Final = attrgetter(*(field.name for field in _FIELDS if field.name != "recorded_at"))
+_WIDTH: Final = len(_FIELDS) - 1
+#: Kinds that touch more than accounts. A flush without them skips the statements about holds and reversals.
+_PLAIN: Final = frozenset({"post"})
+
+
+class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An account as it is read: what it is, and its totals as of the book's sequence `as_of`."""
+
+    id: AccountId
+    name: str
+    currency: str
+    normal_side: str
+    floor: int | None
+    code: str | None
+    metadata: str | None
+    closed: bool
+    created_at: datetime
+    created_sequence: int
+    version: int
+    as_of: int
+    debits_pending: int
+    debits_posted: int
+    credits_pending: int
+    credits_posted: int
+
+
+class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """`metadata` is JSON with sorted keys."""
+
+    id: AccountId
+    name: str
+    currency: str
+    normal_side: str
+    floor: int | None
+    code: str | None
+    metadata: str | None
+
+
+class EntryRow(NamedTuple):
+    sequence: int
+    transfer: TransferId
+    side: str
+    other: AccountId
+    kind: str
+    amount: int
+    released: int
+    currency: str
+    recorded_at: datetime
+    code: str | None
+    version: int
+    debits_pending: int
+    debits_posted: int
+    credits_pending: int
+    credits_posted: int
+
+
+class Due(NamedTuple):
+    """A hold that has expired and was not swept yet."""
+
+    tenant: str
+    book: int
+    hold: TransferId
+
+
+class Found(NamedTuple):
+    tenant: str
+    id: AccountId
+    currency: str
+    normal_side: str
+    closed: bool
+
+
+class Store:
+    # ---- the write path ---------------------------------------------------------------------------------------------
+
+    async def open_book(self, tx: Transaction, tenant: str, now: datetime) -> int:
+        number: int = await tx.fetchval(queries.open_book, tenant, now)
+        return number
+
+    async def lock_books(self, tx: Transaction, books: Iterable[int]) -> dict[int, Book]:
+        """Takes the books' row locks, in the order of their ids. Nobody else posts to them until this transaction ends."""
+        rows = await tx.fetch(queries.lock_books, sorted(books))
+        return {row[0]: Book(*row) for row in rows}
+
+    async def load(self, tx: Transaction, units: Sequence[Unit]) -> State:
+        """Locks the books of these units and reads all that their commands are about."""
+        state = State(await self.lock_books(tx, {unit.book for unit in units}), {})
+        wanted: set[AccountId] = set()
+        keys: set[Key] = set()
+        for unit in units:
+            for command in unit.commands:
+                keys.add((unit.book, command.id))
+                if command.target is not None:
+                    keys.add((unit.book, command.target))
+                if command.debit is not None:
+                    wanted.add(command.debit)
+                if command.credit is not None:
+                    wanted.add(command.credit)
+        await self._known(tx, keys, state)
+        for transfer in state.transfers.values():
+            wanted.add(transfer.debit_account)
+            wanted.add(transfer.credit_account)
+        if wanted:
+            rows = await tx.fetch(queries.accounts_for_posting, list(wanted))
+            state.accounts.update((row[0], Account(*row)) for row in rows)
+        return state
+
+    async def _known(self, tx: Transaction, keys: Iterable[Key], state: State) -> None:
+        for row in await tx.fetch(queries.known, *arguments(keys, 2)):
+            _take(row, state)
+
+    async def save(self, tx: Transaction, state: State, decided: Decided, now: datetime) -> None:
+        """Stores what was decided. Raises CheckViolation when the database comes to another conclusion than the rules."""
+        if decided.rejections:
+            await self._pin(tx, decided.rejections, now)
+        transfers = decided.transfers
+        if not transfers:
+            return
+        if any(transfer.kind not in _PLAIN for transfer in transfers):
+            await self._draw(tx, state, transfers)
+        books = {transfer.book for transfer in transfers}
+        rows = [(book, state.books[book].sequence, state.books[book].recorded_at) for book in sorted(books)]
+        columns = zip(*map(_SAVED, transfers), strict=True)
+        await tx.execute(queries.save, *arguments(rows, 3), *columns)
+
+    async def _pin(self, tx: Transaction, rejections: Sequence[Rejection], now: datetime) -> None:
+        rows = [msgspec.structs.astuple(rejection) for rejection in rejections]
+        await tx.execute(queries.insert_rejections, *arguments(rows, 7), now)
+
+    async def _draw(self, tx: Transaction, state: State, transfers: Sequence[Transfer]) -> None:
+        holds: list[tuple[Any, ...]] = []
+        draws: list[tuple[Any, ...]] = []
+        reversals: list[tuple[Any, ...]] = []
+        for t in transfers:
+            if t.kind == "hold":
+                holds.append((t.book, t.id, t.debit_account, t.credit_account, t.amount, t.expires_at))
+            elif t.kind == "reverse" and t.target is not None:
+                reversals.append((t.book, t.target, state.reversals[t.book, t.target].amount, t.amount))
+            elif t.kind != "post":
+                draws.append((t.book, t.target, t.kind, t.amount, t.released))
+        if holds:
+            await tx.execute(queries.insert_holds, *arguments(holds, 6))
+        if draws:
+            await tx.execute(queries.draw_holds, *arguments(draws, 5))
+        if reversals:
+            await tx.execute(queries.draw_reversals, *arguments(reversals, 4))
+
+    async def due_holds(self, database: Database, now: datetime, limit: int) -> list[Due]:
+        return [Due(*row) for row in await database.fetch(queries.due_holds, now, limit)]
+
+    async def due_holds_of(
+        self, tx: Transaction, accounts: Iterable[AccountId], now: datetime, limit: int
+    ) -> list[Due]:
+        return [Due(*row) for row in await tx.fetch(queries.due_holds_of, now, limit, list(accounts))]
+
+    # ---- accounts ---------------------------------------------------------------------------------------------------
+
+    async def insert_account(self, tx: Transaction, book: int, account: NewAccount, now: datetime) -> bool:
+        """False when an account with this id exists, in whichever book."""
+        new = await tx.fetchval(
+            queries.insert_account,
+            account.id,
+            book,
+            account.name,
+            account.currency,
+            account.normal_side,
+            account.floor,
+            account.code,
+            account.metadata,
+            now,
+        )
+        return new is not None
+
+    async def close_account(self, tx: Transaction, book: int, account: AccountId, now: datetime) -> bool:
+        return await tx.fetchval(queries.close_account, account, book, now) is not None
+
+    async def account(
+        self, source: Database | Transaction, tenant: str, account: AccountId, now: datetime
+    ) -> AccountRow | None:
+        rows = await source.fetch(queries.accounts, tenant, [account], None, now, None, None, 1)
+        return _account(rows[0]) if rows else None
+
+    async def accounts(
+        self,
+        database: Database,
+        tenant: str,
+        now: datetime,
+        *,
+        after: AccountId | None,
+        currency: str | None,
+        code: str | None,
+        limit: int,
+    ) -> list[AccountRow]:
+        rows = await database.fetch(queries.accounts, tenant, None, after, now, currency, code, limit)
+        return [_account(row) for row in rows]
+
+    async def find_accounts(self, database: Database, wanted: Iterable[tuple[str, AccountId]]) -> list[Found]:
+        return [Found(*row) for row in await database.fetch(queries.find_accounts, *arguments(wanted, 2))]
+
+    # ---- history ----------------------------------------------------------------------------------------------------
+
+    async def book_of(self, source: Database | Transaction, tenant: str) -> tuple[int, int] | None:
+        """The tenant's book and its sequence."""
+        row = await source.fetchrow(queries.book_of, tenant)
+        return None if row is None else (row[0], row[1])
+
+    async def account_at(self, tx: Transaction, book: int, account: AccountId, sequence: int) -> tuple[int, ...]:
+        """Version and the four totals (debits pending and posted, credits pending and posted) after `sequence`."""
+        row = await tx.fetchrow(queries.account_at, book, account, sequence)
+        return (0, 0, 0, 0, 0) if row is None else tuple(row)
+
+    async def sequence_at(self, tx: Transaction, book: int, at: datetime) -> int:
+        sequence: int = await tx.fetchval(queries.sequence_at, book, at)
+        return sequence
+
+    async def entries(self, tx: Transaction, book: int, account: AccountId, before: int, limit: int) -> list[EntryRow]:
+        return [EntryRow(*row) for row in await tx.fetch(queries.entries, book, account, before, limit)]
+
+    async def transfer(self, database: Database, book: int, transfer: TransferId) -> State:
+        """What is known of one transfer, in a state without books and accounts."""
+        state = State({}, {})
+        for row in await database.fetch(queries.known, [book], [transfer]):
+            _take(row, state)
+        return state
+
+    async def between(self, tx: Transaction, book: int, first: int, last: int) -> list[Transfer]:
+        return [_transfer(row) for row in await tx.fetch(queries.between, book, first, last)]
+
+    async def faults(self, tx: Transaction) -> list[str]:
+        """All that the book says against itself; empty when it is sound. Reads everything."""
+        found: list[str] = []
+        for query in (
+            queries.unbalanced_books,
+            queries.broken_sequences,
+            queries.broken_accounts,
+            queries.broken_holds,
+        ):
+            found += [f"{query.name}: {row[0]}" for row in await tx.fetch(query)]
+        return found
+
+
+def _transfer(row: Row) -> Transfer:
+    return Transfer(*(row[field.name] for field in _FIELDS))
+
+
+def _account(row: Row) -> AccountRow:
+    return AccountRow(**dict(row.items()))
+
+
+def _take(row: Row, state: State) -> None:
+    if row["refused"] is not None:
+        state.rejections[row["in_book"], row["refused"]] = Rejection(
+            row["in_book"],
+            row["refused"],
+            row["digest"],
+            row["reason"],
+            row["available"],
+            row["required"],
+            row["refused_currency"],
+        )
+    if row["id"] is None:
+        return
+    transfer = _transfer(row)
+    key = (transfer.book, transfer.id)
+    state.transfers[key] = transfer
+    if row["remaining"] is not None:
+        state.holds[key] = Hold(
+            *key,
+            transfer.debit_account,
+            transfer.credit_account,
+            transfer.amount,
+            row["captured"],
+            row["remaining"],
+            row["state"],
+            transfer.expires_at,
+        )
+    if row["reversed"] is not None:
+        state.reversals[key] = Reversal(*key, transfer.amount, row["reversed"])
