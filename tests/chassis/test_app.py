@@ -17,8 +17,12 @@ import pytest
 import pytest_asyncio
 
 from tallystick.chassis import app
+from tallystick.chassis.keys import root
+from tallystick.fabric.valkey import rules
 from tallystick.kernel.secret import Secret
-from tests.support.parts import NatsServer, ServiceDatabase, ValkeyServer
+from tallystick.local.parts import ValkeyUser
+from tallystick.local.parts.valkey import hash_password
+from tests.support.parts import NatsServer, ServiceDatabase, ValkeyServer, new_secret
 
 ROOT = Path(__file__).parents[2]
 
@@ -283,17 +287,27 @@ async def test_exclusive_work_is_one_replicas_and_passes_on_when_it_is_killed(
     await until(second_runs)
 
 
-async def test_facts_leave_and_arrive_and_readiness_tells_the_parts(
+async def test_every_part_that_is_named_is_opened_and_facts_leave_and_arrive(
     make: Make,
     directory: Path,
     chassis_database: ServiceDatabase,
     nats_server: NatsServer,
     valkey_server: ValkeyServer,
 ) -> None:
-    secret = await nats_server.user("shop", (">",), (">",))
+    nats_password = await nats_server.user("shop", (">",), (">",))
+    valkey_password = new_secret()
+    users = [
+        ValkeyUser(valkey_server.ADMIN, hash_password(valkey_server.password), ("~*", "&*", "+@all")),
+        ValkeyUser("shop", hash_password(valkey_password), rules(["shop"])["shop"]),
+    ]
+    await valkey_server.part.reload(users)
+    root.create(directory / "root")
     environ = with_database(directory, chassis_database) | {
         "TALLYSTICK_NATS_URL": nats_server.url,
-        "TALLYSTICK_NATS_PASSWORD_FILE": password(directory, "nats", secret),
+        "TALLYSTICK_NATS_PASSWORD_FILE": password(directory, "nats", nats_password),
+        "TALLYSTICK_VALKEY_SOCKET": str(valkey_server.socket),
+        "TALLYSTICK_VALKEY_PASSWORD_FILE": password(directory, "valkey", valkey_password),
+        "TALLYSTICK_ROOT_KEY_FILE": str(directory / "root"),
     }
     replica = await make(**environ).start()
     assert (await replica.get("/health/ready"))[1] == {"ready": True, "parts": {"database": True, "bus": True}}
@@ -304,5 +318,37 @@ async def test_facts_leave_and_arrive_and_readiness_tells_the_parts(
         return bool((await replica.get("/state"))[1]["facts"] == [1, 2, 3])
 
     await until(heard)
+    assert (await replica.get("/state"))[1]["opened"] == "a thing"
+    assert [(await replica.get("/few"))[0] for _ in range(3)] == [200, 200, 429]
     replica.signal(signal.SIGTERM)
+    lines = await replica.lines()
     assert await replica.ended() == 0
+    assert [line for line in lines if line["level"] == "error" or line["event"].startswith("limits")] == []
+
+
+async def test_a_database_that_goes_away_is_told_but_does_not_make_the_replica_unready(
+    make: Make, directory: Path, chassis_database: ServiceDatabase
+) -> None:
+    way = directory / "sockets"
+    way.symlink_to(chassis_database.dsn.host)
+    environ = with_database(directory, chassis_database) | {"TALLYSTICK_DATABASE_HOST": str(way)}
+    replica = await make(**environ).start()
+    way.unlink()
+    for row in await chassis_database.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'shop-0'"):
+        own = await chassis_database.connection(superuser=True)
+        await own.execute("SELECT pg_terminate_backend($1)", row["pid"])
+        await own.close()
+
+    async def noticed() -> bool:
+        return bool((await replica.get("/health/ready"))[1]["parts"] == {"database": False})
+
+    await until(noticed)
+    assert (await replica.get("/health/ready"))[0] == 200
+    status, problem = await replica.get("/sales", "POST")
+    assert (status, problem["retryable"]) == (503, True)
+    way.symlink_to(chassis_database.dsn.host)
+
+    async def sold() -> bool:
+        return bool((await replica.get("/sales", "POST"))[0] == 200)
+
+    await until(sold)

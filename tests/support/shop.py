@@ -21,6 +21,7 @@ from tallystick.chassis import settings as environment
 from tallystick.chassis.app import Runtime, Schedule, Wiring, serve
 from tallystick.chassis.bus import Delivered, Subscription
 from tallystick.chassis.db import Transaction
+from tallystick.chassis.keys import Aad
 from tallystick.chassis.web import Endpoint, Reply, Request
 from tallystick.kernel import ids
 
@@ -38,11 +39,21 @@ basis = "none needed"
 retention = "1 day"
 protection = "None needed"
 
+[keys]
+suite = "XAES-256-GCM"
+rotation_days = 90
+
+[keys.purposes]
+sales = "Seals what was sold"
+
 [limits]
 max_body_bytes = 65536
 max_in_flight = 16
 max_queue = 16
 database_connections = 4
+
+[limits.rates]
+few = { per_second = 1, burst = 2 }
 
 [slo]
 availability_percent = 99.0
@@ -70,6 +81,7 @@ class Slowly(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class State(msgspec.Struct):
     runs: int
     facts: list[int]
+    opened: str = ""
 
 
 async def work(shop: Shop, request: Request[None, Slowly]) -> Reply[str]:
@@ -94,7 +106,17 @@ async def sell(shop: Shop, request: Request) -> Reply[str]:
 
 
 async def state(shop: Shop, request: Request) -> Reply[State]:
-    return Reply(State(shop.runs, shop.facts))
+    if not shop.runtime.has("keyring"):
+        return Reply(State(shop.runs, shop.facts))
+    aad = Aad("default", "sales", "thing", "1")
+    blob = await shop.runtime.keyring.seal(b"a thing", aad)
+    opened = (await shop.runtime.keyring.open_sealed(blob, aad)).decode()
+    opened = await shop.runtime.cache.get_or_load("opened", timedelta(seconds=9), lambda: returned(opened), str)
+    return Reply(State(shop.runs, shop.facts, opened))
+
+
+async def returned(value: str) -> str:
+    return value
 
 
 async def heard(shop: Shop, tx: Transaction, facts: list[Delivered]) -> None:
@@ -116,6 +138,7 @@ ENDPOINTS = (
     Endpoint("GET", "/work", work, public="a test", query=Slowly, answer=str, timeout=30),
     Endpoint("POST", "/sales", sell, public="a test", answer=str),
     Endpoint("GET", "/state", state, public="a test", answer=State),
+    Endpoint("GET", "/few", work, public="a test", query=Slowly, answer=str, rate="few"),
 )
 
 
