@@ -15,6 +15,7 @@ import pytest
 from tallystick.chassis.auth import CredentialsRefused
 from tallystick.chassis.auth.authenticator import Authenticator
 from tallystick.chassis.auth.revocation import SUBJECT
+from tallystick.services.identity.model.revocations import revoked_token
 from tests.services.identity.conftest import World
 from tests.services.identity.support import ISSUER, ApiClient, forged, inner
 
@@ -126,6 +127,21 @@ async def test_revoking_twice_is_one_revocation(world: World) -> None:
     token = await client.access_token()
     answers = await asyncio.gather(*(client.revoke(token) for _ in range(8)))
     assert {answer.status for answer in answers} == {200}
+    assert len(await world.tables.query("SELECT FROM revocation")) == 1
+    assert (await world.tables.query("SELECT epoch FROM revocation_epoch"))[0]["epoch"] == 1
+
+
+async def test_replicas_that_revoke_the_same_at_once(world: World) -> None:
+    """All have looked before any has stored: the second waits for the first, and then finds it."""
+    together = asyncio.Barrier(4)
+    revoked = revoked_token("j", world.clock.now())
+
+    async def revoke() -> None:
+        async with world.database.transaction() as tx:
+            await together.wait()
+            await world.identity.revocations.record(tx, revoked)
+
+    await asyncio.gather(*(revoke() for _ in range(4)))
     assert len(await world.tables.query("SELECT FROM revocation")) == 1
     assert (await world.tables.query("SELECT epoch FROM revocation_epoch"))[0]["epoch"] == 1
 

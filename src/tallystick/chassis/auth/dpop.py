@@ -75,7 +75,7 @@ class ProofVerifier:
         try:
             header = _header.decode(compact.header)
             claims = _claims.decode(compact.payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deeply
             raise Refused("the proof lacks a member or has one of a wrong type") from error
         if header.typ != "dpop+jwt":
             raise Refused("typ is not dpop+jwt")

@@ -140,7 +140,7 @@ def _open(
     try:
         header = _header.decode(compact.header)
         claims = decoder.decode(compact.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deeply
         raise Refused("it lacks a member or has one of a wrong type") from error
     if header.typ != typ or header.alg != "ES256" or header.crit is not msgspec.UNSET:
         raise Refused("it isn't a token of the kind that is taken here")

@@ -234,11 +234,11 @@ ENDPOINTS = (
         summary="Metadata of the API as a protected resource (RFC 9728)",
     ),
     Endpoint(
-        "GET", "/internal/jwks", inner_jwks, mesh=SERVICES, action="readKeys", resource="KeySet",
+        "GET", "/internal/jwks", inner_jwks, mesh=SERVICES, action="readKeys", resource="Tenant",
         answer=messages.KeySet, summary="The keys of access tokens and of transaction tokens",
     ),
     Endpoint(
-        "GET", "/internal/revocations", revocations, mesh=SERVICES, action="readRevocations", resource="Revocations",
+        "GET", "/internal/revocations", revocations, mesh=SERVICES, action="readRevocations", resource="Tenant",
         answer=messages.Revocations, summary="All that is revoked and still matters, as of an epoch",
     ),
     Endpoint(
