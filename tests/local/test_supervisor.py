@@ -100,7 +100,7 @@ async def test_what_dies_is_started_again(directory: Path) -> None:
 async def test_what_never_gets_ready_is_given_up_at_the_first_start(directory: Path) -> None:
     script = Script(directory, "import sys; print('no room left'); sys.exit(3)")
     async with kept(script, attempts=2) as (keeper, _):
-        with pytest.raises(StartFailed, match=r"(?s)script: script ended with status 3.*no room left"):
+        with pytest.raises(StartFailed, match=r"(?s)^script ended with status 3.*no room left"):
             await keeper.until_ready()
         assert script.starts == 2
 

@@ -36,13 +36,12 @@ class LineProgress:
         self._common = common
         self._began = time.monotonic()
         self._phases: dict[str, str] = {}
-        self._stopping = False
 
     def process(self, name: str, phase: str, detail: str) -> None:
-        if self._phases.get(name) == phase or (self._stopping and phase in {"stopping", "stopped"}):
-            return
+        if self._phases.get(name) == phase or phase in {"waiting", "stopping", "stopped"}:
+            return  # that it stops is said once, for all
         self._phases[name] = phase
-        first = detail.splitlines()[0] if detail and phase != "ready" else ""
+        first = detail.splitlines()[0].rstrip(":") if detail and phase != "ready" else ""
         self._say(f"{name} {phase} {time.monotonic() - self._began:.1f} s{': ' + first if first else ''}")
 
     def status(self, found: Status) -> None:
@@ -68,7 +67,6 @@ class LineProgress:
         self._say(f"metrics  {ops}/sd")
 
     def stopping(self) -> None:
-        self._stopping = True
         self._say("stopping")
 
     def close(self) -> None:

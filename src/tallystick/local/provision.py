@@ -98,9 +98,8 @@ class Databases:
                     statements.append(fabric_postgres.password(role, fabric_postgres.scram_verifier(password)))
             # One transaction for all: one flush to disk instead of a hundred.
             await connection.execute(";\n".join(statements), timeout=CREATE_TIMEOUT)
-            for plan in plans.values():
-                if plan.database not in present:
-                    await connection.execute(plan.create, timeout=CREATE_TIMEOUT)
+            # Each copies a template of 7 MB through the log; side by side they share the flushes.
+            await asyncio.gather(*(self._create(plan) for plan in plans.values() if plan.database not in present))
             grants = [statement for plan in plans.values() for statement in plan.grants]
             await connection.execute(";\n".join(grants), timeout=CREATE_TIMEOUT)
         finally:
@@ -114,6 +113,13 @@ class Databases:
     def owner(self, service: str) -> Dsn:
         secret: Secret[str] = self._secrets.get(f"{service}/owner")
         return replace(self._superuser, database=service, user=fabric_postgres.owner(service), password=secret)
+
+    async def _create(self, plan: fabric_postgres.Plan) -> None:
+        connection = await _connect(self._superuser)
+        try:
+            await connection.execute(plan.create, timeout=CREATE_TIMEOUT)
+        finally:
+            connection.terminate()
 
     async def _inside(self, plan: fabric_postgres.Plan) -> None:
         connection = await _connect(replace(self._superuser, database=plan.database))

@@ -17,7 +17,7 @@ import msgspec
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.local.parts import NoIdentity, Part, ProcessFailed
 
-Phase = Literal["waiting", "starting", "ready", "unready", "restarting", "stopping", "stopped"]
+Phase = Literal["waiting", "starting", "ready", "unready", "restarting", "stopping", "stopped", "failed"]
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
@@ -94,6 +94,8 @@ class Keeper:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        if self.view.phase == "failed":
+            return
         self._to("stopping")
         await self.unit.stop()
         self._to("stopped")
@@ -118,9 +120,10 @@ class Keeper:
                 failures = 0
             failures += 1
             if not self._first.done() and failures >= self._attempts:
-                self._first.set_exception(StartFailed(f"{self.view.name}: {self.view.error}"))
+                reason = str(self.view.error).removeprefix(f"{self.view.name} ")
+                self._first.set_exception(StartFailed(f"{self.view.name} {reason}"))
                 self._first.exception()  # whoever awaits it gets it; nobody awaiting is no fault
-                self._to("stopped")
+                self._to("failed")
                 return
             self._to("restarting")
             await asyncio.sleep(next_delay(failures))
