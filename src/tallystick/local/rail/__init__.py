@@ -22,10 +22,21 @@ import asyncio
 import signal
 from pathlib import Path
 
-from tallystick.local.rail.rules import Authorization, Kind, decide_move, luhn
+from tallystick.local.rail.rules import BEHAVIOURS, Authorization, Kind, decide_move, luhn
 from tallystick.local.rail.server import Rail, RailSettings, serve
 
-__all__ = ["Authorization", "Kind", "Rail", "RailSettings", "decide_move", "destination", "luhn", "main", "serve"]
+__all__ = [
+    "BEHAVIOURS",
+    "Authorization",
+    "Kind",
+    "Rail",
+    "RailSettings",
+    "decide_move",
+    "destination",
+    "luhn",
+    "main",
+    "serve",
+]
 
 
 def destination(socket: Path) -> str:
