@@ -25,6 +25,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.output import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Common, Failed, console, emit
 from tallystick.cli.own_client import own_client
+from tallystick.kernel.luhn import check_digit
 from tallystick.kernel.money import MAX_MINOR, Money, UnknownCurrency, currency
 
 if TYPE_CHECKING:
@@ -188,9 +189,7 @@ def card_number(customer: str) -> str:
     """
     digest = int.from_bytes(hashlib.sha256(b"tallystick replay card " + customer.encode()).digest()[:8])
     body = f"41{digest % 10**13:013d}"
-    doubled = str.maketrans("0123456789", "0246813579")
-    total = sum(map(int, body[-2::-2])) + sum(map(int, body[::-2].translate(doubled)))
-    return body + str(-total % 10)
+    return body + check_digit(body)
 
 
 def _total(file: Path, columns: dict[str, str], limit: int | None) -> int:

@@ -47,12 +47,12 @@ END $$;
 CREATE TRIGGER tile_only_grows BEFORE UPDATE ON tile FOR EACH ROW EXECUTE FUNCTION tile_only_grows();
 
 CREATE TABLE head (
-    only     boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only),
+    single   boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (single),
     size     bigint  NOT NULL CHECK (size >= 0),
     frontier bytea   NOT NULL CHECK (length(frontier) % 32 = 0)
 );
 COMMENT ON TABLE head IS 'The tree as it stands. Its row lock is what makes one writer of all replicas: a fence that can not be outlived.';
-COMMENT ON COLUMN head.only IS 'class: internal';
+COMMENT ON COLUMN head.single IS 'class: internal';
 COMMENT ON COLUMN head.size IS 'class: public';
 COMMENT ON COLUMN head.frontier IS 'class: public';
 INSERT INTO head (size, frontier) VALUES (0, '');

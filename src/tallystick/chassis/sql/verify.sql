@@ -1,0 +1,24 @@
+-- What must hold in every service's database. Each query gives the faults it finds, as text: none, if all is well.
+
+-- name: dead_letters_are_answered
+-- No fact lies unhandled: each was replayed or discarded by a person.
+SELECT format('fact %s of %s waits for %s since %s: %s', seq, source, consumer, at, error) AS fault
+FROM dead_letter WHERE state IN ('waiting', 'requested') ORDER BY at LIMIT 20;
+
+-- name: facts_are_relayed
+-- The outbox is drained: everything that was told is on the bus.
+SELECT format('%s facts from %s on are not relayed', count(*), min(o.at)) AS fault
+FROM outbox AS o, outbox_cursor AS c
+WHERE (o.xid, o.position) > (c.xid, c.position)
+HAVING count(*) > 0;
+
+-- name: batches_are_numbered_without_gaps
+-- The numbers that the relay gave are 1, 2, 3 ... and end at its cursor.
+SELECT format('batch %s begins after %s', b.first, b.before) AS fault
+FROM (SELECT first, count, lag(first + count, 1, first) OVER (ORDER BY first) AS before FROM outbox_batch) AS b
+WHERE b.first <> b.before
+UNION ALL
+SELECT format('the last batch ends at %s, the cursor is at %s', l.ends, c.seq)
+FROM (SELECT max(first + count - 1) AS ends FROM outbox_batch) AS l, outbox_cursor AS c
+WHERE l.ends <> c.seq
+LIMIT 20;

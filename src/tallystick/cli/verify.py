@@ -1,0 +1,43 @@
+"""`tallystick verify`: re-derives the books, the log and what lies between them, and names what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tallystick.cli.output import NO, OK, Common, console, emit
+from tallystick.local import control
+
+if TYPE_CHECKING:
+    from tallystick.local.verify import Check
+
+
+def verify(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Check that every book balances, entries = totals = running balances, payments agree with the ledger, outboxes are drained, the
+    log is consistent and complete, and no card number lies anywhere in clear. Exit status 1 when anything is wrong.
+    """
+    checks = asyncio.run(_verify(common))
+    wrong = [check for check in checks if check.faults]
+    if common.json:
+        emit({"ok": not wrong, "checks": checks}, common)
+    elif wrong:
+        console().print(f"[red]{len(wrong)} of {len(checks)} checks found something wrong[/]")
+    else:
+        console().print(f"[green]all {len(checks)} checks hold[/]")
+    return NO if wrong else OK
+
+
+async def _verify(common: Common) -> list[Check]:
+    from tallystick.local.verify import verify as run
+
+    await control.ask(common.layout, control.GetStatus(), control.Status)
+    out = console(error=common.json)
+    checks = []
+    async for check in run(common.layout):
+        checks.append(check)
+        mark = "[red]✗[/]" if check.faults else "[green]✓[/]"
+        seen = f"  [dim]{check.looked_at}[/]" if check.looked_at else ""
+        out.print(f"{mark} {check.name:<44} [dim]{check.promise}[/]{seen}")
+        for fault in check.faults:
+            out.print(f"    [red]{fault}[/]", markup=True)
+    return checks

@@ -1,0 +1,79 @@
+"""`tallystick verify`: everything that the platform promises of its books is re-derived here, from the stored rows alone.
+
+It reads every database as the operator of this machine, through none of the services: what a service would say of itself proves
+nothing. What holds within one database is in each service's `sql/verify.sql`; what must hold between them is in this package.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+import msgspec
+
+from tallystick.chassis.charter import load_all
+from tallystick.chassis.db import Queries
+from tallystick.local.layout import Layout
+from tallystick.local.provision import has_program
+from tallystick.local.verify import agreement, log, numbers
+from tallystick.local.verify.source import Source
+
+#: Facts on their way get this long to arrive before it counts as a fault that they are not there.
+DRAIN_SECONDS = 30.0
+SHOWN = 20
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One promise: what was looked at, and what was found wrong (nothing, if it holds)."""
+
+    name: str
+    promise: str
+    faults: list[str]
+    looked_at: str
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        return not self.faults
+
+
+async def verify(layout: Layout) -> AsyncIterator[Check]:
+    """Every check, one after the other."""
+    services = [name for name in load_all() if has_program(name)]
+    async with Source(layout, services) as source:
+        late = await log.drained(source, DRAIN_SECONDS)
+        yield Check(
+            "drained", "Every fact has left its outbox and is in the log.", late, _count(services, "service"), 0.0
+        )
+        for service in services:
+            for name in ("tallystick.chassis", f"tallystick.services.{service}"):
+                for query in Queries.load(name, "verify"):
+                    yield await _timed(
+                        f"{service}.{query.name}",
+                        _first_line(query.doc),
+                        partial(source.faults, service, query),
+                    )
+        yield await _timed("payments = ledger", agreement.PAYMENTS, lambda: agreement.payments(source))
+        yield await _timed("refunds = ledger", agreement.REFUNDS, lambda: agreement.refunds(source))
+        yield await _timed("ledger = its facts", agreement.FACTS, lambda: agreement.facts(source))
+        yield await _timed("outboxes = log", log.RECORDS, lambda: log.records(source))
+        yield await _timed("log's tree", log.TREE, lambda: log.tree(source))
+        yield await _timed("no card numbers", numbers.PROMISE, lambda: numbers.search(source, layout))
+
+
+async def _timed(
+    name: str, promise: str, work: Callable[[], Awaitable[list[str]] | Awaitable[tuple[list[str], str]]]
+) -> Check:
+    started = time.perf_counter()
+    found = await work()
+    faults, looked_at = found if isinstance(found, tuple) else (found, "")
+    return Check(name, promise, faults[:SHOWN], looked_at, round(time.perf_counter() - started, 3))
+
+
+def _first_line(doc: str) -> str:
+    return doc.strip().splitlines()[0] if doc.strip() else ""
+
+
+def _count(things: list[str], what: str) -> str:
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"

@@ -1,0 +1,148 @@
+"""What one service says of money against what another has: payments against the ledger, the ledger against its facts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from tallystick.contracts.ledger.messages import canonical_line
+from tallystick.kernel import ids
+from tallystick.local.verify.source import Source
+from tallystick.services.payments.model import Role, derived
+
+PAYMENTS = "Every payment's state is what the ledger has of it: settled money moved once, held money is held, the rest moved nothing."
+REFUNDS = "Every refund that succeeded is a reversal in the ledger, and no other is."
+FACTS = "Every transfer is as its fact told it: the hash in the fact is that of the transfers now in the book."
+
+SHOWN = 20
+
+
+async def payments(source: Source) -> tuple[list[str], str]:
+    faults: list[str] = []
+    seen = 0
+    statement = "SELECT id, tenant, status, amount, currency, captured, source, destination, clearing, held, released FROM payment ORDER BY id"
+    async for rows in source.pages("payments", statement):
+        wanted = [derived(row["id"], role) for row in rows for role in (Role.HOLD, Role.SETTLE, Role.RELEASE)]
+        found = await _transfers(source, wanted)
+        for row in rows:
+            faults += _payment_faults(row, found)
+        seen += len(rows)
+    return faults[:SHOWN], f"{seen:,} payments"
+
+
+def _payment_faults(row: Any, found: dict[UUID, Any]) -> Iterable[str]:
+    name = ids.payments.text(row["id"])
+    settle = found.get(derived(row["id"], Role.SETTLE))
+    hold = found.get(derived(row["id"], Role.HOLD))
+    release = found.get(derived(row["id"], Role.RELEASE))
+    if row["status"] == "settled":
+        payer = row["source"] or row["clearing"]
+        if settle is None:
+            yield f"{name} is settled, the ledger has no transfer of it"
+        elif (settle["amount"], settle["currency"], settle["debit_account"], settle["credit_account"], settle["tenant"]) != (
+            row["captured"], row["currency"], payer, row["destination"], row["tenant"],
+        ):  # fmt: skip
+            yield f"{name}: the ledger moved something else than it captured"
+    elif settle is not None and row["status"] not in ("received", "captured"):
+        yield f"{name} is {row['status']}, but the ledger moved money for it"
+    if row["status"] in ("declined", "canceled", "expired", "failed") and hold is not None and release is None:
+        yield f"{name} is {row['status']}, but its money is still held"
+    if row["held"] and hold is None:
+        yield f"{name} says that money is held, the ledger has no hold of it"
+
+
+async def refunds(source: Source) -> tuple[list[str], str]:
+    faults: list[str] = []
+    seen = 0
+    async for rows in source.pages(
+        "payments", "SELECT id, tenant, status, amount, currency, payment FROM refund ORDER BY id"
+    ):
+        wanted = [derived(row["id"], role) for row in rows for role in (Role.REVERSE, Role.RESTORE)]
+        found = await _transfers(source, wanted)
+        for row in rows:
+            name = ids.refunds.text(row["id"])
+            reverse, restore = (found.get(derived(row["id"], role)) for role in (Role.REVERSE, Role.RESTORE))
+            if row["status"] == "succeeded" and (
+                reverse is None
+                or restore is not None
+                or (reverse["amount"], reverse["currency"], reverse["target"])
+                != (row["amount"], row["currency"], derived(row["payment"], Role.SETTLE))
+            ):
+                faults.append(f"{name} succeeded, the ledger has no reversal that says so")
+            if row["status"] == "failed" and (reverse is None) != (restore is None):
+                faults.append(f"{name} failed, but its money was reversed and not restored")
+        seen += len(rows)
+    return faults[:SHOWN], f"{seen:,} refunds"
+
+
+async def _transfers(source: Source, wanted: list[UUID]) -> dict[UUID, Any]:
+    rows = await source.rows(
+        "ledger",
+        "SELECT t.id, t.kind, t.target, t.debit_account, t.credit_account, t.amount, t.currency, b.tenant "
+        "FROM transfer AS t JOIN book AS b ON b.id = t.book WHERE t.id = ANY($1::uuid[])",
+        wanted,
+    )
+    return {row["id"]: row for row in rows}
+
+
+async def facts(source: Source) -> tuple[list[str], str]:
+    """Walks the transfers of each book in their order beside the facts that told them."""
+    faults: list[str] = []
+    told: dict[tuple[int, int], tuple[int, str]] = {}
+    async for rows in source.pages("ledger", "SELECT fact FROM outbox WHERE type = 'ledger.transfers.posted'"):
+        for row in rows:
+            data = msgspec.json.decode(row["fact"])["data"]
+            told[data["book"], data["first"]] = (data["last"], data["sha256"])
+    oldest = min(((book, first) for book, first in told), default=None)
+    seen = 0
+    run: list[str] = []
+    ends: tuple[int, int, str] | None = None
+    statement = (
+        "SELECT book, sequence, id, kind, target, debit_account, credit_account, amount, released, currency "
+        "FROM transfer ORDER BY book, sequence"
+    )
+    first_told: dict[int, int] = {}
+    for book, first in told:
+        first_told[book] = min(first, first_told.get(book, first))
+    async for rows in source.pages("ledger", statement):
+        for row in rows:
+            seen += 1
+            book, sequence = row["book"], row["sequence"]
+            if sequence < first_told.get(book, 2**63):
+                if book not in first_told and oldest is not None:
+                    faults.append(f"book {book}, transfer {sequence}: no fact tells of it")
+                continue  # told longer ago than facts are kept
+            if ends is None:
+                found = told.get((book, sequence))
+                if found is None:
+                    faults.append(f"book {book}, transfer {sequence}: no fact tells of it")
+                    continue
+                ends, run = (book, *found), []
+            run.append(_line(row))
+            if (book, sequence) == ends[:2]:
+                if hashlib.sha256("".join(run).encode()).hexdigest() != ends[2]:
+                    faults.append(f"book {book}: the transfers up to {sequence} are not what was told of them")
+                ends = None
+        if len(faults) > SHOWN:
+            break
+    if ends is not None:
+        faults.append(f"book {ends[0]}: a fact tells of transfers up to {ends[1]}, which are not all there")
+    return faults[:SHOWN], f"{seen:,} transfers, {len(told):,} facts"
+
+
+def _line(row: Any) -> str:
+    return canonical_line(
+        row["sequence"],
+        row["id"].hex,
+        row["kind"],
+        "" if row["target"] is None else row["target"].hex,
+        row["debit_account"].hex,
+        row["credit_account"].hex,
+        row["amount"],
+        row["released"],
+        row["currency"],
+    )

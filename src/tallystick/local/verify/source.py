@@ -1,0 +1,84 @@
+"""The databases of all services, read as the machine's operator: read-only, each at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, Self
+
+import asyncpg
+
+from tallystick.chassis.db import Dsn, Query, Row
+from tallystick.local.layout import Layout
+from tallystick.local.parts import Postgres
+from tallystick.local.parts.postgres import SUPERUSER
+from tallystick.local.secrets import SecretFiles
+
+PAGE = 5_000
+
+
+class Source:
+    """`async with Source(layout, services) as source`: one connection per database, in a read-only snapshot."""
+
+    def __init__(self, layout: Layout, services: Sequence[str]) -> None:
+        secrets = SecretFiles(layout.secrets)
+        self._dsn = Dsn(
+            host=str(layout.postgres_sockets), database="postgres", user=SUPERUSER, password=secrets.get(Postgres.name)
+        )
+        self.services = list(services)
+        self._connections: dict[str, Any] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    async def connection(self, service: str) -> Any:
+        """The snapshot of a service's database. It begins when it is first asked for."""
+        if service not in self._connections:
+            connection = await self.fresh(service)
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off")
+            # Whole tables are read here: the settings that keep the services from doing so would only slow it down.
+            await connection.execute("SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB'")
+            self._connections[service] = connection
+        return self._connections[service]
+
+    async def fresh(self, service: str) -> Any:
+        """A connection that sees what is committed from moment to moment; closed with the source."""
+        dsn = replace(self._dsn, database=service)
+        connection = await asyncpg.connect(
+            host=dsn.host,
+            port=dsn.port,
+            user=dsn.user,
+            password=dsn.password.reveal(),
+            database=dsn.database,
+            timeout=10,
+            server_settings={
+                "application_name": "tallystick verify",
+                "default_transaction_read_only": "on",
+                "statement_timeout": "0",
+                "transaction_timeout": "0",
+                "idle_in_transaction_session_timeout": "0",
+            },
+        )
+        self._stack.push_async_callback(connection.close)
+        return connection
+
+    async def faults(self, service: str, query: Query) -> list[str]:
+        """What one of the `verify.sql` queries finds."""
+        connection = await self.connection(service)
+        return [str(row["fault"]) for row in await connection.fetch(query.sql)]
+
+    async def rows(self, service: str, statement: str, *arguments: object) -> list[Row]:
+        found: list[Row] = await (await self.connection(service)).fetch(statement, *arguments)
+        return found
+
+    async def pages(self, service: str, statement: str, *arguments: object) -> AsyncIterator[list[Row]]:
+        """A large result, some thousand rows at a time."""
+        connection = await self.connection(service)
+        cursor = await connection.cursor(statement, *arguments)
+        while rows := await cursor.fetch(PAGE):
+            yield rows

@@ -1,0 +1,19 @@
+-- What must hold in the log. Each query gives the faults it finds, as text: none, if all is well.
+
+-- name: entries_have_no_gaps
+-- Entries are numbered 0, 1, 2 ... up to the head.
+SELECT format('%s entries from %s to %s, the head is at %s', count(e.index), min(e.index), max(e.index), h.size) AS fault
+FROM head AS h LEFT JOIN entry AS e ON true
+GROUP BY h.size
+HAVING count(e.index) <> h.size OR coalesce(max(e.index) + 1, 0) <> h.size;
+
+-- name: services_have_no_gaps
+-- Every service's facts are there in their order, 1, 2, 3 ..., each once.
+SELECT format('%s: fact %s comes after %s', service, seq, before) AS fault
+FROM (SELECT service, seq, lag(seq, 1, 0::bigint) OVER (PARTITION BY service ORDER BY index) AS before FROM entry) AS e
+WHERE seq <> before + 1
+LIMIT 20;
+
+-- name: commitments_are_of_the_facts
+-- Each commitment is the hash of the fact that is stored with it.
+SELECT format('entry %s', index) AS fault FROM entry WHERE fact IS NOT NULL AND sha256(fact) <> digest LIMIT 20;

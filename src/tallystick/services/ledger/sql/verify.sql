@@ -1,0 +1,94 @@
+-- What must hold in the books. Each query gives the faults it finds, as text: none, if all is well.
+
+-- name: debits_equal_credits
+-- Every book balances in every currency: posted and held, what is debited is credited.
+SELECT format('book of %s, %s: debits %s and %s, credits %s and %s', b.tenant, a.currency, sum(a.debits_posted),
+              sum(a.debits_pending), sum(a.credits_posted), sum(a.credits_pending)) AS fault
+FROM account AS a JOIN book AS b ON b.id = a.book
+GROUP BY b.tenant, a.currency
+HAVING sum(a.debits_posted) <> sum(a.credits_posted) OR sum(a.debits_pending) <> sum(a.credits_pending)
+LIMIT 20;
+
+-- name: totals_are_the_sums_of_entries
+-- Every account's four totals and its count are re-derived from its entries.
+SELECT format('account %s: totals %s %s %s %s at %s, entries say %s %s %s %s at %s', a.id, a.debits_pending, a.debits_posted,
+              a.credits_pending, a.credits_posted, a.version, e.dp, e.d, e.cp, e.c, e.n) AS fault
+FROM account AS a
+LEFT JOIN (
+    SELECT account,
+        coalesce(sum(CASE kind WHEN 'hold' THEN amount ELSE -released END) FILTER (WHERE side = 'debit'), 0) AS dp,
+        coalesce(sum(amount) FILTER (WHERE side = 'debit' AND kind IN ('post', 'capture', 'reverse')), 0) AS d,
+        coalesce(sum(CASE kind WHEN 'hold' THEN amount ELSE -released END) FILTER (WHERE side = 'credit'), 0) AS cp,
+        coalesce(sum(amount) FILTER (WHERE side = 'credit' AND kind IN ('post', 'capture', 'reverse')), 0) AS c,
+        count(*) AS n
+    FROM entry GROUP BY account
+) AS e ON e.account = a.id
+WHERE (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.version)
+    IS DISTINCT FROM (coalesce(e.dp, 0), coalesce(e.d, 0), coalesce(e.cp, 0), coalesce(e.c, 0), coalesce(e.n, 0))
+LIMIT 20;
+
+-- name: running_balances_follow
+-- Each entry's balance is the one before it and its own amount.
+SELECT format('account %s, entry %s', account, version) AS fault
+FROM (
+    SELECT account, version, side, kind, amount, released, debits_pending, debits_posted, credits_pending, credits_posted,
+        lag(version, 1, 0::bigint) OVER w AS v0, lag(debits_pending, 1, 0::bigint) OVER w AS dp0,
+        lag(debits_posted, 1, 0::bigint) OVER w AS d0, lag(credits_pending, 1, 0::bigint) OVER w AS cp0,
+        lag(credits_posted, 1, 0::bigint) OVER w AS c0
+    FROM entry
+    WINDOW w AS (PARTITION BY account ORDER BY sequence)
+) AS e
+WHERE (version, debits_pending, debits_posted, credits_pending, credits_posted) IS DISTINCT FROM (
+    v0 + 1,
+    dp0 + CASE WHEN side <> 'debit' THEN 0 WHEN kind = 'hold' THEN amount ELSE -released END,
+    d0 + CASE WHEN side = 'debit' AND kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END,
+    cp0 + CASE WHEN side <> 'credit' THEN 0 WHEN kind = 'hold' THEN amount ELSE -released END,
+    c0 + CASE WHEN side = 'credit' AND kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END)
+LIMIT 20;
+
+-- name: sequences_have_no_gaps
+-- A book's transfers are numbered 1, 2, 3 ... up to the number in the book.
+SELECT format('book of %s: %s transfers from %s to %s, the book is at %s', b.tenant, count(t.sequence), min(t.sequence),
+              max(t.sequence), b.sequence) AS fault
+FROM book AS b LEFT JOIN transfer AS t ON t.book = b.id
+GROUP BY b.id
+HAVING count(t.sequence) <> b.sequence OR coalesce(max(t.sequence), 0) <> b.sequence OR coalesce(min(t.sequence), 1) <> 1
+LIMIT 20;
+
+-- name: floors_hold
+-- No account is below its floor.
+SELECT format('account %s is below its floor of %s', id, floor) AS fault
+FROM account
+WHERE floor IS NOT NULL
+  AND CASE normal_side WHEN 'debit' THEN debits_posted - (credits_posted + credits_pending)
+      ELSE credits_posted - (debits_posted + debits_pending) END < floor
+LIMIT 20;
+
+-- name: currencies_do_not_mix
+-- A transfer is in the currency of both of its accounts.
+SELECT format('transfer %s', t.id) AS fault
+FROM transfer AS t
+JOIN account AS d ON d.id = t.debit_account
+JOIN account AS c ON c.id = t.credit_account
+WHERE t.currency <> d.currency OR t.currency <> c.currency OR t.book <> d.book OR t.book <> c.book
+LIMIT 20;
+
+-- name: holds_are_what_was_drawn
+-- Each hold's remainder is what it held, less what was captured from it and released of it.
+SELECT format('hold %s', h.id) AS fault
+FROM hold AS h
+LEFT JOIN (
+    SELECT book, target, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured, sum(released) AS released
+    FROM transfer WHERE kind IN ('capture', 'void', 'expire') GROUP BY book, target
+) AS d ON d.book = h.book AND d.target = h.id
+WHERE h.captured <> coalesce(d.captured, 0) OR h.remaining <> h.amount - coalesce(d.released, 0)
+LIMIT 20;
+
+-- name: reversals_stay_within
+-- No transfer was reversed by more than it moved.
+SELECT format('transfer %s', r.target) AS fault
+FROM transfer AS r JOIN transfer AS o ON o.book = r.book AND o.id = r.target
+WHERE r.kind = 'reverse'
+GROUP BY r.target, o.amount
+HAVING sum(r.amount) > o.amount
+LIMIT 20;

@@ -1,0 +1,26 @@
+-- What must hold in payments. Each query gives the faults it finds, as text: none, if all is well.
+
+-- name: payments_come_to_rest
+-- Nothing is left half-way without somebody who goes on with it.
+SELECT format('payment %s is %s and nobody will go on with it', id, status) AS fault
+FROM payment
+WHERE resume_at IS NULL AND status IN ('received', 'captured')
+LIMIT 20;
+
+-- name: refunds_sum_up
+-- What a payment says was refunded is the sum of its refunds, and never more than was captured.
+SELECT format('payment %s: refunded %s and %s under way, refunds say %s and %s', p.id, p.refunded, p.refunding, r.done, r.open) AS fault
+FROM payment AS p
+LEFT JOIN (
+    SELECT payment, coalesce(sum(amount) FILTER (WHERE status = 'succeeded'), 0) AS done,
+        coalesce(sum(amount) FILTER (WHERE status = 'pending'), 0) AS open
+    FROM refund GROUP BY payment
+) AS r ON r.payment = p.id
+WHERE p.refunded <> coalesce(r.done, 0) OR p.refunding <> coalesce(r.open, 0) OR p.refunded + p.refunding > p.captured
+LIMIT 20;
+
+-- name: answers_are_not_owed
+-- No request waits for an answer of a payment that has come to rest.
+SELECT format('payment %s is %s and owes an answer', id, status) AS fault
+FROM payment WHERE waiting_key IS NOT NULL AND resume_at IS NULL
+LIMIT 20;
