@@ -359,7 +359,15 @@ class TransfersPosted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def canonical_line(  # noqa: PLR0917 - the fields of a line, in their order
-    sequence: int, transfer: str, kind: str, target: str, debit: str, credit: str, amount: int, released: int, currency: str
+    sequence: int,
+    transfer: str,
+    kind: str,
+    target: str,
+    debit: str,
+    credit: str,
+    amount: int,
+    released: int,
+    currency: str,
 ) -> str:
     """One transfer in the digest of its fact: its fields between `|`, ids as 32 hex digits (empty if absent), amounts in minor units."""
     return f"{sequence}|{transfer}|{kind}|{target}|{debit}|{credit}|{amount}|{released}|{currency}\n"

@@ -1,0 +1,207 @@
+"""How others use the ledger: one call for all units that wait at the moment.
+
+The methods with a transfer's id can be repeated after any failure, a lost answer included: the same id is the same transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tallystick.chassis.batching import Batcher
+from tallystick.chassis.call import Client
+from tallystick.contracts.ledger.messages import (
+    Account,
+    FindAccounts,
+    Found,
+    FoundAccounts,
+    OpenAccount,
+    OpenAccountAs,
+    PostedUnits,
+    PostUnits,
+    Side,
+    Unit,
+    UnitResult,
+    UnitTransfer,
+    Wanted,
+)
+from tallystick.contracts.ledger.problems import LEDGER_PROBLEMS, AccountNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.money import Money, from_money
+from tallystick.kernel.problem import Problem, decode
+
+_BATCH = 256
+_IN_FLIGHT = 2
+
+
+class _Ask(msgspec.Struct, frozen=True):
+    token: str
+    transfers: Sequence[UnitTransfer]
+
+
+class _Lookup(msgspec.Struct, frozen=True):
+    token: str
+    account: AccountId
+
+
+class LedgerClient:
+    """`token` is the transaction token of who asks. Methods that post return None when it is posted (now or by an earlier call), else
+    the ledger's reason (`messages.Reason`): a refusal is final for that id. They raise Upstream, DeadlineExceeded and the like when
+    it is not known whether it was posted: ask again with the same id.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._units: Batcher[_Ask, UnitResult] = Batcher(
+            self._post, max_batch=_BATCH, concurrency=_IN_FLIGHT, name="ledger.units"
+        )
+        self._lookups: Batcher[_Lookup, Found] = Batcher(
+            self._find, max_batch=_BATCH, concurrency=_IN_FLIGHT, name="ledger.lookups"
+        )
+
+    async def post_unit(self, transfers: Sequence[UnitTransfer], token: str) -> UnitResult:
+        """Posts 1 to 1000 transfers together or none of them. `result.refusal` says which of them was refused, if one was."""
+        return await self._units.submit(_Ask(token, transfers))
+
+    async def post(
+        self, transfer: TransferId, debit: AccountId, credit: AccountId, amount: Money, token: str
+    ) -> str | None:  # fmt: skip
+        return await self._single(_move("post", transfer, debit, credit, amount), token)
+
+    async def hold(
+        self,
+        transfer: TransferId,
+        debit: AccountId,
+        credit: AccountId,
+        amount: Money,
+        token: str,
+        *,
+        expires_in: int | None = None,
+    ) -> str | None:
+        """`expires_in`: seconds after which the hold holds nothing."""
+        return await self._single(_move("hold", transfer, debit, credit, amount, expires_in=expires_in), token)
+
+    async def capture(
+        self, transfer: TransferId, hold: TransferId, amount: Money | None, token: str, *, final: bool = True
+    ) -> str | None:
+        """Captures of a hold `amount` (None: all that remains). `final` releases the rest."""
+        return await self._single(
+            UnitTransfer(
+                id=ids.transfers.text(transfer),
+                kind="capture",
+                target=ids.transfers.text(hold),
+                amount=None if amount is None else from_money(amount),
+                final=final,
+            ),
+            token,
+        )
+
+    async def void(self, transfer: TransferId, hold: TransferId, token: str) -> str | None:
+        return await self._single(
+            UnitTransfer(id=ids.transfers.text(transfer), kind="void", target=ids.transfers.text(hold)), token
+        )
+
+    async def reverse(self, transfer: TransferId, original: TransferId, amount: Money | None, token: str) -> str | None:
+        """Reverses of a post or a capture `amount` (None: all that is left of it)."""
+        return await self._single(
+            UnitTransfer(
+                id=ids.transfers.text(transfer),
+                kind="reverse",
+                target=ids.transfers.text(original),
+                amount=None if amount is None else from_money(amount),
+            ),
+            token,
+        )
+
+    async def currency(self, account: AccountId, token: str) -> str | None:
+        """The currency of an account; None if the token's tenant has no such account."""
+        try:
+            return (await self._lookups.submit(_Lookup(token, account))).currency
+        except AccountNotFound:
+            return None
+
+    async def open_account(
+        self,
+        account: AccountId,
+        *,
+        name: str,
+        currency: str,
+        normal_side: Side,
+        token: str,
+        floor: int | None = None,
+        code: str | None = None,
+    ) -> None:
+        """Opens an account under this id; harmless if it is there already. Raises AccountExists if that is another one."""
+        await self._client.request(
+            "POST",
+            "/internal/accounts",
+            OpenAccountAs(
+                id=ids.accounts.text(account),
+                token=token,
+                account=OpenAccount(
+                    name=name,
+                    currency=currency,
+                    normal_side=normal_side,
+                    floor=None if floor is None else str(floor),
+                    code=code,
+                ),
+            ),
+            answer=Account,
+            idempotent=True,
+            problems=LEDGER_PROBLEMS,
+        )
+
+    async def _single(self, transfer: UnitTransfer, token: str) -> str | None:
+        refusal = (await self.post_unit([transfer], token)).refusal
+        return None if refusal is None else str(refusal.reason)
+
+    async def _post(self, asks: list[_Ask]) -> list[UnitResult | Exception]:
+        tokens: dict[str, int] = {}
+        units = [Unit(token=tokens.setdefault(ask.token, len(tokens)), transfers=list(ask.transfers)) for ask in asks]
+        answer = await self._client.request(
+            "POST",
+            "/internal/transfers",
+            PostUnits(tokens=list(tokens), units=units),
+            answer=PostedUnits,
+            idempotent=True,
+        )
+        return [unit if unit.problem is None else decode(unit.problem, LEDGER_PROBLEMS) for unit in answer.units]
+
+    async def _find(self, lookups: list[_Lookup]) -> list[Found | Exception]:
+        tokens: dict[str, int] = {}
+        wanted = [
+            Wanted(token=tokens.setdefault(one.token, len(tokens)), id=ids.accounts.text(one.account))
+            for one in lookups
+        ]
+        answer = await self._client.request(
+            "POST",
+            "/internal/accounts/lookups",
+            FindAccounts(tokens=list(tokens), accounts=wanted),
+            answer=FoundAccounts,
+            idempotent=True,
+        )
+        found: list[Found | Problem] = [
+            one if one.problem is None else decode(one.problem, LEDGER_PROBLEMS) for one in answer.accounts
+        ]
+        return list(found)
+
+
+def _move(
+    kind: str,
+    transfer: TransferId,
+    debit: AccountId,
+    credit: AccountId,
+    amount: Money,
+    *,
+    expires_in: int | None = None,
+) -> UnitTransfer:
+    return UnitTransfer(
+        id=ids.transfers.text(transfer),
+        kind="hold" if kind == "hold" else "post",
+        debit_account=ids.accounts.text(debit),
+        credit_account=ids.accounts.text(credit),
+        amount=from_money(amount),
+        expires_in=expires_in,
+    )

@@ -1,0 +1,140 @@
+"""Wire to model. What a schema can't say is checked here, and each mistake is named with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from tallystick.contracts.ledger.messages import NewTransfer, OpenAccount, UnitTransfer
+from tallystick.contracts.ledger.problems import InvalidUnit
+from tallystick.kernel import ids
+from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.money import MAX_MINOR, InvalidAmount, Money, MoneyWire, currency, to_money
+from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model import Command
+from tallystick.services.ledger.store import NewAccount
+
+_sorted = msgspec.json.Encoder(order="sorted")
+
+_parse_account = ids.accounts.parse
+_parse_transfer = ids.transfers.parse
+
+
+def kept(metadata: Mapping[str, str] | None) -> str | None:
+    """Metadata as it is stored: JSON with sorted keys, so that equal ones are equal texts. Empty is none."""
+    return _sorted.encode(metadata).decode() if metadata else None
+
+
+def new_transfers(items: Sequence[NewTransfer]) -> list[Command]:
+    """Raises InvalidAmount, UnknownCurrency, InvalidId or InvalidUnit, with the pointer of the item."""
+    commands = []
+    for place, item in enumerate(items):
+        try:
+            commands.append(_new_transfer(item))
+        except Problem as problem:
+            raise _at(problem, f"/transfers/{place}") from None
+    return commands
+
+
+def _new_transfer(item: NewTransfer) -> Command:
+    if item.expires_in is not None and item.kind != "hold":
+        raise InvalidUnit("only a hold expires")
+    money = to_money(item.amount)
+    return Command(
+        kind=item.kind,
+        id=ids.transfers.new() if item.id is None else _parse_transfer(item.id),
+        debit=_parse_account(item.debit_account),
+        credit=_parse_account(item.credit_account),
+        amount=money.minor,
+        currency=money.currency,
+        expires_in=item.expires_in,
+        code=item.code,
+        metadata=kept(item.metadata),
+    )
+
+
+def unit(items: Sequence[UnitTransfer]) -> list[Command]:
+    """As `new_transfers`, for the mesh."""
+    commands = []
+    for place, item in enumerate(items):
+        try:
+            commands.append(_unit_transfer(item))
+        except Problem as problem:
+            raise _at(problem, f"/transfers/{place}") from None
+    return commands
+
+
+def _unit_transfer(item: UnitTransfer) -> Command:
+    moves = item.kind in ("post", "hold")
+    if moves != (item.debit_account is not None and item.credit_account is not None and item.amount is not None):
+        raise InvalidUnit("a post or a hold has two accounts and an amount; the other kinds have not")
+    if not moves and (item.debit_account is not None or item.credit_account is not None):
+        raise InvalidUnit("the accounts of this kind are those of its target")
+    if moves == (item.target is not None):
+        raise InvalidUnit("a capture, a void and a reversal have a target; a post and a hold have none")
+    if (
+        (item.final and item.kind != "capture")
+        or (item.expires_in is not None and item.kind != "hold")
+        or (item.amount is not None and item.kind == "void")
+    ):
+        raise InvalidUnit("only a capture is final, only a hold expires, and a void has no amount")
+    money = None if item.amount is None else to_money(item.amount)
+    return Command(
+        kind=item.kind,
+        id=_parse_transfer(item.id),
+        debit=None if item.debit_account is None else _parse_account(item.debit_account),
+        credit=None if item.credit_account is None else _parse_account(item.credit_account),
+        amount=None if money is None else money.minor,
+        currency=None if money is None else money.currency,
+        target=None if item.target is None else _parse_transfer(item.target),
+        final=item.final,
+        expires_in=item.expires_in,
+        code=item.code,
+        metadata=kept(item.metadata),
+    )
+
+
+def on_target(
+    kind: str, target: TransferId, own: str | None, amount: MoneyWire | None = None, *, final: bool = False
+) -> Command:
+    """A capture, void or reversal of `target`. `own` is the id that the client made for it, if it did."""
+    money: Money | None = None
+    if amount is not None:
+        try:
+            money = to_money(amount)
+        except Problem as problem:
+            raise _at(problem, "/amount") from None
+    return msgspec.convert(
+        {
+            "kind": kind,
+            "id": ids.transfers.new() if own is None else _parse_transfer(own),
+            "target": target,
+            "amount": None if money is None else money.minor,
+            "currency": None if money is None else money.currency,
+            "final": final,
+        },
+        Command,
+    )
+
+
+def account(given: OpenAccount, own: AccountId) -> NewAccount:
+    """Raises UnknownCurrency and InvalidAmount."""
+    currency(given.currency)
+    floor = None if given.floor is None else int(given.floor)
+    if floor is not None and floor < -MAX_MINOR:
+        raise _at(InvalidAmount("a floor is at least -(2^63 - 1) minor units"), "/floor")
+    return NewAccount(
+        id=own,
+        name=given.name,
+        currency=given.currency,
+        normal_side=given.normal_side,
+        floor=floor,
+        code=given.code,
+        metadata=kept(given.metadata),
+    )
+
+
+def _at(problem: Problem, pointer: str) -> Problem:
+    problem.extensions.setdefault("errors", [{"pointer": pointer, "detail": problem.detail}])
+    return problem

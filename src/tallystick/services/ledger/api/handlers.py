@@ -1,0 +1,241 @@
+"""One small function per row of the table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.chassis.auth import Subject
+from tallystick.chassis.idempotency import Digester, Entry
+from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor
+from tallystick.contracts.ledger import messages as wire
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock, parse_rfc3339
+from tallystick.kernel.ids import AccountId
+from tallystick.kernel.money import CurrencyCode
+from tallystick.kernel.problem import InvalidRequest, Problem
+from tallystick.services.ledger.api import commands, views
+from tallystick.services.ledger.model import Command, Result
+from tallystick.services.ledger.service import Answered, At, Ledger
+from tallystick.services.ledger.store import AccountRow
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Api:
+    """The use cases, and what requests need on their way to them."""
+
+    def __init__(self, ledger: Ledger, digester: Digester, clock: Clock) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self._digester = digester
+
+    def entry(self, request: Request[Any, Any], *about: str) -> Entry | None:
+        """The claim of the request's idempotency key, if it brought one. `about` are the ids in the path."""
+        key = request.idempotency_key
+        if key is None:
+            return None
+        body = {"path": list(about), "body": request.body} if about else request.body
+        subject = request.subject
+        return Entry(subject.tenant, subject.client_id, request.route, key, self._digester.digest(body))
+
+
+class AccountsQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    currency: CurrencyCode | None = None
+    code: wire.Text64 | None = None
+
+
+class AtQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As of when: an instant (RFC 3339) or a sequence of the book."""
+
+    at: Annotated[str, Meta(max_length=35)] | None = None
+    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+
+
+# ---- accounts -----------------------------------------------------------------------------------------------------
+
+
+async def open_account(api: Api, request: Request[wire.OpenAccount]) -> Reply[wire.Account]:
+    subject = request.subject
+    opened = await api.ledger.accounts.open(
+        subject.tenant,
+        subject.actor,
+        request.trace_id,
+        commands.account(request.body, ids.accounts.new()),
+        entry=api.entry(request),
+        render=lambda row: _encode(views.account(row)),
+    )
+    if isinstance(opened, Answered):
+        return Reply.raw(opened.body, opened.status, replayed=opened.replayed)
+    return Reply(views.account(opened))
+
+
+async def list_accounts(api: Api, request: Request[None, AccountsQuery]) -> Reply[Page[wire.Account]]:
+    query = request.query
+    key = read_cursor(query.after, str)
+    rows = await api.ledger.accounts.page(
+        request.subject.tenant,
+        after=None if key is None else ids.accounts.parse(str(key[0])),
+        currency=query.currency,
+        code=query.code,
+        limit=query.limit + 1,
+    )
+    data = [views.account(row) for row in rows[: query.limit]]
+    more = len(rows) > query.limit
+    return Reply(Page(data=data, has_more=more, next=cursor(data[-1].id) if more else None))
+
+
+async def get_account(api: Api, request: Request[None, AtQuery]) -> Reply[wire.Account]:
+    query = request.query
+    try:
+        instant = None if query.at is None else parse_rfc3339(query.at)
+    except ValueError as error:
+        raise InvalidRequest(f"at: {error}") from None
+    row = await api.ledger.accounts.get(request.subject.tenant, _account(request), At(query.sequence, instant))
+    return Reply(views.account(row))
+
+
+async def list_entries(api: Api, request: Request[None, Paging]) -> Reply[Page[wire.Entry]]:
+    query = request.query
+    key = read_cursor(query.after, int)
+    row, rows = await api.ledger.accounts.entries(
+        request.subject.tenant,
+        _account(request),
+        before=None if key is None else int(key[0]),
+        limit=query.limit + 1,
+    )
+    data = [views.entry(each, row.normal_side) for each in rows[: query.limit]]
+    more = len(rows) > query.limit
+    return Reply(Page(data=data, has_more=more, next=cursor(data[-1].sequence) if more else None))
+
+
+async def close_account(api: Api, request: Request) -> Reply[wire.Account]:
+    subject = request.subject
+    row = await api.ledger.accounts.close(subject.tenant, subject.actor, request.trace_id, _account(request))
+    return Reply(views.account(row))
+
+
+# ---- transfers ----------------------------------------------------------------------------------------------------
+
+
+async def create_transfers(api: Api, request: Request[wire.NewTransfers]) -> Reply[wire.Transfers]:
+    body = request.body
+    given = body.transfers
+    answered = await api.ledger.post(
+        request.subject,
+        request.trace_id,
+        commands.new_transfers(given),
+        atomic=body.atomic,
+        entry=api.entry(request),
+        render=lambda results, receipt: views.results(given, results, receipt),
+    )
+    return Reply.raw(answered.body, answered.status, replayed=answered.replayed)
+
+
+async def capture(api: Api, request: Request[wire.CaptureHold]) -> Reply[wire.Transfer]:
+    body = request.body
+    target = ids.transfers.parse(request.path["id"])
+    return await _one(api, request, commands.on_target("capture", target, body.id, body.amount, final=body.final))
+
+
+async def void(api: Api, request: Request[wire.VoidHold]) -> Reply[wire.Transfer]:
+    target = ids.transfers.parse(request.path["id"])
+    return await _one(api, request, commands.on_target("void", target, request.body.id))
+
+
+async def reverse(api: Api, request: Request[wire.ReverseTransfer]) -> Reply[wire.Transfer]:
+    body = request.body
+    target = ids.transfers.parse(request.path["id"])
+    return await _one(api, request, commands.on_target("reverse", target, body.id, body.amount))
+
+
+async def _one(api: Api, request: Request[Any], command: Command) -> Reply[wire.Transfer]:
+    def render(results: Sequence[Result], _receipt: str | None) -> tuple[int, bytes]:
+        return views.single(results, request.trace_id)
+
+    answered = await api.ledger.post(
+        request.subject,
+        request.trace_id,
+        [command],
+        atomic=False,
+        entry=api.entry(request, request.path["id"]),
+        render=render,
+    )
+    return Reply.raw(answered.body, answered.status, replayed=answered.replayed)
+
+
+async def get_transfer(api: Api, request: Request) -> Reply[wire.Transfer]:
+    state = await api.ledger.transfer(request.subject.tenant, ids.transfers.parse(request.path["id"]))
+    return Reply(views.known(state, api.clock.now()))
+
+
+# ---- over the mesh ------------------------------------------------------------------------------------------------
+
+
+async def post_units(api: Api, request: Request[wire.PostUnits]) -> Reply[wire.PostedUnits]:
+    """Each unit for the subject of its own token: what is wrong with one is not another's fault."""
+    subjects = await request.judge(request.body.tokens)
+    answers = await asyncio.gather(*(_unit(api, request.trace_id, each, subjects) for each in request.body.units))
+    return Reply(wire.PostedUnits(list(answers)))
+
+
+async def _unit(api: Api, trace: str, given: wire.Unit, subjects: Sequence[Subject | Problem]) -> wire.UnitResult:
+    try:
+        subject = _subject(given.token, subjects)
+        answered = await api.ledger.post(subject, trace, commands.unit(given.transfers), atomic=True)
+    except Problem as problem:
+        return wire.UnitResult(problem=problem.document(trace))
+    return wire.UnitResult([views.posted(result) for result in answered.results], answered.receipt)
+
+
+async def open_account_as(api: Api, request: Request[wire.OpenAccountAs]) -> Reply[wire.Account]:
+    body = request.body
+    subject = (await request.subjects([body.token]))[0]
+    opened = await api.ledger.accounts.open(
+        subject.tenant,
+        subject.actor,
+        request.trace_id,
+        commands.account(body.account, ids.accounts.parse(body.id)),
+    )
+    if not isinstance(opened, AccountRow):
+        raise TypeError("an account that was opened without an idempotency key has no stored answer")
+    return Reply(views.account(opened))
+
+
+async def find_accounts(api: Api, request: Request[wire.FindAccounts]) -> Reply[wire.FoundAccounts]:
+    subjects = await request.judge(request.body.tokens)
+    answers: list[wire.Found | None] = []
+    wanted: list[tuple[str, AccountId]] = []
+    for each in request.body.accounts:
+        try:
+            wanted.append((_subject(each.token, subjects).tenant, ids.accounts.parse(each.id)))
+            answers.append(None)
+        except Problem as problem:
+            answers.append(wire.Found(problem=problem.document(request.trace_id)))
+    found = iter(await api.ledger.accounts.find(wanted) if wanted else [])
+    for place, answer in enumerate(answers):
+        if answer is None:
+            one = next(found)
+            answers[place] = (
+                wire.Found(problem=one.document(request.trace_id))
+                if isinstance(one, Problem)
+                else wire.Found(one.currency, "debit" if one.normal_side == "debit" else "credit", one.closed)
+            )
+    return Reply(wire.FoundAccounts([answer for answer in answers if answer is not None]))
+
+
+def _subject(token: int, subjects: Sequence[Subject | Problem]) -> Subject:
+    if token >= len(subjects):
+        raise InvalidRequest("an item's token is the index of one of the batch's tokens")
+    subject = subjects[token]
+    if isinstance(subject, Problem):
+        raise subject
+    return subject
+
+
+def _account(request: Request[Any, Any]) -> AccountId:
+    return ids.accounts.parse(request.path["id"])

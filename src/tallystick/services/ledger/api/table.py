@@ -1,0 +1,99 @@
+"""Who may ask the ledger what."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tallystick.chassis.web import Endpoint, Page, Paging
+from tallystick.contracts.ledger import messages as wire
+from tallystick.contracts.ledger.problems import (
+    AccountClosed,
+    AccountExists,
+    AccountHasHolds,
+    AccountNotFound,
+    ExceedsHold,
+    ExceedsReversible,
+    HistoryNotKept,
+    HoldNotOpen,
+    InsufficientFunds,
+    InvalidUnit,
+    NotReversible,
+    TransferExists,
+    TransferNotFound,
+    TransferRefused,
+)
+from tallystick.kernel.ids import InvalidId
+from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
+from tallystick.services.ledger.api import handlers as do
+from tallystick.services.ledger.service.poster import GuardRefused
+
+_AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardRefused)
+_TARGET: Final = (*_AMOUNT, TransferNotFound, TransferRefused, TransferExists, CurrencyMismatch)
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST", "/v1/accounts", do.open_account, scope="accounts:write", action="createAccount", resource="Account",
+        body=wire.OpenAccount, answer=wire.Account, status=201, idempotency="optional", rate="write",
+        problems=(UnknownCurrency, InvalidAmount), summary="Open an account",
+    ),
+    Endpoint(
+        "GET", "/v1/accounts", do.list_accounts, scope="accounts:read", action="listAccounts", resource="Account",
+        query=do.AccountsQuery, answer=Page[wire.Account], rate="read", problems=(InvalidId,),
+        summary="Accounts, newest first",
+    ),
+    Endpoint(
+        "GET", "/v1/accounts/{id}", do.get_account, scope="accounts:read", action="readAccount", resource="Account",
+        query=do.AtQuery, answer=wire.Account, rate="read", problems=(AccountNotFound, HistoryNotKept, InvalidId),
+        summary="An account and its balance, now or as of then",
+    ),
+    Endpoint(
+        "GET", "/v1/accounts/{id}/entries", do.list_entries, scope="accounts:read", action="listEntries",
+        resource="Account", query=Paging, answer=Page[wire.Entry], rate="read", problems=(AccountNotFound, InvalidId),
+        summary="An account's entries with running balances, newest first",
+    ),
+    Endpoint(
+        "POST", "/v1/accounts/{id}/close", do.close_account, scope="accounts:write", action="closeAccount",
+        resource="Account", answer=wire.Account, rate="write", problems=(AccountNotFound, AccountHasHolds, InvalidId),
+        summary="Close an account for good",
+    ),
+    Endpoint(
+        "POST", "/v1/transfers", do.create_transfers, scope="transfers:write", action="createTransfers",
+        resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, idempotency="required",
+        rate="money", problems=_AMOUNT, summary="Post or hold, one to a thousand transfers",
+    ),
+    Endpoint(
+        "POST", "/v1/transfers/{id}/capture", do.capture, scope="transfers:write", action="captureHold",
+        resource="Transfer", body=wire.CaptureHold, answer=wire.Transfer, status=201, idempotency="required",
+        rate="money", problems=(*_TARGET, HoldNotOpen, ExceedsHold), summary="Capture a hold, all or part of it",
+    ),
+    Endpoint(
+        "POST", "/v1/transfers/{id}/void", do.void, scope="transfers:write", action="voidHold", resource="Transfer",
+        body=wire.VoidHold, answer=wire.Transfer, status=201, idempotency="required", rate="money",
+        problems=(*_TARGET, HoldNotOpen), summary="Release a hold",
+    ),
+    Endpoint(
+        "POST", "/v1/transfers/{id}/reverse", do.reverse, scope="transfers:write", action="reverseTransfer",
+        resource="Transfer", body=wire.ReverseTransfer, answer=wire.Transfer, status=201, idempotency="required",
+        rate="money", problems=(*_TARGET, NotReversible, ExceedsReversible, InsufficientFunds, AccountClosed),
+        summary="Reverse what was posted, all or part of it",
+    ),
+    Endpoint(
+        "GET", "/v1/transfers/{id}", do.get_transfer, scope="transfers:read", action="readTransfer",
+        resource="Transfer", answer=wire.Transfer, rate="read", problems=(TransferNotFound, InvalidId),
+        summary="A transfer, or the refusal of one",
+    ),
+    Endpoint(
+        "POST", "/internal/transfers", do.post_units, mesh=("payments",), action="postTransfers", resource="Transfer",
+        body=wire.PostUnits, answer=wire.PostedUnits, summary="Post units of transfers, each all or none",
+    ),
+    Endpoint(
+        "POST", "/internal/accounts", do.open_account_as, mesh=("payments",), action="openAccount", resource="Account",
+        body=wire.OpenAccountAs, answer=wire.Account, problems=(AccountExists, UnknownCurrency, InvalidAmount, InvalidId),
+        summary="Open an account under an id made beforehand",
+    ),
+    Endpoint(
+        "POST", "/internal/accounts/lookups", do.find_accounts, mesh=("payments",), action="findAccounts",
+        resource="Account", body=wire.FindAccounts, answer=wire.FoundAccounts,
+        summary="What never changes about accounts",
+    ),
+)  # fmt: skip

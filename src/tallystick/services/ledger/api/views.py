@@ -1,0 +1,246 @@
+"""Model to wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from tallystick.contracts.ledger import messages as wire
+from tallystick.contracts.ledger.messages import Reason, SignedMoney
+from tallystick.contracts.ledger.problems import (
+    AccountClosed,
+    ExceedsHold,
+    ExceedsReversible,
+    HoldNotOpen,
+    InsufficientFunds,
+    NotReversible,
+    TransferExists,
+    TransferNotFound,
+    TransferRefused,
+)
+from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
+from tallystick.kernel.ids import TransferId
+from tallystick.kernel.money import CurrencyMismatch, MoneyWire
+from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model import Balance, Result, State, Transfer, balance
+from tallystick.services.ledger.store import AccountRow, EntryRow
+
+_encode = msgspec.json.Encoder().encode
+_metadata = msgspec.json.Decoder(dict[str, str]).decode
+_transfer_text = ids.transfers.text
+
+#: All transfers of a flush have one instant.
+_instant = lru_cache(maxsize=64)(rfc3339)
+
+
+def results(given: Sequence[wire.NewTransfer], found: Sequence[Result], receipt: str | None) -> tuple[int, bytes]:
+    """Status and body for `POST /v1/transfers`: 201 if anything is new. What was asked for is repeated in its own words."""
+    new = False
+    data = []
+    for item, result in zip(given, found, strict=True):
+        transfer = result.transfer
+        text = item.id or _transfer_text(result.id)
+        if transfer is None:
+            data.append(
+                wire.Transfer(
+                    id=text,
+                    status="rejected",
+                    kind=item.kind,
+                    reason=result.reason,
+                    debit_account=item.debit_account,
+                    credit_account=item.credit_account,
+                    amount=item.amount,
+                    available=_signed_or_none(result.available, result.currency),
+                    required=_money_or_none(result.required, result.currency),
+                )
+            )
+            continue
+        new = new or not result.existed
+        data.append(
+            wire.Transfer(
+                id=text,
+                status=result.status,
+                kind=item.kind,
+                debit_account=item.debit_account,
+                credit_account=item.credit_account,
+                amount=item.amount,
+                expires_at=None if transfer.expires_at is None else rfc3339(transfer.expires_at),
+                code=item.code,
+                metadata=item.metadata,
+                sequence=transfer.sequence,
+                recorded_at=_instant(transfer.recorded_at),
+            )
+        )
+    return 201 if new else 200, _encode(wire.Transfers(data=data, receipt=receipt))
+
+
+def single(found: Sequence[Result], request_id: str) -> tuple[int, bytes]:
+    """Status and body for one capture, void or reversal: the transfer, or the problem that says why not."""
+    result = found[0]
+    if result.transfer is None:
+        problem = refusal(result)
+        return problem.status, _encode(problem.document(request_id))
+    return 200 if result.existed else 201, _encode(transfer(result.transfer))
+
+
+def refusal(result: Result) -> Problem:
+    """The problem for a refused command."""
+    reason = result.reason
+    amounts: dict[str, Any] = {}
+    if result.available is not None and result.required is not None and result.currency is not None:
+        amounts = {
+            "available": {"amount": str(result.available), "currency": result.currency},
+            "required": {"amount": str(result.required), "currency": result.currency},
+        }
+    match reason:
+        case Reason.HOLD_NOT_FOUND | Reason.TRANSFER_NOT_FOUND:
+            return TransferNotFound()
+        case Reason.HOLD_ALREADY_CAPTURED | Reason.HOLD_ALREADY_VOIDED | Reason.HOLD_EXPIRED:
+            return HoldNotOpen(reason=reason)
+        case Reason.EXCEEDS_HOLD:
+            return ExceedsHold(reason=reason, **amounts)
+        case Reason.EXCEEDS_REVERSIBLE:
+            return ExceedsReversible(reason=reason, **amounts)
+        case Reason.INSUFFICIENT_FUNDS:
+            return InsufficientFunds(reason=reason, **amounts)
+        case Reason.NOT_REVERSIBLE:
+            return NotReversible(reason=reason)
+        case Reason.ACCOUNT_CLOSED:
+            return AccountClosed(reason=reason)
+        case Reason.CURRENCY_MISMATCH:
+            return CurrencyMismatch("the amount is in another currency than the transfer", reason=reason)
+        case _ if reason is not None and (reason.startswith("exists_") or reason is Reason.ID_ALREADY_FAILED):
+            return TransferExists("take a new id for another transfer", reason=reason)
+        case _:
+            return TransferRefused(reason=reason)
+
+
+def transfer(t: Transfer, state: State | None = None) -> wire.Transfer:
+    """A transfer as it was recorded; with `state` also what came after."""
+    hold = None if state is None else state.holds.get((t.book, t.id))
+    reversal = None if state is None else state.reversals.get((t.book, t.id))
+    return wire.Transfer(
+        id=_transfer_text(t.id),
+        status=t.status,
+        kind=t.kind,
+        debit_account=ids.accounts.text(t.debit_account),
+        credit_account=ids.accounts.text(t.credit_account),
+        amount=MoneyWire(str(t.amount), t.currency),
+        target=None if t.target is None else _transfer_text(TransferId(t.target)),
+        released=MoneyWire(str(t.released), t.currency) if t.released else None,
+        expires_at=None if t.expires_at is None else rfc3339(t.expires_at),
+        code=t.code,
+        metadata=None if t.metadata is None else _metadata(t.metadata),
+        sequence=t.sequence,
+        recorded_at=rfc3339(t.recorded_at),
+        hold=None
+        if hold is None
+        else wire.HoldState(
+            state=hold.state,
+            captured=MoneyWire(str(hold.captured), t.currency),
+            remaining=MoneyWire(str(hold.remaining), t.currency),
+            expires_at=None if hold.expires_at is None else rfc3339(hold.expires_at),
+        ),
+        reversed=None if reversal is None else MoneyWire(str(reversal.reversed), t.currency),
+    )
+
+
+def known(state: State, now: datetime) -> wire.Transfer:
+    """What is known of one id. A hold that is due counts as expired, swept or not."""
+    for key, found in state.transfers.items():
+        hold = state.holds.get(key)
+        if hold is not None and hold.state == "held" and hold.expires_at is not None and hold.expires_at <= now:
+            hold.state, hold.remaining = "expired", 0
+        return transfer(found, state)
+    rejection = next(iter(state.rejections.values()))
+    return wire.Transfer(
+        id=_transfer_text(rejection.id),
+        status="rejected",
+        reason=Reason(rejection.reason),
+        available=_signed_or_none(rejection.available, rejection.currency),
+        required=_money_or_none(rejection.required, rejection.currency),
+    )
+
+
+def posted(result: Result) -> wire.Posted:
+    return wire.Posted(
+        _transfer_text(result.id),
+        result.status,
+        0 if result.transfer is None else result.transfer.sequence,
+        result.reason,
+        None if result.available is None else str(result.available),
+        None if result.required is None else str(result.required),
+    )
+
+
+def account(row: AccountRow) -> wire.Account:
+    return wire.Account(
+        id=ids.accounts.text(row.id),
+        name=row.name,
+        currency=row.currency,
+        normal_side="debit" if row.normal_side == "debit" else "credit",
+        floor=None if row.floor is None else str(row.floor),
+        code=row.code,
+        metadata={} if row.metadata is None else _metadata(row.metadata),
+        closed=row.closed,
+        created_at=rfc3339(row.created_at),
+        version=row.version,
+        as_of=row.as_of,
+        balance=_balance(
+            balance(
+                row.normal_side == "debit",
+                row.debits_pending,
+                row.debits_posted,
+                row.credits_pending,
+                row.credits_posted,
+            ),
+            row.currency,
+        ),
+    )
+
+
+def entry(row: EntryRow, normal_side: str) -> wire.Entry:
+    held = row.amount if row.kind == "hold" else -row.released
+    return wire.Entry(
+        transfer=_transfer_text(row.transfer),
+        kind=row.kind,
+        side="debit" if row.side == "debit" else "credit",
+        other_account=ids.accounts.text(row.other),
+        amount=MoneyWire(str(row.amount), row.currency),
+        pending=SignedMoney(amount=str(held), currency=row.currency),
+        balance=_balance(
+            balance(
+                normal_side == "debit",
+                row.debits_pending,
+                row.debits_posted,
+                row.credits_pending,
+                row.credits_posted,
+            ),
+            row.currency,
+        ),
+        version=row.version,
+        sequence=row.sequence,
+        recorded_at=rfc3339(row.recorded_at),
+        code=row.code,
+    )
+
+
+def _balance(found: Balance, currency: str) -> wire.Balance:
+    return wire.Balance(
+        posted=SignedMoney(amount=str(found.posted), currency=currency),
+        pending=SignedMoney(amount=str(found.pending), currency=currency),
+        available=SignedMoney(amount=str(found.available), currency=currency),
+    )
+
+
+def _signed_or_none(minor: int | None, currency: str | None) -> SignedMoney | None:
+    return None if minor is None or currency is None else SignedMoney(amount=str(minor), currency=currency)
+
+
+def _money_or_none(minor: int | None, currency: str | None) -> MoneyWire | None:
+    return None if minor is None or currency is None else MoneyWire(str(minor), currency)

@@ -1,0 +1,18 @@
+"""All else that arrives at the ledger: the clock. It consumes no facts of others."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tallystick.chassis.app import Schedule
+from tallystick.services.ledger.api import Api
+
+
+async def sweep(api: Api) -> None:
+    """Expired holds are taken off within a second; until then they already block nobody (see `Poster`)."""
+    await api.ledger.sweep()
+
+
+SUBSCRIPTIONS = ()
+
+SCHEDULES = (Schedule(name="ledger.sweep", every=timedelta(seconds=1), run=sweep),)
