@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.kernel.clock import ManualClock
+from tallystick.kernel.luhn import luhn
 from tallystick.kernel.money import Money
 from tallystick.local import rail
-from tallystick.local.rail import Authorization, Rail, RailSettings, decide_move, luhn
+from tallystick.local.rail import Authorization, Rail, RailSettings, decide_move
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 EUR = {"amount": "1250", "currency": "EUR"}

@@ -19,6 +19,7 @@ from tallystick.contracts.vault.problems import (
     InvalidForward,
     InvalidIban,
 )
+from tallystick.kernel.luhn import luhn
 from tallystick.services.vault.model import (
     Destination,
     Template,
@@ -29,7 +30,6 @@ from tallystick.services.vault.model import (
     check_iban,
     conceal,
     iban_ok,
-    luhn,
     masked_card,
     wipe,
 )

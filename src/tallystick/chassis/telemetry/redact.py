@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from tallystick.kernel.luhn import luhn
+
 MAX_TEXT = 2_000
 MAX_ITEMS = 50
 
@@ -57,17 +59,6 @@ def allow(*keys: str) -> None:
 
 def allowed(key: str) -> bool:
     return key in _allowed
-
-
-def luhn(digits: str) -> bool:
-    """Whether the check digit is right (ISO/IEC 7812-1 annex B)."""
-    total = 0
-    for place, char in enumerate(reversed(digits)):
-        digit = int(char)
-        if place % 2:
-            digit = digit * 2 - 9 if digit > 4 else digit * 2
-        total += digit
-    return total % 10 == 0
 
 
 def mask(text: str) -> str:

@@ -22,7 +22,7 @@ import asyncio
 import signal
 from pathlib import Path
 
-from tallystick.local.rail.rules import BEHAVIOURS, Authorization, Kind, decide_move, luhn
+from tallystick.local.rail.rules import BEHAVIOURS, Authorization, Kind, decide_move
 from tallystick.local.rail.server import Rail, RailSettings, serve
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "RailSettings",
     "decide_move",
     "destination",
-    "luhn",
     "main",
     "serve",
 ]

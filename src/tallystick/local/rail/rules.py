@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from tallystick.kernel.luhn import luhn
 from tallystick.kernel.money import Money, MoneyWire
 
 Behaviour = Literal["approve", "decline", "insufficient", "slow", "lose", "dispute"]
@@ -76,13 +77,6 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 APPROVED: Final = Decision(True, "00", "Approved")
-
-
-def luhn(number: str) -> bool:
-    """The check digit of ISO/IEC 7812-1 annex B."""
-    doubled = str.maketrans("0123456789", "0246813579")
-    digits = number[::-1]
-    return (sum(map(int, digits[::2])) + sum(map(int, digits[1::2].translate(doubled)))) % 10 == 0
 
 
 def decide_authorization(card: RailCard, now: datetime) -> Decision:

@@ -8,7 +8,6 @@ from tallystick.services.vault.model.numbers import (
     check_card,
     check_iban,
     iban_ok,
-    luhn,
 )
 from tallystick.services.vault.model.tokens import Masked, StoredToken, masked_card, masked_iban, view
 
@@ -26,7 +25,6 @@ __all__ = [
     "check_iban",
     "conceal",
     "iban_ok",
-    "luhn",
     "masked_card",
     "masked_iban",
     "view",

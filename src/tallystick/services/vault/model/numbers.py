@@ -8,8 +8,7 @@ from typing import Final
 import msgspec
 
 from tallystick.contracts.vault.problems import CardExpired, InvalidCardNumber, InvalidIban
-
-_DOUBLED: Final = str.maketrans("0123456789", "0246813579")
+from tallystick.kernel.luhn import luhn
 
 #: First digits (from, to, of the same length), lengths, brand. The first row that fits is the brand; where ranges of
 #: two schemes overlap (UnionPay's within Discover's), the narrower one stands first.
@@ -72,12 +71,6 @@ class CheckedIban(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "CheckedIban(****)"
-
-
-def luhn(number: str) -> bool:
-    """The check digit of ISO/IEC 7812-1 annex B."""
-    digits = number[::-1]
-    return (sum(map(int, digits[::2])) + sum(map(int, digits[1::2].translate(_DOUBLED)))) % 10 == 0
 
 
 def brand_of(number: str) -> str:
