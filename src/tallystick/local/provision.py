@@ -66,11 +66,15 @@ def has_program(service: str) -> bool:
 
 
 def sandbox(service: str, layout: Layout) -> dict[str, str]:
-    """What only the sandbox of one machine allows: the vault may send card numbers to the rail's socket."""
+    """What only the sandbox of one machine allows: the vault may send card numbers to the rail's socket, and webhooks may go to
+    receivers on the same machine.
+    """
     if service == "vault":
         destinations = layout.run / "destinations.toml"
         write_private(destinations, rail.destination(layout.run / "rail.sock"))
         return {"TALLYSTICK_DESTINATIONS_FILE": str(destinations)}
+    if service == "notify":
+        return {"TALLYSTICK_PRIVATE_WEBHOOKS": "true"}
     return {}
 
 
