@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from tallystick.chassis.app import Schedule
-from tallystick.services.payments.api import Api
 from tallystick.services.payments.service.payments import RESUME_BATCH
+
+if TYPE_CHECKING:
+    from tallystick.services.payments.api import Api
 
 
 async def resume(api: Api) -> None:

@@ -1,0 +1,80 @@
+"""A fact: something that happened, told once. Its encoding is the row of the outbox, the message on the bus and the leaf of the log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from tallystick.kernel import ids
+from tallystick.kernel.clock import parse_rfc3339, rfc3339
+from tallystick.kernel.ids import FactId
+
+MAX_FACT_BYTES: Final = 64 * 1024
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened: who (`actor`, a client or a service) did what (`type`, `<service>.<thing>.<past tense>`) to which
+    `resource` of which tenant. `data` holds ids, amounts and states; never what a person typed. `trace` is the request's trace id.
+    """
+
+    id: FactId
+    type: str
+    tenant: str
+    actor: str
+    resource: str
+    at: datetime
+    trace: str | None = None
+    data: dict[str, Any] = {}
+
+
+class _Wire(msgspec.Struct, frozen=True):
+    id: str
+    type: str
+    tenant: str
+    actor: str
+    resource: str
+    at: str
+    trace: str | None
+    data: dict[str, Any]
+
+
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(_Wire)
+
+
+def encode(fact: Fact) -> bytes:
+    """The one encoding of a fact: what is stored, sent and logged. Raises ValueError when it is too large."""
+    raw = _encoder.encode(
+        _Wire(
+            ids.facts.text(fact.id),
+            fact.type,
+            fact.tenant,
+            fact.actor,
+            fact.resource,
+            rfc3339(fact.at),
+            fact.trace,
+            fact.data,
+        )
+    )
+    if len(raw) > MAX_FACT_BYTES:
+        raise ValueError(
+            f"a fact of type {fact.type} has {len(raw)} bytes; at most {MAX_FACT_BYTES} are told, the rest is looked up"
+        )
+    return raw
+
+
+def decode(raw: bytes) -> Fact:
+    """The inverse of `encode`. Raises msgspec.DecodeError, InvalidId or ValueError for what `encode` can't have made."""
+    wire = _decoder.decode(raw)
+    return Fact(
+        id=ids.facts.parse(wire.id),
+        type=wire.type,
+        tenant=wire.tenant,
+        actor=wire.actor,
+        resource=wire.resource,
+        at=parse_rfc3339(wire.at),
+        trace=wire.trace,
+        data=wire.data,
+    )
