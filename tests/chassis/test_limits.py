@@ -210,7 +210,8 @@ async def test_a_place_given_to_one_who_is_told_to_stop_goes_to_the_next() -> No
     gate.leave()  # gives the place to the first, which has not woken up yet
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    await second
+    async with asyncio.timeout(5):
+        await second
     assert (gate.in_flight, gate.queued) == (1, 0)
     gate.leave()
     assert gate.in_flight == 0

@@ -1,0 +1,129 @@
+"""The two ends of a request as ASGI has them: its head and body in, status, headers and content out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tallystick.chassis.telemetry import context
+from tallystick.kernel.problem import InvalidRequest, PayloadTooLarge
+
+if TYPE_CHECKING:
+    from tallystick.chassis.auth import Subject
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_ONCE = (b"content-type", b"content-encoding", b"idempotency-key", b"txn-token", b"tallystick-timeout-ms")
+
+
+class ClientGone(Exception):  # not an error of ours
+    """The client hung up before its request was whole."""
+
+
+class Call:
+    """What is known of one request so far; the canonical line is made of it."""
+
+    __slots__ = (
+        "bytes_in",
+        "caller",
+        "cancelled",
+        "headers",
+        "raw",
+        "receive",
+        "replayed",
+        "scope",
+        "slug",
+        "subject",
+        "trace",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.raw: Sequence[tuple[bytes, bytes]] = scope["headers"]
+        self.headers = dict(self.raw)
+        parent = self.headers.get(b"traceparent")
+        self.trace = (parent and context.parse(parent.decode("latin-1"))) or context.begin()
+        self.subject: Subject | None = None
+        self.caller: str | None = None
+        self.slug: str | None = None
+        self.replayed = False
+        self.cancelled = False
+        self.bytes_in = 0
+
+
+class Answer:
+    __slots__ = ("content", "headers", "status")
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.content = content
+
+
+def plain(status: int, content: bytes, kind: bytes = b"application/json") -> Answer:
+    return Answer(status, [(b"content-type", kind)], content)
+
+
+def header_list(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs]
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    headers = answer.headers
+    headers.append((b"content-length", b"%d" % len(answer.content)))
+    if not any(name == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"no-store"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.content})
+
+
+async def read_body(call: Call, limit: int) -> bytes:
+    """The whole body. While it is on its way `call.bytes_in` is negative: a timeout then is the client's, not ours."""
+    length = call.headers.get(b"content-length")
+    if length is None:
+        if b"transfer-encoding" not in call.headers:
+            return b""
+    elif not length.isdigit() or int(length[:20]) > limit:
+        raise _too_large(limit)
+    elif length == b"0":
+        return b""
+    call.bytes_in = -1
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            break
+    call.bytes_in = size
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    # The rest of the body is not worth reading, so the connection can't go on.
+    return PayloadTooLarge(f"The body is larger than {limit} bytes.", headers={"Connection": "close"}, limit=limit)
+
+
+def refuse_twice(raw: Sequence[tuple[bytes, bytes]]) -> None:
+    names = [name for name, _ in raw]
+    for name in _ONCE:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"The header {name.decode()} is there twice.")
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """What a service opens and closes is `app.run`'s business, so there is nothing to do here but to say so."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
