@@ -37,6 +37,14 @@ OLDEST = (3, 11)
 DOWNLOAD_ATTEMPTS = 3
 DOWNLOAD_TIMEOUT_S = 60
 SYNC_ATTEMPTS = 2
+#: What a service and the supervisor import, between them.
+IMPORTED = (
+    "tallystick.chassis.app",
+    "tallystick.local.session",
+    "tallystick.local.rail",
+    "tallystick.cli.up",
+    "rich.live",
+)
 
 
 class SetupError(Exception):
@@ -225,6 +233,12 @@ def sync(groups: list[str]) -> None:
             if attempt == SYNC_ATTEMPTS:
                 raise SetupError(f"`{' '.join(command)}` failed with status {done.returncode}; its message is above")
             say("trying once more")
+        say("compiling what the platform imports")
+        # Once here, and not by each of a dozen processes at the first start. If it fails, the start will say why.
+        warm = [str(VENV / "bin" / "python"), "-c", f"import {', '.join(IMPORTED)}"]
+        subprocess.run(
+            warm, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
         stamp_file.write_text(stamp)
 
 

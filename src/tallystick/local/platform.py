@@ -137,7 +137,7 @@ class Platform:
             if (rail := self._parts.get("rail")) is not None:
                 rail.start()
                 group.create_task(rail.until_ready())
-            for service in filter(provision.has_program, self.charters):
+            for service in self.charters:
                 group.create_task(self._start_service(service, databases))
         self._background(logs.rotate(self.layout.logs, self._log_error), "logs")
 

@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from tallystick.chassis import migrate
-from tallystick.chassis.charter import Charter, services_dir
+from tallystick.chassis.charter import Charter
 from tallystick.chassis.db import Connection, Dsn
 from tallystick.fabric import nats as fabric_nats
 from tallystick.fabric import postgres as fabric_postgres
@@ -59,10 +59,6 @@ def users(charters: Mapping[str, Charter], secrets: SecretFiles) -> tuple[list[N
     ]
     valkey.append(ValkeyUser(OPERATOR, valkey_part.hash_password(secrets.get(f"{OPERATOR}/valkey")), OPERATOR_VALKEY))
     return nats, valkey
-
-
-def has_program(service: str) -> bool:
-    return (services_dir() / service / "app.py").exists()
 
 
 def sandbox(service: str, layout: Layout) -> dict[str, str]:
@@ -114,7 +110,14 @@ class Databases:
         """Brings one service's database up to date; answers the files that ran. Raises `migrate.MigrationError`."""
         return await migrate.apply(self.owner(service), f"tallystick.services.{service}", service_role=service)
 
+    def service(self, service: str) -> Dsn:
+        """How the service itself comes in."""
+        return replace(
+            self._superuser, database=service, user=service, password=self._secrets.get(f"{service}/database")
+        )
+
     def owner(self, service: str) -> Dsn:
+        """How its migrations come in."""
         secret: Secret[str] = self._secrets.get(f"{service}/owner")
         return replace(self._superuser, database=service, user=fabric_postgres.owner(service), password=secret)
 

@@ -1,0 +1,135 @@
+"""`tallystick dead-letters`: facts that a consumer could not take, even fact by fact and several times."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from cyclopts import App, Parameter
+
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
+
+T = TypeVar("T")
+Service = Annotated[str, Parameter(help="the service that could not take them")]
+Ids = Annotated[list[str], Parameter(negative="", help="ids from `dead-letters list`; `all` for all that wait")]
+Reason = Annotated[str, Parameter(help="why; it is kept with the letter")]
+
+dead_letters = App(help="List, replay and discard what consumers could not take.")
+
+
+@dead_letters.command(name="list")
+def list_(
+    service: Annotated[str | None, Parameter(help="one service; all when left out")] = None,
+    *,
+    every: Annotated[bool, Parameter(name="--all", negative="", help="replayed and discarded ones too")] = False,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Letters that wait for a decision, oldest first. Exit status 1 when there are any."""
+    from typing import get_args
+
+    from tallystick.chassis import dead_letters as letters
+
+    states = get_args(letters.State) if every else letters.OPEN
+    found = [
+        {"service": name, **asdict(letter), "fact": letter.fact.decode(errors="replace")}
+        for name in ([_known(service)] if service else _services())
+        for letter in asyncio.run(_on(common, name, lambda database: letters.list_letters(database, states=states)))
+    ]
+    if common.json:
+        emit({"data": found}, common)
+    elif not found:
+        print("no dead letters")
+    else:
+        out = console()
+        for each in found:
+            out.print(
+                f"{each['id']}  {each['service']:<9} {each['state']:<9} {each['type']} (seq {each['seq']} of {each['source']})"
+            )
+            out.print(f"{'':<38}{str(each['error']).splitlines()[0][:120]}", markup=False)
+    return NO if any(each["state"] in letters.OPEN for each in found) else OK
+
+
+@dead_letters.command
+def replay(service: Service, ids: Ids, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Have them handled again; the service does it within a second or two. Exit status 1 when none of them waited."""
+    from tallystick.chassis import dead_letters as letters
+
+    return _decide(service, ids, reason, common, letters.replay, done="asked for")
+
+
+@dead_letters.command
+def discard(service: Service, ids: Ids, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Decide that they need not be handled; letter and reason are kept. Exit status 1 when none of them waited."""
+    from tallystick.chassis import dead_letters as letters
+
+    return _decide(service, ids, reason, common, letters.discard, done="discarded")
+
+
+def _decide(
+    service: str,
+    ids: Sequence[str],
+    reason: str,
+    common: Common,
+    decide: Callable[..., Awaitable[list[UUID]]],
+    *,
+    done: str,
+) -> int:
+    from tallystick.chassis import dead_letters as letters
+
+    async def apply(database: Any) -> list[UUID]:
+        chosen = await _all_waiting(database) if list(ids) == ["all"] else [_id(text) for text in ids]
+        return await decide(database, chosen, reason=reason)
+
+    async def _all_waiting(database: Any) -> list[UUID]:
+        found: list[UUID] = []
+        while page := await letters.list_letters(database, states=("waiting",), after=found[-1] if found else None):
+            found += [letter.id for letter in page]
+        return found
+
+    changed = asyncio.run(_on(common, _known(service), apply))
+    if common.json:
+        emit({"data": [str(each) for each in changed]}, common)
+    else:
+        print(f"{len(changed)} {done}")
+    return OK if changed else NO
+
+
+async def _on(common: Common, service: str, work: Callable[[Any], Awaitable[T]]) -> T:
+    """`work` on a service's database, in that service's own least-privilege role."""
+    from tallystick.chassis.db import Bounds, Database, DatabaseError, DatabaseUnavailable
+    from tallystick.local import control, provision
+    from tallystick.local.secrets import SecretFiles
+
+    layout = common.layout
+    await control.ask(layout, control.GetStatus(), control.Status)
+    dsn = provision.Databases(layout, SecretFiles(layout.secrets)).service(service)
+    try:
+        database = await Database.open(dsn, bounds=Bounds(connections=1), application="tallystick dead-letters")
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+    except (DatabaseError, DatabaseUnavailable) as error:
+        raise Failed(f"{service}'s database did not answer: {error}", PART_FAILED) from error
+
+
+def _services() -> list[str]:
+    from tallystick.chassis.charter import load_all
+
+    return list(load_all())
+
+
+def _known(service: str) -> str:
+    if service not in (names := _services()):
+        raise Failed(f"there is no service {service!r}; there are {', '.join(names)}", USAGE)
+    return service
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise Failed(f"{text!r} is not the id of a letter: `tallystick dead-letters list` has them", USAGE) from error

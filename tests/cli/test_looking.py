@@ -1,0 +1,146 @@
+"""What commands draw and print: the waterfall, log lines, the table of commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.chassis.telemetry.store import Span, SpanFile
+from tallystick.cli.commands import COMMANDS, dispatch, overview
+from tallystick.cli.logs import render
+from tallystick.cli.trace import waterfall
+from tallystick.local.collector import spans
+from tallystick.local.logs import Line
+
+T = "ab" * 16
+
+
+def span(name: str, begin: int, end: int, parent: str | None = None, own: str | None = None) -> Span:
+    return Span(
+        trace=T, span=own or f"{hash(name) & 0xFFFF:016x}", parent=parent, name=name, service="s", start=begin, end=end
+    )
+
+
+def test_the_waterfall_shows_who_waited_for_whom() -> None:
+    found = [
+        span("edge", 0, 10_000_000, own="1"),
+        span("POST /v1/payments", 1_000_000, 9_000_000, "1", "2"),
+        span("later", 6_000_000, 8_000_000, "2", "4"),
+        span("first", 2_000_000, 5_000_000, "2", "3"),
+    ]
+    head, *lines = waterfall(found, width=10)
+    assert head == "4 spans, 1 services, 10.00 ms"
+    assert [line.split("│")[0].rstrip() for line in lines] == [
+        "s edge",
+        "  s POST /v1/payments",
+        "    s first",
+        "    s later",
+    ]
+    assert [line.split("│")[1] for line in lines] == ["██████████", " ████████ ", "  ███     ", "      ██  "]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"), st.sampled_from([*"abcdef", None]), st.integers(0, 1000), st.integers(0, 1000)
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_every_span_is_drawn_once_whatever_its_parents(rows: list[tuple[str, str | None, int, int]]) -> None:
+    """Circles and lost parents included."""
+    made = {own: span(own, begin, begin + length, parent, own) for own, parent, begin, length in rows}
+    lines = list(waterfall(list(made.values())))[1:]
+    assert len(lines) == len(made)
+    assert all(len(line.split("│")[1]) == 48 for line in lines)
+
+
+def test_a_line_for_people() -> None:
+    at = datetime(2026, 5, 1, 10, 0, 1, 234567, tzinfo=UTC)
+    fields = {
+        "time": "x",
+        "level": "error",
+        "event": "request.done",
+        "service": "ledger",
+        "replica": 0,
+        "route": "GET /a b",
+        "status": 500,
+        "tenant": None,
+    }
+    line = render(Line(at=at, process="ledger-0", fields=fields), colour=False)
+    assert line == '10:00:01.234 ledger-0     request.done route="GET /a b" status=500'
+    assert "\033[31m" in render(Line(at=at, process="ledger-0", fields=fields), colour=True)
+    assert render(Line(at=at, process="nats", text="ready"), colour=False) == "10:00:01.234 nats         ready"
+
+
+def test_the_proxys_spans_lose_what_a_client_typed() -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    request = ExportTraceServiceRequest()
+    one = request.resource_spans.add().scope_spans.add().spans.add()
+    one.trace_id, one.span_id, one.name = bytes.fromhex(T), b"\x01" * 8, "edge"
+    one.kind = one.SPAN_KIND_SERVER
+    one.start_time_unix_nano, one.end_time_unix_nano = 5, 9
+    for key, value in (
+        ("http.url", "https://x/?card=4242424242424242"),
+        ("user_agent", "4242"),
+        ("http.status_code", "200"),
+    ):
+        one.attributes.add(key=key).value.string_value = value
+    [found] = spans(request)
+    assert (found.trace, found.span, found.parent, found.kind, found.service) == (T, "01" * 8, None, "server", "envoy")
+    assert found.attributes == {"http.status_code": "200"}
+
+
+def test_every_command_is_there() -> None:
+    for name, command in COMMANDS.items():
+        assert find_spec(f"tallystick.cli.{command.module}") is not None, name
+        assert f"  {name} " in overview()
+
+
+def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert dispatch([]) == 2
+    assert dispatch(["statsu"]) == 2
+    assert "did you mean `tallystick status`?" in capsys.readouterr().err
+    assert dispatch(["status", "--data", str(tmp_path), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["status"] == 3
+    assert dispatch(["status", "--no-such"]) == 2
+    assert dispatch(["trace", "xyz", "--data", str(tmp_path)]) == 2
+    assert dispatch(["render", "no-such"]) == 2
+
+
+def test_a_trace_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    SpanFile(tmp_path / "traces", "ledger-0").append([span("a", 1, 2)])
+    assert dispatch(["trace", T, "--data", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spans"][0]["name"] == "a"
+    assert dispatch(["trace", "0" * 32, "--data", str(tmp_path)]) == 1
+
+
+def test_logs_through_a_pipe_that_closes(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a-0.log").write_text('{"event":"x"}\n' * 20000)
+    done = subprocess.run(
+        f"{sys.executable} -m tallystick logs --lines 0 --data {tmp_path} | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+def test_a_service_that_does_not_exist() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tallystick", "run", "nobody"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "tallystick: there is no service 'nobody'\n")

@@ -1,0 +1,158 @@
+"""Setting up a machine from the lock file alone: what is chosen, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import importlib.util
+import io
+import ssl
+import threading
+import tomllib
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def bootstrap() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "tools" / "bootstrap.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "libc", "expected"),
+    [
+        ("Linux", "x86_64", "glibc", "manylinux_2_17_x86_64"),
+        ("Linux", "x86_64", "musl", "musllinux_1_1_x86_64"),
+        ("Linux", "aarch64", "glibc", "aarch64"),
+        ("Darwin", "arm64", "", "macosx_11_0_arm64"),
+        ("Darwin", "x86_64", "", "macosx_10_12_x86_64"),
+    ],
+)
+def test_the_wheel_for_this_platform(
+    bootstrap: ModuleType, system: str, machine: str, libc: str, expected: str
+) -> None:
+    package = bootstrap.locked_uv((ROOT / "uv.lock").read_text())
+    url, digest = bootstrap.choose_wheel(package, system, machine, libc)
+    assert expected in url
+    assert len(digest) == 64
+
+
+def test_no_wheel_says_what_to_do(bootstrap: ModuleType) -> None:
+    package = bootstrap.locked_uv((ROOT / "uv.lock").read_text())
+    with pytest.raises(bootstrap.SetupError, match=r"no uv for Plan9 on mips: install uv [\d.]+ yourself"):
+        bootstrap.choose_wheel(package, "Plan9", "mips", "")
+
+
+def test_a_lock_file_without_uv_is_damaged(bootstrap: ModuleType) -> None:
+    with pytest.raises(bootstrap.SetupError, match="damaged"):
+        bootstrap.locked_uv('version = 1\n[[package]]\nname = "other"\n')
+
+
+def test_the_program_names_no_registry() -> None:
+    """Hosts come from the lock file only, so that a mirror is a matter of the lock file."""
+    hosts = {url.split("/")[2] for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+             for wheel in package.get("wheels", []) if (url := wheel.get("url", ""))}  # fmt: skip
+    text = (ROOT / "tools" / "bootstrap.py").read_text() + (ROOT / "Makefile").read_text()
+    assert hosts
+    assert not any(host in text for host in hosts)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """Files by path behind `https://mirror.test`, served over plain HTTP on loopback."""
+    content: dict[str, bytes] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = content.get(self.path)
+            self.send_response(200 if found is not None else 404)
+            self.end_headers()
+            self.wfile.write(found or b"")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    opened = urllib.request.urlopen
+
+    def urlopen(url: str, timeout: float) -> object:
+        return opened(url.replace("https://mirror.test", f"http://127.0.0.1:{server.server_port}"), timeout=timeout)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    yield content
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_wheel_that_is_not_the_locked_one_is_not_used(
+    bootstrap: ModuleType, served: dict[str, bytes], tmp_path: Path
+) -> None:
+    served["/uv.whl"] = b"something else"
+    target = tmp_path / "uv.whl"
+    with pytest.raises(bootstrap.SetupError, match="not using it"):
+        bootstrap.download("https://mirror.test/uv.whl", hashlib.sha256(b"the locked one").hexdigest(), target)
+    assert list(tmp_path.iterdir()) == []
+    bootstrap.download("https://mirror.test/uv.whl", hashlib.sha256(b"something else").hexdigest(), target)
+    assert target.read_bytes() == b"something else"
+
+
+def test_what_is_not_there_or_not_https_is_said(
+    bootstrap: ModuleType, served: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del served
+    monkeypatch.setattr(bootstrap, "DOWNLOAD_ATTEMPTS", 1)
+    with pytest.raises(bootstrap.SetupError, match="404"):
+        bootstrap.download("https://mirror.test/none.whl", "0" * 64, tmp_path / "x")
+    with pytest.raises(bootstrap.SetupError, match="not https"):
+        bootstrap.download("http://mirror.test/uv.whl", "0" * 64, tmp_path / "x")
+
+
+def test_missing_root_certificates_are_explained(
+    bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def urlopen(url: str, timeout: float) -> object:
+        raise urllib.error.URLError(ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] no roots"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    with pytest.raises(bootstrap.SetupError, match="ca-certificates"):
+        bootstrap.download("https://mirror.test/uv.whl", "0" * 64, tmp_path / "x")
+
+
+def test_the_binary_comes_out_executable(bootstrap: ModuleType, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("uv-1.0.data/scripts/uv", "#!/bin/sh\necho uv 1.0\n")
+        archive.writestr("uv-1.0.data/scripts/uvx", "no")
+        archive.writestr("../../etc/evil", "no")
+    wheel = tmp_path / "uv.whl"
+    wheel.write_bytes(packed.getvalue())
+    bootstrap.unpack_uv(wheel, tmp_path / "uv")
+    assert bootstrap.uv_version(str(tmp_path / "uv")) == "1.0"
+    assert {path.name for path in tmp_path.iterdir()} == {"uv", "uv.whl"}
+
+
+def test_the_stamp_changes_with_whatever_decides(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("uv.lock", "pyproject.toml"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    stamps = [bootstrap.stamp_of([]), bootstrap.stamp_of(["docs"])]
+    (tmp_path / "uv.lock").write_text("other")
+    stamps.append(bootstrap.stamp_of([]))
+    monkeypatch.setattr("sys.version", "4.0")
+    stamps.append(bootstrap.stamp_of([]))
+    assert len(set(stamps)) == 4
