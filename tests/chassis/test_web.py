@@ -70,6 +70,7 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Sold(msgspec.Struct, frozen=True):
     id: str
     lines: int
+    problem: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Filter(Paging, frozen=True, kw_only=True):
