@@ -86,7 +86,7 @@ def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False) 
 def _schema_of(kind: type) -> dict[str, Any]:
     """An answer may hold whatever JSON there is (a problem document inside of it); a body may not."""
     if kind is object:
-        return {}
+        return {"description": "any JSON"}
     raise NotImplementedError
 
 
