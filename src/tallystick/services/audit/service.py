@@ -23,6 +23,8 @@ from tallystick.kernel.ids import FactId
 from tallystick.services.audit.model import append, bundle, needed_tiles, tile_address, tile_width
 from tallystick.services.audit.store import Recorded, Store
 
+#: The tenant under whose keys the platform seals what is nobody's.
+PLATFORM: Final = "platform"
 #: The name in Valkey of the size that was signed last: a memory apart from the database, against a rolled-back log.
 REMEMBERED: Final = "audit:signed-size"
 #: All checkpoints are kept for this long, then one a minute.
@@ -86,7 +88,7 @@ class Log:
     async def _signing_key(self) -> Ed25519PrivateKey:
         """The log's key; made by the first replica that needs it, sealed by the key ring."""
         if self._key is None:
-            aad = Aad(tenant="", table="log_key", column="sealed", row=self.name, version=1)
+            aad = Aad(tenant=PLATFORM, table="log_key", column="sealed", row=self.name, version=1)
             found = await self._store.log_key(self._database, self.name)
             if found is None:
                 fresh = Ed25519PrivateKey.generate()
