@@ -42,7 +42,7 @@ COLUMNS: Final = {
     "terminal": "TERMINAL_ID",
     "amount": "TX_AMOUNT",
 }
-MAX_LINE: Final = 64 * 1024
+FLOAT_NOISE: Final = Decimal("0.000001")
 #: Rows that wait to be sent: enough to keep the senders busy, few enough for any file to fit in memory.
 QUEUED_PER_SENDER: Final = 4
 #: A few of the rows that could not be used, to be shown.
@@ -170,15 +170,20 @@ def _row(record: dict[str, Any], columns: dict[str, str], exponent: int) -> Row:
 
 
 def to_minor(text: str, exponent: int) -> int:
-    """`40.77` -> 4077, exactly. ValueError for what has more decimals than the currency, isn't positive, or is no number."""
+    """`40.77` -> 4077, exactly. ValueError for what has more decimals than the currency, isn't positive, or is no number.
+
+    Files written by programs that reckon in floats have `467.95000000000005`: what is within a millionth of a minor unit of a
+    whole one is that one.
+    """
     try:
         amount = Decimal(text)
     except InvalidOperation as error:
         raise ValueError(f"{text!r:.40} is not an amount") from error
     if not amount.is_finite() or amount <= 0:
         raise ValueError(f"{text} is not a positive amount")
-    minor = amount.scaleb(exponent)
-    if minor != minor.to_integral_value() or minor > MAX_MINOR:
+    exact = amount.scaleb(exponent)
+    minor = exact.to_integral_value()
+    if abs(exact - minor) > FLOAT_NOISE or not 0 < minor <= MAX_MINOR:
         raise ValueError(f"{text} is not a whole number of minor units that fits")
     return int(minor)
 
