@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -84,10 +85,7 @@ class Connection(asyncio.Protocol):
         self.last = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            msg = f"{type(transport).__name__} is not a stream"
-            raise TypeError(msg)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own streams don't say that they are
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
