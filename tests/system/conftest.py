@@ -105,7 +105,7 @@ class PlatformUnderTest:
     def cli(self, command: str, *arguments: str, within: float = 120) -> Result:
         """One command on this platform."""
         done = subprocess.run(
-            [*self._command(command), *arguments],
+            [sys.executable, "-m", "tallystick", command, *arguments, "--data", str(self.data)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -222,7 +222,7 @@ def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
                 }
             ]
         },
-        # below the server's own keep-alive (75 s): it must be us who closes, or a request meets a closing connection
+        # below the server's own keep-alive (10 min): it must be us who closes, or a request meets a closing connection
         "typed_extension_protocol_options": _protocol({"http_protocol_options": {}}, idle_timeout="60s"),
     }
 
