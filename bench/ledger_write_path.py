@@ -29,6 +29,7 @@ import asyncpg
 
 from tallystick.chassis import migrate
 from tallystick.chassis.db import Bounds, Database, Dsn
+from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
 from tallystick.kernel import ids
 from tallystick.kernel.clock import SystemClock
@@ -36,9 +37,9 @@ from tallystick.kernel.ids import AccountId
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts import Postgres
 from tallystick.local.parts.postgres import BIN
-from tallystick.services.ledger.model import Command
+from tallystick.services.ledger.model import Command, NewAccount
 from tallystick.services.ledger.service import Ask, Ledger
-from tallystick.services.ledger.store import NewAccount, Store
+from tallystick.services.ledger.store import Store
 
 SERVICE, OWNER = "ledger", "ledger_owner"
 
@@ -71,7 +72,7 @@ CASES = (
 
 
 def ledger_on(database: Database) -> Ledger:
-    return Ledger(database=database, store=Store(), outbox=Outbox(), clock=SystemClock())
+    return Ledger(database=database, store=Store(), outbox=Outbox(), clock=SystemClock(), digester=Digester(bytes(32)))
 
 
 async def prepare(dsn: Dsn, accounts: int, *, floor: bool) -> list[str]:

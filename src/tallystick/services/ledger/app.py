@@ -5,7 +5,7 @@ from __future__ import annotations
 from tallystick.chassis.app import Runtime, Wiring
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
-from tallystick.services.ledger.api import ENDPOINTS, Api
+from tallystick.services.ledger.api import ENDPOINTS
 from tallystick.services.ledger.service import Ledger
 from tallystick.services.ledger.settings import Settings
 from tallystick.services.ledger.store import Store
@@ -15,10 +15,15 @@ SETTINGS = Settings
 
 
 async def wire(runtime: Runtime) -> Wiring:
-    ledger = Ledger(database=runtime.database, store=Store(), outbox=Outbox(), clock=runtime.clock)
-    digester = Digester(runtime.keyring.mac("idempotency", b"digest key"))
+    ledger = Ledger(
+        database=runtime.database,
+        store=Store(),
+        outbox=Outbox(),
+        clock=runtime.clock,
+        digester=Digester(runtime.keyring.mac("idempotency", b"digest key")),
+    )
     return Wiring(
-        service=Api(ledger, digester, runtime.clock),
+        service=ledger,
         endpoints=ENDPOINTS,
         subscriptions=SUBSCRIPTIONS,
         schedules=SCHEDULES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -13,10 +13,15 @@ from tallystick.chassis.db import Database, Queries, Row, Transaction, arguments
 from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.services.ledger.model import (
     Account,
+    AccountRow,
     Book,
     Decided,
+    Due,
+    EntryRow,
+    Found,
     Hold,
     Key,
+    NewAccount,
     Rejection,
     Reversal,
     State,
@@ -32,73 +37,6 @@ _SAVED: Final = attrgetter(*(field.name for field in _FIELDS if field.name != "r
 _WIDTH: Final = len(_FIELDS) - 1
 #: Kinds that touch more than accounts. A flush without them skips the statements about holds and reversals.
 _PLAIN: Final = frozenset({"post"})
-
-
-class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An account as it is read: what it is, and its totals as of the book's sequence `as_of`."""
-
-    id: AccountId
-    name: str
-    currency: str
-    normal_side: str
-    floor: int | None
-    code: str | None
-    metadata: str | None
-    closed: bool
-    created_at: datetime
-    created_sequence: int
-    version: int
-    as_of: int
-    debits_pending: int
-    debits_posted: int
-    credits_pending: int
-    credits_posted: int
-
-
-class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """`metadata` is JSON with sorted keys."""
-
-    id: AccountId
-    name: str
-    currency: str
-    normal_side: str
-    floor: int | None
-    code: str | None
-    metadata: str | None
-
-
-class EntryRow(NamedTuple):
-    sequence: int
-    transfer: TransferId
-    side: str
-    other: AccountId
-    kind: str
-    amount: int
-    released: int
-    currency: str
-    recorded_at: datetime
-    code: str | None
-    version: int
-    debits_pending: int
-    debits_posted: int
-    credits_pending: int
-    credits_posted: int
-
-
-class Due(NamedTuple):
-    """A hold that has expired and was not swept yet."""
-
-    tenant: str
-    book: int
-    hold: TransferId
-
-
-class Found(NamedTuple):
-    tenant: str
-    id: AccountId
-    currency: str
-    normal_side: str
-    closed: bool
 
 
 class Store:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 from tallystick.chassis.app import Schedule
-from tallystick.services.ledger.api import Api
+from tallystick.services.ledger.service import Ledger
 
 
-async def sweep(api: Api) -> None:
+async def sweep(ledger: Ledger) -> None:
     """Expired holds are taken off within a second; until then they already block nobody (see `Poster`)."""
-    await api.ledger.sweep()
+    await ledger.sweep()
 
 
 SUBSCRIPTIONS = ()

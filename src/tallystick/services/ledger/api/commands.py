@@ -12,8 +12,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.kernel.money import MAX_MINOR, InvalidAmount, Money, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Command
-from tallystick.services.ledger.store import NewAccount
+from tallystick.services.ledger.model import Command, NewAccount
 
 _sorted = msgspec.json.Encoder(order="sorted")
 

@@ -10,38 +10,19 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.chassis.auth import Subject
-from tallystick.chassis.idempotency import Digester, Entry
+from tallystick.chassis.idempotency import Entry
 from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
-from tallystick.kernel.clock import Clock, parse_rfc3339
+from tallystick.kernel.clock import parse_rfc3339
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import CurrencyCode
 from tallystick.kernel.problem import InvalidRequest, Problem
 from tallystick.services.ledger.api import commands, views
-from tallystick.services.ledger.model import Command, Result
+from tallystick.services.ledger.model import AccountRow, Command, Result
 from tallystick.services.ledger.service import Answered, At, Ledger
-from tallystick.services.ledger.store import AccountRow
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Api:
-    """The use cases, and what requests need on their way to them."""
-
-    def __init__(self, ledger: Ledger, digester: Digester, clock: Clock) -> None:
-        self.ledger = ledger
-        self.clock = clock
-        self._digester = digester
-
-    def entry(self, request: Request[Any, Any], *about: str) -> Entry | None:
-        """The claim of the request's idempotency key, if it brought one. `about` are the ids in the path."""
-        key = request.idempotency_key
-        if key is None:
-            return None
-        body = {"path": list(about), "body": request.body} if about else request.body
-        subject = request.subject
-        return Entry(subject.tenant, subject.client_id, request.route, key, self._digester.digest(body))
 
 
 class AccountsQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,14 +40,14 @@ class AtQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 # ---- accounts -----------------------------------------------------------------------------------------------------
 
 
-async def open_account(api: Api, request: Request[wire.OpenAccount]) -> Reply[wire.Account]:
+async def open_account(ledger: Ledger, request: Request[wire.OpenAccount]) -> Reply[wire.Account]:
     subject = request.subject
-    opened = await api.ledger.accounts.open(
+    opened = await ledger.accounts.open(
         subject.tenant,
         subject.actor,
         request.trace_id,
         commands.account(request.body, ids.accounts.new()),
-        entry=api.entry(request),
+        entry=_entry(ledger, request),
         render=lambda row: _encode(views.account(row)),
     )
     if isinstance(opened, Answered):
@@ -74,10 +55,10 @@ async def open_account(api: Api, request: Request[wire.OpenAccount]) -> Reply[wi
     return Reply(views.account(opened))
 
 
-async def list_accounts(api: Api, request: Request[None, AccountsQuery]) -> Reply[Page[wire.Account]]:
+async def list_accounts(ledger: Ledger, request: Request[None, AccountsQuery]) -> Reply[Page[wire.Account]]:
     query = request.query
     key = read_cursor(query.after, str)
-    rows = await api.ledger.accounts.page(
+    rows = await ledger.accounts.page(
         request.subject.tenant,
         after=None if key is None else ids.accounts.parse(str(key[0])),
         currency=query.currency,
@@ -89,20 +70,20 @@ async def list_accounts(api: Api, request: Request[None, AccountsQuery]) -> Repl
     return Reply(Page(data=data, has_more=more, next=cursor(data[-1].id) if more else None))
 
 
-async def get_account(api: Api, request: Request[None, AtQuery]) -> Reply[wire.Account]:
+async def get_account(ledger: Ledger, request: Request[None, AtQuery]) -> Reply[wire.Account]:
     query = request.query
     try:
         instant = None if query.at is None else parse_rfc3339(query.at)
     except ValueError as error:
         raise InvalidRequest(f"at: {error}") from None
-    row = await api.ledger.accounts.get(request.subject.tenant, _account(request), At(query.sequence, instant))
+    row = await ledger.accounts.get(request.subject.tenant, _account(request), At(query.sequence, instant))
     return Reply(views.account(row))
 
 
-async def list_entries(api: Api, request: Request[None, Paging]) -> Reply[Page[wire.Entry]]:
+async def list_entries(ledger: Ledger, request: Request[None, Paging]) -> Reply[Page[wire.Entry]]:
     query = request.query
     key = read_cursor(query.after, int)
-    row, rows = await api.ledger.accounts.entries(
+    row, rows = await ledger.accounts.entries(
         request.subject.tenant,
         _account(request),
         before=None if key is None else int(key[0]),
@@ -113,89 +94,89 @@ async def list_entries(api: Api, request: Request[None, Paging]) -> Reply[Page[w
     return Reply(Page(data=data, has_more=more, next=cursor(data[-1].sequence) if more else None))
 
 
-async def close_account(api: Api, request: Request) -> Reply[wire.Account]:
+async def close_account(ledger: Ledger, request: Request) -> Reply[wire.Account]:
     subject = request.subject
-    row = await api.ledger.accounts.close(subject.tenant, subject.actor, request.trace_id, _account(request))
+    row = await ledger.accounts.close(subject.tenant, subject.actor, request.trace_id, _account(request))
     return Reply(views.account(row))
 
 
 # ---- transfers ----------------------------------------------------------------------------------------------------
 
 
-async def create_transfers(api: Api, request: Request[wire.NewTransfers]) -> Reply[wire.Transfers]:
+async def create_transfers(ledger: Ledger, request: Request[wire.NewTransfers]) -> Reply[wire.Transfers]:
     body = request.body
     given = body.transfers
-    answered = await api.ledger.post(
+    answered = await ledger.post(
         request.subject,
         request.trace_id,
         commands.new_transfers(given),
         atomic=body.atomic,
-        entry=api.entry(request),
+        entry=_entry(ledger, request),
         render=lambda results, receipt: views.results(given, results, receipt),
     )
     return Reply.raw(answered.body, answered.status, replayed=answered.replayed)
 
 
-async def capture(api: Api, request: Request[wire.CaptureHold]) -> Reply[wire.Transfer]:
+async def capture(ledger: Ledger, request: Request[wire.CaptureHold]) -> Reply[wire.Transfer]:
     body = request.body
     target = ids.transfers.parse(request.path["id"])
-    return await _one(api, request, commands.on_target("capture", target, body.id, body.amount, final=body.final))
+    return await _one(ledger, request, commands.on_target("capture", target, body.id, body.amount, final=body.final))
 
 
-async def void(api: Api, request: Request[wire.VoidHold]) -> Reply[wire.Transfer]:
+async def void(ledger: Ledger, request: Request[wire.VoidHold]) -> Reply[wire.Transfer]:
     target = ids.transfers.parse(request.path["id"])
-    return await _one(api, request, commands.on_target("void", target, request.body.id))
+    return await _one(ledger, request, commands.on_target("void", target, request.body.id))
 
 
-async def reverse(api: Api, request: Request[wire.ReverseTransfer]) -> Reply[wire.Transfer]:
+async def reverse(ledger: Ledger, request: Request[wire.ReverseTransfer]) -> Reply[wire.Transfer]:
     body = request.body
     target = ids.transfers.parse(request.path["id"])
-    return await _one(api, request, commands.on_target("reverse", target, body.id, body.amount))
+    return await _one(ledger, request, commands.on_target("reverse", target, body.id, body.amount))
 
 
-async def _one(api: Api, request: Request[Any], command: Command) -> Reply[wire.Transfer]:
+async def _one(ledger: Ledger, request: Request[Any], command: Command) -> Reply[wire.Transfer]:
     def render(results: Sequence[Result], _receipt: str | None) -> tuple[int, bytes]:
         return views.single(results, request.trace_id)
 
-    answered = await api.ledger.post(
+    answered = await ledger.post(
         request.subject,
         request.trace_id,
         [command],
         atomic=False,
-        entry=api.entry(request, request.path["id"]),
+        entry=_entry(ledger, request, request.path["id"]),
         render=render,
     )
     return Reply.raw(answered.body, answered.status, replayed=answered.replayed)
 
 
-async def get_transfer(api: Api, request: Request) -> Reply[wire.Transfer]:
-    state = await api.ledger.transfer(request.subject.tenant, ids.transfers.parse(request.path["id"]))
-    return Reply(views.known(state, api.clock.now()))
+async def get_transfer(ledger: Ledger, request: Request) -> Reply[wire.Transfer]:
+    state = await ledger.transfer(request.subject.tenant, ids.transfers.parse(request.path["id"]))
+    return Reply(views.known(state, ledger.clock.now()))
 
 
 # ---- over the mesh ------------------------------------------------------------------------------------------------
 
 
-async def post_units(api: Api, request: Request[wire.PostUnits]) -> Reply[wire.PostedUnits]:
+async def post_units(ledger: Ledger, request: Request[wire.PostUnits]) -> Reply[wire.PostedUnits]:
     """Each unit for the subject of its own token: what is wrong with one is not another's fault."""
     subjects = await request.judge(request.body.tokens)
-    answers = await asyncio.gather(*(_unit(api, request.trace_id, each, subjects) for each in request.body.units))
+    answers = await asyncio.gather(*(_unit(ledger, request.trace_id, each, subjects) for each in request.body.units))
     return Reply(wire.PostedUnits(list(answers)))
 
 
-async def _unit(api: Api, trace: str, given: wire.Unit, subjects: Sequence[Subject | Problem]) -> wire.UnitResult:
+async def _unit(ledger: Ledger, trace: str, given: wire.Unit, subjects: Sequence[Subject | Problem]) -> wire.UnitResult:
     try:
         subject = _subject(given.token, subjects)
-        answered = await api.ledger.post(subject, trace, commands.unit(given.transfers), atomic=True)
+        answered = await ledger.post(subject, trace, commands.unit(given.transfers), atomic=True)
     except Problem as problem:
         return wire.UnitResult(problem=problem.document(trace))
     return wire.UnitResult([views.posted(result) for result in answered.results], answered.receipt)
 
 
-async def open_account_as(api: Api, request: Request[wire.OpenAccountAs]) -> Reply[wire.Account]:
+async def open_account_as(ledger: Ledger, request: Request[wire.OpenAccountAs]) -> Reply[wire.Account]:
     body = request.body
     subject = (await request.subjects([body.token]))[0]
-    opened = await api.ledger.accounts.open(
+    opened = await ledger.accounts.open(
         subject.tenant,
         subject.actor,
         request.trace_id,
@@ -206,7 +187,7 @@ async def open_account_as(api: Api, request: Request[wire.OpenAccountAs]) -> Rep
     return Reply(views.account(opened))
 
 
-async def find_accounts(api: Api, request: Request[wire.FindAccounts]) -> Reply[wire.FoundAccounts]:
+async def find_accounts(ledger: Ledger, request: Request[wire.FindAccounts]) -> Reply[wire.FoundAccounts]:
     subjects = await request.judge(request.body.tokens)
     answers: list[wire.Found | None] = []
     wanted: list[tuple[str, AccountId]] = []
@@ -216,7 +197,7 @@ async def find_accounts(api: Api, request: Request[wire.FindAccounts]) -> Reply[
             answers.append(None)
         except Problem as problem:
             answers.append(wire.Found(problem=problem.document(request.trace_id)))
-    found = iter(await api.ledger.accounts.find(wanted) if wanted else [])
+    found = iter(await ledger.accounts.find(wanted) if wanted else [])
     for place, answer in enumerate(answers):
         if answer is None:
             one = next(found)
@@ -235,6 +216,16 @@ def _subject(token: int, subjects: Sequence[Subject | Problem]) -> Subject:
     if isinstance(subject, Problem):
         raise subject
     return subject
+
+
+def _entry(ledger: Ledger, request: Request[Any, Any], *about: str) -> Entry | None:
+    """The claim of the request's idempotency key, if it brought one. `about` are the ids in the path."""
+    key = request.idempotency_key
+    if key is None:
+        return None
+    body = {"path": list(about), "body": request.body} if about else request.body
+    subject = request.subject
+    return Entry(subject.tenant, subject.client_id, request.route, key, ledger.digester.digest(body))
 
 
 def _account(request: Request[Any, Any]) -> AccountId:

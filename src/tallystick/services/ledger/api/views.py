@@ -27,8 +27,7 @@ from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.ids import TransferId
 from tallystick.kernel.money import CurrencyMismatch, MoneyWire
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Balance, Result, State, Transfer, balance
-from tallystick.services.ledger.store import AccountRow, EntryRow
+from tallystick.services.ledger.model import AccountRow, Balance, EntryRow, Result, State, Transfer, balance
 
 _encode = msgspec.json.Encoder().encode
 _metadata = msgspec.json.Decoder(dict[str, str]).decode

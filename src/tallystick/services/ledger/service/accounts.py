@@ -15,8 +15,9 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest, Problem
+from tallystick.services.ledger.model import AccountRow, EntryRow, Found, NewAccount
 from tallystick.services.ledger.service.poster import Answered, Poster
-from tallystick.services.ledger.store import AccountRow, EntryRow, Found, NewAccount, Store
+from tallystick.services.ledger.store import Store
 
 
 class At(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tallystick.chassis import telemetry
 from tallystick.chassis.auth import Subject
 from tallystick.chassis.db import Database
-from tallystick.chassis.idempotency import Entry
+from tallystick.chassis.idempotency import Digester, Entry
 from tallystick.chassis.outbox import Outbox
 from tallystick.contracts.ledger.problems import TransferNotFound
 from tallystick.kernel.clock import Clock
@@ -19,10 +19,13 @@ from tallystick.services.ledger.store import Store
 
 
 class Ledger:
-    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock) -> None:
+    """`digester` makes the digests of requests with an idempotency key."""
+
+    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock, digester: Digester) -> None:
         self._database = database
         self._store = store
-        self._clock = clock
+        self.clock = clock
+        self.digester = digester
         self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock)
         self.accounts = Accounts(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
 
@@ -54,7 +57,7 @@ class Ledger:
     async def sweep(self) -> int:
         """Takes what has expired off the accounts, in the order of expiry; returns how many holds that were."""
         total = 0
-        while due := await self._store.due_holds(self._database, self._clock.now(), SWEEP):
+        while due := await self._store.due_holds(self._database, self.clock.now(), SWEEP):
             swept = await self.poster.expire(due)
             total += swept
             if swept < len(due):

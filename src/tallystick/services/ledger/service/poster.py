@@ -26,8 +26,8 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Command, Result, State, Transfer, Unit, decide, expiry_id
-from tallystick.services.ledger.store import Due, Store
+from tallystick.services.ledger.model import Command, Due, Result, State, Transfer, Unit, decide, expiry_id
+from tallystick.services.ledger.store import Store
 
 #: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
 SMALL: Final = 8

@@ -164,6 +164,25 @@ SELECT book, sequence, id, 'credit', credit_account, debit_account, kind, target
     released, currency, recorded_at, code, cr_version, cr_debits_pending,
     cr_debits_posted, cr_credits_pending, cr_credits_posted
 FROM transfer;
+COMMENT ON VIEW entry IS 'Each transfer as its two accounts saw it.';
+COMMENT ON COLUMN entry.book IS 'class: internal';
+COMMENT ON COLUMN entry.sequence IS 'class: internal';
+COMMENT ON COLUMN entry.transfer IS 'class: internal';
+COMMENT ON COLUMN entry.side IS 'class: internal';
+COMMENT ON COLUMN entry.account IS 'class: internal';
+COMMENT ON COLUMN entry.other IS 'class: internal';
+COMMENT ON COLUMN entry.kind IS 'class: internal';
+COMMENT ON COLUMN entry.target IS 'class: internal';
+COMMENT ON COLUMN entry.amount IS 'class: internal';
+COMMENT ON COLUMN entry.released IS 'class: internal';
+COMMENT ON COLUMN entry.currency IS 'class: internal';
+COMMENT ON COLUMN entry.recorded_at IS 'class: internal';
+COMMENT ON COLUMN entry.code IS 'class: internal';
+COMMENT ON COLUMN entry.version IS 'class: internal';
+COMMENT ON COLUMN entry.debits_pending IS 'class: internal';
+COMMENT ON COLUMN entry.debits_posted IS 'class: internal';
+COMMENT ON COLUMN entry.credits_pending IS 'class: internal';
+COMMENT ON COLUMN entry.credits_posted IS 'class: internal';
 
 CREATE TABLE hold (
     book           integer     NOT NULL,

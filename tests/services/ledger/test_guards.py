@@ -1,0 +1,348 @@
+"""The database's own guard, alone: what the rules would never say is written by hand and must be refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+import pytest_asyncio
+
+from tallystick.kernel import ids
+from tallystick.services.ledger.model import Decided, Transfer, decide
+from tallystick.services.ledger.service import poster as posting
+from tallystick.services.ledger.service.poster import GuardRefused
+from tests.services.ledger.support import Books, draw, move
+from tests.support.parts import ServiceDatabase
+
+COLUMNS = [
+    "book",
+    "sequence",
+    "id",
+    "kind",
+    "target",
+    "debit_account",
+    "credit_account",
+    "amount",
+    "released",
+    "currency",
+    "recorded_at",
+    "dr_version",
+    "dr_debits_pending",
+    "dr_debits_posted",
+    "dr_credits_pending",
+    "dr_credits_posted",
+    "cr_version",
+    "cr_debits_pending",
+    "cr_debits_posted",
+    "cr_credits_pending",
+    "cr_credits_posted",
+]
+
+
+@pytest_asyncio.fixture
+async def filled(books: Books) -> Books:
+    """A bank, a customer with a floor of 0 and 100 on it, 30 of them held."""
+    bank, customer = await books.open(side="debit"), await books.open(floor=0)
+    results = await books.post(move("post", bank, customer, 100), move("hold", customer, bank, 30))
+    assert [one.status for one in results] == ["posted", "held"]
+    return books
+
+
+async def refused(service: ServiceDatabase, *statements: tuple[str, tuple[Any, ...]] | str) -> str:
+    """Runs the statements as the owner in one transaction and returns what refused them."""
+    connection = await service.connection()
+    try:
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            async with connection.transaction():
+                for statement in statements:
+                    sql, args = (statement, ()) if isinstance(statement, str) else statement
+                    await connection.execute(sql, *args)
+        assert isinstance(caught.value, asyncpg.IntegrityConstraintViolationError), caught.value
+        return str(caught.value.constraint_name)
+    finally:
+        await connection.close()
+
+
+def insert(row: dict[str, Any], **changes: Any) -> tuple[str, tuple[Any, ...]]:
+    """A further transfer like `row`, at the next sequence of its book, as far as `changes` don't say otherwise."""
+    new = {**row, "id": ids.transfers.new(), **changes}
+    places = ", ".join(f"${place}" for place in range(1, len(COLUMNS) + 1))
+    return (
+        f"INSERT INTO transfer ({', '.join(COLUMNS)}) VALUES ({places})",
+        tuple(new[column] for column in COLUMNS),
+    )
+
+
+async def last_post(service: ServiceDatabase) -> dict[str, Any]:
+    rows = await service.query("SELECT * FROM transfer WHERE kind = 'post' ORDER BY sequence DESC LIMIT 1")
+    return dict(rows[0])
+
+
+NEXT = "UPDATE book SET sequence = sequence + 1"
+
+
+MOVED_BY_HAND = (
+        ("UPDATE account SET credits_posted = credits_posted + 1", "account_totals_are_entries"),
+        ("UPDATE account SET version = version + 1", "account_totals_are_entries"),
+        ("UPDATE account SET sequence = 1 WHERE floor = 0", "account_totals_are_entries"),
+        ("UPDATE account SET debits_posted = 71 WHERE floor = 0", "account_floor"),
+        ("UPDATE account SET debits_pending = 101 WHERE floor = 0", "account_floor"),
+        ("UPDATE account SET debits_posted = -1", "account_debits_posted_check"),
+        ("UPDATE account SET debits_posted = 9223372036854775807, debits_pending = 1 WHERE floor IS NULL", "account_totals_fit"),
+        ("UPDATE account SET floor = 1", "account_floor_check"),
+        ("UPDATE hold SET captured = 31", "hold_not_overdrawn"),
+        ("UPDATE hold SET remaining = -1, state = 'voided'", "hold_remaining_check"),
+        ("UPDATE hold SET state = 'voided'", "hold_open"),
+        ("INSERT INTO reversal SELECT book, id, amount, amount + 1 FROM transfer LIMIT 1", "reversal_not_exceeded"),
+)  # fmt: skip
+
+
+async def test_totals_do_not_move_by_themselves(filled: Books, service: ServiceDatabase) -> None:
+    for sql, constraint in MOVED_BY_HAND:
+        assert await refused(service, sql) == constraint, sql
+    await filled.sound()
+
+
+BAD_ROWS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"amount": 0}, "transfer_amount_check"),
+    ({"amount": -5}, "transfer_amount_check"),
+    ({"kind": "gift"}, "transfer_kind_check"),
+    ({"released": 5}, "transfer_released"),
+    ({"kind": "void", "released": 100}, "transfer_target"),
+    ({"target": ids.transfers.new()}, "transfer_target"),
+    ({"credit_account": "debit_account"}, "transfer_two_accounts"),
+    ({}, "transfer_sequence"),
+    ({"sequence": 9}, "transfer_sequence_gap"),
+    ({"sequence": 3}, "transfer_sequence_gap"),
+)
+
+
+async def test_a_bad_row_is_refused(filled: Books, service: ServiceDatabase) -> None:
+    row = await last_post(service)
+    for given, constraint in BAD_ROWS:
+        changes = {**given, "credit_account": row["debit_account"]} if "credit_account" in given else given
+        assert await refused(service, insert(row, **changes)) == constraint, changes
+
+
+async def test_a_transfer_without_its_accounts_is_refused(filled: Books, service: ServiceDatabase) -> None:
+    row = await last_post(service)
+    assert await refused(service, NEXT, insert(row, sequence=3)) == "transfer_running_totals"
+
+
+async def test_an_id_is_taken_once_in_its_book(filled: Books, service: ServiceDatabase) -> None:
+    row = await last_post(service)
+    assert await refused(service, NEXT, insert(row, sequence=3, id=row["id"])) == "transfer_pkey"
+
+
+SAVE = """
+WITH moved AS (UPDATE book SET sequence = sequence + 1), posted AS ({insert})
+UPDATE account SET version = version + 1, sequence = 3,
+    debits_posted = debits_posted + CASE id WHEN $6 THEN $8::bigint ELSE 0 END,
+    credits_posted = credits_posted + CASE id WHEN $7 THEN $8::bigint ELSE 0 END
+"""
+
+
+def whole(row: dict[str, Any], **changes: Any) -> tuple[str, tuple[Any, ...]]:
+    """A whole write, as the store makes it: numbering, transfer and accounts in one statement."""
+    amount = 10
+    right = {
+        "sequence": 3,
+        "amount": amount,
+        "dr_version": 3,
+        "dr_credits_pending": 30,
+        "dr_debits_posted": row["dr_debits_posted"] + amount,
+        "cr_version": 3,
+        "cr_debits_pending": 30,
+        "cr_credits_posted": row["cr_credits_posted"] + amount,
+    }
+    sql, args = insert(row, **{**right, **changes})
+    return SAVE.format(insert=sql), args
+
+
+async def test_the_whole_write_by_hand_is_taken(filled: Books, service: ServiceDatabase) -> None:
+    """Else the refusals below would say nothing."""
+    connection = await service.connection()
+    sql, args = whole(await last_post(service))
+    await connection.execute(sql, *args)
+    await connection.close()
+    await filled.sound()
+
+
+WRONG_TOTALS: tuple[dict[str, Any], ...] = (
+    {"dr_version": 4},
+    {"cr_version": 2},
+    {"dr_debits_posted": 111},
+    {"dr_debits_pending": 1},
+    {"cr_credits_posted": 109},
+    {"cr_debits_pending": 0},
+    {"currency": "USD"},
+)
+
+
+async def test_running_totals_that_are_not_the_accounts_are_refused(filled: Books, service: ServiceDatabase) -> None:
+    row = await last_post(service)
+    for changes in WRONG_TOTALS:
+        constraint = await refused(service, whole(row, **changes))
+        assert constraint in {"transfer_running_totals", "account_totals_are_entries"}, changes
+    await filled.sound()
+
+
+async def test_the_service_can_not_change_or_delete_what_was_posted(filled: Books, service: ServiceDatabase) -> None:
+    database = service.dsn
+    connection = await asyncpg.connect(
+        host=database.host, user=database.user, password=database.password.reveal(), database=database.database
+    )
+    try:
+        for sql in (
+            "UPDATE transfer SET amount = 1",
+            "UPDATE transfer SET metadata = NULL",
+            "DELETE FROM transfer",
+            "TRUNCATE transfer",
+            "DELETE FROM account",
+            "UPDATE account SET floor = NULL",
+            "UPDATE account SET currency = 'USD'",
+            "UPDATE rejection SET reason = 'x'",
+            "DELETE FROM rejection",
+            "DELETE FROM hold",
+            "UPDATE hold SET amount = 1",
+            "DELETE FROM reversal",
+            "DELETE FROM book",
+            "UPDATE book SET tenant = 'other'",
+            "ALTER TABLE transfer DISABLE TRIGGER transfer_guard",
+            "DROP TRIGGER transfer_guard ON transfer",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+# ---- the rules made wrong: the guard must catch it -------------------------------------------------------------------
+
+
+def _replaced(transfer: Transfer, **changes: Any) -> Transfer:
+    return msgspec.structs.replace(transfer, **changes)
+
+
+def _swapped(decided: Decided) -> None:
+    first, second = decided.transfers
+    decided.transfers[:] = [_replaced(first, sequence=4), _replaced(second, sequence=3)]
+
+
+MISTAKES: dict[str, Callable[[Decided], None]] = {
+    "one unit too much": lambda d: d.transfers.__setitem__(0, _replaced(d.transfers[0], amount=11)),
+    "a stale balance": lambda d: d.transfers.__setitem__(
+        0, _replaced(d.transfers[0], dr_debits_posted=d.transfers[0].dr_debits_posted + 7)
+    ),
+    "a number skipped": lambda d: d.transfers.__setitem__(0, _replaced(d.transfers[0], sequence=4)),
+    "a number twice": lambda d: d.transfers.__setitem__(1, _replaced(d.transfers[1], sequence=3)),
+    "running totals in another order": _swapped,
+    "a transfer forgotten": lambda d: d.transfers.__delitem__(0),
+}
+
+
+async def test_what_the_rules_get_wrong_the_database_refuses(filled: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, customer = filled.made
+    for name, mistake in MISTAKES.items():
+
+        def wrong(*args: Any, mistake: Callable[[Decided], None] = mistake) -> Decided:
+            decided = decide(*args)
+            mistake(decided)
+            return decided
+
+        monkeypatch.setattr(posting, "decide", wrong)
+        with pytest.raises(GuardRefused):
+            await filled.post(move("post", bank, customer, 10), move("post", bank, customer, 10))
+            pytest.fail(f"nobody noticed: {name}")
+    monkeypatch.setattr(posting, "decide", decide)
+    assert await filled.balance(customer) == (100, 70)
+    await filled.sound()
+
+
+async def test_a_floor_that_the_rules_forgot_is_kept(filled: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, customer = filled.made
+
+    def floorless(units: Any, state: Any, now: Any) -> Decided:
+        for account in state.accounts.values():
+            account.floor = None
+        return decide(units, state, now)
+
+    monkeypatch.setattr(posting, "decide", floorless)
+    with pytest.raises(GuardRefused):
+        await filled.post(move("post", customer, bank, 71))
+    assert [one.status for one in await filled.post(move("post", customer, bank, 70))] == ["posted"]
+
+
+async def test_a_hold_that_the_rules_forgot_was_captured_is_not_captured_again(
+    filled: Books, service: ServiceDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = (await service.query("SELECT id FROM hold"))[0]["id"]
+    assert (await filled.post(draw("capture", held, 30)))[0].status == "posted"
+
+    def forgetful(units: Any, state: Any, now: Any) -> Decided:
+        for hold in state.holds.values():
+            hold.captured, hold.remaining, hold.state = 0, 30, "held"
+        for account in state.accounts.values():
+            if account.debits_pending == 0 and account.floor == 0:
+                account.debits_pending = 30
+            if account.credits_pending == 0 and account.floor is None:
+                account.credits_pending = 30
+        return decide(units, state, now)
+
+    monkeypatch.setattr(posting, "decide", forgetful)
+    with pytest.raises(GuardRefused):
+        await filled.post(draw("capture", held, 30))
+    await filled.sound()
+
+
+async def test_one_bad_request_does_not_harm_those_that_shared_its_flush(
+    filled: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, customer = filled.made
+    poison = move("post", bank, customer, 13)
+
+    def wrong(*args: Any) -> Decided:
+        decided = decide(*args)
+        decided.transfers[:] = [
+            _replaced(t, amount=t.amount + 1) if t.id == poison.id else t for t in decided.transfers
+        ]
+        return decided
+
+    monkeypatch.setattr(posting, "decide", wrong)
+    answers = await asyncio.gather(
+        *(filled.post(move("post", bank, customer, 1)) for _ in range(5)),
+        filled.post(poison),
+        *(filled.post(move("post", bank, customer, 1)) for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert [isinstance(one, GuardRefused) for one in answers] == [False] * 5 + [True] + [False] * 5
+    assert await filled.balance(customer) == (110, 80)
+    await filled.sound()
+
+
+async def test_the_check_of_the_books_finds_what_was_changed_behind_everybodys_back(
+    filled: Books, service: ServiceDatabase
+) -> None:
+    connection = await service.connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")  # no trigger fires
+        for change, undo, found in (
+            ("UPDATE transfer SET amount = 101 WHERE kind = 'post'", "UPDATE transfer SET amount = 100 WHERE kind = 'post'", "broken_accounts"),
+            ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "broken_accounts"),
+            ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "unbalanced_books"),
+            ("UPDATE book SET sequence = 3", "UPDATE book SET sequence = 2", "broken_sequences"),
+            ("UPDATE transfer SET sequence = 3 WHERE sequence = 2", "UPDATE transfer SET sequence = 2 WHERE sequence = 3", "broken_sequences"),
+            ("UPDATE transfer SET recorded_at = recorded_at - interval '1s' WHERE sequence = 2", "UPDATE transfer SET recorded_at = recorded_at + interval '1s' WHERE sequence = 2", "broken_sequences"),
+            ("UPDATE hold SET remaining = 29", "UPDATE hold SET remaining = 30", "broken_holds"),
+            ("UPDATE transfer SET dr_version = 7 WHERE sequence = 1", "UPDATE transfer SET dr_version = 1 WHERE sequence = 1", "broken_accounts"),
+        ):  # fmt: skip
+            await connection.execute(change)
+            assert any(fault.startswith(found) for fault in await filled.ledger.faults()), change
+            await connection.execute(undo)
+            await filled.sound()
+    finally:
+        await connection.close()
