@@ -27,5 +27,5 @@ def test_no_example_is_left_of_a_target_that_is_gone() -> None:
 
 
 def test_an_unknown_target_lists_the_known_ones() -> None:
-    with pytest.raises(render.UnknownTarget, match=r"no target \"kubernets\": use one of data-map, envoy"):
+    with pytest.raises(render.UnknownTarget, match=r"no target \"kubernets\": use one of data-map, diagram, envoy"):
         render.files("kubernets")

@@ -11,7 +11,7 @@ from tallystick.cli.output import PART_FAILED, USAGE, Common, Failed, emit
 
 
 def render(
-    target: Annotated[str, Parameter(help="envoy, nats, postgres, valkey, data-map")],
+    target: Annotated[str, Parameter(help="envoy, nats, postgres, valkey, data-map, diagram")],
     *,
     out: Annotated[Path | None, Parameter(help="a directory for the files; made if need be")] = None,
     common: Common = Common(),  # noqa: B008 - frozen

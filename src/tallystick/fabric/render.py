@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tallystick.chassis.charter import Charter, load_all
-from tallystick.fabric import datamap, envoy, nats, postgres, valkey
+from tallystick.fabric import datamap, diagram, envoy, nats, postgres, valkey
 
 Files = dict[str, str]
 
@@ -73,8 +73,13 @@ def _datamap(charters: Mapping[str, Charter]) -> Files:
     return {"data-map.md": datamap.markdown(found), "data-map.json": _json(datamap.document(found))}
 
 
+def _diagram(charters: Mapping[str, Charter]) -> Files:
+    return {"services.mmd": diagram.mermaid(charters)}
+
+
 TARGETS: dict[str, Callable[[Mapping[str, Charter]], Files]] = {
     "data-map": _datamap,
+    "diagram": _diagram,
     "envoy": _envoy,
     "nats": _nats,
     "postgres": _postgres,
