@@ -1,4 +1,4 @@
-"""How payments asks risk: one call for all payments that wait at the moment."""
+"""How payments asks risk (one call for all payments that wait at the moment), and how the operator keeps the lists."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import msgspec
 
 from tallystick.chassis.batching import Batcher
 from tallystick.chassis.call import Client
-from tallystick.contracts.risk.messages import MAX_ITEMS, DecideAnswer, DecideBatch, Decision, DecisionRequest
-from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment
+from tallystick.contracts.risk.messages import (
+    MAX_ITEMS,
+    DecideAnswer,
+    DecideBatch,
+    Decision,
+    DecisionRequest,
+    ListEntries,
+    ListEntry,
+)
+from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment, InvalidListValue, NotListed
 from tallystick.kernel.money import Money, from_money
 from tallystick.kernel.problem import decode
 
@@ -55,3 +63,24 @@ class RiskClient:
             idempotent=True,
         )
         return [item.decision or decode(item.problem or {}, (DecisionIsForAnotherPayment,)) for item in answer.items]
+
+
+class RiskLists:
+    """A tenant's deny and allow lists, for the operator. Raises the problems named at each, and what `Client.request` raises."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def entries(self, tenant: str) -> list[ListEntry]:
+        return (await self._client.request("GET", f"/internal/lists?tenant={tenant}", answer=ListEntries)).data
+
+    async def put(self, entry: ListEntry) -> ListEntry:
+        """InvalidListValue. What the list said of the value before is replaced."""
+        return await self._client.request(
+            "PUT", "/internal/lists", entry, answer=ListEntry, problems=(InvalidListValue,)
+        )
+
+    async def remove(self, tenant: str, kind: str, value: str) -> None:
+        """NotListed."""
+        path = f"/internal/lists/{tenant}/{kind}/{value}"
+        await self._client.request("DELETE", path, idempotent=False, problems=(NotListed,))

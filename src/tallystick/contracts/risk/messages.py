@@ -12,6 +12,9 @@ from tallystick.kernel.money import MoneyWire
 MAX_ITEMS = 512
 
 Text64 = Annotated[str, Meta(max_length=64)]
+TenantName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$", max_length=40)]
+#: A card is named by its fingerprint (`fp_...`), an account and a client by their ids: `InvalidListValue` for all else.
+ListValue = Annotated[str, Meta(pattern=r"^[a-z]{2,4}_[0-9a-z]{26}$", max_length=64)]
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,10 +67,10 @@ class DecideAnswer(_Message, frozen=True):
 class ListEntry(_Message, frozen=True):
     """`value` of a `kind` is always denied or always allowed, for one tenant."""
 
-    tenant: Text64
+    tenant: TenantName
     outcome: Literal["deny", "allow"]
     kind: Literal["card", "account", "client"]
-    value: Annotated[str, Meta(min_length=1, max_length=64)]
+    value: ListValue
     note: Annotated[str, Meta(max_length=200)] = ""
 
 
@@ -76,4 +79,4 @@ class ListEntries(_Message, frozen=True):
 
 
 class ListQuery(_Message, frozen=True):
-    tenant: Text64
+    tenant: TenantName

@@ -16,9 +16,10 @@ from tallystick.contracts.risk.messages import (
     ListEntry,
     ListQuery,
 )
+from tallystick.contracts.risk.problems import InvalidListValue, NotListed
 from tallystick.kernel import ids
 from tallystick.kernel.money import to_money
-from tallystick.kernel.problem import InvalidRequest, NotFound, Problem
+from tallystick.kernel.problem import InvalidRequest, Problem
 from tallystick.services.risk import model
 from tallystick.services.risk.service import Case, Risk
 
@@ -90,10 +91,11 @@ ENDPOINTS = (
     ),
     Endpoint(
         "PUT", "/internal/lists", put_list_entry, mesh=("operator",), action="writeLists", resource="List",
-        body=ListEntry, answer=ListEntry, summary="Deny or allow a card, an account or a client",
+        body=ListEntry, answer=ListEntry, problems=(InvalidListValue,),
+        summary="Deny or allow a card, an account or a client",
     ),
     Endpoint(
         "DELETE", "/internal/lists/{tenant}/{kind}/{value}", delete_list_entry, mesh=("operator",),
-        action="writeLists", resource="List", status=204, problems=(NotFound,), summary="Take a value off the lists",
+        action="writeLists", resource="List", status=204, problems=(NotListed,), summary="Take a value off the lists",
     ),
 )  # fmt: skip

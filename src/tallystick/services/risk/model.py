@@ -7,13 +7,15 @@ that a refusal can be explained.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final, Literal
 
 import msgspec
 
-from tallystick.kernel.ids import DecisionId
+from tallystick.kernel import ids
+from tallystick.kernel.ids import DecisionId, InvalidId
 from tallystick.kernel.money import Money, currency
 
 DENY_AT: Final = 100
@@ -95,6 +97,7 @@ class Decided(msgspec.Struct, frozen=True):
     id: DecisionId
     tenant: str
     payment: str
+    amount: Money
     verdict: Verdict
 
 
@@ -131,6 +134,20 @@ def _measure(rule: Rule, features: Features) -> int:
     if rule.measure == "count":
         return window.count
     return window.sum if rule.measure == "sum" else window.declines
+
+
+_FINGERPRINT: Final = re.compile(r"fp_[0-9a-hjkmnp-tv-z]{26}")
+
+
+def listable(kind: Kind, value: str) -> bool:
+    """Whether `value` names a thing of that kind. A card is known by its fingerprint: a number must not get into a list."""
+    if kind == "card":
+        return _FINGERPRINT.fullmatch(value) is not None
+    try:
+        (ids.accounts if kind == "account" else ids.clients).parse(value)
+    except InvalidId:
+        return False
+    return True
 
 
 def sliding(current: int, previous: int, elapsed: float) -> int:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
-from valkey.exceptions import ValkeyError
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.risk.messages import ListEntry
-from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment
+from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment, InvalidListValue, NotListed
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.ids import DecisionId
+from tallystick.kernel.ids import DecisionId, FactId
 from tallystick.kernel.money import Money
-from tallystick.kernel.problem import NotFound, Problem
-from tallystick.services.risk.model import DEFAULT_RULES, Decided, Features, Kind, Outcome, Rule, Window, decide
-from tallystick.services.risk.store import Counters, Scored, Store, Tally
+from tallystick.kernel.problem import Problem
+from tallystick.services.risk.model import (
+    DEFAULT_RULES,
+    Decided,
+    Features,
+    Kind,
+    Outcome,
+    Rule,
+    Window,
+    decide,
+    listable,
+)
+from tallystick.services.risk.store import Counters, CountersUnavailable, Scored, Store, Tally
 
 #: Facts name at most this many decisions each, so that one stays far below the audit log's limit for an entry.
-MAX_IN_FACT = 256
+MAX_IN_FACT = 100
+
+
+_UNMETERED = telemetry.counter("risk_unmetered", "Payments decided without velocities because Valkey did not answer")
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -47,6 +60,7 @@ class Case(msgspec.Struct, frozen=True):
 class Declined(msgspec.Struct, frozen=True):
     """An issuer refused a card: many of those in a short time are somebody trying out numbers."""
 
+    fact: FactId
     tenant: str
     card: str
     currency: str
@@ -70,18 +84,25 @@ class Risk:
         self._clock = clock
         self._rules = rules
         self._listed: dict[tuple[str, str, str], Outcome] = {}
+        self._version = -1
+        self._refreshing = asyncio.Lock()
 
     async def decide(self, cases: Sequence[Case]) -> list[Decided | Problem]:
         """One decision per case, in order. A decision that exists is given again, and counts nothing again."""
+        if not cases:
+            return []
         known = await self._store.decided(self._database, [case.id for case in cases])
-        new = list({case.id: case for case in cases if case.id not in known}.values())
+        new: dict[DecisionId, Case] = {}
+        for case in cases:
+            if case.id not in known:
+                new.setdefault(case.id, case)
         if new:
-            known |= await self._score(new)
+            known |= await self._score(list(new.values()))
         return [self._answer(case, known[case.id]) for case in cases]
 
     @staticmethod
     def _answer(case: Case, decided: Decided) -> Decided | Problem:
-        if decided.tenant != case.tenant or decided.payment != case.payment:
+        if (decided.tenant, decided.payment, decided.amount) != (case.tenant, case.payment, case.amount):
             return DecisionIsForAnotherPayment("ask with the id that was made for this payment")
         return decided
 
@@ -97,7 +118,7 @@ class Risk:
             ]
             seen = None if windows is None else windows[case.id]
             verdict = decide(Features(case.amount, seen, listed), self._rules)
-            scored.append(Scored(Decided(case.id, case.tenant, case.payment, verdict), case.client_id, case.amount))
+            scored.append(Scored(Decided(case.id, case.tenant, case.payment, case.amount, verdict), case.client_id))
         async with self._database.transaction() as tx:
             stored = await self._store.insert(tx, scored, now)
             await self._outbox.append(tx, self._facts([s for s in scored if s.decided.id in stored]))
@@ -109,14 +130,15 @@ class Risk:
     async def _count(self, cases: Sequence[Case]) -> dict[DecisionId, dict[tuple[Kind, str], Window]] | None:
         """The windows of each case, or None when Valkey does not answer: the rules then say what is still allowed."""
         plan = [
-            (case, kind, Tally(kind, case.tenant, subject, case.amount.currency, sum=case.amount.minor))
+            (case, kind, Tally(case.id, kind, case.tenant, subject, case.amount.currency, sum=case.amount.minor))
             for case in cases
             for kind, subject in case.subjects()
         ]
         try:
             answers = await self._counters.add([tally for _, _, tally in plan], self._clock.now())
-        except (ValkeyError, OSError, TimeoutError) as error:
-            telemetry.log.warning("risk.counters.unavailable", error=type(error).__name__)
+        except CountersUnavailable as problem:
+            _UNMETERED.inc(len(cases))
+            telemetry.log.warning("risk.counters.unavailable", **problem.context)
             return None
         seen: dict[DecisionId, dict[tuple[Kind, str], Window]] = {case.id: {} for case in cases}
         for (case, kind, _), windows in zip(plan, answers, strict=True):
@@ -156,36 +178,46 @@ class Risk:
         ]
 
     async def learn(self, declined: Sequence[Declined]) -> None:
-        """Counts refusals by issuers. Told again after a crash they may count twice: that errs to the safe side."""
-        await self._counters.add(
-            [Tally("card", d.tenant, d.card, d.currency, count=0, declines=1) for d in declined], self._clock.now()
-        )
+        """Counts refusals by issuers. Raises CountersUnavailable; told again soon after, a refusal counts once."""
+        tallies = [Tally(d.fact, "card", d.tenant, d.card, d.currency, count=0, declines=1) for d in declined]
+        if tallies:
+            await self._counters.add(tallies, self._clock.now())
 
     async def refresh_lists(self) -> None:
-        """Takes the lists from the database; each replica does so every second."""
-        entries = await self._store.lists(self._database)
-        self._listed = {(e.tenant, e.kind, e.value): e.outcome for e in entries}
+        """Takes the lists from the database if they have changed; each replica looks every second."""
+        # One at a time: an answer that is older than a change of our own must not replace it.
+        async with self._refreshing:
+            version = await self._store.list_version(self._database)
+            if version != self._version:
+                entries = await self._store.lists(self._database)
+                self._listed = {(e.tenant, e.kind, e.value): e.outcome for e in entries}
+                self._version = version
 
     async def lists(self, tenant: str) -> list[ListEntry]:
-        return [entry for entry in await self._store.lists(self._database) if entry.tenant == tenant]
+        return await self._store.tenant_lists(self._database, tenant)
 
     async def put_list_entry(self, entry: ListEntry) -> None:
+        """In force here at once, on the other replicas within a second. Raises InvalidListValue."""
+        if not listable(entry.kind, entry.value):
+            raise InvalidListValue(f"this does not name one {entry.kind}")
         async with self._database.transaction() as tx:
             await self._store.put_list_entry(tx, entry, self._clock.now())
-            await self._told(tx, "risk.list.changed", entry.tenant, {"kind": entry.kind, "outcome": entry.outcome})
+            changed = {"kind": entry.kind, "value": entry.value, "outcome": entry.outcome}
+            await self._told(tx, entry.tenant, changed)
         await self.refresh_lists()
 
     async def delete_list_entry(self, tenant: str, kind: str, value: str) -> None:
+        """Raises NotListed."""
         async with self._database.transaction() as tx:
             if not await self._store.delete_list_entry(tx, tenant, kind, value):
-                raise NotFound("this value is on none of the tenant's lists")
-            await self._told(tx, "risk.list.changed", tenant, {"kind": kind, "outcome": "removed"})
+                raise NotListed
+            await self._told(tx, tenant, {"kind": kind, "value": value, "outcome": "removed"})
         await self.refresh_lists()
 
-    async def _told(self, tx: Transaction, type_: str, tenant: str, data: dict[str, str]) -> None:
+    async def _told(self, tx: Transaction, tenant: str, data: dict[str, str]) -> None:
         fact = Fact(
             id=ids.facts.new(),
-            type=type_,
+            type="risk.list.changed",
             tenant=tenant,
             actor="operator",
             resource="risk-lists",

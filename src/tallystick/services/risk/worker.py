@@ -17,7 +17,7 @@ async def payment_declined(service: Risk, tx: Transaction, facts: list[Delivered
         data = each.fact.data
         card, by = data.get("card"), data.get("declined_by")
         if isinstance(card, str) and by == "issuer":
-            refused.append(Declined(each.fact.tenant, card, str(data["currency"])))
+            refused.append(Declined(each.fact.id, each.fact.tenant, card, str(data["currency"])))
     await service.learn(refused)
 
 

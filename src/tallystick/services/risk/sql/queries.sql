@@ -1,6 +1,6 @@
 -- name: decisions
 -- The decisions that were already made under these ids.
-SELECT id, tenant, payment, decision, score, reasons FROM decision WHERE id = ANY($1::uuid[]);
+SELECT id, tenant, payment, amount, currency, decision, score, reasons FROM decision WHERE id = ANY($1::uuid[]);
 
 -- name: insert_decisions
 -- Stores decisions; an id that another replica stored in the meantime is left as it is and not returned.
@@ -10,6 +10,18 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::te
     AS d (id, tenant, client_id, payment, amount, currency, decision, score, reasons)
 ON CONFLICT (id) DO NOTHING
 RETURNING id;
+
+-- name: list_version
+-- Whether the lists have changed since they were read.
+SELECT version FROM list_version;
+
+-- name: lists_changed
+-- Counts a change; changes take turns on this row, so that a version is never seen before what it stands for.
+UPDATE list_version SET version = version + 1;
+
+-- name: tenant_entries
+-- What is on one tenant's lists.
+SELECT tenant, kind, value, outcome, note FROM list_entry WHERE tenant = $1 ORDER BY kind, value;
 
 -- name: list_entries
 -- Everything on any tenant's lists: they are small, and each replica holds them in memory.

@@ -42,3 +42,14 @@ COMMENT ON COLUMN list_entry.outcome IS 'class: internal';
 COMMENT ON COLUMN list_entry.note IS 'class: internal';
 COMMENT ON COLUMN list_entry.created_at IS 'class: internal';
 GRANT SELECT, INSERT, UPDATE, DELETE ON list_entry TO :service_role;
+
+CREATE TABLE list_version (
+    single  boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (single),
+    version bigint  NOT NULL CHECK (version >= 0)
+);
+COMMENT ON TABLE list_version IS 'Counts the changes of all lists, so that replicas read the lists only when there is something new.';
+COMMENT ON COLUMN list_version.single IS 'class: internal';
+COMMENT ON COLUMN list_version.version IS 'class: internal';
+INSERT INTO list_version (version) VALUES (0);
+GRANT SELECT ON list_version TO :service_role;
+GRANT UPDATE (version) ON list_version TO :service_role;

@@ -1,0 +1,24 @@
+"""A risk service for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from valkey.asyncio import Valkey
+
+from tests.conftest import DatabaseFor
+from tests.services.risk.support import Env, replica
+from tests.support.http import World, world
+
+
+@pytest_asyncio.fixture
+async def around(directory: Path, valkey: Valkey) -> AsyncIterator[World]:
+    async with world(directory, valkey) as it:
+        yield it
+
+
+@pytest_asyncio.fixture
+async def env(around: World, database_for: DatabaseFor, valkey: Valkey) -> Env:
+    return await replica(around, await database_for("tallystick.services.risk"), valkey)
