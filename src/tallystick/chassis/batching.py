@@ -7,15 +7,19 @@ round trip, one fsync, is shared by as many as came meanwhile.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
+from tallystick.chassis.telemetry import context, traces
 from tallystick.kernel.problem import Overloaded
 
 I = TypeVar("I")  # noqa: E741 - input
 O = TypeVar("O")  # noqa: E741 - output
+
+_Item = tuple[I, asyncio.Future[O], context.Trace | None]
 
 
 class Batcher(Generic[I, O]):
@@ -23,7 +27,8 @@ class Batcher(Generic[I, O]):
 
     At most `concurrency` flushes run at once, each of at most `max_batch` items; at most `max_waiting` items wait (then `Overloaded`).
     An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
-    deadline or other context; a caller that goes away does not end it, and an item whose caller left while it waited is not flushed.
+    deadline or other context, but for one thing: the trace of the first sampled item is the flush's, so that what it calls is seen in
+    that trace; the other sampled items' traces get a span that says how long their flush took. A caller that goes away does not end it, and an item whose caller left while it waited is not flushed.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class Batcher(Generic[I, O]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._concurrency = concurrency
-        self._waiting: deque[tuple[I, asyncio.Future[O]]] = deque()
+        self._waiting: deque[_Item[I, O]] = deque()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -63,7 +68,8 @@ class Batcher(Generic[I, O]):
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"too many wait for {self.name}")
         future: asyncio.Future[O] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        trace = context.current()
+        self._waiting.append((item, future, trace if trace is not None and trace.sampled else None))
         if self._running < self._concurrency:
             self._start()
         return await future
@@ -92,7 +98,7 @@ class Batcher(Generic[I, O]):
     async def _flush_all(self) -> None:
         while batch := self._take():
             try:
-                outputs = await self._flush([item for item, _ in batch])
+                outputs = await self._traced(batch)
                 if len(outputs) != len(batch):
                     raise RuntimeError(f"{self.name}: {len(batch)} items went in, {len(outputs)} came out")
             except Exception as error:  # noqa: BLE001 - it is handed to every caller
@@ -101,15 +107,30 @@ class Batcher(Generic[I, O]):
             except BaseException:
                 _fail(batch, Overloaded(f"{self.name} was stopped"))
                 raise
-            for (_, future), output in zip(batch, outputs, strict=True):
+            for (_, future, _), output in zip(batch, outputs, strict=True):
                 if not future.done():
                     if isinstance(output, Exception):
                         future.set_exception(output)
                     else:
                         future.set_result(output)
 
-    def _take(self) -> list[tuple[I, asyncio.Future[O]]]:
-        batch: list[tuple[I, asyncio.Future[O]]] = []
+    async def _traced(self, batch: list[_Item[I, O]]) -> Sequence[O | Exception]:
+        items = [item for item, _, _ in batch]
+        sampled = [trace for _, _, trace in batch if trace is not None]
+        if not sampled:
+            return await self._flush(items)
+        started = time.time_ns()
+        token = context.enter(sampled[0])
+        try:
+            with traces.span(self.name, batch=len(items)):
+                return await self._flush(items)
+        finally:
+            context.leave(token)
+            for trace in sampled[1:]:
+                traces.record(self.name, trace, started, time.time_ns(), batch=len(items))
+
+    def _take(self) -> list[_Item[I, O]]:
+        batch: list[_Item[I, O]] = []
         while self._waiting and len(batch) < self._max_batch:
             item = self._waiting.popleft()
             if not item[1].done():
@@ -117,7 +138,7 @@ class Batcher(Generic[I, O]):
         return batch
 
 
-def _fail(batch: list[tuple[I, asyncio.Future[O]]], error: Exception) -> None:
-    for _, future in batch:
+def _fail(batch: list[_Item[I, O]], error: Exception) -> None:
+    for _, future, _ in batch:
         if not future.done():
             future.set_exception(error)
