@@ -1,0 +1,42 @@
+"""The generated part of the documentation is what the code says, and every problem type is an address in the site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.reference import DOCS, pages, stale
+from tools.reference.__main__ import redirects
+from tools.reference.problems import problem_classes
+from tools.reference.text import anchor, lists_apart
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    wrong = stale(pages())
+    assert not wrong, f"no longer what the code says: {', '.join(wrong)}. Run: .venv/bin/python -m tools.reference"
+
+
+def test_a_changed_page_and_one_too_many_are_noticed() -> None:
+    made = pages()
+    made["reference/ids.md"] += "more"
+    gone = made.pop("reference/cli.md")
+    assert gone
+    assert stale(made) == ["reference/cli.md", "reference/ids.md"]
+
+
+def test_each_problem_type_leads_to_its_section(tmp_path: Path) -> None:
+    redirects(tmp_path)
+    catalogue = (DOCS / "problems" / "index.md").read_text(encoding="utf-8")
+    problems = problem_classes()
+    assert len(problems) > 40
+    for problem in problems:
+        page = tmp_path / "problems" / problem.type_url().rsplit("/", 1)[1] / "index.html"
+        assert f"url=../#{problem.slug}" in page.read_text(encoding="utf-8")
+        assert f"{{ #{problem.slug} }}" in catalogue
+
+
+def test_lists_stand_apart_for_the_site() -> None:
+    assert lists_apart("**Promises**\n- one\n  more\n- two\nend") == "**Promises**\n\n- one\n  more\n- two\nend"
+
+
+def test_anchors_are_those_of_the_site() -> None:
+    assert anchor("`POST /v1/payments/{id}/capture`") == "post-v1paymentsidcapture"
