@@ -128,7 +128,7 @@ async def _run(common: Common, credentials: Any, plan: _Plan, *, baseline: bool)
 
 async def _prepare(api: ApiClient, plan: _Plan) -> tuple[Callable[[], Shot], Callable[[bytes], str | None]]:
     from tallystick.cli.bench.load import Shot
-    from tallystick.cli.replay import card_number
+    from tallystick.cli.replay.file import card_number
 
     run = os.urandom(6).hex()
     numbers = itertools.count()

@@ -1,0 +1,94 @@
+"""`tallystick replay FILE`: a file of card payments, sent through the edge as a merchant's system would send them.
+
+Every row becomes one card payment with an idempotency key made of the row's id, so that a second run, or one that was
+interrupted, changes nothing that is done. Customers get test cards (Luhn-valid numbers in the 4 range, from their ids), terminals get
+merchant accounts; both are made through the edge too, under keys of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from cyclopts import Parameter
+
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.own_client import own_client
+from tallystick.cli.replay.file import bounded, columns_of, parse, reading, total
+from tallystick.cli.replay.run import Run
+from tallystick.kernel.money import Money, UnknownCurrency, currency
+
+SCOPE: Final = "tokens:write accounts:write accounts:read payments:write payments:read"
+
+
+def replay(
+    file: Annotated[Path, Parameter(help="CSV with a header line, also gzip")],
+    /,
+    *,
+    map: Annotated[str, Parameter(help="columns, such as id=TRANSACTION_ID,amount=TX_AMOUNT")] = "",  # noqa: A002
+    in_flight: Annotated[int, Parameter(help="requests at once")] = 48,
+    code: Annotated[str, Parameter(name="--currency", help="ISO 4217 code of the amounts")] = "EUR",
+    name: Annotated[str | None, Parameter(help="what the idempotency keys begin with [from the file's name]")] = None,
+    limit: Annotated[int | None, Parameter(help="only the first so many rows")] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Send every row of FILE as a card payment. Exit status 1 if any row was not carried out."""
+    if not 1 <= in_flight <= 1000:
+        raise Failed("--in-flight is between 1 and 1000", USAGE)
+    try:
+        exponent = currency(code).exponent
+    except UnknownCurrency as error:
+        raise Failed(error.detail, USAGE) from error
+    columns = columns_of(map)
+    credentials = own_client(common, "replay", SCOPE)
+    key = name or file.name.split(".")[0]
+    run = Run(key=key, currency=code, in_flight=in_flight, whole=limit is None)
+    with reading(file) as lines:
+        rows = parse(lines, columns, exponent, run.tally.skipped)
+        asyncio.run(run.all(credentials, bounded(rows, limit), total(file, columns, limit), quiet=common.json))
+    report = run.report()
+    if common.json:
+        emit(report, common)
+    else:
+        _show(report)
+    return OK if report["complete"] else NO
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    out = console()
+
+    def money(minor: str) -> str:
+        return str(Money(int(minor), report["currency"])) if int(minor) >= 0 else f"{minor} minor units"
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_row("sent", f"{report['sent']:,}", money(report["sums"]["file"]))
+    for status, count in sorted(report["statuses"].items()):
+        amount = report["sums"].get(status)
+        table.add_row(status, f"{count:,}", money(amount) if amount is not None else "")
+    for reason, count in report["declined"].items():
+        table.add_row(f"  {reason}", f"{count:,}")
+    for problem, count in report["problems"].items():
+        table.add_row(f"[red]refused: {problem}[/]", f"{count:,}")
+    table.add_row("ledger", f"{report['accounts']:,} accounts", money(report["sums"]["ledger"]))
+    out.print(table)
+    if report["new"]:
+        out.print(
+            f"{report['seconds']:.1f} s, {report['rate']:.0f}/s, p50 {report['p50_ms']} ms, p99 {report['p99_ms']} ms"
+        )
+    if report["replayed"]:
+        note = "nothing changed: all of it was" if not report["new"] else f"{report['replayed']:,} rows were"
+        out.print(f"[yellow]{note} done by an earlier run[/]")
+    for line in report["skipped_rows"]:
+        out.print(f"[red]skipped[/] {line}")
+    if report["skipped"] > len(report["skipped_rows"]):
+        out.print(f"[red]... and {report['skipped'] - len(report['skipped_rows'])} more[/]")
+    if report["accounts_wrong"]:
+        out.print(f"[red]{len(report['accounts_wrong'])} accounts do not hold what their payments say[/]")
+    elif report["accounts"]:
+        out.print("[green]the ledger holds what the payments say, to the minor unit, in every account[/]")

@@ -1,0 +1,128 @@
+"""The file: CSV, plain or gzip, as rows with exact amounts."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import IO, Any, Final
+
+from tallystick.cli.failure import USAGE, Failed
+from tallystick.kernel.luhn import check_digit
+from tallystick.kernel.money import MAX_MINOR
+
+#: What each column is called unless `--map` says otherwise.
+COLUMNS: Final = {
+    "id": "TRANSACTION_ID",
+    "time": "TX_DATETIME",
+    "customer": "CUSTOMER_ID",
+    "terminal": "TERMINAL_ID",
+    "amount": "TX_AMOUNT",
+}
+FLOAT_NOISE: Final = Decimal("0.000001")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    id: str
+    time: str
+    customer: str
+    terminal: str
+    minor: int
+
+
+def columns_of(text: str) -> dict[str, str]:
+    """COLUMNS with what `--map` says. Raises Failed."""
+    columns = dict(COLUMNS)
+    for part in filter(None, text.split(",")):
+        what, separator, column = part.partition("=")
+        if not separator or what not in COLUMNS or not column:
+            raise Failed(f"--map takes {', '.join(f'{k}=COLUMN' for k in COLUMNS)}; not {part!r}", USAGE)
+        columns[what] = column
+    return columns
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[Iterable[str]]:
+    """The lines of a CSV file, plain or gzip. Raises Failed."""
+    with ExitStack() as stack:
+        try:
+            raw: IO[bytes] = stack.enter_context(file.open("rb"))
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+        except OSError as error:
+            raise Failed(f"{file} can't be read: {error.strerror}", USAGE) from error
+        content = stack.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
+        yield stack.enter_context(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""))
+
+
+def parse(lines: Iterable[str], columns: dict[str, str], exponent: int, skipped: list[str]) -> Iterator[Row]:
+    """The rows; what can't be one is told in `skipped`, with its line and why. Raises Failed for a file that is no CSV of ours."""
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        missing = [name for name in columns.values() if name not in (reader.fieldnames or ())]
+        if missing:
+            raise Failed(f"the file has no column {', '.join(missing)}: say which is which with --map", USAGE)
+        for record in reader:
+            try:
+                yield _row(record, columns, exponent)
+            except ValueError as error:
+                skipped.append(f"line {reader.line_num}: {error}")
+    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise Failed(f"line {reader.line_num + 1}: {error}", USAGE) from error
+
+
+def _row(record: dict[str, Any], columns: dict[str, str], exponent: int) -> Row:
+    values = {what: (record.get(column) or "").strip() for what, column in columns.items()}
+    empty = [columns[what] for what, value in values.items() if not value and what != "time"]
+    if empty:
+        raise ValueError(f"{', '.join(empty)} is empty")
+    return Row(
+        values["id"], values["time"], values["customer"], values["terminal"], to_minor(values["amount"], exponent)
+    )
+
+
+def to_minor(text: str, exponent: int) -> int:
+    """`40.77` -> 4077, exactly. ValueError for what has more decimals than the currency, isn't positive, or is no number.
+
+    Files written by programs that reckon in floats have `467.95000000000005`: what is within a millionth of a minor unit of a
+    whole one is that one.
+    """
+    try:
+        amount = Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError(f"{text!r:.40} is not an amount") from error
+    if not amount.is_finite() or amount <= 0:
+        raise ValueError(f"{text} is not a positive amount")
+    exact = amount.scaleb(exponent)
+    minor = exact.to_integral_value()
+    if abs(exact - minor) > FLOAT_NOISE or not 0 < minor <= MAX_MINOR:
+        raise ValueError(f"{text} is not a whole number of minor units that fits")
+    return int(minor)
+
+
+def card_number(customer: str) -> str:
+    """A test card for a customer: 16 digits from 4 on, Luhn-valid, the same for the same id, never one with a behaviour of
+    its own at the sandbox.
+    """
+    digest = int.from_bytes(hashlib.sha256(b"tallystick replay card " + customer.encode()).digest()[:8])
+    body = f"41{digest % 10**13:013d}"
+    return body + check_digit(body)
+
+
+def total(file: Path, columns: dict[str, str], limit: int | None) -> int:
+    with reading(file) as lines:
+        return sum(1 for _ in bounded(parse(lines, columns, 2, []), limit))
+
+
+def bounded(rows: Iterable[Row], limit: int | None) -> Iterator[Row]:
+    for number, row in enumerate(rows):
+        if limit is not None and number >= limit:
+            return
+        yield row

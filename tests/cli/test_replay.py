@@ -1,0 +1,88 @@
+"""Replay's file: exact amounts, cards of its own, and every row that can't be used is told."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.cli.output import Failed
+from tallystick.cli.replay.file import COLUMNS, Row, card_number, columns_of, parse, reading, to_minor
+from tallystick.kernel.luhn import luhn
+from tallystick.local.rail.rules import BEHAVIOURS
+
+HEADER = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD"
+
+
+def rows(*lines: str, columns: dict[str, str] | None = None) -> tuple[list[Row], list[str]]:
+    skipped: list[str] = []
+    found = list(parse([HEADER + "\n", *(line + "\n" for line in lines)], columns or dict(COLUMNS), 2, skipped))
+    return found, skipped
+
+
+@given(st.integers(1, 10**12))
+def test_amounts_are_exact(minor: int) -> None:
+    assert to_minor(f"{minor // 100}.{minor % 100:02d}", 2) == minor
+    assert to_minor(str(minor), 0) == minor
+    assert to_minor(repr(minor / 100), 2) == minor  # as a program that reckons in floats writes it
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "0.00", "-1", "1.005", "nan", "inf", "1e400", "0.0000000001", "9" * 30])
+def test_what_is_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        to_minor(text, 2)
+
+
+def test_noise_of_floats_is_forgiven_and_nothing_more() -> None:
+    assert to_minor("467.95000000000005", 2) == 46795
+    with pytest.raises(ValueError, match="whole number"):
+        to_minor("467.951", 2)
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_customers_get_cards_that_pass_and_have_no_behaviour_of_their_own(customer: str) -> None:
+    number = card_number(customer)
+    assert len(number) == 16
+    assert number.startswith("4")
+    assert luhn(number)
+    assert number not in BEHAVIOURS
+    assert number == card_number(customer)
+
+
+def test_a_bad_line_in_the_middle_is_told_with_its_number_and_the_others_go_on() -> None:
+    found, skipped = rows("1,t,7,9,40.77,0", "2,t,7,9,abc,0", "3,t,,9,1.00,0", "4,t,7,9,0.01,1")
+    assert [row.id for row in found] == ["1", "4"]
+    assert [row.minor for row in found] == [4077, 1]
+    assert [line.split(":")[0] for line in skipped] == ["line 3", "line 4"]
+
+
+def test_columns_can_be_mapped_and_wrong_maps_are_refused() -> None:
+    columns = columns_of("id=TX,amount=SUM")
+    assert (columns["id"], columns["amount"], columns["terminal"]) == ("TX", "SUM", "TERMINAL_ID")
+    for bad in ("id", "nothing=TX", "id="):
+        with pytest.raises(Failed):
+            columns_of(bad)
+    with pytest.raises(Failed, match="no column SUM"):
+        rows("1,t,7,9,1.00,0", columns=columns_of("amount=SUM"))
+
+
+def test_gzip_and_plain_files_read_the_same(tmp_path: Path) -> None:
+    text = f"{HEADER}\n1,t,7,9,40.77,0\n"
+    plain, packed = tmp_path / "a.csv", tmp_path / "a.csv.gz"
+    plain.write_text("\ufeff" + text)
+    packed.write_bytes(gzip.compress(text.encode()))
+    for file in (plain, packed):
+        with reading(file) as lines:
+            assert [row.minor for row in parse(lines, dict(COLUMNS), 2, [])] == [4077]
+
+
+def test_files_that_are_cut_off_or_missing_are_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "b.csv.gz"
+    broken.write_bytes(gzip.compress(f"{HEADER}\n1,t,7,9,40.77,0\n".encode() * 200)[:-20])
+    with pytest.raises(Failed), reading(broken) as lines:
+        list(parse(lines, dict(COLUMNS), 2, []))
+    with pytest.raises(Failed, match="can't be read"), reading(tmp_path / "missing.csv"):
+        pass
