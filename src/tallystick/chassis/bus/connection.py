@@ -125,12 +125,17 @@ class Bus:
         """One answer. Raises BusUnavailable when nobody answers in time."""
         if not self._client.is_connected:
             raise BusUnavailable("the bus is not connected")
+        before = _cancellations()
         try:
-            return await self._client.request(subject, data, timeout=budget(timeout), headers=headers)
+            answer = await self._client.request(subject, data, timeout=budget(timeout), headers=headers)
         except (nats.errors.Error, OSError) as error:
             raise BusUnavailable(
                 "the bus did not answer", context={"error": type(error).__name__, "subject": subject}
             ) from error
+        # Up to Python 3.11 asyncio.wait_for, which the client uses, forgets that it was cancelled when the answer comes at that moment.
+        if _cancellations() > before:
+            raise asyncio.CancelledError
+        return answer
 
     async def request_many(self, subject: str, data: bytes, *, timeout: float = REQUEST_S) -> list[Msg]:
         """All answers up to the one with a `Status` header, which comes last in the list. Raises BusUnavailable."""
@@ -166,3 +171,9 @@ class Bus:
             pass
         finally:
             await self._client.close()
+
+
+def _cancellations() -> int:
+    """How often somebody has asked this task to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

@@ -19,8 +19,8 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus
 from tallystick.chassis.db import Database, Queries, Signal, Transaction, session
-from tallystick.chassis.outbox import Fact
-from tallystick.chassis.outbox import decode as decode_fact
+from tallystick.chassis.fact import Fact
+from tallystick.chassis.fact import decode as decode_fact
 from tallystick.chassis.telemetry.redact import stack
 from tallystick.kernel.problem import Problem
 
@@ -127,9 +127,10 @@ class Consumer:
                                 return
                         self.leading = True
                         await self._begin()
-                        pause = self._pause_s
                         while not self._stopping.is_set() and not own.lost:
-                            if not await self._step():
+                            if await self._step():
+                                pause = self._pause_s
+                            else:
                                 await self._idle()
                 except Stopped:
                     return
@@ -171,22 +172,22 @@ class Consumer:
 
     async def _step(self) -> bool:
         """Handle what the stream has next; False when it has nothing."""
-        messages = await streams.read(self.bus, self.subscription.source, self._sequence)
+        source = self.subscription.source
+        messages = await streams.read(self.bus, source, self._sequence)
         facts: list[tuple[int, bytes]] = []
         last = self.last_seq
+        hole: Hole | None = None
         for message in messages:
             if message.first > last + 1:
-                raise Hole(
-                    f"the facts {last + 1} to {message.first - 1} of {self.subscription.source} are missing in the stream"
-                )
-            for seq, raw in enumerate(streams.decode(message.data).facts[last + 1 - message.first :], last + 1):
-                facts.append((seq, bytes(raw)))
+                hole = Hole(f"the facts {last + 1} to {message.first - 1} of {source} are missing in the stream")
+                break
+            raws = streams.decode(message.data).facts[last + 1 - message.first :]
+            facts.extend((seq, bytes(raw)) for seq, raw in enumerate(raws, last + 1))
             last = max(last, message.last)
-            if len(facts) >= MAX_FACTS:
-                await self._take(facts)
-                facts = []
         if facts:
             await self._take(facts)
+        if hole is not None:
+            raise hole
         if messages:
             self._sequence = messages[-1].sequence + 1
         return bool(messages)

@@ -69,7 +69,8 @@ async def not_root(program: Path, *paths: Path) -> Identity:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-        _, said = await asyncio.wait_for(process.communicate(), 30)
+        async with asyncio.timeout(30):
+            _, said = await process.communicate()
         if process.returncode == 0:
             return identity
         refusals.append(said.decode(errors="replace").strip())

@@ -113,7 +113,8 @@ class Child:
         if not self.send(self.stop_signal):
             return await self.wait()
         try:
-            return await asyncio.wait_for(self.wait(), self.stop_within)
+            async with asyncio.timeout(self.stop_within):
+                return await self.wait()
         except TimeoutError:
             self.send(signal.SIGKILL)
             return await self.wait()
@@ -162,7 +163,8 @@ async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME,
         start_new_session=True,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), within)
+        async with asyncio.timeout(within):
+            output, _ = await process.communicate()
     except BaseException as error:
         if process.returncode is None:
             process.kill()

@@ -1,0 +1,463 @@
+"""Taking facts: each once in effect, in order, none lost in silence; and what a service's user may do on the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallystick.chassis import db as chassis_db
+from tallystick.chassis import dead_letters, outbox
+from tallystick.chassis.bus import Bus, BusUnavailable, Consumer, Delivered, Subscription, permissions, streams
+from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.outbox import Fact
+from tallystick.kernel.problem import Unavailable, Unprocessable
+from tests.support.facts import append, fact, relaying, told
+from tests.support.parts import NatsServer, ServiceDatabase
+
+TAKE = chassis_db.parse("-- name: take\n-- Note a fact.\nINSERT INTO taken (seq, n) VALUES ($1, $2);", "test.sql")[0]
+Handle = Callable[[Any, Transaction, list[Delivered]], Awaitable[None]]
+
+
+async def take(service: Any, tx: Transaction, facts: list[Delivered]) -> None:
+    """Note each fact; a second time would violate the primary key."""
+    for one in facts:
+        await tx.execute(TAKE, one.seq, one.fact.data["n"])
+
+
+@pytest.fixture
+async def service(chassis_database: ServiceDatabase) -> ServiceDatabase:
+    """One database plays both: the source and the service that takes from it."""
+    await chassis_database.query("CREATE TABLE taken (seq bigint PRIMARY KEY, n int)")
+    await chassis_database.query("GRANT SELECT, INSERT ON taken TO chassis_test")
+    return chassis_database
+
+
+@pytest.fixture
+async def database(service: ServiceDatabase) -> Database:
+    return await service.open(connections=12)
+
+
+@pytest.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    bus = await Bus.open(nats_server.url, nats_server.ADMIN, nats_server.password())
+    yield bus
+    await bus.close()
+
+
+@asynccontextmanager
+async def consuming(database: Database, bus: Bus, handle: Handle = take, **options: Any) -> AsyncIterator[Consumer]:
+    subscription = Subscription(source="test", types=options.pop("types", ("*",)), handle=handle, **options)
+    consumer = Consumer(database, bus, subscription, "the service", pause_s=0.01)
+    task = asyncio.create_task(consumer.run())
+    try:
+        yield consumer
+    finally:
+        consumer.stop()
+        async with asyncio.timeout(20):
+            await task
+
+
+async def until(ready: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await ready():
+            await asyncio.sleep(0.01)
+
+
+async def reached(service: ServiceDatabase, seq: int) -> None:
+    async def there() -> bool:
+        rows = await service.query("SELECT last_seq FROM inbox")
+        return bool(rows) and rows[0]["last_seq"] >= seq
+
+    await until(there)
+
+
+async def numbers(service: ServiceDatabase) -> list[int]:
+    return [row["n"] for row in await service.query("SELECT n FROM taken ORDER BY seq")]
+
+
+# --- once, in order
+
+
+async def test_facts_arrive_in_order_with_their_numbers_and_exact_bytes(database: Database, bus: Bus) -> None:
+    seen: list[Delivered] = []
+
+    async def note(service: Any, tx: Transaction, facts: list[Delivered]) -> None:
+        assert service == "the service"
+        seen.extend(facts)
+
+    facts = [fact(number) for number in range(700)]
+    async with relaying(database, bus), consuming(database, bus, note):
+        for start in range(0, 700, 7):
+            await append(database, *facts[start : start + 7])
+        await until(lambda: _true(len(seen) >= 700))
+    assert [one.fact for one in seen] == facts
+    assert [one.seq for one in seen] == list(range(1, 701))
+    assert all(one.service == "test" and one.raw == outbox.encode(one.fact) for one in seen)
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def test_only_the_types_asked_for_arrive_and_the_others_are_passed(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    kinds = ("test.payment.settled", "test.payment.declined", "test.payments.settled", "test.refund.made")
+    async with relaying(database, bus), consuming(database, bus, types=("test.payment.*", "test.refund.made")):
+        await append(database, *(fact(number, kinds[number % 4]) for number in range(40)))
+        await reached(service, 40)
+    assert await numbers(service) == [n for n in range(40) if n % 4 != 2]
+
+
+@pytest.mark.parametrize("bad", [(), ("pay*",), ("*.x",), ("a.*.b",)])
+def test_a_pattern_that_means_nothing_is_refused(bad: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError):
+        Subscription(source="test", types=bad, handle=take)
+
+
+async def test_messages_that_repeat_what_was_seen_are_skipped(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    raws = [outbox.encode(fact(number)) for number in range(1, 13)]
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    # As it never should be: overlapping and repeated messages (the id is made unique, or JetStream would drop the repetition).
+    for turn, (first, last) in enumerate([(1, 4), (1, 4), (3, 6), (5, 6), (2, 9), (10, 12)]):
+        headers = {"Nats-Msg-Id": f"test.{turn}-{first}-{last - first + 1}"}
+        await bus.jetstream().publish(
+            "facts.test", streams.encode("test", first, raws[first - 1 : last]), headers=headers
+        )
+    async with consuming(database, bus):
+        await reached(service, 12)
+    assert await numbers(service) == list(range(1, 13))
+
+
+async def test_a_restarted_consumer_goes_on_where_it_was(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    async with relaying(database, bus):
+        for turn in range(5):
+            await append(database, *(fact(turn * 10 + n) for n in range(10)))
+            async with consuming(database, bus):
+                await reached(service, (turn + 1) * 10)
+    assert await numbers(service) == list(range(50))
+
+
+async def test_a_consumer_killed_at_any_moment_repeats_both_or_neither(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    async def slowly(own: Any, tx: Transaction, facts: list[Delivered]) -> None:
+        await take(own, tx, facts)
+        await asyncio.sleep(0.005)
+
+    subscription = Subscription(source="test", types=("*",), handle=slowly)
+    async with relaying(database, bus):
+
+        async def tell() -> None:
+            for number in range(200):
+                await append(database, fact(number))
+
+        telling = asyncio.create_task(tell())
+        for turn in range(40):
+            task = asyncio.create_task(Consumer(database, bus, subscription, None, pause_s=0.01).run())
+            await asyncio.sleep(0.02 + 0.003 * (turn % 7))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await telling
+        async with consuming(database, bus):
+            await reached(service, 200)
+    assert await numbers(service) == list(range(200))
+
+
+async def test_two_replicas_take_each_fact_once(database: Database, bus: Bus, service: ServiceDatabase) -> None:
+    async with relaying(database, bus), consuming(database, bus) as first, consuming(database, bus) as second:
+        await append(database, *(fact(n) for n in range(20)))
+        await reached(service, 20)
+        assert first.leading != second.leading
+        (first if first.leading else second).stop()
+        await append(database, *(fact(n) for n in range(20, 40)))
+        await reached(service, 40)
+    assert await numbers(service) == list(range(40))
+
+
+# --- holes and loss
+
+
+async def test_a_hole_stops_the_consumer_until_the_stream_is_whole(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    raws = [outbox.encode(fact(number)) for number in range(1, 10)]
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    await streams.publish(bus, "test", 1, raws[:3], expected=0)
+    await streams.publish(bus, "test", 6, raws[5:], expected=1)  # 4 and 5 are missing
+    async with consuming(database, bus):
+        await reached(service, 3)
+        await asyncio.sleep(0.3)
+        assert await numbers(service) == [1, 2, 3]
+        await bus.jetstream().delete_stream("facts-test")
+        await streams.ensure(bus, "test", streams.StreamSettings())
+        await streams.publish(bus, "test", 1, raws, expected=0)
+        await reached(service, 9)
+    assert await numbers(service) == list(range(1, 10))
+
+
+async def test_a_rebuilt_stream_is_read_on_without_repetition(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    async with relaying(database, bus), consuming(database, bus):
+        for turn in range(3):
+            for n in range(10):
+                await append(database, fact(turn * 10 + n))
+            await reached(service, (turn + 1) * 10)
+            await bus.jetstream().delete_stream("facts-test")
+        await append(database, fact(30))
+        await reached(service, 31)
+        assert len(await told(bus, 31)) == 31
+    assert await numbers(service) == list(range(31))
+
+
+async def test_a_late_consumer_begins_with_what_is_there_unless_it_needs_all(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    raws = [outbox.encode(fact(number)) for number in range(5, 8)]
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    await streams.publish(bus, "test", 5, raws, expected=0)
+    async with consuming(database, bus, name="strict", complete=True):
+        await asyncio.sleep(0.2)
+        assert await service.query("SELECT 1 FROM inbox") == []
+    async with consuming(database, bus):
+        await reached(service, 7)
+    assert await numbers(service) == [5, 6, 7]
+
+
+async def test_nats_killed_and_restarted_in_the_middle(
+    service: ServiceDatabase, database: Database, directory: Path
+) -> None:
+    server = NatsServer(directory)
+    await server.part.start()
+    bus = await Bus.open(server.url, server.ADMIN, server.password())
+    try:
+        async with relaying(database, bus), consuming(database, bus):
+            for number in range(90):
+                await append(database, fact(number))
+                if number in (30, 60):
+                    assert server.part.pid
+                    os.kill(server.part.pid, signal.SIGKILL)
+                    await server.part.exited()
+                    await server.part.start()
+            await reached(service, 90)
+    finally:
+        await bus.close()
+        await server.part.stop()
+    assert await numbers(service) == list(range(90))
+
+
+# --- poison
+
+
+def poison(*bad: int, attempts: dict[int, int] | None = None) -> Handle:
+    async def handle(service: Any, tx: Transaction, facts: list[Delivered]) -> None:
+        await take(service, tx, facts)
+        for one in facts:
+            n = one.fact.data["n"]
+            if n in bad:
+                if attempts is not None:
+                    attempts[n] = attempts.get(n, 0) + (len(facts) == 1)
+                raise Unprocessable(f"the card 4242424242424242 of {n} is not to my taste")
+
+    return handle
+
+
+async def test_poison_goes_to_the_dead_letters_and_the_others_go_on(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    attempts: dict[int, int] = {}
+    facts = [fact(number) for number in range(30)]
+    await append(database, *facts)
+    async with relaying(database, bus), consuming(database, bus, poison(7, 20, attempts=attempts), max_attempts=3):
+        await reached(service, 30)
+    assert await numbers(service) == [n for n in range(30) if n not in (7, 20)]
+    assert attempts == {7: 3, 20: 3}
+    letters = await dead_letters.list_letters(database)
+    assert [(one.seq, one.attempts, one.state, one.type) for one in letters] == [
+        (8, 3, "waiting", "test.thing.happened"),
+        (21, 3, "waiting", "test.thing.happened"),
+    ]
+    assert outbox.decode(letters[0].fact) == facts[7]
+    assert "Unprocessable" in letters[0].error
+    assert "4242" not in letters[0].error
+    assert [one.seq for one in await dead_letters.list_letters(database, after=letters[0].id)] == [21]
+
+
+async def test_a_fact_that_can_not_even_be_read_is_a_dead_letter_too(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    good = outbox.encode(fact(1))
+    await streams.publish(
+        bus, "test", 1, [good, b'{"type":"test.thing.happened"}', b'["?"]', outbox.encode(fact(4))], expected=0
+    )
+    async with consuming(database, bus, max_attempts=1):
+        await reached(service, 4)
+    assert await numbers(service) == [1, 4]
+    assert [one.seq for one in await dead_letters.list_letters(database)] == [2, 3]
+
+
+async def test_letters_are_replayed_by_the_service_or_discarded_by_a_person(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    await append(database, *(fact(number) for number in range(6)))
+    async with relaying(database, bus), consuming(database, bus, poison(1, 2, 3), max_attempts=1):
+        await reached(service, 6)
+    first, second, third = [one.id for one in await dead_letters.list_letters(database)]
+    assert await dead_letters.discard(database, [third], reason="a test") == [third]
+    assert await dead_letters.discard(database, [third], reason="again") == []
+    assert await dead_letters.replay(database, [third], reason="too late") == []
+    async with consuming(database, bus, poison(2), max_attempts=1):
+        assert await dead_letters.replay(database, [first, second], reason="repaired") == [first, second]
+
+        async def settled() -> bool:
+            return not await dead_letters.list_letters(database, states=["requested"])
+
+        await until(settled)
+    letters = {
+        one.id: one for one in await dead_letters.list_letters(database, states=["waiting", "replayed", "discarded"])
+    }
+    assert [letters[one].state for one in (first, second, third)] == ["replayed", "waiting", "discarded"]
+    assert [letters[one].attempts for one in (first, second, third)] == [2, 2, 1]
+    assert letters[third].reason == "a test"
+    assert await numbers(service) == [0, 1, 4, 5]
+
+
+async def test_what_is_not_the_facts_fault_is_tried_until_it_works(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    failures = 0
+
+    async def flaky(own: Any, tx: Transaction, facts: list[Delivered]) -> None:
+        nonlocal failures
+        await take(own, tx, facts)
+        if failures < 8:
+            failures += 1
+            raise Unavailable("a service that this needs is down")
+
+    async with relaying(database, bus), consuming(database, bus, flaky, max_attempts=2):
+        await append(database, fact(1))
+        await reached(service, 1)
+    assert failures == 8
+    assert await numbers(service) == [1]
+    assert await dead_letters.list_letters(database) == []
+
+
+async def test_stopping_between_attempts_buries_nothing(database: Database, bus: Bus, service: ServiceDatabase) -> None:
+    attempts: dict[int, int] = {}
+    await append(database, fact(1), fact(2))
+    async with relaying(database, bus):
+        async with consuming(database, bus, poison(1, attempts=attempts), max_attempts=1000):
+            await until(lambda: _true(attempts.get(1, 0) >= 2))
+        assert await dead_letters.list_letters(database) == []
+        assert await numbers(service) == []
+        async with consuming(database, bus):
+            await reached(service, 2)
+    assert await numbers(service) == [1, 2]
+
+
+# --- the connection and its rights
+
+
+async def test_core_messages_reach_subscribers_and_a_bad_one_ends_nothing(bus: Bus) -> None:
+    seen: list[bytes] = []
+
+    def handle(data: bytes) -> None:
+        if data == b"bad":
+            raise ValueError
+        seen.append(data)
+
+    subscription = await bus.subscribe("identity.revocations", handle)
+    for data in (b"one", b"bad", b"two"):
+        await bus.publish("identity.revocations", data)
+    await until(lambda: _true(seen == [b"one", b"two"]))
+    await subscription.unsubscribe()
+
+
+async def test_without_a_connection_nothing_is_kept_for_later(nats_server: NatsServer) -> None:
+    bus = await Bus.open(nats_server.url, nats_server.ADMIN, nats_server.password())
+    await bus.close()
+    for call in (bus.publish("x", b""), bus.request("x", b""), bus.request_many("x", b"")):
+        with pytest.raises(BusUnavailable):
+            await call
+
+
+async def test_a_wrong_password_is_refused_and_not_shown(nats_server: NatsServer) -> None:
+    from tests.support.parts import new_secret
+
+    password = new_secret()
+    with pytest.raises(BusUnavailable) as caught:
+        await Bus.open(nats_server.url, nats_server.ADMIN, password, within=1.0)
+    assert password.reveal() not in f"{caught.value} {caught.value.context}"
+
+
+async def test_a_services_user_may_do_what_its_bus_needs_and_nothing_else(
+    nats_server: NatsServer, database: Database, service: ServiceDatabase
+) -> None:
+    for name, sources in (("test", ("test",)), ("other", ("test",)), ("stranger", ())):
+        allowed = permissions(name, sources, issues_revocations=name == "test")
+        await nats_server.user(name, allowed.publish, allowed.subscribe)
+    buses = {name: await _open(nats_server, name) for name in ("test", "other", "stranger")}
+    source, other, stranger = buses.values()
+    try:
+        heard: list[bytes] = []
+        await stranger.subscribe("identity.revocations", heard.append)
+        async with relaying(database, source), consuming(database, other):  # all of it works with these rights
+            await append(database, fact(1), fact(2))
+            await reached(service, 2)
+        await source.publish("identity.revocations", b"real")
+        await other.publish("identity.revocations", b"forged")
+        await until(lambda: _true(heard == [b"real"]))
+        before = await streams.tail(source, "test")
+        for thief in (other, stranger):
+            with pytest.raises(BusUnavailable):
+                await thief.request("facts.test", streams.encode("test", 3, [b"{}"]), timeout=0.3)
+            with pytest.raises(BusUnavailable):
+                await thief.request("$JS.API.STREAM.DELETE.facts-test", b"", timeout=0.3)
+            with pytest.raises(BusUnavailable):
+                await thief.request("$JS.API.STREAM.PURGE.facts-test", b"", timeout=0.3)
+            with pytest.raises(BusUnavailable):
+                await thief.request("$JS.API.STREAM.UPDATE.facts-test", b"{}", timeout=0.3)
+        with pytest.raises(BusUnavailable):
+            await stranger.request("$JS.API.DIRECT.GET.facts-test", b'{"seq":1}', timeout=0.3)
+        stolen: list[bytes] = []
+        await stranger.subscribe("facts.test", stolen.append)
+        await stranger.subscribe("_INBOX.other.>", stolen.append)
+        async with relaying(database, source):
+            await append(database, fact(3))
+            await until(lambda: _told(source, 3))
+        await streams.read(other, "test", 1)
+        assert stolen == []
+        assert (await streams.tail(source, "test")).fact == before.fact + 1
+        assert heard == [b"real"]
+    finally:
+        for bus in buses.values():
+            await bus.close()
+
+
+async def _told(bus: Bus, count: int) -> bool:
+    return (await streams.tail(bus, "test")).fact >= count
+
+
+async def _open(server: NatsServer, user: str) -> Bus:
+    return await Bus.open(server.url, user, server.password(user))
+
+
+def test_a_fact_is_the_same_for_everyone() -> None:
+    one = fact(1)
+    envelope = streams.decode(streams.encode("test", 5, [outbox.encode(one)]))
+    assert (envelope.service, envelope.first) == ("test", 5)
+    assert isinstance(outbox.decode(bytes(envelope.facts[0])), Fact)
+    assert bytes(envelope.facts[0]) == outbox.encode(one)
