@@ -20,7 +20,7 @@ async def wire(runtime: Runtime) -> Wiring:
         store=Store(),
         outbox=Outbox(),
         clock=runtime.clock,
-        digester=Digester(runtime.keyring.mac("idempotency", b"digest key")),
+        digester=Digester(runtime.keyring.derive("idempotency")),
     )
     return Wiring(
         service=ledger,
