@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Final
+from urllib.parse import quote
 
 from tallystick.local.parts.envoy import Envoy
 
 TARGET: Final = 20.0
 EVERY: Final = 1.0
-#: The runtime key counts in hundredths of a percent.
+#: Shares are counted in hundredths of a percent.
 WHOLE: Final = 10_000
 _COUNT = re.compile(rb"downstream_rq_total: (\d+)")
 
@@ -64,7 +65,9 @@ class Sampler:
         pid = self._envoy.pid
         told = self._told[1] if self._told is not None and self._told[0] == pid else None
         if worth_telling(told, value):
-            status, _ = await self._envoy.ask("POST", f"/runtime_modify?tracing.random_sampling={value}")
+            # A bare number above 100 would mean "always" to the proxy: only the spelt-out fraction is understood.
+            fraction = quote(f"{{numerator: {value}, denominator: TEN_THOUSAND}}")
+            status, _ = await self._envoy.ask("POST", f"/runtime_modify?tracing.random_sampling={fraction}")
             if status != 200:
                 raise ValueError("the proxy did not take the sampling rate")
             self._told = (pid, value)
