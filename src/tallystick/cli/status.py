@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
-from tallystick.cli.output import NO, OK, Common, console, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit
 from tallystick.local import control
+from tallystick.local.state import Lock
 
 #: The services' own drain, the proxy's and PostgreSQL's last checkpoint.
 DOWN_WITHIN = 120.0
@@ -25,11 +27,22 @@ def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
 def down(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """Stop everything: no new requests, those under way end, then services, proxy and parts."""
     asyncio.run(control.ask(common.layout, control.Down(), control.Done, timeout=DOWN_WITHIN))
+    _until_gone(Lock(common.layout.lock))
     if common.json:
         emit({"stopped": str(common.layout.data)}, common)
     else:
         print("stopped")
     return OK
+
+
+def _until_gone(lock: Lock) -> None:
+    """The supervisor has answered and is about to end; whoever starts or deletes something next must not meet it."""
+    ending = time.monotonic() + 10
+    while not lock.acquire():
+        if time.monotonic() > ending:
+            raise Failed("everything has stopped, but the supervisor itself has not ended yet", PART_FAILED)
+        time.sleep(0.02)
+    lock.release()
 
 
 def _show(found: control.Status) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tallystick.chassis.charter import Charter
-    from tallystick.local.platform import Options, Platform
+    from tallystick.local.environment import Options
 
 DETACHED_WITHIN = 300.0
 
@@ -83,7 +83,7 @@ def _foreground(layout: Layout, state: states.State, charters: Mapping[str, Char
 
 def options(environ: Mapping[str, str]) -> Options:
     """What the environment of `up` says: where traces go, how much is logged, what opens the sealed root key."""
-    from tallystick.local.platform import Options
+    from tallystick.local.environment import Options
 
     passphrase = environ.get("TALLYSTICK_ROOT_PASSPHRASE_FILE")
     return Options(
@@ -166,14 +166,3 @@ def _port(port: int | None) -> int | None:
     if port is not None and not 1 <= port <= 65533:
         raise Failed(f"{port} is not a port that can be had: 1 to 65533, the next two are used as well", USAGE)
     return port
-
-
-def ready_document(platform: Platform, seconds: float) -> dict[str, object]:
-    return {
-        "ready": True,
-        "seconds": round(seconds, 2),
-        "edge": platform.state.url,
-        "ca": str(platform.layout.ca),
-        "ops": f"http://127.0.0.1:{platform.state.ops_port}",
-        "pid": os.getpid(),
-    }

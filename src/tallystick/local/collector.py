@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -40,8 +40,9 @@ KEPT: Final = frozenset(
 def spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
     """The spans of one export, as the store keeps them. Pure."""
     for resource in request.resource_spans:
-        for scope in resource.scope_spans:
-            for span in scope.spans:
+        # By number: several packages bring these messages, and an older one calls the same fields by older names.
+        for scope in _field(resource, 2):
+            for span in _field(scope, 2):
                 yield Span(
                     trace=span.trace_id.hex(),
                     span=span.span_id.hex(),
@@ -56,6 +57,10 @@ def spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
                 )
 
 
+def _field(message: Any, number: int) -> Any:
+    return getattr(message, message.DESCRIPTOR.fields_by_number[number].name)
+
+
 def _attributes(found: Iterable[Any]) -> Iterator[tuple[str, str | int | float | bool]]:
     for item in found:
         if item.key in KEPT:
@@ -67,13 +72,17 @@ def _attributes(found: Iterable[Any]) -> Iterator[tuple[str, str | int | float |
 class Collector:
     """Serves `POST /v1/traces` on `socket`. `forward` is an OTLP/HTTP endpoint (its `/v1/traces` URL) or None for the local store."""
 
-    def __init__(self, socket: Path, directory: Path, forward: str | None = None) -> None:
+    def __init__(
+        self, socket: Path, directory: Path, forward: str | None, on_error: Callable[[Exception], None]
+    ) -> None:
         self._socket = socket
         self._file = SpanFile(directory, "envoy-0")
         self._forward = forward
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
         self._runner: web.AppRunner | None = None
         self._task: asyncio.Task[None] | None = None
+        self._on_error = on_error
+        self._failing = False
         self.dropped = 0
 
     async def start(self) -> None:
@@ -94,8 +103,7 @@ class Collector:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._queue.join(), 2)
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
         self._socket.unlink(missing_ok=True)
 
     async def _take(self, request: web.Request) -> web.Response:
@@ -113,8 +121,14 @@ class Collector:
                 body = await self._queue.get()
                 try:
                     await self._one(session, body)
-                except (OSError, DecodeError, aiohttp.ClientError, TimeoutError):
-                    self.dropped += 1  # the disk is full or the collector away; tracing never holds anything up
+                except (OSError, DecodeError, AttributeError, KeyError, aiohttp.ClientError, TimeoutError) as error:
+                    # The disk is full, the collector away, or what came is no export. Tracing never holds anything up.
+                    self.dropped += 1
+                    if not self._failing:  # once, until it works again
+                        self._on_error(error)
+                    self._failing = True
+                else:
+                    self._failing = False
                 finally:
                     self._queue.task_done()
 

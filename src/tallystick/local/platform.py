@@ -12,8 +12,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from tallystick.local import control, logs, ops, provision
 from tallystick.local.ads import AdsServer, Rejection
 from tallystick.local.agent import IdentityAgent
 from tallystick.local.collector import Collector
+from tallystick.local.environment import Options, environment
 from tallystick.local.layout import Layout
 from tallystick.local.parts import Nats, Postgres, Valkey
 from tallystick.local.parts.envoy import Envoy
@@ -44,18 +44,6 @@ HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 #: How long requests under way may take once no new ones are let in.
 EDGE_DRAIN: Final = 5.0
 _ACTIVE = re.compile(rb"downstream_rq_active: (\d+)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What may differ from one start to the next and is not remembered."""
-
-    root_passphrase_file: Path | None = None
-    otlp_endpoint: str | None = None
-    log_level: str = "info"
-    environment: str = "local"
-    extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Further settings of single services: `{"identity": {"TALLYSTICK_KEY_LIFE_HOURS": "1"}}`."""
 
 
 Report = Callable[[str, str, str], None]
@@ -86,7 +74,7 @@ class Platform:
         self._started_at = self.clock.now()
         self._secrets = SecretFiles(layout.secrets)
         self._ads = AdsServer(layout.ads, self._rejected)
-        self._collector = Collector(layout.collector, layout.traces, options.otlp_endpoint)
+        self._collector = Collector(layout.collector, layout.traces, options.otlp_endpoint, self._trace_error)
         self._ops = ops.OpsServer(state.ops_port, self._metric_sources)
         self._parts: dict[str, Keeper] = {}
         self._services: dict[str, list[Keeper]] = {}
@@ -250,42 +238,9 @@ class Platform:
             service,
             number,
             listen=self.layout.listen(service, number),
-            environment=self._environment(service, number),
+            environment=environment(self.layout, self.state, self.options, self.charters[service], number),
             log=self.layout.log(f"{service}-{number}"),
         )
-
-    def _environment(self, service: str, number: int) -> dict[str, str]:
-        """What a replica is told: names and paths. The secrets are in the files that it names."""
-        layout, secrets, options = self.layout, self._secrets, self.options
-        found = {
-            "SERVICE": service,
-            "REPLICA": str(number),
-            "ENVIRONMENT": options.environment,
-            "LISTEN": str(layout.listen(service, number)),
-            "MESH_DIR": str(layout.mesh / service),
-            "PUBLIC_URL": self.state.url,
-            "TRUST_DOMAIN": self.state.trust_domain,
-            "DATABASE_HOST": str(layout.postgres_sockets),
-            "DATABASE_PORT": "5432",
-            "DATABASE_NAME": service,
-            "DATABASE_USER": service,
-            "DATABASE_PASSWORD_FILE": str(secrets.path(f"{service}/database")),
-            "NATS_URL": f"nats://127.0.0.1:{self.state.nats_port}",
-            "NATS_PASSWORD_FILE": str(secrets.path(f"{service}/nats")),
-            "VALKEY_SOCKET": str(layout.valkey_socket),
-            "VALKEY_PASSWORD_FILE": str(secrets.path(f"{service}/valkey")),
-            "LOG_LEVEL": options.log_level,
-        }
-        if self.charters[service].keys is not None:
-            found["ROOT_KEY_FILE"] = str(layout.root_key)
-            if options.root_passphrase_file is not None:
-                found["ROOT_PASSPHRASE_FILE"] = str(options.root_passphrase_file)
-        if options.otlp_endpoint is not None:
-            found["OTLP_ENDPOINT"] = options.otlp_endpoint
-        else:
-            found["TRACE_DIR"] = str(layout.traces)
-        named = {f"TALLYSTICK_{name}": value for name, value in found.items()}
-        return {**named, **provision.sandbox(service, layout), **options.extra.get(service, {})}
 
     # ---- while it runs ---------------------------------------------------------------------------------------------
 
@@ -315,6 +270,9 @@ class Platform:
 
     def _publish_bundle(self, bundle: bytes) -> None:
         write_private(self.layout.ca, bundle.decode(), mode=0o644)
+
+    def _trace_error(self, error: Exception) -> None:
+        self._report("collector", "error", f"spans of the proxy are dropped: {type(error).__name__}: {error}")
 
     def _log_error(self, error: OSError) -> None:
         self._report("logs", "error", str(error))
@@ -388,18 +346,27 @@ class Platform:
     # ---- stopping --------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Everything, gently, in the order of need; also after a start that failed halfway. Leaves no process and no socket."""
+        """Everything, gently, in the order of need; also after a start that failed halfway. Leaves no process and no socket.
+
+        A step that fails is reported and does not keep the others from being taken.
+        """
         self.ready = False
-        await self._close_edge()
-        await _all(keeper.stop() for keepers in self._services.values() for keeper in keepers)
+        proxy = [keeper for name, keeper in self._parts.items() if name == "envoy"]
+        others = [keeper for name, keeper in self._parts.items() if name != "envoy"]
+        await self._all(self._close_edge())
+        await self._all(*(keeper.stop() for keepers in self._services.values() for keeper in keepers))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if (proxy := self._parts.get("envoy")) is not None:
-            await proxy.stop()
-        await _all([self._collector.stop(), self._ads.stop(), self._ops.stop()])
-        await _all(keeper.stop() for name, keeper in self._parts.items() if name != "envoy")
+        await self._all(*(keeper.stop() for keeper in proxy))
+        await self._all(self._collector.stop(), self._ads.stop(), self._ops.stop())
+        await self._all(*(keeper.stop() for keeper in others))
         self._clear_leftovers()
+
+    async def _all(self, *steps: Awaitable[None]) -> None:
+        for result in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(result, BaseException):
+                self._report("supervisor", "error", f"while stopping: {type(result).__name__}: {result}")
 
     async def _close_edge(self) -> None:
         """Take the public listener away, so that nothing new comes in, and wait for what is under way."""
@@ -433,11 +400,3 @@ async def _group() -> Any:
         if isinstance(first, Exception) and not isinstance(first, StartFailed):
             raise StartFailed(f"{type(first).__name__}: {first}") from first
         raise first from None
-
-
-async def _all(work: Any) -> None:
-    """All of them, also when one fails; then the first failure."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

@@ -15,9 +15,10 @@ import msgspec
 
 from tallystick.chassis.charter import Charter
 from tallystick.local import control
+from tallystick.local.environment import Options
 from tallystick.local.layout import Layout
 from tallystick.local.logs import LIMIT, cut
-from tallystick.local.platform import Options, Platform
+from tallystick.local.platform import Platform
 from tallystick.local.state import State
 from tallystick.local.supervisor import StartFailed
 
@@ -113,11 +114,13 @@ async def serve(
             started.exception()
         stop_asked.cancel()
         progress.stopping()
-        if not starting.done():
-            starting.cancel()  # it stops what it had started
-            await asyncio.wait({starting})
-        elif starting.exception() is None:
-            await platform.stop()
-        journal.write("platform.stopped")
-        stopped.set()
-        await server.stop()
+        try:
+            if not starting.done():
+                starting.cancel()  # it stops what it had started
+                await asyncio.wait({starting})
+            elif starting.exception() is None:
+                await platform.stop()
+            journal.write("platform.stopped")
+        finally:
+            stopped.set()
+            await server.stop()

@@ -1,0 +1,59 @@
+"""What a replica is told by its environment: names and paths. The secrets are in the files that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tallystick.chassis.charter import Charter
+from tallystick.local.layout import Layout
+from tallystick.local.provision import sandbox
+from tallystick.local.secrets import SecretFiles
+from tallystick.local.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What may differ from one start to the next and is not remembered."""
+
+    root_passphrase_file: Path | None = None
+    otlp_endpoint: str | None = None
+    log_level: str = "info"
+    environment: str = "local"
+    extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Further settings of single services: `{"identity": {"TALLYSTICK_KEY_LIFE_HOURS": "1"}}`."""
+
+
+def environment(layout: Layout, state: State, options: Options, charter: Charter, number: int) -> dict[str, str]:
+    """The variables of replica `number` of the charter's service (docs/explanation/chassis.md lists them)."""
+    service, secrets = charter.name, SecretFiles(layout.secrets)
+    found = {
+        "SERVICE": service,
+        "REPLICA": str(number),
+        "ENVIRONMENT": options.environment,
+        "LISTEN": str(layout.listen(service, number)),
+        "MESH_DIR": str(layout.mesh / service),
+        "PUBLIC_URL": state.url,
+        "TRUST_DOMAIN": state.trust_domain,
+        "DATABASE_HOST": str(layout.postgres_sockets),
+        "DATABASE_PORT": "5432",
+        "DATABASE_NAME": service,
+        "DATABASE_USER": service,
+        "DATABASE_PASSWORD_FILE": str(secrets.path(f"{service}/database")),
+        "NATS_URL": f"nats://127.0.0.1:{state.nats_port}",
+        "NATS_PASSWORD_FILE": str(secrets.path(f"{service}/nats")),
+        "VALKEY_SOCKET": str(layout.valkey_socket),
+        "VALKEY_PASSWORD_FILE": str(secrets.path(f"{service}/valkey")),
+        "LOG_LEVEL": options.log_level,
+    }
+    if charter.keys is not None:
+        found["ROOT_KEY_FILE"] = str(layout.root_key)
+        if options.root_passphrase_file is not None:
+            found["ROOT_PASSPHRASE_FILE"] = str(options.root_passphrase_file)
+    if options.otlp_endpoint is not None:
+        found["OTLP_ENDPOINT"] = options.otlp_endpoint
+    else:
+        found["TRACE_DIR"] = str(layout.traces)
+    named = {f"TALLYSTICK_{name}": value for name, value in found.items()}
+    return {**named, **sandbox(service, layout), **options.extra.get(service, {})}
