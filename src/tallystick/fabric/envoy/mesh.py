@@ -183,7 +183,8 @@ def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
         },
         "health_checks": [
             {
-                "timeout": "1s",
+                # a dead replica refuses at once; a slow answer on a busy machine must not take the last one away
+                "timeout": "3s",
                 "interval": "1s",
                 "no_traffic_interval": "1s",
                 "unhealthy_interval": "0.5s",
