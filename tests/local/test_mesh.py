@@ -25,7 +25,7 @@ from tallystick.local.ads import AdsServer, Rejection
 from tallystick.local.agent import IdentityAgent
 from tallystick.local.parts.envoy import Envoy
 from tallystick.local.pki import Authority
-from tallystick.local.sampling import Sampler
+from tallystick.local.sampling import WHOLE, Sampler
 from tests.fabric.support import echo_replica, topology_in
 
 CHARTER = """
@@ -263,12 +263,19 @@ async def test_what_envoy_refuses_is_heard_in_its_own_words(directory: Path) -> 
         assert await mesh.inner() == 200
 
 
-async def test_the_sampler_tells_the_proxy(directory: Path) -> None:
+async def test_the_proxy_samples_the_share_that_it_is_told(directory: Path) -> None:
     async with running(directory) as mesh:
         sampler = Sampler(mesh.envoy)
-        await sampler._tell(1234)
-        _, runtime = await mesh.envoy.ask("GET", "/runtime")
-        assert json.loads(runtime)["entries"]["tracing.random_sampling"]["final_value"] == "1234"
         before = await sampler._requests()
-        await mesh.outer()
-        assert await sampler._requests() == before + 1
+        for share, low, high in ((WHOLE, 200, 200), (2_000, 10, 80)):
+            await sampler._tell(share)
+            sampled = await _sampled(mesh.envoy)
+            for _ in range(200):
+                await mesh.outer()
+            assert low <= await _sampled(mesh.envoy) - sampled <= high, f"of 200 requests at {share} in 10,000"
+        assert await sampler._requests() == before + 400
+
+
+async def _sampled(envoy_: Envoy) -> int:
+    _, body = await envoy_.ask("GET", r"/stats?filter=^http\.edge\.tracing\.random_sampling$")
+    return int(body.decode().rpartition(": ")[2])
