@@ -26,6 +26,9 @@ from tallystick.kernel.problem import Problem
 MAX_FACTS: Final = 512
 MAX_BYTES: Final = 512 * 1024
 PAGE: Final = 2048
+#: After relaying, facts gather for so long: the first of a quiet time goes at once, a stream of them goes in larger messages, and
+#: every consumer has one transaction for many of them.
+GATHER_S: Final = 0.025
 WINDOW: Final = 8
 STREAM_CHECK_S: Final = 2.0
 FOLLOWER_S: Final = 1.0
@@ -127,8 +130,10 @@ class Relay:
         clock = asyncio.get_running_loop().time
         checked = clock()
         while not self._stopping.is_set():
-            if await self._step(own):
+            if relayed := await self._step(own):
                 checked = clock()
+                if relayed < PAGE:
+                    await asyncio.sleep(GATHER_S)
                 continue
             await self.database.appended.wait(self._poll_s)
             if clock() - checked > STREAM_CHECK_S:
@@ -138,11 +143,11 @@ class Relay:
                     telemetry.log.warning("outbox.stream_changed", stream=streams.name(self.service))
                     await self._synchronise(own)
 
-    async def _step(self, own: Session) -> bool:
-        """Relay one page; False when there was nothing."""
+    async def _step(self, own: Session) -> int:
+        """Relay one page; how many facts it had."""
         rows = await own.fetch(Q.next_facts, PAGE)
         if not rows:
-            return False
+            return 0
         cursor = rows[0]["seq"]
         cut = batches(cursor + 1, _plain(rows))
         acknowledged, error = await self._publish(cut)
@@ -150,7 +155,7 @@ class Relay:
             await self._move(own, cursor, acknowledged)
         if error is not None:
             raise error
-        return True
+        return len(rows)
 
     async def _move(self, own: Session, cursor: int, done: list[Batch]) -> None:
         last = done[-1]
