@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-import nats
 import nats.errors
+from nats.aio.client import Client
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.deadline import budget
@@ -17,7 +18,6 @@ from tallystick.kernel.secret import Secret
 if TYPE_CHECKING:
     import ssl
 
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription as NatsSubscription
     from nats.js import JetStreamContext
@@ -63,10 +63,11 @@ class Bus:
         async def reconnected() -> None:
             telemetry.log.info("bus.reconnected")
 
-        options: dict[str, Any] = {"tls": tls} if tls is not None else {}
+        options: dict[str, Any] = {"reconnect_time_wait": 0.25, **({"tls": tls} if tls is not None else {})}
+        client = Client()
         try:
             async with asyncio.timeout(within):
-                client = await nats.connect(
+                await client.connect(
                     url,
                     user=user,
                     password=password.reveal(),
@@ -76,14 +77,17 @@ class Bus:
                     disconnected_cb=disconnected,
                     reconnected_cb=reconnected,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.25,
                     connect_timeout=2,
                     ping_interval=10,
                     max_outstanding_pings=2,
                     **options,
                 )
-        except (OSError, nats.errors.Error) as error:
-            raise BusUnavailable("the bus can't be reached", context={"error": type(error).__name__}) from error
+        except BaseException as error:
+            with suppress(nats.errors.Error, OSError):
+                await client.close()  # a failed attempt leaves its socket behind otherwise
+            if isinstance(error, OSError | nats.errors.Error):
+                raise BusUnavailable("the bus can't be reached", context={"error": type(error).__name__}) from error
+            raise
         return cls(client, user)
 
     @property

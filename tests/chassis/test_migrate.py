@@ -1,0 +1,133 @@
+"""Migrations: forward only, once, by the owner, and never changed afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tallystick.chassis import migrate
+from tallystick.chassis.db import DatabaseUnavailable
+from tallystick.chassis.migrate import MigrationError
+from tests.support.parts import ServiceDatabase
+
+Make = Callable[..., str]
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Iterator[Make]:
+    """Writes a package with migrations; called again with the same name it changes them."""
+    sys.path.insert(0, str(tmp_path))
+    made: list[str] = []
+
+    def make(name: str = "", **files: str) -> str:
+        name = name or f"migrated_{next(_numbers)}"
+        folder = tmp_path / name / "sql" / "migrations"
+        folder.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "__init__.py").touch()
+        for old in folder.iterdir():
+            old.unlink()
+        for file, sql in files.items():
+            (folder / f"{file.lstrip('_')}.sql").write_text(sql)
+        importlib.invalidate_caches()
+        made.append(name)
+        return name
+
+    yield make
+    sys.path.remove(str(tmp_path))
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+async def apply(database: ServiceDatabase, package: str) -> list[str]:
+    return await migrate.apply(database.owner, package, service_role="chassis_test")
+
+
+ONE = "CREATE TABLE one (id int); GRANT SELECT ON one TO :service_role;"
+TWO = "CREATE TABLE two (id int);"
+
+
+async def test_each_file_runs_once_in_order(chassis_database: ServiceDatabase, package: Make) -> None:
+    name = package(_0001_one=ONE)
+    assert await apply(chassis_database, name) == ["0001_one.sql"]
+    assert await apply(chassis_database, name) == []
+    package(name, _0001_one=ONE, _0002_two=TWO)
+    assert await apply(chassis_database, name) == ["0002_two.sql"]
+    rows = await chassis_database.query("SELECT has_table_privilege('chassis_test', 'one', 'SELECT') AS may")
+    assert rows[0]["may"]
+    rows = await chassis_database.query("SELECT tableowner FROM pg_tables WHERE tablename = 'two'")
+    assert rows[0]["tableowner"] == "chassis_test_owner"
+
+
+async def test_a_failed_file_leaves_nothing_of_itself_behind(chassis_database: ServiceDatabase, package: Make) -> None:
+    name = package(_0001_one=ONE, _0002_two=TWO + "SELECT 1 / 0;")
+    with pytest.raises(MigrationError, match=r"0002_two\.sql"):
+        await apply(chassis_database, name)
+    rows = await chassis_database.query("SELECT to_regclass('one')::text AS one, to_regclass('two')::text AS two")
+    assert tuple(rows[0]) == ("one", None)
+    package(name, _0001_one=ONE, _0002_two=TWO)
+    assert await apply(chassis_database, name) == ["0002_two.sql"]
+
+
+async def test_a_file_that_was_changed_or_vanished_after_it_ran_is_an_error(
+    chassis_database: ServiceDatabase, package: Make
+) -> None:
+    name = package(_0001_one=ONE, _0002_two=TWO)
+    await apply(chassis_database, name)
+    package(name, _0001_one=ONE + "-- a word", _0002_two=TWO)
+    with pytest.raises(MigrationError, match=r"0001_one\.sql was changed"):
+        await apply(chassis_database, name)
+    package(name, _0001_one=ONE)
+    with pytest.raises(MigrationError, match=r"0002_two.sql.*older than the database"):
+        await apply(chassis_database, name)
+
+
+@pytest.mark.parametrize(
+    "files", [{"_0001_one": "", "_0001_two": ""}, {"_1_one": ""}, {"_0001-one": ""}, {"_0001_One": ""}]
+)
+def test_names_and_numbers_are_checked(package: Make, files: dict[str, str]) -> None:
+    with pytest.raises(MigrationError):
+        migrate.migrations(package(**files))
+
+
+async def test_many_at_once_run_each_file_once(chassis_database: ServiceDatabase, package: Make) -> None:
+    name = package(_0001_one=ONE + "SELECT pg_sleep(0.1);", _0002_two=TWO)
+    ran = await asyncio.gather(*(apply(chassis_database, name) for _ in range(6)))
+    assert sorted(itertools.chain(*ran)) == ["0001_one.sql", "0002_two.sql"]
+
+
+async def test_a_role_is_a_name_and_nothing_else(chassis_database: ServiceDatabase, package: Make) -> None:
+    with pytest.raises(MigrationError):
+        await migrate.apply(chassis_database.owner, package(_0001_one=ONE), service_role='x"; DROP TABLE outbox; --')
+
+
+async def test_the_services_own_role_can_not_migrate(chassis_database: ServiceDatabase, package: Make) -> None:
+    with pytest.raises(Exception, match=r"42501|permission denied"):
+        await migrate.apply(chassis_database.dsn, package(_0001_one=ONE), service_role="chassis_test")
+
+
+async def test_no_database_is_unavailable(chassis_database: ServiceDatabase, package: Make, directory: Path) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        await migrate.apply(
+            replace(chassis_database.owner, host=str(directory)), package(), service_role="chassis_test"
+        )
+
+
+async def test_every_column_of_the_chassis_has_its_data_class(chassis_database: ServiceDatabase) -> None:
+    rows = await chassis_database.query(
+        """
+        SELECT c.relname || '.' || a.attname AS name
+        FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+          AND NOT coalesce(col_description(c.oid, a.attnum)
+              ~ '^class: (public|internal|personal|cardholder|sensitive-authentication|secret)($|[^a-z])', false)
+        """
+    )
+    assert [row["name"] for row in rows] == []

@@ -1,0 +1,456 @@
+"""The real parts as child processes: they start, stop, crash visibly, start again, let nobody in, and never outlive us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import stat
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import nats
+import nats.errors
+import pytest
+import valkey.asyncio
+import valkey.exceptions
+
+from tallystick.chassis.bus import Bus, BusUnavailable
+from tallystick.local.parts import Child, Nats, NatsUser, Part, Postgres, ProcessFailed, Valkey, ValkeyUser
+from tallystick.local.parts import nats as nats_part
+from tallystick.local.parts import process as process_part
+from tallystick.local.parts import valkey as valkey_part
+from tests.support.parts import NatsServer, Server, ValkeyServer, connect, free_port, new_secret
+
+SOURCE = Path(process_part.__file__).parents[3]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (it may still wait to be collected by whoever inherited it)."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+async def until_gone(pid: int) -> None:
+    async with asyncio.timeout(20):
+        while not gone(pid):
+            await asyncio.sleep(0.01)
+
+
+# --- a child
+
+
+@contextlib.asynccontextmanager
+async def child(directory: Path, script: str, stop_within: float = 10.0) -> AsyncIterator[Child]:
+    made = Child("test", [sys.executable, "-u", "-c", script], log=directory / "test.log", stop_within=stop_within)
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def until_said(made: Child, text: str) -> None:
+    async with asyncio.timeout(20):
+        while text not in made.log_tail():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_child_is_seen_to_end(directory: Path) -> None:
+    async with child(directory, "print('done'); raise SystemExit(7)") as made:
+        assert made.pid is None
+        await made.start()
+        assert await made.wait() == 7
+        assert (made.pid, made.returncode, made.running) == (None, 7, False)
+        assert made.log_tail() == "done"
+        assert await made.stop() == 7
+        await made.start()
+        assert await made.wait() == 7
+    assert (directory / "test.log").read_text() == "done\ndone\n"
+
+
+async def test_many_may_wait_and_leave(directory: Path) -> None:
+    async with child(directory, "import time; time.sleep(60)") as made:
+        await made.start()
+        waiters = [asyncio.create_task(made.wait()) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        waiters[0].cancel()
+        with pytest.raises(ProcessFailed, match="runs already"):
+            await made.start()
+        assert made.pid
+        os.kill(made.pid, signal.SIGKILL)
+        assert await asyncio.gather(*waiters[1:]) == [-9, -9]
+
+
+async def test_what_ignores_the_gentle_signal_is_killed(directory: Path) -> None:
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(60)"
+    async with child(directory, script, stop_within=0.2) as made:
+        await made.start()
+        await until_said(made, "deaf")
+        assert await made.stop() == -9
+
+
+async def test_a_child_that_ends_before_it_is_ready_says_why(directory: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    async with child(directory, "raise SystemExit('the disk is made of cheese')") as made:
+        await made.start()
+        with pytest.raises(ProcessFailed, match="made of cheese"):
+            await made.until_ready(never, within=20)
+    async with child(directory, "print('thinking'); import time; time.sleep(60)") as made:
+        await made.start()
+        await until_said(made, "thinking")
+        with pytest.raises(ProcessFailed, match=r"not ready within 0.1 s(.|\n)*thinking"):
+            await made.until_ready(never, within=0.1)
+
+
+async def test_a_child_gets_its_own_environment_and_limits_only(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALLYSTICK_TEST_SECRET", "do not pass on")
+    script = """
+        import os, resource, sys
+        print(sorted(os.environ), resource.getrlimit(resource.RLIMIT_CORE), oct(os.umask(0)), os.getsid(0) == os.getpid())
+        print([line.split()[1] for line in open('/proc/self/status') if line.startswith('NoNewPrivs')], sys.stdin.read())
+    """
+    made = Child(
+        "test",
+        [sys.executable, "-c", textwrap.dedent(script)],
+        log=directory / "test.log",
+        environment={"TALLYSTICK_X": "1"},
+    )
+    await made.start()
+    assert await made.wait() == 0
+    said = made.log_tail()
+    assert (
+        "['LANG', 'LC_CTYPE', 'PATH', 'TALLYSTICK_X', 'TZ']" in said or "['LANG', 'PATH', 'TALLYSTICK_X', 'TZ']" in said
+    )
+    assert "(0, 0) 0o77 True" in said
+    assert "['1']" in said
+    assert stat.S_IMODE((directory / "test.log").stat().st_mode) == 0o600
+
+
+async def test_a_program_that_is_not_there_is_said(directory: Path) -> None:
+    made = Child("test", [str(directory / "nothing")], log=directory / "test.log")
+    await made.start()
+    assert await made.wait() == 127
+    assert "cannot execute" in made.log_tail()
+
+
+async def test_a_large_log_is_put_aside(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_part, "LOG_LIMIT", 100)
+    async with child(directory, "print('x' * 200)") as made:
+        for _ in range(3):
+            await made.start()
+            await made.wait()
+    assert len((directory / "test.log").read_text()) == 201
+    assert len((directory / "test.log.1").read_text()) == 201
+
+
+PARENT = """
+import asyncio, os, sys
+from pathlib import Path
+from tallystick.kernel.secret import Secret
+from tallystick.chassis.bus import Bus, BusUnavailable
+from tallystick.local.parts import Child, Nats, NatsUser, Postgres, Valkey, ValkeyUser
+from tallystick.local.parts import nats, valkey
+
+async def main():
+    base, port = Path(sys.argv[1]), int(sys.argv[2])
+    secret = Secret("s" * 40)
+    parts = [
+        Postgres(base / "pg", base / "run", password=secret, log=base / "pg.log"),
+        Nats(base / "nats", port=port, users=[NatsUser("u", nats.hash_password(secret), (">",), (">",))], log=base / "nats.log"),
+        Valkey(base / "valkey", base / "v.sock", users=[ValkeyUser("u", valkey.hash_password(secret), ("+ping",))], log=base / "v.log"),
+        Child("sleep", [sys.executable, "-c", "import time; time.sleep(600)"], log=base / "sleep.log"),
+    ]
+    for part in parts:
+        await part.start()
+    uid = os.stat(f"/proc/{parts[0].pid}").st_uid
+    print(*(part.pid for part in parts), "namespace" if os.readlink(f"/proc/{parts[0].pid}/ns/user") != os.readlink("/proc/self/ns/user") else uid, flush=True)
+    if sys.argv[3] == "hang":
+        await asyncio.sleep(600)
+    for part in parts:
+        await part.stop()
+
+asyncio.run(main())
+"""
+
+
+async def run_parent(
+    directory: Path, mode: str, *prefix: str, python: str = sys.executable
+) -> asyncio.subprocess.Process:
+    paths = [str(SOURCE), *(path for path in sys.path if path.endswith("site-packages"))]
+    return await asyncio.create_subprocess_exec(
+        *prefix, python, "-c", PARENT, str(directory), str(free_port()), mode,
+        stdout=asyncio.subprocess.PIPE, env={"PYTHONPATH": ":".join(paths), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+
+
+async def test_nothing_outlives_a_parent_that_is_killed_and_the_next_one_starts_on_the_same_data(
+    directory: Path,
+) -> None:
+    for _ in range(2):
+        parent = await run_parent(directory, "hang")
+        assert parent.stdout is not None
+        async with asyncio.timeout(60):
+            *pids, _ = (await parent.stdout.readline()).split()
+            assert len(pids) == 4
+            assert not any(gone(int(pid)) for pid in pids)
+            parent.kill()
+            await parent.wait()
+            # No waiting: the next parent comes while they may still be on their way out.
+            second = await run_parent(directory, "stop")
+            said, _ = await second.communicate()
+            assert second.returncode == 0, said
+        for pid in pids:
+            await until_gone(int(pid))
+
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become others")
+
+
+@root_only
+async def test_root_runs_postgresql_as_another_user(directory: Path) -> None:
+    parent = await run_parent(directory, "stop")
+    said, _ = await parent.communicate()
+    assert parent.returncode == 0
+    assert said.split()[-1] == str(pwd.getpwnam("nobody").pw_uid).encode()
+    status = (directory / "pg").stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (pwd.getpwnam("nobody").pw_uid, 0o700)
+
+
+@root_only
+async def test_where_no_other_user_can_be_had_a_user_namespace_serves_and_data_moves_between_both(
+    directory: Path,
+) -> None:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("needs setpriv to give up the right to change users")
+    for prefix, expected in (
+        ((setpriv, "--bounding-set", "-setuid,-setgid"), b"namespace"),
+        ((), str(pwd.getpwnam("nobody").pw_uid).encode()),
+        ((setpriv, "--bounding-set", "-setuid,-setgid"), b"namespace"),
+    ):
+        parent = await run_parent(directory, "stop", *prefix)
+        said, _ = await parent.communicate()
+        assert parent.returncode == 0
+        assert said.split()[-1] == expected
+
+
+@root_only
+async def test_an_ordinary_user_runs_everything_as_itself(directory: Path) -> None:
+    setpriv = shutil.which("setpriv")
+    python = shutil.which("python3.11", path="/usr/local/bin:/usr/bin")
+    if setpriv is None or python is None:
+        pytest.skip("needs setpriv and a Python 3.11 that every user can reach")
+    home = directory / "home"
+    home.mkdir()
+    nobody = pwd.getpwnam("nobody")
+    directory.chmod(0o755)
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    switch = (setpriv, "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid), "--clear-groups")
+    look = f"open({str(SOURCE / 'tallystick/__init__.py')!r})"
+    if await (await asyncio.create_subprocess_exec(*switch, python, "-c", look)).wait() != 0:
+        pytest.skip("this checkout is closed to other users")
+    parent = await run_parent(home, "stop", *switch, python=python)
+    said, _ = await parent.communicate()
+    assert parent.returncode == 0
+    assert said.split()[-1] == str(nobody.pw_uid).encode()
+
+
+# --- all parts
+
+
+async def test_parts_stop_crash_and_start_again_on_the_same_data(directory: Path) -> None:
+    postgres, bus, store = Server(directory), NatsServer(directory), ValkeyServer(directory)
+    parts: list[Part] = [postgres.part, bus.part, store.part]
+    try:
+        for part in parts:
+            assert await part.ready() is False
+            await part.start()
+            assert await part.ready() is True
+            assert part.pid
+            assert part.version[0].isdigit()
+        await postgres.run("CREATE TABLE kept (id int)", "INSERT INTO kept VALUES (1)")
+        client = await nats.connect(bus.url, user=bus.ADMIN, password=bus.password().reveal())
+        await client.jetstream().add_stream(name="kept", subjects=["kept"])
+        await client.jetstream().publish("kept", b"1")
+        await client.close()
+        for part in parts:
+            exited = asyncio.create_task(part.exited())
+            assert part.pid
+            os.kill(part.pid, signal.SIGKILL)
+            assert await exited == -9
+            assert await part.ready() is False
+            await part.start()
+            await part.stop()
+            assert await part.exited() in (0, 1)  # 1 is how NATS says that it was told to end
+            await part.start()
+            assert await part.ready() is True
+        connection = await connect(postgres.superuser)
+        assert await connection.fetchval("SELECT count(*) FROM kept") == 1
+        assert await connection.fetchval("SHOW data_checksums") == "on"
+        assert await connection.fetchval("SHOW fsync") == "on"
+        assert await connection.fetchval("SHOW listen_addresses") == ""
+        await connection.close()
+        client = await nats.connect(bus.url, user=bus.ADMIN, password=bus.password().reveal())
+        assert (await client.jetstream().stream_info("kept")).state.messages == 1
+        await client.close()
+    finally:
+        for part in parts:
+            await part.stop()
+
+
+def test_a_socket_path_that_is_too_long_is_said(directory: Path) -> None:
+    long = directory / ("x" * 100)
+    log = directory / "log"
+    for part in (
+        Postgres(directory / "pg", long, password=new_secret(), log=log),
+        Valkey(directory / "valkey", long / "valkey.sock", users=[], log=log),
+    ):
+        with pytest.raises(ProcessFailed, match="too long"):
+            asyncio.run(part.start())
+
+
+# --- nobody gets in
+
+
+async def test_postgresql_wants_a_password_and_keeps_its_files_to_itself(postgres_server: Server) -> None:
+    for password in (None, "wrong"):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+            await asyncpg.connect(
+                host=postgres_server.superuser.host,
+                user="postgres",
+                password=password,
+                passfile=str(postgres_server.part.data / "no such file"),
+            )
+    data = postgres_server.part.data
+    for path in (data, postgres_server.part.sockets, data / "postgresql.conf", data / "pg_hba.conf"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    assert (data / "pg_hba.conf").read_text().splitlines()[1:] == ["local all all scram-sha-256"]
+
+
+async def test_postgresql_does_not_log_values(postgres_server: Server) -> None:
+    connection = await connect(postgres_server.superuser)
+    with pytest.raises(asyncpg.PostgresError):
+        await connection.fetchval("SELECT $1::text::int", "number 4242424242424242")
+    with pytest.raises(asyncpg.PostgresError):
+        await connection.execute("SELECT 4000056655665556 / 0")
+    await connection.close()
+    log = postgres_server.part.log.read_text()
+    assert "4242" not in log
+    assert "4000056655665556" not in log
+
+
+async def test_nats_wants_a_password_and_denies_what_is_not_named(nats_server: NatsServer) -> None:
+    errors: list[str] = []
+
+    async def note(error: Exception) -> None:
+        errors.append(str(error))
+
+    for user in (nats_server.ADMIN, "nobody"):
+        with pytest.raises(BusUnavailable):
+            await Bus.open(nats_server.url, user, new_secret(), within=1.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.part.port)
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false}\r\nPING\r\n')
+    assert b"Authorization Violation" in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    password = await nats_server.user("narrow", ("mine.*",), ("_INBOX.narrow.>",))
+    client = await nats.connect(nats_server.url, user="narrow", password=password.reveal(), error_cb=note)
+    errors.clear()
+    await client.publish("mine.a", b"")
+    await client.publish("theirs.a", b"")
+    await client.subscribe("theirs.a")
+    await client.flush()
+    await asyncio.sleep(0.1)
+    await client.close()
+    assert sum("permissions violation" in error for error in errors) == 2
+    conf = nats_server.part.data / "nats.conf"
+    assert stat.S_IMODE(conf.stat().st_mode) == 0o600
+    assert password.reveal() not in conf.read_text()
+    assert '"sync_interval": "always"' in conf.read_text()
+
+
+def test_nats_without_users_or_with_short_passwords_is_refused(directory: Path) -> None:
+    from tallystick.kernel.secret import Secret
+
+    with pytest.raises(ValueError, match="let anyone in"):
+        Nats(directory, port=1, users=[], log=directory / "log")
+    for bad in ("short", "x" * 73):
+        with pytest.raises(ValueError):
+            nats_part.hash_password(Secret(bad))
+    with pytest.raises(ValueError):
+        valkey_part.hash_password(Secret("short"))
+
+
+async def test_a_user_without_subjects_may_do_nothing(nats_server: NatsServer) -> None:
+    password = await nats_server.user("mute", (), ())
+    heard: list[str] = []
+
+    async def note(error: Exception) -> None:
+        heard.append(str(error))
+
+    client = await nats.connect(nats_server.url, user="mute", password=password.reveal(), error_cb=note)
+    await client.publish("anything", b"")
+    await client.flush()
+    await asyncio.sleep(0.1)
+    await client.close()
+    assert len(heard) == 1
+
+
+async def test_another_server_on_the_port_is_not_taken_for_ours(nats_server: NatsServer, directory: Path) -> None:
+    user = NatsUser("u", nats_part.hash_password(new_secret()), (">",), (">",))
+    other = Nats(directory / "nats", port=nats_server.part.port, users=[user], log=directory / "nats.log")
+    with pytest.raises(ProcessFailed, match="address already in use"):
+        await other.start()
+    await other.stop()
+
+
+async def test_valkey_wants_a_password_and_keeps_users_apart(valkey_server: ValkeyServer) -> None:
+    secret = new_secret()
+    narrow = ValkeyUser("narrow", valkey_part.hash_password(secret), ("~narrow:*", "+get", "+set"))
+    admin = ValkeyUser(valkey_server.ADMIN, valkey_part.hash_password(valkey_server.password), ("~*", "&*", "+@all"))
+    await valkey_server.part.reload([admin, narrow])
+    path = str(valkey_server.socket)
+    try:
+        for username, password in ((None, None), ("default", ""), ("narrow", "wrong"), ("admin", None)):
+            client = valkey.asyncio.Valkey(unix_socket_path=path, username=username, password=password)
+            with pytest.raises(valkey.exceptions.ValkeyError):
+                await client.get("narrow:a")
+            await client.aclose()
+        client = valkey.asyncio.Valkey(unix_socket_path=path, username="narrow", password=secret.reveal())
+        await client.set("narrow:a", "1")
+        for forbidden in (
+            client.get("wide:a"),
+            client.keys("*"),
+            client.flushall(),
+            client.config_get("*"),
+            client.acl_list(),
+        ):
+            with pytest.raises(valkey.exceptions.NoPermissionError):
+                await forbidden
+        await client.aclose()
+    finally:
+        await valkey_server.part.reload([admin])
+    assert stat.S_IMODE(valkey_server.socket.stat().st_mode) == 0o600
+    acl = valkey_server.part.data / "users.acl"
+    assert stat.S_IMODE(acl.stat().st_mode) == 0o600
+    assert secret.reveal() not in acl.read_text()
+
+
+async def test_a_word_that_would_be_two_lines_of_an_acl_is_refused(directory: Path) -> None:
+    evil = ValkeyUser("x", "0" * 64, ("+get\nuser default on nopass ~* +@all",))
+    part = Valkey(directory / "valkey", directory / "v.sock", users=[evil], log=directory / "v.log")
+    with pytest.raises(ValueError, match="not a word"):
+        await part.start()
