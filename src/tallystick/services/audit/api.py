@@ -36,7 +36,8 @@ async def receipt(log: Log, request: Request[None, ReceiptQuery]) -> Reply[Any]:
 
 async def inner_receipt(log: Log, request: Request[None, ReceiptQuery]) -> Reply[InnerReceipt]:
     fact = ids.facts.parse(request.path["id"])
-    text, index = await log.receipt(fact, tenant=None, wait=request.query.wait_ms / 1000)
+    # A service waits for what it told itself, whatever others told under the same id.
+    text, index = await log.receipt(fact, service=request.caller, wait=request.query.wait_ms / 1000)
     return Reply(InnerReceipt(text, index))
 
 

@@ -12,8 +12,8 @@ from valkey.exceptions import ValkeyError
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.audit import note, receipt
-from tallystick.chassis.audit.merkle import TILE_WIDTH, Frontier, prove_inclusion
-from tallystick.chassis.audit.note import Checkpoint, VerifierKey
+from tallystick.chassis.audit.merkle import TILE_WIDTH, Frontier, ProofError, prove_inclusion, subtree
+from tallystick.chassis.audit.note import Checkpoint, NoteError, VerifierKey
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.keys import Aad, Keyring
 from tallystick.contracts.audit.problems import LogEmpty, ReceiptNotFound, TileNotFound
@@ -25,15 +25,21 @@ from tallystick.services.audit.store import Recorded, Store
 
 #: The tenant under whose keys the platform seals what is nobody's.
 PLATFORM: Final = "platform"
-#: The name in Valkey of the size that was signed last: a memory apart from the database, against a rolled-back log.
-REMEMBERED: Final = "audit:signed-size"
+#: The name in Valkey of the checkpoint that was signed last: a memory apart from the database, against a rolled-back log.
+REMEMBERED: Final = "audit:signed"
 #: All checkpoints are kept for this long, then one a minute.
 KEEP_ALL: Final = timedelta(hours=1)
+#: How far back thinning looks: what a longer standstill left stays.
+_THIN_BACK: Final = timedelta(days=2)
 _POLL_SECONDS: Final = 0.05
+#: Requests that wait for a receipt at once. More are answered "not yet" without waiting: they take up places of others.
+MAX_WAITING: Final = 32
+#: Not a checkpoint: Valkey did not answer.
+_UNKNOWN: Final = ""
 
 
 class RolledBack(RuntimeError):
-    """The log is shorter than what was already signed: its database was restored or rewritten. Nothing is signed."""
+    """The log is not a continuation of what was signed: its database was restored or rewritten. Nothing is signed."""
 
 
 class Log:
@@ -47,6 +53,7 @@ class Log:
         self._clock = clock
         self.name = name
         self._key: Ed25519PrivateKey | None = None
+        self._waiting = 0
 
     # ---- writing
 
@@ -57,33 +64,81 @@ class Log:
         await self._store.append(tx, service, change, facts)
 
     async def sign(self) -> None:
-        """Signs the head if it grew. Refuses, loudly, to sign a log that is shorter than what was signed before."""
-        size, frontier = await self._store.head(self._database)
+        """Signs the head if it grew. Raises RolledBack rather than sign what does not continue all that was signed."""
+        # What was signed is read first: the head can only have grown since.
         newest = await self._store.newest_checkpoint(self._database)
-        signed = 0 if newest is None else newest[0]
+        stored = None if newest is None else newest[1]
         remembered = await self._remembered()
-        if size < max(signed, remembered):
-            telemetry.log.error("audit.rolled_back", size=size, signed=max(signed, remembered))
-            raise RolledBack(f"the log has {size} entries, but {max(signed, remembered)} were signed")
-        if size == signed:
+        size, frontier = await self._store.head(self._database)
+        if size == (0 if newest is None else newest[0]) and remembered in (stored, _UNKNOWN):
             return
-        checkpoint = Checkpoint(self.name, size, Frontier(size, frontier).root())
-        text = note.sign(checkpoint.text(), self.name, await self._signing_key())
-        await self._store.insert_checkpoint(self._database, size, text, self._clock.now())
-        try:
-            await self._valkey.set(REMEMBERED, size)
-        except (ValkeyError, OSError, TimeoutError) as error:
-            telemetry.log.warning("audit.memory.unavailable", error=type(error).__name__)
+        last = await self._last_signed([text for text in (stored, remembered) if text], size)
+        if last is None or last[0].size < size:
+            text = await self._signed(size, frontier)
+            await self._store.insert_checkpoint(self._database, size, text, self._clock.now())
+        else:
+            # Nothing to sign, but one of the two memories does not have the newest checkpoint.
+            text = last[1]
+            await self._store.insert_checkpoint(self._database, last[0].size, text, self._clock.now())
+        if remembered is not _UNKNOWN:
+            await self._remember(text)
 
-    async def _remembered(self) -> int:
+    async def _last_signed(self, texts: Sequence[str], size: int) -> tuple[Checkpoint, str] | None:
+        """The largest of the signed checkpoints, all of which must be of this tree. Raises RolledBack."""
+        last: tuple[Checkpoint, str] | None = None
+        for text in dict.fromkeys(texts):
+            try:
+                signed = note.verify_checkpoint(text, await self._verifier())
+            except NoteError as error:
+                telemetry.log.error("audit.other_key")
+                raise RolledBack("a checkpoint that was signed before is not by this log's key") from error
+            if size < signed.size:
+                telemetry.log.error("audit.rolled_back", size=size, signed=signed.size)
+                raise RolledBack(f"the log has {size} entries, but {signed.size} were signed")
+            if signed.size and await self._root(signed.size) != signed.root:
+                telemetry.log.error("audit.rewritten", size=size, signed=signed.size)
+                raise RolledBack(f"the log's first {signed.size} entries are not those that were signed")
+            if last is None or last[0].size < signed.size:
+                last = signed, text
+        return last
+
+    async def _signed(self, size: int, frontier: bytes) -> str:
+        root = Frontier(size, frontier).root()
+        if root != await self._root(size):
+            telemetry.log.error("audit.head_and_tiles_differ", size=size)
+            raise RolledBack(f"the head of {size} entries is not that of its tiles")
+        return note.sign(Checkpoint(self.name, size, root).text(), self.name, await self._signing_key())
+
+    async def _root(self, size: int) -> bytes:
+        """The root of the tree's first `size` entries, out of its tiles."""
+        tiles = await self._store.tiles(self._database, needed_tiles(size - 1, size))
         try:
-            return int(await self._valkey.get(REMEMBERED) or 0)
+            return subtree(lambda level, index: tiles[level, index], 0, size)
+        except (KeyError, ProofError) as error:
+            telemetry.log.error("audit.tiles_missing", size=size)
+            raise RolledBack(f"the tiles of {size} entries are not all there") from error
+
+    async def _remembered(self) -> str | None:
+        """The checkpoint in Valkey: None when it has none, `_UNKNOWN` when it does not answer."""
+        try:
+            found = await self._valkey.get(REMEMBERED)
+            return None if found is None else bytes(found).decode()
+        except (ValkeyError, OSError, TimeoutError, UnicodeError) as error:
+            telemetry.log.warning("audit.memory.unavailable", error=type(error).__name__)
+            return _UNKNOWN
+
+    async def _remember(self, text: str) -> None:
+        try:
+            await self._valkey.set(REMEMBERED, text)
         except (ValkeyError, OSError, TimeoutError) as error:
             telemetry.log.warning("audit.memory.unavailable", error=type(error).__name__)
-            return 0
 
     async def thin(self) -> None:
-        await self._store.thin_checkpoints(self._database, self._clock.now() - KEEP_ALL)
+        before = self._clock.now() - KEEP_ALL
+        await self._store.thin_checkpoints(self._database, before - _THIN_BACK, before)
+
+    async def _verifier(self) -> VerifierKey:
+        return VerifierKey(self.name, (await self._signing_key()).public_key())
 
     async def _signing_key(self) -> Ed25519PrivateKey:
         """The log's key; made by the first replica that needs it, sealed by the key ring."""
@@ -108,7 +163,7 @@ class Log:
 
     async def verifier_key(self) -> str:
         """The log's public key, as `<name>+<id>+<key>`."""
-        return str(VerifierKey(self.name, (await self._signing_key()).public_key()))
+        return str(await self._verifier())
 
     async def checkpoint(self) -> str:
         newest = await self._store.newest_checkpoint(self._database)
@@ -138,20 +193,34 @@ class Log:
 
     # ---- proving
 
-    async def receipt(self, fact: FactId, *, tenant: str | None, wait: float = 0.0) -> tuple[str, int]:
-        """The receipt's text and the entry's index. `tenant` None is for services. Raises ReceiptNotFound."""
+    async def receipt(
+        self, fact: FactId, *, tenant: str | None = None, service: str | None = None, wait: float = 0.0
+    ) -> tuple[str, int]:
+        """The receipt's text and the entry's index, for the fact's tenant or the service that told it.
+
+        Waits up to `wait` seconds for a fact that is on its way. Raises ReceiptNotFound.
+        """
+        if self._waiting >= MAX_WAITING:
+            wait = 0.0
         ends = asyncio.get_running_loop().time() + wait
-        while True:
-            recorded = await self._store.recorded(self._database, fact)
-            if recorded is not None and tenant is not None and recorded.tenant != tenant:
-                recorded = None
-                ends = 0.0
-            newest = await self._store.newest_checkpoint(self._database)
-            if recorded is not None and newest is not None and recorded.index < newest[0]:
-                return await self._proved(recorded, *newest), recorded.index
-            if asyncio.get_running_loop().time() >= ends:
-                raise ReceiptNotFound(f"there is no receipt {ids.facts.text(fact)} yet, or not for you")
-            await asyncio.sleep(_POLL_SECONDS)
+        self._waiting += 1
+        try:
+            while (found := await self._receipt(fact, tenant, service)) is None:
+                if asyncio.get_running_loop().time() >= ends:
+                    raise ReceiptNotFound(f"there is no receipt {ids.facts.text(fact)} yet, or not for you")
+                await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            self._waiting -= 1
+        return found
+
+    async def _receipt(self, fact: FactId, tenant: str | None, service: str | None) -> tuple[str, int] | None:
+        recorded = await self._store.recorded(self._database, fact, tenant=tenant, service=service)
+        if recorded is None:
+            return None
+        newest = await self._store.newest_checkpoint(self._database)
+        if newest is None or newest[0] <= recorded.index:
+            return None
+        return await self._proved(recorded, *newest), recorded.index
 
     async def _proved(self, recorded: Recorded, size: int, checkpoint: str) -> str:
         if recorded.fact is None:

@@ -72,8 +72,10 @@ class Store:
         rows = await database.fetch(queries.entries, first, end)
         return [(row["service"], row["seq"], row["digest"]) for row in rows]
 
-    async def recorded(self, database: Database, fact: FactId) -> Recorded | None:
-        row = await database.fetchrow(queries.entry_by_id, fact)
+    async def recorded(
+        self, database: Database, fact: FactId, *, tenant: str | None = None, service: str | None = None
+    ) -> Recorded | None:
+        row = await database.fetchrow(queries.entry_by_id, fact, tenant, service)
         if row is None:
             return None
         return Recorded(row["index"], row["tenant"], row["service"], row["seq"], row["fact"])
@@ -85,8 +87,8 @@ class Store:
     async def insert_checkpoint(self, database: Database, size: int, note: str, now: datetime) -> None:
         await database.execute(queries.insert_checkpoint, size, note, now)
 
-    async def thin_checkpoints(self, database: Database, before: datetime) -> None:
-        await database.execute(queries.thin_checkpoints, before)
+    async def thin_checkpoints(self, database: Database, after: datetime, before: datetime) -> None:
+        await database.execute(queries.thin_checkpoints, after, before)
 
     async def log_key(self, database: Database, name: str) -> tuple[bytes, bytes] | None:
         row = await database.fetchrow(queries.log_key, name)

@@ -37,8 +37,10 @@ WHERE (level, index) IN (SELECT * FROM unnest($1::int[], $2::bigint[]));
 SELECT service, seq, digest FROM entry WHERE index >= $1 AND index < $2 ORDER BY index;
 
 -- name: entry_by_id
--- Where a fact is in the log, and the fact.
-SELECT index, tenant, service, seq, fact FROM entry WHERE id = $1;
+-- Where a fact is in the log, and the fact: of one tenant ($2), as one service told it ($3), or of any (null).
+SELECT index, tenant, service, seq, fact FROM entry
+WHERE id = $1 AND ($2::text IS NULL OR tenant = $2) AND ($3::text IS NULL OR service = $3)
+ORDER BY index LIMIT 1;
 
 -- name: newest_checkpoint
 -- What was signed last.
@@ -49,11 +51,11 @@ SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1;
 INSERT INTO checkpoint (size, note, signed_at) VALUES ($1, $2, $3) ON CONFLICT (size) DO NOTHING;
 
 -- name: thin_checkpoints
--- Of checkpoints older than $1, leaves the last one of each minute.
+-- Of checkpoints signed from $1 to $2, leaves the last one of each minute.
 DELETE FROM checkpoint c
-WHERE signed_at < $1
-  AND EXISTS (SELECT 1 FROM checkpoint n
-              WHERE n.size > c.size AND date_trunc('minute', n.signed_at) = date_trunc('minute', c.signed_at));
+USING (SELECT size, signed_at, lead(signed_at) OVER (ORDER BY size) AS next_at FROM checkpoint WHERE signed_at >= $1) AS n
+WHERE c.size = n.size AND n.signed_at < $2
+  AND date_trunc('minute', n.next_at, 'UTC') = date_trunc('minute', n.signed_at, 'UTC');
 
 -- name: log_key
 -- The log's signing key.

@@ -17,8 +17,11 @@ COMMENT ON COLUMN entry.service IS 'class: public';
 COMMENT ON COLUMN entry.seq IS 'class: public';
 COMMENT ON COLUMN entry.digest IS 'class: public';
 COMMENT ON COLUMN entry.fact IS 'class: personal';
--- Receipts are asked for by the fact's id, which is ordered by time: the index grows at its right edge.
-CREATE UNIQUE INDEX entry_by_id ON entry (id);
+-- A service's facts are numbered: a second guard, beside the inbox, against recording one twice.
+CREATE UNIQUE INDEX entry_once ON entry (service, seq);
+-- Receipts are asked for by the fact's id, which is ordered by time: the index grows at its right edge. It is not unique: a
+-- service that told a fact under another service's id would keep that one out of the log.
+CREATE INDEX entry_by_id ON entry (id);
 GRANT SELECT, INSERT ON entry TO :service_role;
 
 CREATE TABLE tile (
@@ -77,7 +80,19 @@ COMMENT ON TABLE checkpoint IS 'Signed tree heads: the newest, and one a minute 
 COMMENT ON COLUMN checkpoint.size IS 'class: public';
 COMMENT ON COLUMN checkpoint.note IS 'class: public';
 COMMENT ON COLUMN checkpoint.signed_at IS 'class: public';
+-- By the time of signing the old ones are thinned out.
+CREATE INDEX checkpoint_by_time ON checkpoint (signed_at);
 GRANT SELECT, INSERT, DELETE ON checkpoint TO :service_role;
+
+CREATE FUNCTION newest_checkpoint_stays() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM checkpoint WHERE size > OLD.size) THEN
+        RAISE EXCEPTION 'checkpoint % is the newest', OLD.size USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER newest_checkpoint_stays BEFORE DELETE ON checkpoint
+    FOR EACH ROW EXECUTE FUNCTION newest_checkpoint_stays();
 
 CREATE TABLE log_key (
     name       text        NOT NULL PRIMARY KEY,
