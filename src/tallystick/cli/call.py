@@ -91,4 +91,5 @@ def _show(answer: Answer, common: Common) -> None:
 
         print(msgspec.json.format(answer.body).decode())
     elif document is not None:
-        print(document)
+        # a receipt or a checkpoint ends where it ends: one more line feed and its signature is looked for in vain
+        print(document, end="" if str(document).endswith("\n") else "\n")
