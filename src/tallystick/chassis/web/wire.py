@@ -15,6 +15,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+#: Bytes of a body that is too large that are read and dropped before the answer.
+MAX_DISCARDED = 4 << 20
+
 _ONCE = (b"content-type", b"content-encoding", b"idempotency-key", b"txn-token", b"tallystick-timeout-ms")
 
 
@@ -100,6 +103,7 @@ async def read_body(call: Call, limit: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
+            await _discard(call, message)
             raise _too_large(limit)
         chunks.append(chunk)
         if not message.get("more_body", False):
@@ -108,8 +112,20 @@ async def read_body(call: Call, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+async def _discard(call: Call, message: MutableMapping[str, Any]) -> None:
+    """Read on for a while and keep nothing. Who closes while the other side still sends has it find a broken connection
+    instead of the answer: the edge would say 503 and "outcome not known" for what is plainly refused.
+    """
+    size = 0
+    while message.get("more_body", False) and size < MAX_DISCARDED:
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        size += len(message.get("body", b""))
+
+
 def _too_large(limit: int) -> PayloadTooLarge:
-    # The rest of the body is not worth reading, so the connection can't go on.
+    # There may be more than was discarded, so the connection can't go on.
     return PayloadTooLarge(f"The body is larger than {limit} bytes.", headers={"Connection": "close"}, limit=limit)
 
 

@@ -54,7 +54,7 @@ async def create(api: Api, request: Request[wire.CreatePayment]) -> Reply[wire.P
     source = body.source
     new = NewPayment(
         amount=to_money(body.amount),
-        token=source.token if isinstance(source, wire.CardSource) else None,
+        token=_card_token(source.token) if isinstance(source, wire.CardSource) else None,
         source=ids.accounts.parse(source.account) if isinstance(source, wire.AccountSource) else None,
         destination=ids.accounts.parse(body.destination.account),
         capture=body.capture,
@@ -63,6 +63,11 @@ async def create(api: Api, request: Request[wire.CreatePayment]) -> Reply[wire.P
         metadata=body.metadata,
     )
     return _reply(await api.payments.create(request.subject, new, api.entry(request), request.trace_id))
+
+
+def _card_token(text: str) -> str:
+    """Nothing but a token's id goes on from here: a card number in its place would be stored, and told in the answer."""
+    return ids.tokens.text(ids.tokens.parse(text))
 
 
 async def get(api: Api, request: Request) -> Reply[wire.Payment]:

@@ -180,7 +180,7 @@ class Payments:
     @staticmethod
     async def _pinned(tx: Any, entry: Entry, refusal: Problem) -> Made:
         """A refusal is an answer too: the same key gets the same one, whatever happens in between."""
-        body = msgspec.json.encode(refusal.document())
+        body = msgspec.json.encode(refusal.document(telemetry.trace_id()))
         await idempotency.complete(tx, [Answer(entry, refusal.status, body)])
         return Made(refusal.status, body)
 
