@@ -3,6 +3,7 @@
 | fixture | is |
 |---|---|
 | `platform` | the shared `PlatformUnderTest`, ready. A test that kills something waits until it is ready again (`until_ready`) |
+| `credentials` | `credentials("acme", "accounts:read")` -> the file of a client of that tenant with that scope, made when first asked for |
 | `new_platform` | `new_platform("--replicas", "ledger=2")` -> a further one, not started; stopped and removed after the test |
 """
 
@@ -28,6 +29,13 @@ from tallystick.local.doctor import port_is_free
 from tests.support.parts import free_port, remove, short_directory
 
 NewPlatform = Callable[..., "PlatformUnderTest"]
+Credentials = Callable[..., Path]
+
+#: All scopes of INTERFACES.md.
+EVERY_SCOPE = (
+    "accounts:read accounts:write audit:read payments:read payments:write refunds:write tokens:read tokens:reveal"
+    " tokens:write transfers:read transfers:write webhooks:write"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -191,6 +199,34 @@ def _shared() -> Iterator[PlatformUnderTest]:
 def platform(_shared: PlatformUnderTest) -> PlatformUnderTest:
     _shared.until_ready()
     return _shared
+
+
+@pytest.fixture(scope="session")
+def _files(_shared: PlatformUnderTest) -> Iterator[Callable[[str, str, str], Path]]:
+    folder = short_directory()
+    made: dict[tuple[str, str, str], Path] = {}
+
+    def make(tenant: str, scope: str, name: str) -> Path:
+        key = (tenant, scope, name)
+        if key not in made:
+            file = folder / f"{len(made)}.json"
+            # a tenant that is there already is as good
+            _shared.cli("tenant", "create", tenant)
+            done = _shared.cli("client", "create", name, "--tenant", tenant, "--scope", scope, "--out", str(file))
+            assert done.status == 0, done.err
+            made[key] = file
+        return made[key]
+
+    yield make
+    remove(folder)
+
+
+@pytest.fixture
+def credentials(platform: PlatformUnderTest, _files: Callable[[str, str, str], Path]) -> Credentials:
+    def make(tenant: str, scope: str = EVERY_SCOPE, name: str = "one") -> Path:
+        return _files(tenant, scope, name)
+
+    return make
 
 
 def _end(one: PlatformUnderTest) -> None:
