@@ -186,6 +186,25 @@ async def test_two_replicas_take_each_fact_once(database: Database, bus: Bus, se
     assert await numbers(service) == list(range(40))
 
 
+async def test_a_consumer_that_still_believes_to_lead_takes_nothing_twice(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    subscription = Subscription(source="test", types=("*",), handle=take)
+    current, late = (Consumer(database, bus, subscription, None) for _ in range(2))
+    async with relaying(database, bus):
+        await append(database, *(fact(n) for n in range(4)))
+        await told(bus, 4)
+        await current._begin()
+        await late._begin()
+        assert await current._step()
+        await append(database, fact(4))
+        await told(bus, 5)
+        assert await late._step()
+    assert await numbers(service) == list(range(5))
+    assert await dead_letters.list_letters(database) == []
+    assert late.last_seq == 5
+
+
 # --- holes and loss
 
 

@@ -146,10 +146,10 @@ async def test_of_fifty_at_once_one_is_fresh(database: Database) -> None:
 
 
 async def test_batches_with_the_same_keys_in_other_orders_do_not_deadlock(database: Database) -> None:
-    keys = [f"k{number}" for number in range(40)]
+    keys = [f"k{number}" for number in range(600)]
 
     async def one(turn: int) -> int:
-        order = keys[turn:] + keys[:turn]
+        order = keys[turn * 37 :] + keys[: turn * 37]
         if turn % 2:
             order.reverse()
         return sum(isinstance(outcome, Fresh) for outcome in await claim(database, *(entry(key) for key in order)))
