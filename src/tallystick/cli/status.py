@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit
 from tallystick.local import control
-from tallystick.local.state import Lock
+from tallystick.local.layout import Layout
 
 #: The services' own drain, the proxy's and PostgreSQL's last checkpoint.
 DOWN_WITHIN = 120.0
@@ -26,8 +26,8 @@ def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
 
 def down(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """Stop everything: no new requests, those under way end, then services, proxy and parts."""
-    asyncio.run(control.ask(common.layout, control.Down(), control.Done, timeout=DOWN_WITHIN))
-    _until_gone(Lock(common.layout.lock))
+    pid = asyncio.run(_down(common.layout))
+    _until_gone(pid)
     if common.json:
         emit({"stopped": str(common.layout.data)}, common)
     else:
@@ -35,14 +35,25 @@ def down(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     return OK
 
 
-def _until_gone(lock: Lock) -> None:
+async def _down(layout: Layout) -> int:
+    found = await control.ask(layout, control.GetStatus(), control.Status)
+    await control.ask(layout, control.Down(), control.Done, timeout=DOWN_WITHIN)
+    return found.pid
+
+
+def _until_gone(pid: int) -> None:
     """The supervisor has answered and is about to end; whoever starts or deletes something next must not meet it."""
+    import psutil
+
     ending = time.monotonic() + 10
-    while not lock.acquire():
-        if time.monotonic() > ending:
-            raise Failed("everything has stopped, but the supervisor itself has not ended yet", PART_FAILED)
+    while time.monotonic() < ending:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return  # whoever started it hasn't collected it yet
+        except psutil.NoSuchProcess:
+            return
         time.sleep(0.02)
-    lock.release()
+    raise Failed(f"everything has stopped, but the supervisor itself (pid {pid}) has not ended yet", PART_FAILED)
 
 
 def _show(found: control.Status) -> None:

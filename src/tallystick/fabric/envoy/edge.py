@@ -189,14 +189,21 @@ def _service_routes(name: str, charter: Charter, path: Json) -> list[Json]:
             "route": action(parts.KEYED_RETRIES),
             "metadata": metadata,
         },
+        # asked again when the connection breaks: a read does nothing, so nobody needs to see that a replica died
+        {
+            "name": f"{name}-read",
+            "match": path | {"headers": [_method("GET")]},
+            "route": action(parts.KEYED_RETRIES),
+            "metadata": metadata,
+        },
         {"name": name, "match": path, "route": action(parts.SAFE_RETRIES), "metadata": metadata},
     ]
 
 
 def _document(name: str, charter: Charter) -> Json:
     """A service's OpenAPI document, which it serves itself."""
-    *_, plain = _service_routes(name, charter, {"path": f"/openapi/{name}.json", "headers": [_method("GET")]})
-    return plain | {"name": f"{name}-openapi"}
+    *_, read, _ = _service_routes(name, charter, {"path": f"/openapi/{name}.json"})
+    return read | {"name": f"{name}-openapi"}
 
 
 def _index(charters: Mapping[str, Charter]) -> Json:

@@ -19,7 +19,7 @@ SERVER_CONNECTION_S = 1200
 
 #: What may be sent again although it may move money: the request never reached the application.
 SAFE_RETRIES = "connect-failure,refused-stream,reset-before-request"
-#: With an Idempotency-Key a request that got lost on its way back may be sent again too.
+#: A read, or a request with an Idempotency-Key, that got lost on its way back may be sent again too.
 KEYED_RETRIES = SAFE_RETRIES + ",reset"
 
 BUNDLE = "bundle"
