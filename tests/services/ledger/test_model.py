@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tallystick.contracts.ledger.messages import Reason
+from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model import MAX, Command, Decided, Result, State, Unit, decide, expiry_id
 from tests.services.ledger.support import START, Naive, account, aid, hold, on, post, state, tid
 
@@ -121,6 +122,8 @@ def test_funds_are_refused_with_the_numbers() -> None:
     )
     assert reasons(run(found, post(4, 3, 1, 70))) == [None]
     assert run(found, post(5, 1, 4, 51))[0].available == 50
+    run(found, hold(6, 1, 4, 20))
+    assert run(found, post(7, 1, 4, 31))[0].available == 30, "what is held of a debit account counts too"
 
 
 def test_totals_refuse_before_they_can_wrap() -> None:
@@ -149,6 +152,8 @@ def test_a_hold_is_captured_in_parts_and_the_final_one_releases_the_rest() -> No
     assert (last.transfer.amount, last.transfer.released) == (20, 50)
     customer = found.accounts[aid(3)]
     assert (customer.debits_pending, customer.debits_posted) == (0, 50)
+    assert (found.accounts[aid(1)].credits_pending, found.accounts[aid(1)].credits_posted) == (0, 50)
+    assert (found.holds[1, tid(2)].captured, found.holds[1, tid(2)].remaining) == (50, 0)
     assert found.holds[1, tid(2)].state == "captured"
     assert reasons(run(found, on("void", 6, 2))) == ["hold_already_captured"]
 
@@ -358,6 +363,9 @@ class Against(RuleBasedStateMachine):
             st.one_of(st.none(), st.integers(1, 60)),
             st.sampled_from([False, False, False, True]),
         )
+        holds = [one[0].id.int for one in self.naive.posted if one[0].kind == "hold"]
+        posts = [one[0].id.int for one in self.naive.posted if one[0].kind in ("post", "capture")]
+        targets = st.one_of(*(st.sampled_from(some) for some in (holds, holds, posts) if some), _known)
         draws = st.builds(
             lambda kind, target, amount, final: on(
                 kind,
@@ -367,8 +375,8 @@ class Against(RuleBasedStateMachine):
                 final=final and kind == "capture",
             ),
             st.sampled_from(["capture", "capture", "void", "reverse", "expire"]),
-            _known,
-            st.one_of(st.none(), _amounts),
+            targets,
+            st.one_of(st.none(), st.integers(1, 30), _amounts),
             st.booleans(),
         )
         return st.one_of(moves, draws)
@@ -399,6 +407,12 @@ class Against(RuleBasedStateMachine):
             assert mine[0] + mine[1] <= MAX
             assert mine[2] + mine[3] <= MAX
             assert one.floor is None or self.naive.available(one.id) >= one.floor
+        for key, held in self.state.holds.items():
+            children = self.naive._children(TransferId(key[1]))
+            captured = sum(amount for child, amount, *_ in children if child.kind == "capture")
+            released = sum(one[2] for one in children)
+            assert (held.captured, held.remaining) == (captured, held.amount - released)
+            assert (held.state == "held") == (held.remaining > 0)
         for currency in ("EUR", "USD"):
             of = [one for one in self.state.accounts.values() if one.currency == currency]
             assert sum(one.debits_posted for one in of) == sum(one.credits_posted for one in of)
