@@ -180,8 +180,20 @@ class IdentityServer:
         self.asked.append(await request.json())
         if self.refuse is not None:
             return web.json_response(self.refuse, status=self.refuse["status"], content_type="application/problem+json")
-        token = self.issuers[0].transaction()
+        token = self.issuers[0].transaction(**_named(self.asked[-1]))
         return web.json_response({"transaction_token": token, "expires_in": self.expires_in})
+
+
+def _named(asked: dict[str, Any]) -> dict[str, Any]:
+    """Whom a transaction token is asked for: those of the access token, or those who were named."""
+    if "subject" in asked:
+        return {"client": asked["subject"], "tenant": asked["tenant"], "scope": "", "purp": asked["purpose"]}
+    try:
+        payload = asked["access_token"].split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (KeyError, IndexError, ValueError):
+        return {}
+    return {"client": claims["sub"], "tenant": claims["tenant"], "scope": claims.get("scope", ""), "txn": claims["jti"]}
 
 
 def _without_none(members: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from tallystick.chassis.db import Contended, Database, Queries, Transaction, arguments
+from tallystick.chassis.db import Contended, Database, Queries, Row, Transaction, arguments
 from tallystick.kernel.problem import Conflict, Unprocessable
 
 Q: Final = Queries.load("tallystick.chassis", "idempotency")
@@ -184,6 +184,15 @@ async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence
     return outcomes
 
 
+async def look(database: Database, entry: Entry) -> Replay | Running | Mismatch | None:
+    """What `claim` would find under a key that was taken, without taking it; None when nobody has it."""
+    row = await database.fetchrow(Q.claimed, *arguments([entry.identity], 4))
+    if row is None:
+        return None
+    whole, fields, stored = _stored(row)
+    return _judge(entry, whole, fields, stored)
+
+
 async def complete(tx: Transaction, answers: Sequence[Answer]) -> list[bool]:
     """Store the answers of claimed keys, in the transaction of their outcome. False where an answer was stored already: that one stays."""
     rows = [(*answer.entry.identity, answer.status, answer.body) for answer in answers]
@@ -209,16 +218,19 @@ async def _held(
     rows = await tx.fetch(Q.claimed, *arguments((entries[index].identity for index in indexes), 4))
     held: dict[int, tuple[bytes, bytes, Running | Replay]] = {}
     for row in rows:
-        stored = (
-            Running(row["resource"]) if row["status"] is None else Replay(row["status"], row["body"], row["resource"])
-        )
-        held[indexes[row["place"] - 1]] = (row["digest"], row["fields"], stored)
+        held[indexes[row["place"] - 1]] = _stored(row)
     if len(held) != len(indexes):
         raise Contended("a key was forgotten while it was asked for; ask again")
     return held
 
 
-def _judge(entry: Entry, whole: bytes, fields: bytes, stored: Running | Replay) -> Outcome:
+def _stored(row: Row) -> tuple[bytes, bytes, Running | Replay]:
+    answered = row["status"] is not None
+    stored = Replay(row["status"], row["body"], row["resource"]) if answered else Running(row["resource"])
+    return row["digest"], row["fields"], stored
+
+
+def _judge(entry: Entry, whole: bytes, fields: bytes, stored: Running | Replay) -> Running | Replay | Mismatch:
     if hmac.compare_digest(entry.input.whole, whole):
         return stored
     return Mismatch(entry.input.differing(fields))

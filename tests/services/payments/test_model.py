@@ -26,7 +26,7 @@ from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Risk, Role, Step, Waiting
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-WAITING = Waiting("POST /v1/payments", "key")
+WAITING = Waiting("POST /v1/payments", "key", "cli_x")
 ALLOW = Risk("allow", 0, ())
 DENY = Risk("deny", 100, ("amount-over-10000",))
 

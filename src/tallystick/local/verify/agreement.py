@@ -24,7 +24,10 @@ SHOWN = 20
 async def payments(source: Source) -> tuple[list[str], str]:
     faults: list[str] = []
     seen = 0
-    statement = "SELECT id, tenant, status, amount, currency, captured, source, destination, clearing, held, released FROM payment ORDER BY id"
+    statement = (
+        "SELECT id, tenant, status, amount, currency, captured, source, destination, clearing, held, capture, intent "
+        "FROM payment ORDER BY id"
+    )
     async for rows in source.pages("payments", statement):
         wanted = [derived(row["id"], role) for row in rows for role in (Role.HOLD, Role.SETTLE, Role.RELEASE)]
         found = await _transfers(source, wanted)
@@ -47,12 +50,19 @@ def _payment_faults(row: Any, found: dict[UUID, Any]) -> Iterable[str]:
             row["captured"], row["currency"], payer, row["destination"], row["tenant"],
         ):  # fmt: skip
             yield f"{name}: the ledger moved something else than it captured"
-    elif settle is not None and row["status"] not in ("received", "captured"):
+    elif settle is not None and not _under_way(row):
         yield f"{name} is {row['status']}, but the ledger moved money for it"
     if row["status"] in ("declined", "canceled", "expired", "failed") and hold is not None and release is None:
         yield f"{name} is {row['status']}, but its money is still held"
     if row["held"] and hold is None:
         yield f"{name} says that money is held, the ledger has no hold of it"
+
+
+def _under_way(row: Any) -> bool:
+    """Whether the money may have moved already although the payment does not say so yet: the ledger comes first."""
+    if row["status"] == "authorized":
+        return bool(row["intent"] == "capture" or row["capture"] == "automatic")
+    return bool(row["status"] in ("received", "captured"))
 
 
 async def refunds(source: Source) -> tuple[list[str], str]:

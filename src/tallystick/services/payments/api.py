@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tallystick.chassis.idempotency import Digester, Entry
-from tallystick.chassis.web import Endpoint, Page, Reply, Request
+from tallystick.chassis.web import Endpoint, Page, Reply, Request, invalid
 from tallystick.contracts.payments import messages as wire
 from tallystick.contracts.payments.problems import (
     AccountNotFound,
@@ -26,14 +26,16 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.money import InvalidAmount, MoneyWire, UnknownCurrency, to_money
 from tallystick.services.payments import model
-from tallystick.services.payments.service import Made, NewPayment, Payments
+from tallystick.services.payments.service import Background, Made, NewPayment, Payments, Refunds
 
 
 class Api:
     """The use cases and what the edge needs beside them: how to tell one body from another without keeping it."""
 
-    def __init__(self, payments: Payments, digester: Digester) -> None:
+    def __init__(self, payments: Payments, refunds: Refunds, background: Background, digester: Digester) -> None:
         self.payments = payments
+        self.refunds = refunds
+        self.background = background
         self._digester = digester
 
     def entry(self, request: Request[Any]) -> Entry:
@@ -52,6 +54,8 @@ class Api:
 async def create(api: Api, request: Request[wire.CreatePayment]) -> Reply[wire.Payment]:
     body = request.body
     source = body.source
+    if isinstance(source, wire.AccountSource) and body.capture == "manual":
+        raise invalid("/capture", "a book transfer settles at once: only a card payment can be captured later")
     new = NewPayment(
         amount=to_money(body.amount),
         token=_card_token(source.token) if isinstance(source, wire.CardSource) else None,
@@ -101,7 +105,7 @@ async def cancel(api: Api, request: Request[wire.CancelPayment]) -> Reply[wire.P
 
 async def refund(api: Api, request: Request[wire.CreateRefund]) -> Reply[wire.Refund]:
     body = request.body
-    made = await api.payments.refund(
+    made = await api.refunds.create(
         request.subject,
         ids.payments.parse(body.payment),
         None if body.amount is None else to_money(body.amount),
@@ -113,7 +117,7 @@ async def refund(api: Api, request: Request[wire.CreateRefund]) -> Reply[wire.Re
 
 
 async def get_refund(api: Api, request: Request) -> Reply[wire.Refund]:
-    return Reply(refund_view(await api.payments.get_refund(request.subject, ids.refunds.parse(request.path["id"]))))
+    return Reply(refund_view(await api.refunds.get(request.subject, ids.refunds.parse(request.path["id"]))))
 
 
 def _reply(made: Made) -> Reply[Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from tallystick.chassis.app import Runtime, Wiring
+from tallystick.chassis.auth import Authenticator
+from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
 from tallystick.contracts.ledger.client import LedgerClient
 from tallystick.contracts.risk.client import RiskClient
 from tallystick.contracts.vault.client import VaultClient
+from tallystick.kernel.clock import Clock
 from tallystick.services.payments.api import ENDPOINTS, Api, render, render_refund
-from tallystick.services.payments.service import Effects, Journal, Payments
-from tallystick.services.payments.service.directory import Directory
+from tallystick.services.payments.service import Background, Directory, Effects, Journal, Payments, Refunds, Work
 from tallystick.services.payments.settings import Settings
 from tallystick.services.payments.store import Store
 from tallystick.services.payments.worker import SCHEDULES, SUBSCRIPTIONS
@@ -23,28 +25,75 @@ async def wire(runtime: Runtime) -> Wiring:
     database, clock, store = runtime.database, runtime.clock, Store()
     ledger = LedgerClient(runtime.client("ledger"))
     vault = VaultClient(runtime.client("vault"))
+    effects = Effects(
+        database=database,
+        store=store,
+        risk=RiskClient(runtime.client("risk")),
+        vault=vault,
+        ledger=ledger,
+        clock=clock,
+        acquirer=settings.acquirer,
+        acquirer_timeout_ms=settings.acquirer_timeout_ms,
+        unscored_limit=runtime.charter.calls["risk"].degrade_up_to_minor,
+    )
+    directory = Directory(database=database, store=store, ledger=ledger, vault=vault)
+    digester = Digester(runtime.keyring.derive("idempotency"))
+    work = Work()
+    api = assemble(
+        database=database,
+        effects=effects,
+        directory=directory,
+        authenticator=runtime.authenticator,
+        clock=clock,
+        work=work,
+        digester=digester,
+    )
+    return Wiring(service=api, endpoints=ENDPOINTS, subscriptions=SUBSCRIPTIONS, schedules=SCHEDULES, close=work.drain)
+
+
+def assemble(
+    *,
+    database: Database,
+    effects: Effects,
+    directory: Directory,
+    authenticator: Authenticator,
+    clock: Clock,
+    work: Work,
+    digester: Digester,
+) -> Api:
+    """The use cases around what the service has of the world."""
+    store = Store()
+    journal = Journal(database=database, store=store, outbox=Outbox(), render=render, render_refund=render_refund)
     payments = Payments(
         database=database,
         store=store,
-        journal=Journal(database=database, store=store, outbox=Outbox(), render=render, render_refund=render_refund),
-        effects=Effects(
-            database=database,
-            store=store,
-            risk=RiskClient(runtime.client("risk")),
-            vault=vault,
-            ledger=ledger,
-            clock=clock,
-            acquirer=settings.acquirer,
-            acquirer_timeout_ms=settings.acquirer_timeout_ms,
-            unscored_limit=settings.unscored_limit,
-        ),
-        directory=Directory(database=database, store=store, ledger=ledger, vault=vault),
-        authenticator=runtime.authenticator,
+        journal=journal,
+        effects=effects,
+        directory=directory,
+        authenticator=authenticator,
         clock=clock,
+        work=work,
         render=render,
-        render_refund=render_refund,
     )
-    api = Api(payments, Digester(runtime.keyring.derive("idempotency")))
-    return Wiring(
-        service=api, endpoints=ENDPOINTS, subscriptions=SUBSCRIPTIONS, schedules=SCHEDULES, close=payments.drain
+    refunds = Refunds(
+        database=database,
+        store=store,
+        journal=journal,
+        effects=effects,
+        authenticator=authenticator,
+        clock=clock,
+        work=work,
+        render=render_refund,
     )
+    background = Background(
+        database=database,
+        store=store,
+        journal=journal,
+        effects=effects,
+        payments=payments,
+        refunds=refunds,
+        authenticator=authenticator,
+        clock=clock,
+        work=work,
+    )
+    return Api(payments, refunds, background, digester)

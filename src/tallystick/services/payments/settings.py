@@ -14,5 +14,3 @@ class Settings(settings.Settings, frozen=True, kw_only=True):
     """The id of the acquirer in the vault's allow-list of destinations."""
     acquirer_timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = 10_000
     """How long one request to the acquirer may take before its outcome counts as unknown."""
-    unscored_limit: Annotated[int, Meta(ge=0)] = 5_000
-    """The largest amount, in minor units, that goes on when risk does not answer (charter, [calls.risk])."""

@@ -39,14 +39,15 @@ class Store:
             [_encode(p.metadata).decode() if p.metadata else "{}" for p in payments],
             [p.waiting.route if p.waiting else None for p in payments],
             [p.waiting.key if p.waiting else None for p in payments],
+            [p.waiting.client_id if p.waiting else None for p in payments],
             [p.receipt for p in payments],
             [p.trace for p in payments],
             [p.created_at for p in payments],
             [p.resume_at for p in payments],
         )
 
-    async def save(self, tx: Transaction, payments: Sequence[Payment]) -> set[PaymentId]:
-        """Saves those that nobody else has changed since they were read; returns their ids."""
+    async def save(self, tx: Transaction, payments: Sequence[Payment]) -> set[tuple[PaymentId, int]]:
+        """Saves those that nobody else has changed since they were read; returns their ids with the versions they were read at."""
         rows = await tx.fetch(
             queries.save_payments,
             [p.id for p in payments],
@@ -69,13 +70,14 @@ class Store:
             [p.disputed for p in payments],
             [p.waiting.route if p.waiting else None for p in payments],
             [p.waiting.key if p.waiting else None for p in payments],
+            [p.waiting.client_id if p.waiting else None for p in payments],
             [p.receipt for p in payments],
             [p.updated_at for p in payments],
             [p.expires_at for p in payments],
             [p.resume_at for p in payments],
             [p.attempts for p in payments],
         )
-        return {row["id"] for row in rows}
+        return {(row["id"], row["version"]) for row in rows}
 
     async def payment(self, database: Database, tenant: str, payment: PaymentId) -> Payment | None:
         return _payment(await database.fetchrow(queries.payment, payment, tenant))
@@ -107,7 +109,7 @@ class Store:
             queries.insert_refund,
             r.id, r.payment, r.tenant, r.client_id, r.amount, r.currency, r.reason, r.by_card,
             r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
-            r.receipt, r.trace, r.created_at, r.resume_at,
+            r.waiting.client_id if r.waiting else None, r.receipt, r.trace, r.created_at, r.resume_at,
         )  # fmt: skip
 
     async def save_refund(self, tx: Transaction, r: Refund) -> bool:
@@ -117,7 +119,7 @@ class Store:
             r.id, r.version, r.status, r.reversed, r.restored,
             failure.code if failure else None, failure.message if failure else None, failure.by if failure else None,
             r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
-            r.receipt, r.updated_at, r.resume_at, r.attempts,
+            r.waiting.client_id if r.waiting else None, r.receipt, r.updated_at, r.resume_at, r.attempts,
         )  # fmt: skip
         return saved is not None
 
@@ -135,11 +137,25 @@ class Store:
         found: AccountId | None = await database.fetchval(queries.clearing, tenant, currency)
         return found
 
-    async def insert_clearing(self, tx: Transaction, tenant: str, currency: str, account: AccountId) -> None:
-        await tx.execute(queries.insert_clearing, tenant, currency, account)
+    async def insert_clearing(
+        self, tx: Transaction, tenant: str, currency: str, account: AccountId, client_id: str
+    ) -> None:
+        await tx.execute(queries.insert_clearing, tenant, currency, account, client_id)
+
+    async def somebody_by_card(self, database: Database) -> tuple[str, str] | None:
+        """Tenant and client of one who takes card payments, if anybody does."""
+        row = await database.fetchrow(queries.somebody_by_card)
+        return None if row is None else (row["tenant"], row["client_id"])
+
+    async def disputes_read(self, database: Database, acquirer: str) -> int:
+        """The position up to which the acquirer's disputes were read."""
+        return int(await database.fetchval(queries.dispute_cursor, acquirer) or 0)
+
+    async def move_dispute_cursor(self, tx: Transaction, acquirer: str, position: int) -> None:
+        await tx.execute(queries.move_dispute_cursor, acquirer, position)
 
     async def dispute(self, tx: Transaction, dispute: str, payment: PaymentId, now: datetime) -> Payment | None:
-        """Marks the payment as disputed; None when this dispute was known already."""
+        """Marks the payment as disputed; None when this dispute was known already, or there is no such payment."""
         if await tx.fetchval(queries.insert_dispute, dispute, payment, now) is None:
             return None
         return _payment(await tx.fetchrow(queries.mark_disputed, payment, now))
@@ -220,4 +236,5 @@ def _decline(code: Any, message: Any, by: Any) -> Decline | None:
 
 
 def _waiting(row: Row) -> Waiting | None:
-    return None if row["waiting_route"] is None else Waiting(row["waiting_route"], row["waiting_key"])
+    route = row["waiting_route"]
+    return None if route is None else Waiting(route, row["waiting_key"], row["waiting_client"])

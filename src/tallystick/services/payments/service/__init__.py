@@ -1,7 +1,24 @@
 """Payments' intentions: take, capture, cancel, refund, look, and go on with what was left half-way."""
 
+from tallystick.services.payments.service.answers import Made
+from tallystick.services.payments.service.background import DISPUTES, Background
+from tallystick.services.payments.service.directory import Directory
 from tallystick.services.payments.service.effects import Effects, Postponed
 from tallystick.services.payments.service.journal import Journal
-from tallystick.services.payments.service.payments import Made, NewPayment, Payments
+from tallystick.services.payments.service.payments import NewPayment, Payments
+from tallystick.services.payments.service.refunds import Refunds
+from tallystick.services.payments.service.work import Work
 
-__all__ = ["Effects", "Journal", "Made", "NewPayment", "Payments", "Postponed"]
+__all__ = [
+    "DISPUTES",
+    "Background",
+    "Directory",
+    "Effects",
+    "Journal",
+    "Made",
+    "NewPayment",
+    "Payments",
+    "Postponed",
+    "Refunds",
+    "Work",
+]

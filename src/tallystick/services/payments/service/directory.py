@@ -73,7 +73,7 @@ class Directory:
             self._cards.put(key, known)
         return known
 
-    async def clearing(self, tenant: str, currency: str, token: str) -> AccountId:
+    async def clearing(self, tenant: str, client_id: str, currency: str, token: str) -> AccountId:
         """The account that stands for the acquirer. Its id is stored before the ledger is asked to open it, and opening
         it again is harmless: a crash in between leaves nothing behind.
         """
@@ -81,7 +81,7 @@ class Directory:
         known = self._clearing.get(key)
         if known is None:
             async with self._database.transaction() as tx:
-                await self._store.insert_clearing(tx, tenant, currency, ids.accounts.new())
+                await self._store.insert_clearing(tx, tenant, currency, ids.accounts.new(), client_id)
             known = await self._store.clearing(self._database, tenant, currency)
             if known is None:
                 msg = "a clearing account that was just stored is not there"

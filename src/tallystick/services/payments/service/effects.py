@@ -7,12 +7,13 @@ tried again later. A refusal for good is an outcome, not an error.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database
+from tallystick.chassis.deadline import budget
 from tallystick.contracts.ledger.client import LedgerClient
 from tallystick.contracts.risk.client import Question, RiskClient
 from tallystick.contracts.vault.client import ForwardCall, VaultClient
@@ -22,7 +23,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId, PaymentId, RefundId, TransferId
 from tallystick.kernel.money import Money, MoneyWire, from_money
-from tallystick.kernel.problem import Problem
+from tallystick.kernel.problem import DeadlineExceeded, Problem, Upstream
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Role, Step
 from tallystick.services.payments.store import Store
@@ -38,12 +39,24 @@ class Postponed(Exception):
 
 
 class _Decision(msgspec.Struct):
-    """The acquirer's answer to a request of ours."""
+    """The acquirer's answer to a request of ours. Whatever isn't one of the two words is no answer."""
 
-    status: str
-    request_id: str = ""
+    status: Literal["approved", "declined"]
+    request_id: str
     code: str = ""
-    message: str = ""
+
+
+class Dispute(msgspec.Struct):
+    """What the acquirer says of a cardholder's dispute; `position` numbers them in their order."""
+
+    position: int
+    authorization: str
+    reason: str
+    raised_at: str
+
+
+class _Disputes(msgspec.Struct):
+    data: list[Dispute]
 
 
 #: The refusals of the acquirer as clients see them, by field 39 of ISO 8583.
@@ -53,6 +66,9 @@ DECLINES: Final = {
     "51": ("insufficient_funds", "The card has insufficient funds."),
     "54": ("expired_card", "The card has expired."),
 }
+
+#: A request to the acquirer whose outcome is unknown is sent a second time at once, if this many seconds are left for it.
+SECOND_TRY_SECONDS: Final = 1.0
 
 #: Refusals of the ledger as clients see them, by its own reasons.
 REFUSALS: Final = {
@@ -65,7 +81,7 @@ REFUSALS: Final = {
 
 class Effects:
     """`acquirer` is the id of the destination in the vault's allow-list; amounts up to `unscored_limit` minor units go on
-    when risk does not answer.
+    when risk does not answer (charter, [calls.risk]).
     """
 
     def __init__(
@@ -87,7 +103,7 @@ class Effects:
         self._vault = vault
         self._ledger = ledger
         self._clock = clock
-        self._acquirer = acquirer
+        self.acquirer = acquirer
         self._acquirer_timeout_ms = acquirer_timeout_ms
         self._unscored_limit = unscored_limit
 
@@ -111,7 +127,7 @@ class Effects:
         try:
             decision = await self._risk.decide(question)
         except Problem as problem:
-            if not problem.retryable:
+            if not problem.retryable or not model.may_go_unscored(p):
                 raise
             telemetry.log.warning("payment.unscored", payment=question.payment, problem=problem.slug)
             return model.unscored(p, self._unscored_limit)
@@ -155,7 +171,11 @@ class Effects:
         try:
             decision = await self._ask("/authorizations", body, request_id, token, card=p.token)
         except (TokenNotFound, TokenDestroyed):
-            return model.refused_by_issuer(p, "token_destroyed", "The stored card was destroyed.")
+            # Gone now, but an earlier try may have come through.
+            earlier = await self._became_of("/authorizations", request_id, token)
+            if earlier is None:
+                return model.refused_by_issuer(p, "token_destroyed", "The stored card was destroyed.")
+            decision = earlier
         if decision.status != "approved":
             return model.refused_by_issuer(p, *_declined(decision))
         return model.authorized(p, request_id, self._clock.now())
@@ -244,17 +264,48 @@ class Effects:
             text = text.replace(
                 '"exp_month":0,"exp_year":0', '"exp_month":{{card.exp_month}},"exp_year":{{card.exp_year}}'
             )
-        answer = await self._vault.forward(
+        call = ForwardCall(
+            token=token,
+            destination=self.acquirer,
+            request=Outgoing("POST", path, text),
+            request_id=request_id,
+            timeout_ms=self._acquirer_timeout_ms,
+            card_token=card,
+        )
+        try:
+            answer = await self._vault.forward(call)
+        except (Upstream, DeadlineExceeded) as unknown:
+            if not unknown.outcome_unknown or budget(SECOND_TRY_SECONDS) < SECOND_TRY_SECONDS:
+                raise
+            telemetry.log.warning("acquirer.asked.again", request=request_id, problem=unknown.slug)
+            answer = await self._vault.forward(call)
+        return _decided(answer, request_id)
+
+    async def _became_of(self, path: str, request_id: str, token: str) -> _Decision | None:
+        """The acquirer's decision on an earlier request, None when it never came."""
+        answer = await self._look(f"{path}/{request_id}", f"look-{request_id}", token)
+        return None if answer.status == 404 else _decided(answer, request_id)
+
+    async def disputes(self, after: int, limit: int, token: str) -> list[Dispute]:
+        """Disputes after a position, oldest first. Raises a Problem."""
+        answer = await self._look(f"/disputes?after={after}&limit={limit}", f"disputes-{after}", token)
+        if answer.status != 200:
+            raise AcquirerNotUnderstood(f"status {answer.status}")
+        try:
+            return msgspec.json.decode(answer.body, type=_Disputes).data
+        except msgspec.DecodeError as error:
+            raise AcquirerNotUnderstood("not a list of disputes") from error
+
+    async def _look(self, path: str, request_id: str, token: str) -> Forwarded:
+        return await self._vault.forward(
             ForwardCall(
                 token=token,
-                destination=self._acquirer,
-                request=Outgoing("POST", path, text),
+                destination=self.acquirer,
+                request=Outgoing("GET", path),
                 request_id=request_id,
                 timeout_ms=self._acquirer_timeout_ms,
-                card_token=card,
             )
         )
-        return _decided(answer)
 
     @staticmethod
     def _must(step: str, effect: PaymentId | RefundId, refusal: str | None) -> None:
@@ -272,13 +323,16 @@ class AcquirerNotUnderstood(Problem):
     slug, title, status, retryable = "acquirer-not-understood", "The acquirer's answer makes no sense", 502, True
 
 
-def _decided(answer: Forwarded) -> _Decision:
-    if answer.status == 200:
-        try:
-            return msgspec.json.decode(answer.body, type=_Decision)
-        except msgspec.DecodeError as error:
-            raise AcquirerNotUnderstood("not a decision") from error
-    raise AcquirerNotUnderstood(f"status {answer.status}", context={"status": answer.status})
+def _decided(answer: Forwarded, request_id: str) -> _Decision:
+    if answer.status != 200:
+        raise AcquirerNotUnderstood(f"status {answer.status}", context={"status": answer.status})
+    try:
+        decision = msgspec.json.decode(answer.body, type=_Decision)
+    except msgspec.DecodeError as error:
+        raise AcquirerNotUnderstood("not a decision") from error
+    if decision.request_id != request_id:
+        raise AcquirerNotUnderstood("a decision on another request")
+    return decision
 
 
 def _declined(decision: _Decision) -> tuple[str, str]:

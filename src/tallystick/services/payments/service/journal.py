@@ -13,22 +13,18 @@ import msgspec
 from tallystick.chassis import idempotency
 from tallystick.chassis.batching import Batcher
 from tallystick.chassis.db import Database, Transaction
-from tallystick.chassis.idempotency import Answer, Digest, Entry, Outcome
+from tallystick.chassis.idempotency import Answer, Entry, Outcome
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.kernel import ids
 from tallystick.kernel.ids import TransferId
 from tallystick.services.payments import model
-from tallystick.services.payments.model import Payment, Refund
+from tallystick.services.payments.model import Payment, Refund, Waiting
 from tallystick.services.payments.store import Store
-
-#: An answer is stored under a key that was claimed with its input's digest; nobody compares it again.
-_ANSWERED = Digest(b"", b"")
 
 #: Turns a payment or a refund into the bytes of its answer, and the status that goes with them.
 Render = Callable[[Payment], bytes]
 RenderRefund = Callable[[Refund], bytes]
 
-#: Statuses of the answers that requests are owed, by their idempotency route.
 CREATED = 201
 
 
@@ -62,7 +58,9 @@ class Journal:
         return await self._open.submit(Opening(entry, payment))
 
     async def close(self, payment: Payment, *, resting: bool) -> tuple[Payment, bytes] | None:
-        """T2: the payment as stored and its representation, or None when somebody else has gone on with it meanwhile."""
+        """T2: the payment as stored and its representation, or None when somebody else has gone on with it meanwhile. Not
+        `resting`, it is kept as it is and nobody is told.
+        """
         waiting = payment.waiting
         fact = payment_fact(payment) if resting else None
         if fact is not None:
@@ -71,8 +69,7 @@ class Journal:
         body = self._render(msgspec.structs.replace(stored, version=stored.version + 1))
         answer = None
         if resting and waiting is not None:
-            entry = Entry(payment.tenant, payment.client_id, waiting.route, waiting.key, _ANSWERED)
-            answer = Answer(entry, CREATED if waiting.route == CREATE_ROUTE else 200, body)
+            answer = _answer(payment.tenant, waiting, CREATED if waiting.route == CREATE_ROUTE else 200, body)
         saved = await self._close.submit(Closing(stored, answer, fact))
         return (msgspec.structs.replace(stored, version=stored.version + 1), body) if saved else None
 
@@ -94,12 +91,12 @@ class Journal:
     async def _flush_close(self, closings: list[Closing]) -> list[bool | Exception]:
         async with self._database.transaction() as tx:
             saved = await self._store.save(tx, [c.payment for c in closings])
-            kept = [c for c in closings if c.payment.id in saved]
+            kept = [c for c in closings if (c.payment.id, c.payment.version) in saved]
             if answers := [c.answer for c in kept if c.answer is not None]:
                 await idempotency.complete(tx, answers)
             if facts := [c.fact for c in kept if c.fact is not None]:
                 await self._outbox.append(tx, facts)
-        return [c.payment.id in saved for c in closings]
+        return [(c.payment.id, c.payment.version) in saved for c in closings]
 
     async def intend(self, tx: Transaction, payment: Payment) -> Payment:
         """Stores an intent on a payment that this transaction has locked."""
@@ -124,13 +121,16 @@ class Journal:
                 await self._store.settle_refund(tx, stored)
                 await self._outbox.append(tx, [fact])
                 if waiting is not None:
-                    entry = Entry(refund.tenant, refund.client_id, waiting.route, waiting.key, _ANSWERED)
-                    await idempotency.complete(tx, [Answer(entry, CREATED, body)])
+                    await idempotency.complete(tx, [_answer(refund.tenant, waiting, CREATED, body)])
         return msgspec.structs.replace(stored, version=stored.version + 1), body
 
 
 #: The idempotency route of a new payment, whose answer is 201.
 CREATE_ROUTE = "POST /v1/payments"
+
+
+def _answer(tenant: str, waiting: Waiting, status: int, body: bytes) -> Answer:
+    return Answer(Entry(tenant, waiting.client_id, waiting.route, waiting.key, None), status, body)
 
 
 def payment_fact(p: Payment, fact: ids.FactId | None = None) -> Fact:
@@ -160,6 +160,17 @@ def payment_fact(p: Payment, fact: ids.FactId | None = None) -> Fact:
             "disputed": p.disputed,
             "transfers": _transfers(model.transfers(p)),
         },
+    )
+
+
+def disputed_fact(p: Payment, reason: str, raised_at: str) -> Fact:
+    """A cardholder denies the payment: `reason` and `raised_at` as the acquirer gave them."""
+    fact = payment_fact(p)
+    return msgspec.structs.replace(
+        fact,
+        type="payments.payment.disputed",
+        actor="payments",
+        data={**fact.data, "dispute": {"reason": reason[:100], "raised_at": raised_at[:40]}},
     )
 
 

@@ -1,34 +1,35 @@
 -- name: insert_payments
 -- Payments as they are received: many requests, one statement.
 INSERT INTO payment (id, tenant, client_id, status, amount, currency, token, source, destination, clearing, capture, card,
-                     description, reference, metadata, waiting_route, waiting_key, receipt, trace, created_at, updated_at,
-                     resume_at)
+                     description, reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace, created_at,
+                     updated_at, resume_at)
 SELECT id, tenant, client_id, 'received', amount, currency, token, source, destination, clearing, capture, card,
-       description, reference, metadata, waiting_route, waiting_key, receipt, trace, at, at, resume_at
+       description, reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace, at, at, resume_at
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[], $8::uuid[], $9::uuid[],
-            $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::uuid[],
-            $18::text[], $19::timestamptz[], $20::timestamptz[])
+            $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
+            $18::uuid[], $19::text[], $20::timestamptz[], $21::timestamptz[])
     AS p (id, tenant, client_id, amount, currency, token, source, destination, clearing, capture, card, description,
-          reference, metadata, waiting_route, waiting_key, receipt, trace, at, resume_at);
+          reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace, at, resume_at);
 
 -- name: save_payments
--- Payments as they are after a step, each only if nobody has changed it since it was read. Returns those that were saved.
+-- Payments as they are after a step, each only if nobody has changed it since it was read. Returns those that were saved, with
+-- the version they were read at: of two who went on with one payment in the same batch, only one has.
 UPDATE payment
 SET status = p.status, captured = p.captured, refunded = p.refunded, refunding = p.refunding,
     risk_decision = p.risk_decision, risk_score = p.risk_score, risk_reasons = p.risk_reasons, held = p.held,
     released = p.released, acquirer_id = p.acquirer_id, intent = p.intent, intent_amount = p.intent_amount,
     decline_code = p.decline_code, decline_text = p.decline_text, declined_by = p.declined_by, disputed = p.disputed,
-    waiting_route = p.waiting_route, waiting_key = p.waiting_key, receipt = p.receipt, updated_at = p.updated_at,
-    expires_at = p.expires_at, resume_at = p.resume_at, attempts = p.attempts, version = payment.version + 1
+    waiting_route = p.waiting_route, waiting_key = p.waiting_key, waiting_client = p.waiting_client,
+    receipt = p.receipt, updated_at = p.updated_at, expires_at = p.expires_at, resume_at = p.resume_at, attempts = p.attempts, version = payment.version + 1
 FROM unnest($1::uuid[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::int[], $9::text[],
             $10::bool[], $11::bool[], $12::text[], $13::text[], $14::bigint[], $15::text[], $16::text[], $17::text[],
-            $18::bool[], $19::text[], $20::text[], $21::uuid[], $22::timestamptz[], $23::timestamptz[],
-            $24::timestamptz[], $25::int[])
+            $18::bool[], $19::text[], $20::text[], $21::text[], $22::uuid[], $23::timestamptz[], $24::timestamptz[],
+            $25::timestamptz[], $26::int[])
     AS p (id, version, status, captured, refunded, refunding, risk_decision, risk_score, risk_reasons, held, released,
           acquirer_id, intent, intent_amount, decline_code, decline_text, declined_by, disputed, waiting_route,
-          waiting_key, receipt, updated_at, expires_at, resume_at, attempts)
+          waiting_key, waiting_client, receipt, updated_at, expires_at, resume_at, attempts)
 WHERE payment.id = p.id AND payment.version = p.version
-RETURNING payment.id;
+RETURNING p.id, p.version;
 
 -- name: payment
 -- One payment of a tenant.
@@ -60,14 +61,15 @@ RETURNING *;
 -- name: insert_refund
 -- A refund as it is requested; its payment is locked and has set the amount aside.
 INSERT INTO refund (id, payment, tenant, client_id, status, amount, currency, reason, by_card, waiting_route, waiting_key,
-                    receipt, trace, created_at, updated_at, resume_at)
-VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $14);
+                    waiting_client, receipt, trace, created_at, updated_at, resume_at)
+VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15);
 
 -- name: save_refund
 -- A refund as it is after a step, only if nobody has changed it since it was read.
 UPDATE refund
 SET status = $3, reversed = $4, restored = $5, failure_code = $6, failure_text = $7, failed_by = $8, waiting_route = $9,
-    waiting_key = $10, receipt = $11, updated_at = $12, resume_at = $13, attempts = $14, version = version + 1
+    waiting_key = $10, waiting_client = $11, receipt = $12, updated_at = $13, resume_at = $14, attempts = $15,
+    version = version + 1
 WHERE id = $1 AND version = $2
 RETURNING id;
 
@@ -95,11 +97,25 @@ SELECT account FROM clearing WHERE tenant = $1 AND currency = $2;
 
 -- name: insert_clearing
 -- Keeps the account's id before the ledger is asked to open it; whoever comes second takes the first one's.
-INSERT INTO clearing (tenant, currency, account) VALUES ($1, $2, $3) ON CONFLICT (tenant, currency) DO NOTHING;
+INSERT INTO clearing (tenant, currency, account, client_id) VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, currency) DO NOTHING;
+
+-- name: somebody_by_card
+-- Somebody who takes card payments, always the same.
+SELECT tenant, client_id FROM clearing ORDER BY tenant, currency LIMIT 1;
+
+-- name: dispute_cursor
+-- How far an acquirer's disputes were read.
+SELECT position FROM dispute_cursor WHERE acquirer = $1;
+
+-- name: move_dispute_cursor
+-- Forward only, whoever comes late.
+INSERT INTO dispute_cursor (acquirer, position) VALUES ($1, $2)
+ON CONFLICT (acquirer) DO UPDATE SET position = greatest(dispute_cursor.position, excluded.position);
 
 -- name: insert_dispute
--- Remembers a dispute; returns nothing when it was known.
-INSERT INTO dispute (id, payment, created_at) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING RETURNING id;
+-- Remembers a dispute of a payment that there is; returns nothing when it was known.
+INSERT INTO dispute (id, payment, created_at) SELECT $1, p.id, $3 FROM payment AS p WHERE p.id = $2
+ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: mark_disputed
 -- Marks the payment of a new dispute.

@@ -20,7 +20,11 @@ WHERE p.refunded <> coalesce(r.done, 0) OR p.refunding <> coalesce(r.open, 0) OR
 LIMIT 20;
 
 -- name: answers_are_not_owed
--- No request waits for an answer of a payment that has come to rest.
-SELECT format('payment %s is %s and owes an answer', id, status) AS fault
-FROM payment WHERE waiting_key IS NOT NULL AND resume_at IS NULL
+-- No request waits for an answer of a payment or a refund that has come to rest.
+SELECT format('%s has come to rest, and the request %s of client %s has no answer', resource, route, client_id) AS fault
+FROM idempotency
+WHERE status IS NULL AND (
+    EXISTS (SELECT FROM payment AS p WHERE p.id = resource AND (p.resume_at IS NULL OR p.resume_at = p.expires_at))
+    OR EXISTS (SELECT FROM refund AS r WHERE r.id = resource AND r.resume_at IS NULL)
+)
 LIMIT 20;

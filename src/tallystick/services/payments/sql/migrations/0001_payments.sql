@@ -36,6 +36,7 @@ CREATE TABLE payment (
     disputed       boolean     NOT NULL DEFAULT false,
     waiting_route  text,
     waiting_key    text,
+    waiting_client text,
     receipt        uuid        NOT NULL,
     trace          text        NOT NULL DEFAULT '',
     created_at     timestamptz NOT NULL,
@@ -81,6 +82,7 @@ COMMENT ON COLUMN payment.declined_by IS 'class: internal';
 COMMENT ON COLUMN payment.disputed IS 'class: internal';
 COMMENT ON COLUMN payment.waiting_route IS 'class: internal';
 COMMENT ON COLUMN payment.waiting_key IS 'class: internal';
+COMMENT ON COLUMN payment.waiting_client IS 'class: internal';
 COMMENT ON COLUMN payment.receipt IS 'class: internal';
 COMMENT ON COLUMN payment.trace IS 'class: internal';
 COMMENT ON COLUMN payment.created_at IS 'class: internal';
@@ -114,6 +116,7 @@ CREATE TABLE refund (
     failed_by      text        CHECK (failed_by IN ('risk', 'ledger', 'issuer', 'platform')),
     waiting_route  text,
     waiting_key    text,
+    waiting_client text,
     receipt        uuid        NOT NULL,
     trace          text        NOT NULL DEFAULT '',
     created_at     timestamptz NOT NULL,
@@ -139,6 +142,7 @@ COMMENT ON COLUMN refund.failure_text IS 'class: internal';
 COMMENT ON COLUMN refund.failed_by IS 'class: internal';
 COMMENT ON COLUMN refund.waiting_route IS 'class: internal';
 COMMENT ON COLUMN refund.waiting_key IS 'class: internal';
+COMMENT ON COLUMN refund.waiting_client IS 'class: internal';
 COMMENT ON COLUMN refund.receipt IS 'class: internal';
 COMMENT ON COLUMN refund.trace IS 'class: internal';
 COMMENT ON COLUMN refund.created_at IS 'class: internal';
@@ -154,12 +158,14 @@ CREATE TABLE clearing (
     tenant    text NOT NULL,
     currency  text NOT NULL,
     account   uuid NOT NULL,
+    client_id text NOT NULL,
     PRIMARY KEY (tenant, currency)
 );
 COMMENT ON TABLE clearing IS 'The ledger account that stands for the acquirer, per tenant and currency.';
 COMMENT ON COLUMN clearing.tenant IS 'class: internal';
 COMMENT ON COLUMN clearing.currency IS 'class: internal';
 COMMENT ON COLUMN clearing.account IS 'class: internal';
+COMMENT ON COLUMN clearing.client_id IS 'class: internal; for whom it was opened';
 GRANT SELECT, INSERT ON clearing TO :service_role;
 
 CREATE TABLE dispute (
@@ -172,3 +178,12 @@ COMMENT ON COLUMN dispute.id IS 'class: internal';
 COMMENT ON COLUMN dispute.payment IS 'class: internal';
 COMMENT ON COLUMN dispute.created_at IS 'class: internal';
 GRANT SELECT, INSERT ON dispute TO :service_role;
+
+CREATE TABLE dispute_cursor (
+    acquirer text   NOT NULL PRIMARY KEY,
+    position bigint NOT NULL CHECK (position > 0)
+);
+COMMENT ON TABLE dispute_cursor IS 'How far each acquirer''s disputes were read.';
+COMMENT ON COLUMN dispute_cursor.acquirer IS 'class: internal';
+COMMENT ON COLUMN dispute_cursor.position IS 'class: internal';
+GRANT SELECT, INSERT, UPDATE ON dispute_cursor TO :service_role;

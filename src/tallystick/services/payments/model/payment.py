@@ -1,0 +1,359 @@
+"""A payment's states and the one table of what comes next.
+
+Everything here is pure: a payment goes in, the next step or the next payment comes out. Each step has an id that is
+derived from the payment's, so that doing it again, after a crash or a lost answer, has the effect of doing it once.
+
+    received --SCORE--> (declined)
+             --POST---> settled | declined                                     from account to account
+             --HOLD--> --AUTHORIZE--> authorized --CAPTURE--> captured --SETTLE--> settled       by card
+                             |             +--VOID--> RELEASE--> canceled | expired | failed
+                             +--RELEASE--> declined
+
+Two may work on one payment at once, when one of them was thought dead: both do the same effects, and only one of them can
+write the outcome (`version`). That holds as long as both take the same way; `decisive` names what has to be written before
+it is acted upon, because another might decide otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime, timedelta
+from typing import Final, Literal
+from uuid import UUID
+
+import msgspec
+
+from tallystick.contracts.payments.messages import Status
+from tallystick.contracts.payments.problems import (
+    CancelNotPossible,
+    CaptureNotPossible,
+    CaptureTooLarge,
+    PaymentCurrencyMismatch,
+)
+from tallystick.kernel.ids import AccountId, DecisionId, FactId, PaymentId, RefundId, RequestId, TransferId
+from tallystick.kernel.money import Money
+
+#: An authorization that nobody captures is given back after this.
+AUTHORIZATION_LIFE: Final = timedelta(days=7)
+#: How long whoever works on a payment has it to themselves; then the worker takes it up.
+LEASE: Final = timedelta(seconds=30)
+#: The pauses between the tries to go on with a payment, by try; the last one for ever.
+BACKOFF: Final = tuple(timedelta(seconds=s) for s in (2, 5, 15, 30, 60, 300, 900, 3600))
+
+FINAL: Final = frozenset({"settled", "declined", "canceled", "failed", "expired"})
+
+
+class Step(enum.Enum):
+    SCORE = "score"
+    POST = "post"
+    HOLD = "hold"
+    AUTHORIZE = "authorize"
+    CAPTURE = "capture"
+    SETTLE = "settle"
+    VOID = "void"
+    RELEASE = "release"
+
+
+class Risk(msgspec.Struct, frozen=True):
+    decision: Literal["allow", "deny", "unscored"]
+    score: int | None
+    reasons: tuple[str, ...]
+
+
+class Decline(msgspec.Struct, frozen=True):
+    """`by` says who refused: risk, the ledger, the issuer; or nobody (`platform`: it could not be done)."""
+
+    code: str
+    message: str
+    by: Literal["risk", "ledger", "issuer", "platform"]
+
+
+class Card(msgspec.Struct, frozen=True):
+    """What payments knows of a card: never its number."""
+
+    brand: str
+    last4: str
+    fingerprint: str
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The request whose answer is owed once the payment comes to rest: its idempotency route and key, and whose it is."""
+
+    route: str
+    key: str
+    client_id: str
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True):
+    id: PaymentId
+    tenant: str
+    client_id: str
+    status: Status
+    amount: int
+    currency: str
+    captured: int = 0
+    refunded: int = 0
+    refunding: int = 0
+    token: str | None = None
+    source: AccountId | None = None
+    destination: AccountId
+    clearing: AccountId | None = None
+    """The account that stands for the acquirer in this currency; card payments only."""
+    capture: Literal["automatic", "manual"] = "automatic"
+    card: Card | None = None
+    description: str | None = None
+    reference: str | None = None
+    metadata: dict[str, str] = {}
+    risk: Risk | None = None
+    held: bool = False
+    released: bool = False
+    authorization: str | None = None
+    """The acquirer's own name for the authorization."""
+    intent: Literal["capture", "cancel", "expire"] | None = None
+    intent_amount: int = 0
+    decline: Decline | None = None
+    disputed: bool = False
+    waiting: Waiting | None = None
+    receipt: FactId
+    trace: str = ""
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = None
+    resume_at: datetime | None = None
+    attempts: int = 0
+    version: int = 0
+
+    @property
+    def money(self) -> Money:
+        return Money(self.amount, self.currency)
+
+
+class Role(enum.IntEnum):
+    """What an id derived from a payment's or a refund's is for. Values are for ever: they are part of the ids."""
+
+    DECISION = 1
+    HOLD = 2
+    SETTLE = 3
+    RELEASE = 4
+    AUTHORIZE = 5
+    CAPTURE = 6
+    VOID = 7
+    REVERSE = 8
+    REFUND = 9
+    RESTORE = 10
+
+
+def derived(parent: UUID, role: Role) -> UUID:
+    """The id of an effect, known before it happens and the same each time: the parent's, with the role in the low bits.
+
+    It keeps the parent's time, so that indexes stay local, and is unique because the parent's 74 random bits are: two
+    parents would have to agree in all but the four bits that the role changes.
+    """
+    return UUID(int=parent.int ^ int(role))
+
+
+def decision_id(p: Payment) -> DecisionId:
+    return DecisionId(derived(p.id, Role.DECISION))
+
+
+def transfer_id(parent: PaymentId | RefundId, role: Role) -> TransferId:
+    return TransferId(derived(parent, role))
+
+
+def request_id(parent: PaymentId | RefundId, role: Role) -> RequestId:
+    return RequestId(derived(parent, role))
+
+
+def authorized_by(request: RequestId) -> PaymentId:
+    """The payment whose authorization was asked for under this id: deriving twice by the same role leads back."""
+    return PaymentId(derived(request, Role.AUTHORIZE))
+
+
+def settling_transfer(p: Payment) -> TransferId:
+    """The transfer that moved the money, and that a refund reverses."""
+    return transfer_id(p.id, Role.SETTLE)
+
+
+def transfers(p: Payment) -> list[TransferId]:
+    """The transfers that this payment has made by now, in order."""
+    made = []
+    if p.held:
+        made.append(transfer_id(p.id, Role.HOLD))
+    if p.status == "settled":
+        made.append(settling_transfer(p))
+    if p.released:
+        made.append(transfer_id(p.id, Role.RELEASE))
+    return made
+
+
+def next_step(p: Payment) -> Step | None:
+    """What is to be done next with the payment; None when it rests."""
+    if p.status == "received":
+        if p.decline is not None:
+            return Step.RELEASE
+        if p.risk is None:
+            return Step.SCORE
+        if p.token is None:
+            return Step.POST
+        return Step.AUTHORIZE if p.held else Step.HOLD
+    if p.status == "authorized":
+        if p.decline is not None or p.intent in ("cancel", "expire"):
+            return Step.RELEASE if p.authorization is None else Step.VOID
+        return Step.CAPTURE if p.intent == "capture" or p.capture == "automatic" else None
+    if p.status == "captured":
+        return Step.SETTLE
+    return None
+
+
+def decisive(stored: Payment, p: Payment, step: Step) -> bool:
+    """Whether what was learned since `stored` has to be written before `step`.
+
+    Steps forward need nothing: their ids make a repeat harmless, and others answer it as they did before. But VOID and RELEASE
+    take back what another try may be building on, and risk may be there again for the next try and say no.
+    """
+    if step in (Step.VOID, Step.RELEASE):
+        return (p.decline, p.intent) != (stored.decline, stored.intent)
+    return p.risk is not None and p.risk.decision == "unscored" and stored.risk is None
+
+
+def may_go_unscored(p: Payment) -> bool:
+    """Only the first try knows that nothing was done after an earlier answer of risk; a later one waits for it, and gets the
+    same decision, if there was one, by the same id.
+    """
+    return p.version == 0
+
+
+def scored(p: Payment, risk: Risk) -> Payment:
+    """After SCORE."""
+    if risk.decision != "deny":
+        return msgspec.structs.replace(p, risk=risk)
+    decline = Decline("risk_denied", "The payment was refused by a risk rule.", "risk")
+    return msgspec.structs.replace(p, risk=risk, status="declined", decline=decline)
+
+
+def unscored(p: Payment, limit: int) -> Payment:
+    """After SCORE without an answer: small amounts go on, larger ones are declined (payments' charter, [calls.risk])."""
+    if p.amount <= limit:
+        return msgspec.structs.replace(p, risk=Risk("unscored", None, ("risk-unavailable",)))
+    decline = Decline("risk_unavailable", "The payment could not be checked in time.", "risk")
+    return msgspec.structs.replace(
+        p, risk=Risk("unscored", None, ("risk-unavailable",)), status="declined", decline=decline
+    )
+
+
+def posted(p: Payment) -> Payment:
+    """After POST."""
+    return msgspec.structs.replace(p, status="settled", captured=p.amount)
+
+
+def refused_by_ledger(p: Payment, code: str, message: str) -> Payment:
+    """After POST or HOLD that the ledger refused for good: nothing moved."""
+    return msgspec.structs.replace(p, status="declined", decline=Decline(code, message, "ledger"))
+
+
+def held(p: Payment) -> Payment:
+    """After HOLD."""
+    return msgspec.structs.replace(p, held=True)
+
+
+def authorized(p: Payment, authorization: str, now: datetime) -> Payment:
+    """After AUTHORIZE. With automatic capture the next step is to capture it all."""
+    return msgspec.structs.replace(
+        p, status="authorized", authorization=authorization, expires_at=now + AUTHORIZATION_LIFE
+    )
+
+
+def refused_by_issuer(p: Payment, code: str, message: str) -> Payment:
+    """After AUTHORIZE that was refused. The hold is released before the payment is said to be declined."""
+    return msgspec.structs.replace(p, decline=Decline(code, message, "issuer"))
+
+
+def captured(p: Payment) -> Payment:
+    """After CAPTURE."""
+    amount = p.intent_amount if p.intent == "capture" else p.amount
+    return msgspec.structs.replace(p, status="captured", captured=amount, intent=None, intent_amount=0)
+
+
+def capture_refused(p: Payment, code: str, message: str) -> Payment:
+    """After CAPTURE that the acquirer refused for good: authorization and hold are given back and the payment has failed."""
+    return msgspec.structs.replace(p, intent=None, intent_amount=0, decline=Decline(code, message, "issuer"))
+
+
+def settled(p: Payment) -> Payment:
+    """After SETTLE."""
+    return msgspec.structs.replace(p, status="settled")
+
+
+def voided(p: Payment) -> Payment:
+    """After VOID: the acquirer has given the authorization back."""
+    return msgspec.structs.replace(p, authorization=None)
+
+
+def released(p: Payment) -> Payment:
+    """After RELEASE."""
+    if p.decline is not None:
+        ended: Status = "declined" if p.status == "received" else "failed"
+        return msgspec.structs.replace(p, status=ended, released=True)
+    status: Status = "expired" if p.intent == "expire" else "canceled"
+    return msgspec.structs.replace(p, status=status, released=True, intent=None)
+
+
+def resting(p: Payment, now: datetime) -> Payment:
+    """As it is stored when there is nothing more to do for now: an authorization comes back when it expires."""
+    resume_at = p.expires_at if p.status == "authorized" else None
+    return msgspec.structs.replace(p, resume_at=resume_at, attempts=0, waiting=None, updated_at=now)
+
+
+def postponed(p: Payment, now: datetime) -> Payment:
+    """As it is stored when a step could not be done: it is tried again after a pause that grows."""
+    pause = BACKOFF[min(p.attempts, len(BACKOFF) - 1)]
+    return msgspec.structs.replace(p, resume_at=now + pause, attempts=p.attempts + 1, updated_at=now)
+
+
+def taken_up(p: Payment, now: datetime) -> Payment:
+    """As the worker goes on with it. An authorization that waited for its capture until its time was over expires.
+
+    Like every intent, this one is written before it is acted upon: from then on nobody can capture.
+    """
+    if _awaits_capture(p) and p.expires_at is not None and p.expires_at <= now:
+        return msgspec.structs.replace(p, intent="expire")
+    return p
+
+
+def with_capture(p: Payment, amount: Money | None, waiting: Waiting, now: datetime) -> Payment:
+    """The payment with the intent to capture. Raises CaptureNotPossible, CaptureTooLarge, PaymentCurrencyMismatch."""
+    if not _awaits_capture(p):
+        raise CaptureNotPossible(state(p, "captured"), payment_status=p.status)
+    wanted = same_currency(p, amount)
+    minor = p.amount if wanted is None else wanted.minor
+    if minor > p.amount:
+        raise CaptureTooLarge(f"{p.money} are authorized", authorized=str(p.amount), requested=str(minor))
+    return msgspec.structs.replace(
+        p, intent="capture", intent_amount=minor, waiting=waiting, resume_at=now + LEASE, updated_at=now
+    )
+
+
+def with_cancel(p: Payment, waiting: Waiting, now: datetime) -> Payment:
+    """The payment with the intent to cancel. Raises CancelNotPossible."""
+    if not _awaits_capture(p):
+        raise CancelNotPossible(state(p, "canceled"), payment_status=p.status)
+    return msgspec.structs.replace(p, intent="cancel", waiting=waiting, resume_at=now + LEASE, updated_at=now)
+
+
+def _awaits_capture(p: Payment) -> bool:
+    """Whether the payment rests as authorized. One that is captured by itself, or being undone, only passes through."""
+    return p.status == "authorized" and p.capture == "manual" and p.intent is None and p.decline is None
+
+
+def state(p: Payment, wish: str) -> str:
+    if p.intent is not None:
+        return f"another request to {p.intent} it is being carried out"
+    if p.status == "authorized":
+        return f"it is on its way and can't be {wish}"
+    return f"a payment that is {p.status} can't be {wish}"
+
+
+def same_currency(p: Payment, amount: Money | None) -> Money | None:
+    if amount is not None and amount.currency != p.currency:
+        raise PaymentCurrencyMismatch(f"the payment is in {p.currency}", currency=p.currency)
+    return amount

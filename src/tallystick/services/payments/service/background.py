@@ -1,0 +1,131 @@
+"""What nobody waits for: going on with what was left half-way, and reading what cardholders dispute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.auth import Authenticator
+from tallystick.chassis.db import Database, Transaction
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock
+from tallystick.services.payments import model
+from tallystick.services.payments.model import LEASE, Payment
+from tallystick.services.payments.service.effects import Dispute, Effects
+from tallystick.services.payments.service.journal import Journal, disputed_fact
+from tallystick.services.payments.service.payments import Payments
+from tallystick.services.payments.service.refunds import Refunds
+from tallystick.services.payments.service.work import Work
+from tallystick.services.payments.store import Store
+
+#: Payments and refunds that one replica goes on with at once.
+RESUMED_AT_ONCE: Final = 64
+#: Disputes that are asked for at once.
+DISPUTES: Final = 100
+
+
+class Background:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        journal: Journal,
+        effects: Effects,
+        payments: Payments,
+        refunds: Refunds,
+        authenticator: Authenticator,
+        clock: Clock,
+        work: Work,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._journal = journal
+        self._effects = effects
+        self._payments = payments
+        self._refunds = refunds
+        self._authenticator = authenticator
+        self._clock = clock
+        self._work = work
+        self._resuming = 0
+
+    async def resume(self) -> int:
+        """Starts to go on with payments and refunds that are due; how many it took up. Authorizations expire here.
+
+        It doesn't wait for them: one that is held up by a slow acquirer holds up no other. `Work.drain` waits.
+        """
+        room = RESUMED_AT_ONCE - self._resuming
+        if room <= 0:
+            return 0
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            payments = await self._take_up(tx, room)
+            refunds = await self._store.take_up_refunds(tx, now, now + LEASE, room - len(payments))
+        for p in payments:
+            self._resume(p.tenant, p.client_id, ids.payments.text(p.id), partial(self._payments.advance, p))
+        for r in refunds:
+            self._resume(r.tenant, r.client_id, ids.refunds.text(r.id), partial(self._refunds.advance, r))
+        return len(payments) + len(refunds)
+
+    async def _take_up(self, tx: Transaction, limit: int) -> Sequence[Payment]:
+        now = self._clock.now()
+        found = await self._store.take_up(tx, now, now + LEASE, limit)
+        wanted = [model.taken_up(p, now) for p in found]
+        changed = [p for p, before in zip(wanted, found, strict=True) if p is not before]
+        if changed:
+            await self._store.save(tx, changed)
+        return [
+            p if p is before else msgspec.structs.replace(p, version=p.version + 1)
+            for p, before in zip(wanted, found, strict=True)
+        ]
+
+    def _resume(
+        self, tenant: str, client_id: str, name: str, go_on: Callable[[str], Coroutine[Any, Any, tuple[Any, bytes]]]
+    ) -> None:
+        async def work() -> None:
+            token = await self._authenticator.service_token(tenant, client_id, "payments.resume")
+            after, _ = await go_on(token)
+            telemetry.log.info("payment.resumed", resource=name, status=after.status)
+
+        def done(_: object) -> None:
+            self._resuming -= 1
+
+        self._resuming += 1
+        self._work.start(work()).add_done_callback(done)
+
+    async def read_disputes(self) -> int:
+        """Reads what the acquirer tells of disputes since the last time; how many there were. Raises a Problem.
+
+        The acquirer is asked in the name of somebody who takes card payments: without one there is nothing to dispute.
+        """
+        somebody = await self._store.somebody_by_card(self._database)
+        if somebody is None:
+            return 0
+        token = await self._authenticator.service_token(*somebody, "payments.disputes")
+        acquirer = self._effects.acquirer
+        after = await self._store.disputes_read(self._database, acquirer)
+        found = await self._effects.disputes(after, DISPUTES, token)
+        for each in found:
+            await self._disputed(acquirer, each)
+        return len(found)
+
+    async def _disputed(self, acquirer: str, dispute: Dispute) -> None:
+        """The payment is marked and it is told, once for each dispute, in the transaction that goes past it."""
+        try:
+            payment = model.authorized_by(ids.rail_requests.parse(dispute.authorization))
+        except ids.InvalidId:
+            payment = None
+        async with self._database.transaction() as tx:
+            marked = None
+            if payment is not None:
+                name = f"{acquirer}:{dispute.position}"
+                marked = await self._store.dispute(tx, name, payment, self._clock.now())
+            if marked is not None:
+                await self._journal.tell(tx, disputed_fact(marked, dispute.reason, dispute.raised_at))
+            else:
+                telemetry.log.warning("payment.dispute.skipped", position=dispute.position)
+            await self._store.move_dispute_cursor(tx, acquirer, dispute.position)

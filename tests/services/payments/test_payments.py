@@ -1,0 +1,313 @@
+"""Payments from request to rest, at real neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tallystick.kernel import ids
+from tests.services.payments.support import UNSCORED_LIMIT, Mode, Town, by_account, by_card, money, no_fault, slug
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def nothing() -> str:
+    return ids.accounts.text(ids.accounts.new())
+
+
+async def test_a_book_transfer(town: Town) -> None:
+    payer, payee = await town.account(), await town.account()
+    made = await town.paid(by_account(payer, payee, 1250, reference="r-1", metadata={"order": "7"}))
+    assert made["captured"] == money(1250)
+    assert made["refunded"] == money(0)
+    assert made["risk"] == {"decision": "allow", "score": 0, "reasons": []}
+    assert len(made["ledger"]["transfers"]) == 1
+    assert (await town.balance(payer), await town.balance(payee)) == ((-1250, -1250), (1250, 1250))
+    assert await town.get(made["id"]) == made
+    told = await town.facts(made["id"])
+    assert [fact["type"] for fact in told] == ["payments.payment.received", "payments.payment.settled"]
+    assert made["receipt"] == told[-1]["id"]
+    await town.sound()
+
+
+async def test_a_card_payment(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 4990))
+    assert made["captured"] == money(4990)
+    assert (made["card"]["brand"], made["card"]["last4"]) == ("visa", "4242")
+    assert len(made["ledger"]["transfers"]) == 2
+    assert await town.balance(shop) == (4990, 4990)
+    assert (await town.authorizations())[made["id"]] == {
+        "authorized": 4990,
+        "captured": 4990,
+        "voided": 0,
+        "refunded": 0,
+    }
+    await town.sound()
+
+
+async def test_manual_capture_of_a_part(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 4990, capture="manual"), status="authorized")
+    assert await town.balance(shop) == (0, 0)
+    answer = await town.capture(made["id"], 4000)
+    assert (answer.status, answer.json["status"], answer.json["captured"]) == (200, "settled", money(4000))
+    assert await town.balance(shop) == (4000, 4000)
+    await town.sound()
+
+
+async def test_canceling(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    answer = await town.cancel(made["id"])
+    assert (answer.status, answer.json["status"]) == (200, "canceled")
+    for again in (await town.cancel(made["id"]), await town.capture(made["id"])):
+        assert (again.status, again.json["payment_status"]) == (409, "canceled")
+    assert await town.balance(shop) == (0, 0)
+    await town.sound()
+
+
+async def test_an_authorization_that_nobody_captures_expires(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    town.later(6 * 86400)
+    assert await town.one.resume() == 0
+    town.later(86400)
+    assert await town.one.resume() == 1
+    assert (await town.get(made["id"]))["status"] == "expired"
+    assert slug(await town.capture(made["id"])) == "capture-not-possible"
+    await town.sound()
+
+
+async def test_an_authorization_that_expires_can_not_be_captured_meanwhile(town: Town) -> None:
+    """Between the worker's decision to give it back and the acquirer's answer a capture would be of nothing."""
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    town.later(7 * 86400)
+    town.lines["vault"].mode = "down"
+    assert await town.one.resume() == 1
+    assert slug(await town.capture(made["id"])) == "capture-not-possible"
+    assert slug(await town.cancel(made["id"])) == "cancel-not-possible"
+    town.lines["vault"].mode = "up"
+    await town.finish()
+    assert (await town.get(made["id"]))["status"] == "expired"
+    await town.sound()
+
+
+async def test_refunds_in_parts(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000))
+    first = await town.refund(made["id"], 300)
+    assert (first.status, first.json["status"], first.json["amount"]) == (201, "succeeded", money(300))
+    too_much = await town.refund(made["id"], 701)
+    assert (too_much.status, slug(too_much)) == (422, "refund-too-large")
+    assert too_much.json["refundable"] == money(700)
+    rest = await town.refund(made["id"])
+    assert rest.json["amount"] == money(700)
+    assert slug(await town.refund(made["id"])) == "refund-too-large"
+    assert (await town.get(made["id"]))["refunded"] == money(1000)
+    assert await town.get(first.json["id"]) == first.json
+    assert await town.balance(shop) == (0, 0)
+    assert (await town.authorizations())[made["id"]]["refunded"] == 1000
+    await town.sound()
+
+
+async def test_a_refund_of_a_book_transfer(town: Town) -> None:
+    payer, payee = await town.account(), await town.account(floor="0")
+    made = await town.paid(by_account(payer, payee, 1000))
+    back = await town.refund(made["id"], 400)
+    assert back.json["status"] == "succeeded"
+    assert await town.balance(payee) == (600, 600)
+    await town.paid(by_account(payee, payer, 600))
+    broke = await town.refund(made["id"])
+    assert (broke.status, broke.json["status"], broke.json["failure"]["code"]) == (201, "failed", "insufficient_funds")
+    assert (await town.get(made["id"]))["refunded"] == money(400)
+    await town.sound()
+
+
+@pytest.mark.parametrize(("behaviour", "code"), [("decline", "card_declined"), ("insufficient", "insufficient_funds")])
+async def test_the_issuer_says_no(town: Town, behaviour: str, code: str) -> None:
+    token, shop = await town.card(behaviour), await town.account()
+    made = await town.paid(by_card(token, shop), status="declined")
+    assert made["decline"]["code"] == code
+    assert made["captured"] == money(0)
+    assert slug(await town.refund(made["id"])) == "refund-not-possible"
+    assert await town.balance(shop) == (0, 0)
+    await town.sound()
+
+
+async def test_risk_says_no(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1_200_000), status="declined")
+    assert made["decline"]["code"] == "risk_denied"
+    assert made["risk"]["decision"] == "deny"
+    assert made["ledger"]["transfers"] == []
+    assert await town.authorizations() == {}
+    await town.sound()
+
+
+async def test_the_ledger_says_no(town: Town) -> None:
+    payer, payee = await town.account(floor="0"), await town.account()
+    made = await town.paid(by_account(payer, payee), status="declined")
+    assert made["decline"]["code"] == "insufficient_funds"
+    token = await town.card()
+    await town.close_account(payee)
+    for body in (by_account(await town.account(), payee), by_card(token, payee)):
+        made = await town.paid(body, status="declined")
+        assert made["decline"]["code"] == "account_closed"
+    assert await town.authorizations() == {}
+    await town.sound()
+
+
+async def test_what_the_request_names_has_to_be_there(town: Town, nothing: str) -> None:
+    mine, foreign = await town.account(), await town.account(tenant="other")
+    dollars = await town.account(currency="USD")
+    token, foreign_token = await town.card(), await town.card(tenant="other")
+    unknown = ids.tokens.text(ids.tokens.random())
+    refused = {
+        "payment-account-not-found": [
+            by_account(mine, nothing),
+            by_account(nothing, mine),
+            by_account(mine, foreign),
+            by_account(foreign, mine),
+            by_card(token, foreign),
+        ],
+        "payment-token-not-found": [by_card(unknown, mine), by_card(foreign_token, mine)],
+        "payment-currency-mismatch": [
+            by_account(mine, dollars),
+            by_account(dollars, mine),
+            by_card(token, dollars),
+            by_card(token, mine, currency="USD"),
+        ],
+        "same-account": [by_account(mine, mine)],
+    }
+    for problem, bodies in refused.items():
+        for body in bodies:
+            answer = await town.pay(body, key="the-same")
+            assert (answer.status, slug(answer)) == (422, problem), body
+    # None of them has used up the key.
+    assert (await town.pay(by_card(token, mine), key="the-same")).status == 201
+    assert len((await town.call("GET", "/v1/payments")).json["data"]) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount": {"amount": "0", "currency": "EUR"}},
+        {"amount": {"amount": "-1", "currency": "EUR"}},
+        {"amount": {"amount": "1.5", "currency": "EUR"}},
+        {"amount": {"amount": "1e3", "currency": "EUR"}},
+        {"amount": {"amount": "+1", "currency": "EUR"}},
+        {"amount": {"amount": str(2**63), "currency": "EUR"}},
+        {"amount": {"amount": "10", "currency": "XXY"}},
+        {"amount": 10},
+        {"source": {"type": "card", "token": "tok_1"}},
+        {"source": {"type": "card", "token": "tok_" + "0" * 36}},
+        {"source": {"type": "account", "account": "acc_1"}},
+        {"source": {"type": "cash"}},
+        {"destination": {"account": "4242424242424242"}},
+        {"capture": "later"},
+        {"capture": "manual"},
+        {"metadata": {"k": 1}},
+        {"surprise": True},
+    ],
+)
+async def test_what_makes_no_sense_is_refused_and_stores_nothing(town: Town, change: dict[str, object]) -> None:
+    payer, payee = await town.account(), await town.account()
+    answer = await town.pay(by_account(payer, payee) | change, key="k")
+    assert 400 <= answer.status < 500, answer.content
+    assert answer.status in (400, 422)
+    stored = "SELECT FROM payment WHERE tenant = $1 UNION ALL SELECT FROM idempotency WHERE tenant = $1"
+    assert await town.databases["payments"].query(stored, town.tenant) == []
+    assert await town.facts() == []
+    assert (await town.pay(by_account(payer, payee), key="k")).status == 201
+
+
+async def test_nothing_crosses_tenants(town: Town) -> None:
+    payer, payee = await town.account(), await town.account()
+    made = await town.paid(by_account(payer, payee))
+    back = (await town.refund(made["id"], 1)).json
+    for answer in (
+        await town.call("GET", f"/v1/payments/{made['id']}", tenant="other"),
+        await town.call("GET", f"/v1/refunds/{back['id']}", tenant="other"),
+        await town.capture(made["id"], tenant="other"),
+        await town.cancel(made["id"], tenant="other"),
+        await town.refund(made["id"], tenant="other"),
+    ):
+        assert answer.status == 404, answer.content
+    listed = await town.call("GET", "/v1/payments", tenant="other")
+    assert listed.json["data"] == []
+
+
+async def test_lists_are_stable_pages(town: Town) -> None:
+    payer, payee = await town.account(), await town.account()
+    made = [(await town.paid(by_account(payer, payee, n, reference=f"r{n % 2}")))["id"] for n in range(1, 6)]
+    first = (await town.call("GET", "/v1/payments?limit=2")).json
+    assert ([p["id"] for p in first["data"]], first["has_more"]) == (made[:2:-1], True)
+    await town.paid(by_account(payer, payee))
+    second = (await town.call("GET", f"/v1/payments?limit=5&after={first['next']}")).json
+    assert ([p["id"] for p in second["data"]], second["has_more"]) == (made[2::-1], False)
+    odd = (await town.call("GET", "/v1/payments?reference=r1&status=settled")).json
+    assert [p["id"] for p in odd["data"]] == made[::-2]
+
+
+async def test_captures_and_refunds_keep_to_the_payments_currency(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    body = {"amount": money(100, "USD")}
+    answer = await town.call("POST", f"/v1/payments/{made['id']}/capture", body)
+    assert slug(answer) == "payment-currency-mismatch"
+    assert slug(await town.capture(made["id"], 1001)) == "capture-too-large"
+    await town.capture(made["id"])
+    assert slug(await town.call("POST", "/v1/refunds", {"payment": made["id"], **body})) == "payment-currency-mismatch"
+
+
+async def test_captures_at_the_same_time_are_one(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000, capture="manual"), status="authorized")
+    answers = await asyncio.gather(*(town.capture(made["id"], 600) for _ in range(6)), town.cancel(made["id"]))
+    good = [a for a in answers if a.status == 200]
+    assert len(good) == 1
+    assert all(a.status == 409 for a in answers if a not in good)
+    await town.sound()
+
+
+async def test_refunds_at_the_same_time_stay_within_what_was_captured(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000))
+    answers = await asyncio.gather(*(town.refund(made["id"], 300) for _ in range(8)))
+    assert sorted(a.status for a in answers) == [201] * 3 + [422] * 5
+    assert (await town.get(made["id"]))["refunded"] == money(900)
+    assert await town.balance(shop) == (100, 100)
+    await town.sound()
+
+
+async def test_an_automatic_payment_on_its_way_is_nobodys_to_capture_or_cancel(town: Town) -> None:
+    """The acquirer may have captured it by now: undoing it, or capturing another amount, would tear the two apart."""
+    token, shop = await town.card(), await town.account()
+    town.one.effects.fault = lambda step: "fail-after" if step.value == "capture" else "none"
+    answer = await town.pay(by_card(token, shop))
+    assert (answer.status, answer.json["status"]) == (202, "authorized")
+    assert slug(await town.capture(answer.json["id"], 1)) == "capture-not-possible"
+    assert slug(await town.cancel(answer.json["id"])) == "cancel-not-possible"
+    town.one.effects.fault = no_fault
+    # Nor does it ever expire: the money may have moved.
+    town.later(8 * 86400)
+    await town.finish()
+    assert (await town.get(answer.json["id"]))["status"] == "settled"
+    await town.sound()
+
+
+async def test_small_payments_go_on_without_risk_and_large_ones_do_not(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    modes: tuple[Mode, ...] = ("down", "late", "lost")
+    for mode in modes:
+        town.lines["risk"].mode = mode
+        small = await town.paid(by_card(token, shop, UNSCORED_LIMIT))
+        assert small["risk"] == {"decision": "unscored", "score": None, "reasons": ["risk-unavailable"]}
+        large = await town.paid(by_card(token, shop, UNSCORED_LIMIT + 1), status="declined")
+        assert large["decline"]["code"] == "risk_unavailable"
+    assert len(await town.authorizations()) == 3
+    await town.sound()
