@@ -52,6 +52,13 @@ async def test_an_idle_batcher_flushes_at_once_and_a_busy_one_gathers() -> None:
     assert flush.batches == [[1], [2], [3, 4, 5, 6, 7, 8, 9]]
 
 
+async def test_an_item_that_comes_just_as_a_flush_ends_is_not_left_lying() -> None:
+    batcher: Batcher[int, int] = Batcher(Recorder(), name="test")
+    async with asyncio.timeout(5):
+        for number in range(100):
+            assert await batcher.submit(number) == number * 2
+
+
 async def test_bounds_of_batch_concurrency_and_waiting() -> None:
     flush = Recorder()
     flush.open.clear()

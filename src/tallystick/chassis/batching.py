@@ -91,9 +91,8 @@ class Batcher(Generic[I, O]):
         try:
             await self._flush_all()
         finally:
-            self._running -= (
-                1  # at once, not when the loop gets to the task's callbacks: who submits meanwhile must start a new one
-            )
+            # At once, not when the loop gets to the task's callbacks: who submits in between must start a new one.
+            self._running -= 1
 
     async def _flush_all(self) -> None:
         while batch := self._take():
