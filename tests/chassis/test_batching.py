@@ -179,3 +179,45 @@ def test_every_item_is_answered_with_its_own_answer(seed: int, size: int, batch:
 
     asyncio.run(main())
     assert sorted(flushed) == list(range(size))
+
+
+async def test_a_second_flush_begins_when_the_first_takes_too_long_and_not_before() -> None:
+    sizes: list[int] = []
+    stuck = asyncio.Event()
+
+    async def flush(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        if items[0] == 0:
+            await stuck.wait()
+        return items
+
+    batcher = Batcher(flush, concurrency=2, patience=0.05, name="patient")
+    first = asyncio.create_task(batcher.submit(0))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(batcher.submit(n)) for n in range(1, 6)]
+    await asyncio.sleep(0.01)
+    assert sizes == [1]
+    assert await asyncio.gather(*others) == [1, 2, 3, 4, 5]
+    assert sizes == [1, 5]
+    stuck.set()
+    assert await first == 0
+
+
+async def test_a_whole_batch_does_not_wait_for_patience() -> None:
+    sizes: list[int] = []
+    stuck = asyncio.Event()
+
+    async def flush(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        if items[0] == 0:
+            await stuck.wait()
+        return items
+
+    batcher = Batcher(flush, concurrency=2, max_batch=3, patience=60.0, name="full")
+    first = asyncio.create_task(batcher.submit(0))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(batcher.submit(n)) for n in range(1, 4)]
+    assert await asyncio.gather(*others) == [1, 2, 3]
+    assert sizes == [1, 3]
+    stuck.set()
+    await first

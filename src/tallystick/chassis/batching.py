@@ -13,11 +13,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
-from tallystick.chassis.telemetry import context, traces
+from tallystick.chassis.telemetry import context, metrics, traces
 from tallystick.kernel.problem import Overloaded
 
 I = TypeVar("I")  # noqa: E741 - input
 O = TypeVar("O")  # noqa: E741 - output
+
+_sizes = metrics.histogram(
+    "tallystick_batch_items", "Items that one flush took", ("batcher",), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+)
 
 _Item = tuple[I, asyncio.Future[O], context.Trace | None]
 
@@ -26,9 +30,11 @@ class Batcher(Generic[I, O]):
     """Gathers items for `flush(items) -> outputs`, in order, of the same length; an Exception among the outputs fails its item only.
 
     At most `concurrency` flushes run at once, each of at most `max_batch` items; at most `max_waiting` items wait (then `Overloaded`).
-    An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
+    A second flush begins beside a first one only when that takes longer than `patience` seconds or a whole batch waits: batches stay
+    large, because the cost of one hardly depends on its size, and a flush that is stuck does not hold up the others. An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
     deadline or other context, but for one thing: the trace of the first sampled item is the flush's, so that what it calls is seen in
-    that trace; the other sampled items' traces get a span that says how long their flush took. A caller that goes away does not end it, and an item whose caller left while it waited is not flushed.
+    that trace; the other sampled items' traces get a span that says how long their flush took. A caller that goes away does
+    not end it, and an item whose caller left while it waited is not flushed.
     """
 
     def __init__(
@@ -38,15 +44,20 @@ class Batcher(Generic[I, O]):
         max_batch: int = 256,
         max_waiting: int = 4096,
         concurrency: int = 1,
+        patience: float = 0.05,
         name: str,
     ) -> None:
-        if min(max_batch, max_waiting, concurrency) < 1:
-            raise ValueError("a batcher's bounds are at least 1")
+        if min(max_batch, max_waiting, concurrency) < 1 or patience < 0:
+            raise ValueError("a batcher's bounds are at least 1, its patience at least 0")
         self.name = name
+        self._sizes = _sizes.labels(name)
         self._flush = flush
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._concurrency = concurrency
+        self._patience = patience
+        self._began = 0.0
+        self._impatient: asyncio.TimerHandle | None = None
         self._waiting: deque[_Item[I, O]] = deque()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,8 +81,10 @@ class Batcher(Generic[I, O]):
         future: asyncio.Future[O] = asyncio.get_running_loop().create_future()
         trace = context.current()
         self._waiting.append((item, future, trace if trace is not None and trace.sampled else None))
-        if self._running < self._concurrency:
+        if not self._running:
             self._start()
+        elif self._running < self._concurrency:
+            self._consider()
         return await future
 
     async def close(self) -> None:
@@ -80,7 +93,22 @@ class Batcher(Generic[I, O]):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _consider(self) -> None:
+        """Begins one more flush, now or when the last one that began has had its time."""
+        loop = asyncio.get_running_loop()
+        left = self._began + self._patience - loop.time()
+        if left <= 0 or len(self._waiting) >= self._max_batch:
+            self._start()
+        elif self._impatient is None:
+            self._impatient = loop.call_later(left, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._impatient = None
+        if self._waiting and self._running < self._concurrency:
+            self._consider()
+
     def _start(self) -> None:
+        self._began = asyncio.get_running_loop().time()
         # The task takes the items when it first runs, so all that is submitted in this turn of the loop goes together.
         task = asyncio.get_running_loop().create_task(self._work(), name=f"batch:{self.name}", context=Context())
         self._running += 1
@@ -96,6 +124,8 @@ class Batcher(Generic[I, O]):
 
     async def _flush_all(self) -> None:
         while batch := self._take():
+            self._began = asyncio.get_running_loop().time()
+            self._sizes.observe(len(batch))
             try:
                 outputs = await self._traced(batch)
                 if len(outputs) != len(batch):
