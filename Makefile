@@ -19,7 +19,7 @@ test: lint ## lint and all tests (ARGS="tests/kernel -k money")
 	@$(BIN)/pytest $(ARGS)
 
 lint: setup ## format, style, types and the floors of the architecture
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff format --check src tests tools bench
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
@@ -27,9 +27,11 @@ lint: setup ## format, style, types and the floors of the architecture
 bench: setup ## measure this machine (ARGS="transfers --seconds 20")
 	@$(BIN)/tallystick bench $(or $(ARGS),payments)
 
-docs: ## build the documentation into site/
+docs: ## bring the generated reference up to date and build the documentation into site/
 	@$(PYTHON) tools/bootstrap.py --group docs
-	@$(BIN)/zensical build
+	@$(BIN)/python -m tools.reference
+	@$(BIN)/zensical build --strict
+	@$(BIN)/python -m tools.reference --redirects site
 
 clean: ## forget .venv, caches and built documentation; never touches .tallystick
 	@rm -rf .venv .cache site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

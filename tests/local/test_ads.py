@@ -98,7 +98,8 @@ def test_a_change_before_anybody_asked_waits() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["put", "remove", "ack", "ask"]), st.sampled_from("abc"), st.integers(1, 3)), max_size=40
+        st.tuples(st.sampled_from(["put", "remove", "ack", "ask"]), st.sampled_from("abc"), st.integers(1, 3)),
+        max_size=40,
     )
 )
 def test_envoy_always_ends_up_with_the_table(steps: list[tuple[str, str, int]]) -> None:
