@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.reference import DOCS, pages, stale
+from tools.reference import pages, stale
 from tools.reference.__main__ import redirects
 from tools.reference.problems import problem_classes
-from tools.reference.text import anchor, lists_apart
+from tools.reference.text import DOCS, anchor, lists_apart
 
 
 def test_the_reference_is_what_the_code_says() -> None:
