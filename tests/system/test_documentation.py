@@ -1,0 +1,100 @@
+"""The documentation's programs against the real platform: a client that is not ours pays, and a stranger checks the proof."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.parts import free_port
+from tests.system.conftest import PlatformUnderTest
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+SCOPE = "accounts:write tokens:write payments:write payments:read audit:read webhooks:write"
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def credentials(platform: PlatformUnderTest, tmp_path: Path) -> Path:
+    file = tmp_path / "shop.json"
+    made = platform.cli("client", "create", f"shop-{time.monotonic_ns()}", "--scope", SCOPE, "--out", str(file))
+    assert made.status == 0, made.err
+    return file
+
+
+def pay(credentials: Path) -> tuple[str, str]:
+    """A payment by Node.js; ids of the payment and of its receipt."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not on this machine: the client in another language can't be run")
+    command = [node, str(HOW_TO / "first-payment.mjs"), str(credentials)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = re.fullmatch(
+        r"(pay_\w+): settled, 4990 minor units of EUR from visa ending in 4242\nreceipt: (fct_\w+)\n", done.stdout
+    )
+    assert found, (done.stdout, done.stderr)
+    return found[1], found[2]
+
+
+def test_a_client_in_another_language_pays_and_a_stranger_verifies_the_receipt(
+    platform: PlatformUnderTest, credentials: Path, tmp_path: Path
+) -> None:
+    payment, receipt = pay(credentials)
+    key, proof = tmp_path / "log.key", tmp_path / "receipt.txt"
+    for file, path in ((key, "/v1/audit/key"), (proof, f"/v1/audit/receipts/{receipt}?wait_ms=5000")):
+        answer = platform.cli("call", "GET", path, "--client", str(credentials))
+        assert answer.status == 0, answer.err
+        file.write_text(answer.out)
+    done = verify(key, proof)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, _, told = done.stdout.partition("\n")
+    assert first.startswith("proved: entry ")
+    fact = json.loads(told)
+    assert (fact["id"], fact["resource"], fact["type"]) == (receipt, payment, "payments.payment.settled")
+
+    index = re.search(r"^index (\d+)$", proof.read_text(), re.MULTILINE)
+    assert index
+    proof.write_text(proof.read_text().replace(index[0], f"index {int(index[1]) - 1}"))
+    assert verify(key, proof).returncode == 1
+
+
+def verify(key: Path, proof: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HOW_TO / "verify_receipt.py"), str(key), str(proof)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_receiver_hears_of_a_payment(platform: PlatformUnderTest, credentials: Path, tmp_path: Path) -> None:
+    port = free_port()
+    body = json.dumps({"url": f"http://127.0.0.1:{port}/hook", "events": ["payment.*"]})
+    answer = platform.cli(
+        "call", "POST", "/v1/webhook_endpoints", "--client", str(credentials), "--body", body, "--idempotency-key", "h"
+    )
+    assert answer.status == 0, answer.err
+    endpoint: dict[str, Any] = answer.json
+    log = tmp_path / "heard"
+    with log.open("w") as out:
+        receiver = subprocess.Popen(
+            [sys.executable, str(HOW_TO / "webhook_receiver.py"), str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TALLYSTICK_WEBHOOK_SECRET": endpoint["secret"]},
+        )
+    try:
+        pay(credentials)
+        ends = time.monotonic() + 60
+        while not re.search(r"  payment\.settled  fct_\w+$", log.read_text(), re.MULTILINE):
+            assert time.monotonic() < ends, log.read_text() or "nothing was heard"
+            time.sleep(0.2)
+    finally:
+        receiver.terminate()
+        receiver.wait(10)
+        platform.cli("call", "DELETE", f"/v1/webhook_endpoints/{endpoint['id']}", "--client", str(credentials))
