@@ -46,6 +46,7 @@ from tallystick.services.payments.app import assemble
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Step
 from tallystick.services.payments.service import Directory, Effects, Postponed, Work
 from tallystick.services.payments.store import Store
+from tallystick.services.risk.service import Risk
 from tests.services.risk.support import replica as risk_replica
 from tests.services.vault.support import Env as VaultEnv
 from tests.services.vault.support import rail
@@ -183,9 +184,11 @@ class Town:
     lines: dict[str, Line]
     ledger: Application
     vault: VaultEnv
-    arrived: list[str]
+    risk: Risk
     clock: ManualClock
-    clients: list[Client]
+    clients: list[Client] = field(default_factory=list)
+    rail: AsyncExitStack = field(default_factory=AsyncExitStack)
+    arrived: list[str] = field(default_factory=list)
     one: Replica = field(init=False)
     tenant: str = "acme"
     tenants: int = 0
@@ -200,6 +203,12 @@ class Town:
         for line in self.lines.values():
             line.mode = "up"
             line.calls.clear()
+
+    async def rail_up(self) -> None:
+        self.arrived = await self.rail.enter_async_context(rail(self.directory, slow_seconds=2.0))
+
+    async def rail_down(self) -> None:
+        await self.rail.aclose()
 
     async def replica(self) -> Replica:
         """A further process of payments on the same database."""
@@ -441,7 +450,6 @@ async def town(around: World, server: PostgresServer, valkey: Valkey, directory:
         for name in SERVICES:
             databases[name] = await server.database(f"tallystick.services.{name}")
             stack.push_async_callback(server.drop, databases[name])
-        arrived = await stack.enter_async_context(rail(directory, slow_seconds=2.0))
         vault = await stack.enter_async_context(vault_running(around, databases["vault"], valkey, directory))
         risk = await risk_replica(around, databases["risk"], valkey)
         ledger = Ledger(
@@ -456,9 +464,10 @@ async def town(around: World, server: PostgresServer, valkey: Valkey, directory:
         lines = {"ledger": Line(ledger_app), "risk": Line(risk.app), "vault": Line(vault.app)}
         for name, line in lines.items():
             await stack.enter_async_context(_serving(line, directory / f"{name}.sock"))
-        clients: list[Client] = []
         clock = ManualClock(datetime.now(UTC))
-        made = Town(around, directory, databases, lines, ledger_app, vault, arrived, clock, clients)
+        made = Town(around, directory, databases, lines, ledger_app, vault, risk.risk, clock)
+        await made.rail_up()
+        stack.push_async_callback(made.rail_down)
         made.one = await made.replica()
         try:
             yield made
@@ -466,7 +475,7 @@ async def town(around: World, server: PostgresServer, valkey: Valkey, directory:
             for line in lines.values():
                 line.mode = "up"
             await made.one.work.drain()
-            for client in clients:
+            for client in made.clients:
                 await client.close()
 
 

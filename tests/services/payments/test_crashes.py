@@ -1,0 +1,434 @@
+"""A process may end between any two steps, two may work on one payment at once, and each neighbour may be gone: the outcome is
+the same, and nothing is doubled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tallystick.chassis.db import CommitUnknown, DatabaseUnavailable
+from tallystick.contracts.risk.messages import ListEntry
+from tallystick.kernel import ids
+from tallystick.services.payments import model
+from tallystick.services.payments.model import RefundStep, Role, Step, request_id
+from tests.services.payments.support import (
+    CLIENT,
+    UNSCORED_LIMIT,
+    Fault,
+    Mode,
+    Replica,
+    Town,
+    by_account,
+    by_card,
+    money,
+    no_fault,
+    slug,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+#: name -> (card behaviour or None, amount, capture, what the client does next, how it ends, the steps)
+KINDS: dict[str, tuple[str | None, int, str, str | None, str, str]] = {
+    "book": (None, 1000, "automatic", None, "settled", "score post"),
+    "book, declined": ("broke", 1000, "automatic", None, "declined", "score post"),
+    "card": ("approve", 1000, "automatic", None, "settled", "score hold authorize capture settle"),
+    "card, lost answer": ("lose", 1000, "automatic", None, "settled", "score hold authorize capture settle"),
+    "card, declined by risk": ("approve", 1_200_000, "automatic", None, "declined", "score"),
+    "card, declined by issuer": ("decline", 1000, "automatic", None, "declined", "score hold authorize release"),
+    "manual, captured in part": ("approve", 1000, "manual", "capture", "settled", "capture settle"),
+    "manual, canceled": ("approve", 1000, "manual", "cancel", "canceled", "void release"),
+    "manual, expired": ("approve", 1000, "manual", "expire", "expired", "void release"),
+}
+CRASHES = [
+    pytest.param(kind, step, when, id=f"{kind}: {when} {step}")
+    for kind, (*_, steps) in KINDS.items()
+    for step in steps.split()
+    for when in ("crash-before", "crash-after", "fail-after")
+    if when != "crash-before" or step in ("score", "void", "capture")
+]
+
+
+async def begin(town: Town, kind: str) -> tuple[dict[str, Any], Callable[[], Awaitable[Any]]]:
+    """The payment as far as it goes without the fault, and how to go on."""
+    behaviour, minor, capture, then, _, _ = KINDS[kind]
+    shop = await town.account()
+    if behaviour in (None, "broke"):
+        body = by_account(await town.account(floor="0" if behaviour else None), shop, minor)
+    else:
+        body = by_card(await town.card(str(behaviour)), shop, minor, capture=capture)
+    if then is None:
+        return {"shop": shop}, lambda: town.pay(body, key="k")
+    made = await town.paid(body, status="authorized")
+    if then == "capture":
+        return made | {"shop": shop}, lambda: town.capture(made["id"], 600, key="k")
+    if then == "cancel":
+        return made | {"shop": shop}, lambda: town.cancel(made["id"], key="k")
+
+    async def expire() -> None:
+        town.later(7 * 86400)
+        await town.one.resume()
+
+    return made | {"shop": shop}, expire
+
+
+@pytest.mark.parametrize(("kind", "step", "when"), CRASHES)
+async def test_a_crash_at_each_step(town: Town, kind: str, step: str, when: Fault) -> None:
+    before, go_on = await begin(town, kind)
+    (*_, then, ends, steps) = KINDS[kind]
+    hit = 0
+
+    def fault(at: Step | RefundStep) -> Fault:
+        nonlocal hit
+        hit += at.value == step
+        return when if at.value == step and hit == 1 else "none"
+
+    town.one.effects.fault = fault
+    await go_on()
+    assert hit == 1
+    other = await town.replica()
+    await town.finish(other)
+    made = (await town.call("GET", "/v1/payments")).json["data"][0]
+    assert made["status"] == ends
+    captured = {"settled": 600 if then == "capture" else 1000}.get(ends, 0)
+    assert made["captured"] == money(captured)
+    assert await town.balance(before["shop"]) == (captured, captured)
+    if then != "expire":
+        answer = await go_on()
+        assert answer.status == (201 if then is None else 200)
+        assert answer.header("idempotent-replayed") == "true"
+        assert answer.json["status"] == ends
+    told = await town.told(made["id"])
+    assert told == ["received", *(["authorized"] if then else []), ends]
+    assert {each.value for each in (*town.one.effects.done, *other.effects.done)} >= set(steps.split()) - {"void"}
+    await town.sound()
+
+
+@pytest.mark.parametrize("when", ["crash-before", "crash-after", "fail-after"])
+@pytest.mark.parametrize("step", ["reverse", "refund", "restore"])
+async def test_a_crash_at_each_step_of_a_refund(town: Town, step: str, when: Fault) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000))
+    if step == "restore":
+        # The acquirer will say no: more was given back already than we know of.
+        await _refund_behind_our_back(town, made["id"], 800)
+    hit = 0
+
+    def fault(at: Step | RefundStep) -> Fault:
+        nonlocal hit
+        hit += at.value == step
+        return when if at.value == step and hit == 1 else "none"
+
+    town.one.effects.fault = fault
+    await town.refund(made["id"], 400, key="k")
+    assert hit == 1
+    await town.finish(await town.replica())
+    answer = await town.refund(made["id"], 400, key="k")
+    assert (answer.status, answer.header("idempotent-replayed")) == (201, "true")
+    failed = step == "restore"
+    assert answer.json["status"] == ("failed" if failed else "succeeded")
+    assert await town.balance(shop) == ((1000, 1000) if failed else (600, 600))
+    assert (await town.get(made["id"]))["refunded"] == money(0 if failed else 400)
+    assert await town.told(answer.json["id"]) == ["created", "failed" if failed else "succeeded"]
+    if failed:
+        assert slug(await town.refund(made["id"], 1001)) == "refund-too-large"
+        await _forget_behind_our_back(town, made["id"])
+    await town.sound()
+
+
+async def _refund_behind_our_back(town: Town, payment: str, minor: int) -> None:
+    _at_rail(town, "UPDATE authorization SET refunded = refunded + ? WHERE request_id = ?", minor, payment)
+
+
+async def _forget_behind_our_back(town: Town, payment: str) -> None:
+    _at_rail(town, "UPDATE authorization SET refunded = ? WHERE request_id = ?", 0, payment)
+
+
+def _at_rail(town: Town, statement: str, minor: int, payment: str) -> None:
+    name = ids.rail_requests.text(request_id(ids.payments.parse(payment), Role.AUTHORIZE))
+    with sqlite3.connect(town.directory / "rail.db", isolation_level=None) as connection:
+        connection.execute(statement, (minor, name))
+    connection.close()
+
+
+# ---- what another try could find otherwise --------------------------------------------------------------------------
+
+
+async def test_risk_that_comes_back_does_not_undo_what_went_on_without_it(town: Town) -> None:
+    """Unscored, captured at the acquirer, crashed: the worker must not ask risk again, which would say no now."""
+    token, shop = await town.card(), await town.account()
+    town.lines["risk"].mode = "down"
+    town.one.effects.fault = lambda step: "crash-after" if step is Step.CAPTURE else "none"
+    assert (await town.pay(by_card(token, shop), key="k")).status == 500
+    town.lines["risk"].mode = "up"
+    await _deny(town)
+    town.one.effects.fault = no_fault
+    await town.finish()
+    answer = await town.pay(by_card(token, shop), key="k")
+    assert (answer.json["status"], answer.json["risk"]["decision"]) == ("settled", "unscored")
+    await town.sound()
+
+
+async def test_risk_that_goes_away_does_not_undo_what_it_allowed(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    body = by_card(token, shop, UNSCORED_LIMIT + 1)
+    town.one.effects.fault = lambda step: "crash-after" if step is Step.CAPTURE else "none"
+    assert (await town.pay(body, key="k")).status == 500
+    town.lines["risk"].mode = "down"
+    town.one.effects.fault = no_fault
+    town.later()
+    assert await town.one.resume() == 1
+    assert (await town.pay(body, key="k")).status == 409, "it waits for risk, which knows what it said"
+    town.lines["risk"].mode = "up"
+    await town.finish()
+    assert (await town.pay(body, key="k")).json["status"] == "settled"
+    await town.sound()
+
+
+async def _deny(town: Town) -> None:
+    await town.risk.put_list_entry(ListEntry(tenant=town.tenant, outcome="deny", kind="client", value=CLIENT))
+    await town.risk.refresh_lists()
+
+
+async def test_a_card_that_is_destroyed_meanwhile_does_not_undo_what_it_paid(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    town.one.effects.fault = lambda step: "crash-after" if step is Step.CAPTURE else "none"
+    assert (await town.pay(by_card(token, shop), key="k")).status == 500
+    await town.destroy(token)
+    town.one.effects.fault = no_fault
+    await town.finish()
+    assert (await town.pay(by_card(token, shop), key="k")).json["status"] == "settled"
+    assert any(each.startswith("GET /authorizations/") for each in town.arrived)
+    await town.sound()
+
+
+async def test_a_card_that_is_destroyed_before_it_was_asked(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    town.one.effects.fault = lambda step: "crash-after" if step is Step.HOLD else "none"
+    assert (await town.pay(by_card(token, shop), key="k")).status == 500
+    await town.destroy(token)
+    town.one.effects.fault = no_fault
+    await town.finish()
+    answer = await town.pay(by_card(token, shop), key="k")
+    assert (answer.json["status"], answer.json["decline"]["code"]) == ("declined", "token_destroyed")
+    await town.sound()
+
+
+async def test_a_capture_that_the_acquirer_refuses_gives_everything_back(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000, capture="manual"), status="authorized")
+    _at_rail(town, "UPDATE authorization SET authorized = ? WHERE request_id = ?", 500, made["id"])
+    answer = await town.capture(made["id"])
+    assert (answer.status, answer.json["status"], answer.json["decline"]["code"]) == (200, "failed", "card_declined")
+    assert await town.balance(shop) == (0, 0)
+    assert (await town.authorizations())[made["id"]]["voided"] == 500
+    await town.sound()
+
+
+# ---- the neighbours -------------------------------------------------------------------------------------------------
+
+
+async def test_the_answer_that_the_acquirer_loses_is_asked_for_again_at_once(town: Town) -> None:
+    token, shop = await town.card("lose"), await town.account()
+    made = await town.paid(by_card(token, shop))
+    assert town.arrived.count("POST /authorizations") == 2
+    assert await town.told(made["id"]) == ["received", "settled"]
+    await town.sound()
+
+
+async def test_a_slow_acquirer_is_waited_for_in_the_background(town: Town) -> None:
+    """The rail takes two seconds here, and payments is told to wait for one: twice at most, then the worker."""
+    token, shop = await town.card("slow"), await town.account()
+    answer = await town.pay(by_card(token, shop), key="k")
+    for _ in range(5):
+        if answer.status == 201:
+            break
+        assert (answer.status, answer.json.get("status", "received")) in ((202, "received"), (409, "received"))
+        await town.finish()
+        answer = await town.pay(by_card(token, shop), key="k")
+    assert answer.json["status"] == "settled"
+    await town.sound()
+
+
+@pytest.mark.parametrize("mode", ["down", "lost"])
+@pytest.mark.parametrize("service", ["ledger", "vault"])
+async def test_a_neighbour_that_is_gone_is_waited_for(town: Town, service: str, mode: Mode) -> None:
+    token, shop = await town.card(), await town.account()
+    await town.paid(by_card(token, shop, 1))
+    town.lines[service].mode = mode
+    answer = await town.pay(by_card(token, shop, 1000), key="k")
+    assert (answer.status, answer.json["status"]) == (202, "received")
+    town.later(2)
+    assert await town.one.resume() == 1
+    town.lines[service].mode = "up"
+    await town.finish()
+    assert (await town.pay(by_card(token, shop, 1000), key="k")).json["status"] == "settled"
+    assert await town.balance(shop) == (1001, 1001)
+    await town.sound()
+
+
+async def test_the_acquirer_is_down(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    await town.rail_down()
+    try:
+        answer = await town.pay(by_card(token, shop), key="k")
+        assert (answer.status, answer.json["status"]) == (202, "received")
+    finally:
+        await town.rail_up()
+    await town.finish()
+    assert (await town.pay(by_card(token, shop), key="k")).json["status"] == "settled"
+    await town.sound()
+
+
+async def test_its_own_database_that_comes_back_in_time_costs_nobody_anything(town: Town) -> None:
+    """What was done to others is written as soon as that can be done again."""
+    token, shop = await town.card(), await town.account()
+    closes = 0
+    journal = town.one.api.payments._journal
+    real = journal._close._flush
+
+    async def flaky(closings: Any) -> Any:
+        nonlocal closes
+        closes += 1
+        if closes <= 2:
+            if closes == 2:
+                await real(closings)  # stored, and nobody hears of it
+                raise CommitUnknown
+            raise DatabaseUnavailable
+        return await real(closings)
+
+    journal._close._flush = flaky
+    try:
+        made = await town.paid(by_card(token, shop), key="k")
+    finally:
+        journal._close._flush = real
+    assert closes == 3
+    assert (await town.pay(by_card(token, shop), key="k")).json == made
+    assert await town.told(made["id"]) == ["received", "settled"]
+    await town.sound()
+
+
+async def test_a_commit_without_an_answer_is_looked_up(town: Town) -> None:
+    payer, payee = await town.account(), await town.account()
+    journal = town.one.api.payments._journal
+    real = journal._open._flush
+
+    async def stored(openings: Any) -> Any:
+        await real(openings)
+        raise CommitUnknown
+
+    async def lost(openings: Any) -> Any:
+        raise CommitUnknown
+
+    try:
+        journal._open._flush = stored
+        await town.paid(by_account(payer, payee), key="stored")
+        journal._open._flush = lost
+        answer = await town.pay(by_account(payer, payee), key="lost")
+        assert (answer.status, slug(answer), answer.json["retryable"]) == (503, "outcome-unknown", True)
+    finally:
+        journal._open._flush = real
+    await town.paid(by_account(payer, payee), key="lost")
+    assert await town.balance(payee) == (2000, 2000)
+    await town.sound()
+
+
+# ---- all at once ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happens_in_whatever_order(town: Town, seed: int) -> None:
+    """Two processes, clients that ask again, steps that fail or end the process, leases that end under somebody's hands,
+    neighbours that come and go: in the end everything has come to rest and agrees.
+    """
+    chance = random.Random(seed)
+    faults: list[Fault] = ["crash-before", "crash-after", "fail-before", "fail-after"]
+
+    def fault(_step: Step | RefundStep) -> Fault:
+        return chance.choice(faults) if chance.random() < 0.15 else "none"
+
+    replicas = [town.one, await town.replica()]
+    for replica in replicas:
+        replica.effects.fault = fault
+    shop, payer = await town.account(), await town.account()
+    cards = [await town.card(each) for each in ("approve", "lose", "decline", "dispute")]
+    bodies = {
+        f"k{n}": by_card(chance.choice(cards), shop, chance.randint(1, 20_000), capture=chance.choice(["automatic", "manual"]))
+        if chance.random() < 0.7
+        else by_account(payer, shop, chance.randint(1, 20_000))
+        for n in range(16)
+    }  # fmt: skip
+
+    async def client(at: Replica) -> None:
+        for _ in range(8):
+            key = chance.choice(list(bodies))
+            made = await town.pay(bodies[key], key=key, at=at)
+            if made.status not in (201, 202):
+                assert made.status in (409, 500, 503), made.content
+                continue
+            payment, what = made.json["id"], chance.random()
+            if what < 0.3:
+                await town.capture(payment, chance.choice([None, 1]), key=f"c{chance.randint(0, 1)}", at=at)
+            elif what < 0.4:
+                await town.cancel(payment, key=f"v{chance.randint(0, 1)}", at=at)
+            elif what < 0.8:
+                await town.refund(payment, chance.choice([None, 1, 500]), key=f"{key}{chance.randint(0, 2)}", at=at)
+
+    async def worker(at: Replica) -> None:
+        for _ in range(12):
+            town.later(chance.choice([1, 10, 31, 400]))
+            line = town.lines[chance.choice(list(town.lines))]
+            line.mode = chance.choice(["up", "up", "down", "lost"])
+            await at.api.background.resume()
+            await asyncio.sleep(chance.random() / 20)
+            line.mode = "up"
+
+    async with asyncio.TaskGroup() as group:
+        for replica in replicas:
+            for _ in range(4):
+                group.create_task(client(replica))
+            group.create_task(worker(replica))
+    for replica in replicas:
+        replica.effects.fault = no_fault
+        await replica.work.drain()
+    await town.finish(*replicas)
+    town.later(8 * 86400)
+    await town.finish(*replicas)
+    for key, body in bodies.items():
+        answer = await town.pay(body, key=key)
+        assert answer.status == 201, answer.content
+    rows = await town.databases["payments"].query("SELECT status FROM payment WHERE tenant = $1", town.tenant)
+    assert {row["status"] for row in rows} <= {"settled", "declined", "canceled", "expired", "failed"}
+    owed = "SELECT route, key FROM idempotency WHERE tenant = $1 AND status IS NULL"
+    assert await town.databases["payments"].query(owed, town.tenant) == []
+    await town.sound()
+
+
+async def test_of_two_who_work_on_one_payment_only_one_writes(town: Town) -> None:
+    """Both close it in the same batch: the one whose lease was over is not taken for the other."""
+    token, shop = await town.card(), await town.account()
+    town.one.effects.fault = lambda step: "crash-after" if step is Step.SETTLE else "none"
+    await town.pay(by_card(token, shop), key="k")
+    town.one.effects.fault = no_fault
+    database, store = town.one.api.payments._database, town.one.api.payments._store
+    async with database.transaction() as tx:
+        town.later()
+        now = town.clock.now()
+        (late,) = await store.take_up(tx, now, now, 1)
+    async with database.transaction() as tx:
+        (mine,) = await store.take_up(tx, now, now + model.LEASE, 1)
+    assert mine.version == late.version + 1
+    token_ = await town.world.authenticator.service_token(late.tenant, late.client_id, "payments.resume")
+    journal = town.one.api.payments._journal
+    async with asyncio.TaskGroup() as group:
+        # While this write is under way the next ones gather.
+        group.create_task(journal.close(late, resting=False))
+        both = [group.create_task(town.one.api.payments.advance(p, token_)) for p in (late, mine)]
+    assert both[0].result()[0].status == both[1].result()[0].status == "settled"
+    assert await town.told(ids.payments.text(late.id)) == ["received", "settled"]
+    await town.sound()
