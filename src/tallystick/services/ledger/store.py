@@ -32,9 +32,8 @@ from tallystick.services.ledger.model import (
 queries: Final = Queries.load("tallystick.services.ledger")
 
 _FIELDS: Final = msgspec.structs.fields(Transfer)
-#: The columns of `save`, in its order: a transfer's own but the instant, which is its book's.
+#: The type `new_transfer` of the migration: a transfer's fields but the instant, which is its book's.
 _SAVED: Final = attrgetter(*(field.name for field in _FIELDS if field.name != "recorded_at"))
-_WIDTH: Final = len(_FIELDS) - 1
 #: Kinds that touch more than accounts. A flush without them skips the statements about holds and reversals.
 _PLAIN: Final = frozenset({"post"})
 
@@ -89,8 +88,7 @@ class Store:
             await self._draw(tx, state, transfers)
         books = {transfer.book for transfer in transfers}
         rows = [(book, state.books[book].sequence, state.books[book].recorded_at) for book in sorted(books)]
-        columns = zip(*map(_SAVED, transfers), strict=True)
-        await tx.execute(queries.save, *arguments(rows, 3), *columns)
+        await tx.execute(queries.save, *arguments(rows, 3), list(map(_SAVED, transfers)))
 
     async def _pin(self, tx: Transaction, rejections: Sequence[Rejection], now: datetime) -> None:
         rows = [msgspec.structs.astuple(rejection) for rejection in rejections]

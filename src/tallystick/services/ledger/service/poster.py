@@ -259,20 +259,21 @@ def _count(results: Iterable[Sequence[Result]]) -> None:
 def posted_fact(ask: Ask, transfers: Sequence[Transfer]) -> Fact:
     """One fact per unit: the first few transfers as they are, and a hash of all."""
     first, last = transfers[0], transfers[-1]
+    lines = [_line(transfer) for transfer in transfers[:LISTED]]
     told = TransfersPosted(
         book=first.book,
         first=first.sequence,
         last=last.sequence,
         count=len(transfers),
         sha256=transfers_digest(transfers),
-        transfers=[_line(transfer) for transfer in transfers[:LISTED]],
+        transfers=lines,
     )
     return Fact(
         id=ids.facts.new(),
         type="ledger.transfers.posted",
         tenant=ask.tenant,
         actor=ask.actor,
-        resource=ids.transfers.text(first.id),
+        resource=lines[0].id,
         at=first.recorded_at,
         trace=ask.trace,
         data=msgspec.structs.asdict(told),

@@ -35,7 +35,7 @@ FROM account WHERE id = ANY($1::uuid[]);
 -- name: save
 -- All transfers that were decided and what they do to their accounts, in one statement, so that the triggers judge all of it or
 -- nothing. The account totals are moved by sums made here from the transfers alone; the running totals in the transfers come from the model.
--- $1-$3 books: id, last sequence, instant. $4-$26 transfers by column.
+-- $1-$3 books: id, last sequence, instant. $4 the transfers.
 WITH moved AS (
     UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at
     FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS w (book, sequence, recorded_at)
@@ -45,17 +45,7 @@ WITH moved AS (
     SELECT u.*, m.recorded_at,
         CASE kind WHEN 'hold' THEN amount ELSE -released END AS pending,
         CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS posted
-    FROM unnest(
-        $4::integer[], $5::bigint[], $6::uuid[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[], $11::bigint[], $12::bigint[],
-        $13::text[], $14::timestamptz[], $15::text[], $16::text[],
-        $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[],
-        $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[]
-    ) AS u (
-        book, sequence, id, kind, target, debit_account, credit_account, amount, released,
-        currency, expires_at, code, metadata,
-        dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
-        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-    )
+    FROM unnest($4::new_transfer[]) AS u
     JOIN moved AS m ON m.id = u.book
 ), posted AS (
     INSERT INTO transfer (

@@ -246,6 +246,33 @@ COMMENT ON COLUMN rejection.required IS 'class: internal';
 COMMENT ON COLUMN rejection.currency IS 'class: internal';
 COMMENT ON COLUMN rejection.recorded_at IS 'class: internal';
 
+-- What `save` is given for each transfer. One array of rows is cheaper to send and to read than two dozen arrays.
+CREATE TYPE new_transfer AS (
+    book               integer,
+    sequence           bigint,
+    id                 uuid,
+    kind               text,
+    target             uuid,
+    debit_account      uuid,
+    credit_account     uuid,
+    amount             bigint,
+    released           bigint,
+    currency           text,
+    expires_at         timestamptz,
+    code               text,
+    metadata           text,
+    dr_version         bigint,
+    dr_debits_pending  bigint,
+    dr_debits_posted   bigint,
+    dr_credits_pending bigint,
+    dr_credits_posted  bigint,
+    cr_version         bigint,
+    cr_debits_pending  bigint,
+    cr_debits_posted   bigint,
+    cr_credits_pending bigint,
+    cr_credits_posted  bigint
+);
+
 -- In both functions a LATERAL with LIMIT 1 says "one probe of an index for each row" in a way that no statistics can turn into a scan
 -- of the whole table: their plans are kept for the life of a session, and the table grows under them.
 
