@@ -19,3 +19,7 @@ class InvalidUrl(InvalidRequest):
 
 class TooManyEndpoints(Conflict):
     slug, title = "too-many-webhook-endpoints", "A tenant has at most so many webhook endpoints"
+
+
+class WebhookEndpointDisabled(Conflict):
+    slug, title = "webhook-endpoint-disabled", "This webhook endpoint is disabled; enable it first"

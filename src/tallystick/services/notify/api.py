@@ -4,55 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from tallystick.chassis.idempotency import Entry
 from tallystick.chassis.web import Endpoint, Page, Reply, Request
 from tallystick.contracts.notify import messages as wire
 from tallystick.contracts.notify.problems import (
     DeliveryNotFound,
     InvalidUrl,
     TooManyEndpoints,
+    WebhookEndpointDisabled,
     WebhookEndpointNotFound,
 )
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
 from tallystick.services.notify import model
-from tallystick.services.notify.service import Notify
+from tallystick.services.notify.service import Actor, Notify, Order
 
 
-async def create(notify: Notify, request: Request[wire.CreateEndpoint]) -> Reply[wire.WebhookEndpoint]:
+async def create(notify: Notify, request: Request[wire.CreateEndpoint]) -> Reply[Any]:
     subject, body = request.subject, request.body
-    endpoint, secret = await notify.create_endpoint(
-        subject.tenant, subject.client_id, body.url, body.events, body.description
-    )
-    return Reply(_endpoint(endpoint, secret))
+    entry = None
+    if request.idempotency_key is not None:
+        digest = notify.digester.digest(body)
+        entry = Entry(subject.tenant, subject.client_id, request.route, request.idempotency_key, digest)
+    order = Order(actor=_actor(request), url=body.url, events=body.events, description=body.description, entry=entry)
+    made = await notify.endpoints.create(order)
+    return Reply.raw(made.body, made.status, replayed=made.replayed)
 
 
 async def list_(notify: Notify, request: Request[None, wire.PageQuery]) -> Reply[Page[wire.WebhookEndpoint]]:
     query = request.query
     after = None if query.after is None else ids.webhook_endpoints.parse(query.after)
-    found = await notify.endpoints(request.subject.tenant, after, query.limit + 1)
+    found = await notify.endpoints.list(request.subject.tenant, after, query.limit + 1)
     page = [_endpoint(each) for each in found[: query.limit]]
     more = len(found) > query.limit
     return Reply(Page(data=page, has_more=more, next=page[-1].id if more else None))
 
 
 async def get(notify: Notify, request: Request) -> Reply[wire.WebhookEndpoint]:
-    return Reply(_endpoint(await notify.endpoint(request.subject.tenant, _id(request))))
+    return Reply(_endpoint(await notify.endpoints.get(request.subject.tenant, _id(request))))
 
 
 async def delete(notify: Notify, request: Request) -> Reply[None]:
-    await notify.delete_endpoint(request.subject.tenant, request.subject.client_id, _id(request))
+    await notify.endpoints.delete(_actor(request), _id(request))
     return Reply(None, status=204)
 
 
 async def enable(notify: Notify, request: Request) -> Reply[wire.WebhookEndpoint]:
-    subject = request.subject
-    return Reply(_endpoint(await notify.enable_endpoint(subject.tenant, subject.client_id, _id(request))))
+    return Reply(_endpoint(await notify.endpoints.enable(_actor(request), _id(request))))
 
 
 async def deliveries(notify: Notify, request: Request[None, wire.PageQuery]) -> Reply[Page[wire.Delivery]]:
     query = request.query
     after = None if query.after is None else ids.deliveries.parse(query.after)
-    found = await notify.deliveries(request.subject.tenant, _id(request), after, query.limit + 1)
+    found = await notify.deliveries.list(request.subject.tenant, _id(request), after, query.limit + 1)
     page = [_delivery(each) for each in found[: query.limit]]
     more = len(found) > query.limit
     return Reply(Page(data=page, has_more=more, next=page[-1].id if more else None))
@@ -60,7 +66,16 @@ async def deliveries(notify: Notify, request: Request[None, wire.PageQuery]) -> 
 
 async def replay(notify: Notify, request: Request) -> Reply[wire.Delivery]:
     delivery = ids.deliveries.parse(request.path["delivery"])
-    return Reply(_delivery(await notify.replay(request.subject.tenant, _id(request), delivery)), status=202)
+    return Reply(_delivery(await notify.deliveries.replay(_actor(request), _id(request), delivery)))
+
+
+def _actor(request: Request[Any, Any]) -> Actor:
+    return Actor(request.subject.tenant, request.subject.client_id, request.trace_id)
+
+
+def render(endpoint: model.Endpoint, secret: str) -> bytes:
+    """The answer to an endpoint's creation: the one that holds its secret."""
+    return msgspec.json.encode(_endpoint(endpoint, secret))
 
 
 def _id(request: Request[Any, Any]) -> ids.EndpointId:
@@ -100,7 +115,7 @@ _NOT_FOUND = (WebhookEndpointNotFound, ids.InvalidId)
 ENDPOINTS = (
     Endpoint(
         "POST", "/v1/webhook_endpoints", create, scope="webhooks:write", action="writeEndpoint", resource="Endpoint",
-        body=wire.CreateEndpoint, answer=wire.WebhookEndpoint, status=201, rate="write",
+        body=wire.CreateEndpoint, answer=wire.WebhookEndpoint, status=201, idempotency="optional", rate="write",
         problems=(InvalidUrl, TooManyEndpoints), summary="Be told about events at a URL of your own",
     ),
     Endpoint(
@@ -130,6 +145,6 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/v1/webhook_endpoints/{id}/deliveries/{delivery}/replay", replay, scope="webhooks:write",
         action="writeEndpoint", resource="Endpoint", answer=wire.Delivery, status=202, rate="write",
-        problems=(*_NOT_FOUND, DeliveryNotFound), summary="Send a delivery again",
+        problems=(*_NOT_FOUND, DeliveryNotFound, WebhookEndpointDisabled), summary="Send a delivery again",
     ),
 )  # fmt: skip

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from tallystick.chassis.app import Runtime, Wiring
+from tallystick.chassis.db import Database
+from tallystick.chassis.idempotency import Digester
+from tallystick.chassis.keys import Keyring
 from tallystick.chassis.outbox import Outbox
-from tallystick.services.notify.api import ENDPOINTS
-from tallystick.services.notify.service import Notify, Sender
+from tallystick.kernel.clock import Clock
+from tallystick.services.notify.api import ENDPOINTS, render
+from tallystick.services.notify.service import Deliveries, Endpoints, Notify, Sender
 from tallystick.services.notify.settings import Settings
 from tallystick.services.notify.store import Store
 from tallystick.services.notify.worker import SCHEDULES, SUBSCRIPTIONS
@@ -16,15 +20,29 @@ SETTINGS = Settings
 async def wire(runtime: Runtime) -> Wiring:
     private = runtime.settings_as(Settings).private_webhooks
     sender = Sender(private=private)
-    service = Notify(
-        database=runtime.database,
-        store=Store(),
-        keyring=runtime.keyring,
-        outbox=Outbox(),
-        sender=sender,
-        clock=runtime.clock,
-        private=private,
-    )
+    service = assemble(runtime.database, runtime.keyring, runtime.clock, sender, private=private)
     return Wiring(
-        service=service, endpoints=ENDPOINTS, subscriptions=SUBSCRIPTIONS, schedules=SCHEDULES, close=sender.close
+        service=service,
+        endpoints=ENDPOINTS,
+        subscriptions=SUBSCRIPTIONS,
+        schedules=SCHEDULES,
+        tasks=(service.deliveries.run,),
+        close=sender.close,
     )
+
+
+def assemble(database: Database, keyring: Keyring, clock: Clock, sender: Sender, *, private: bool) -> Notify:
+    store = Store()
+    endpoints = Endpoints(
+        database=database,
+        store=store,
+        keyring=keyring,
+        outbox=Outbox(),
+        clock=clock,
+        private=private,
+        render=render,
+    )
+    deliveries = Deliveries(
+        database=database, store=store, keyring=keyring, endpoints=endpoints, sender=sender, clock=clock
+    )
+    return Notify(endpoints, deliveries, Digester(keyring.derive("idempotency")))

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
+from uuid import UUID
 
 import msgspec
 from standardwebhooks.webhooks import Webhook as Signer
@@ -105,7 +106,7 @@ def check_url(text: str, *, private: bool) -> str:
         port = url.port
     except ValueError as error:
         raise InvalidUrl("this is not a URL") from error
-    host = url.host
+    host = (url.host or "").rstrip(".") or None
     if url.scheme not in ("https", "http") or host is None or url.user or url.password or url.fragment or port is None:
         raise InvalidUrl("a webhook URL is https://host[:port]/path, without user and fragment")
     if private:
@@ -115,6 +116,16 @@ def check_url(text: str, *, private: bool) -> str:
     if (literal(host) and blocked(host)) or host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
         raise InvalidUrl("webhooks go to public addresses only")
     return str(url)
+
+
+def given_up(delivery: Delivery, reason: str) -> Delivery:
+    """The delivery when there is nobody to send it to."""
+    return msgspec.structs.replace(delivery, status="failed", next_at=None, last_error=reason)
+
+
+def first_id(at: datetime) -> DeliveryId:
+    """The smallest id that could have been made at `at`: ids sort by the time they were made (UUIDv7)."""
+    return DeliveryId(UUID(int=int(at.timestamp() * 1000) << 80))
 
 
 def after(delivery: Delivery, answer: Answer, now: datetime, jitter: float) -> tuple[Delivery, str | None]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
 
 from tallystick.chassis.db import Database, Queries, Row, Transaction
 from tallystick.kernel.ids import DeliveryId, EndpointId
-from tallystick.services.notify.model import Delivery, Endpoint
+from tallystick.services.notify.model import Delivery, Endpoint, first_id
 
 queries = Queries.load("tallystick.services.notify")
 
@@ -29,6 +29,8 @@ class Store:
         )
 
     async def count_endpoints(self, tx: Transaction, tenant: str) -> int:
+        """Stays true until the transaction ends: nobody else adds one to this tenant meanwhile."""
+        await tx.execute(queries.tenant_turn, tenant)
         return int(await tx.fetchval(queries.count_endpoints, tenant))
 
     async def endpoints(self, database: Database, tenant: str, after: EndpointId | None, limit: int) -> list[Endpoint]:
@@ -38,22 +40,27 @@ class Store:
         row = await database.fetchrow(queries.endpoint, endpoint, tenant)
         return None if row is None else _endpoint(row)
 
-    async def endpoint_by_id(self, database: Database, endpoint: EndpointId) -> Endpoint | None:
-        row = await database.fetchrow(queries.endpoint_by_id, endpoint)
-        return None if row is None else _endpoint(row)
+    async def endpoints_by_id(
+        self, database: Database, endpoints: Collection[EndpointId]
+    ) -> dict[EndpointId, Endpoint]:
+        """Disabled ones too; deleted ones are not there."""
+        return {row["id"]: _endpoint(row) for row in await database.fetch(queries.endpoints_by_id, list(endpoints))}
 
     async def listening(self, tx: Transaction, tenants: Sequence[str]) -> list[Listener]:
         rows = await tx.fetch(queries.listening, list(tenants))
         return [Listener(row["id"], row["tenant"], tuple(row["events"])) for row in rows]
 
-    async def delete_endpoint(self, tx: Transaction, tenant: str, endpoint: EndpointId) -> bool:
-        return await tx.fetchval(queries.delete_endpoint, endpoint, tenant) is not None
+    async def delete_endpoint(self, tx: Transaction, tenant: str, endpoint: EndpointId, now: datetime) -> bool:
+        return await tx.fetchval(queries.delete_endpoint, endpoint, tenant, now) is not None
 
-    async def set_disabled(self, tx: Transaction, endpoint: EndpointId, reason: str | None) -> Endpoint | None:
-        row = await tx.fetchrow(queries.set_disabled, endpoint, reason)
-        if reason is not None:
-            await tx.execute(queries.drop_pending, endpoint)
-        return None if row is None else _endpoint(row)
+    async def disable(self, tx: Transaction, tenant: str, endpoint: EndpointId, reason: str) -> None:
+        """What waits for it has failed."""
+        await tx.execute(queries.disable, endpoint, tenant, reason)
+        await tx.execute(queries.drop_pending, endpoint)
+
+    async def enable(self, tx: Transaction, tenant: str, endpoint: EndpointId) -> bool:
+        """False when it was not disabled, or is not there."""
+        return await tx.execute(queries.enable, endpoint, tenant) > 0
 
     async def insert_deliveries(self, tx: Transaction, deliveries: Sequence[Delivery], now: datetime) -> None:
         await tx.execute(
@@ -67,13 +74,38 @@ class Store:
             now,
         )
 
-    async def take_due(self, database: Database, now: datetime, until: datetime, limit: int) -> list[Delivery]:
-        return [_delivery(row) for row in await database.fetch(queries.take_due, now, until, limit)]
-
-    async def save_delivery(self, tx: Transaction, d: Delivery) -> None:
-        await tx.execute(
-            queries.save_delivery, d.id, d.status, d.attempts, d.next_at, d.delivered_at, d.last_status, d.last_error
+    async def take_due(
+        self,
+        database: Database,
+        now: datetime,
+        until: datetime,
+        *,
+        limit: int,
+        per_endpoint: int,
+        per_tenant: int,
+        busy_endpoints: Sequence[EndpointId],
+        busy_tenants: Sequence[str],
+    ) -> list[Delivery]:
+        """What is due, leased until `until`, which is each one's `next_at`."""
+        rows = await database.fetch(
+            queries.take_due, now, until, limit, per_endpoint, per_tenant, list(busy_endpoints), list(busy_tenants)
         )
+        return [_delivery(row) for row in rows]
+
+    async def save_delivery(self, tx: Transaction, d: Delivery, *, lease: datetime | None) -> bool:
+        """False, and nothing is changed, when the lease is no longer the delivery's."""
+        saved = await tx.execute(
+            queries.save_delivery,
+            d.id,
+            d.status,
+            d.attempts,
+            d.next_at,
+            d.delivered_at,
+            d.last_status,
+            d.last_error,
+            lease,
+        )
+        return saved > 0
 
     async def deliveries(
         self, database: Database, tenant: str, endpoint: EndpointId, after: DeliveryId | None, limit: int
@@ -81,13 +113,19 @@ class Store:
         return [_delivery(row) for row in await database.fetch(queries.deliveries, endpoint, tenant, after, limit)]
 
     async def replay(
-        self, database: Database, tenant: str, endpoint: EndpointId, delivery: DeliveryId, now: datetime
+        self, tx: Transaction, tenant: str, endpoint: EndpointId, delivery: DeliveryId, now: datetime
     ) -> Delivery | None:
-        row = await database.fetchrow(queries.replay_delivery, delivery, endpoint, tenant, now)
+        row = await tx.fetchrow(queries.replay_delivery, delivery, endpoint, tenant, now)
         return None if row is None else _delivery(row)
 
-    async def purge(self, database: Database, before: datetime, limit: int) -> None:
-        await database.execute(queries.purge_deliveries, before, limit)
+    async def purge_old(self, database: Database, before: datetime, limit: int) -> int:
+        return await database.execute(queries.purge_old, before, first_id(before), limit)
+
+    async def purge_deleted(self, database: Database, limit: int) -> int:
+        return await database.execute(queries.purge_deleted, limit)
+
+    async def purge_endpoints(self, database: Database) -> None:
+        await database.execute(queries.purge_endpoints)
 
 
 def _endpoint(row: Row) -> Endpoint:

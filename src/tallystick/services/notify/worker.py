@@ -1,4 +1,4 @@
-"""All else that arrives at notify: what happened elsewhere, and the clock that sends."""
+"""All else that arrives at notify: what happened elsewhere, and the clock."""
 
 from __future__ import annotations
 
@@ -7,21 +7,15 @@ from datetime import timedelta
 from tallystick.chassis.app import Schedule
 from tallystick.chassis.bus import Delivered, Subscription
 from tallystick.chassis.db import Transaction
-from tallystick.services.notify.service import BATCH, Notify
+from tallystick.services.notify.service import Notify
 
 
 async def queue(notify: Notify, tx: Transaction, facts: list[Delivered]) -> None:
-    await notify.queue(tx, [each.fact for each in facts])
-
-
-async def send(notify: Notify) -> None:
-    """Until nothing is due."""
-    while await notify.send_due() == BATCH:
-        pass
+    await notify.deliveries.queue(tx, [each.fact for each in facts])
 
 
 async def purge(notify: Notify) -> None:
-    await notify.purge()
+    await notify.deliveries.purge()
 
 
 SUBSCRIPTIONS = (
@@ -29,7 +23,4 @@ SUBSCRIPTIONS = (
     Subscription(source="ledger", types=("ledger.*",), handle=queue),
 )
 
-SCHEDULES = (
-    Schedule(name="notify.send", every=timedelta(milliseconds=250), run=send, exclusive=False),
-    Schedule(name="notify.purge", every=timedelta(hours=1), run=purge),
-)
+SCHEDULES = (Schedule(name="notify.purge", every=timedelta(hours=1), run=purge),)

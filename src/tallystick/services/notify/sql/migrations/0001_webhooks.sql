@@ -8,7 +8,8 @@ CREATE TABLE endpoint (
     description     text        NOT NULL,
     sealed_secret   bytea       NOT NULL,
     disabled_reason text,
-    created_at      timestamptz NOT NULL
+    created_at      timestamptz NOT NULL,
+    deleted_at      timestamptz
 );
 COMMENT ON TABLE endpoint IS 'Where a tenant wants to be told, and about what.';
 COMMENT ON COLUMN endpoint.id IS 'class: internal';
@@ -19,13 +20,16 @@ COMMENT ON COLUMN endpoint.description IS 'class: personal';
 COMMENT ON COLUMN endpoint.sealed_secret IS 'class: secret';
 COMMENT ON COLUMN endpoint.disabled_reason IS 'class: internal';
 COMMENT ON COLUMN endpoint.created_at IS 'class: internal';
-CREATE INDEX endpoint_by_tenant ON endpoint (tenant, id);
+COMMENT ON COLUMN endpoint.deleted_at IS 'class: internal';
+CREATE INDEX endpoint_by_tenant ON endpoint (tenant, id) WHERE deleted_at IS NULL;
+-- Deleting is done at once for all to see; the deliveries go page by page afterwards, and then the row.
+CREATE INDEX endpoint_deleted ON endpoint (id) WHERE deleted_at IS NOT NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON endpoint TO :service_role;
 
 CREATE TABLE delivery (
     id           uuid        NOT NULL PRIMARY KEY,
     tenant       text        NOT NULL,
-    endpoint     uuid        NOT NULL REFERENCES endpoint (id) ON DELETE CASCADE,
+    endpoint     uuid        NOT NULL REFERENCES endpoint (id),
     fact         uuid        NOT NULL,
     type         text        NOT NULL,
     body         bytea       NOT NULL,

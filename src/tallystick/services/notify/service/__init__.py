@@ -1,0 +1,19 @@
+"""Notify's intentions: know where to tell, queue what happened, send it until it is heard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tallystick.chassis.idempotency import Digester
+from tallystick.services.notify.service.deliveries import Deliveries
+from tallystick.services.notify.service.endpoints import Actor, Created, Endpoints, Order
+from tallystick.services.notify.service.sender import Sender
+
+__all__ = ["Actor", "Created", "Deliveries", "Endpoints", "Notify", "Order", "Sender"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    endpoints: Endpoints
+    deliveries: Deliveries
+    digester: Digester

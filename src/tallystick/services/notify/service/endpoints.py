@@ -1,0 +1,183 @@
+"""Where tenants want to be told: make, show, switch on again, forget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tallystick.chassis import idempotency
+from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.idempotency import Entry, Replay
+from tallystick.chassis.keys import Aad, Keyring
+from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.notify.problems import TooManyEndpoints, WebhookEndpointNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import EndpointId
+from tallystick.services.notify import model
+from tallystick.services.notify.model import Endpoint
+from tallystick.services.notify.store import Store
+
+CREATED = 201
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who asks: a client of a tenant, in a request."""
+
+    tenant: str
+    client_id: str
+    trace: str
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint that is wanted. `entry` is there when the client sent an idempotency key."""
+
+    actor: Actor
+    url: str
+    events: Sequence[str]
+    description: str
+    entry: Entry | None = None
+
+
+class Created(msgspec.Struct, frozen=True):
+    """The answer's bytes, as the first request got them."""
+
+    body: bytes
+    status: int
+    replayed: bool
+
+    def __repr__(self) -> str:
+        return f"Created({self.status})"  # the body holds a secret
+
+
+#: Turns a new endpoint and its secret into the bytes of the answer.
+Render = Callable[[Endpoint, str], bytes]
+
+
+class Endpoints:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        keyring: Keyring,
+        outbox: Outbox,
+        clock: Clock,
+        private: bool,
+        render: Render,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._keyring = keyring
+        self._outbox = outbox
+        self._clock = clock
+        self._private = private
+        self._render = render
+
+    async def create(self, order: Order) -> Created:
+        """A new endpoint with its signing secret, or the stored answer of the same request.
+
+        The secret is shown in this answer only; where that is stored for repeats of the request, it is sealed.
+        Raises InvalidUrl, TooManyEndpoints, KeyReused, InProgress.
+        """
+        tenant, id_ = order.actor.tenant, ids.webhook_endpoints.new()
+        secret = model.new_secret()
+        endpoint = Endpoint(
+            id=id_,
+            tenant=tenant,
+            url=model.check_url(order.url, private=self._private),
+            events=tuple(dict.fromkeys(order.events)),
+            description=order.description,
+            sealed_secret=await self._keyring.seal(secret.encode(), secret_aad(tenant, id_)),
+            disabled_reason=None,
+            created_at=self._clock.now(),
+        )
+        body = self._render(endpoint, secret)
+        sealed = b"" if order.entry is None else await self._keyring.seal(body, _answer_aad(tenant, id_))
+        refusal: TooManyEndpoints | None = None
+        async with self._database.transaction() as tx:
+            replay = await self._claimed(tx, order.entry, id_)
+            if replay is None:
+                if await self._store.count_endpoints(tx, tenant) >= model.MAX_ENDPOINTS:
+                    limit = model.MAX_ENDPOINTS
+                    refusal = TooManyEndpoints(f"a tenant has at most {limit} endpoints", limit=limit)
+                else:
+                    await self._store.insert_endpoint(tx, endpoint)
+                    await self.told(tx, "notify.endpoint.created", order.actor, id_)
+                if order.entry is not None:
+                    status, stored = (
+                        (CREATED, sealed)
+                        if refusal is None
+                        else (refusal.status, msgspec.json.encode(refusal.document(order.actor.trace)))
+                    )
+                    await idempotency.complete(tx, [idempotency.Answer(order.entry, status, stored)])
+        if refusal is not None:
+            raise refusal
+        if replay is not None:
+            return Created(await self._opened(tenant, replay), replay.status, replayed=True)
+        return Created(body, CREATED, replayed=False)
+
+    @staticmethod
+    async def _claimed(tx: Transaction, entry: Entry | None, id_: EndpointId) -> Replay | None:
+        if entry is None:
+            return None
+        (outcome,) = await idempotency.claim(tx, [entry], resource=[id_])
+        return outcome.raise_or_replay()
+
+    async def _opened(self, tenant: str, replay: Replay) -> bytes:
+        """A stored answer: a refusal as it is, one with a secret out of its seal."""
+        if replay.status != CREATED or replay.resource is None:
+            return replay.body
+        return bytes(await self._keyring.open_sealed(replay.body, _answer_aad(tenant, EndpointId(replay.resource))))
+
+    async def list(self, tenant: str, after: EndpointId | None, limit: int) -> list[Endpoint]:
+        return await self._store.endpoints(self._database, tenant, after, limit)
+
+    async def get(self, tenant: str, endpoint: EndpointId) -> Endpoint:
+        """Raises WebhookEndpointNotFound."""
+        found = await self._store.endpoint(self._database, tenant, endpoint)
+        if found is None:
+            raise _unknown(endpoint)
+        return found
+
+    async def delete(self, actor: Actor, endpoint: EndpointId) -> None:
+        """From now on nothing is sent to it. Raises WebhookEndpointNotFound."""
+        async with self._database.transaction() as tx:
+            if not await self._store.delete_endpoint(tx, actor.tenant, endpoint, self._clock.now()):
+                raise _unknown(endpoint)
+            await self.told(tx, "notify.endpoint.deleted", actor, endpoint)
+
+    async def enable(self, actor: Actor, endpoint: EndpointId) -> Endpoint:
+        """Sends to it again, after it was disabled. What has failed meanwhile can be replayed. Raises WebhookEndpointNotFound."""
+        async with self._database.transaction() as tx:
+            if await self._store.enable(tx, actor.tenant, endpoint):
+                await self.told(tx, "notify.endpoint.enabled", actor, endpoint)
+        return await self.get(actor.tenant, endpoint)
+
+    async def told(
+        self, tx: Transaction, type_: str, actor: Actor, endpoint: EndpointId, data: dict[str, str] | None = None
+    ) -> None:
+        fact = Fact(
+            id=ids.facts.new(),
+            type=type_,
+            tenant=actor.tenant,
+            actor=actor.client_id,
+            resource=ids.webhook_endpoints.text(endpoint),
+            at=self._clock.now(),
+            trace=actor.trace or None,
+            data=data or {},
+        )
+        await self._outbox.append(tx, [fact])
+
+
+def _unknown(endpoint: EndpointId) -> WebhookEndpointNotFound:
+    return WebhookEndpointNotFound(f"there is no endpoint {ids.webhook_endpoints.text(endpoint)}")
+
+
+def secret_aad(tenant: str, endpoint: EndpointId) -> Aad:
+    return Aad(tenant, "endpoint", "sealed_secret", ids.webhook_endpoints.text(endpoint))
+
+
+def _answer_aad(tenant: str, endpoint: EndpointId) -> Aad:
+    return Aad(tenant, "idempotency", "body", ids.webhook_endpoints.text(endpoint))

@@ -1,0 +1,93 @@
+"""One webhook over HTTP: to public addresses, by the operator's leave to private ones; few abilities, all bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from tallystick.chassis.egress import AddressRefused, CheckedResolver, Resolve, blocked, literal, system_resolve
+from tallystick.services.notify.model import Answer
+
+#: One attempt, from resolving the name to the answer's headers.
+ATTEMPT_SECONDS: Final = 15.0
+CONNECT_SECONDS: Final = 5.0
+#: What is read of an answer's body, so that a receiver that still writes it is not cut off. Nothing is made of it.
+DRAIN_BYTES: Final = 4096
+DRAIN_SECONDS: Final = 1.0
+
+_REFUSED: Final = "the address is not a public one"
+
+
+class Sender:
+    """Sends one webhook. The address that was checked is the one connected to; redirects are answers, not directions."""
+
+    def __init__(
+        self,
+        *,
+        private: bool,
+        connections: int = 128,
+        resolve: Resolve = system_resolve,
+        seconds: float = ATTEMPT_SECONDS,
+    ) -> None:
+        self._private = private
+        self._seconds = seconds
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=connections,
+                resolver=CheckedResolver(resolve, private=private),
+                use_dns_cache=False,
+                force_close=True,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            headers={"User-Agent": "Tallystick-Webhooks/1", "Accept-Encoding": "identity"},
+            max_line_size=8190,
+            max_field_size=8190,
+        )
+
+    async def send(self, url: str, body: bytes, headers: dict[str, str], now: datetime) -> Answer:
+        """What came back, or why nothing did; raises nothing. The status decides: a slow or endless body does not matter."""
+        host = URL(url).host or ""
+        if not self._private and literal(host) and blocked(host):
+            return Answer(None, _REFUSED)
+        found: Answer | None = None
+        try:
+            async with (
+                asyncio.timeout(self._seconds) as timeout,
+                self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
+            ):
+                error = None if 200 <= answer.status < 300 else f"answered {answer.status}"
+                found = Answer(answer.status, error, _retry_after(answer.headers.get("Retry-After"), now))
+                timeout.reschedule(asyncio.get_running_loop().time() + DRAIN_SECONDS)
+                await answer.content.read(DRAIN_BYTES)
+        except AddressRefused:
+            return Answer(None, _REFUSED)
+        except TimeoutError:
+            return found or Answer(None, f"no answer within {self._seconds:g} s")
+        except aiohttp.ClientConnectorError as error:
+            return Answer(None, _REFUSED if isinstance(error.os_error, AddressRefused) else "could not connect")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return found or Answer(None, f"the exchange broke: {type(error).__name__}")
+        return found
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+def _retry_after(text: str | None, now: datetime) -> timedelta | None:
+    """Seconds or a date (RFC 9110 section 10.2.3); None for anything else."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= 6:
+        return timedelta(seconds=int(text))
+    try:
+        return max(parsedate_to_datetime(text) - now, timedelta(0))
+    except (ValueError, TypeError, OverflowError):
+        return None

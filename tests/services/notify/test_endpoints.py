@@ -1,0 +1,166 @@
+"""Webhook endpoints through the real application: made, shown, switched on again, forgotten; each tenant's own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from tallystick.kernel import ids
+from tallystick.services.notify import model
+from tests.services.notify.support import PATH, Env, Receiver, fact, running, slug
+from tests.support.http import World
+
+URL = "http://127.0.0.1:9/hook"
+
+
+async def test_an_endpoint_is_made_shown_and_forgotten(env: Env) -> None:
+    made = await env.endpoint(URL, "payment.*", "payment.*", "refund.succeeded")
+    assert made["events"] == ["payment.*", "refund.succeeded"]
+    assert made["status"] == "enabled"
+    assert made["secret"].startswith("whsec_")
+    shown = {name: value for name, value in made.items() if name != "secret"}
+    assert (await env.edge("GET", f"{PATH}/{made['id']}")).json == shown
+    assert (await env.edge("GET", PATH)).json == {"data": [shown], "has_more": False, "next": None}
+    assert (await env.edge("DELETE", f"{PATH}/{made['id']}")).status == 204
+    for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/deliveries"), ("POST", "/enable")]:
+        answer = await env.edge(method, f"{PATH}/{made['id']}{path}")
+        assert (answer.status, slug(answer)) == (404, "webhook-endpoint-not-found")
+    assert (await env.edge("GET", PATH)).json["data"] == []
+    assert await env.facts() == [("notify.endpoint.created", "cli_one"), ("notify.endpoint.deleted", "cli_one")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"url": URL}, {"events": ["*"]}, {"url": URL, "events": []}, {"url": URL, "events": ["*"] * 51},
+        {"url": URL, "events": ["Payment"]}, {"url": URL, "events": ["payment.*.x"]}, {"url": URL, "events": ["a" * 101]},
+        {"url": URL, "events": ["*"], "secret": "mine"}, {"url": "http://" + "a" * 2000, "events": ["*"]},
+        {"url": "ftp://x.example/", "events": ["*"]}, {"url": "http://u:p@x.example/", "events": ["*"]},
+        {"url": URL, "events": ["*"], "description": "d" * 201}, {"url": URL, "events": ["*\n"]}, {"url": 7, "events": ["*"]},
+    ],
+)  # fmt: skip
+async def test_bad_input_makes_nothing(env: Env, body: dict[str, Any]) -> None:
+    assert (await env.edge("POST", PATH, body)).status == 400
+    assert await env.service.query("SELECT * FROM endpoint") == []
+
+
+async def test_only_the_operator_lets_webhooks_inside(env: Env, around: World, directory: Path) -> None:
+    async with running(around, env.service, directory, private=False) as strict:
+        for url in (URL, "https://10.0.0.1/", "https://localhost./", "http://shop.example/", "https://[::1]/"):
+            answer = await strict.edge("POST", PATH, {"url": url, "events": ["*"]})
+            assert (answer.status, slug(answer)) == (400, "invalid-webhook-url"), url
+        assert (await strict.edge("POST", PATH, {"url": "https://shop.example/", "events": ["*"]})).status == 201
+
+
+async def test_nothing_of_another_tenant_is_there(env: Env, receiver: Receiver) -> None:
+    mine = await env.endpoint(receiver.url)
+    await env.told(fact(), fact(tenant="other"))
+    await env.send()
+    assert len(receiver.got) == 1
+    (delivery,) = await env.deliveries(mine)
+    for method, path in [
+        ("GET", ""), ("DELETE", ""), ("POST", "/enable"), ("GET", "/deliveries"),
+        ("POST", f"/deliveries/{delivery['id']}/replay"),
+    ]:  # fmt: skip
+        answer = await env.edge(method, f"{PATH}/{mine['id']}{path}", tenant="other")
+        assert (answer.status, slug(answer)) == (404, "webhook-endpoint-not-found"), path
+    assert (await env.edge("GET", PATH, tenant="other")).json["data"] == []
+    # A delivery of one's own, under an endpoint that it did not go to.
+    second = await env.endpoint(receiver.url)
+    answer = await env.edge("POST", f"{PATH}/{second['id']}/deliveries/{delivery['id']}/replay")
+    assert (answer.status, slug(answer)) == (404, "delivery-not-found")
+
+
+async def test_the_scope_is_needed(env: Env) -> None:
+    for method, path in [("GET", PATH), ("POST", PATH), ("DELETE", f"{PATH}/x")]:
+        body = {"url": URL, "events": ["*"]} if method == "POST" else None
+        assert (await env.edge(method, path, body, scope="payments:write")).status == 403
+
+
+async def test_lists_go_on_page_by_page_while_endpoints_are_added(env: Env) -> None:
+    made = [(await env.endpoint(URL))["id"] for _ in range(5)]
+    first = (await env.edge("GET", f"{PATH}?limit=2")).json
+    assert ([each["id"] for each in first["data"]], first["has_more"]) == (made[:2:-1], True)
+    await env.endpoint(URL)
+    second = (await env.edge("GET", f"{PATH}?limit=2&after={first['next']}")).json
+    third = (await env.edge("GET", f"{PATH}?limit=2&after={second['next']}")).json
+    assert [each["id"] for each in second["data"] + third["data"]] == made[2::-1]
+    assert (third["has_more"], third["next"]) == (False, None)
+    for query in ("limit=0", "limit=201", "after=x", f"after={ids.payments.text(ids.payments.new())}", "other=1"):
+        assert (await env.edge("GET", f"{PATH}?{query}")).status == 400
+
+
+async def test_a_tenant_has_so_many_endpoints_and_no_more_however_they_come(
+    env: Env, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "MAX_ENDPOINTS", 3)
+    body = {"url": URL, "events": ["*"]}
+    answers = await asyncio.gather(*(env.edge("POST", PATH, body) for _ in range(8)))
+    assert sorted(each.status for each in answers) == [201] * 3 + [409] * 5
+    assert (await env.edge("POST", PATH, body, tenant="other")).status == 201
+    gone = next(each.json["id"] for each in answers if each.status == 201)
+    await env.edge("DELETE", f"{PATH}/{gone}")
+    assert (await env.edge("POST", PATH, body)).status == 201
+
+
+# ---- idempotency
+
+
+async def test_the_same_request_again_gets_the_same_answer_with_its_secret(env: Env) -> None:
+    body = {"url": URL, "events": ["*"]}
+    first = await env.edge("POST", PATH, body, key="k1")
+    again = await env.edge("POST", PATH, body, key="k1")
+    assert (first.status, first.content) == (again.status, again.content)
+    assert (first.header("idempotent-replayed"), again.header("idempotent-replayed")) == (None, "true")
+    assert len(await env.service.query("SELECT * FROM endpoint")) == 1
+    other = await env.edge("POST", PATH, {**body, "url": URL + "/2"}, key="k1")
+    assert (other.status, slug(other), other.json["fields"]) == (422, "idempotency-key-reused", ["/url"])
+    foreign = await env.edge("POST", PATH, body, key="k1", tenant="other")
+    assert (foreign.status, foreign.header("idempotent-replayed")) == (201, None)
+
+
+async def test_fifty_at_once_with_one_key_make_one_endpoint(env: Env) -> None:
+    body = {"url": URL, "events": ["*"]}
+    answers = await asyncio.gather(*(env.edge("POST", PATH, body, key="k1") for _ in range(50)))
+    assert {each.status for each in answers} <= {201, 409, 503}
+    assert len({each.content for each in answers if each.status == 201}) == 1
+    assert len(await env.service.query("SELECT * FROM endpoint")) == 1
+    assert (await env.edge("POST", PATH, body, key="k1")).status == 201
+
+
+async def test_a_refusal_stays_one(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "MAX_ENDPOINTS", 0)
+    body = {"url": URL, "events": ["*"]}
+    first = await env.edge("POST", PATH, body, key="k1")
+    assert (first.status, slug(first)) == (409, "too-many-webhook-endpoints")
+    monkeypatch.setattr(model, "MAX_ENDPOINTS", 9)
+    again = await env.edge("POST", PATH, body, key="k1")
+    assert (again.status, slug(again), again.header("idempotent-replayed")) == (
+        409,
+        "too-many-webhook-endpoints",
+        "true",
+    )
+    assert again.header("content-type") == "application/problem+json"
+
+
+async def test_no_secret_stands_in_the_database_in_clear(env: Env) -> None:
+    answer = await env.edge("POST", PATH, {"url": URL, "events": ["*"]}, key="k1")
+    secret = answer.json["secret"].removeprefix("whsec_").encode()
+    raw = Webhook(answer.json["secret"])._whsecret
+    tables = [
+        row["tablename"]
+        for row in await env.service.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    ]
+    assert {"endpoint", "idempotency", "outbox"} <= set(tables)
+    for table in tables:
+        for row in await env.service.query(f'SELECT * FROM "{table}"'):
+            for value in row.values():
+                held = value if isinstance(value, bytes) else str(value).encode()
+                assert secret not in held, table
+                assert raw not in held, table
+    await env.edge("DELETE", f"{PATH}/{answer.json['id']}")
+    assert [row["sealed_secret"] for row in await env.service.query("SELECT sealed_secret FROM endpoint")] == [b""]
