@@ -93,6 +93,24 @@ def test_commands_of_the_pages_exist() -> None:
     assert seen > 20
 
 
+def test_the_proofs_that_the_roadmap_names_exist() -> None:
+    """`services/ledger/test_api.py::test_x`, and `::test_y` of the file named before it."""
+    tests, file, seen = ROOT / "tests", ROOT, 0
+    for name in re.findall(
+        r"`((?:tests/)?[a-z_/]*(?:\.py)?(?:::test_\w+)?)`", (DOCS / "roadmap.md").read_text(encoding="utf-8")
+    ):
+        path, _, test = name.partition("::")
+        if path.endswith(".py") or path.startswith("tests/"):
+            places = (ROOT / path, tests / path, *tests.rglob(path))
+            found = [each for each in places if each.exists()]
+            assert found, f"roadmap.md: {name} does not exist"
+            file = found[0]
+        if test:
+            seen += 1
+            assert f"def {test}(" in file.read_text(encoding="utf-8"), f"roadmap.md: there is no {test} in {file}"
+    assert seen > 20
+
+
 def test_the_picture_in_the_readme_is_the_charters() -> None:
     blocks = [
         block
