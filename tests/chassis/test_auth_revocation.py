@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 from hypothesis import given, settings
@@ -98,6 +99,19 @@ def test_kinds_have_names_of_their_own() -> None:
     revoked = Revoked()
     revoked.add("client", "same", 2**40)
     assert not revoked.concerns(token("same", kid="same", txn="same"))
+
+
+def test_work_that_goes_on_without_the_client_does_not_end_with_it() -> None:
+    """But it ends with its own token, its key, and when everything does."""
+    work = msgspec.structs.replace(token(), background=True)
+    revoked = Revoked()
+    revoked.add("client", "cli_1", 2**40)
+    assert revoked.concerns(token())
+    assert not revoked.concerns(work)
+    for kind, name in (("jti", "t1"), ("kid", "k1"), ("all-before", "1001")):
+        revoked = Revoked()
+        revoked.add(kind, name, 2**40)  # type: ignore[arg-type]
+        assert revoked.concerns(work)
 
 
 def test_forgets_only_after_the_time_and_keeps_the_longer_one() -> None:

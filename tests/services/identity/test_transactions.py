@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from tallystick.chassis.auth.problems import CredentialsRefused
 from tests.services.identity.conftest import World
 from tests.services.identity.support import ISSUER, TRUST_DOMAIN, decoded, forged, inner
 
@@ -96,6 +97,20 @@ async def test_a_service_token(world: World) -> None:
     assert fact["data"]["purpose"] == "resume-payment"  # type: ignore[index]
     seen = await _ready_transaction(world, answer.json["transaction_token"])
     assert seen == (client.client_id, "payments", frozenset())
+
+
+async def test_work_goes_on_when_its_client_is_revoked(world: World) -> None:
+    """What was accepted has to be carried to its end; the client itself gets nothing done any more."""
+    client = await world.client("payments:write")
+    exchanged = str((await exchange(world, await client.access_token()))["transaction_token"])
+    asked = {"tenant": "default", "subject": client.client_id, "purpose": "payments.resume"}
+    before = (await inner(world.app, "payments", "POST", "/internal/service-tokens", asked)).json["transaction_token"]
+    await world.identity.administration.revoke_client(client.client_id, "operator")
+    after = (await inner(world.app, "payments", "POST", "/internal/service-tokens", asked)).json["transaction_token"]
+    for token in (before, after):
+        assert (await _ready_transaction(world, token))[0] == client.client_id
+    with pytest.raises(CredentialsRefused):
+        await _ready_transaction(world, exchanged)
 
 
 async def _ready_transaction(world: World, token: str) -> tuple[str, str, frozenset[str]]:

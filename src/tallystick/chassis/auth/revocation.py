@@ -71,12 +71,15 @@ class Revoked:
         self._until = {key: until for key, until in self._until.items() if until + 60 > now}  # clocks differ
 
     def concerns(self, token: Verified) -> bool:
+        """A revoked client gets nothing done any more; but what it began with a good token has to end, or its payers' money would
+        stay held. So its revocation does not concern what identity gives to services for that; a token id, a key or `all-before` do.
+        """
         until = self._until
         return token.issued_at < self._all_before or bool(
             until
             and (
                 any(("jti", each) in until for each in token.ids)
-                or ("client", token.subject.client_id) in until
+                or (not token.background and ("client", token.subject.client_id) in until)
                 or ("kid", token.kid) in until
             )
         )

@@ -28,7 +28,8 @@ class Verified(msgspec.Struct, frozen=True):
     """A token whose signature and claims held. Expiry and revocation are checked again at each use.
 
     `jkt` is the thumbprint of the key that the token is bound to (access tokens). `ids` are the token ids by which it can be
-    revoked: its own, and for a transaction token that of the access token it was exchanged for.
+    revoked: its own, and for a transaction token that of the access token it was exchanged for. `background`: identity gave it
+    to a service for work that goes on without the client.
     """
 
     subject: Subject
@@ -37,6 +38,7 @@ class Verified(msgspec.Struct, frozen=True):
     issued_at: float
     expires_at: float
     jkt: str = ""
+    background: bool = False
 
 
 class _Header(msgspec.Struct):
@@ -74,6 +76,7 @@ class _TransactionClaims(_Claims):
     txn: Text
     scope: str = ""
     act: _Actor | None = None
+    purp: Text | None = None
 
 
 _header = msgspec.json.Decoder(_Header)
@@ -123,7 +126,9 @@ def transaction_token(
         credential=Secret(token),
         inner=True,
     )
-    return Verified(subject, kid, (claims.jti, claims.txn), claims.iat, claims.exp)
+    # Only identity's policy gives tokens with a purpose: to services, without scopes, never for an access token.
+    background = claims.purp is not None and claims.act is not None and claims.txn == claims.jti
+    return Verified(subject, kid, (claims.jti, claims.txn), claims.iat, claims.exp, background=background)
 
 
 def _open(
