@@ -7,13 +7,13 @@ round trip, one fsync, is shared by as many as came meanwhile.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
 from tallystick.chassis.telemetry import context, metrics, traces
+from tallystick.kernel.clock import unix_nanoseconds
 from tallystick.kernel.problem import Overloaded
 
 I = TypeVar("I")  # noqa: E741 - input
@@ -148,7 +148,7 @@ class Batcher(Generic[I, O]):
         sampled = [trace for _, _, trace in batch if trace is not None]
         if not sampled:
             return await self._flush(items)
-        started = time.time_ns()
+        started = unix_nanoseconds()
         token = context.enter(sampled[0])
         try:
             with traces.span(self.name, batch=len(items)):
@@ -156,7 +156,7 @@ class Batcher(Generic[I, O]):
         finally:
             context.leave(token)
             for trace in sampled[1:]:
-                traces.record(self.name, trace, started, time.time_ns(), batch=len(items))
+                traces.record(self.name, trace, started, unix_nanoseconds(), batch=len(items))
 
     def _take(self) -> list[_Item[I, O]]:
         batch: list[_Item[I, O]] = []
