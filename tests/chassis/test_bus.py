@@ -106,6 +106,15 @@ async def _true(value: bool) -> bool:
     return value
 
 
+async def test_a_stream_that_never_had_a_message_is_a_place_to_begin_at(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    assert await streams.locate(bus, "test", 1) == 1
+    async with consuming(database, bus):
+        await reached(service, 0)
+
+
 async def test_only_the_types_asked_for_arrive_and_the_others_are_passed(
     database: Database, bus: Bus, service: ServiceDatabase
 ) -> None:

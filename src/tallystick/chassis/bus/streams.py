@@ -119,7 +119,8 @@ async def tail(bus: Bus, service: str) -> Tail:
     if state["messages"]:
         found = await get(bus, service, state["last_seq"])
         fact = found.last if found is not None else 0
-    return Tail(answer["created"], state["first_seq"], state["last_seq"], fact)
+    # A stream that never had a message says 0 and 0, which would be a message of that number; there is none before 1.
+    return Tail(answer["created"], max(1, state["first_seq"]), state["last_seq"], fact)
 
 
 async def publish(bus: Bus, service: str, first: int, facts: Sequence[bytes], *, expected: int) -> int:

@@ -125,11 +125,13 @@ class Application:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         own = self._own.get(scope["path"])
+        call = Call(scope, receive)
         if own is not None and scope["method"] == "GET":
-            await send_answer(send, own())
+            answer = own()
+            answer.headers.append((b"request-id", call.trace.trace_id.encode()))
+            await send_answer(send, answer)
             return
         started = perf_counter()
-        call = Call(scope, receive)
         bound: Bound | None = None
         token = context.enter(call.trace)
         try:

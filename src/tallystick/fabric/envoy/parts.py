@@ -183,7 +183,7 @@ UNREAD_ID = "edge-%START_TIME(%s%6f)%-%CONNECTION_ID%"
 #: Member of the problem document of a request that was passed on to nobody.
 UNSENT = ',"sent":false'
 INNER = frozenset({403, 503, 504})
-UNREAD = frozenset({400, 408, 431})
+UNREAD = frozenset({400, 408, 426, 431, 501})
 
 
 def headers(values: dict[str, str], action: str) -> list[Json]:
@@ -204,6 +204,13 @@ _OWN: dict[int, tuple[str, str, str, bool]] = {
     )
 } | {
     408: ("request-timeout", "The request was not sent in time", "The request took too long to arrive.", True),
+    426: ("http-version-unknown", "This version of HTTP is not spoken here", "Send HTTP/1.1 or HTTP/2.", False),
+    501: (
+        "transfer-coding-unknown",
+        "This transfer coding is not taken here",
+        "Send a body with its Content-Length, or with the transfer coding chunked and no other.",
+        False,
+    ),
     431: ("headers-too-large", "The headers are larger than the edge takes", "Send fewer or smaller headers.", False),
 }
 
