@@ -20,6 +20,7 @@ from tallystick.chassis import charter
 from tallystick.chassis.auth.cedar import Authorizer
 from tallystick.chassis.db import Database
 from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.egress import Resolve, system_resolve
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.keys import Keyring, LocalRoot, root
 from tallystick.chassis.limits import Limits
@@ -31,7 +32,7 @@ from tallystick.local.rail import Rail, RailSettings, destination
 from tallystick.services.vault.api import ENDPOINTS
 from tallystick.services.vault.model import Destination
 from tallystick.services.vault.service import Forwarding, Tokens, Vault
-from tallystick.services.vault.service.egress import Egress, Resolve, system_resolve
+from tallystick.services.vault.service.egress import Egress
 from tallystick.services.vault.settings import destinations
 from tallystick.services.vault.store import Store
 from tests.support.http import Answer, World, ask

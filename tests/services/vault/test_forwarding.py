@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from valkey.asyncio import Valkey
 
+from tallystick.chassis.egress import AddressRefused, CheckedResolver
 from tallystick.services.vault.model import Destination
-from tallystick.services.vault.service.egress import AddressRefused, Checked
 from tests.conftest import DatabaseFor
 from tests.services.vault.support import CARD, IBAN, NUMBER, Env, answered, item, rail, running, slug
 from tests.support.http import World
@@ -375,7 +375,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_used() -> None:
     async def rebinding(host: str) -> list[str]:
         return answers.pop(0)
 
-    checked = Checked(rebinding, private=False)
+    checked = CheckedResolver(rebinding, private=False)
     assert [found["host"] for found in await checked.resolve("acquirer.example", 443)] == ["93.184.216.34"]
     for _ in range(2):
         with pytest.raises(AddressRefused):

@@ -24,7 +24,6 @@ from tallystick.services.vault.model import (
     Destination,
     Template,
     allow,
-    blocked,
     brand_of,
     check_card,
     check_iban,
@@ -240,20 +239,6 @@ def test_other_answers_are_passed_on_as_they_are(body: bytes) -> None:
         return
     if not masked:
         assert text.encode() == body
-
-
-@given(st.ip_addresses())
-def test_what_is_not_public_is_blocked(address: object) -> None:
-    import ipaddress
-
-    ip = ipaddress.ip_address(str(address))
-    if ip.is_private or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified:
-        assert blocked(str(ip))
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
-def test_public_addresses_are_not(address: str) -> None:
-    assert not blocked(address)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The vault's rules, without I/O: what a number is, what may be seen of it, what may be sent where."""
 
-from tallystick.services.vault.model.forwarding import Destination, Template, allow, blocked, conceal, wipe
+from tallystick.services.vault.model.forwarding import Destination, Template, allow, conceal, wipe
 from tallystick.services.vault.model.numbers import (
     CheckedCard,
     CheckedIban,
@@ -19,7 +19,6 @@ __all__ = [
     "StoredToken",
     "Template",
     "allow",
-    "blocked",
     "brand_of",
     "check_card",
     "check_iban",

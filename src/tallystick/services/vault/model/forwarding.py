@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import Meta
 
+from tallystick.chassis.egress import blocked, literal
 from tallystick.contracts.vault.messages import MAX_FORWARD_BYTES, Outgoing
 from tallystick.contracts.vault.problems import AnswerRefused, DestinationNotAllowed, InvalidForward
 
@@ -65,47 +65,8 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("card data travels over the internet by https only")
         if bad := [name for name in self.headers if name.lower() in _OURS or not _HEADER.fullmatch(name)]:
             raise ValueError(f"headers that can't be allowed: {bad}")
-        if (
-            self.host is not None
-            and not self.private
-            and (address := literal(self.host)) is not None
-            and blocked(address)
-        ):
+        if self.host is not None and not self.private and literal(self.host) and blocked(self.host):
             raise ValueError("this address is not on the public internet: set private = true if that is meant")
-
-
-def literal(host: str) -> str | None:
-    """The host, if it is an address and not a name."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return None
-
-
-def blocked(address: str) -> bool:
-    """Whether an address is anything but a plain one of the public internet.
-
-    An IPv6 address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo) is blocked as a whole: where it leads is
-    decided by a gateway.
-    """
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return True
-    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
-        return True
-    return isinstance(ip, ipaddress.IPv6Address) and (
-        ip.ipv4_mapped is not None
-        or ip.sixtofour is not None
-        or ip.teredo is not None
-        or ip in _NAT64
-        or ip in _NAT64_LOCAL
-        or int(ip) >> 32 == 0
-    )
-
-
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL: Final = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 def allow(destination: Destination | None, request: Outgoing) -> Destination:

@@ -1,71 +1,26 @@
 """HTTP to the outside, for requests that carry a card number: one place, few abilities.
 
-The address that was checked is the address that is connected to: names are resolved here, for each new connection, and
-what is not on the public internet is refused unless the operator allowed it for this destination. Redirects are not
-followed, proxies of the environment not used, cookies not kept, answers not decompressed, and bounded in size and time.
+The address that was checked is the address that is connected to (`chassis.egress`): what is not on the public internet is
+refused unless the operator allowed it for this destination. Redirects are not followed, proxies of the environment not
+used, cookies not kept, answers not decompressed, and bounded in size and time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from tallystick.chassis.egress import AddressRefused, CheckedResolver, Resolve, system_resolve
 from tallystick.contracts.vault.messages import MAX_FORWARD_BYTES, Outgoing
 from tallystick.contracts.vault.problems import AnswerRefused, ForwardOutcomeUnknown, NotForwarded
-from tallystick.services.vault.model import Destination, blocked
-
-#: Address texts of a host name.
-Resolve = Callable[[str], Awaitable[list[str]]]
+from tallystick.services.vault.model import Destination
 
 _CONNECT_SECONDS = 5.0
-
-
-class AddressRefused(OSError):
-    """A name led to an address that this destination may not be at."""
-
-
-async def system_resolve(host: str) -> list[str]:
-    """The system's resolver. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return [str(each[4][0]) for each in found]
-
-
-class Checked(AbstractResolver):
-    """Resolves a name and checks every address of it; aiohttp connects to nothing else."""
-
-    def __init__(self, resolve: Resolve, *, private: bool) -> None:
-        self._resolve = resolve
-        self._private = private
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        del family
-        addresses = list(dict.fromkeys(await self._resolve(host)))
-        # One private address among public ones is an attack or a mistake; neither gets a card number.
-        if not addresses or (not self._private and any(blocked(address) for address in addresses)):
-            raise AddressRefused(f"{host} is not at a public address")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        pass
 
 
 class Channel:
@@ -85,7 +40,7 @@ class Channel:
             self._origin = URL.build(scheme=destination.scheme, host=destination.host or "", port=destination.port)
             connector = aiohttp.TCPConnector(
                 limit=destination.max_in_flight,
-                resolver=Checked(resolve, private=destination.private),
+                resolver=CheckedResolver(resolve, private=destination.private),
                 use_dns_cache=False,
                 ssl=_tls(destination.ca_file),
             )

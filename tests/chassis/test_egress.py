@@ -1,0 +1,98 @@
+"""Which addresses a service may connect to, and that what was checked is what is connected to."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.chassis.egress import AddressRefused, CheckedResolver, blocked, literal, system_resolve
+
+
+@given(st.ip_addresses())
+def test_what_is_not_public_is_blocked(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    if (
+        address.is_private
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+    ):
+        assert blocked(str(address))
+
+
+@given(st.ip_addresses(v=4))
+def test_an_inner_address_does_not_hide_in_an_outer_one(address: ipaddress.IPv4Address) -> None:
+    high, low = divmod(int(address), 1 << 16)
+    for outer in (
+        f"::ffff:{address}",
+        f"::{high:x}:{low:x}",
+        f"64:ff9b::{high:x}:{low:x}",
+        f"64:ff9b:1::{high:x}:{low:x}",
+        f"2002:{high:x}:{low:x}::1",
+        f"2001:0:{high:x}:{low:x}::1",
+    ):
+        assert blocked(outer), outer
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1",
+        "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::", "fc00::1", "fe80::1", "fe80::1%eth0",
+        "ff02::1", "2001:db8::1", "", "shop.example", "127.1", "2130706433", "0x7f.0.0.1",
+    ],
+)  # fmt: skip
+def test_known_ways_inside(address: str) -> None:
+    assert blocked(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
+def test_public_addresses_are_not(address: str) -> None:
+    assert not blocked(address)
+
+
+def test_what_is_an_address_in_a_url() -> None:
+    assert all(literal(host) for host in ("1.2.3.4", "::1", "[::1]"))
+    assert not any(literal(host) for host in ("shop.example", "2130706433", "127.1", ""))
+
+
+async def test_a_name_is_asked_each_time_and_each_answer_is_checked() -> None:
+    answers = [["93.184.216.34", "2606:4700::1111"], ["93.184.216.34", "10.0.0.1"], []]
+
+    async def resolve(host: str) -> list[str]:
+        assert host == "shop.example"
+        return answers.pop(0)
+
+    resolver = CheckedResolver(resolve, private=False)
+    found = await resolver.resolve("shop.example", 443)
+    assert [(each["host"], each["port"], each["family"]) for each in found] == [
+        ("93.184.216.34", 443, socket.AF_INET),
+        ("2606:4700::1111", 443, socket.AF_INET6),
+    ]
+    assert all(each["flags"] & socket.AI_NUMERICHOST for each in found)
+    for _ in range(2):
+        with pytest.raises(AddressRefused):
+            await resolver.resolve("shop.example", 443)
+    assert answers == []
+
+
+async def test_private_ones_where_the_operator_allows_them() -> None:
+    async def resolve(host: str) -> list[str]:
+        return ["127.0.0.1", "127.0.0.1"]
+
+    (found,) = await CheckedResolver(resolve, private=True).resolve("inside", 80)
+    assert found["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f.0.0.1"])
+async def test_the_systems_spellings_of_loopback_are_refused(host: str) -> None:
+    try:
+        await system_resolve(host)
+    except OSError:
+        pytest.skip("this system does not know that spelling")
+    with pytest.raises(AddressRefused):
+        await CheckedResolver(private=False).resolve(host, 443)
