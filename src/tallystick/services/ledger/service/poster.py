@@ -1,8 +1,8 @@
 """The way of every transfer into the book. Requests that wait are posted together: one lock, one decision, one commit for all.
 
 A flush is one transaction: claim the idempotency keys, lock the books, load, decide, save, tell, store the answers. The book's lock makes
-the flushes of all replicas take turns, so each decides on what the one before it stored, and the sequence has no gap. Measured against
-locking the accounts: no slower (a batch of 64 transfers meets another's accounts more often than not), and nothing can deadlock.
+the flushes of all replicas take turns, so each decides on what the one before it stored, and the sequence has no gap. README.md says
+what is known of the alternative, locking the accounts.
 """
 
 from __future__ import annotations
