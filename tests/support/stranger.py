@@ -35,7 +35,7 @@ PLANTED: dict[str, set[str]] = {}
 #: What an answer never shows: places in code, names of our parts and tables, addresses, keys.
 _INTERNALS = re.compile(
     r"Traceback|\.py\b|/src/|/tmp/|msgspec|asyncpg|pydantic|asyncio|uvicorn|starlette|postgres|valkey|nats|SELECT |INSERT "
-    r"|relation |column |0x[0-9a-f]{6}|spiffe|\.sock\b|object at|Exception|Error\b|NoneType|errno|__",
+    r"|relation |0x[0-9a-f]{6}|spiffe|\.sock\b|object at|Exception|Error\b|NoneType|errno",
 )
 
 Pairs = Sequence[tuple[str, str]]
@@ -44,6 +44,14 @@ Pairs = Sequence[tuple[str, str]]
 def plant(kind: str, secret: str) -> str:
     PLANTED.setdefault(kind, set()).add(secret)
     return secret
+
+
+def card_number() -> str:
+    """A new number of Visa's range with the right check digit (ISO/IEC 7812), which the sandbox's rail approves."""
+    digits = "4" + "".join(secrets.choice("0123456789") for _ in range(14))
+    doubled = [int(digit) * (2 - place % 2) for place, digit in enumerate(digits)]
+    check = -sum(value - 9 if value > 9 else value for value in doubled) % 10
+    return plant("card number", f"{digits}{check}")
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,7 @@ class Edge:
     def __init__(self, port: int, ca: Path) -> None:
         self.port = port
         self.url = f"https://localhost:{port}"
+        self.ca = ca
         self.context = ssl.create_default_context(cafile=str(ca))
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
@@ -168,6 +177,68 @@ class Edge:
             else:
                 self._idle.append((reader, writer))
             return answer
+
+
+# ---- HTTP/2, as much of it as an attack needs (RFC 9113, RFC 7541) -------------------------------------------------
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS_FRAME, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+def fields(*pairs: tuple[str, str]) -> bytes:
+    """A header block: literals without indexing and without Huffman codes; names and values below 127 bytes."""
+    block = b""
+    for name, value in pairs:
+        block += b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode("latin-1")
+    return block
+
+
+class Http2:
+    """One connection, frame by frame."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, edge: Edge) -> Http2:
+        context = ssl.create_default_context(cadata=None)
+        context.load_verify_locations(cafile=str(edge.ca))
+        context.set_alpn_protocols(["h2"])
+        reader, writer = await edge.connect(context)
+        chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        assert chosen == "h2", chosen
+        writer.write(PREFACE + frame(SETTINGS, 0, 0))
+        return cls(reader, writer)
+
+    def get(self, stream: int, *more: tuple[str, str], path: str = "/oauth2/jwks", method: str = "GET") -> bytes:
+        """A whole request as one HEADERS frame."""
+        pseudo = ((":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path))
+        return frame(HEADERS_FRAME, 0x5, stream, fields(*pseudo, *more))
+
+    async def read(self) -> tuple[int, int, int, bytes] | None:
+        """The next frame as (kind, flags, stream, payload); None when the connection has ended."""
+        try:
+            head = await self.reader.readexactly(9)
+            payload = await self.reader.readexactly(int.from_bytes(head[:3]))
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            return None
+        return head[3], head[4], int.from_bytes(head[5:9]) & 0x7FFFFFFF, payload
+
+    async def outcome(self, stream: int) -> str:
+        """What became of a request: `200` or `4xx` (other statuses are not told apart), `reset`, or `closed`."""
+        while (found := await self.read()) is not None:
+            kind, _, number, payload = found
+            if kind == GOAWAY:
+                return "closed"
+            if number == stream and kind == RST_STREAM:
+                return "reset"
+            if number == stream and kind == HEADERS_FRAME:
+                return "200" if payload[:1] == b"\x88" else "4xx"  # the index of `:status: 200` (RFC 7541, appendix A)
+        return "closed"
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
@@ -250,9 +321,11 @@ class Key:
         return r.to_bytes(32) + s.to_bytes(32)
 
     def pem(self) -> bytes:
-        return self.private.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        return self.pem_of(self.private.public_key())
+
+    @staticmethod
+    def pem_of(public: ec.EllipticCurvePublicKey) -> bytes:
+        return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 class RsaKey:
