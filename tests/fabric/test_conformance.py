@@ -437,6 +437,15 @@ async def test_an_unsampled_request_has_a_trace_id_too(folder: Path) -> None:
         assert (version, len(trace), flags) == ("00", 32, "00")
 
 
+@pytest.mark.parametrize("flags", ["00", "01"])
+async def test_inside_a_trace_is_passed_on_as_it_came(folder: Path, flags: str) -> None:
+    """Whether it is recorded was decided at the edge: no hop may end it or begin it."""
+    sent = f"00-{'1' * 32}-{'2' * 16}-{flags}"
+    async with mesh(folder, {"ledger": [()]}) as it, it.service("payments", "ledger") as session:
+        _, seen, _ = await ask(session, "POST", "/internal/transfers", data=b"{}", headers={"traceparent": sent})
+        assert {key.lower(): value for key, value in seen["headers"]}["traceparent"] == sent
+
+
 async def test_inside_a_call_that_reached_nobody_says_so(folder: Path) -> None:
     """So that the caller knows that it may repeat it, whatever it was."""
     async with mesh(folder, {}) as it, it.service("payments", "ledger") as session:

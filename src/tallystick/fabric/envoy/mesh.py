@@ -79,8 +79,8 @@ def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Top
             "mesh",
             [access_rules(target, charters, topology), parts.router()],
             routes,
+            # No tracing here: the proxy would write its own decision over the caller's, and the trace would end at this hop.
             codec_type="HTTP2",
-            tracing=parts.tracing(0, operation=name),
         ),
         transport_socket={
             "name": "envoy.transport_sockets.tls",

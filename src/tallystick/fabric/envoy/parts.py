@@ -101,7 +101,7 @@ def router() -> Json:
 
 
 def tracing(percent: float, *, operation: str) -> Json:
-    """Spans by OTLP/HTTP. Only the edge decides what is sampled: inside, the traceparent's flag is followed."""
+    """Spans by OTLP/HTTP. For the edge, which decides what is sampled; inside, services follow the traceparent's flag."""
     return {
         "provider": {
             "name": "envoy.tracers.opentelemetry",
