@@ -7,11 +7,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+MAX_WAIT_MS = 5_000
+
 
 class ReceiptQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`wait_ms`: how long to wait for a fact that is on its way into the log."""
 
-    wait_ms: Annotated[int, Meta(ge=0, le=5_000)] = 0
+    wait_ms: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
 
 
 class InnerReceipt(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from tallystick.chassis.app import Runtime, Wiring
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.idempotency import Digester
 from tallystick.contracts.audit.client import AuditClient
+from tallystick.contracts.audit.messages import MAX_WAIT_MS
 from tallystick.kernel.ids import FactId
 from tallystick.services.vault.api import ENDPOINTS
 from tallystick.services.vault.service import Forwarding, Tokens, Vault
@@ -56,6 +57,6 @@ def receipts_of(runtime: Runtime) -> Receipt:
     async def receipt(fact: FactId, deadline: Deadline) -> None:
         with deadline.scope():
             # A little less than what is left, so that audit's own "not yet" arrives here.
-            await client.receipt(fact, wait_ms=int(deadline.remaining() * 900))
+            await client.receipt(fact, wait_ms=min(max(int(deadline.remaining() * 900), 0), MAX_WAIT_MS))
 
     return receipt
