@@ -1,4 +1,4 @@
-"""What `tallystick tenant` and `tallystick client` share: identity's administration, through the operator's own socket."""
+"""What commands of the operator share: a service's administration, through the operator's own socket."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from typing import TYPE_CHECKING, TypeVar
 from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed
 
 if TYPE_CHECKING:
+    from tallystick.chassis.call import Client
     from tallystick.contracts.identity.client import IdentityAdmin
 
 T = TypeVar("T")
 
 
-def administer(common: Common, act: Callable[[IdentityAdmin], Awaitable[T]]) -> T:
-    """Run `act` with identity's administration. Raises Failed for what identity refuses; NotRunning as every command."""
-    from tallystick.contracts.identity.client import IdentityAdmin
-    from tallystick.contracts.identity.problems import InvalidClientKey, InvalidScope
-    from tallystick.kernel.ids import InvalidId
+def operate(common: Common, target: str, act: Callable[[Client], Awaitable[T]]) -> T:
+    """Run `act` with a client of the service `target`. Raises Failed for what it refuses; NotRunning as every command."""
     from tallystick.kernel.problem import Problem
     from tallystick.local import operator
 
     async def work() -> T:
-        client = await operator.client(common.layout, "identity")
+        client = await operator.client(common.layout, target)
         try:
-            return await act(IdentityAdmin(client))
+            return await act(client)
         finally:
             await client.close()
 
     try:
         return asyncio.run(work())
-    except (InvalidScope, InvalidClientKey, InvalidId) as problem:
-        raise Failed(problem.detail, USAGE) from problem
     except Problem as problem:
-        raise Failed(problem.detail, NO if problem.status < 500 else PART_FAILED) from problem
+        status = USAGE if problem.status == 400 else NO if problem.status < 500 else PART_FAILED
+        raise Failed(problem.detail, status) from problem
+
+
+def administer(common: Common, act: Callable[[IdentityAdmin], Awaitable[T]]) -> T:
+    """As `operate`, with identity's administration."""
+    from tallystick.contracts.identity.client import IdentityAdmin
+
+    return operate(common, "identity", lambda client: act(IdentityAdmin(client)))

@@ -17,7 +17,7 @@ from tallystick.contracts.risk.messages import (
 )
 from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment, InvalidListValue, NotListed
 from tallystick.kernel.money import Money, from_money
-from tallystick.kernel.problem import decode
+from tallystick.kernel.problem import InvalidRequest, decode
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +72,13 @@ class RiskLists:
         self._client = client
 
     async def entries(self, tenant: str) -> list[ListEntry]:
-        return (await self._client.request("GET", f"/internal/lists?tenant={tenant}", answer=ListEntries)).data
+        path = f"/internal/lists?tenant={tenant}"
+        return (await self._client.request("GET", path, answer=ListEntries, problems=(InvalidRequest,))).data
 
     async def put(self, entry: ListEntry) -> ListEntry:
-        """InvalidListValue. What the list said of the value before is replaced."""
+        """InvalidListValue, InvalidRequest. What the list said of the value before is replaced."""
         return await self._client.request(
-            "PUT", "/internal/lists", entry, answer=ListEntry, problems=(InvalidListValue,)
+            "PUT", "/internal/lists", entry, answer=ListEntry, problems=(InvalidListValue, InvalidRequest)
         )
 
     async def remove(self, tenant: str, kind: str, value: str) -> None:

@@ -1,0 +1,112 @@
+"""`tallystick risk`: what a tenant always denies or always allows. Deny beats allow, and lists beat rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import cyclopts
+from cyclopts import Parameter
+
+from tallystick.cli.administration import operate
+from tallystick.cli.output import USAGE, Common, Failed, console, emit
+from tallystick.cli.tenant import checked
+
+if TYPE_CHECKING:
+    from tallystick.contracts.risk.messages import ListEntry
+
+risk = cyclopts.App(name="risk", help="Keep the deny and allow lists of a tenant.")
+
+Kind = Annotated[Literal["card", "account", "client"], Parameter(help="what VALUE names")]
+Value = Annotated[
+    str, Parameter(help="a card's fingerprint (fp_...), or the id of an account or client; never a number")
+]
+Tenant = Annotated[str, Parameter(help="whose lists")]
+Note = Annotated[str, Parameter(help="why, for those who read the list; no personal data")]
+
+
+@risk.command
+def lists(*, tenant: Tenant = "default", common: Common = Common()) -> None:  # noqa: B008 - frozen
+    """What is on a tenant's lists."""
+    from tallystick.contracts.risk.client import RiskLists
+
+    name = checked(tenant)
+    found = operate(common, "risk", lambda client: RiskLists(client).entries(name))
+    if common.json:
+        emit({"data": found}, common)
+        return
+    for each in found:
+        colour = "red" if each.outcome == "deny" else "green"
+        console().print(f"[{colour}]{each.outcome:<5}[/]  {each.kind:<7}  {each.value}  [dim]{each.note}[/]")
+
+
+@risk.command
+def deny(
+    kind: Kind,
+    value: Value,
+    /,
+    *,
+    tenant: Tenant = "default",
+    note: Note = "",
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Deny every payment of this card, account or client."""
+    _put(common, "deny", tenant, (kind, value), note)
+
+
+@risk.command
+def allow(
+    kind: Kind,
+    value: Value,
+    /,
+    *,
+    tenant: Tenant = "default",
+    note: Note = "",
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Let every payment of this card, account or client through, unless something of it is denied."""
+    _put(common, "allow", tenant, (kind, value), note)
+
+
+@risk.command
+def remove(
+    kind: Kind,
+    value: Value,
+    /,
+    *,
+    tenant: Tenant = "default",
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Take a value off the lists: the rules decide again."""
+    from tallystick.contracts.risk.client import RiskLists
+
+    name = checked(tenant)
+    _named(kind, value)
+    operate(common, "risk", lambda client: RiskLists(client).remove(name, kind, value))
+    if common.json:
+        emit({"tenant": name, "kind": kind, "value": value, "removed": True}, common)
+    else:
+        print(f"removed {kind} {value}")
+
+
+def _put(common: Common, outcome: Literal["deny", "allow"], tenant: str, named: tuple[Kind, str], note: str) -> None:
+    from tallystick.contracts.risk.client import RiskLists
+    from tallystick.contracts.risk.messages import ListEntry
+
+    name = checked(tenant)
+    kind, value = named
+    _named(kind, value)
+    if len(note) > 200:
+        raise Failed("a note has at most 200 characters", USAGE)
+    entry = ListEntry(tenant=name, outcome=outcome, kind=kind, value=value, note=note)
+    made: ListEntry = operate(common, "risk", lambda client: RiskLists(client).put(entry))
+    if common.json:
+        emit(made, common)
+    else:
+        print(f"{made.outcome} {made.kind} {made.value}")
+
+
+def _named(kind: str, value: str) -> None:
+    """Before anything is asked, and without quoting: somebody may have typed a card number."""
+    prefix = {"card": "fp_", "account": "acc_", "client": "cli_"}[kind]
+    if not value.startswith(prefix) or not value.removeprefix(prefix).isalnum():
+        raise Failed(f"a {kind} is named by what begins with {prefix}", USAGE)
