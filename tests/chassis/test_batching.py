@@ -221,3 +221,21 @@ async def test_a_whole_batch_does_not_wait_for_patience() -> None:
     assert sizes == [1, 3]
     stuck.set()
     await first
+
+
+async def test_flushes_keep_their_pace_and_the_first_does_not_wait() -> None:
+    began: list[float] = []
+    clock = asyncio.get_running_loop().time
+
+    async def flush(items: list[int]) -> list[int]:
+        began.append(clock())
+        return items
+
+    batcher = Batcher(flush, pace=0.05, name="paced")
+    started = clock()
+    await batcher.submit(0)
+    others = [asyncio.create_task(batcher.submit(n)) for n in range(1, 4)]
+    await asyncio.gather(*others)
+    assert len(began) == 2, "what came within the pace goes together"
+    assert began[0] - started < 0.04
+    assert began[1] - began[0] >= 0.049

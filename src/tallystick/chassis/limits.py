@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from valkey.exceptions import ValkeyError
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.batching import Batcher
+from tallystick.chassis.batching import CHECK_PACE, Batcher
 from tallystick.kernel.problem import Overloaded, RateLimited
 
 if TYPE_CHECKING:
@@ -164,7 +164,9 @@ class Limits:
         self._local = LocalBuckets(monotonic)
         self._paused_until = 0.0
         self._script: Any = None if valkey is None else valkey.register_script(_SCRIPT)
-        self._batcher = Batcher(self._flush, max_batch=256, max_waiting=8192, concurrency=4, name="limits")
+        self._batcher = Batcher(
+            self._flush, max_batch=256, max_waiting=8192, concurrency=4, pace=CHECK_PACE, name="limits"
+        )
         _IN_FLIGHT.set_function(lambda: self.gate.in_flight)
         _QUEUED.set_function(lambda: self.gate.queued)
 

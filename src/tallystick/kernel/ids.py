@@ -22,6 +22,7 @@ _PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
 _VALID: Final = frozenset(_ALPHABET)
 _LENGTH: Final = 26
 _LIMIT: Final = 1 << 128
+_LOW: Final = (1 << 60) - 1
 
 T = TypeVar("T")
 
@@ -33,11 +34,13 @@ class InvalidId(InvalidRequest):
 def encode(value: int) -> str:
     """128 bits as 26 characters, the first of which is at most 7."""
     pairs = _PAIRS
-    out = [""] * 13
-    for i in range(12, -1, -1):
-        out[i] = pairs[value & 1023]
-        value >>= 10
-    return "".join(out)
+    high, low = value >> 60, value & _LOW
+    return (
+        f"{pairs[high >> 60]}{pairs[high >> 50 & 1023]}{pairs[high >> 40 & 1023]}{pairs[high >> 30 & 1023]}"
+        f"{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}{pairs[high & 1023]}"
+        f"{pairs[low >> 50]}{pairs[low >> 40 & 1023]}{pairs[low >> 30 & 1023]}"
+        f"{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+    )
 
 
 def decode(text: str) -> int:

@@ -17,7 +17,7 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.auth.dpop import MAX_AGE, MAX_AHEAD, Proof
 from tallystick.chassis.auth.jose import Refused
 from tallystick.chassis.auth.problems import ReplayCheckUnavailable
-from tallystick.chassis.batching import Batcher
+from tallystick.chassis.batching import CHECK_PACE, Batcher
 
 #: A proof may be shown until `iat` + MAX_AGE by our clock, and `iat` may be MAX_AHEAD in the future: remembering for shorter
 #: would open the door again. The rest is for clocks of replicas that differ.
@@ -34,7 +34,9 @@ class ProofStore:
         """`prefix` is the service's, e.g. `payments:dpop:`."""
         self._valkey = valkey
         self._prefix = prefix.encode()
-        self._batcher = Batcher(self._flush, max_batch=256, max_waiting=8192, concurrency=2, name="auth.replay")
+        self._batcher = Batcher(
+            self._flush, max_batch=256, max_waiting=8192, concurrency=2, pace=CHECK_PACE, name="auth.replay"
+        )
         self._memory = LocalMemory(monotonic)
         self._failing = False
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tallystick.chassis.batching import Batcher
+from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.call import Client
 from tallystick.contracts.ledger.messages import (
     Account,
@@ -55,7 +55,7 @@ class LedgerClient:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._units: Batcher[_Ask, UnitResult] = Batcher(
-            self._post, max_batch=_BATCH, concurrency=_IN_FLIGHT, name="ledger.units"
+            self._post, max_batch=_BATCH, concurrency=_IN_FLIGHT, pace=WORK_PACE, name="ledger.units"
         )
         self._lookups: Batcher[_Lookup, Found] = Batcher(
             self._find, max_batch=_BATCH, concurrency=_IN_FLIGHT, name="ledger.lookups"

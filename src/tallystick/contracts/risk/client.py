@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tallystick.chassis.batching import Batcher
+from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.call import Client
 from tallystick.contracts.risk.messages import (
     MAX_ITEMS,
@@ -35,7 +35,7 @@ class RiskClient:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._batcher: Batcher[Question, Decision] = Batcher(
-            self._flush, max_batch=MAX_ITEMS // 2, concurrency=2, name="risk.decide"
+            self._flush, max_batch=MAX_ITEMS // 2, concurrency=2, pace=WORK_PACE, name="risk.decide"
         )
 
     async def decide(self, question: Question) -> Decision:

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from tallystick.chassis import idempotency, telemetry
-from tallystick.chassis.batching import Batcher
+from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.db import CommitUnknown, Contended, Database, DatabaseError, DatabaseUnavailable, Transaction
 from tallystick.chassis.idempotency import Answer, Entry, Fresh, Replay
 from tallystick.chassis.outbox import Fact, Outbox
@@ -91,7 +91,7 @@ class Poster:
         self._outbox = outbox
         self._clock = clock
         self._books: dict[str, int] = {}
-        self._small: Batcher[Ask, Answered] = Batcher(self._flush, max_batch=256, name="ledger.post")
+        self._small: Batcher[Ask, Answered] = Batcher(self._flush, max_batch=256, pace=WORK_PACE, name="ledger.post")
         self._large: Batcher[Ask, Answered] = Batcher(self._flush, max_batch=4, name="ledger.post-large")
 
     async def post(self, ask: Ask) -> Answered:

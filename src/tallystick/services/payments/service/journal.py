@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from tallystick.chassis import idempotency
-from tallystick.chassis.batching import Batcher
+from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.idempotency import Answer, Entry, Outcome
 from tallystick.chassis.outbox import Fact, Outbox
@@ -50,8 +50,12 @@ class Journal:
         self._outbox = outbox
         self._render = render
         self._render_refund = render_refund
-        self._open: Batcher[Opening, Outcome] = Batcher(self._flush_open, max_batch=128, name="payments.open")
-        self._close: Batcher[Closing, bool] = Batcher(self._flush_close, max_batch=128, name="payments.close")
+        self._open: Batcher[Opening, Outcome] = Batcher(
+            self._flush_open, max_batch=128, pace=WORK_PACE, name="payments.open"
+        )
+        self._close: Batcher[Closing, bool] = Batcher(
+            self._flush_close, max_batch=128, pace=WORK_PACE, name="payments.close"
+        )
 
     async def open(self, entry: Entry, payment: Payment) -> Outcome:
         """T1. Only after `Fresh` is the payment in the store."""
