@@ -213,7 +213,7 @@ async def test_an_error_points_at_its_place(platform: PlatformUnderTest, credent
             ("/v1/transfers", shop.transfer(amount=eur("x")), "/transfers/0/amount/amount", "matching"),
             ("/v1/transfers", shop.transfer(amount=eur("0")), "/transfers/0", "zero"),
             ("/v1/transfers", shop.transfer(kind="steal"), "/transfers/0/kind", "steal"),
-            ("/v1/transfers", {"atomic": "yes", "transfers": []}, "/transfers", "length"),
+            ("/v1/transfers", {"atomic": True, "transfers": []}, "/transfers", "length"),
             ("/v1/tokens", {"type": "card", "card": {**CARD, "number": 4242424242424242}}, "/card/number", "str"),
         ):
             answer = await shop.client.call("POST", path, body)
