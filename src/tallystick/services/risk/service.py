@@ -88,16 +88,16 @@ class Risk:
         self._refreshing = asyncio.Lock()
 
     async def decide(self, cases: Sequence[Case]) -> list[Decided | Problem]:
-        """One decision per case, in order. A decision that exists is given again, and counts nothing again."""
+        """One decision per case, in order. What was decided before stays: the new verdict on it is thrown away.
+
+        That costs a payment that is asked about again a little, and all the others no look at what there is.
+        """
         if not cases:
             return []
-        known = await self._store.decided(self._database, [case.id for case in cases])
         new: dict[DecisionId, Case] = {}
         for case in cases:
-            if case.id not in known:
-                new.setdefault(case.id, case)
-        if new:
-            known |= await self._score(list(new.values()))
+            new.setdefault(case.id, case)
+        known = await self._score(list(new.values()))
         return [self._answer(case, known[case.id]) for case in cases]
 
     @staticmethod
@@ -123,8 +123,8 @@ class Risk:
             stored = await self._store.insert(tx, scored, now)
             await self._outbox.append(tx, self._facts([s for s in scored if s.decided.id in stored]))
         found = {s.decided.id: s.decided for s in scored if s.decided.id in stored}
-        if raced := [case.id for case in cases if case.id not in found]:
-            found |= await self._store.decided(self._database, raced)
+        if before := [case.id for case in cases if case.id not in found]:
+            found |= await self._store.decided(self._database, before)
         return found
 
     async def _count(self, cases: Sequence[Case]) -> dict[DecisionId, dict[tuple[Kind, str], Window]] | None:

@@ -45,7 +45,7 @@ class Store:
         }
 
     async def insert(self, tx: Transaction, scored: Sequence[Scored], now: datetime) -> set[DecisionId]:
-        """Stores what is new; returns the ids that were. The others were decided by another replica meanwhile."""
+        """Stores what is new; returns the ids that were. The others were decided before."""
         # In the order of their ids, so that two replicas with the same decisions wait for each other and don't deadlock.
         scored = sorted(scored, key=lambda each: each.decided.id)
         rows = await tx.fetch(

@@ -3,7 +3,7 @@
 SELECT id, tenant, payment, amount, currency, decision, score, reasons FROM decision WHERE id = ANY($1::uuid[]);
 
 -- name: insert_decisions
--- Stores decisions; an id that another replica stored in the meantime is left as it is and not returned.
+-- Stores decisions; an id that was decided before is left as it is and not returned.
 INSERT INTO decision (id, tenant, client_id, payment, amount, currency, decision, score, reasons, created_at)
 SELECT id, tenant, client_id, payment, amount, currency, decision, score, string_to_array(reasons, ' '), $10
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::int[], $9::text[])
