@@ -34,6 +34,25 @@ async def test_once(valkey: Valkey) -> None:
     assert await outcomes(store, [proof()]) == [False]
 
 
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_request_that_the_edge_gives_to_another_replica_is_one_use(valkey: Valkey, gone: bool) -> None:
+    """Also in the memory of one process, while the store is away."""
+    used = Valkey(unix_socket_path="/tmp/there-is-no-valkey.sock") if gone else valkey
+    store = ProofStore(used, "payments:dpop:")
+    with captured():
+        for _ in range(2):
+            await store.claim(proof(), money=False, request=b"r1")
+        for other in (b"r2", b""):
+            with pytest.raises(Refused):
+                await store.claim(proof(), money=False, request=other)
+        # Without a name no request is the same as another one.
+        await store.claim(proof("j2"), money=False)
+        with pytest.raises(Refused):
+            await store.claim(proof("j2"), money=False)
+    if gone:
+        await used.aclose()
+
+
 async def test_of_200_at_once_one_is_let_in(valkey: Valkey) -> None:
     """On two replicas that share the store."""
     stores = [ProofStore(valkey, "payments:dpop:") for _ in range(2)]

@@ -90,6 +90,12 @@ def test_a_good_one_is_typed() -> None:
         ('rate = "write"', 'rate = "wrote"', "edge.paths[0].rate", 'Did you mean "write"?'),
         ('basis = "contract"', 'basis = "none needed"', "data.orders.basis", "GDPR Art. 6"),
         ('class = "personal"', 'class = "cardholder"', "keys", "needs a key ring"),
+        (
+            'when_down = "queue"',
+            'when_down = "queue"\ndegrade_up_to_minor = 5',
+            "calls.bank.degrade_up_to_minor",
+            'when_down = "degrade"',
+        ),
         ("[calls.bank]", "[calls.shop]", "calls.shop", "does not call itself"),
         ("max_replicas = 2", "max_replicas = 2\nmin_replica = 1", "scale.min_replica", "min_replicas"),
         ("min_replicas = 1", "min_replicas = 3", "scale", "above max_replicas"),

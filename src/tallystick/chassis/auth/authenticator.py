@@ -40,6 +40,8 @@ from tallystick.kernel.problem import Forbidden
 Headers = Sequence[tuple[bytes, bytes]]
 
 PEER_HEADER: Final = b"x-tallystick-peer"
+#: The edge's own name for a request, the same when it gives it to a second replica; a client's is removed there.
+REQUEST_HEADER: Final = b"x-request-id"
 #: A transaction token is handed out while it lives at least this long: it still has to arrive and be checked.
 MARGIN: Final = 10.0
 MAX_EXCHANGED: Final = 20_000
@@ -132,7 +134,8 @@ class Authenticator:
                 token_hash=digest,
                 jkt=verified.jkt,
             )
-            await self._proofs.claim(proof, money=money)
+            request = next((value for name, value in headers if name == REQUEST_HEADER), b"")
+            await self._proofs.claim(proof, money=money, request=request)
         except Refused as refused:
             raise invalid_proof(f"The DPoP proof is not valid: {refused.reason}.") from None
         return verified.subject

@@ -1,7 +1,10 @@
-"""Each proof once (RFC 9449 section 11.1): one `SET NX EX` per proof in Valkey, shared by a service's replicas, sent in batches.
+"""Each proof once (RFC 9449 section 11.1): one `SET NX GET EX` per proof in Valkey, shared by a service's replicas, sent in batches.
 
 Every service has its own keys there: a proof names a path, and a path belongs to one service. The key of a proof is a hash of
 its `jti` *and* of the key that made it, so that no client can use up another's `jti`s. Only proofs that held come here.
+
+One use is one request at the edge. When a replica dies with a request in its hands, the edge gives the same request to another one,
+under the same `x-request-id`, which it makes itself and takes from no client: that is not a second use.
 """
 
 import asyncio
@@ -40,37 +43,40 @@ class ProofStore:
         self._memory = LocalMemory(monotonic)
         self._failing = False
 
-    async def claim(self, proof: Proof, *, money: bool) -> None:
-        """Raises Refused for a proof that was seen.
+    async def claim(self, proof: Proof, *, money: bool, request: bytes = b"") -> None:
+        """Raises Refused for a proof that was seen, but with the same `request`: the id that the edge gave it.
 
         When Valkey doesn't answer: `ReplayCheckUnavailable` for `money`; otherwise the proof is looked up in the memory of
         this process, which knows the proofs it saw while Valkey was away. A stolen proof for a read could then be used once per
         replica within its minute; the read itself still needs the token.
         """
         key = hashlib.sha256(f"{proof.jkt}\0{proof.jti}".encode()).digest()[:16]
-        fresh = await self._batcher.submit(self._prefix + key)
+        fresh = await self._batcher.submit((self._prefix + key, request))
         if fresh is None:
             if money:
                 raise ReplayCheckUnavailable
-            fresh = self._memory.claim(key)
+            fresh = self._memory.claim(key, request)
             _fallbacks.inc()
         if not fresh:
             raise Refused("the proof was used before")
 
-    async def _flush(self, keys: list[bytes]) -> list[bool | Exception | None]:
-        """For each key whether it is new, None where that can't be told (a lost answer may have set it or not)."""
+    async def _flush(self, uses: list[tuple[bytes, bytes]]) -> list[bool | Exception | None]:
+        """For each key whether it is new or its own request's, None where that can't be told (a lost answer may have set it or not)."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 pipeline = self._valkey.pipeline(transaction=False)
-                for key in keys:
-                    pipeline.set(key, b"", nx=True, ex=REMEMBERED)
+                for key, request in uses:
+                    pipeline.set(key, request, nx=True, get=True, ex=REMEMBERED)
                 answers = await pipeline.execute(raise_on_error=False)
         except (ValkeyError, OSError, TimeoutError) as error:
             self._told(error)
-            return [None] * len(keys)
+            return [None] * len(uses)
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         self._told(errors[0] if errors else None)
-        return [None if isinstance(answer, Exception) else bool(answer) for answer in answers]
+        return [
+            None if isinstance(answer, Exception) else _is_own(answer, request)
+            for answer, (_, request) in zip(answers, uses, strict=True)
+        ]
 
     def _told(self, error: Exception | None) -> None:
         """Log when it begins to fail and when it ends, not for each request."""
@@ -81,6 +87,11 @@ class ProofStore:
         self._failing = error is not None
 
 
+def _is_own(stored: bytes | None, request: bytes) -> bool:
+    """Whether nobody had used the proof (`stored` is None), or this very request had."""
+    return stored is None or (request != b"" and stored == request)
+
+
 class LocalMemory:
     """Proofs seen by this process, bounded. Full: nothing is let in until old ones expire."""
 
@@ -88,22 +99,22 @@ class LocalMemory:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._until: dict[bytes, float] = {}  # in order of expiry, because each lives equally long
+        self._used: dict[bytes, tuple[float, bytes]] = {}  # in order of expiry, because each lives equally long
 
-    def claim(self, key: bytes) -> bool:
+    def claim(self, key: bytes, request: bytes = b"") -> bool:
         now = self._monotonic()
         for oldest in list(self._expired(now)):
-            del self._until[oldest]
-        if key in self._until:
-            return False
-        if len(self._until) >= self.LIMIT:
+            del self._used[oldest]
+        if key in self._used:
+            return _is_own(self._used[key][1], request)
+        if len(self._used) >= self.LIMIT:
             raise ReplayCheckUnavailable
-        self._until[key] = now + REMEMBERED
+        self._used[key] = (now + REMEMBERED, request)
         return True
 
     def _expired(self, now: float) -> list[bytes]:
         expired: list[bytes] = []
-        for key, until in self._until.items():
+        for key, (until, _) in self._used.items():
             if until > now:
                 break
             expired.append(key)

@@ -1,0 +1,79 @@
+"""kill -9 of everything there is, in the middle of payments: what was answered is true, what was not is had by asking again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.parts import remove, short_directory
+from tests.system.conftest import PlatformUnderTest, three_free_ports
+from tests.system.stream import Stream, client_of, streaming
+
+DOUBLE = ("payments", "ledger", "identity", "vault", "risk")
+SINGLE = ("audit", "notify")
+
+
+@pytest.fixture(scope="module")
+def doubled() -> Iterator[PlatformUnderTest]:
+    """A platform with two replicas of each service that a payment needs."""
+    options = [part for name in DOUBLE for part in ("--replicas", f"{name}=2")]
+    one = PlatformUnderTest(short_directory() / "data", three_free_ports(), tuple(options))
+    try:
+        one.start()
+        yield one
+    finally:
+        one.stop()
+        remove(one.data.parent)
+
+
+def kill(platform: PlatformUnderTest, name: str) -> None:
+    os.kill(platform.pids()[name], signal.SIGKILL)
+
+
+async def kill_in_turn(platform: PlatformUnderTest, directory: Path, names: list[str], enough: int) -> Stream:
+    """Each is killed while payments flow; the next one when everything is ready and payments flow again."""
+    credentials = client_of(platform, directory / "stream.json")
+    async with streaming(credentials) as stream:
+        for name in names:
+            await asyncio.to_thread(kill, platform, name)
+            await asyncio.to_thread(platform.until_ready)
+            await stream.until(enough)
+    return stream
+
+
+def verified(platform: PlatformUnderTest) -> None:
+    found = platform.cli("verify", "--json")
+    wrong = [check for check in found.json["checks"] if check["faults"]]
+    assert (found.status, wrong) == (0, [])
+
+
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Callable[[Stream], None]:
+    def write(stream: Stream) -> None:
+        assert stream.sent == len(stream.answers)
+        record_property("sent", stream.sent)
+        record_property("errors", dict(stream.errors))
+        print(f"{stream.sent} payments, errors: {dict(stream.errors)}")
+
+    return write
+
+
+def test_services(doubled: PlatformUnderTest, tmp_path: Path, record: Callable[[Stream], None]) -> None:
+    names = [*(f"{name}-0" for name in DOUBLE), *(f"{name}-0" for name in SINGLE)]
+    record(asyncio.run(kill_in_turn(doubled, tmp_path, names, 10)))
+    verified(doubled)
+
+
+def test_parts_that_keep_no_money(doubled: PlatformUnderTest, tmp_path: Path, record: Callable[[Stream], None]) -> None:
+    record(asyncio.run(kill_in_turn(doubled, tmp_path, ["nats", "valkey", "envoy", "rail"], 10)))
+    verified(doubled)
+
+
+def test_the_database(doubled: PlatformUnderTest, tmp_path: Path, record: Callable[[Stream], None]) -> None:
+    record(asyncio.run(kill_in_turn(doubled, tmp_path, ["postgres", "postgres"], 20)))
+    verified(doubled)
