@@ -256,6 +256,38 @@ async def test_a_slow_acquirer_is_waited_for_in_the_background(town: Town) -> No
     await town.sound()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"approved"', '"pending"'),
+        ('"approved"', "1"),
+        ('"status"', '"state"'),
+        ('"request_id":"', '"request_id":"not-'),
+        ("}", ""),
+    ],
+)
+async def test_what_is_no_decision_on_this_request_is_not_taken_for_one(town: Town, old: str, new: str) -> None:
+    """Neither a yes nor a no: the payment waits until the acquirer makes sense again."""
+    token, shop = await town.card(), await town.account()
+    town.one.effects.fault = lambda step: "crash-after" if step is Step.AUTHORIZE else "none"
+    await town.pay(by_card(token, shop), key="k")
+    town.one.effects.fault = no_fault
+    (payment,) = [p["id"] for p in (await town.call("GET", "/v1/payments")).json["data"]]
+    change = "UPDATE request SET answer = CAST(replace(CAST(answer AS TEXT), ?, ?) AS BLOB) WHERE request_id = ?"
+    name = ids.rail_requests.text(request_id(ids.payments.parse(payment), Role.AUTHORIZE))
+    connection = sqlite3.connect(town.directory / "rail.db", isolation_level=None)
+    (answer,) = connection.execute("SELECT answer FROM request WHERE request_id = ?", (name,)).fetchone()
+    connection.execute(change, (old, new, name))
+    town.later()
+    await town.one.resume()
+    assert (await town.get(payment))["status"] == "received"
+    connection.execute("UPDATE request SET answer = ? WHERE request_id = ?", (answer, name))
+    connection.close()
+    await town.finish()
+    assert (await town.pay(by_card(token, shop), key="k")).json["status"] == "settled"
+    await town.sound()
+
+
 @pytest.mark.parametrize("mode", ["down", "lost"])
 @pytest.mark.parametrize("service", ["ledger", "vault"])
 async def test_a_neighbour_that_is_gone_is_waited_for(town: Town, service: str, mode: Mode) -> None:
