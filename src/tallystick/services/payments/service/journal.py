@@ -150,9 +150,9 @@ def payment_fact(p: Payment, fact: ids.FactId | None = None) -> Fact:
         data={
             "id": ids.payments.text(p.id),
             "status": p.status,
-            "amount": str(p.amount),
-            "captured": str(p.captured),
-            "refunded": str(p.refunded),
+            "amount": _money(p.amount, p.currency),
+            "captured": _money(p.captured, p.currency),
+            "refunded": _money(p.refunded, p.currency),
             "currency": p.currency,
             "token": p.token,
             "source": ids.accounts.text(p.source) if p.source else None,
@@ -191,12 +191,17 @@ def refund_fact(r: Refund, fact: ids.FactId | None = None) -> Fact:
             "id": ids.refunds.text(r.id),
             "payment": ids.payments.text(r.payment),
             "status": r.status,
-            "amount": str(r.amount),
+            "amount": _money(r.amount, r.currency),
             "currency": r.currency,
             "failure": r.failure.code if r.failure else None,
             "transfers": _transfers(model.refund_transfers(r)),
         },
     )
+
+
+def _money(minor: int, currency: str) -> dict[str, str]:
+    """As everywhere on the wire: webhooks carry this data."""
+    return {"amount": str(minor), "currency": currency}
 
 
 def _transfers(found: list[TransferId]) -> list[str]:
