@@ -40,8 +40,10 @@ class RequestTimeout(Problem):
 def common_problems(endpoint: Endpoint) -> tuple[type[Problem], ...]:
     """What any request to this row can be answered with, said or not: the chassis raises these."""
     found: list[type[Problem]] = [InvalidRequest, Overloaded, Unavailable, Upstream, DeadlineExceeded, StorageFull]
+    if endpoint.method != "GET":
+        found += [PayloadTooLarge, RequestTimeout]
     if endpoint.body is not None:
-        found += [PayloadTooLarge, RequestTimeout, UnsupportedMediaType]
+        found.append(UnsupportedMediaType)
     if endpoint.parameters:
         found.append(NotFound)
     if endpoint.public is None:
@@ -87,7 +89,8 @@ class Bound:
         self._body = self._decoder(endpoint)
         self._unsent = self._when_unsent()
         self.query: Callable[[bytes], Any] | None = None if endpoint.query is None else query_decoder(endpoint.query)
-        self._listed = (*endpoint.problems, *common_problems(endpoint))
+        # the last two: a body may be sent to a GET too, slowly or without end, however little it is asked for
+        self._listed = (*endpoint.problems, *common_problems(endpoint), PayloadTooLarge, RequestTimeout)
         self._resources: dict[str, Resource] = {}
         self._seconds: dict[int, Histogram] = {}
 
