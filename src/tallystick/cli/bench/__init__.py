@@ -52,7 +52,7 @@ def bench(
     if seconds < 2 or connections < 1 or accounts < 2 or (rate is not None and rate <= 0):
         raise Failed("--seconds from 2, --connections from 1, --accounts from 2, --rate above 0", USAGE)
     credentials = own_client(common, "bench", SCOPE)
-    plan = _Plan(subject, seconds, rate, connections, accounts, hot)
+    plan = Plan(subject, seconds, rate, connections, accounts, hot)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report = runner.run(_run(common, credentials, plan, baseline=baseline))
     if out is not None:
@@ -65,7 +65,7 @@ def bench(
     return OK if errors == 0 else NO
 
 
-class _Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True):
     subject: Subject
     seconds: int
     rate: float | None
@@ -74,7 +74,7 @@ class _Plan(msgspec.Struct, frozen=True):
     hot: bool
 
 
-async def _run(common: Common, credentials: Any, plan: _Plan, *, baseline: bool) -> dict[str, Any]:
+async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) -> dict[str, Any]:
     from tallystick.cli.apiclient import ApiClient
     from tallystick.cli.bench import baseline as yardstick
     from tallystick.cli.bench.load import Generator
@@ -88,7 +88,7 @@ async def _run(common: Common, credentials: Any, plan: _Plan, *, baseline: bool)
     status = await control.ask(common.layout, control.GetStatus(), control.Status)
     async with ApiClient(credentials, connections=16) as api:
         say.print("[dim]accounts ...[/]")
-        shots, judge = await _prepare(api, plan)
+        shots, judge = await prepare(api, plan)
         generator = Generator(api, connections=plan.connections, judge=judge)
         await generator.open()
         try:
@@ -126,7 +126,7 @@ async def _run(common: Common, credentials: Any, plan: _Plan, *, baseline: bool)
     }
 
 
-async def _prepare(api: ApiClient, plan: _Plan) -> tuple[Callable[[], Shot], Callable[[bytes], str | None]]:
+async def prepare(api: ApiClient, plan: Plan) -> tuple[Callable[[], Shot], Callable[[bytes], str | None]]:
     from tallystick.cli.bench.load import Shot
     from tallystick.cli.replay.file import card_number
 
