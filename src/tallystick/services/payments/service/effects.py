@@ -277,7 +277,7 @@ class Effects:
         except (Upstream, DeadlineExceeded) as unknown:
             if not unknown.outcome_unknown or budget(SECOND_TRY_SECONDS) < SECOND_TRY_SECONDS:
                 raise
-            telemetry.log.warning("acquirer.asked.again", request=request_id, problem=unknown.slug)
+            telemetry.log.warning("acquirer.asked.again", effect=request_id, problem=unknown.slug)
             answer = await self._vault.forward(call)
         return _decided(answer, request_id)
 
