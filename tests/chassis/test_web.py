@@ -592,7 +592,7 @@ async def test_lists_go_page_by_page(env: Env) -> None:
     "query",
     [
         "limit=0", "limit=201", "limit=1.5", "limit=x", "limit=1&limit=2", "limit", "unknown=1", "state=" + "x" * 11,
-        "after=", "after=!!!", "after=" + cursor("text"), "after=" + cursor(1, 2), "after=" + cursor(1)[:-1] + "%00",
+        "after=", "after=!!!", "after=" + cursor("text"), "after=" + cursor(1, 2), "after=" + cursor(-1), "after=" + cursor(1 << 63), "after=" + cursor(1)[:-1] + "%00",
         "state=%ff", "state=a%00b", "state=a%0a", "a=" + "x" * 5000, "&".join(f"a{n}=1" for n in range(100)),
     ],
 )  # fmt: skip

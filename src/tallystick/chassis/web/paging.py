@@ -42,9 +42,14 @@ def read_cursor(after: str | None, *kinds: type[str | int]) -> tuple[str | int, 
         key = msgspec.json.decode(raw, type=list[str | int])
     except (binascii.Error, ValueError, msgspec.DecodeError):
         raise invalid("/after", "not a cursor of this list") from None
-    if [type(part) for part in key] != list(kinds) or any(isinstance(part, str) and "\0" in part for part in key):
+    if [type(part) for part in key] != list(kinds) or not all(map(_storable, key)):
         raise invalid("/after", "not a cursor of this list")
     return tuple(key)
+
+
+def _storable(part: str | int) -> bool:
+    """Whether a column could hold it: sequences are bigint and never negative, texts have no NUL."""
+    return "\0" not in part if isinstance(part, str) else 0 <= part < 1 << 63
 
 
 def page(found: Sequence[T], limit: int, key: Callable[[T], tuple[str | int, ...]]) -> Page[T]:
