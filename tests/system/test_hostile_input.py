@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stranger import Answer, Client, Edge, card_number, refused
+from tests.support.stranger import Answer, Client, Edge, b64, card_number, refused
 from tests.system.conftest import Credentials, PlatformUnderTest
 
 TENANT = "hostile-input"
@@ -610,6 +610,69 @@ async def test_bad_queries_are_refused(platform: PlatformUnderTest, credentials:
             refused(answer, 400, slug(answer), where=query)
 
 
+#: What a cursor could say inside: it is opaque, but not secret.
+CURSORS = (
+    "[]",
+    "{}",
+    "null",
+    "1",
+    '["x"]',
+    "[null]",
+    "[true]",
+    "[1.5]",
+    "[NaN]",
+    "[1e400]",
+    "[-1]",
+    "[9223372036854775808]",
+    "[-9223372036854775809]",
+    "[99999999999999999999999]",
+    "[1,2]",
+    '[["a"]]',
+    '["a","b"]',
+    '["\\u0000"]',
+    '["\\ud800"]',
+    "[" * 100,
+)
+
+
+async def test_no_made_up_place_in_a_list_or_in_time_is_a_failure(
+    platform: PlatformUnderTest, credentials: Credentials
+) -> None:
+    async with untouched(platform, credentials) as shop:
+        lists = ("/v1/accounts", "/v1/payments", "/v1/webhook_endpoints", f"/v1/accounts/{shop.debit}/entries")
+        asked = [f"{path}?after={b64(cursor.encode())}" for path in lists for cursor in CURSORS]
+        account = f"/v1/accounts/{shop.debit}"
+        instants = (
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+            "0001-01-01T00:00:00%2B14:00",
+            "9999-12-31T23:59:59-14:00",
+            "2026-02-30T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:00:00%2B99:99",
+            "1969-01-01T00:00:00Z",
+        )
+        asked += [f"{account}?at={at}" for at in instants]
+        asked += [f"{account}?sequence={number}" for number in (2**63 - 1, 2**63, -1, "0x1", "1" * 40)]
+        tiles = (
+            "0/-1",
+            "0/999",
+            "0/000.p/0",
+            "0/000.p/257",
+            "64/000",
+            "-1/000",
+            "9" * 30 + "/000",
+            "0/x",
+            "0/" + "x9/" * 60,
+        )
+        asked += [f"/v1/audit/tile/{tile}" for tile in tiles]
+        asked += [f"/v1/audit/receipts/fct_{'1' * 26}?wait_ms={wait}" for wait in (-1, 10**9, "x", "1e9")]
+        for path in asked:
+            answer = await shop.client.call("GET", path)
+            assert answer.status in {400, 404, 422}, (path, answer)
+            refused(answer, answer.status, slug(answer), where=path)
+
+
 async def test_what_is_not_there_is_no_different_from_what_is_another_s(
     platform: PlatformUnderTest, credentials: Credentials
 ) -> None:
@@ -688,6 +751,7 @@ async def test_a_closed_account_takes_nothing_more(platform: PlatformUnderTest, 
         for changed in (
             shop.payment(destination={"account": other["id"]}),
             shop.payment(source={"type": "account", "account": other["id"]}),
+            shop.payment(source={"type": "card", "token": shop.token}, destination={"account": other["id"]}),
         ):
             answer = await client.call("POST", "/v1/payments", changed)
             if answer.status == 201:  # known to be closed only when it was to be posted: declined, not settled

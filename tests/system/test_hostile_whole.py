@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -190,6 +192,37 @@ async def test_the_books_and_the_log_are_whole_after_all_of_it(platform: Platfor
                 break
             await asyncio.sleep(2)
     assert json.loads(done.out)
+
+
+async def test_the_acquirer_has_the_same_books(platform: PlatformUnderTest) -> None:
+    """What the card rail captured, gave back and still holds is what the payments say, one by one: nothing lost, nothing doubled."""
+    password = (platform.data / "secrets" / "postgres").read_text().strip()
+    host = str(platform.data / "run" / "pg")
+
+    async def differences() -> Counter[tuple[str, int, int, int]]:
+        payments = await asyncpg.connect(host=host, user="postgres", password=password, database="payments")
+        try:
+            ours = await payments.fetch(
+                "SELECT currency, amount, captured, refunded FROM payment"
+                " WHERE token IS NOT NULL AND (captured > 0 OR status = 'authorized')"
+            )
+        finally:
+            await payments.close()
+        rail = sqlite3.connect(f"file:{platform.data / 'rail.sqlite'}?mode=ro", uri=True)
+        try:
+            theirs = rail.execute(
+                'SELECT currency, authorized, captured, refunded FROM "authorization"'
+                " WHERE captured > 0 OR (authorized > 0 AND voided = 0)"
+            ).fetchall()
+        finally:
+            rail.close()
+        mine, others = Counter(tuple(row) for row in ours), Counter(theirs)
+        return (mine - others) + (others - mine)
+
+    async with asyncio.timeout(45):
+        while found := await differences():  # something may still be on its way
+            await asyncio.sleep(1)
+    assert not found
 
 
 def test_nothing_unexpected_was_met(platform: PlatformUnderTest) -> None:
