@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from tallystick.chassis.audit.merkle import HASH_SIZE, TILE_WIDTH, Frontier, leaf_hash
+from tallystick.chassis.audit.merkle import TILE_WIDTH, Frontier, leaf_hash
 from tallystick.chassis.audit.receipt import leaf
 
 MAX_LEVEL: Final = 7
@@ -103,6 +103,3 @@ def needed_tiles(index: int, size: int) -> list[tuple[int, int]]:
         found.add((level, min(index >> (8 * level), width - 1) // TILE_WIDTH))
         found.add((level, (width - 1) // TILE_WIDTH))
     return sorted(found)
-
-
-__all__ = ["HASH_SIZE", "Append", "append", "bundle", "needed_tiles", "tile_address", "tile_width"]

@@ -12,7 +12,7 @@ from valkey.exceptions import ValkeyError
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.audit import note, receipt
-from tallystick.chassis.audit.merkle import TILE_WIDTH, Frontier, ProofError, prove_inclusion, subtree
+from tallystick.chassis.audit.merkle import HASH_SIZE, TILE_WIDTH, Frontier, ProofError, prove_inclusion, subtree
 from tallystick.chassis.audit.note import Checkpoint, NoteError, VerifierKey
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.keys import Aad, Keyring
@@ -189,7 +189,7 @@ class Log:
         hashes = await self._store.tile(self._database, level, index)
         if hashes is None:
             raise TileNotFound("there is no such tile")
-        return hashes[: width * 32]
+        return hashes[: width * HASH_SIZE]
 
     # ---- proving
 

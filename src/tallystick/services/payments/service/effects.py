@@ -22,7 +22,7 @@ from tallystick.contracts.vault.problems import TokenDestroyed, TokenNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId, PaymentId, RefundId, TransferId
-from tallystick.kernel.money import Money, MoneyWire, from_money
+from tallystick.kernel.money import Money, from_money
 from tallystick.kernel.problem import DeadlineExceeded, Problem, Upstream
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Role, Step
@@ -164,7 +164,7 @@ class Effects:
         request_id = _request(p.id, Role.AUTHORIZE)
         body = {
             "request_id": request_id,
-            "amount": _wire(p.money),
+            "amount": from_money(p.money),
             "card": {"number": "{{card.number}}", "exp_month": 0, "exp_year": 0},
             "merchant": ids.accounts.text(p.destination),
         }
@@ -186,7 +186,7 @@ class Effects:
         body = {
             "request_id": request_id,
             "authorization": _request(p.id, Role.AUTHORIZE),
-            "amount": _wire(Money(amount, p.currency)),
+            "amount": from_money(Money(amount, p.currency)),
         }
         decision = await self._ask("/captures", body, request_id, token)
         if decision.status != "approved":
@@ -238,7 +238,7 @@ class Effects:
         body = {
             "request_id": request_id,
             "authorization": _request(r.payment, Role.AUTHORIZE),
-            "amount": _wire(Money(r.amount, r.currency)),
+            "amount": from_money(Money(r.amount, r.currency)),
         }
         decision = await self._ask("/refunds", body, request_id, token)
         return model.refunded(r) if decision.status == "approved" else model.refund_refused(r, *_declined(decision))
@@ -345,10 +345,6 @@ def _said(reason: str) -> str:
 
 def _request(parent: PaymentId | RefundId, role: Role) -> str:
     return ids.rail_requests.text(model.request_id(parent, role))
-
-
-def _wire(money: Money) -> MoneyWire:
-    return from_money(money)
 
 
 def _given(account: AccountId | None) -> AccountId:
