@@ -81,6 +81,15 @@ def batches(first: int, rows: Sequence[tuple[str, int, bytes]]) -> list[Batch]:
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far the relay is: fact number `seq`, which is the one at (xid, position) of the table."""
+
+    seq: int
+    xid: str
+    position: int
+
+
 class Relay:
     """`run` until `stop`. Errors of the parts are logged and tried again, for ever; `Diverged` too, but it needs a person."""
 
@@ -101,6 +110,7 @@ class Relay:
         self._settings = settings or StreamSettings()
         self._stopping = asyncio.Event()
         self._tail = Tail("", 0, 0, 0)
+        self._place = Place(0, "0", 0)
 
     def stop(self) -> None:
         """Let `run` end after the batch that it is at."""
@@ -145,23 +155,23 @@ class Relay:
 
     async def _step(self, own: Session) -> int:
         """Relay one page; how many facts it had."""
-        rows = await own.fetch(Q.next_facts, PAGE)
+        rows = await own.fetch(Q.next_facts, self._place.xid, self._place.position, PAGE)
         if not rows:
             return 0
-        cursor = rows[0]["seq"]
-        cut = batches(cursor + 1, _plain(rows))
+        cut = batches(self._place.seq + 1, _plain(rows))
         acknowledged, error = await self._publish(cut)
         if acknowledged:
-            await self._move(own, cursor, acknowledged)
+            await self._move(own, acknowledged)
         if error is not None:
             raise error
         return len(rows)
 
-    async def _move(self, own: Session, cursor: int, done: list[Batch]) -> None:
-        last = done[-1]
+    async def _move(self, own: Session, done: list[Batch]) -> None:
+        last, cursor = done[-1], self._place.seq
         columns = arguments(((b.first, len(b.facts), b.last_xid, b.last_position) for b in done), 4)
         if not await own.fetch(Q.move, cursor, last.last, last.last_xid, last.last_position, *columns):
             raise LostLead(f"the cursor of {self.service} is no longer at {cursor}")
+        self._place = Place(last.last, last.last_xid, last.last_position)
         _relayed.inc(last.last - cursor)
 
     async def _publish(self, cut: Sequence[Batch]) -> tuple[list[Batch], Exception | None]:
@@ -196,7 +206,8 @@ class Relay:
             raise Diverged(
                 f"the outbox of {self.service} was written by another PostgreSQL cluster (its transaction ids are ahead of this one's)"
             )
-        cursor: int = row["seq"]
+        self._place = Place(row["seq"], row["xid"], row["position"])
+        cursor = self._place.seq
         await streams.ensure(self.bus, self.service, self._settings)
         self._tail = await streams.tail(self.bus, self.service)
         if self._tail.fact > cursor:
@@ -207,7 +218,7 @@ class Relay:
     async def _compare(self, own: Session, cursor: int) -> None:
         """Published but not noted: a crash between the two. What is in the stream must be what comes next here."""
         ahead = self._tail.fact - cursor
-        rows = await own.fetch(Q.next_facts, ahead)
+        rows = await own.fetch(Q.next_facts, self._place.xid, self._place.position, ahead)
         told = await streams.facts_after(self.bus, self.service, cursor)
         if [row["fact"] for row in rows] != told:
             raise Diverged(

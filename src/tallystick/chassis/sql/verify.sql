@@ -7,9 +7,9 @@ FROM dead_letter WHERE state IN ('waiting', 'requested') ORDER BY at LIMIT 20;
 
 -- name: facts_are_relayed
 -- The outbox is drained: everything that was told is on the bus.
-SELECT format('%s facts from %s on are not relayed', count(*), min(o.at)) AS fault
-FROM outbox AS o, outbox_cursor AS c
-WHERE (o.xid, o.position) > (c.xid, c.position)
+SELECT format('%s facts from %s on are not relayed', count(*), min(at)) AS fault
+FROM outbox
+WHERE (xid, position) > ((SELECT xid FROM outbox_cursor), (SELECT position FROM outbox_cursor))
 HAVING count(*) > 0;
 
 -- name: batches_are_numbered_without_gaps

@@ -30,8 +30,8 @@ async def drained(source: Source, seconds: float) -> list[str]:
             if service == "audit":
                 continue
             row = await connection.fetchrow(
-                "SELECT c.seq, (SELECT count(*) FROM outbox AS o WHERE (o.xid, o.position) > (c.xid, c.position)) AS waiting "
-                "FROM outbox_cursor AS c"
+                "SELECT seq, (SELECT count(*) FROM outbox WHERE (xid, position) > "
+                "((SELECT xid FROM outbox_cursor), (SELECT position FROM outbox_cursor))) AS waiting FROM outbox_cursor"
             )
             if row["waiting"]:
                 late.append(f"{service}: {row['waiting']} facts wait in the outbox")
