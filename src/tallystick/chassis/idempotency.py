@@ -200,6 +200,17 @@ async def complete(tx: Transaction, answers: Sequence[Answer]) -> list[bool]:
     return [place in stored for place in range(1, len(answers) + 1)]
 
 
+async def settle(tx: Transaction, answers: Sequence[Answer], *, resource: Sequence[UUID | None]) -> bool:
+    """`claim` and `complete` in one, for work that is decided before the transaction begins. False when somebody has one of the keys:
+    then `tx` must not be stored, and `claim` tells what there is. The keys are distinct.
+    """
+    rows = [
+        (*answer.entry.identity, answer.entry.input.whole, answer.entry.input.fields, about, answer.status, answer.body)
+        for answer, about in zip(answers, resource, strict=True)
+    ]
+    return len(await tx.fetch(Q.settle, *arguments(rows, 9))) == len(rows)
+
+
 async def purge(database: Database, now: datetime, retention: timedelta = RETENTION) -> int:
     """Forget answered keys older than `retention`; returns how many. For the schedule."""
     total = 0

@@ -22,7 +22,7 @@ from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import Command, NewAccount, Result
 from tallystick.services.ledger.service import Ask, At
-from tallystick.services.ledger.service.poster import transfers_digest
+from tallystick.services.ledger.service.facts import transfers_digest
 from tests.services.ledger.proxy import wire_to
 from tests.services.ledger.support import START, Books, draw, ledger_on, move
 from tests.support.parts import ServiceDatabase

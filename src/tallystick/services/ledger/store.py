@@ -38,6 +38,19 @@ _SAVED: Final = attrgetter(*(field.name for field in _FIELDS if field.name != "r
 _PLAIN: Final = frozenset({"post"})
 
 
+class Writing(msgspec.Struct):
+    """What one flush stores: rows for the queries of the same names. `ids` and `refused` are the ids of its transfers and rejections."""
+
+    books: list[tuple[int, int, datetime]]
+    transfers: list[tuple[Any, ...]]
+    ids: list[Key]
+    rejections: list[tuple[Any, ...]]
+    refused: list[Key]
+    holds: list[tuple[Any, ...]] = []
+    draws: list[tuple[Any, ...]] = []
+    reversals: list[tuple[Any, ...]] = []
+
+
 class Store:
     # ---- the write path ---------------------------------------------------------------------------------------------
 
@@ -77,40 +90,66 @@ class Store:
         for row in await tx.fetch(queries.known, *arguments(keys, 2)):
             _take(row, state)
 
-    async def save(self, tx: Transaction, state: State, decided: Decided, now: datetime) -> None:
-        """Stores what was decided. Raises CheckViolation when the database comes to another conclusion than the rules."""
-        if decided.rejections:
-            await self._pin(tx, decided.rejections, now)
+    async def learn(self, database: Database, keys: Iterable[Key], accounts: Iterable[AccountId], state: State) -> None:
+        """Adds to `state` what is stored of these targets, and of these accounts and those of the targets that it has not yet. Nothing is
+        locked: it holds as long as the books do not move on.
+        """
+        if keys := list(keys):
+            for row in await database.fetch(queries.known, *arguments(keys, 2)):
+                _take(row, state)
+        wanted = set(accounts)
+        for key in keys:
+            target = state.transfers.get(key)
+            if target is not None:
+                wanted.update((target.debit_account, target.credit_account))
+        if missing := [each for each in wanted if each not in state.accounts]:
+            rows = await database.fetch(queries.accounts_for_posting, missing)
+            state.accounts.update((row[0], Account(*row)) for row in rows)
+
+    async def books(self, database: Database, books: Iterable[int]) -> dict[int, Book]:
+        """The books as they are; nothing is locked."""
+        return {row[0]: Book(*row) for row in await database.fetch(queries.books, list(books))}
+
+    async def taken(self, tx: Transaction, writing: Writing) -> bool:
+        """Whether an id that is to be posted was refused before, or one that is to be refused was posted. (Posted twice is refused by its key.)"""
+        found: bool = await tx.fetchval(queries.taken, *arguments(writing.ids, 2), *arguments(writing.refused, 2))
+        return found
+
+    @staticmethod
+    def prepare(state: State, decided: Decided) -> Writing:
+        """What `save` is to store, in the database's terms. It does not look at `state` again, which may go on to the next decisions."""
         transfers = decided.transfers
-        if not transfers:
-            return
-        if any(transfer.kind not in _PLAIN for transfer in transfers):
-            await self._draw(tx, state, transfers)
-        books = {transfer.book for transfer in transfers}
-        rows = [(book, state.books[book].sequence, state.books[book].recorded_at) for book in sorted(books)]
-        await tx.execute(queries.save, *arguments(rows, 3), list(map(_SAVED, transfers)))
-
-    async def _pin(self, tx: Transaction, rejections: Sequence[Rejection], now: datetime) -> None:
-        rows = [msgspec.structs.astuple(rejection) for rejection in rejections]
-        await tx.execute(queries.insert_rejections, *arguments(rows, 7), now)
-
-    async def _draw(self, tx: Transaction, state: State, transfers: Sequence[Transfer]) -> None:
-        holds: list[tuple[Any, ...]] = []
-        draws: list[tuple[Any, ...]] = []
-        reversals: list[tuple[Any, ...]] = []
+        books = sorted({transfer.book for transfer in transfers})
+        writing = Writing(
+            books=[(book, state.books[book].sequence, state.books[book].recorded_at) for book in books],
+            transfers=list(map(_SAVED, transfers)),
+            ids=[(transfer.book, transfer.id) for transfer in transfers],
+            rejections=[msgspec.structs.astuple(rejection) for rejection in decided.rejections],
+            refused=[(rejection.book, rejection.id) for rejection in decided.rejections],
+        )
         for t in transfers:
+            if t.kind in _PLAIN:
+                continue
             if t.kind == "hold":
-                holds.append((t.book, t.id, t.debit_account, t.credit_account, t.amount, t.expires_at))
+                writing.holds.append((t.book, t.id, t.debit_account, t.credit_account, t.amount, t.expires_at))
             elif t.kind == "reverse" and t.target is not None:
-                reversals.append((t.book, t.target, state.reversals[t.book, t.target].amount, t.amount))
-            elif t.kind != "post":
-                draws.append((t.book, t.target, t.kind, t.amount, t.released))
-        if holds:
-            await tx.execute(queries.insert_holds, *arguments(holds, 6))
-        if draws:
-            await tx.execute(queries.draw_holds, *arguments(draws, 5))
-        if reversals:
-            await tx.execute(queries.draw_reversals, *arguments(reversals, 4))
+                writing.reversals.append((t.book, t.target, state.reversals[t.book, t.target].amount, t.amount))
+            else:
+                writing.draws.append((t.book, t.target, t.kind, t.amount, t.released))
+        return writing
+
+    async def save(self, tx: Transaction, writing: Writing, now: datetime) -> None:
+        """Stores what was decided. Raises CheckViolation when the database comes to another conclusion than the rules."""
+        if writing.rejections:
+            await tx.execute(queries.insert_rejections, *arguments(writing.rejections, 7), now)
+        if writing.holds:
+            await tx.execute(queries.insert_holds, *arguments(writing.holds, 6))
+        if writing.draws:
+            await tx.execute(queries.draw_holds, *arguments(writing.draws, 5))
+        if writing.reversals:
+            await tx.execute(queries.draw_reversals, *arguments(writing.reversals, 4))
+        if writing.transfers:
+            await tx.execute(queries.save, *arguments(writing.books, 3), writing.transfers)
 
     async def due_holds(self, database: Database, now: datetime, limit: int) -> list[Due]:
         return [Due(*row) for row in await database.fetch(queries.due_holds, now, limit)]

@@ -171,11 +171,14 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
 
 class Book(msgspec.Struct, gc=False):
-    """`sequence` is that of its last transfer, `recorded_at` its instant: later transfers are never recorded as earlier."""
+    """`sequence` is that of its last transfer, `recorded_at` its instant: later transfers are never recorded as earlier. `revision` counts
+    the changes of all else that the rules read: while both stand still, so does everything in the book.
+    """
 
     id: int
     sequence: int
     recorded_at: datetime
+    revision: int = 0
 
 
 Key = tuple[int, UUID]

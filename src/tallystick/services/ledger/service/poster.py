@@ -1,36 +1,52 @@
-"""The way of every transfer into the book. Requests that wait are posted together: one lock, one decision, one commit for all.
+"""The way of every transfer into the book. Requests that wait are posted together: one decision, one commit for all.
 
-A flush is one transaction: claim the idempotency keys, lock the books, load, decide, save, tell, store the answers. The book's lock makes
-the flushes of all replicas take turns, so each decides on what the one before it stored, and the sequence has no gap. README.md says
-what is known of the alternative, locking the accounts.
+A flush goes one of two ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while the flush before it
+is being stored, and its transaction locks the books, looks that they are just as they were known, and stores. **Under the lock**: claim the
+idempotency keys, lock the books, load, decide, save. This is what a flush falls back to when another replica has moved the books on, an id or
+a key was used before, or anything else was not as expected: then nothing of the first try is stored, and it is decided anew.
+
+Either way whoever holds a book's row lock stores alone and what it stores was decided on what the one before it stored, so any number of
+replicas take turns and the sequence has no gap. ADR 6 says what is known of
+the alternative, locking the accounts, and ADR 21 why deciding ahead is safe.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
 from tallystick.chassis import idempotency, telemetry
 from tallystick.chassis.batching import WORK_PACE, Batcher
-from tallystick.chassis.db import CommitUnknown, Contended, Database, DatabaseError, DatabaseUnavailable, Transaction
+from tallystick.chassis.db import (
+    CommitUnknown,
+    Contended,
+    Database,
+    DatabaseError,
+    DatabaseUnavailable,
+    Transaction,
+    UniqueViolation,
+)
 from tallystick.chassis.idempotency import Answer, Entry, Fresh, Replay
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.messages import LISTED, Reason, TransferLine, TransfersPosted, canonical_line
+from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel import ids
-from tallystick.kernel.clock import Clock, rfc3339
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Command, Due, Result, State, Transfer, Unit, decide, expiry_id
-from tallystick.services.ledger.store import Store
+from tallystick.services.ledger.model import Command, Due, Result, State, Unit, decide, expiry_id
+from tallystick.services.ledger.service.facts import posted_fact
+from tallystick.services.ledger.service.head import Head
+from tallystick.services.ledger.store import Store, Writing
 
 #: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
-SMALL: Final = 8
+SMALL: Final = 16
 #: Expired holds that are taken off in one flush.
 SWEEP: Final = 500
 #: Rounds of sweeping before one flush; more than this only if sweeping has no effect.
@@ -38,6 +54,8 @@ SWEEPS: Final = 100
 #: Times a flush is tried whose COMMIT got no answer. Every id in it is pinned, so a repeat finds what there is.
 ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.1
+#: While other replicas move the books on, at most 2**MOVED flushes are decided under the lock before one is tried ahead of it again.
+MOVED: Final = 8
 
 _TRANSFERS = telemetry.counter("ledger_transfers", "Transfers by what became of them", ["kind", "status"])
 _FLUSHED = telemetry.histogram(
@@ -76,6 +94,29 @@ class GuardRefused(Problem):
     slug, title = "ledger-guard-refused", "The ledger refused to store what it had decided"
 
 
+class _Stale(Exception):
+    """The books, an id or a key are not as they were known. Nothing of this try is stored."""
+
+    def __init__(self, *, moved: bool) -> None:
+        """`moved`: another replica writes to the books too."""
+        super().__init__()
+        self.moved = moved
+
+
+class _Plan(msgspec.Struct):
+    """A flush that is decided and not stored yet. `known`: the books' (sequence, revision) that it was decided on."""
+
+    known: dict[int, tuple[int, int]]
+    epoch: int
+    now: datetime
+    writing: Writing
+    results: list[list[Result]]
+    answers: list[Answered]
+    stored: list[Answer]
+    about: list[UUID | None]
+    facts: list[Fact]
+
+
 class _Expired(Exception):
     """Funds were refused that holds which have expired still held. They go first, then everything is decided again."""
 
@@ -91,8 +132,16 @@ class Poster:
         self._outbox = outbox
         self._clock = clock
         self._books: dict[str, int] = {}
+        self._head = Head(database, store)
+        # A flush holds the first while it is decided and until it has the second, which it holds while it is stored. So one is stored
+        # while the next is decided, in one order.
+        self._deciding = asyncio.Lock()
+        self._storing = asyncio.Lock()
+        self._sit_out = self._moved = 0
         self._small: Batcher[Ask, Answered] = Batcher(self._flush, max_batch=256, pace=WORK_PACE, name="ledger.post")
-        self._large: Batcher[Ask, Answered] = Batcher(self._flush, max_batch=4, name="ledger.post-large")
+        self._large: Batcher[Ask, Answered] = Batcher(
+            self._flush, max_batch=1, concurrency=2, patience=0.0, name="ledger.post-large"
+        )
 
     async def post(self, ask: Ask) -> Answered:
         """What became of each command. Raises the idempotency contract's problems and those of the database."""
@@ -109,11 +158,7 @@ class Poster:
 
     async def expire(self, due: Iterable[Due]) -> int:
         """Takes expired holds off their accounts, in the order given; returns how many were. Those that somebody closed meanwhile are left."""
-        by_tenant: dict[str, list[Command]] = {}
-        for tenant, number, hold in due:
-            command = Command(kind="expire", id=expiry_id(number, hold), target=hold)
-            by_tenant.setdefault(tenant, []).append(command)
-        asks = [Ask(tenant, "ledger", None, commands, atomic=False) for tenant, commands in by_tenant.items()]
+        asks = _expiries(due)
         done = [answer for answer in await self._flush(asks) if isinstance(answer, Answered)] if asks else []
         return sum(result.status != "rejected" and not result.existed for answer in done for result in answer.results)
 
@@ -125,7 +170,100 @@ class Poster:
 
     async def _flush(self, asks: list[Ask]) -> list[Answered | Exception]:
         unknown: CommitUnknown | None = None
-        attempt = rounds = 0
+        async with self._decided(asks) as plan:
+            if plan is not None:
+                try:
+                    return await self._store_plan(plan)
+                except _Stale as stale:
+                    if stale.moved:
+                        # Others write too: deciding ahead is in vain while they do. Tried again ever more seldom.
+                        self._moved = min(self._moved + 1, MOVED)
+                        self._sit_out = 2**self._moved
+                except CommitUnknown as error:
+                    unknown = error
+                except DatabaseError as error:
+                    telemetry.log.warning("ledger.plan.refused", constraint=error.constraint)
+            self._head.forget()
+            try:
+                return await self._locked(asks, unknown)
+            finally:
+                self._head.forget()
+
+    @asynccontextmanager
+    async def _decided(self, asks: list[Ask]) -> AsyncIterator[_Plan | None]:
+        """The turn to store `asks`, with their plan; None: they have to be decided under the lock. While they are stored the next are decided,
+        unless it would be in vain.
+        """
+        await self._deciding.acquire()
+        deciding = True
+        try:
+            plan = await self._plan(asks)
+            async with self._storing:
+                if plan is not None and plan.epoch != self._head.epoch:
+                    plan = None
+                if plan is not None:
+                    self._deciding.release()
+                    deciding = False
+                yield plan
+        finally:
+            if deciding:
+                self._deciding.release()
+
+    async def _plan(self, asks: list[Ask]) -> _Plan | None:
+        """Decides ahead of the lock."""
+        if self._sit_out:
+            self._sit_out -= 1
+            return None
+        keys = [ask.entry.identity for ask in asks if ask.entry is not None]
+        if len(set(keys)) < len(keys):
+            return None
+        books = [await self.book(ask.tenant) for ask in asks]
+        units = [Unit(book, ask.commands, ask.atomic) for book, ask in zip(books, asks, strict=True)]
+        head = self._head
+        epoch = head.epoch
+        try:
+            known = await head.learn(units)
+            now = self._clock.now()
+            state = head.state
+            decided = decide(units, state, now)
+            if _short(decided.results, state):
+                head.forget()
+                return None
+            plan = _Plan(known, epoch, now, self._store.prepare(state, decided), decided.results, [], [], [], [])
+            for ask, results in zip(asks, decided.results, strict=True):
+                plan.answers.append(self._answer(ask, results, plan.facts, plan.stored))
+                if ask.entry is not None:
+                    plan.about.append(ask.commands[0].id)
+        except BaseException:
+            head.forget()
+            raise
+        return plan
+
+    async def _store_plan(self, plan: _Plan) -> list[Answered | Exception]:
+        """Raises _Stale when it was decided on what is no longer so, and what the database raises."""
+        try:
+            async with self._database.transaction() as tx:
+                found = await self._store.lock_books(tx, plan.known)
+                if {number: (book.sequence, book.revision) for number, book in found.items()} != plan.known:
+                    raise _Stale(moved=True)
+                if await self._store.taken(tx, plan.writing):
+                    raise _Stale(moved=False)
+                await self._store.save(tx, plan.writing, plan.now)
+                if plan.stored and not await idempotency.settle(tx, plan.stored, resource=plan.about):
+                    raise _Stale(moved=False)
+                await self._outbox.append(tx, plan.facts)
+        except UniqueViolation:
+            raise _Stale(moved=False) from None
+        except BaseException:
+            self._head.forget()
+            raise
+        self._moved = 0
+        self._told(plan.results)
+        return list(plan.answers)
+
+    async def _locked(self, asks: list[Ask], unknown: CommitUnknown | None = None) -> list[Answered | Exception]:
+        attempt = 0 if unknown is None else 1
+        rounds = 0
         while True:
             try:
                 return await self._once(asks, again=unknown is not None)
@@ -133,7 +271,7 @@ class Poster:
                 rounds += 1
                 if rounds > SWEEPS:
                     raise GuardRefused("holds that have expired can't be released") from None
-                await self.expire(expired.due)
+                await self._locked(_expiries(expired.due))
             except CommitUnknown as error:
                 attempt += 1
                 telemetry.log.warning("ledger.commit.unknown", attempt=attempt)
@@ -158,7 +296,7 @@ class Poster:
 
     async def _alone(self, ask: Ask) -> Answered | Exception:
         try:
-            return (await self._flush([ask]))[0]
+            return (await self._locked([ask]))[0]
         except Exception as error:  # noqa: BLE001 - it is this ask's answer
             return error
 
@@ -177,10 +315,14 @@ class Poster:
             if stored:
                 await idempotency.complete(tx, stored)
             await self._outbox.append(tx, facts)
+        self._told(results)
+        return [answer for answer in answers if answer is not None]
+
+    @staticmethod
+    def _told(results: Sequence[Sequence[Result]]) -> None:
         if results:
             _FLUSHED.observe(sum(map(len, results)))
             _count(results)
-        return [answer for answer in answers if answer is not None]
 
     async def _decide(self, tx: Transaction, units: list[Unit]) -> list[list[Result]]:
         """Load, decide, save. The clock is read after the lock was had: what was decided later is not dated earlier."""
@@ -188,7 +330,7 @@ class Poster:
         now = self._clock.now()
         decided = decide(units, state, now)
         await self._look_for_expired(tx, decided.results, state, now)
-        await self._store.save(tx, state, decided, now)
+        await self._store.save(tx, self._store.prepare(state, decided), now)
         return decided.results
 
     @staticmethod
@@ -218,13 +360,7 @@ class Poster:
         self, tx: Transaction, results: Iterable[Sequence[Result]], state: State, now: datetime
     ) -> None:
         """An expired hold never blocks money. Only a refusal can be its doing, so the others don't pay for the question."""
-        short: set[AccountId] = set()
-        for unit in results:
-            for result in unit:
-                if result.reason is Reason.INSUFFICIENT_FUNDS and result.account is not None:
-                    account = state.accounts[result.account]
-                    if account.debits_pending or account.credits_pending:
-                        short.add(account.id)
+        short = _short(results, state)
         if short and (due := await self._store.due_holds_of(tx, short, now, SWEEP)):
             raise _Expired(due)
 
@@ -233,7 +369,7 @@ class Poster:
         new = [result.transfer for result in results if result.transfer is not None and not result.existed]
         receipt = None
         if new:
-            fact = posted_fact(ask, new)
+            fact = posted_fact(ask.tenant, ask.actor, ask.trace, new)
             receipt = ids.facts.text(fact.id)
             facts.append(fact)
         if ask.entry is None or ask.render is None:
@@ -241,6 +377,26 @@ class Poster:
         status, body = ask.render(results, receipt)
         stored.append(Answer(ask.entry, status, body))
         return Answered(results, receipt, status, body)
+
+
+def _short(results: Iterable[Sequence[Result]], state: State) -> set[AccountId]:
+    """The accounts that had too little for something while holds held some of theirs."""
+    short: set[AccountId] = set()
+    for unit in results:
+        for result in unit:
+            if result.reason is Reason.INSUFFICIENT_FUNDS and result.account is not None:
+                account = state.accounts[result.account]
+                if account.debits_pending or account.credits_pending:
+                    short.add(account.id)
+    return short
+
+
+def _expiries(due: Iterable[Due]) -> list[Ask]:
+    by_tenant: dict[str, list[Command]] = {}
+    for tenant, number, hold in due:
+        command = Command(kind="expire", id=expiry_id(number, hold), target=hold)
+        by_tenant.setdefault(tenant, []).append(command)
+    return [Ask(tenant, "ledger", None, commands, atomic=False) for tenant, commands in by_tenant.items()]
 
 
 def _count(results: Iterable[Sequence[Result]]) -> None:
@@ -254,61 +410,3 @@ def _count(results: Iterable[Sequence[Result]]) -> None:
     )
     for labels, count in many.items():
         _TRANSFERS.labels(*labels).inc(count)
-
-
-def posted_fact(ask: Ask, transfers: Sequence[Transfer]) -> Fact:
-    """One fact per unit: the first few transfers as they are, and a hash of all."""
-    first, last = transfers[0], transfers[-1]
-    lines = [_line(transfer) for transfer in transfers[:LISTED]]
-    told = TransfersPosted(
-        book=first.book,
-        first=first.sequence,
-        last=last.sequence,
-        count=len(transfers),
-        sha256=transfers_digest(transfers),
-        transfers=lines,
-    )
-    return Fact(
-        id=ids.facts.new(),
-        type="ledger.transfers.posted",
-        tenant=ask.tenant,
-        actor=ask.actor,
-        resource=lines[0].id,
-        at=first.recorded_at,
-        trace=ask.trace,
-        data=msgspec.structs.asdict(told),
-    )
-
-
-def transfers_digest(transfers: Iterable[Transfer]) -> str:
-    """SHA-256, in hex, over the canonical lines of `transfers` in the order of their sequence."""
-    lines = [
-        canonical_line(
-            t.sequence,
-            t.id.hex,
-            t.kind,
-            "" if t.target is None else t.target.hex,
-            t.debit_account.hex,
-            t.credit_account.hex,
-            t.amount,
-            t.released,
-            t.currency,
-        )
-        for t in transfers
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _line(t: Transfer) -> TransferLine:
-    return TransferLine(
-        sequence=t.sequence,
-        id=ids.transfers.text(t.id),
-        kind=t.kind,
-        debit_account=ids.accounts.text(t.debit_account),
-        credit_account=ids.accounts.text(t.credit_account),
-        amount=str(t.amount),
-        currency=t.currency,
-        target=None if t.target is None else ids.transfers.text(TransferId(t.target)),
-        released=str(t.released) if t.released else None,
-        expires_at=None if t.expires_at is None else rfc3339(t.expires_at),
-    )

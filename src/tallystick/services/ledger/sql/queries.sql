@@ -11,7 +11,21 @@ SELECT id, sequence FROM book WHERE tenant = $1;
 -- name: lock_books
 -- First statement of every write: whoever holds a book's row decides alone what its next transfers are. In the order of ids, so that
 -- two replicas never wait for each other in a circle.
-SELECT id, sequence, recorded_at FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
+SELECT id, sequence, recorded_at, revision FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
+
+-- name: books
+-- The same without the lock: where a replica begins that decides ahead of the lock.
+SELECT id, sequence, recorded_at, revision FROM book WHERE id = ANY($1::integer[]);
+
+-- name: taken
+-- Whether one of the ids to be posted ($1, $2) was refused before, or one to be refused ($3, $4) was posted: what no unique key says.
+SELECT EXISTS (
+    SELECT FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
+    CROSS JOIN LATERAL (SELECT FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
+) OR EXISTS (
+    SELECT FROM unnest($3::integer[], $4::uuid[]) AS k (book, id)
+    CROSS JOIN LATERAL (SELECT FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
+);
 
 -- name: known
 -- What there is under these ids: the transfer, or its refusal, and what was drawn on it. One index probe each, see the migration.
@@ -128,7 +142,8 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
 -- name: close_account
--- Closes an account on which nothing is held. The book's lock is held.
+-- Closes an account on which nothing is held. The book's lock is held, and its revision tells those who decided without.
+WITH moved AS (UPDATE book SET revision = revision + 1 WHERE id = $2)
 UPDATE account SET closed_at = $3
 WHERE id = $1 AND book = $2 AND closed_at IS NULL AND debits_pending = 0 AND credits_pending = 0
 RETURNING id;

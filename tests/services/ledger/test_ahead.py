@@ -1,0 +1,208 @@
+"""Deciding ahead of the lock: what a replica knows of the books is believed only while they stand still."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tallystick.chassis.db import CheckViolation, CommitUnknown, Transaction
+from tallystick.chassis.idempotency import Entry
+from tallystick.kernel import ids
+from tallystick.services.ledger.model import Command, Result
+from tallystick.services.ledger.service import Ask, Ledger
+from tallystick.services.ledger.service.poster import Poster
+from tallystick.services.ledger.store import Store
+from tests.services.ledger.support import Books, ledger_on, move
+from tests.support.parts import ServiceDatabase
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many asks each flush had that was decided under the lock."""
+    seen: list[int] = []
+    plain = Poster._locked
+
+    async def _locked(self: Poster, asks: list[Ask], *more: Any) -> Any:
+        seen.append(len(asks))
+        return await plain(self, asks, *more)
+
+    monkeypatch.setattr(Poster, "_locked", _locked)
+    return seen
+
+
+async def funded(books: Books, amount: int = 100) -> tuple[Any, Any]:
+    """A customer with a floor of zero and this much, and a bank."""
+    bank, customer = await books.open(side="debit"), await books.open(floor=0)
+    await books.post(move("post", bank, customer, amount))
+    return bank, customer
+
+
+async def other_replica(books: Books, service: ServiceDatabase) -> Ledger:
+    return ledger_on(await service.open(), books.clock)
+
+
+async def post(ledger: Ledger, *commands: Command, entry: Entry | None = None) -> list[Result]:
+    answered = await ledger.poster.post(
+        Ask(
+            "acme",
+            "cli_test",
+            None,
+            commands,
+            atomic=False,
+            entry=entry,
+            render=lambda _results, _receipt: (201, b"{}"),
+        )
+    )
+    return list(answered.results)
+
+
+def reasons(results: list[Result]) -> list[str | None]:
+    return [None if result.reason is None else str(result.reason) for result in results]
+
+
+async def test_one_replica_alone_needs_no_second_try(books: Books, locked: list[int]) -> None:
+    bank, customer = await funded(books)
+    hold = move("hold", customer, bank, 30)
+    await books.post(hold)
+    await books.post(Command(kind="capture", id=ids.transfers.new(), target=hold.id))
+    await asyncio.gather(*(books.post(move("post", customer, bank, 1)) for _ in range(50)))
+    assert locked == []
+    assert await books.balance(customer) == (20, 20)
+    await books.sound()
+
+
+async def test_a_thousand_and_a_thousand_spend_the_money_once(books: Books, locked: list[int]) -> None:
+    """Two large requests overlap: the second is decided while the first is stored, on what the first left."""
+    bank, customer = await funded(books, 1000)
+    batches = [[move("post", customer, bank, 1) for _ in range(700)] for _ in range(3)]
+    answers = await asyncio.gather(*(post(books.ledger, *batch) for batch in batches))
+    posted = [result for results in answers for result in results if result.status == "posted"]
+    assert len(posted) == 1000
+    assert locked == []
+    assert await books.balance(customer) == (0, 0)
+    await books.sound()
+
+
+async def test_what_another_replica_posted_counts(books: Books, service: ServiceDatabase, locked: list[int]) -> None:
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    assert reasons(await post(other, move("post", customer, bank, 80))) == [None]
+    assert reasons(await post(books.ledger, move("post", customer, bank, 80))) == ["insufficient_funds"]
+    assert locked == [1]
+    await books.sound()
+
+
+async def test_an_account_that_another_replica_closed_is_closed(books: Books, service: ServiceDatabase) -> None:
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    await other.accounts.close("acme", "cli_test", None, customer)
+    assert reasons(await post(books.ledger, move("post", bank, customer, 1))) == ["account_closed"]
+    await books.sound()
+
+
+async def test_an_id_that_was_refused_stays_refused(books: Books, service: ServiceDatabase) -> None:
+    """The refusal moved no sequence, so only the look-up of refused ids can find it."""
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    command = move("post", customer, bank, 150)
+    assert reasons(await post(other, command)) == ["insufficient_funds"]
+    await books.post(move("post", bank, customer, 100))
+    assert reasons(await post(books.ledger, command)) == ["insufficient_funds"]
+    assert await books.balance(customer) == (200, 200)
+    await books.sound()
+
+
+async def test_an_id_that_was_posted_is_not_refused(books: Books, service: ServiceDatabase) -> None:
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    command = move("post", customer, bank, 100)
+    assert reasons(await post(other, command)) == [None]
+    (again,) = await post(books.ledger, command)
+    assert (again.status, again.existed) == ("posted", True)
+    # Known to be spent by now, and still: the id tells what became of it.
+    (again,) = await post(books.ledger, command)
+    assert (again.status, again.existed) == ("posted", True)
+    await books.sound()
+
+
+async def test_a_key_is_used_once_whatever_overlaps(books: Books, locked: list[int]) -> None:
+    bank, customer = await funded(books)
+
+    def entry(amount: int) -> Entry:
+        digest = books.ledger.digester.digest({"amount": amount})
+        return Entry("acme", "cli_test", "POST /v1/transfers", "one key", digest)
+
+    async def once() -> list[Result]:
+        return await post(books.ledger, move("post", customer, bank, 7), entry=entry(7))
+
+    await asyncio.gather(*(once() for _ in range(10)), return_exceptions=True)
+    await once()
+    assert await books.balance(customer) == (93, 93)
+    assert locked
+    await books.sound()
+
+
+async def test_what_was_decided_on_a_failed_flush_is_decided_again(
+    books: Books, monkeypatch: pytest.MonkeyPatch, locked: list[int]
+) -> None:
+    """The first large request fails while the second has been decided on what it would have left."""
+    bank, customer = await funded(books, 1000)
+    plain, failed = Store.save, asyncio.Event()
+
+    async def save(self: Store, tx: Transaction, *more: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            await asyncio.sleep(0.2)  # the second is decided meanwhile
+            raise CheckViolation("save", "23514", "planted", "")
+        await plain(self, tx, *more)
+
+    monkeypatch.setattr(Store, "save", save)
+    batches = [[move("post", customer, bank, 1) for _ in range(600)] for _ in range(2)]
+    answers = await asyncio.gather(*(post(books.ledger, *batch) for batch in batches))
+    assert [sum(result.status == "posted" for result in results) for results in answers] == [600, 400]
+    assert len(locked) == 2
+    await books.sound()
+
+
+async def test_a_refusal_that_was_not_stored_is_not_repeated_from_memory(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, customer = await funded(books)
+    commands = [move("post", customer, bank, 1000 + nth) for nth in range(20)]
+    plain, failed = Store.save, asyncio.Event()
+
+    async def save(self: Store, tx: Transaction, *more: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            await asyncio.sleep(0.2)
+            raise CheckViolation("save", "23514", "planted", "")
+        await plain(self, tx, *more)
+
+    monkeypatch.setattr(Store, "save", save)
+    await asyncio.gather(post(books.ledger, *commands), post(books.ledger, *commands))
+    for command in commands:
+        assert (await books.ledger.transfer("acme", command.id)).rejections
+    await books.sound()
+
+
+async def test_a_commit_without_an_answer_is_looked_up(
+    books: Books, monkeypatch: pytest.MonkeyPatch, locked: list[int]
+) -> None:
+    bank, customer = await funded(books)
+    plain, lost = books.database._commit, asyncio.Event()
+
+    async def commit(connection: Any) -> bool:
+        answer = await plain(connection)
+        if not lost.is_set():
+            lost.set()
+            raise CommitUnknown
+        return answer
+
+    monkeypatch.setattr(books.database, "_commit", commit)
+    (result,) = await post(books.ledger, move("post", customer, bank, 60))
+    assert result.status == "posted"
+    assert locked == [1]
+    assert await books.balance(customer) == (40, 40)
+    await books.sound()
