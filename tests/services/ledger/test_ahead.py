@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tallystick.chassis.db import CheckViolation, CommitUnknown, Transaction
-from tallystick.chassis.idempotency import Entry
+from tallystick.chassis.idempotency import Answer, Entry, settle
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import Command, Result
 from tallystick.services.ledger.service import Ask, Ledger
@@ -206,3 +206,20 @@ async def test_a_commit_without_an_answer_is_looked_up(
     assert locked == [1]
     assert await books.balance(customer) == (40, 40)
     await books.sound()
+
+
+async def test_the_books_are_locked_before_the_keys(books: Books, service: ServiceDatabase) -> None:
+    """The other way round two replicas, of which one decides ahead and one under the lock, would wait for each other."""
+    bank, customer = await funded(books)
+    key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
+    books.ledger.poster._sit_out = 1
+    other = await service.open()
+    async with other.transaction() as tx:
+        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+        waiting = asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        assert await settle(tx, [Answer(key, 201, b"{}")], resource=[None])
+    answered = await waiting
+    assert answered == []  # the stored answer
+    assert await books.balance(customer) == (100, 100)

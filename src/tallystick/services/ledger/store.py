@@ -63,9 +63,9 @@ class Store:
         rows = await tx.fetch(queries.lock_books, sorted(books))
         return {row[0]: Book(*row) for row in rows}
 
-    async def load(self, tx: Transaction, units: Sequence[Unit]) -> State:
-        """Locks the books of these units and reads all that their commands are about."""
-        state = State(await self.lock_books(tx, {unit.book for unit in units}), {})
+    async def load(self, tx: Transaction, units: Sequence[Unit], locked: dict[int, Book]) -> State:
+        """All that the commands of these units are about. Their books are locked."""
+        state = State(locked, {})
         wanted: set[AccountId] = set()
         keys: set[Key] = set()
         for unit in units:

@@ -1,8 +1,8 @@
 """The way of every transfer into the book. Requests that wait are posted together: one decision, one commit for all.
 
 A flush goes one of two ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while the flush before it
-is being stored, and its transaction locks the books, looks that they are just as they were known, and stores. **Under the lock**: claim the
-idempotency keys, lock the books, load, decide, save. This is what a flush falls back to when another replica has moved the books on, an id or
+is being stored, and its transaction locks the books, looks that they are just as they were known, and stores. **Under the lock**: lock the
+books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when another replica has moved the books on, an id or
 a key was used before, or anything else was not as expected: then nothing of the first try is stored, and it is decided anew.
 
 Either way whoever holds a book's row lock stores alone and what it stores was decided on what the one before it stored, so any number of
@@ -40,7 +40,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Command, Due, Result, State, Unit, decide, expiry_id
+from tallystick.services.ledger.model import Book, Command, Due, Result, State, Unit, decide, expiry_id
 from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.service.head import Head
 from tallystick.services.ledger.store import Store, Writing
@@ -304,10 +304,12 @@ class Poster:
         books = [await self.book(ask.tenant) for ask in asks]
         answers: list[Answered | Exception | None] = [None] * len(asks)
         async with self._database.transaction() as tx:
+            # The books before the keys, as in the other way: so no two replicas wait for each other in a circle.
+            locked = await self._store.lock_books(tx, set(books))
             await self._claim(tx, asks, answers, again=again)
             fresh = [place for place, answer in enumerate(answers) if answer is None]
             units = [Unit(books[place], asks[place].commands, asks[place].atomic) for place in fresh]
-            results = await self._decide(tx, units) if fresh else []
+            results = await self._decide(tx, units, locked) if fresh else []
             facts: list[Fact] = []
             stored: list[Answer] = []
             for place, unit in zip(fresh, results, strict=True):
@@ -324,9 +326,9 @@ class Poster:
             _FLUSHED.observe(sum(map(len, results)))
             _count(results)
 
-    async def _decide(self, tx: Transaction, units: list[Unit]) -> list[list[Result]]:
+    async def _decide(self, tx: Transaction, units: list[Unit], locked: dict[int, Book]) -> list[list[Result]]:
         """Load, decide, save. The clock is read after the lock was had: what was decided later is not dated earlier."""
-        state = await self._store.load(tx, units)
+        state = await self._store.load(tx, units, locked)
         now = self._clock.now()
         decided = decide(units, state, now)
         await self._look_for_expired(tx, decided.results, state, now)
