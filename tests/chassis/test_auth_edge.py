@@ -49,7 +49,7 @@ class World:
             public_url=PUBLIC_URL,
             trust_domain=TRUST_DOMAIN,
             identity=mesh,
-            proofs=ProofStore(store, "payments:dpop:"),
+            proofs=ProofStore(store, "payments"),
             feed=self.feed,
             clock=self.clock,
         )

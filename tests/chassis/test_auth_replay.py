@@ -29,7 +29,7 @@ async def outcomes(store: ProofStore, proofs: list[Proof], *, money: bool = True
 
 
 async def test_once(valkey: Valkey) -> None:
-    store = ProofStore(valkey, "payments:dpop:")
+    store = ProofStore(valkey, "payments")
     assert await outcomes(store, [proof()]) == [True]
     assert await outcomes(store, [proof()]) == [False]
 
@@ -38,7 +38,7 @@ async def test_once(valkey: Valkey) -> None:
 async def test_a_request_that_the_edge_gives_to_another_replica_is_one_use(valkey: Valkey, gone: bool) -> None:
     """Also in the memory of one process, while the store is away."""
     used = Valkey(unix_socket_path="/tmp/there-is-no-valkey.sock") if gone else valkey
-    store = ProofStore(used, "payments:dpop:")
+    store = ProofStore(used, "payments")
     with captured():
         for _ in range(2):
             await store.claim(proof(), money=False, request=b"r1")
@@ -55,34 +55,34 @@ async def test_a_request_that_the_edge_gives_to_another_replica_is_one_use(valke
 
 async def test_of_200_at_once_one_is_let_in(valkey: Valkey) -> None:
     """On two replicas that share the store."""
-    stores = [ProofStore(valkey, "payments:dpop:") for _ in range(2)]
+    stores = [ProofStore(valkey, "payments") for _ in range(2)]
     found = await asyncio.gather(*(outcomes(store, [proof()] * 100) for store in stores))
     assert sum(sum(each) for each in found) == 1
 
 
 async def test_different_proofs_at_once_are_all_let_in(valkey: Valkey) -> None:
-    assert all(await outcomes(ProofStore(valkey, "p:"), [proof(f"j{number}") for number in range(600)]))
+    assert all(await outcomes(ProofStore(valkey, "p"), [proof(f"j{number}") for number in range(600)]))
 
 
 async def test_nobody_uses_up_anothers_proofs(valkey: Valkey) -> None:
     """Same `jti` of another key, another service's prefix, and names that would run together."""
-    store = ProofStore(valkey, "payments:dpop:")
+    store = ProofStore(valkey, "payments")
     assert await outcomes(store, [proof("j", "k"), proof("j", "other"), proof("k", "j"), proof("", "jk")]) == [True] * 4
-    assert await outcomes(ProofStore(valkey, "ledger:dpop:"), [proof("j", "k")]) == [True]
+    assert await outcomes(ProofStore(valkey, "ledger"), [proof("j", "k")]) == [True]
 
 
 async def test_keys_are_small_named_for_the_service_and_expire(valkey: Valkey) -> None:
-    await ProofStore(valkey, "payments:dpop:").claim(proof("x" * 256), money=True)
+    await ProofStore(valkey, "payments").claim(proof("x" * 256), money=True)
     [key] = await valkey.keys("*")
-    assert key.startswith(b"payments:dpop:")
-    assert len(key) == len(b"payments:dpop:") + 16
+    assert key.startswith(b"payments:{payments-dpop}:")
+    assert len(key) == len(b"payments:{payments-dpop}:") + 16
     assert REMEMBERED - 2 <= await valkey.ttl(key) <= REMEMBERED
     assert REMEMBERED > 65  # a proof is good for 60 s after an `iat` that may be 5 s ahead
 
 
 async def test_without_the_store_money_stops_and_reads_go_on_once() -> None:
     gone = Valkey(unix_socket_path="/tmp/there-is-no-valkey.sock")
-    store = ProofStore(gone, "payments:dpop:")
+    store = ProofStore(gone, "payments")
     with captured() as lines:
         for _ in range(3):
             with pytest.raises(ReplayCheckUnavailable):
@@ -104,13 +104,13 @@ async def test_a_store_that_never_answers_is_the_same(directory: object) -> None
     server = await asyncio.start_unix_server(silent, path)
     valkey = Valkey(unix_socket_path=path)
     with captured(), pytest.raises(ReplayCheckUnavailable):
-        await ProofStore(valkey, "p:").claim(proof(), money=True)
+        await ProofStore(valkey, "p").claim(proof(), money=True)
     await valkey.aclose()
     server.close()
 
 
 async def test_a_store_that_refuses_is_the_same_and_its_return_is_noticed(valkey: Valkey) -> None:
-    store = ProofStore(valkey, "p:")
+    store = ProofStore(valkey, "p")
     with captured() as lines:
         await valkey.config_set("maxmemory", "1")
         await valkey.config_set("maxmemory-policy", "noeviction")

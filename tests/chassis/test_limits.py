@@ -13,7 +13,7 @@ from valkey.asyncio import BlockingConnectionPool, UnixDomainSocketConnection, V
 
 from tallystick.chassis.auth import Subject
 from tallystick.chassis.charter import Rate
-from tallystick.chassis.limits import Bucket, Gate, Limits, LocalBuckets, take
+from tallystick.chassis.limits import LEASE, LEASED, Bucket, Gate, Lease, Limits, LocalBuckets, take
 from tallystick.chassis.telemetry import logs
 from tallystick.kernel.problem import Overloaded, RateLimited
 from tests.support.parts import ValkeyServer
@@ -108,10 +108,75 @@ async def test_the_script_and_the_function_say_the_same(valkey: Valkey) -> None:
     bucket = Bucket(1e6, 4)
     full_at, now = 0.0, 1e15
     for wanted in (1, 2, 2, 1, 1, 9, 0):
-        (found,) = await script(keys=["shop:{x}:k"], args=[bucket.interval, bucket.size, wanted])
+        (found,) = await script(keys=["shop:{x}:k"], args=[bucket.interval, bucket.size, wanted, 0, 0])
         full_at, wait = take(full_at, now, bucket, wanted)
         assert (found == 0) == (wait == 0)
         assert abs(found - wait) < 900_000, "the server's clock goes on between the two"
+
+
+@given(
+    st.integers(1, 200),
+    st.lists(st.tuples(st.floats(0, 0.3), st.integers(0, 2), st.integers(1, 3)), max_size=200),
+)
+def test_leases_give_out_no_more_than_was_taken_and_put_the_rest_back(
+    size: int, asked: list[tuple[float, int, int]]
+) -> None:
+    """Three replicas and a bucket that gains nothing: what they gave out, hold and left is what was in it."""
+    bucket = Bucket(1e6, size)
+    replicas = [Lease(bucket) for _ in range(3)]
+    left, given_out, now = size, 0, 100.0
+    for gap, place, tokens in asked:
+        now += gap
+        if replicas[place].take(tokens, now):
+            given_out += tokens
+        else:
+            back, ahead = replicas[place].renew(now)
+            left += back
+            if tokens <= left:
+                ahead = min(ahead, left - tokens)
+                left -= tokens + ahead
+                given_out += tokens
+                replicas[place].add(ahead)
+        held = size - left - given_out
+        assert 0 <= held <= 3 * (size // LEASED)
+        assert min(left, given_out) >= 0
+
+
+async def test_who_asks_often_gets_leases_and_no_more_than_the_bucket_holds(valkey: Valkey) -> None:
+    rates = {"big": Rate(per_second=1, burst=320)}
+    now = 100.0
+    replicas = [
+        Limits("shop", rates, max_in_flight=4, max_queue=2, valkey=valkey, monotonic=lambda: now) for _ in range(3)
+    ]
+
+    async def drawn() -> int:
+        count, refused = 0, 0
+        while refused < len(replicas):
+            for each in replicas:
+                try:
+                    await each.rate(subject(), "big")
+                except RateLimited:
+                    refused += 1
+                else:
+                    count, refused = count + 1, 0
+        return count
+
+    await replicas[0].rate(subject("cli_other"), "big")  # the script is loaded now
+    before = (await valkey.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    first = await drawn()
+    calls = (await valkey.info("commandstats"))["cmdstat_evalsha"]["calls"] - before
+    assert calls < first / 2
+    now += LEASE
+    assert 320 <= first + await drawn() <= 330, "the tokens of old leases were put back; it gains one a second"
+
+
+async def test_a_small_bucket_has_no_leases(valkey: Valkey) -> None:
+    one, two = limits(valkey), limits(valkey)
+    for _ in range(2):
+        await one.rate(subject(), "slow")
+    for _ in range(3):
+        await two.rate(subject(), "slow")
+    assert await allowed(one, 2, subject()) == 0
 
 
 async def test_keys_do_not_stay(valkey: Valkey) -> None:

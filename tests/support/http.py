@@ -121,7 +121,7 @@ async def world(directory: Path, valkey: Valkey) -> AsyncIterator[World]:
         public_url=PUBLIC_URL,
         trust_domain=TRUST_DOMAIN,
         identity=inner,
-        proofs=ProofStore(valkey, "shop:dpop:"),
+        proofs=ProofStore(valkey, "shop"),
         feed=feed,
         clock=SystemClock(),
     )

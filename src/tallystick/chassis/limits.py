@@ -2,8 +2,9 @@
 
 Rates are counted in Valkey, for all replicas together, as a token bucket in its shortest form (the generic cell rate
 algorithm, ITU-T I.371): one number a key, the instant at which the bucket would be full again. Concurrent requests share
-one round trip. When Valkey is away each replica counts for itself with buckets of the same size: a client may then reach
-the limit once per replica, which is better than no limit and better than no service.
+one round trip, and whoever asks often gets a lease (docs/adr/0021): tokens taken ahead, which this process gives out for a
+moment without asking. When Valkey is away each replica counts for itself with buckets of the same size: a client may then
+reach the limit once per replica, which is better than no limit and better than no service.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valkey.exceptions import ValkeyError
 
@@ -39,24 +40,39 @@ _LOCAL = telemetry.counter("rates_counted_locally", "Requests counted in this pr
 _IN_FLIGHT = telemetry.gauge("requests_in_flight", "Requests that this process works on")
 _QUEUED = telemetry.gauge("requests_queued", "Requests that wait for that")
 
-# KEYS: one a request. ARGV: for each key microseconds per token, size in tokens, tokens wanted.
-# Answers microseconds to wait, 0 for "go on". The server's clock counts, so replicas need not agree on the time.
+#: Seconds for which tokens taken ahead may be given out.
+LEASE: Final = 0.2
+#: A lease is at most this part of the bucket: what a replica may hold back from the others, and for small buckets nothing.
+LEASED: Final = 16
+
+# KEYS: one a request. ARGV: for each key microseconds per token, size in tokens, tokens wanted, tokens of an old lease to put
+# back first, tokens to take ahead if there are any. Answers microseconds to wait, or for "go on" the tokens taken ahead as
+# 0, -1, -2 ... The server's clock counts, so replicas need not agree on the time.
 _SCRIPT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local waits = {}
+local answers = {}
 for i, key in ipairs(KEYS) do
-  local interval, size, wanted = tonumber(ARGV[3*i-2]), tonumber(ARGV[3*i-1]), tonumber(ARGV[3*i])
-  local full = math.max(tonumber(redis.call('GET', key) or '0'), now) + interval * wanted
+  local interval, size, wanted = tonumber(ARGV[5*i-4]), tonumber(ARGV[5*i-3]), tonumber(ARGV[5*i-2])
+  local back, ahead = tonumber(ARGV[5*i-1]), tonumber(ARGV[5*i])
+  local before = math.max(tonumber(redis.call('GET', key) or '0') - interval * back, now)
+  local full = before + interval * wanted
   local wait = full - interval * size - now
   if wait <= 0 then
-    redis.call('SET', key, string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1)
-    waits[i] = 0
+    ahead = math.min(ahead, math.floor(-wait / interval))
+    full = full + interval * ahead
+    answers[i] = -ahead
   else
-    waits[i] = math.ceil(wait)
+    full = before
+    answers[i] = math.ceil(wait)
+  end
+  if full > now then
+    redis.call('SET', key, string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1)
+  elseif back > 0 then
+    redis.call('DEL', key)
   end
 end
-return waits
+return answers
 """
 
 
@@ -70,7 +86,7 @@ class Bucket(NamedTuple):
 def take(full_at: float, now: float, bucket: Bucket, wanted: int) -> tuple[float, float]:
     """One decision, in microseconds: (the instant when the bucket will be full, how long to wait; 0: go on).
 
-    The script above says the same in Lua.
+    The script above says the same in Lua, without leases.
     """
     full = max(full_at, now) + bucket.interval * wanted
     wait = full - bucket.interval * bucket.size - now
@@ -92,6 +108,46 @@ class LocalBuckets:
         if len(self._full_at) > MAX_LOCAL_KEYS:
             self._full_at.popitem(last=False)
         return wait
+
+
+class Lease:
+    """Tokens of one bucket that were taken ahead. It grows while it is used up before its time, so that who asks ever faster
+    soon asks Valkey five times a second, and who asks seldom never has one. What is left at its end is put back.
+    """
+
+    __slots__ = ("_most", "_size", "_spent", "_tokens", "_until")
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._most = bucket.size // LEASED
+        self._size = 0
+        self._spent = 0
+        self._tokens = 0
+        self._until = 0.0
+
+    def take(self, tokens: int, now: float) -> bool:
+        """Whether they were there. `now` is monotonic seconds, here and below."""
+        self._spent += tokens
+        if tokens > self._tokens or now >= self._until:
+            return False
+        self._tokens -= tokens
+        return True
+
+    def renew(self, now: float) -> tuple[int, int]:
+        """(Tokens to put back, tokens to ask for ahead)."""
+        back = 0
+        if now >= self._until:
+            back, self._tokens = self._tokens, 0
+            # Asked again within two leases: as much as was needed meanwhile. Else there is no telling.
+            self._size = self._spent if now < self._until + LEASE else 0
+        else:
+            self._size = max(1, 2 * self._size)
+        self._size = min(self._size, self._most)
+        self._spent = 0
+        self._until = now + LEASE
+        return back, max(0, self._size - self._tokens)
+
+    def add(self, tokens: int) -> None:
+        self._tokens += tokens
 
 
 class Gate:
@@ -162,6 +218,7 @@ class Limits:
         self._prefix = f"{service}:{{{service}-rate}}:"
         self._monotonic = monotonic
         self._local = LocalBuckets(monotonic)
+        self._leases: OrderedDict[str, Lease] = OrderedDict()
         self._paused_until = 0.0
         self._script: Any = None if valkey is None else valkey.register_script(_SCRIPT)
         self._batcher = Batcher(
@@ -178,7 +235,11 @@ class Limits:
         """As `rate`, for someone who is no subject. Raises KeyError for a class that the charter does not have."""
         bucket = self._buckets[name]
         key = f"{name}:{who}"
-        if self._script is None or self._monotonic() < self._paused_until:
+        lease = self._leases.get(key)
+        now = self._monotonic()
+        if lease is not None and lease.take(tokens, now):
+            return
+        if self._script is None or now < self._paused_until:
             wait = self._take_locally(key, bucket, tokens)
         else:
             wait = await self._batcher.submit(_Wanted(key, bucket, tokens))
@@ -194,17 +255,44 @@ class Limits:
         await self._batcher.close()
 
     async def _flush(self, wanted: list[_Wanted]) -> list[float | Exception]:
+        now = self._monotonic()
+        last = {each.key: place for place, each in enumerate(wanted)}
+        # An old lease is put back before the first request of its key, the new one taken after the last.
+        renewed = {key: self._lease(key, wanted[place].bucket).renew(now) for key, place in last.items()}
+        arguments: list[float] = []
+        begun: set[str] = set()
+        for place, (key, bucket, tokens) in enumerate(wanted):
+            back, ahead = renewed[key]
+            arguments += (
+                bucket.interval,
+                bucket.size,
+                tokens,
+                0 if key in begun else back,
+                ahead if last[key] == place else 0,
+            )
+            begun.add(key)
         try:
             async with asyncio.timeout(TIMEOUT):
-                waits: list[float | Exception] = await self._script(
-                    keys=[self._prefix + each.key for each in wanted],
-                    args=[part for each in wanted for part in (each.bucket.interval, each.bucket.size, each.tokens)],
-                )
+                answers = await self._script(keys=[self._prefix + each.key for each in wanted], args=arguments)
         except (ValkeyError, OSError, TimeoutError) as error:
             self._paused_until = self._monotonic() + PAUSE
             telemetry.log.warning("limits.local", error=error)
             return [self._take_locally(*each) for each in wanted]
-        return waits
+        for each, answer in zip(wanted, answers, strict=True):
+            if answer < 0:
+                self._lease(each.key, each.bucket).add(-answer)
+        return [max(0, answer) for answer in answers]
+
+    def _lease(self, key: str, bucket: Bucket) -> Lease:
+        """The lease of a key; the longest unused are forgotten first, and their tokens come back with time."""
+        lease = self._leases.get(key)
+        if lease is None:
+            lease = self._leases[key] = Lease(bucket)
+            if len(self._leases) > MAX_LOCAL_KEYS:
+                self._leases.popitem(last=False)
+        else:
+            self._leases.move_to_end(key)
+        return lease
 
     def _take_locally(self, key: str, bucket: Bucket, tokens: int) -> float:
         if self._script is not None:

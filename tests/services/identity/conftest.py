@@ -83,7 +83,7 @@ class World:
             public_url=ISSUER,
             trust_domain=TRUST_DOMAIN,
             identity=asked,
-            proofs=ProofStore(self.valkey, f"{service}:dpop:"),
+            proofs=ProofStore(self.valkey, service),
             feed=RevocationFeed(asked.revocations),
             clock=self.clock,
         )

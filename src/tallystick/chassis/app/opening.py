@@ -189,7 +189,7 @@ async def _authenticator(runtime: Runtime, bus: Bus | None) -> Authenticator:
         public_url=settings.public_url,
         trust_domain=settings.trust_domain,
         identity=identity,
-        proofs=ProofStore(runtime.valkey, f"{runtime.name}:dpop:"),
+        proofs=ProofStore(runtime.valkey, runtime.name),
         feed=feed,
         clock=runtime.clock,
     )

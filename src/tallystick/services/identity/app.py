@@ -96,7 +96,7 @@ def assemble(
         issuer=issuer,
         keys=keys,
         revocations=revocations,
-        seen=ProofStore(valkey, "identity:dpop:"),
+        seen=ProofStore(valkey, "identity"),
     )
     return Identity(
         issuer=issuer,
