@@ -2,7 +2,7 @@
 
 Rates are counted in Valkey, for all replicas together, as a token bucket in its shortest form (the generic cell rate
 algorithm, ITU-T I.371): one number a key, the instant at which the bucket would be full again. Concurrent requests share
-one round trip, and whoever asks often gets a lease (docs/adr/0021): tokens taken ahead, which this process gives out for a
+one round trip, and whoever asks often gets a lease (docs/adr/0022): tokens taken ahead, which this process gives out for a
 moment without asking. When Valkey is away each replica counts for itself with buckets of the same size: a client may then
 reach the limit once per replica, which is better than no limit and better than no service.
 """
