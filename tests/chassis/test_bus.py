@@ -205,10 +205,10 @@ async def test_a_consumer_that_still_believes_to_lead_takes_nothing_twice(
         await told(bus, 4)
         await current._begin()
         await late._begin()
-        assert await current._step()
+        await current._step()
         await append(database, fact(4))
         await told(bus, 5)
-        assert await late._step()
+        await late._step()
     assert await numbers(service) == list(range(5))
     assert await dead_letters.list_letters(database) == []
     assert late.last_seq == 5

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -18,10 +19,13 @@ import uuid_utils
 from tallystick.chassis import telemetry
 from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus
-from tallystick.chassis.db import Database, Queries, Signal, Transaction, session
-from tallystick.chassis.fact import Fact
+from tallystick.chassis.db import Database, Queries, Query, Session, Signal, Transaction, session
+from tallystick.chassis.fact import Fact, Head
 from tallystick.chassis.fact import decode as decode_fact
+from tallystick.chassis.fact import head as decode_head
 from tallystick.chassis.telemetry.redact import stack
+from tallystick.kernel import ids
+from tallystick.kernel.ids import FactId
 from tallystick.kernel.problem import Problem
 
 Q: Final = Queries.load("tallystick.chassis", "inbox")
@@ -37,14 +41,29 @@ _buried = telemetry.counter(
 _holes = telemetry.counter("tallystick_bus_holes_total", "Times that facts were missing", ("source", "consumer"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Delivered:
-    """A fact as it arrived: number `seq` of `service`; `raw` is its exact encoding (the audit leaf's content)."""
+    """A fact as it arrived: number `seq` of `service`; `raw` is its exact encoding (the audit leaf's content).
+
+    It is decoded when somebody asks: `head` is, `fact` only by those who need what it says. Raises then what `decode` raises.
+    """
 
     service: str
     seq: int
-    fact: Fact
+    head: Head
     raw: bytes
+
+    @property
+    def id(self) -> FactId:
+        return ids.facts.parse(self.head.id)
+
+    @property
+    def tenant(self) -> str:
+        return self.head.tenant
+
+    @cached_property
+    def fact(self) -> Fact:
+        return decode_fact(self.raw)
 
 
 Handler = Callable[[Any, Transaction, list[Delivered]], Awaitable[None]]
@@ -57,6 +76,10 @@ class Subscription:
     `handle(service, tx, facts)` gets facts in order, at most 512, and does all its writing in `tx`. A fact that fails it `max_attempts`
     times becomes a dead letter; what fails for a reason outside of the fact (a retryable Problem: no database, a service down) is tried
     for ever. `complete`: refuse to begin when the stream no longer has the source's first fact.
+
+    `unheard`, a statement of the service's own, saves the transaction where nobody listens: it moves the inbox of ($1, $2) from $3 to
+    $4 if the service has nothing to do with any fact of the tenants $5, and touches no row otherwise. One statement sees one moment, so
+    nobody can begin to listen between the look and the move.
     """
 
     source: str
@@ -65,6 +88,7 @@ class Subscription:
     max_attempts: int = 5
     name: str = "main"
     complete: bool = False
+    unheard: Query | None = None
 
     def __post_init__(self) -> None:
         if not self.types or self.max_attempts < 1:
@@ -127,11 +151,10 @@ class Consumer:
                                 return
                         self.leading = True
                         await self._begin()
+                        more = True
                         while not self._stopping.is_set() and not own.lost:
-                            if await self._step():
-                                pause = self._pause_s
-                            else:
-                                await self._idle()
+                            more = await self._step() if more else await self._idle(own)
+                            pause = self._pause_s
                 except Stopped:
                     return
                 except Exception as error:  # noqa: BLE001 - a consumer that ended would be silence
@@ -171,9 +194,9 @@ class Consumer:
         self._sequence = await streams.locate(self.bus, sub.source, last + 1)
 
     async def _step(self) -> bool:
-        """Handle what the stream has next; False when it has nothing."""
+        """Handle what the stream has next; False when it has no more."""
         source = self.subscription.source
-        messages = await streams.read(self.bus, source, self._sequence)
+        messages, more = await streams.read_page(self.bus, source, self._sequence)
         facts: list[tuple[int, bytes]] = []
         last = self.last_seq
         hole: Hole | None = None
@@ -190,24 +213,30 @@ class Consumer:
             raise hole
         if messages:
             self._sequence = messages[-1].sequence + 1
-        return bool(messages)
+        return more
 
-    async def _idle(self) -> None:
-        """Wait for more. When nothing was announced for a while, see whether the stream is still the one that we read."""
+    async def _idle(self, own: Session) -> bool:
+        """Wait for more; True when there is. When nothing was announced for a while, see whether the stream is still the one that we read."""
         if await self._stored.wait(POLL_S) or self._stopping.is_set():
-            return
-        await self._replay_requested()
-        end = await streams.tail(self.bus, self.subscription.source)
+            return True
+        if await own.fetchrow(Q.any_requested, *self._labels) is not None:
+            await self._replay_requested()
+        end = await streams.bounds(self.bus, self.subscription.source)
         if end.created != self._created or end.last < self._sequence - 1:
             telemetry.log.warning(
                 "bus.stream_changed", source=self.subscription.source, consumer=self.subscription.name
             )
             await self._begin()
+            return True
+        return end.last >= self._sequence  # the announcement was lost
 
     async def _take(self, facts: Sequence[tuple[int, bytes]]) -> None:
         """Handle consecutive facts, the first of which follows last_seq: together, and if that fails one by one."""
         for start in range(0, len(facts), MAX_FACTS):
-            part = facts[start : start + MAX_FACTS]
+            # Another replica may have gone on meanwhile.
+            part = [one for one in facts[start : start + MAX_FACTS] if one[0] > self.last_seq]
+            if not part:
+                continue
             if len(part) == 1 or not await self._attempt(part, attempt=1, final=False):
                 for one in part:
                     if one[0] > self.last_seq:
@@ -248,30 +277,41 @@ class Consumer:
         return True
 
     async def _handle(self, facts: Sequence[tuple[int, bytes]]) -> None:
-        sub = self.subscription
-        last = facts[-1][0]
-        wanted = [one for one in facts if sub.takes(_type_of(one[1]))]
+        sub, last = self.subscription, facts[-1][0]
+        heads = [(seq, _head(raw), raw) for seq, raw in facts]
+        wanted = [Delivered(sub.source, seq, head, raw) for seq, head, raw in heads if sub.takes(head.type)]
         if not wanted:
             if not await self.database.execute(Q.skip, *self._labels, self.last_seq, last):
                 raise Hole(f"the inbox of {sub.name} is no longer at {self.last_seq}")
             self.last_seq = last
             return
-        delivered = [Delivered(sub.source, seq, decode_fact(raw), raw) for seq, raw in wanted]
+        if sub.unheard is not None:
+            tenants = sorted({one.tenant for one in wanted})
+            if await self.database.execute(sub.unheard, *self._labels, self.last_seq, last, tenants):
+                self.last_seq = last
+                _handled.labels(*self._labels).inc(len(wanted))
+                return
         async with self.database.transaction() as tx:
-            done = await tx.fetchval(Q.lock, *self._labels)
-            # Another replica, or this one before a COMMIT whose answer was lost, may have been here.
-            delivered = [one for one in delivered if one.seq > done]
-            if delivered:
-                await sub.handle(self.service, tx, delivered)
-            await tx.execute(Q.advance, *self._labels, last)
+            done = self.last_seq
+            # The common case, locked and moved at once. Otherwise another replica, or this one before a COMMIT whose answer was lost,
+            # has been here.
+            if moved := await tx.execute(Q.skip, *self._labels, done, last):
+                pending = wanted
+            else:
+                done = await tx.fetchval(Q.lock, *self._labels)
+                pending = [one for one in wanted if one.seq > done]
+            if pending:
+                await sub.handle(self.service, tx, pending)
+            if not moved:
+                await tx.execute(Q.advance, *self._labels, last)
         self.last_seq = max(last, done)
-        _handled.labels(*self._labels).inc(len(delivered))
+        _handled.labels(*self._labels).inc(len(pending))
 
     async def _bury(self, fact: tuple[int, bytes], failure: Exception, attempts: int) -> None:
         seq, raw = fact
         async with self.database.transaction() as tx:
             await tx.execute(
-                Q.bury, uuid_utils.uuid7(), *self._labels, seq, _type_of(raw)[:120], raw, describe(failure), attempts
+                Q.bury, uuid_utils.uuid7(), *self._labels, seq, _head(raw).type[:120], raw, describe(failure), attempts
             )
             await tx.execute(Q.advance, *self._labels, seq)
         self.last_seq = seq
@@ -290,7 +330,7 @@ class Consumer:
                     if letter is None:
                         return
                     raw = letter["fact"]
-                    fact = Delivered(self.subscription.source, letter["seq"], decode_fact(raw), raw)
+                    fact = Delivered(self.subscription.source, letter["seq"], decode_head(raw), raw)
                     await self.subscription.handle(self.service, tx, [fact])
                     await tx.execute(Q.replayed, letter["id"])
             except Exception as error:
@@ -307,19 +347,15 @@ class Consumer:
         return True
 
 
-class _Typed(msgspec.Struct):
-    type: str = ""
+_NOTHING: Final = Head()
 
 
-_typed = msgspec.json.Decoder(_Typed)
-
-
-def _type_of(raw: bytes) -> str:
-    """A fact's type, without decoding the rest; empty when it has none."""
+def _head(raw: bytes) -> Head:
+    """Whose a fact is, and of what type; nothing of it when it can't be read, which is then the handler's to find out."""
     try:
-        return _typed.decode(raw).type
+        return decode_head(raw)
     except msgspec.DecodeError:
-        return ""
+        return _NOTHING
 
 
 def describe(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -111,16 +111,19 @@ async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
 
 async def tail(bus: Bus, service: str) -> Tail:
     """Raises BusUnavailable, also when there is no such stream."""
+    end = await bounds(bus, service)
+    found = await get(bus, service, end.last) if end.first <= end.last else None
+    return replace(end, fact=found.last) if found is not None else end
+
+
+async def bounds(bus: Bus, service: str) -> Tail:
+    """As `tail`, without reading the last message: `fact` is 0."""
     answer = await _api(bus, f"$JS.API.STREAM.INFO.{name(service)}", None)
     if "error" in answer:
         raise _refused(answer)
     state = answer["state"]
-    fact = 0
-    if state["messages"]:
-        found = await get(bus, service, state["last_seq"])
-        fact = found.last if found is not None else 0
     # A stream that never had a message says 0 and 0, which would be a message of that number; there is none before 1.
-    return Tail(answer["created"], max(1, state["first_seq"]), state["last_seq"], fact)
+    return Tail(answer["created"], max(1, state["first_seq"]), state["last_seq"], 0)
 
 
 async def publish(bus: Bus, service: str, first: int, facts: Sequence[bytes], *, expected: int) -> int:
@@ -141,12 +144,20 @@ async def read(
     bus: Bus, service: str, sequence: int, *, batch: int = 64, max_bytes: int = 1024 * 1024
 ) -> list[Message]:
     """Messages from `sequence` on, as they are stored; empty when there are none yet. Raises BusUnavailable, also without a stream."""
+    return (await read_page(bus, service, sequence, batch=batch, max_bytes=max_bytes))[0]
+
+
+async def read_page(
+    bus: Bus, service: str, sequence: int, *, batch: int = 64, max_bytes: int = 1024 * 1024
+) -> tuple[list[Message], bool]:
+    """As `read`, and whether the stream had more when it answered."""
     request = json.dumps({"seq": max(1, sequence), "batch": batch, "max_bytes": max_bytes}).encode()
     *messages, end = await bus.request_many(f"$JS.API.DIRECT.GET.{name(service)}", request)
-    status = (end.headers or {}).get("Status")
+    headers = end.headers or {}
+    status = headers.get("Status")
     if status not in {"204", "404"}:
         raise BusUnavailable(f"the stream {name(service)} can't be read", context={"status": status})
-    return [_message(message) for message in messages]
+    return [_message(message) for message in messages], headers.get("Nats-Num-Pending", "0") != "0"
 
 
 async def get(bus: Bus, service: str, sequence: int) -> Message | None:
@@ -212,6 +223,7 @@ __all__ = [
     "Message",
     "StreamSettings",
     "Tail",
+    "bounds",
     "decode",
     "encode",
     "ensure",
@@ -221,6 +233,7 @@ __all__ = [
     "name",
     "publish",
     "read",
+    "read_page",
     "stored_subject",
     "subject",
     "tail",

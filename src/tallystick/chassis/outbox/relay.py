@@ -148,7 +148,7 @@ class Relay:
             await self.database.appended.wait(self._poll_s)
             if clock() - checked > STREAM_CHECK_S:
                 checked = clock()
-                now = await streams.tail(self.bus, self.service)
+                now = await streams.bounds(self.bus, self.service)
                 if (now.created, now.last) != (self._tail.created, self._tail.last):
                     telemetry.log.warning("outbox.stream_changed", stream=streams.name(self.service))
                     await self._synchronise(own)

@@ -15,7 +15,7 @@ SELECT last_seq FROM inbox WHERE source = $1 AND consumer = $2 FOR UPDATE;
 UPDATE inbox SET last_seq = $3, at = now() WHERE source = $1 AND consumer = $2 AND last_seq < $3;
 
 -- name: skip
--- Nothing of these facts concerns the consumer: moves from $3 to $4 in one statement.
+-- Moves from $3 to $4, if that is where it is.
 UPDATE inbox SET last_seq = $4, at = now() WHERE source = $1 AND consumer = $2 AND last_seq = $3;
 
 -- name: bury
@@ -32,6 +32,10 @@ FROM dead_letter WHERE state = ANY ($1::text[]) AND ($2::uuid IS NULL OR id > $2
 -- name: request_replay
 -- Asks the service to handle waiting letters again.
 UPDATE dead_letter SET state = 'requested', reason = $2 WHERE id = ANY ($1::uuid[]) AND state = 'waiting' RETURNING id;
+
+-- name: any_requested
+-- Whether somebody wants a letter of a consumer handled again.
+SELECT 1 FROM dead_letter WHERE source = $1 AND consumer = $2 AND state = 'requested' LIMIT 1;
 
 -- name: requested
 -- The next letter of a consumer that somebody wants handled again, locked.

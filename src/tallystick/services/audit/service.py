@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,7 +12,15 @@ from valkey.exceptions import ValkeyError
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.audit import note, receipt
-from tallystick.chassis.audit.merkle import HASH_SIZE, TILE_WIDTH, Frontier, ProofError, prove_inclusion, subtree
+from tallystick.chassis.audit.merkle import (
+    EMPTY_ROOT,
+    HASH_SIZE,
+    TILE_WIDTH,
+    Frontier,
+    ProofError,
+    prove_inclusion,
+    subtree,
+)
 from tallystick.chassis.audit.note import Checkpoint, NoteError, VerifierKey
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.keys import Aad, Keyring
@@ -21,7 +29,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import FactId
 from tallystick.services.audit.model import append, bundle, needed_tiles, tile_address, tile_width
-from tallystick.services.audit.store import Recorded, Store
+from tallystick.services.audit.store import Head, Recorded, Store
 
 #: The tenant under whose keys the platform seals what is nobody's.
 PLATFORM: Final = "platform"
@@ -31,6 +39,8 @@ REMEMBERED: Final = "audit:signed"
 KEEP_ALL: Final = timedelta(hours=1)
 #: How far back thinning looks: what a longer standstill left stays.
 _THIN_BACK: Final = timedelta(days=2)
+#: While nothing grows, Valkey is asked so often whether it still has the newest checkpoint.
+LOOK_AGAIN: Final = timedelta(seconds=2)
 _POLL_SECONDS: Final = 0.05
 #: Requests that wait for a receipt at once. More are answered "not yet" without waiting: they take up places of others.
 MAX_WAITING: Final = 32
@@ -40,6 +50,15 @@ _UNKNOWN: Final = ""
 
 class RolledBack(RuntimeError):
     """The log is not a continuation of what was signed: its database was restored or rewritten. Nothing is signed."""
+
+
+def _root(tiles: Mapping[tuple[int, int], bytes], size: int) -> bytes:
+    """The root of the tree's first `size` entries, out of its tiles."""
+    try:
+        return subtree(lambda level, index: tiles[level, index], 0, size)
+    except (KeyError, ProofError) as error:
+        telemetry.log.error("audit.tiles_missing", size=size)
+        raise RolledBack(f"the tiles of {size} entries are not all there") from error
 
 
 class Log:
@@ -54,6 +73,12 @@ class Log:
         self.name = name
         self._key: Ed25519PrivateKey | None = None
         self._waiting = 0
+        #: The checkpoint that database and Valkey were seen to agree on, and when.
+        self._settled: str | None = None
+        self._looked = datetime.min.replace(tzinfo=UTC)
+        #: The last checkpoint that was signed or verified here: its signature need not be verified again.
+        self._own_text = ""
+        self._own = Checkpoint(name, 0, EMPTY_ROOT)
 
     # ---- writing
 
@@ -65,58 +90,57 @@ class Log:
 
     async def sign(self) -> None:
         """Signs the head if it grew. Raises RolledBack rather than sign what does not continue all that was signed."""
-        # What was signed is read first: the head can only have grown since.
-        newest = await self._store.newest_checkpoint(self._database)
-        stored = None if newest is None else newest[1]
-        remembered = await self._remembered()
-        size, frontier = await self._store.head(self._database)
-        if size == (0 if newest is None else newest[0]) and remembered in (stored, _UNKNOWN):
+        head = await self._store.head(self._database)
+        now = self._clock.now()
+        if head.size == head.signed and head.note == self._settled and now - self._looked < LOOK_AGAIN:
             return
-        last = await self._last_signed([text for text in (stored, remembered) if text], size)
-        if last is None or last[0].size < size:
-            text = await self._signed(size, frontier)
-            await self._store.insert_checkpoint(self._database, size, text, self._clock.now())
+        remembered = await self._remembered()
+        if head.size == head.signed and remembered in (head.note, _UNKNOWN):
+            self._settled, self._looked = head.note, now
+            return
+        texts = [text for text in (head.note, remembered) if text]
+        signed = {text: await self._checked(text, head.size) for text in dict.fromkeys(texts)}
+        sizes = {each.size for each in signed.values() if each.size} | ({head.size} if head.size else set())
+        tiles = await self._store.tiles(
+            self._database, sorted({key for size in sizes for key in needed_tiles(size - 1, size)})
+        )
+        for each in signed.values():
+            if each.size and _root(tiles, each.size) != each.root:
+                telemetry.log.error("audit.rewritten", size=head.size, signed=each.size)
+                raise RolledBack(f"the log's first {each.size} entries are not those that were signed")
+        last = max(signed, key=lambda text: signed[text].size, default=None)
+        if last is None or signed[last].size < head.size:
+            text, size = await self._signed(head, tiles), head.size
         else:
             # Nothing to sign, but one of the two memories does not have the newest checkpoint.
-            text = last[1]
-            await self._store.insert_checkpoint(self._database, last[0].size, text, self._clock.now())
+            text, size = last, signed[last].size
+        await self._store.insert_checkpoint(self._database, size, text, now)
         if remembered is not _UNKNOWN:
             await self._remember(text)
 
-    async def _last_signed(self, texts: Sequence[str], size: int) -> tuple[Checkpoint, str] | None:
-        """The largest of the signed checkpoints, all of which must be of this tree. Raises RolledBack."""
-        last: tuple[Checkpoint, str] | None = None
-        for text in dict.fromkeys(texts):
+    async def _checked(self, text: str, size: int) -> Checkpoint:
+        """A checkpoint that was signed before, by this log's key and of no larger tree. Raises RolledBack."""
+        if text != self._own_text or self._key is None:
             try:
-                signed = note.verify_checkpoint(text, await self._verifier())
+                self._own = note.verify_checkpoint(text, await self._verifier())
             except NoteError as error:
                 telemetry.log.error("audit.other_key")
                 raise RolledBack("a checkpoint that was signed before is not by this log's key") from error
-            if size < signed.size:
-                telemetry.log.error("audit.rolled_back", size=size, signed=signed.size)
-                raise RolledBack(f"the log has {size} entries, but {signed.size} were signed")
-            if signed.size and await self._root(signed.size) != signed.root:
-                telemetry.log.error("audit.rewritten", size=size, signed=signed.size)
-                raise RolledBack(f"the log's first {signed.size} entries are not those that were signed")
-            if last is None or last[0].size < signed.size:
-                last = signed, text
-        return last
+            self._own_text = text
+        if size < self._own.size:
+            telemetry.log.error("audit.rolled_back", size=size, signed=self._own.size)
+            raise RolledBack(f"the log has {size} entries, but {self._own.size} were signed")
+        return self._own
 
-    async def _signed(self, size: int, frontier: bytes) -> str:
-        root = Frontier(size, frontier).root()
-        if root != await self._root(size):
-            telemetry.log.error("audit.head_and_tiles_differ", size=size)
-            raise RolledBack(f"the head of {size} entries is not that of its tiles")
-        return note.sign(Checkpoint(self.name, size, root).text(), self.name, await self._signing_key())
-
-    async def _root(self, size: int) -> bytes:
-        """The root of the tree's first `size` entries, out of its tiles."""
-        tiles = await self._store.tiles(self._database, needed_tiles(size - 1, size))
-        try:
-            return subtree(lambda level, index: tiles[level, index], 0, size)
-        except (KeyError, ProofError) as error:
-            telemetry.log.error("audit.tiles_missing", size=size)
-            raise RolledBack(f"the tiles of {size} entries are not all there") from error
+    async def _signed(self, head: Head, tiles: Mapping[tuple[int, int], bytes]) -> str:
+        root = Frontier(head.size, head.frontier).root()
+        if head.size and root != _root(tiles, head.size):
+            telemetry.log.error("audit.head_and_tiles_differ", size=head.size)
+            raise RolledBack(f"the head of {head.size} entries is not that of its tiles")
+        checkpoint = Checkpoint(self.name, head.size, root)
+        text = note.sign(checkpoint.text(), self.name, await self._signing_key())
+        self._own_text, self._own = text, checkpoint
+        return text
 
     async def _remembered(self) -> str | None:
         """The checkpoint in Valkey: None when it has none, `_UNKNOWN` when it does not answer."""

@@ -24,6 +24,15 @@ class Recorded(msgspec.Struct, frozen=True):
     fact: bytes | None
 
 
+class Head(msgspec.Struct, frozen=True):
+    """The tree as it stands, and the checkpoint that was signed last: its size and text (0 and None: nothing was signed yet)."""
+
+    size: int
+    frontier: bytes
+    signed: int
+    note: str | None
+
+
 class Store:
     async def head_for_update(self, tx: Transaction) -> tuple[int, bytes]:
         row = await tx.fetchrow(queries.head_for_update)
@@ -31,18 +40,19 @@ class Store:
             raise RuntimeError("the log has no head: its migration did not run")
         return row["size"], row["frontier"]
 
-    async def head(self, database: Database) -> tuple[int, bytes]:
-        row = await database.fetchrow(queries.head)
+    async def head(self, database: Database) -> Head:
+        row = await database.fetchrow(queries.head_and_signed)
         if row is None:
             raise RuntimeError("the log has no head: its migration did not run")
-        return row["size"], row["frontier"]
+        return Head(row["size"], row["frontier"], row["signed"] or 0, row["note"])
 
     async def append(
         self, tx: Transaction, service: str, change: Append, facts: Sequence[tuple[FactId, str, int, bytes]]
     ) -> None:
         """`facts` are (id, tenant, number, bytes), in the order of the change's digests."""
+        keys = sorted(change.tiles)
         await tx.execute(
-            queries.insert_entries,
+            queries.append,
             change.first,
             service,
             [fact[0] for fact in facts],
@@ -50,15 +60,12 @@ class Store:
             [fact[2] for fact in facts],
             change.digests,
             [fact[3] for fact in facts],
-        )
-        keys = sorted(change.tiles)
-        await tx.execute(
-            queries.extend_tiles,
             [level for level, _ in keys],
             [index for _, index in keys],
             [change.tiles[key] for key in keys],
+            change.size,
+            change.frontier,
         )
-        await tx.execute(queries.set_head, change.size, change.frontier)
 
     async def tile(self, database: Database, level: int, index: int) -> bytes | None:
         found: bytes | None = await database.fetchval(queries.tile, level, index)

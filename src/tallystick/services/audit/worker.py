@@ -14,7 +14,7 @@ SOURCES = ("identity", "ledger", "notify", "payments", "risk", "vault")
 
 
 async def record(log: Log, tx: Transaction, facts: list[Delivered]) -> None:
-    await log.record(tx, facts[0].service, [(f.fact.id, f.fact.tenant, f.seq, f.raw) for f in facts])
+    await log.record(tx, facts[0].service, [(f.id, f.tenant, f.seq, f.raw) for f in facts])
 
 
 async def sign(log: Log) -> None:
@@ -29,6 +29,6 @@ async def thin(log: Log) -> None:
 SUBSCRIPTIONS = tuple(Subscription(source=source, types=("*",), handle=record, complete=True) for source in SOURCES)
 
 SCHEDULES = (
-    Schedule(name="audit.sign", every=timedelta(milliseconds=200), run=sign),
+    Schedule(name="audit.sign", every=timedelta(milliseconds=100), run=sign),
     Schedule(name="audit.thin", every=timedelta(minutes=10), run=thin),
 )

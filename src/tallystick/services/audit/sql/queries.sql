@@ -2,26 +2,24 @@
 -- The tree's head, and with it the right to append until this transaction ends.
 SELECT size, frontier FROM head FOR UPDATE;
 
--- name: head
--- The tree's head, to be signed.
-SELECT size, frontier FROM head;
+-- name: head_and_signed
+-- The tree's head, to be signed, and what was signed last: of one moment.
+SELECT h.size, h.frontier, c.size AS signed, c.note
+FROM head AS h LEFT JOIN LATERAL (SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1) AS c ON true;
 
--- name: set_head
--- The head after appending.
-UPDATE head SET size = $1, frontier = $2;
-
--- name: insert_entries
--- Appends commitments with their facts.
-INSERT INTO entry (index, id, tenant, service, seq, digest, fact)
-SELECT $1 + e.place - 1, e.id, e.tenant, $2, e.seq, e.digest, e.fact
-FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::bytea[], $7::bytea[]) WITH ORDINALITY
-    AS e (id, tenant, seq, digest, fact, place);
-
--- name: extend_tiles
--- Appends hashes to tiles, making those that are new.
-INSERT INTO tile (level, index, hashes)
-SELECT level, index, hashes FROM unnest($1::int[], $2::bigint[], $3::bytea[]) AS t (level, index, hashes)
-ON CONFLICT (level, index) DO UPDATE SET hashes = tile.hashes || excluded.hashes;
+-- name: append
+-- Appends commitments with their facts ($1 to $7) and their hashes to tiles ($8 to $10), making those that are new, and moves the head.
+WITH entries AS (
+    INSERT INTO entry (index, id, tenant, service, seq, digest, fact)
+    SELECT $1::bigint + e.place - 1, e.id, e.tenant, $2, e.seq, e.digest, e.fact
+    FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::bytea[], $7::bytea[]) WITH ORDINALITY
+        AS e (id, tenant, seq, digest, fact, place)
+), tiles AS (
+    INSERT INTO tile (level, index, hashes)
+    SELECT level, index, hashes FROM unnest($8::int[], $9::bigint[], $10::bytea[]) AS t (level, index, hashes)
+    ON CONFLICT (level, index) DO UPDATE SET hashes = tile.hashes || excluded.hashes
+)
+UPDATE head SET size = $11, frontier = $12;
 
 -- name: tile
 -- One tile, as far as it is filled.
