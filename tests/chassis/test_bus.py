@@ -125,6 +125,51 @@ async def test_only_the_types_asked_for_arrive_and_the_others_are_passed(
     assert await numbers(service) == [n for n in range(40) if n % 4 != 2]
 
 
+UNHEARD = chassis_db.parse(
+    "-- name: unheard\n-- Nobody has taken a fact before.\n"
+    "UPDATE inbox SET last_seq = $4 WHERE source = $1 AND consumer = $2 AND last_seq = $3 "
+    "AND 'default' = ANY ($5::text[]) AND NOT EXISTS (SELECT FROM taken);",
+    "test.sql",
+)[0]
+
+
+async def test_what_nobody_listens_to_is_passed_in_one_statement_and_nothing_of_what_somebody_does(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    seen: list[int] = []
+
+    async def note(service: Any, tx: Transaction, facts: list[Delivered]) -> None:
+        seen.extend(one.seq for one in facts)
+
+    await service.query("GRANT SELECT ON taken TO chassis_test")
+    async with relaying(database, bus), consuming(database, bus, note, unheard=UNHEARD):
+        await append(database, *(fact(n) for n in range(10)))
+        await reached(service, 10)
+        assert seen == []
+        await service.query("INSERT INTO taken (seq, n) VALUES (0, 0)")  # from now on somebody listens
+        await append(database, *(fact(n) for n in range(10, 15)))
+        await reached(service, 15)
+    assert seen == [11, 12, 13, 14, 15]
+
+
+async def test_what_another_replica_has_handled_meanwhile_is_left_out(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    raws = [outbox.encode(fact(number)) for number in range(1, 1301)]
+    late = Consumer(database, bus, Subscription(source="test", types=("*",), handle=take), None)
+    await late._begin()
+    current = Consumer(database, bus, Subscription(source="test", types=("*",), handle=take), None)
+    await current._begin()
+    await streams.publish(bus, "test", 1, raws[:600], expected=0)
+    await current._step()
+    await streams.publish(bus, "test", 601, raws[600:], expected=1)
+    await late._step()  # its first 512 are behind the other, and so are some of the next
+    assert await numbers(service) == list(range(1, 1301))
+    assert (await service.query("SELECT last_seq FROM inbox"))[0]["last_seq"] == late.last_seq == 1300
+    assert await dead_letters.list_letters(database) == []
+
+
 @pytest.mark.parametrize("bad", [(), ("pay*",), ("*.x",), ("a.*.b",)])
 def test_a_pattern_that_means_nothing_is_refused(bad: tuple[str, ...]) -> None:
     with pytest.raises(ValueError):

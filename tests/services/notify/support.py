@@ -15,10 +15,11 @@ from typing import Any
 from aiohttp import web
 
 from tallystick.chassis.auth.cedar import Authorizer
+from tallystick.chassis.bus import Delivered
 from tallystick.chassis.db import Database
 from tallystick.chassis.egress import Resolve, system_resolve
+from tallystick.chassis.fact import Fact, encode, head
 from tallystick.chassis.keys import Keyring, LocalRoot, root
-from tallystick.chassis.outbox import Fact
 from tallystick.chassis.web import Application
 from tallystick.kernel import ids
 from tallystick.kernel.clock import ManualClock
@@ -107,7 +108,7 @@ class Env:
 
     async def told(self, *facts: Fact) -> None:
         async with self.database.transaction() as tx:
-            await self.notify.deliveries.queue(tx, facts)
+            await self.notify.deliveries.queue(tx, [delivered(seq, one) for seq, one in enumerate(facts, 1)])
 
     async def send(self) -> None:
         await self.notify.deliveries.send_due()
@@ -166,6 +167,12 @@ def fact(type_: str = "payments.payment.settled", tenant: str = "acme", **data: 
         at=datetime(2026, 1, 1, tzinfo=UTC),
         data={"id": "pay_x", **data},
     )
+
+
+def delivered(seq: int, told: Fact) -> Delivered:
+    """A fact as the consumer hands it over."""
+    raw = encode(told)
+    return Delivered(told.type.partition(".")[0], seq, head(raw), raw)
 
 
 def slug(answer: Answer) -> str:

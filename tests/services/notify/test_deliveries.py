@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -120,6 +121,49 @@ async def test_facts_come_from_the_bus_and_become_one_delivery(
 
 
 # ---- when again
+
+
+async def test_without_an_endpoint_facts_are_passed_and_from_its_making_on_none_is_lost(
+    env: Env, receiver: Receiver, database_for: DatabaseFor, nats_server: NatsServer
+) -> None:
+    """Each of the tenant's facts after the answer that the endpoint was made, however the two fall together."""
+    payments = await (await database_for("tallystick.chassis")).open()
+    bus = await Bus.open(nats_server.url, nats_server.ADMIN, nats_server.password())
+    (subscription,) = (each for each in SUBSCRIPTIONS if each.source == "payments")
+    transactions = 0
+
+    async def counted(notify: Any, tx: Any, facts: Any) -> None:
+        nonlocal transactions
+        transactions += 1
+        await subscription.handle(notify, tx, facts)
+
+    consumer = Consumer(env.database, bus, replace(subscription, handle=counted), env.notify)
+    task = asyncio.create_task(consumer.run())
+
+    async def passed(count: int) -> None:
+        async with asyncio.timeout(20):
+            while consumer.last_seq < count:
+                await asyncio.sleep(0.01)
+
+    try:
+        async with relaying(payments, bus, "payments"):
+            await append(payments, *(fact() for _ in range(20)))
+            await passed(20)
+            assert transactions == 0
+            others = [asyncio.create_task(append(payments, fact())) for _ in range(10)]
+            endpoint = await env.endpoint(receiver.url)
+            heard = [fact() for _ in range(30)]
+            for one_fact in heard:
+                await append(payments, one_fact)
+            await asyncio.gather(*others)
+            await passed(60)
+    finally:
+        consumer.stop()
+        await task
+        await bus.close()
+    rows = await env.service.query("SELECT fact, endpoint FROM delivery")
+    assert {each.id for each in heard} <= {row["fact"] for row in rows}
+    assert {ids.webhook_endpoints.text(row["endpoint"]) for row in rows} == {endpoint["id"]}
 
 
 async def test_a_failure_is_tried_again_at_its_time_and_not_before(env: Env, receiver: Receiver) -> None:

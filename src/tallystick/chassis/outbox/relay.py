@@ -28,7 +28,7 @@ MAX_BYTES: Final = 512 * 1024
 PAGE: Final = 2048
 #: After relaying, facts gather for so long: the first of a quiet time goes at once, a stream of them goes in larger messages, and
 #: every consumer has one transaction for many of them.
-GATHER_S: Final = 0.1
+GATHER_S: Final = 0.2
 WINDOW: Final = 8
 STREAM_CHECK_S: Final = 2.0
 FOLLOWER_S: Final = 1.0

@@ -8,10 +8,11 @@ from tallystick.chassis.app import Schedule
 from tallystick.chassis.bus import Delivered, Subscription
 from tallystick.chassis.db import Transaction
 from tallystick.services.notify.service import Notify
+from tallystick.services.notify.store import queries
 
 
 async def queue(notify: Notify, tx: Transaction, facts: list[Delivered]) -> None:
-    await notify.deliveries.queue(tx, [each.fact for each in facts])
+    await notify.deliveries.queue(tx, facts)
 
 
 async def purge(notify: Notify) -> None:
@@ -19,8 +20,8 @@ async def purge(notify: Notify) -> None:
 
 
 SUBSCRIPTIONS = (
-    Subscription(source="payments", types=("payments.*",), handle=queue),
-    Subscription(source="ledger", types=("ledger.*",), handle=queue),
+    Subscription(source="payments", types=("payments.*",), handle=queue, unheard=queries.unheard),
+    Subscription(source="ledger", types=("ledger.*",), handle=queue, unheard=queries.unheard),
 )
 
 SCHEDULES = (Schedule(name="notify.purge", every=timedelta(hours=1), run=purge),)

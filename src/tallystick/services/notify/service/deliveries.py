@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Final
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.bus import Delivered
+from tallystick.chassis.db import Database, Signal, Transaction
 from tallystick.chassis.keys import Keyring, KeyringError
-from tallystick.chassis.outbox import Fact
 from tallystick.contracts.notify.problems import DeliveryNotFound, WebhookEndpointDisabled
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -22,7 +22,7 @@ from tallystick.services.notify import model
 from tallystick.services.notify.model import Answer, Delivery, Endpoint
 from tallystick.services.notify.service.endpoints import Actor, Endpoints, secret_aad
 from tallystick.services.notify.service.sender import Sender
-from tallystick.services.notify.store import Store
+from tallystick.services.notify.store import Listener, Store
 
 #: How long a taken delivery is left alone: much longer than an attempt can take.
 LEASE: Final = timedelta(seconds=60)
@@ -30,7 +30,10 @@ IN_FLIGHT: Final = 128
 #: A slow endpoint, or a tenant with many of them, leaves places to the others.
 PER_TENANT: Final = 32
 PER_ENDPOINT: Final = 8
+#: While something is under way, what else became due is looked for so often.
 POLL_SECONDS: Final = 0.25
+#: What is queued here is sent at once; another replica's, a retry or a lease that ended is found within this.
+IDLE_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 1.0
 #: When the process stops, what was sent may still bring its answer for so long. What does not is sent again by another.
 GRACE_SECONDS: Final = 3.0
@@ -57,6 +60,7 @@ class Deliveries:
         self._endpoints = endpoints
         self._sender = sender
         self._clock = clock
+        self._due = Signal()
         self._running: dict[asyncio.Task[None], Delivery] = {}
 
     # ---- for tenants
@@ -79,20 +83,24 @@ class Deliveries:
                 raise DeliveryNotFound(f"there is no delivery {ids.deliveries.text(delivery)} to this endpoint")
             said = {"delivery": ids.deliveries.text(delivery)}
             await self._endpoints.told(tx, "notify.delivery.replayed", actor, endpoint, said)
+            tx.on_commit(self._due.send)
         return found
 
     # ---- events
 
-    async def queue(self, tx: Transaction, facts: Sequence[Fact]) -> None:
+    async def queue(self, tx: Transaction, facts: Sequence[Delivered]) -> None:
         """One delivery for each fact and endpoint that listens to it, in the transaction that moves the inbox."""
-        listeners = await self._store.listening(tx, sorted({fact.tenant for fact in facts}))
+        listeners: dict[str, list[Listener]] = {}
+        for listener in await self._store.listening(tx, sorted({fact.tenant for fact in facts})):
+            listeners.setdefault(listener.tenant, []).append(listener)
         now = self._clock.now()
         deliveries = []
-        for fact in facts:
-            event = model.event_type(fact.type)
+        for each in facts:
+            event = model.event_type(each.head.type)
             body: bytes | None = None
-            for listener in listeners:
-                if listener.tenant == fact.tenant and model.wants(listener.events, event):
+            for listener in listeners.get(each.tenant, ()):
+                if model.wants(listener.events, event):
+                    fact = each.fact
                     body = body or model.body(fact.id, event, fact.at, fact.data)
                     deliveries.append(
                         Delivery(
@@ -108,6 +116,7 @@ class Deliveries:
                     )
         if deliveries:
             await self._store.insert_deliveries(tx, deliveries, now)
+            tx.on_commit(self._due.send)
 
     # ---- sending
 
@@ -121,7 +130,7 @@ class Deliveries:
                     level = telemetry.log.warning if isinstance(error, Problem) else telemetry.log.error
                     level("webhook.not_taken", error=error)
                     await asyncio.sleep(PAUSE_SECONDS)
-                await asyncio.sleep(POLL_SECONDS)
+                await self._due.wait(IDLE_SECONDS)
         finally:
             if self._running:
                 _, late = await asyncio.wait(self._running, timeout=GRACE_SECONDS)

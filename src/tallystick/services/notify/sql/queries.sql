@@ -26,6 +26,14 @@ SELECT * FROM endpoint WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL;
 -- The enabled endpoints of some tenants.
 SELECT id, tenant, events FROM endpoint WHERE tenant = ANY($1::text[]) AND deleted_at IS NULL AND disabled_reason IS NULL;
 
+-- name: unheard
+-- Moves the inbox of ($1, $2) from $3 to $4 when none of the tenants $5 has an enabled endpoint.
+UPDATE inbox SET last_seq = $4, at = now()
+WHERE source = $1 AND consumer = $2 AND last_seq = $3
+  AND NOT EXISTS (
+    SELECT FROM endpoint WHERE tenant = ANY($5::text[]) AND deleted_at IS NULL AND disabled_reason IS NULL
+  );
+
 -- name: delete_endpoint
 -- From now on there is no such endpoint; its secret is gone at once.
 UPDATE endpoint SET deleted_at = $3, sealed_secret = '' WHERE id = $1 AND tenant = $2 AND deleted_at IS NULL RETURNING id;
