@@ -3,7 +3,7 @@
     .venv/bin/python -m bench.audit_append [--seconds 10] [--batch 500]
 
 The write path is the consumer's transaction: lock the head, hash, insert entries and tiles, move the head, durable commit; on a server
-of its own, without the bus. Every 200 ms another task signs, as in earnest. Afterwards receipts are made of facts taken at random.
+of its own, without the bus. Every 100 ms another task signs, as in earnest. Afterwards receipts are made of facts taken at random.
 Figures recorded with the machine are in bench/results/.
 """
 
@@ -37,7 +37,7 @@ from tallystick.local.parts import Postgres
 from tallystick.services.audit.service import Log
 from tallystick.services.audit.store import Store
 
-SIGN_EVERY = 0.2
+SIGN_EVERY = 0.1
 RECEIPTS = 500
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tallystick.contracts.audit.problems import ReceiptNotFound
 from tallystick.kernel import ids
 from tallystick.services.audit import service as audit_service
 from tallystick.services.audit.service import REMEMBERED, RolledBack
+from tallystick.services.audit.store import queries
 from tests.services.audit import c2sp
 from tests.services.audit.support import Env, fact, replica
 from tests.support.http import World
@@ -365,3 +367,14 @@ async def test_the_services_role_can_only_append(env: Env, statement: str, says:
     finally:
         await connection.close()
     assert len(await env.check()) == 2
+
+
+async def test_a_receipt_is_found_by_the_facts_id_however_long_the_log_is(env: Env) -> None:
+    facts = [fact(n) for n in range(3000)]
+    await env.record("ledger", facts)
+    await env.service.query("ANALYZE entry")
+    sql = queries.entry_by_id.sql
+    for turn in range(7):  # the server's plan for any values comes after some for given ones
+        (row,) = await env.service.query(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", facts[-1].id, "acme", None)
+        (plan,) = json.loads(row["QUERY PLAN"])
+        assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 10, turn

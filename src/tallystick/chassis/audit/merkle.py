@@ -7,6 +7,7 @@ hashes, each hash of level L+1 is the hash of a full tile of level L.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -93,10 +94,18 @@ def _perfect(read: ReadTile, low: int, width: int) -> bytes:
     tile, offset = divmod(first, TILE_WIDTH)
     count = 1 << height
     data = read(level, tile)[offset * HASH_SIZE : (offset + count) * HASH_SIZE]
-    nodes = [data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)]
-    if len(nodes) != count:
+    if len(data) != count * HASH_SIZE:
         msg = f"tile {level}/{tile} is too short for {count} hashes from {offset}"
         raise ProofError(msg)
+    return _reduced(data)
+
+
+@lru_cache(maxsize=512)
+def _reduced(data: bytes) -> bytes:
+    """The root over hashes, a power of two of them. It is remembered by what went in: a log that grows is asked for the same
+    left parts at each signature, and only the newest are hashed.
+    """
+    nodes = [data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)]
     while len(nodes) > 1:
         nodes = [node_hash(nodes[i], nodes[i + 1]) for i in range(0, len(nodes), 2)]
     return nodes[0]

@@ -13,6 +13,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -51,10 +52,17 @@ _SERVICE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 def leaf(service: str, seq: int, digest: bytes) -> bytes:
     """The log's entry for a service's fact number `seq`; `digest` is the SHA-256 of the fact's bytes."""
-    if not _SERVICE.fullmatch(service) or seq < 1 or len(digest) != 32:
+    begin = _begin(service)
+    if not begin or seq < 1 or len(digest) != 32:
         msg = "an entry needs a service's name, a number from 1 and a SHA-256"
         raise ValueError(msg)
-    return b'{"service":"%s","seq":%d,"sha256":"%s"}' % (service.encode(), seq, digest.hex().encode())
+    return b'%s%d,"sha256":"%s"}' % (begin, seq, digest.hex().encode())
+
+
+@lru_cache(maxsize=64)
+def _begin(service: str) -> bytes:
+    """How a service's entries begin; empty when that is no name of one."""
+    return b'{"service":"%s","seq":' % service.encode() if _SERVICE.fullmatch(service) else b""
 
 
 def write(index: int, proof: Sequence[bytes], checkpoint: str, *, service: str, seq: int, fact: bytes) -> str:

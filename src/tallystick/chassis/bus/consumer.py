@@ -34,7 +34,9 @@ POLL_S: Final = 1.0
 FOLLOWER_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 10.0
 
-_handled = telemetry.counter("tallystick_bus_handled_total", "Facts handled", ("source", "consumer"))
+_handled = telemetry.counter(
+    "tallystick_bus_handled_total", "Facts handled, without those that nobody wants", ("source", "consumer")
+)
 _buried = telemetry.counter(
     "tallystick_bus_dead_letters_total", "Facts put to the dead letters", ("source", "consumer")
 )
@@ -279,18 +281,19 @@ class Consumer:
     async def _handle(self, facts: Sequence[tuple[int, bytes]]) -> None:
         sub, last = self.subscription, facts[-1][0]
         heads = [(seq, _head(raw), raw) for seq, raw in facts]
-        wanted = [Delivered(sub.source, seq, head, raw) for seq, head, raw in heads if sub.takes(head.type)]
-        if not wanted:
+        taken = {type_ for type_ in {head.type for _, head, _ in heads} if sub.takes(type_)}
+        tenants = sorted({head.tenant for _, head, _ in heads if head.type in taken})
+        if not tenants:
             if not await self.database.execute(Q.skip, *self._labels, self.last_seq, last):
                 raise Hole(f"the inbox of {sub.name} is no longer at {self.last_seq}")
             self.last_seq = last
             return
-        if sub.unheard is not None:
-            tenants = sorted({one.tenant for one in wanted})
-            if await self.database.execute(sub.unheard, *self._labels, self.last_seq, last, tenants):
-                self.last_seq = last
-                _handled.labels(*self._labels).inc(len(wanted))
-                return
+        if sub.unheard is not None and await self.database.execute(
+            sub.unheard, *self._labels, self.last_seq, last, tenants
+        ):
+            self.last_seq = last
+            return
+        wanted = [Delivered(sub.source, seq, head, raw) for seq, head, raw in heads if head.type in taken]
         async with self.database.transaction() as tx:
             done = self.last_seq
             # The common case, locked and moved at once. Otherwise another replica, or this one before a COMMIT whose answer was lost,
