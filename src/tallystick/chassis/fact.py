@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -88,3 +90,28 @@ def decode(raw: bytes) -> Fact:
         trace=wire.trace,
         data=wire.data,
     )
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A fact as it arrived: number `seq` of `service`; `raw` is its exact encoding (the audit leaf's content).
+
+    It is decoded when somebody asks: `head` is, `fact` only by those who need what it says. Raises then what `decode` raises.
+    """
+
+    service: str
+    seq: int
+    head: Head
+    raw: bytes
+
+    @property
+    def id(self) -> FactId:
+        return ids.facts.parse(self.head.id)
+
+    @property
+    def tenant(self) -> str:
+        return self.head.tenant
+
+    @cached_property
+    def fact(self) -> Fact:
+        return decode(self.raw)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tallystick.chassis.bus.connection import Bus, BusUnavailable
-from tallystick.chassis.bus.consumer import Consumer, Delivered, Hole, Subscription
+from tallystick.chassis.bus.consumer import Consumer, Hole, Subscription
 from tallystick.chassis.bus.streams import StreamSettings
+from tallystick.chassis.fact import Delivered
 
 REVOCATIONS = "identity.revocations"
 

@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -20,12 +19,9 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus
 from tallystick.chassis.db import Database, Queries, Query, Session, Signal, Transaction, session
-from tallystick.chassis.fact import Fact, Head
-from tallystick.chassis.fact import decode as decode_fact
+from tallystick.chassis.fact import Delivered, Head
 from tallystick.chassis.fact import head as decode_head
 from tallystick.chassis.telemetry.redact import stack
-from tallystick.kernel import ids
-from tallystick.kernel.ids import FactId
 from tallystick.kernel.problem import Problem
 
 Q: Final = Queries.load("tallystick.chassis", "inbox")
@@ -41,31 +37,6 @@ _buried = telemetry.counter(
     "tallystick_bus_dead_letters_total", "Facts put to the dead letters", ("source", "consumer")
 )
 _holes = telemetry.counter("tallystick_bus_holes_total", "Times that facts were missing", ("source", "consumer"))
-
-
-@dataclass(frozen=True)
-class Delivered:
-    """A fact as it arrived: number `seq` of `service`; `raw` is its exact encoding (the audit leaf's content).
-
-    It is decoded when somebody asks: `head` is, `fact` only by those who need what it says. Raises then what `decode` raises.
-    """
-
-    service: str
-    seq: int
-    head: Head
-    raw: bytes
-
-    @property
-    def id(self) -> FactId:
-        return ids.facts.parse(self.head.id)
-
-    @property
-    def tenant(self) -> str:
-        return self.head.tenant
-
-    @cached_property
-    def fact(self) -> Fact:
-        return decode_fact(self.raw)
 
 
 Handler = Callable[[Any, Transaction, list[Delivered]], Awaitable[None]]

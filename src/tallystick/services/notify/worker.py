@@ -7,8 +7,7 @@ from datetime import timedelta
 from tallystick.chassis.app import Schedule
 from tallystick.chassis.bus import Delivered, Subscription
 from tallystick.chassis.db import Transaction
-from tallystick.services.notify.service import Notify
-from tallystick.services.notify.store import queries
+from tallystick.services.notify.service import UNHEARD, Notify
 
 
 async def queue(notify: Notify, tx: Transaction, facts: list[Delivered]) -> None:
@@ -20,8 +19,8 @@ async def purge(notify: Notify) -> None:
 
 
 SUBSCRIPTIONS = (
-    Subscription(source="payments", types=("payments.*",), handle=queue, unheard=queries.unheard),
-    Subscription(source="ledger", types=("ledger.*",), handle=queue, unheard=queries.unheard),
+    Subscription(source="payments", types=("payments.*",), handle=queue, unheard=UNHEARD),
+    Subscription(source="ledger", types=("ledger.*",), handle=queue, unheard=UNHEARD),
 )
 
 SCHEDULES = (Schedule(name="notify.purge", every=timedelta(hours=1), run=purge),)

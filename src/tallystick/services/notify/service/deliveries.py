@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Final
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.bus import Delivered
 from tallystick.chassis.db import Database, Signal, Transaction
+from tallystick.chassis.fact import Delivered
 from tallystick.chassis.keys import Keyring, KeyringError
 from tallystick.contracts.notify.problems import DeliveryNotFound, WebhookEndpointDisabled
 from tallystick.kernel import ids
@@ -22,7 +22,7 @@ from tallystick.services.notify import model
 from tallystick.services.notify.model import Answer, Delivery, Endpoint
 from tallystick.services.notify.service.endpoints import Actor, Endpoints, secret_aad
 from tallystick.services.notify.service.sender import Sender
-from tallystick.services.notify.store import Listener, Store
+from tallystick.services.notify.store import Listener, Store, queries
 
 #: How long a taken delivery is left alone: much longer than an attempt can take.
 LEASE: Final = timedelta(seconds=60)
@@ -39,6 +39,9 @@ PAUSE_SECONDS: Final = 1.0
 GRACE_SECONDS: Final = 3.0
 RETENTION: Final = timedelta(days=90)
 PURGE_PAGE: Final = 2000
+
+#: Moves the inbox past facts of tenants without endpoints (`Subscription.unheard`).
+UNHEARD: Final = queries.unheard
 
 _ATTEMPTS = telemetry.counter("webhook_attempts", "Webhooks sent, by what came of it", ["result"])
 
