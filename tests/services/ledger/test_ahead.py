@@ -187,6 +187,38 @@ async def test_a_refusal_that_was_not_stored_is_not_repeated_from_memory(
     await books.sound()
 
 
+async def test_what_is_forgotten_while_the_next_flush_asks_is_asked_again(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulation: the next flush went on with an empty memory, and its client got an internal error."""
+    bank, customer = await funded(books)
+    other = await books.open()
+    save, learn, failed, asked = Store.save, Store.learn, asyncio.Event(), asyncio.Event()
+
+    async def fails_once(self: Store, tx: Transaction, *more: Any) -> None:
+        if not failed.is_set():
+            await asked.wait()
+            failed.set()
+            raise CheckViolation("save", "23514", "planted", "")
+        await save(self, tx, *more)
+
+    async def waits(self: Store, database: Any, keys: Any, accounts: list[Any], state: Any) -> None:
+        if other in accounts and not asked.is_set():
+            asked.set()
+            await failed.wait()
+            await asyncio.sleep(0.05)
+        await learn(self, database, keys, accounts, state)
+
+    monkeypatch.setattr(Store, "save", fails_once)
+    monkeypatch.setattr(Store, "learn", waits)
+    first = [move("post", customer, bank, 1) for _ in range(20)]
+    second = [move("post", bank, other, 1) for _ in range(20)]
+    answers = await asyncio.gather(post(books.ledger, *first), books.post(*second, atomic=True))
+    assert {result.status for results in answers for result in results} == {"posted"}
+    assert failed.is_set()
+    await books.sound()
+
+
 async def test_a_commit_without_an_answer_is_looked_up(
     books: Books, monkeypatch: pytest.MonkeyPatch, locked: list[int]
 ) -> None:

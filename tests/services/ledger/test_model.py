@@ -288,6 +288,15 @@ def test_time_does_not_fall_when_a_clock_does() -> None:
     assert late.transfer.recorded_at == START + timedelta(seconds=100)
 
 
+def test_a_hold_expires_by_the_books_time_whichever_clock_looks() -> None:
+    """Else a capture could be recorded after the expiry of its hold, when the clock that is asked is behind."""
+    found = two()
+    run(found, hold(1, 1, 2, 5, expires_in=10))
+    run(found, post(2, 1, 2, 5), after=10)
+    assert reasons(run(found, on("capture", 3, 1), after=9)) == ["hold_expired"]
+    assert reasons(run(found, on("expire", 4, 1), after=9)) == [None]
+
+
 def test_the_id_of_an_expiry_is_its_holds_and_its_books() -> None:
     assert expiry_id(1, tid(1)) == expiry_id(1, tid(1))
     assert len({expiry_id(1, tid(1)), expiry_id(2, tid(1)), expiry_id(1, tid(2))}) == 3

@@ -283,7 +283,8 @@ class _Decider:
             raise _Refused(Reason.HOLD_NOT_FOUND)
         if hold.state != "held":
             raise _Refused(_CLOSED_HOLD[hold.state])
-        due = hold.expires_at is not None and hold.expires_at <= self.now
+        # By the book's time: another replica's clock may have been ahead of this one's when it wrote.
+        due = hold.expires_at is not None and hold.expires_at <= self.state.books[book].recorded_at
         if due != (command.kind == "expire"):
             # Expired, though not swept yet; or a sweep by a clock that is ahead of this one.
             raise _Refused(Reason.HOLD_EXPIRED if due else Reason.HOLD_NOT_DUE, pinned=due)

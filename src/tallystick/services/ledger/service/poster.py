@@ -223,6 +223,8 @@ class Poster:
         epoch = head.epoch
         try:
             known = await head.learn(units)
+            if head.epoch != epoch:
+                return None  # the flush before was not stored, while this one asked: what it was told rests on that one
             now = self._clock.now()
             state = head.state
             decided = decide(units, state, now)

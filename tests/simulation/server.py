@@ -1,0 +1,723 @@
+"""PostgreSQL as the ledger sees it, in memory: rows, row locks, READ COMMITTED, and everything that can go wrong between two statements.
+
+Each query of the ledger and of the chassis' tables that it writes to is a small function here, by the query's name. A statement sees what was
+committed before it and what its own transaction wrote; a row that another transaction has changed is waited for. `Faults` decides what
+breaks, before or after it took effect. A query that is not known is an error: then this file is behind the `.sql` files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from tallystick.chassis.db import (
+    CheckViolation,
+    CommitUnknown,
+    Contended,
+    DatabaseUnavailable,
+    Query,
+    Signal,
+    UniqueViolation,
+)
+from tallystick.services.ledger.model import Transfer
+
+#: Seconds that a lock is waited for, as in `Bounds`.
+LOCK_S = 2.0
+
+Key = tuple[Any, ...]
+Values = dict[str, Any]
+_SAVED = [field.name for field in msgspec.structs.fields(Transfer) if field.name != "recorded_at"]
+_TRANSFER = [field.name for field in msgspec.structs.fields(Transfer)]
+
+
+class Row:
+    """As asyncpg's Record: by place, by name, in order."""
+
+    __slots__ = ("_names", "_values")
+
+    def __init__(self, **values: Any) -> None:
+        self._names = list(values)
+        self._values = list(values.values())
+
+    def __getitem__(self, key: int | str) -> Any:
+        return self._values[key if isinstance(key, int) else self._names.index(key)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return zip(self._names, self._values, strict=True)
+
+
+@dataclass
+class Faults:
+    """What breaks, by chance: shares of all statements or commits. `reached` counts what really did."""
+
+    rng: random.Random
+    lost_before: float = 0.0
+    lost_after: float = 0.0
+    no_lock: float = 0.0
+    commit_lost: float = 0.0
+    commit_unanswered: float = 0.0
+    commit_late: float = 0.0
+    slow: float = 0.0
+    reached: Counter[str] = field(default_factory=Counter)
+
+    def heal(self) -> None:
+        self.lost_before = self.lost_after = self.no_lock = self.slow = 0.0
+        self.commit_lost = self.commit_unanswered = self.commit_late = 0.0
+
+    def chance(self, name: str) -> bool:
+        share: float = getattr(self, name)
+        if share and self.rng.random() < share:
+            self.reached[name] += 1
+            return True
+        return False
+
+    async def pause(self) -> None:
+        """The way to the server or back."""
+        seconds = self.rng.expovariate(2000)
+        if self.chance("slow"):
+            seconds += self.rng.uniform(0, 1.5)
+        await asyncio.sleep(seconds)
+
+
+class Server:
+    """The committed rows, who has locked which, and who waits for whom."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.tables: dict[str, dict[Key, Values]] = {
+            name: {}
+            for name in (
+                "book",
+                "account",
+                "transfer",
+                "number",
+                "hold",
+                "reversal",
+                "rejection",
+                "idempotency",
+                "outbox",
+            )
+        }
+        self.locks: dict[tuple[str, Key], Transaction] = {}
+        self.queues: dict[tuple[str, Key], deque[tuple[asyncio.Future[None], Transaction]]] = {}
+        self.deadlocks = 0
+        self.books = 0
+        self.late: set[asyncio.Task[None]] = set()
+        self.hung: list[asyncio.Future[None]] = []
+        self.over = False
+
+    def wake(self, place: tuple[str, Key]) -> None:
+        """The next in the queue may look whether the row is free now."""
+        queue = self.queues.get(place)
+        while queue and place not in self.locks:
+            turn, tx = queue.popleft()
+            if not (turn.done() or tx.over):
+                turn.set_result(None)
+                break
+
+
+class Transaction:
+    """Has both sides: what the service holds in its hand, and what the server knows of it."""
+
+    def __init__(self, database: SimDatabase) -> None:
+        self.database = database
+        self.server = database.server
+        self.writes: dict[tuple[str, Key], Values] = {}
+        self.owned: list[tuple[str, Key]] = []
+        self.over = False
+        self.waits_for: Transaction | None = None
+        self.after: list[Callable[[], None]] = []
+
+    # ---- the service's side -----------------------------------------------------------------------------------------
+
+    async def fetch(self, query: Query, *args: Any) -> list[Row]:
+        database, faults = self.database, self.server.faults
+        await database.alive()
+        await faults.pause()
+        await database.alive()
+        if self.over:
+            raise DatabaseUnavailable("the connection is lost")
+        if faults.chance("lost_before"):
+            self.abort()
+            raise DatabaseUnavailable("lost before it was run")
+        try:
+            rows: list[Row] = await STATEMENTS[query.name](self, *args)
+        except (Contended, UniqueViolation, CheckViolation):
+            self.abort()
+            raise
+        await database.alive()
+        if faults.chance("lost_after"):
+            self.abort()
+            raise DatabaseUnavailable("lost after it was run")
+        return rows
+
+    async def fetchrow(self, query: Query, *args: Any) -> Row | None:
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
+
+    async def fetchval(self, query: Query, *args: Any) -> Any:
+        row = await self.fetchrow(query, *args)
+        return None if row is None else row[0]
+
+    async def execute(self, query: Query, *args: Any) -> int:
+        return len(await self.fetch(query, *args))
+
+    def on_commit(self, call: Callable[[], None]) -> None:
+        self.after.append(call)
+
+    # ---- the server's side ------------------------------------------------------------------------------------------
+
+    def get(self, table: str, key: Key) -> Values | None:
+        """The row as this transaction sees it now."""
+        own = self.writes.get((table, key))
+        return self.server.tables[table].get(key) if own is None else own
+
+    def rows(self, table: str) -> list[Values]:
+        found = dict(self.server.tables[table])
+        found.update((key, row) for (name, key), row in self.writes.items() if name == table)
+        return list(found.values())
+
+    async def lock(self, table: str, key: Key) -> None:
+        """Waits for whoever has changed or locked this row, or is about to insert it. Raises Contended."""
+        place, server = (table, key), self.server
+        while (owner := server.locks.get(place)) is not None and owner is not self:
+            self.waits_for = owner
+            if self._in_a_circle():
+                server.deadlocks += 1
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            server.queues.setdefault(place, deque()).append((turn, self))
+            server.faults.reached["waited"] += 1
+            try:
+                async with asyncio.timeout(LOCK_S):
+                    await turn
+            except TimeoutError:
+                server.faults.reached["lock_timeout"] += 1
+                server.wake(place)
+                raise Contended("the row is locked by others") from None
+            finally:
+                self.waits_for = None
+            if self.over:
+                server.wake(place)
+                await self.database.alive()
+                raise DatabaseUnavailable("the connection is lost")
+        if owner is None:
+            server.locks[place] = self
+            self.owned.append(place)
+
+    def _in_a_circle(self) -> bool:
+        seen, one = {self}, self.waits_for
+        while one is not None:
+            if one in seen:
+                return True
+            seen.add(one)
+            one = one.waits_for
+        return False
+
+    def unlock(self, table: str, key: Key) -> None:
+        del self.server.locks[table, key]
+        self.server.wake((table, key))
+
+    async def insert(self, table: str, key: Key, row: Values) -> bool:
+        """False when there is one. Waits for another transaction that inserts the same."""
+        had = self.server.locks.get((table, key)) is self
+        await self.lock(table, key)
+        if self.get(table, key) is not None:
+            if not had:
+                self.owned.remove((table, key))
+                self.unlock(table, key)
+            return False
+        self.writes[table, key] = row
+        return True
+
+    async def update(self, table: str, key: Key, **changes: Any) -> Values | None:
+        """The row after the change: of the newest version, once its lock is had."""
+        if self.get(table, key) is None:
+            return None
+        await self.lock(table, key)
+        row = {**(self.get(table, key) or {}), **changes}
+        self.writes[table, key] = row
+        return row
+
+    def abort(self) -> None:
+        self.writes.clear()
+        self._end()
+
+    def store(self) -> None:
+        for (table, key), row in self.writes.items():
+            self.server.tables[table][key] = row
+        self._end()
+
+    def _end(self) -> None:
+        self.over = True
+        for place in self.owned:
+            self.unlock(*place)
+        self.owned.clear()
+
+    async def commit(self) -> None:
+        faults, database = self.server.faults, self.database
+        await database.alive()
+        if self.over:
+            raise CommitUnknown("the connection is lost")
+        await faults.pause()
+        if database.dead:
+            # The process died while COMMIT was under way: nobody knows, and the server decides.
+            self.store() if faults.rng.random() < 0.5 and not self.over else self.abort()
+            faults.reached["died_in_commit"] += 1
+            await database.alive()
+        if faults.chance("commit_lost"):
+            self.abort()
+            raise CommitUnknown("lost on its way")
+        if faults.chance("commit_late"):
+            task = asyncio.get_running_loop().create_task(self._late(faults.rng.uniform(0, 3)))
+            self.server.late.add(task)
+            task.add_done_callback(self.server.late.discard)
+            raise CommitUnknown("nobody waited for it any longer")
+        self.store()
+        if faults.chance("commit_unanswered"):
+            raise CommitUnknown("its answer was lost")
+        await faults.pause()
+        await database.alive()
+
+    async def _late(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if not self.over:
+            self.store()
+
+
+class SimDatabase:
+    """One replica's way to the server, with `Database`'s methods. When the replica dies, what it awaits never comes."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.dead = False
+        self.appended = Signal()
+        self.open: set[Transaction] = set()
+
+    async def alive(self) -> None:
+        """In a process that died nothing happens after this."""
+        if self.dead and not self.server.over:
+            never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.server.hung.append(never)
+            await never
+
+    def kill(self) -> None:
+        """The process is gone. The server rolls back what it had open, but for a COMMIT that was under way."""
+        self.dead = True
+        for tx in self.open:
+            if not tx.over:
+                tx.abort()
+
+    @asynccontextmanager
+    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Transaction]:
+        await self.alive()
+        await self.server.faults.pause()
+        if self.server.faults.chance("lost_before"):
+            raise DatabaseUnavailable("no connection")
+        tx = Transaction(self)
+        self.open.add(tx)
+        try:
+            try:
+                yield tx
+            except BaseException:
+                await self.alive()
+                if not tx.over:
+                    tx.abort()
+                raise
+            self.open.discard(tx)
+            await tx.commit()
+        finally:
+            self.open.discard(tx)
+        for call in tx.after:
+            call()
+
+    async def fetch(self, query: Query, *args: Any) -> list[Row]:
+        """A statement of its own that only reads."""
+        tx = Transaction(self)
+        try:
+            rows = await tx.fetch(query, *args)
+        finally:
+            if not tx.over:
+                assert not tx.writes, f"{query.name} writes"
+                tx.abort()
+        await self.server.faults.pause()
+        await self.alive()
+        return rows
+
+    async def fetchrow(self, query: Query, *args: Any) -> Row | None:
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
+
+    async def fetchval(self, query: Query, *args: Any) -> Any:
+        row = await self.fetchrow(query, *args)
+        return None if row is None else row[0]
+
+
+# ---- the statements -------------------------------------------------------------------------------------------------
+
+
+class _Statements(dict[str, Callable[..., Any]]):
+    def __missing__(self, name: str) -> Any:
+        raise NotImplementedError(f"the simulated PostgreSQL does not know the query {name} yet: add it to {__file__}")
+
+
+STATEMENTS = _Statements()
+
+
+def statement(function: Callable[..., Any]) -> Callable[..., Any]:
+    STATEMENTS[function.__name__] = function
+    return function
+
+
+@statement
+async def open_book(tx: Transaction, tenant: str, now: datetime) -> list[Row]:
+    server = tx.server
+    await tx.lock("tenant", (tenant,))
+    for book in tx.rows("book"):
+        if book["tenant"] == tenant:
+            await tx.update("book", (book["id"],))
+            return [Row(id=book["id"])]
+    server.books += 1
+    row = {"id": server.books, "tenant": tenant, "sequence": 0, "recorded_at": now, "revision": 0}
+    await tx.insert("book", (server.books,), row)
+    return [Row(id=server.books)]
+
+
+@statement
+async def book_of(tx: Transaction, tenant: str) -> list[Row]:
+    return [Row(id=book["id"], sequence=book["sequence"]) for book in tx.rows("book") if book["tenant"] == tenant]
+
+
+def _book(row: Values) -> Row:
+    return Row(id=row["id"], sequence=row["sequence"], recorded_at=row["recorded_at"], revision=row["revision"])
+
+
+@statement
+async def lock_books(tx: Transaction, books: Sequence[int]) -> list[Row]:
+    if tx.server.faults.chance("no_lock"):
+        raise Contended("the row is locked by others")
+    found = []
+    for book in sorted(books):
+        await tx.lock("book", (book,))
+        if (row := tx.get("book", (book,))) is not None:
+            found.append(_book(row))
+    return found
+
+
+@statement
+async def books(tx: Transaction, wanted: Sequence[int]) -> list[Row]:
+    return [_book(row) for book in wanted if (row := tx.get("book", (book,))) is not None]
+
+
+@statement
+async def taken(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    posted, refused = zip(columns[0], columns[1], strict=True), zip(columns[2], columns[3], strict=True)
+    return [
+        Row(
+            taken=any(tx.get("rejection", key) is not None for key in posted)
+            or any(tx.get("transfer", key) is not None for key in refused)
+        )
+    ]
+
+
+@statement
+async def known(tx: Transaction, books_: Sequence[int], ids: Sequence[Any]) -> list[Row]:
+    found = []
+    for key in zip(books_, ids, strict=True):
+        transfer, refusal = tx.get("transfer", key), tx.get("rejection", key)
+        if transfer is None and refusal is None:
+            continue
+        hold = tx.get("hold", key) if transfer is not None and transfer["kind"] == "hold" else None
+        drawn = tx.get("reversal", key) if transfer is not None and transfer["kind"] in {"post", "capture"} else None
+        no = refusal or {}
+        found.append(
+            Row(
+                **(transfer or dict.fromkeys(_TRANSFER)),
+                digest=no.get("digest"),
+                reason=no.get("reason"),
+                available=no.get("available"),
+                required=no.get("required"),
+                refused_currency=no.get("currency"),
+                refused=no.get("id"),
+                in_book=key[0],
+                captured=None if hold is None else hold["captured"],
+                remaining=None if hold is None else hold["remaining"],
+                state=None if hold is None else hold["state"],
+                reversed=None if drawn is None else drawn["reversed"],
+            )
+        )
+    return found
+
+
+_POSTING = ("version", "debits_pending", "debits_posted", "credits_pending", "credits_posted")
+
+
+@statement
+async def accounts_for_posting(tx: Transaction, ids: Sequence[Any]) -> list[Row]:
+    return [
+        Row(
+            id=row["id"],
+            book=row["book"],
+            currency=row["currency"],
+            debit_normal=row["normal_side"] == "debit",
+            floor=row["floor"],
+            closed=row["closed_at"] is not None,
+            **{name: row[name] for name in _POSTING},
+        )
+        for account in ids
+        if (row := tx.get("account", (account,))) is not None
+    ]
+
+
+@statement
+async def save(
+    tx: Transaction, numbers: Sequence[int], sequences: Sequence[int], instants: Sequence[datetime], rows: list[Any]
+) -> list[Row]:
+    """As the `.sql`: totals move by sums made here, running totals come from the model, and both guards look at the whole write."""
+    at = dict(zip(numbers, instants, strict=True))
+    firsts: dict[int, int] = {}
+    for number, sequence, instant in zip(numbers, sequences, instants, strict=True):
+        await tx.update("book", (number,), sequence=sequence, recorded_at=instant)
+    touched: dict[Any, tuple[Values, str]] = {}
+    for values in rows:
+        new = dict(zip(_SAVED, values, strict=True))
+        new["recorded_at"] = at[new["book"]]
+        transfer = {name: new[name] for name in _TRANSFER}
+        book, number = transfer["book"], transfer["sequence"]
+        firsts.setdefault(book, number)
+        if not await tx.insert("number", (book, number), {"id": transfer["id"]}):
+            raise UniqueViolation("save", "23505", "transfer_sequence", "")
+        if not await tx.insert("transfer", (book, transfer["id"]), transfer):
+            raise UniqueViolation("save", "23505", "transfer_pkey", "")
+        amount, kind = transfer["amount"], transfer["kind"]
+        pending = amount if kind == "hold" else -transfer["released"]
+        posted = amount if kind in {"post", "capture", "reverse"} else 0
+        for side, name in (("debit_account", "debits"), ("credit_account", "credits")):
+            key = (transfer[side],)
+            await tx.lock("account", key)
+            row = tx.get("account", key)
+            if row is None:
+                raise CheckViolation("save", "23514", "transfer_running_totals", "")
+            changes = {
+                "version": row["version"] + 1,
+                "sequence": number,
+                f"{name}_pending": row[f"{name}_pending"] + pending,
+                f"{name}_posted": row[f"{name}_posted"] + posted,
+            }
+            await tx.update("account", key, **changes)
+            touched[transfer[side]] = (transfer, side[:2].replace("de", "dr"))
+    for account, (transfer, side) in touched.items():
+        row = tx.get("account", (account,)) or {}
+        if any(row[name] != transfer[f"{side}_{name}"] for name in _POSTING):
+            raise CheckViolation("save", "23514", "transfer_running_totals", "")
+        if row["floor"] is not None and _available(row) < row["floor"]:
+            raise CheckViolation("save", "23514", "account_floor", "")
+    for book, first in firsts.items():
+        if first > 1 and tx.get("number", (book, first - 1)) is None:
+            raise CheckViolation("save", "23514", "transfer_sequence_gap", "")
+    return []
+
+
+def _available(row: Values) -> int:
+    if row["normal_side"] == "debit":
+        return int(row["debits_posted"] - row["credits_posted"] - row["credits_pending"])
+    return int(row["credits_posted"] - row["debits_posted"] - row["debits_pending"])
+
+
+@statement
+async def insert_holds(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    names = ("book", "id", "debit_account", "credit_account", "amount", "expires_at")
+    for values in zip(*columns, strict=True):
+        row = dict(zip(names, values, strict=True))
+        row |= {"captured": 0, "remaining": row["amount"], "state": "held"}
+        if not await tx.insert("hold", (row["book"], row["id"]), row):
+            raise UniqueViolation("insert_holds", "23505", "hold_pkey", "")
+    return []
+
+
+@statement
+async def draw_holds(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    ends = {"capture": "captured", "void": "voided", "expire": "expired"}
+    for book, target, kind, amount, released in zip(*columns, strict=True):
+        await tx.lock("hold", (book, target))
+        row = tx.get("hold", (book, target))
+        if row is None:
+            continue
+        left = row["remaining"] - released
+        captured = row["captured"] + (amount if kind == "capture" else 0)
+        if left < 0 or captured > row["amount"] - left:
+            raise CheckViolation("draw_holds", "23514", "hold_not_overdrawn", "")
+        state = "held" if left else ends[kind]
+        await tx.update("hold", (book, target), captured=captured, remaining=left, state=state)
+    return []
+
+
+@statement
+async def draw_reversals(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    for book, target, whole, amount in zip(*columns, strict=True):
+        await tx.lock("reversal", (book, target))
+        before = tx.get("reversal", (book, target))
+        undone = amount + (0 if before is None else before["reversed"])
+        if undone > whole:
+            raise CheckViolation("draw_reversals", "23514", "reversal_not_exceeded", "")
+        row = {"book": book, "id": target, "amount": whole, "reversed": undone}
+        tx.writes["reversal", (book, target)] = row
+    return []
+
+
+@statement
+async def insert_rejections(tx: Transaction, *columns: Any) -> list[Row]:
+    names = ("book", "id", "digest", "reason", "available", "required", "currency")
+    for values in zip(*columns[:7], strict=True):
+        row = dict(zip(names, values, strict=True))
+        if not await tx.insert("rejection", (row["book"], row["id"]), row):
+            raise UniqueViolation("insert_rejections", "23505", "rejection_pkey", "")
+    return []
+
+
+def _due(tx: Transaction, now: datetime, limit: int, accounts: Sequence[Any] | None) -> list[Row]:
+    tenants = {book["id"]: book["tenant"] for book in tx.rows("book")}
+    found = [
+        hold
+        for hold in tx.rows("hold")
+        if hold["remaining"] > 0
+        and hold["expires_at"] is not None
+        and hold["expires_at"] <= now
+        and (accounts is None or hold["debit_account"] in accounts or hold["credit_account"] in accounts)
+    ]
+    found.sort(key=lambda hold: (hold["expires_at"], hold["id"]))
+    return [Row(tenant=tenants[one["book"]], book=one["book"], hold=one["id"]) for one in found[:limit]]
+
+
+@statement
+async def due_holds(tx: Transaction, now: datetime, limit: int) -> list[Row]:
+    return _due(tx, now, limit, None)
+
+
+@statement
+async def due_holds_of(tx: Transaction, now: datetime, limit: int, accounts: Sequence[Any]) -> list[Row]:
+    return _due(tx, now, limit, accounts)
+
+
+@statement
+async def insert_account(tx: Transaction, *values: Any) -> list[Row]:
+    names = ("id", "book", "name", "currency", "normal_side", "floor", "code", "metadata", "created_at")
+    row = dict(zip(names, values, strict=True))
+    book = tx.get("book", (row["book"],))
+    if book is None:
+        return []
+    row |= {"created_sequence": book["sequence"], "closed_at": None, "sequence": 0, **dict.fromkeys(_POSTING, 0)}
+    return [Row(id=row["id"])] if await tx.insert("account", (row["id"],), row) else []
+
+
+@statement
+async def close_account(tx: Transaction, account: Any, book: int, now: datetime) -> list[Row]:
+    found = tx.get("book", (book,)) or {}
+    await tx.update("book", (book,), revision=found["revision"] + 1)
+    await tx.lock("account", (account,))
+    row = tx.get("account", (account,))
+    if row is None or row["book"] != book or row["closed_at"] is not None:
+        return []
+    if row["debits_pending"] or row["credits_pending"]:
+        return []
+    await tx.update("account", (account,), closed_at=now)
+    return [Row(id=account)]
+
+
+@statement
+async def accounts(tx: Transaction, tenant: str, ids: Sequence[Any], _after: Any, now: datetime, *_: Any) -> list[Row]:
+    found = []
+    for book in tx.rows("book"):
+        for account in ids:
+            row = tx.get("account", (account,))
+            if book["tenant"] != tenant or row is None or row["book"] != book["id"]:
+                continue
+            due = [
+                hold
+                for hold in tx.rows("hold")
+                if hold["remaining"] > 0 and hold["expires_at"] is not None and hold["expires_at"] <= now
+            ]
+            taken_off = {
+                side: sum(hold["remaining"] for hold in due if hold[f"{side}_account"] == account)
+                for side in ("debit", "credit")
+            }
+            found.append(
+                Row(
+                    **{
+                        name: row[name]
+                        for name in ("id", "name", "currency", "normal_side", "floor", "code", "metadata")
+                    },
+                    closed=row["closed_at"] is not None,
+                    created_at=row["created_at"],
+                    created_sequence=row["created_sequence"],
+                    version=row["version"],
+                    as_of=book["sequence"],
+                    debits_pending=row["debits_pending"] - taken_off["debit"],
+                    debits_posted=row["debits_posted"],
+                    credits_pending=row["credits_pending"] - taken_off["credit"],
+                    credits_posted=row["credits_posted"],
+                )
+            )
+    return found
+
+
+# ---- the chassis' tables --------------------------------------------------------------------------------------------
+
+
+@statement
+async def claim(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    wanted = sorted(enumerate(zip(*columns, strict=True), 1), key=lambda one: one[1][:4])
+    taken_ = []
+    for place, (*key, digest, fields, resource) in wanted:
+        row = {"digest": digest, "fields": fields, "resource": resource, "status": None, "body": None}
+        if await tx.insert("idempotency", tuple(key), row):
+            taken_.append(Row(place=place))
+    return taken_
+
+
+@statement
+async def settle(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    wanted = sorted(enumerate(zip(*columns, strict=True), 1), key=lambda one: one[1][:4])
+    taken_ = []
+    for place, (*key, digest, fields, resource, status, body) in wanted:
+        row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
+        if await tx.insert("idempotency", tuple(key), row):
+            taken_.append(Row(place=place))
+    return taken_
+
+
+@statement
+async def claimed(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    return [
+        Row(place=place, **row)
+        for place, key in enumerate(zip(*columns, strict=True), 1)
+        if (row := tx.get("idempotency", key)) is not None
+    ]
+
+
+@statement
+async def complete(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    done = []
+    for place, (*key, status, body) in enumerate(zip(*columns, strict=True), 1):
+        row = tx.get("idempotency", tuple(key))
+        if row is not None and row["status"] is None:
+            await tx.update("idempotency", tuple(key), status=status, body=body)
+            done.append(Row(place=place))
+    return done
+
+
+@statement
+async def append(tx: Transaction, ids: Sequence[Any], types: Sequence[str], facts: Sequence[bytes]) -> list[Row]:
+    for one, kind, fact in zip(ids, types, facts, strict=True):
+        await tx.insert("outbox", (one,), {"type": kind, "fact": fact})
+    return []
