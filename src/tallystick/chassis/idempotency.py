@@ -8,7 +8,7 @@ included. There is no way between: a crash leaves a claimed key with the id of i
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -153,35 +153,63 @@ class Answer:
     body: bytes
 
 
+class Claim:
+    """The claim of many keys on its way through a statement: `claim`'s own, or one of a service that claims and stores the intent in
+    the same round trip. Only `leaders` go into it, with `columns`; `outcomes` says what became of all of them.
+    """
+
+    __slots__ = ("_entries", "_first", "_resource", "leaders")
+
+    def __init__(self, entries: Sequence[Entry], resource: Sequence[UUID | None]) -> None:
+        """ValueError without one resource (or None) per entry."""
+        if len(resource) != len(entries):
+            raise ValueError("one resource (or None) per entry")
+        self._entries = entries
+        self._resource = resource
+        self._first: dict[tuple[str, str, str, str], int] = {}
+        for index, entry in enumerate(entries):
+            self._first.setdefault(entry.identity, index)
+        self.leaders = list(self._first.values())
+        """Indexes of the entries that are asked for: of equal keys the first."""
+
+    def columns(self) -> list[list[Any]]:
+        """Tenant, client, route, key, digest, fields and resource of the leaders, each as a column."""
+        entries, resource = self._entries, self._resource
+        rows = [
+            (*entries[index].identity, entries[index].input.whole, entries[index].input.fields, resource[index])
+            for index in self.leaders
+        ]
+        return arguments(rows, 7)
+
+    async def outcomes(self, places: Iterable[int], at: Database | Transaction) -> list[Outcome]:
+        """One outcome per entry, in order; `places` (1..n) are those of the leaders that were taken. Only if there are others is it
+        looked up (`at`) who has them. Raises Contended when that one is gone meanwhile.
+        """
+        entries = self._entries
+        taken = {self.leaders[place - 1] for place in places}
+        held = await _held(at, entries, [index for index in self.leaders if index not in taken])
+        outcomes: list[Outcome] = []
+        for index, entry in enumerate(entries):
+            leader = self._first[entry.identity]
+            if leader not in taken:
+                outcomes.append(_judge(entry, *held[leader]))
+            elif index == leader:
+                outcomes.append(Fresh())
+            else:
+                own = entries[leader]
+                outcomes.append(_judge(entry, own.input.whole, own.input.fields, Running(self._resource[leader])))
+        return outcomes
+
+
 async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence[UUID | None]) -> list[Outcome]:
     """Take keys; one outcome per entry, in order. `resource[i]` is stored with entry i if it is Fresh.
 
     Of equal keys within one call the first decides; the others find it Running (or its answer, or a Mismatch).
     Raises Contended when another transaction holds a key for longer than the lock timeout: nothing is claimed then.
     """
-    first: dict[tuple[str, str, str, str], int] = {}
-    for index, entry in enumerate(entries):
-        first.setdefault(entry.identity, index)
-    leaders = list(first.values())
-    if len(resource) != len(entries):
-        raise ValueError("one resource (or None) per entry")
-    rows = [
-        (*entries[index].identity, entries[index].input.whole, entries[index].input.fields, resource[index])
-        for index in leaders
-    ]
-    taken = {leaders[row[0] - 1] for row in await tx.fetch(Q.claim, *arguments(rows, 7))}
-    held = await _held(tx, entries, [index for index in leaders if index not in taken])
-    outcomes: list[Outcome] = []
-    for index, entry in enumerate(entries):
-        leader = first[entry.identity]
-        if leader not in taken:
-            outcomes.append(_judge(entry, *held[leader]))
-        elif index == leader:
-            outcomes.append(Fresh())
-        else:
-            own = entries[leader]
-            outcomes.append(_judge(entry, own.input.whole, own.input.fields, Running(resource[leader])))
-    return outcomes
+    asked = Claim(entries, resource)
+    rows = await tx.fetch(Q.claim, *asked.columns())
+    return await asked.outcomes((row[0] for row in rows), tx)
 
 
 async def look(database: Database, entry: Entry) -> Replay | Running | Mismatch | None:
@@ -222,11 +250,11 @@ async def purge(database: Database, now: datetime, retention: timedelta = RETENT
 
 
 async def _held(
-    tx: Transaction, entries: Sequence[Entry], indexes: list[int]
+    at: Database | Transaction, entries: Sequence[Entry], indexes: list[int]
 ) -> dict[int, tuple[bytes, bytes, Running | Replay]]:
     if not indexes:
         return {}
-    rows = await tx.fetch(Q.claimed, *arguments((entries[index].identity for index in indexes), 4))
+    rows = await at.fetch(Q.claimed, *arguments((entries[index].identity for index in indexes), 4))
     held: dict[int, tuple[bytes, bytes, Running | Replay]] = {}
     for row in rows:
         held[indexes[row["place"] - 1]] = _stored(row)

@@ -102,15 +102,19 @@ class Transaction:
 
     async def fetch(self, query: Query, *args: Any) -> list[Row]:
         try:
-            return await self._connection.fetch(query.sql, *args)
+            rows = await self._connection.fetch(query.sql, *args)
         except DRIVER_ERRORS as error:
             raise translate(error, query.name) from None
+        self._noted(query)
+        return rows
 
     async def fetchrow(self, query: Query, *args: Any) -> Row | None:
         try:
-            return await self._connection.fetchrow(query.sql, *args)
+            row = await self._connection.fetchrow(query.sql, *args)
         except DRIVER_ERRORS as error:
             raise translate(error, query.name) from None
+        self._noted(query)
+        return row
 
     async def fetchval(self, query: Query, *args: Any) -> Any:
         """The first column of the first row; None when there is no row."""
@@ -123,7 +127,12 @@ class Transaction:
             status = await self._connection.execute(query.sql, *args)
         except DRIVER_ERRORS as error:
             raise translate(error, query.name) from None
+        self._noted(query)
         return touched(status)
+
+    def _noted(self, query: Query) -> None:
+        if query.tells and self.database.appended.send not in self._after:
+            self._after.append(self.database.appended.send)
 
     def on_commit(self, call: Callable[[], None]) -> None:
         """Call this once the transaction is stored, and never if it is not. It must not raise."""
@@ -227,7 +236,7 @@ class Database:
             raise asyncio.CancelledError
 
     async def fetch(self, query: Query, *args: Any) -> list[Row]:
-        """One statement as a transaction of its own: a single round trip."""
+        """One statement as a transaction of its own: a single round trip. One that writes may end in `CommitUnknown`."""
         rows: list[Row] = await self._single(query, lambda connection: connection.fetch(query.sql, *args))
         return rows
 
@@ -247,11 +256,14 @@ class Database:
         timeout = asyncio.timeout(budget(self.bounds.statement_s))
         try:
             async with timeout:
-                return await self._attempt(query, call, retry=not query.writes)
+                result = await self._attempt(query, call, retry=not query.writes)
         except TimeoutError as error:
             if not timeout.expired():
                 raise
             raise (after_commit(error) if query.writes else self._late()) from None
+        if query.tells:
+            self.appended.send()
+        return result
 
     async def _attempt(self, query: Query, call: Callable[[Connection], Awaitable[Any]], *, retry: bool) -> Any:
         try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"^--\s*name:\s*(.*?)\s*$")
 _IDENTIFIER: Final = re.compile(r"^[a-z][a-z0-9_]*$")
 _WRITES: Final = re.compile(r"\b(insert|update|delete|merge|call|nextval|pg_advisory\w*)\b", re.IGNORECASE)
+_TELLS: Final = re.compile(r"\binsert\s+into\s+outbox\b", re.IGNORECASE)
 # What may hide a semicolon or a keyword: comments, strings, quoted names, dollar-quoted bodies.
 _OPAQUE: Final = re.compile(
     r"--[^\n]*|/\*.*?\*/|[eE]?'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$([A-Za-z_]*)\$.*?\$\1\$", re.DOTALL
@@ -35,13 +36,14 @@ class BadSql(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One named statement. Only the loader makes one; `place` is file:line."""
+    """One named statement. Only the loader makes one; `place` is file:line. `tells`: it stores facts, for which the relay waits."""
 
     name: str
     sql: str
     doc: str
     place: str
     writes: bool
+    tells: bool = False
     made_by: object = None
 
     def __post_init__(self) -> None:
@@ -114,7 +116,9 @@ def _query(name: str, lines: list[str], where: str) -> Query:
     if len(statements) != 1 or not bare.endswith(";"):
         raise BadSql(f"{where}: {name} is not one statement that ends with ';' (found {len(statements)})")
     body = sql[: sql.rindex(";")].rstrip() if sql.endswith(";") else sql
-    return Query(name, body, " ".join(doc), where, _WRITES.search(bare) is not None, _token)
+    return Query(
+        name, body, " ".join(doc), where, _WRITES.search(bare) is not None, _TELLS.search(bare) is not None, _token
+    )
 
 
 def _without_opaque(sql: str) -> str:

@@ -7,9 +7,9 @@ A transaction that stays open, in any database of the server, holds up what come
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from tallystick.chassis.db import Database, Queries, Transaction, arguments
 from tallystick.chassis.fact import MAX_FACT_BYTES, Fact, decode, encode
@@ -19,15 +19,20 @@ RETENTION: Final = timedelta(days=30)
 _PAGE: Final = 500
 
 
-__all__ = ["MAX_FACT_BYTES", "RETENTION", "Fact", "Outbox", "append", "decode", "encode", "lag", "purge"]
+__all__ = ["MAX_FACT_BYTES", "RETENTION", "Fact", "Outbox", "append", "columns", "decode", "encode", "lag", "purge"]
 
 
 async def append(tx: Transaction, facts: Sequence[Fact]) -> None:
     """Tell `facts` if `tx` is stored, in this order."""
     if facts:
-        rows = [(fact.id, fact.type, encode(fact)) for fact in facts]
-        await tx.execute(Q.append, *arguments(rows, 3))
-        tx.on_commit(tx.database.appended.send)
+        await tx.execute(Q.append, *columns(facts))
+
+
+def columns(facts: Iterable[Fact | None]) -> list[list[Any]]:
+    """Id, type and bytes of facts, each as a column (None where there is no fact), for a statement of a service that stores them
+    together with what they tell of: `INSERT INTO outbox (id, type, fact) SELECT ... ORDER BY place`.
+    """
+    return arguments(((None, None, None) if fact is None else (fact.id, fact.type, encode(fact)) for fact in facts), 3)
 
 
 class Outbox:

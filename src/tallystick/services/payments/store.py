@@ -8,7 +8,10 @@ from typing import Any
 
 import msgspec
 
+from tallystick.chassis import outbox
 from tallystick.chassis.db import Database, Queries, Row, Transaction
+from tallystick.chassis.idempotency import Answer, Claim
+from tallystick.chassis.outbox import Fact
 from tallystick.kernel.ids import AccountId, PaymentId, RefundId
 from tallystick.services.payments.model import Card, Decline, Payment, Refund, Risk, Waiting
 
@@ -19,13 +22,24 @@ _card = msgspec.json.Decoder(Card).decode
 _metadata = msgspec.json.Decoder(dict[str, str]).decode
 
 
+class Saving(msgspec.Struct, frozen=True):
+    """A payment as it is to be stored, and what goes with it if it is: the answer that a request is owed, the fact."""
+
+    payment: Payment
+    answer: Answer | None = None
+    fact: Fact | None = None
+
+
 class Store:
-    async def insert(self, tx: Transaction, payments: Sequence[Payment]) -> None:
-        await tx.execute(
-            queries.insert_payments,
-            [p.id for p in payments],
-            [p.tenant for p in payments],
-            [p.client_id for p in payments],
+    async def open(self, database: Database, claim: Claim, opened: Sequence[tuple[Payment, Fact]]) -> list[int]:
+        """T1: takes the keys of `claim`'s leaders, whose payments and facts these are, in their order; returns the places of the
+        fresh ones. Raises CommitUnknown beside what a statement raises.
+        """
+        payments = [payment for payment, _ in opened]
+        tenants, clients, routes, keys, digests, fields, resources = claim.columns()
+        rows = await database.fetch(
+            queries.open_payments,
+            tenants, clients, routes, keys, digests, fields, resources,
             [p.amount for p in payments],
             [p.currency for p in payments],
             [p.token for p in payments],
@@ -37,18 +51,18 @@ class Store:
             [p.description for p in payments],
             [p.reference for p in payments],
             [_encode(p.metadata).decode() if p.metadata else "{}" for p in payments],
-            [p.waiting.route if p.waiting else None for p in payments],
-            [p.waiting.key if p.waiting else None for p in payments],
-            [p.waiting.client_id if p.waiting else None for p in payments],
-            [p.receipt for p in payments],
             [p.trace for p in payments],
             [p.created_at for p in payments],
             [p.resume_at for p in payments],
-        )
+            *outbox.columns([fact for _, fact in opened]),
+        )  # fmt: skip
+        return [row["place"] for row in rows]
 
-    async def save(self, tx: Transaction, payments: Sequence[Payment]) -> set[tuple[PaymentId, int]]:
-        """Saves those that nobody else has changed since they were read; returns their ids with the versions they were read at."""
-        rows = await tx.fetch(
+    async def save(self, at: Database | Transaction, savings: Sequence[Saving]) -> set[int]:
+        """Saves those that nobody else has changed since they were read, with their answers and facts; returns their indexes."""
+        payments = [s.payment for s in savings]
+        answers = [s.answer for s in savings]
+        rows = await at.fetch(
             queries.save_payments,
             [p.id for p in payments],
             [p.version for p in payments],
@@ -76,8 +90,15 @@ class Store:
             [p.expires_at for p in payments],
             [p.resume_at for p in payments],
             [p.attempts for p in payments],
+            [a.entry.tenant if a else None for a in answers],
+            [a.entry.client_id if a else None for a in answers],
+            [a.entry.route if a else None for a in answers],
+            [a.entry.key if a else None for a in answers],
+            [a.status if a else None for a in answers],
+            [a.body if a else None for a in answers],
+            *outbox.columns([s.fact for s in savings]),
         )
-        return {(row["id"], row["version"]) for row in rows}
+        return {row["place"] - 1 for row in rows}
 
     async def payment(self, database: Database, tenant: str, payment: PaymentId) -> Payment | None:
         return _payment(await database.fetchrow(queries.payment, payment, tenant))

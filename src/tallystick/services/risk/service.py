@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -119,11 +120,17 @@ class Risk:
             seen = None if windows is None else windows[case.id]
             verdict = decide(Features(case.amount, seen, listed), self._rules)
             scored.append(Scored(Decided(case.id, case.tenant, case.payment, case.amount, verdict), case.client_id))
+        if await self._store.decide(self._database, scored, self._facts(scored), now):
+            return {s.decided.id: s.decided for s in scored}
+        return await self._decide_again(scored, now)
+
+    async def _decide_again(self, scored: Sequence[Scored], now: datetime) -> dict[DecisionId, Decided]:
+        """Stores and tells those that are new; of the others gives what was decided before."""
         async with self._database.transaction() as tx:
             stored = await self._store.insert(tx, scored, now)
             await self._outbox.append(tx, self._facts([s for s in scored if s.decided.id in stored]))
         found = {s.decided.id: s.decided for s in scored if s.decided.id in stored}
-        if before := [case.id for case in cases if case.id not in found]:
+        if before := [s.decided.id for s in scored if s.decided.id not in found]:
             found |= await self._store.decided(self._database, before)
         return found
 

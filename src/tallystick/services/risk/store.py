@@ -11,7 +11,9 @@ from uuid import UUID
 import msgspec
 from valkey.exceptions import ValkeyError
 
-from tallystick.chassis.db import Database, Queries, Row, Transaction
+from tallystick.chassis import outbox
+from tallystick.chassis.db import Database, Queries, Row, Transaction, UniqueViolation
+from tallystick.chassis.outbox import Fact
 from tallystick.contracts.risk.messages import ListEntry
 from tallystick.kernel.ids import DecisionId
 from tallystick.kernel.money import Money
@@ -44,23 +46,19 @@ class Store:
             for row in rows
         }
 
+    async def decide(self, database: Database, scored: Sequence[Scored], facts: Sequence[Fact], now: datetime) -> bool:
+        """Stores decisions and their facts in one round trip; False, and nothing is stored, when one of them was made before."""
+        try:
+            await database.execute(queries.decide, *_columns(scored), now, *outbox.columns(facts))
+        except UniqueViolation as violation:
+            if violation.constraint != "decision_pkey":
+                raise
+            return False
+        return True
+
     async def insert(self, tx: Transaction, scored: Sequence[Scored], now: datetime) -> set[DecisionId]:
         """Stores what is new; returns the ids that were. The others were decided before."""
-        # In the order of their ids, so that two replicas with the same decisions wait for each other and don't deadlock.
-        scored = sorted(scored, key=lambda each: each.decided.id)
-        rows = await tx.fetch(
-            queries.insert_decisions,
-            [s.decided.id for s in scored],
-            [s.decided.tenant for s in scored],
-            [s.client_id for s in scored],
-            [s.decided.payment for s in scored],
-            [s.decided.amount.minor for s in scored],
-            [s.decided.amount.currency for s in scored],
-            [s.decided.verdict.decision for s in scored],
-            [s.decided.verdict.score for s in scored],
-            [" ".join(s.decided.verdict.reasons) for s in scored],
-            now,
-        )
+        rows = await tx.fetch(queries.insert_decisions, *_columns(scored), now)
         return {row["id"] for row in rows}
 
     async def list_version(self, database: Database) -> int:
@@ -81,6 +79,22 @@ class Store:
         return await tx.fetchval(queries.delete_list_entry, tenant, kind, value) is not None
 
 
+def _columns(scored: Sequence[Scored]) -> list[list[Any]]:
+    """In the order of their ids, so that two replicas with the same decisions wait for each other and don't deadlock."""
+    scored = sorted(scored, key=lambda each: each.decided.id)
+    return [
+        [s.decided.id for s in scored],
+        [s.decided.tenant for s in scored],
+        [s.client_id for s in scored],
+        [s.decided.payment for s in scored],
+        [s.decided.amount.minor for s in scored],
+        [s.decided.amount.currency for s in scored],
+        [s.decided.verdict.decision for s in scored],
+        [s.decided.verdict.score for s in scored],
+        [" ".join(s.decided.verdict.reasons) for s in scored],
+    ]
+
+
 def _entry(row: Row) -> ListEntry:
     return ListEntry(
         tenant=row["tenant"], outcome=row["outcome"], kind=row["kind"], value=row["value"], note=row["note"]
@@ -92,54 +106,67 @@ TIMEOUT: Final = 0.2
 #: Tallies of one script call: Valkey does nothing else meanwhile.
 CHUNK: Final = 256
 
-#: Adds to each subject's windows and answers, for each window: the bucket that it is in, then for payments, for the sum in
+#: Adds to each subject's windows and answers, for each tally and window: the bucket that it is in, then for payments, for the sum in
 #: the tally's currency and for refusals what the current and the previous bucket hold.
 #:
-#: KEYS: one a tally. ARGV: the number of windows, the bucket of each, then for each key event, currency, count, sum, declines.
-#: A subject's value is {events = the last events that were counted, windows = {{bucket, {current}, {previous}}, ...}}; an event
+#: KEYS: one a subject; each is read once and written once, however many of the tallies are its. ARGV: the events
+#: of the tallies, 16 bytes each; as MessagePack the bucket of each window, and for each tally the number of its key, currency, count,
+#: sum, declines. The answer is MessagePack, too.
+#: A subject's value is {the last events that were counted, 16 bytes each, {{bucket, {current}, {previous}}, ...}}; an event
 #: that is among them is answered and not counted again. A caller whose clock is behind counts in the bucket that is there.
 #: Amounts are doubles: they stop at 2**53, exact below.
 _ADD: Final = """
-local n = tonumber(ARGV[1])
-local out = {}
+local asked = cmsgpack.unpack(ARGV[2])
+local buckets, tallies = asked[1], asked[2]
+local states, changed, out, o = {}, {}, {}, 0
 for k, key in ipairs(KEYS) do
-  local at = n + 1 + 5 * (k - 1)
-  local event, currency = ARGV[at + 1], ARGV[at + 2]
-  local add = {count = tonumber(ARGV[at + 3]), [currency] = tonumber(ARGV[at + 4]), declines = tonumber(ARGV[at + 5])}
   local stored = redis.call('GET', key)
-  local state = stored and cmsgpack.unpack(stored) or {events = {}, windows = {}}
-  local new = true
-  for _, seen in ipairs(state.events) do
-    if seen == event then new = false end
-  end
-  if new then
-    table.insert(state.events, event)
-    if #state.events > 16 then table.remove(state.events, 1) end
-  end
-  for w = 1, n do
-    local bucket = tonumber(ARGV[1 + w])
-    local window = state.windows[w] or {bucket, {}, {}}
-    if bucket > window[1] then
-      window = {bucket, {}, bucket == window[1] + 1 and window[2] or {}}
+  local state = stored and cmsgpack.unpack(stored) or {'', {}}
+  for w, bucket in ipairs(buckets) do
+    local window = state[2][w]
+    if not window then
+      state[2][w] = {bucket, {}, {}}
+    elseif bucket > window[1] then
+      state[2][w] = {bucket, {}, bucket == window[1] + 1 and window[2] or {}}
     end
-    state.windows[w] = window
+  end
+  states[k] = state
+end
+local function counted(events, event)
+  local at = events:find(event, 1, true)
+  while at and at % 16 ~= 1 do at = events:find(event, at + 1, true) end
+  return at
+end
+local function add(current, name, amount)
+  if amount > 0 then current[name] = math.min((current[name] or 0) + amount, 9007199254740992) end
+end
+for at = 1, #tallies, 5 do
+  local k, currency = tallies[at], tallies[at + 1]
+  local state, event = states[k], ARGV[1]:sub((at - 1) / 5 * 16 + 1, (at + 4) / 5 * 16)
+  local new = not counted(state[1], event)
+  if new then
+    state[1] = (state[1] .. event):sub(-256)
+    changed[k] = true
+  end
+  for _, window in ipairs(state[2]) do
     local current, previous = window[2], window[3]
     if new then
-      for name, amount in pairs(add) do
-        if amount > 0 then current[name] = math.min((current[name] or 0) + amount, 9007199254740992) end
-      end
+      add(current, 'count', tallies[at + 2])
+      add(current, currency, tallies[at + 3])
+      add(current, 'declines', tallies[at + 4])
     end
-    out[#out + 1] = window[1]
-    for _, name in ipairs({'count', currency, 'declines'}) do
-      out[#out + 1] = current[name] or 0
-      out[#out + 1] = previous[name] or 0
-    end
+    out[o + 1], out[o + 2], out[o + 3] = window[1], current.count or 0, previous.count or 0
+    out[o + 4], out[o + 5] = current[currency] or 0, previous[currency] or 0
+    out[o + 6], out[o + 7] = current.declines or 0, previous.declines or 0
+    o = o + 7
   end
-  if new then redis.call('SET', key, cmsgpack.pack(state), 'EX', 172800) end
 end
-return out
+for k in pairs(changed) do redis.call('SET', KEYS[k], cmsgpack.pack(states[k]), 'EX', 172800) end
+return cmsgpack.pack(out)
 """
 _ANSWERS: Final = 7
+_decode: Final = msgspec.msgpack.Decoder(list[int]).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class CountersUnavailable(Unavailable):
@@ -165,10 +192,11 @@ class Tally(msgspec.Struct, frozen=True):
 class Counters:
     """Sliding windows per subject, in Valkey, for all replicas. Sums are per currency: amounts of different ones don't add.
 
-    The braces in the keys put them all on one shard of a Valkey cluster: a script may not span shards.
+    The braces in the keys put them all on one shard of a Valkey cluster: a script may not span shards. The number behind
+    them is that of the values' form.
     """
 
-    def __init__(self, valkey: Any, prefix: str = "risk:{risk}") -> None:
+    def __init__(self, valkey: Any, prefix: str = "risk:{risk}:2") -> None:
         self._prefix = prefix
         self._script = valkey.register_script(_ADD)
 
@@ -181,30 +209,32 @@ class Counters:
         try:
             async with asyncio.timeout(TIMEOUT):
                 for start in range(0, len(tallies), CHUNK):
-                    chunk = tallies[start : start + CHUNK]
-                    answers = await self._script(
-                        keys=[f"{self._prefix}:{t.tenant}:{t.kind}:{t.subject}" for t in chunk],
-                        args=[
-                            len(buckets),
-                            *buckets,
-                            *(each for t in chunk for each in (t.event.bytes, t.currency, t.count, t.sum, t.declines)),
-                        ],
-                    )
+                    answers = _decode(await self._counted(tallies[start : start + CHUNK], buckets))
                     step = _ANSWERS * len(widths)
                     found += [_windows(answers[i : i + step], epoch, widths) for i in range(0, len(answers), step)]
         except (ValkeyError, OSError, TimeoutError) as error:
             raise CountersUnavailable(context={"reason": type(error).__name__}) from error
         return found
 
+    async def _counted(self, tallies: Sequence[Tally], buckets: Sequence[int]) -> bytes:
+        keys: dict[str, int] = {}
+        plan: list[Any] = []
+        for t in tallies:
+            key = keys.setdefault(f"{self._prefix}:{t.tenant}:{t.kind}:{t.subject}", len(keys) + 1)
+            plan += (key, t.currency, t.count, t.sum, t.declines)
+        answer: bytes = await self._script(
+            keys=list(keys), args=[b"".join(t.event.bytes for t in tallies), _encode((buckets, plan))]
+        )
+        return answer
+
 
 def _windows(answer: Sequence[int], epoch: float, widths: Sequence[float]) -> Mapping[str, Window]:
     windows = {}
     for i, (name, width) in enumerate(zip(WINDOWS, widths, strict=True)):
         bucket, count, p_count, total, p_total, declines, p_declines = answer[_ANSWERS * i : _ANSWERS * (i + 1)]
-        elapsed = epoch / width - bucket
-        windows[name] = Window(
-            count=sliding(count, p_count, elapsed),
-            sum=sliding(total, p_total, elapsed),
-            declines=sliding(declines, p_declines, elapsed),
-        )
+        if p_count or p_total or p_declines:
+            elapsed = epoch / width - bucket
+            count, total = sliding(count, p_count, elapsed), sliding(total, p_total, elapsed)
+            declines = sliding(declines, p_declines, elapsed)
+        windows[name] = Window(count, total, declines)
     return windows

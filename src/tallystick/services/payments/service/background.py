@@ -20,7 +20,7 @@ from tallystick.services.payments.service.journal import Journal, disputed_fact
 from tallystick.services.payments.service.payments import Payments
 from tallystick.services.payments.service.refunds import Refunds
 from tallystick.services.payments.service.work import Work
-from tallystick.services.payments.store import Store
+from tallystick.services.payments.store import Saving, Store
 
 #: Payments and refunds that one replica goes on with at once.
 RESUMED_AT_ONCE: Final = 64
@@ -77,7 +77,7 @@ class Background:
         wanted = [model.taken_up(p, now) for p in found]
         changed = [p for p, before in zip(wanted, found, strict=True) if p is not before]
         if changed:
-            await self._store.save(tx, changed)
+            await self._store.save(tx, [Saving(p) for p in changed])
         return [
             p if p is before else msgspec.structs.replace(p, version=p.version + 1)
             for p, before in zip(wanted, found, strict=True)

@@ -1,7 +1,7 @@
 """What payments writes down: intent before effect, effect before answer. Requests that wait are written together.
 
 T1 (`open`): the idempotency claim, the payment as received, the fact. T2 (`close`): the payment at rest, the answer that is
-owed, the fact. Both are one statement each for all payments of a batch, and one commit.
+owed, the fact. Each is one statement for all payments of a batch, which is its own transaction: one round trip, one commit.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import msgspec
 from tallystick.chassis import idempotency
 from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.db import Database, Transaction
-from tallystick.chassis.idempotency import Answer, Entry, Outcome
+from tallystick.chassis.idempotency import Answer, Claim, Entry, Outcome
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.kernel import ids
 from tallystick.kernel.ids import TransferId
+from tallystick.kernel.problem import Problem
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, Waiting
-from tallystick.services.payments.store import Store
+from tallystick.services.payments.store import Saving, Store
 
 #: Turns a payment or a refund into the bytes of its answer, and the status that goes with them.
 Render = Callable[[Payment], bytes]
@@ -31,14 +32,6 @@ CREATED = 201
 class Opening(msgspec.Struct, frozen=True):
     entry: Entry
     payment: Payment
-
-
-class Closing(msgspec.Struct, frozen=True):
-    """`answer` is what the waiting request is owed, if one waits and the payment has come to rest."""
-
-    payment: Payment
-    answer: Answer | None
-    fact: Fact | None
 
 
 class Journal:
@@ -53,7 +46,7 @@ class Journal:
         self._open: Batcher[Opening, Outcome] = Batcher(
             self._flush_open, max_batch=128, pace=WORK_PACE, name="payments.open"
         )
-        self._close: Batcher[Closing, bool] = Batcher(
+        self._close: Batcher[Saving, bool] = Batcher(
             self._flush_close, max_batch=128, pace=WORK_PACE, name="payments.close"
         )
 
@@ -74,37 +67,27 @@ class Journal:
         answer = None
         if resting and waiting is not None:
             answer = _answer(payment.tenant, waiting, CREATED if waiting.route == CREATE_ROUTE else 200, body)
-        saved = await self._close.submit(Closing(stored, answer, fact))
+        saved = await self._close.submit(Saving(stored, answer, fact))
         return (msgspec.structs.replace(stored, version=stored.version + 1), body) if saved else None
 
     async def _flush_open(self, openings: list[Opening]) -> list[Outcome | Exception]:
-        async with self._database.transaction() as tx:
-            outcomes = await idempotency.claim(
-                tx, [o.entry for o in openings], resource=[o.payment.id for o in openings]
-            )
-            fresh = [
-                o.payment
-                for o, outcome in zip(openings, outcomes, strict=True)
-                if isinstance(outcome, idempotency.Fresh)
-            ]
-            if fresh:
-                await self._store.insert(tx, fresh)
-                await self._outbox.append(tx, [payment_fact(p, p.receipt) for p in fresh])
-        return list(outcomes)
+        claim = Claim([o.entry for o in openings], [o.payment.id for o in openings])
+        opened = [(p, payment_fact(p, p.receipt)) for p in (openings[index].payment for index in claim.leaders)]
+        places = await self._store.open(self._database, claim, opened)
+        try:
+            return list(await claim.outcomes(places, self._database))
+        except Problem as problem:
+            # What was taken is stored, whether or not it can be asked now who has the others.
+            fresh = {claim.leaders[place - 1] for place in places}
+            return [idempotency.Fresh() if index in fresh else problem for index in range(len(openings))]
 
-    async def _flush_close(self, closings: list[Closing]) -> list[bool | Exception]:
-        async with self._database.transaction() as tx:
-            saved = await self._store.save(tx, [c.payment for c in closings])
-            kept = [c for c in closings if (c.payment.id, c.payment.version) in saved]
-            if answers := [c.answer for c in kept if c.answer is not None]:
-                await idempotency.complete(tx, answers)
-            if facts := [c.fact for c in kept if c.fact is not None]:
-                await self._outbox.append(tx, facts)
-        return [(c.payment.id, c.payment.version) in saved for c in closings]
+    async def _flush_close(self, savings: list[Saving]) -> list[bool | Exception]:
+        saved = await self._store.save(self._database, savings)
+        return [index in saved for index in range(len(savings))]
 
     async def intend(self, tx: Transaction, payment: Payment) -> Payment:
         """Stores an intent on a payment that this transaction has locked."""
-        await self._store.save(tx, [payment])
+        await self._store.save(tx, [Saving(payment)])
         return msgspec.structs.replace(payment, version=payment.version + 1)
 
     async def tell(self, tx: Transaction, fact: Fact) -> None:

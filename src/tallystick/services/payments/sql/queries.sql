@@ -1,35 +1,72 @@
--- name: insert_payments
--- Payments as they are received: many requests, one statement.
-INSERT INTO payment (id, tenant, client_id, status, amount, currency, token, source, destination, clearing, capture, card,
-                     description, reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace, created_at,
-                     updated_at, resume_at)
-SELECT id, tenant, client_id, 'received', amount, currency, token, source, destination, clearing, capture, card,
-       description, reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace, at, at, resume_at
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[], $8::uuid[], $9::uuid[],
-            $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
-            $18::uuid[], $19::text[], $20::timestamptz[], $21::timestamptz[])
-    AS p (id, tenant, client_id, amount, currency, token, source, destination, clearing, capture, card, description,
-          reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace, at, resume_at);
+-- name: open_payments
+-- T1 of many requests, in one statement and so in one round trip and one commit: takes the keys that nobody has (sorted, as
+-- chassis.idempotency does it), stores their payments as received and their facts. Returns the places (1..n) of those taken.
+WITH asked AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::uuid[], $8::bigint[],
+                         $9::text[], $10::text[], $11::uuid[], $12::uuid[], $13::uuid[], $14::text[], $15::text[], $16::text[],
+                         $17::text[], $18::text[], $19::text[], $20::timestamptz[], $21::timestamptz[], $22::uuid[],
+                         $23::text[], $24::bytea[])
+        WITH ORDINALITY AS a (tenant, client_id, route, key, digest, fields, id, amount, currency, token, source, destination,
+                              clearing, capture, card, description, reference, metadata, trace, at, resume_at, receipt, type,
+                              fact, place)
+), taken AS (
+    INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource)
+    SELECT tenant, client_id, route, key, digest, fields, id FROM asked
+    ORDER BY tenant, client_id, route, key
+    ON CONFLICT DO NOTHING
+    RETURNING resource
+), fresh AS (
+    SELECT asked.* FROM asked JOIN taken ON taken.resource = asked.id
+), stored AS (
+    INSERT INTO payment (id, tenant, client_id, status, amount, currency, token, source, destination, clearing, capture, card,
+                         description, reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace,
+                         created_at, updated_at, resume_at)
+    SELECT id, tenant, client_id, 'received', amount, currency, token, source, destination, clearing, capture, card,
+           description, reference, metadata, route, key, client_id, receipt, trace, at, at, resume_at
+    FROM fresh
+), told AS (
+    INSERT INTO outbox (id, type, fact) SELECT receipt, type, fact FROM fresh ORDER BY place
+)
+SELECT place FROM fresh;
 
 -- name: save_payments
--- Payments as they are after a step, each only if nobody has changed it since it was read. Returns those that were saved, with
--- the version they were read at: of two who went on with one payment in the same batch, only one has.
-UPDATE payment
-SET status = p.status, captured = p.captured, refunded = p.refunded, refunding = p.refunding,
-    risk_decision = p.risk_decision, risk_score = p.risk_score, risk_reasons = p.risk_reasons, held = p.held,
-    released = p.released, acquirer_id = p.acquirer_id, intent = p.intent, intent_amount = p.intent_amount,
-    decline_code = p.decline_code, decline_text = p.decline_text, declined_by = p.declined_by, disputed = p.disputed,
-    waiting_route = p.waiting_route, waiting_key = p.waiting_key, waiting_client = p.waiting_client,
-    receipt = p.receipt, updated_at = p.updated_at, expires_at = p.expires_at, resume_at = p.resume_at, attempts = p.attempts, version = payment.version + 1
-FROM unnest($1::uuid[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::int[], $9::text[],
-            $10::bool[], $11::bool[], $12::text[], $13::text[], $14::bigint[], $15::text[], $16::text[], $17::text[],
-            $18::bool[], $19::text[], $20::text[], $21::text[], $22::uuid[], $23::timestamptz[], $24::timestamptz[],
-            $25::timestamptz[], $26::int[])
-    AS p (id, version, status, captured, refunded, refunding, risk_decision, risk_score, risk_reasons, held, released,
-          acquirer_id, intent, intent_amount, decline_code, decline_text, declined_by, disputed, waiting_route,
-          waiting_key, waiting_client, receipt, updated_at, expires_at, resume_at, attempts)
-WHERE payment.id = p.id AND payment.version = p.version
-RETURNING p.id, p.version;
+-- Payments as they are after a step, each only if nobody has changed it since it was read: of two who went on with one payment
+-- in the same batch, only one has. With those that are saved go the answer that is owed (one that is there already stays) and
+-- the fact, where there are any. As a statement of its own it is T2. Returns the places (1..n) of those saved.
+WITH asked AS (
+    SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::int[],
+                         $9::text[], $10::bool[], $11::bool[], $12::text[], $13::text[], $14::bigint[], $15::text[],
+                         $16::text[], $17::text[], $18::bool[], $19::text[], $20::text[], $21::text[], $22::uuid[],
+                         $23::timestamptz[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::text[], $28::text[],
+                         $29::text[], $30::text[], $31::smallint[], $32::bytea[], $33::uuid[], $34::text[], $35::bytea[])
+        WITH ORDINALITY AS a (id, version, status, captured, refunded, refunding, risk_decision, risk_score, risk_reasons,
+                              held, released, acquirer_id, intent, intent_amount, decline_code, decline_text, declined_by,
+                              disputed, waiting_route, waiting_key, waiting_client, receipt, updated_at, expires_at,
+                              resume_at, attempts, tenant, client_id, route, key, answer_status, answer, fact_id, fact_type,
+                              fact, place)
+), saved AS (
+    UPDATE payment
+    SET status = p.status, captured = p.captured, refunded = p.refunded, refunding = p.refunding,
+        risk_decision = p.risk_decision, risk_score = p.risk_score, risk_reasons = p.risk_reasons, held = p.held,
+        released = p.released, acquirer_id = p.acquirer_id, intent = p.intent, intent_amount = p.intent_amount,
+        decline_code = p.decline_code, decline_text = p.decline_text, declined_by = p.declined_by, disputed = p.disputed,
+        waiting_route = p.waiting_route, waiting_key = p.waiting_key, waiting_client = p.waiting_client,
+        receipt = p.receipt, updated_at = p.updated_at, expires_at = p.expires_at, resume_at = p.resume_at,
+        attempts = p.attempts, version = payment.version + 1
+    FROM asked AS p
+    WHERE payment.id = p.id AND payment.version = p.version
+    RETURNING p.place
+), kept AS (
+    SELECT asked.* FROM asked JOIN saved USING (place)
+), answered AS (
+    UPDATE idempotency AS i SET status = k.answer_status, body = k.answer
+    FROM kept AS k
+    WHERE k.answer IS NOT NULL AND i.tenant = k.tenant AND i.client_id = k.client_id AND i.route = k.route AND i.key = k.key
+      AND i.status IS NULL
+), told AS (
+    INSERT INTO outbox (id, type, fact) SELECT fact_id, fact_type, fact FROM kept WHERE fact_id IS NOT NULL ORDER BY place
+)
+SELECT place FROM saved;
 
 -- name: payment
 -- One payment of a tenant.

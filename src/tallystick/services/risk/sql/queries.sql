@@ -2,6 +2,19 @@
 -- The decisions that were already made under these ids.
 SELECT id, tenant, payment, amount, currency, decision, score, reasons FROM decision WHERE id = ANY($1::uuid[]);
 
+-- name: decide
+-- Stores decisions that nobody has made before, and the facts that tell of them, as a transaction of its own. If one was made before
+-- it is refused as a whole (decision_pkey): then `insert_decisions` sorts out which are new.
+WITH stored AS (
+    INSERT INTO decision (id, tenant, client_id, payment, amount, currency, decision, score, reasons, created_at)
+    SELECT id, tenant, client_id, payment, amount, currency, decision, score, string_to_array(reasons, ' '), $10
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::int[], $9::text[])
+        AS d (id, tenant, client_id, payment, amount, currency, decision, score, reasons)
+)
+INSERT INTO outbox (id, type, fact)
+SELECT id, type, fact FROM unnest($11::uuid[], $12::text[], $13::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
+ORDER BY place;
+
 -- name: insert_decisions
 -- Stores decisions; an id that was decided before is left as it is and not returned.
 INSERT INTO decision (id, tenant, client_id, payment, amount, currency, decision, score, reasons, created_at)
