@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -538,6 +539,34 @@ def test_what_writes_is_known() -> None:
     ):
         (query,) = db.parse(f"-- name: a\n-- Doc.\n{sql};", "f.sql")
         assert query.writes is writes, sql
+
+
+async def test_whoever_stores_facts_wakes_the_relay_once_they_are_stored(database: Database) -> None:
+    """By whatever statement, with a transaction around it or not."""
+    text = """-- name: tell
+-- A fact.
+WITH told AS (INSERT INTO outbox (id, type, fact) VALUES ($1, 'test.thing.happened', '') RETURNING id) SELECT id FROM told;
+-- name: look
+-- What is read wakes nobody.
+SELECT 'insert into outbox' FROM outbox WHERE id = $1;
+"""
+    tell, look = db.parse(text, "f.sql")
+    assert (tell.tells, look.tells) == (True, False)
+    for call in (database.fetch, database.execute):
+        assert not await database.appended.wait(0)
+        await call(look, uuid.uuid4())
+        assert not await database.appended.wait(0)
+        await call(tell, uuid.uuid4())
+        assert await database.appended.wait(0)
+    async with database.transaction() as tx:
+        await tx.fetchval(tell, uuid.uuid4())
+        assert not await database.appended.wait(0)
+    assert await database.appended.wait(0)
+    with pytest.raises(LookupError):
+        async with database.transaction() as tx:
+            await tx.execute(tell, uuid.uuid4())
+            raise LookupError
+    assert not await database.appended.wait(0)
 
 
 def test_no_string_becomes_a_query() -> None:

@@ -99,6 +99,30 @@ async def test_keys_are_apart_by_tenant_client_and_route(database: Database, oth
     assert await claim(database, entry(**other)) == [Fresh()]
 
 
+async def test_a_statement_of_ones_own_claims_as_claim_does(database: Database) -> None:
+    """As a service does it that stores its intent in the same round trip."""
+    done, running, mine = (uuid.uuid4() for _ in range(3))
+    await claim(database, entry("done"), resource=done)
+    await complete(database, Answer(entry("done"), 201, b"{}"))
+    await claim(database, entry("running"), resource=running)
+    other = Body(Amount("1"))
+    entries = [entry("new"), entry("done"), entry("running"), entry("new"), entry("new", other), entry("done", other)]
+    asked = idempotency.Claim(entries, [mine] * len(entries))
+    assert asked.leaders == [0, 1, 2]
+    places = [row["place"] for row in await database.fetch(idempotency.Q.claim, *asked.columns())]
+    assert places == [1]
+    assert await asked.outcomes(places, database) == [
+        Fresh(),
+        Replay(201, b"{}", done),
+        Running(running),
+        Running(mine),
+        Mismatch(["/amount/amount"]),
+        Mismatch(["/amount/amount"]),
+    ]
+    with pytest.raises(ValueError, match="one resource"):
+        idempotency.Claim(entries, [mine])
+
+
 async def test_a_rolled_back_claim_was_never_made(database: Database) -> None:
     with pytest.raises(LookupError):
         async with database.transaction() as tx:

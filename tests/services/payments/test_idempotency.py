@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
 import pytest
 
+from tallystick.chassis.db import DatabaseUnavailable
+from tallystick.chassis.idempotency import Claim, Digest, Digester, Entry, Fresh, Running
 from tallystick.kernel import ids
-from tests.services.payments.support import Crashed, Town, by_account, by_card, money, no_fault, slug
+from tallystick.services.payments.service.journal import Opening
+from tests.services.payments.support import CLIENT, Crashed, Town, by_account, by_card, money, no_fault, slug
 from tests.support.http import ask
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -94,6 +98,47 @@ async def test_fifty_at_once_are_one_payment(town: Town) -> None:
     assert (await town.pay(body, key="k")).content in good
     assert await town.balance(payee) == (1000, 1000)
     assert len((await town.call("GET", "/v1/payments")).json["data"]) == 1
+    await town.sound()
+
+
+async def test_one_batch_holds_new_keys_and_known_ones(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is new is stored, even if it can't be said at the moment what became of the others."""
+    payer, payee = await town.account(), await town.account()
+    done = await town.paid(by_account(payer, payee, 1), key="done")
+    journal = town.one.api.payments._journal
+    row = (await town.databases["payments"].query("SELECT id, tenant FROM payment WHERE tenant = $1", town.tenant))[0]
+    stored = await town.one.api.payments._store.payment(journal._database, row["tenant"], row["id"])
+    assert stored is not None
+    digest, other = (Digester(bytes(32)).digest({"n": n}) for n in (1, 2))
+
+    def opening(key: str, digest: Digest) -> Opening:
+        payment = msgspec.structs.replace(
+            stored, id=ids.payments.new(), status="received", receipt=ids.facts.new(), resume_at=stored.updated_at
+        )
+        return Opening(Entry(row["tenant"], CLIENT, "POST /v1/payments", key, digest), payment)
+
+    openings = [opening("new", digest), opening("done", digest), opening("new", other), opening("more", digest)]
+    outcomes = await journal._flush_open(openings)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Fresh", "Mismatch", "Mismatch", "Fresh"]
+    assert await journal._flush_open(openings[:1]) == [Running(openings[0].payment.id)]
+
+    async def nothing(*_: object) -> None:
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(Claim, "outcomes", nothing)
+    openings = [opening("last", digest), opening("done", digest)]
+    first, second = await journal._flush_open(openings)
+    assert first == Fresh()
+    assert isinstance(second, DatabaseUnavailable)
+    monkeypatch.undo()
+    rows = await town.databases["payments"].query(
+        "SELECT p.id FROM payment p JOIN idempotency i ON i.resource = p.id JOIN outbox o ON o.id = p.receipt "
+        "WHERE p.tenant = $1 AND i.key = p.waiting_key AND p.status = 'received'",
+        town.tenant,
+    )
+    assert len(rows) == 3
+    await town.finish()
+    assert (await town.pay(by_account(payer, payee, 1), key="done")).json == done
     await town.sound()
 
 

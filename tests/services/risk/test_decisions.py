@@ -89,6 +89,16 @@ async def test_asked_again_the_answer_stays_and_nothing_counts_twice(env: Env) -
     assert len(await env.service.query("SELECT * FROM decision")) == 2
 
 
+async def test_what_is_new_beside_what_was_decided_is_stored_and_told_once(env: Env) -> None:
+    known, new, also = item(card=card()), item(card=card()), item(card=card())
+    decided = await env.decide(**known)
+    answers = await env.batch([env.token()], new, known, also, new)
+    assert [each["decision"]["id"] for each in answers] == [new["id"], known["id"], also["id"], new["id"]]
+    assert answers[1]["decision"] == decided
+    told = [each[0] for fact in await env.facts("risk.decisions.made") for each in fact["data"]["decisions"]]
+    assert sorted(told) == sorted(each["id"] for each in (known, new, also))
+
+
 @pytest.mark.parametrize("changes", [{"payment": "pay_other"}, {"minor": 1251}, {"currency": "USD"}])
 async def test_an_id_stands_for_one_payment(env: Env, changes: dict[str, Any]) -> None:
     one = item()

@@ -7,6 +7,7 @@ owed, the fact. Each is one statement for all payments of a batch, which is its 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,10 @@ from tallystick.kernel.problem import Problem
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, Waiting
 from tallystick.services.payments.store import Saving, Store
+
+#: Payments are let in by groups, this many seconds apart (the first after a quiet time at once). A group stays together: what is asked of
+#: risk and of the ledger for it, and what is written at its end, costs about the same for forty payments as for ten.
+GROUP_PACE: Final = 0.03
 
 #: Turns a payment or a refund into the bytes of its answer, and the status that goes with them.
 Render = Callable[[Payment], bytes]
@@ -44,7 +49,7 @@ class Journal:
         self._render = render
         self._render_refund = render_refund
         self._open: Batcher[Opening, Outcome] = Batcher(
-            self._flush_open, max_batch=128, pace=WORK_PACE, name="payments.open"
+            self._flush_open, max_batch=128, pace=GROUP_PACE, name="payments.open"
         )
         self._close: Batcher[Saving, bool] = Batcher(
             self._flush_close, max_batch=128, pace=WORK_PACE, name="payments.close"
