@@ -28,6 +28,7 @@ SCOPES = frozenset(
     for kind, rights in {
         "accounts": ("read", "write"),
         "audit": ("read",),
+        "books": ("read", "write"),
         "payments": ("read", "write"),
         "refunds": ("write",),
         "tokens": ("read", "reveal", "write"),

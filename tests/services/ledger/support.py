@@ -37,8 +37,10 @@ def account(
     side: str = "credit",
     floor: int | None = None,
     closed: bool = False,
+    ceiling: int | None = None,
+    frozen: bool = False,
 ) -> Account:
-    return Account(aid(number), book, currency, side == "debit", floor, closed, 0, 0, 0, 0, 0)
+    return Account(aid(number), book, currency, side == "debit", floor, closed, 0, 0, 0, 0, 0, ceiling, frozen)
 
 
 def state(*accounts: Account) -> State:
@@ -92,7 +94,14 @@ class Books:
     made: list[AccountId] = field(default_factory=list)
 
     async def open(
-        self, *, side: str = "credit", floor: int | None = None, currency: str = "EUR", tenant: str | None = None
+        self,
+        *,
+        side: str = "credit",
+        floor: int | None = None,
+        currency: str = "EUR",
+        tenant: str | None = None,
+        book: str = "main",
+        **more: Any,
     ) -> AccountId:
         new = NewAccount(
             id=ids.accounts.new(),
@@ -102,8 +111,9 @@ class Books:
             floor=floor,
             code=None,
             metadata=None,
+            **more,
         )
-        await self.ledger.accounts.open(tenant or self.tenant, "cli_test", None, new)
+        await self.ledger.accounts.open(tenant or self.tenant, "cli_test", None, new, book=book)
         self.made.append(new.id)
         return new.id
 
@@ -159,6 +169,10 @@ class Naive:
     accounts: dict[AccountId, Account]
     posted: list[tuple[Command, int, int, AccountId, AccountId]] = field(default_factory=list)
     expiries: dict[TransferId, datetime | None] = field(default_factory=dict)
+    paths: dict[str, AccountId] = field(default_factory=dict)
+
+    def named(self, account: AccountId | str | None) -> AccountId | None:
+        return self.paths.get(account) if isinstance(account, str) else account
 
     def _children(self, target: TransferId | None) -> list[tuple[Command, int, int, AccountId, AccountId]]:
         return [one for one in self.posted if one[0].target == target and target is not None]
@@ -184,6 +198,11 @@ class Naive:
         dp, d, cp, c = self.sums(account)
         return d - c - cp if self.accounts[account].debit_normal else c - d - dp
 
+    def incoming(self, account: AccountId) -> int:
+        """What is there and what holds may still bring in."""
+        dp, d, cp, c = self.sums(account)
+        return d + dp - c if self.accounts[account].debit_normal else c + cp - d
+
     def _allowed(self, debit: AccountId | None, credit: AccountId | None, amount: int, currency: str | None) -> bool:
         one = self.accounts.get(debit) if debit else None
         two = self.accounts.get(credit) if credit else None
@@ -191,9 +210,15 @@ class Naive:
             return False
         if not one.currency == two.currency == currency or one.closed or two.closed or amount < 1:
             return False
+        if one.frozen or two.frozen:
+            return False
         for side, total in ((one, 0), (two, 2)):
             sums = self.sums(side.id)
             if sums[total] + sums[total + 1] + amount > 2**63 - 1:
+                return False
+        fills = [(one, one.debit_normal), (two, not two.debit_normal)]
+        for side, filled in fills:
+            if filled and side.ceiling is not None and self.incoming(side.id) + amount > side.ceiling:
                 return False
         takes = [(one, not one.debit_normal), (two, two.debit_normal)]
         return all(
@@ -203,11 +228,12 @@ class Naive:
     def apply(self, command: Command, now: datetime) -> bool:
         """Whether the command is posted (it has a new id)."""
         if command.kind in ("post", "hold"):
-            ok = self._allowed(command.debit, command.credit, command.amount or 0, command.currency)
+            one, two = self.named(command.debit), self.named(command.credit)
+            ok = self._allowed(one, two, command.amount or 0, command.currency)
             if ok:
-                assert command.debit
-                assert command.credit
-                self.posted.append((command, command.amount or 0, 0, command.debit, command.credit))
+                assert one
+                assert two
+                self.posted.append((command, command.amount or 0, 0, one, two))
                 self.expiries[command.id] = (
                     now + timedelta(seconds=command.expires_in) if command.expires_in is not None else None
                 )
@@ -235,6 +261,8 @@ class Naive:
             return False
         amount = command.amount if command.kind == "capture" and command.amount is not None else left
         if not 1 <= amount <= left:
+            return False
+        if command.kind == "capture" and (self.accounts[debit].frozen or self.accounts[credit].frozen):
             return False
         released = left if command.kind != "capture" or command.final or amount == left else amount
         self.posted.append((command, amount, released, debit, credit))

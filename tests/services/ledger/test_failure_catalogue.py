@@ -25,13 +25,10 @@ from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import NewAccount, Result
 from tallystick.services.ledger.service import Ask, At
-from tests.services.ledger import test_api
+from tests.services.ledger.env import Env, eur, post, problem
 from tests.services.ledger.proxy import wire_to
 from tests.services.ledger.support import START, Books, draw, ledger_on, move
-from tests.services.ledger.test_api import Env, eur, problem
 from tests.support.parts import ServiceDatabase
-
-env = test_api.env
 
 #: A guard against waiting for ever, not a measurement.
 PATIENCE_S = 30
@@ -128,11 +125,11 @@ async def test_a_floor_is_reached_to_the_unit_and_not_passed(books: Books, floor
 async def test_amounts_that_a_float_can_not_tell_apart_are_told_apart(env: Env, amount: int) -> None:
     """midaz (balance script, sub_decimal): operands that are equal in double precision were subtracted wrongly."""
     bank, customer = await env.account("debit"), await env.account(floor="0")
-    await env.transfers(test_api.post(bank, customer, amount))
+    await env.transfers(post(bank, customer, amount))
     assert (await env.balance(customer))[0] == str(amount)
-    no = await env.transfers(test_api.post(customer, bank, amount + 1))
+    no = await env.transfers(post(customer, bank, amount + 1))
     assert no.json["data"][0]["reason"] == "insufficient_funds"
-    await env.transfers(test_api.post(customer, bank, amount - 1))
+    await env.transfers(post(customer, bank, amount - 1))
     assert await env.balance(customer) == ("1", "0", "1")
 
 
@@ -267,7 +264,7 @@ async def test_a_transfer_that_is_sent_again_is_one_transfer(
 async def test_a_form_that_is_submitted_twice_moves_money_once(env: Env) -> None:
     """openMF/web-app PR#3902: two clicks made two journal entries."""
     bank, customer = await env.account("debit"), await env.account()
-    body = test_api.post(bank, customer, 5)
+    body = post(bank, customer, 5)
     answers = await asyncio.gather(*(env.transfers(body, key="click") for _ in range(8)))
     done = [answer for answer in answers if answer.status == 201]
     assert all(answer.status == 201 or problem(answer) == (409, "request-in-progress") for answer in answers)
@@ -278,8 +275,8 @@ async def test_a_form_that_is_submitted_twice_moves_money_once(env: Env) -> None
 async def test_an_old_key_does_not_answer_for_another_request(env: Env) -> None:
     """midaz: with a key the body was ignored, and the first result was given for another request's money."""
     bank, customer = await env.account("debit"), await env.account()
-    assert (await env.transfers(test_api.post(bank, customer, 5), key="one")).status == 201
-    other = await env.transfers(test_api.post(bank, customer, 6), key="one")
+    assert (await env.transfers(post(bank, customer, 5), key="one")).status == 201
+    other = await env.transfers(post(bank, customer, 6), key="one")
     assert problem(other) == (422, "idempotency-key-reused")
     assert other.json["fields"]
     assert (await env.balance(customer))[0] == "5"
@@ -289,7 +286,7 @@ async def test_equal_transfers_are_two_when_two_were_asked_for(env: Env) -> None
     """midaz: without a key, a second transfer with the same body within 300 s was swallowed as a repeat."""
     bank, customer = await env.account("debit"), await env.account()
     for _ in range(2):
-        answer = await env.transfers(test_api.post(bank, customer, 5))
+        answer = await env.transfers(post(bank, customer, 5))
         assert answer.status == 201
         assert answer.header("idempotent-replayed") is None
     assert (await env.balance(customer))[0] == "10"
@@ -313,7 +310,7 @@ async def test_a_taken_id_is_said_in_the_answer(books: Books, service: ServiceDa
 async def test_under_load_every_answer_is_whole_and_every_id_is_its_own(env: Env) -> None:
     """formance/ledger#364: under load there were answers of 200 without a body, and two transactions with one id."""
     bank, *customers = [await env.account("debit"), *[await env.account() for _ in range(5)]]
-    answers = await asyncio.gather(*(env.transfers(test_api.post(bank, customers[n % 5], n + 1)) for n in range(60)))
+    answers = await asyncio.gather(*(env.transfers(post(bank, customers[n % 5], n + 1)) for n in range(60)))
     made = [answer.json["data"][0] for answer in answers]
     assert [one["amount"]["amount"] for one in made] == [str(n + 1) for n in range(60)]
     assert sorted(one["sequence"] for one in made) == list(range(1, 61))
@@ -581,8 +578,8 @@ def amounts_in(value: Any, pointer: str = "") -> Iterator[tuple[str, dict[str, A
 async def test_no_amount_goes_without_its_currency(env: Env) -> None:
     """blnk#323: a balance came without its precision, so nobody could know what it was worth."""
     bank, customer = await env.account("debit"), await env.account(floor="0")
-    paid = (await env.transfers(test_api.post(bank, customer, 500))).json["data"][0]
-    held = (await env.transfers({**test_api.post(customer, bank, 60), "kind": "hold"})).json["data"][0]
+    paid = (await env.transfers(post(bank, customer, 500))).json["data"][0]
+    held = (await env.transfers({**post(customer, bank, 60), "kind": "hold"})).json["data"][0]
     answers = [
         await env.call("GET", f"/v1/accounts/{customer}"),
         await env.call("GET", "/v1/accounts"),
@@ -591,7 +588,7 @@ async def test_no_amount_goes_without_its_currency(env: Env) -> None:
         await env.call("POST", f"/v1/transfers/{held['id']}/capture", {"amount": eur(10)}),
         await env.call("POST", f"/v1/transfers/{held['id']}/capture", {"amount": eur(51)}),
         await env.call("POST", f"/v1/transfers/{paid['id']}/reverse", {"amount": eur(20)}),
-        await env.transfers(test_api.post(customer, bank, 10_000)),
+        await env.transfers(post(customer, bank, 10_000)),
     ]
     found = [one for answer in answers for one in amounts_in(answer.json)]
     assert len(found) > 25

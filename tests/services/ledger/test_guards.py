@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import Decided, Transfer, decide
+from tallystick.services.ledger.service import GuardRefused
 from tallystick.services.ledger.service import poster as posting
-from tallystick.services.ledger.service.poster import GuardRefused
 from tests.services.ledger.support import Books, draw, move
 from tests.support.parts import ServiceDatabase
 
@@ -94,6 +94,8 @@ MOVED_BY_HAND = (
         ("UPDATE account SET debits_posted = -1", "account_debits_posted_check"),
         ("UPDATE account SET debits_posted = 9223372036854775807, debits_pending = 1 WHERE floor IS NULL", "account_totals_fit"),
         ("UPDATE account SET floor = 1", "account_floor_check"),
+        ("UPDATE account SET ceiling = 99 WHERE floor = 0", "account_ceiling"),
+        ("UPDATE account SET ceiling = 99 WHERE floor IS NULL", "account_ceiling"),
         ("UPDATE hold SET captured = 31", "hold_not_overdrawn"),
         ("UPDATE hold SET remaining = -1, state = 'voided'", "hold_remaining_check"),
         ("UPDATE hold SET state = 'voided'", "hold_open"),
@@ -203,7 +205,12 @@ async def test_the_service_can_not_change_or_delete_what_was_posted(filled: Book
             "DELETE FROM transfer",
             "TRUNCATE transfer",
             "DELETE FROM account",
-            "UPDATE account SET floor = NULL",
+            "UPDATE account SET normal_side = 'debit'",
+            "UPDATE account SET path = 'a'",
+            "UPDATE account SET kind = 'income'",
+            "UPDATE chart SET mode = 'open'",
+            "DELETE FROM chart",
+            "UPDATE book SET name = 'x'",
             "UPDATE account SET currency = 'USD'",
             "UPDATE rejection SET reason = 'x'",
             "DELETE FROM rejection",

@@ -353,9 +353,12 @@ async def test_a_new_account_is_told_without_its_name(books: Books, service: Ser
     assert (fact["type"], fact["resource"]) == ("ledger.account.created", ids.accounts.text(account))
     assert fact["data"] == {
         "account": ids.accounts.text(account),
+        "book": 1,
+        "kind": "liability",
         "currency": "EUR",
         "normal_side": "credit",
         "floor": "-5",
+        "ceiling": None,
     }
 
 

@@ -21,6 +21,46 @@ class AccountClosed(Conflict):
     slug, title = "account-closed", "The account is closed"
 
 
+class AccountFrozen(Conflict):
+    slug, title = "account-frozen", "The account is frozen: nothing moves on it until somebody lifts that"
+
+
+class AccountPathTaken(Conflict):
+    slug, title = "account-path-taken", "Another account of the book has this path"
+
+
+class AccountLimitBroken(Conflict):
+    """`available` and `posted` are what the account has now, in minor units."""
+
+    slug, title = "account-limit-broken", "The account does not keep this floor or ceiling at the moment"
+
+
+class NotInChart(Unprocessable):
+    """`rule` is the pattern that the account contradicts; without it, no rule of the strict chart fits the path."""
+
+    slug, title = "not-in-chart", "The book's chart does not allow this account"
+
+
+class ChartOrphansAccounts(Conflict):
+    """`count` open accounts would not be allowed by the new chart; `first` is the first of them and `why` what is wrong with it."""
+
+    slug, title = "chart-orphans-accounts", "Accounts of the book would not fit the new chart"
+
+
+class BookNotFound(NotFound):
+    slug, title = "book-not-found", "There is no such book, or not for you"
+
+
+class BookExists(Conflict):
+    slug, title = "book-exists", "A book with this name exists and is not the same"
+
+
+class BookQuarantined(Conflict):
+    """`reason` is what the check of the book found. Reads go on; the operator releases the book."""
+
+    slug, title = "book-quarantined", "The book is in quarantine: nothing is written to it"
+
+
 class TransferNotFound(NotFound):
     slug, title = "transfer-not-found", "There is no such transfer, or not for you"
 
@@ -49,6 +89,12 @@ class NotReversible(Unprocessable):
     slug, title = "not-reversible", "Only what was posted can be reversed"
 
 
+class CeilingExceeded(Unprocessable):
+    """`available` is the room below the account's ceiling, `required` what this transfer would bring in."""
+
+    slug, title = "ceiling-exceeded", "The account's balance would pass its ceiling"
+
+
 class InsufficientFunds(Unprocessable):
     """`available` is what may still be spent above the account's floor, `required` what this transfer needs."""
 
@@ -74,6 +120,15 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     AccountExists,
     AccountHasHolds,
     AccountClosed,
+    AccountFrozen,
+    AccountPathTaken,
+    AccountLimitBroken,
+    NotInChart,
+    ChartOrphansAccounts,
+    BookNotFound,
+    BookExists,
+    BookQuarantined,
+    CeilingExceeded,
     TransferNotFound,
     HistoryNotKept,
     HoldNotOpen,

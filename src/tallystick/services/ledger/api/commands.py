@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tallystick.contracts.ledger.messages import NewTransfer, OpenAccount, UnitTransfer
+from tallystick.contracts.ledger.messages import ChangeAccount, NewTransfer, OpenAccount, SetChart, UnitTransfer
 from tallystick.contracts.ledger.problems import InvalidUnit
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.kernel.money import MAX_MINOR, InvalidAmount, Money, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Command, NewAccount
+from tallystick.services.ledger.model import AccountRow, Chart, Command, CommandKind, NewAccount, Rule, account_ref
 
 _sorted = msgspec.json.Encoder(order="sorted")
 
-_parse_account = ids.accounts.parse
 _parse_transfer = ids.transfers.parse
 
 
@@ -43,8 +42,8 @@ def _new_transfer(item: NewTransfer) -> Command:
     return Command(
         kind=item.kind,
         id=ids.transfers.new() if item.id is None else _parse_transfer(item.id),
-        debit=_parse_account(item.debit_account),
-        credit=_parse_account(item.credit_account),
+        debit=account_ref(item.debit_account),
+        credit=account_ref(item.credit_account),
         amount=money.minor,
         currency=money.currency,
         expires_in=item.expires_in,
@@ -82,8 +81,8 @@ def _unit_transfer(item: UnitTransfer) -> Command:
     return Command(
         kind=item.kind,
         id=_parse_transfer(item.id),
-        debit=None if item.debit_account is None else _parse_account(item.debit_account),
-        credit=None if item.credit_account is None else _parse_account(item.credit_account),
+        debit=None if item.debit_account is None else account_ref(item.debit_account),
+        credit=None if item.credit_account is None else account_ref(item.credit_account),
         amount=None if money is None else money.minor,
         currency=None if money is None else money.currency,
         target=None if item.target is None else _parse_transfer(item.target),
@@ -95,7 +94,7 @@ def _unit_transfer(item: UnitTransfer) -> Command:
 
 
 def on_target(
-    kind: str, target: TransferId, own: str | None, amount: MoneyWire | None = None, *, final: bool = False
+    kind: CommandKind, target: TransferId, own: str | None, amount: MoneyWire | None = None, *, final: bool = False
 ) -> Command:
     """A capture, void or reversal of `target`. `own` is the id that the client made for it, if it did."""
     money: Money | None = None
@@ -104,34 +103,76 @@ def on_target(
             money = to_money(amount)
         except Problem as problem:
             raise _at(problem, "/amount") from None
-    return msgspec.convert(
-        {
-            "kind": kind,
-            "id": ids.transfers.new() if own is None else _parse_transfer(own),
-            "target": target,
-            "amount": None if money is None else money.minor,
-            "currency": None if money is None else money.currency,
-            "final": final,
-        },
-        Command,
+    return Command(
+        kind=kind,
+        id=ids.transfers.new() if own is None else _parse_transfer(own),
+        target=target,
+        amount=None if money is None else money.minor,
+        currency=None if money is None else money.currency,
+        final=final,
     )
 
 
 def account(given: OpenAccount, own: AccountId) -> NewAccount:
     """Raises UnknownCurrency and InvalidAmount."""
     currency(given.currency)
-    floor = None if given.floor is None else int(given.floor)
-    if floor is not None and floor < -MAX_MINOR:
-        raise _at(InvalidAmount("a floor is at least -(2^63 - 1) minor units"), "/floor")
     return NewAccount(
         id=own,
         name=given.name,
+        path=given.path,
+        kind=given.kind,
         currency=given.currency,
         normal_side=given.normal_side,
-        floor=floor,
+        floor=limit(given.floor, "/floor"),
+        ceiling=limit(given.ceiling, "/ceiling"),
         code=given.code,
         metadata=kept(given.metadata),
     )
+
+
+def limit(text: str | None, pointer: str) -> int | None:
+    """Minor units. Raises InvalidAmount."""
+    minor = None if text is None else int(text)
+    if minor is not None and abs(minor) > MAX_MINOR:
+        raise _at(InvalidAmount("a floor or a ceiling is at most 2^63 - 1 minor units away from zero"), pointer)
+    return minor
+
+
+def changed(row: AccountRow, given: ChangeAccount) -> AccountRow:
+    """The account with what the request names. Raises InvalidAmount."""
+    changes: dict[str, object] = {}
+    if given.name is not msgspec.UNSET:
+        changes["name"] = given.name
+    if given.metadata is not msgspec.UNSET:
+        changes["metadata"] = kept(given.metadata)
+    if given.floor is not msgspec.UNSET:
+        changes["floor"] = limit(given.floor, "/floor")
+    if given.ceiling is not msgspec.UNSET:
+        changes["ceiling"] = limit(given.ceiling, "/ceiling")
+    return msgspec.structs.replace(row, **changes)
+
+
+def chart(given: SetChart, version: int) -> Chart:
+    """Raises UnknownCurrency and InvalidAmount, with the pointer of the rule."""
+    rules = []
+    for place, one in enumerate(given.rules):
+        at = f"/rules/{place}"
+        try:
+            for code in one.currencies or ():
+                currency(code)
+        except Problem as problem:
+            raise _at(problem, f"{at}/currencies") from None
+        rules.append(
+            Rule(
+                pattern=one.pattern,
+                kind=one.kind,
+                normal_side=one.normal_side,
+                currencies=None if one.currencies is None else tuple(one.currencies),
+                floor=limit(one.floor, f"{at}/floor"),
+                ceiling=limit(one.ceiling, f"{at}/ceiling"),
+            )
+        )
+    return Chart(version, given.mode, rules)
 
 
 def _at(problem: Problem, pointer: str) -> Problem:

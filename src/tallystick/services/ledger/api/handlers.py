@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.chassis.auth import Subject
-from tallystick.chassis.idempotency import Entry
 from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
@@ -19,18 +18,34 @@ from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import CurrencyCode
 from tallystick.kernel.problem import InvalidRequest, Problem
 from tallystick.services.ledger.api import commands, views
-from tallystick.services.ledger.model import AccountRow, Command, Result
+from tallystick.services.ledger.api.common import entry, who
+from tallystick.services.ledger.model import AccountRow, Command, Result, account_ref, pattern
 from tallystick.services.ledger.service import Answered, At, Ledger
 
 _encode = msgspec.json.Encoder().encode
 
 
 class AccountsQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With a `path` in the order of paths, else newest first."""
+
+    book: wire.BookName = wire.MAIN
+    path: wire.PathPattern | None = None
+    kind: wire.AccountKind | None = None
     currency: CurrencyCode | None = None
     code: wire.Text64 | None = None
 
 
-class AtQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BookQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The book of a transfer, or of an account that is named by its path."""
+
+    book: wire.BookName = wire.MAIN
+
+
+class EntriesQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    book: wire.BookName = wire.MAIN
+
+
+class AtQuery(BookQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As of when: an instant (RFC 3339) or a sequence of the book."""
 
     at: Annotated[str, Meta(max_length=35)] | None = None
@@ -47,8 +62,9 @@ async def open_account(ledger: Ledger, request: Request[wire.OpenAccount]) -> Re
         subject.actor,
         request.trace_id,
         commands.account(request.body, ids.accounts.new()),
-        entry=_entry(ledger, request),
+        entry=entry(ledger, request),
         render=lambda row: _encode(views.account(row)),
+        book=request.body.book,
     )
     if isinstance(opened, Answered):
         return Reply.raw(opened.body, opened.status, replayed=opened.replayed)
@@ -58,16 +74,21 @@ async def open_account(ledger: Ledger, request: Request[wire.OpenAccount]) -> Re
 async def list_accounts(ledger: Ledger, request: Request[None, AccountsQuery]) -> Reply[Page[wire.Account]]:
     query = request.query
     key = read_cursor(query.after, str)
+    after = None if key is None else str(key[0])
     rows = await ledger.accounts.page(
         request.subject.tenant,
-        after=None if key is None else ids.accounts.parse(str(key[0])),
+        after=after if after is None or query.path is not None else ids.accounts.parse(after),
         currency=query.currency,
         code=query.code,
+        kind=query.kind,
+        pattern=None if query.path is None else pattern(query.path),
         limit=query.limit + 1,
+        book=query.book,
     )
     data = [views.account(row) for row in rows[: query.limit]]
     more = len(rows) > query.limit
-    return Reply(Page(data=data, has_more=more, next=cursor(data[-1].id) if more else None))
+    last = data[-1].path or data[-1].id if more and query.path is not None else data[-1].id if more else None
+    return Reply(Page(data=data, has_more=more, next=None if last is None else cursor(last)))
 
 
 async def get_account(ledger: Ledger, request: Request[None, AtQuery]) -> Reply[wire.Account]:
@@ -76,11 +97,11 @@ async def get_account(ledger: Ledger, request: Request[None, AtQuery]) -> Reply[
         instant = None if query.at is None else parse_rfc3339(query.at)
     except ValueError as error:
         raise InvalidRequest(f"at: {error}") from None
-    row = await ledger.accounts.get(request.subject.tenant, _account(request), At(query.sequence, instant))
+    row = await ledger.accounts.get(request.subject.tenant, _account(request), At(query.sequence, instant), query.book)
     return Reply(views.account(row))
 
 
-async def list_entries(ledger: Ledger, request: Request[None, Paging]) -> Reply[Page[wire.Entry]]:
+async def list_entries(ledger: Ledger, request: Request[None, EntriesQuery]) -> Reply[Page[wire.Entry]]:
     query = request.query
     key = read_cursor(query.after, int)
     row, rows = await ledger.accounts.entries(
@@ -88,15 +109,32 @@ async def list_entries(ledger: Ledger, request: Request[None, Paging]) -> Reply[
         _account(request),
         before=None if key is None else int(key[0]),
         limit=query.limit + 1,
+        book=query.book,
     )
     data = [views.entry(each, row.normal_side) for each in rows[: query.limit]]
     more = len(rows) > query.limit
     return Reply(Page(data=data, has_more=more, next=cursor(data[-1].sequence) if more else None))
 
 
-async def close_account(ledger: Ledger, request: Request) -> Reply[wire.Account]:
-    subject = request.subject
-    row = await ledger.accounts.close(subject.tenant, subject.actor, request.trace_id, _account(request))
+async def close_account(ledger: Ledger, request: Request[None, BookQuery]) -> Reply[wire.Account]:
+    row = await ledger.accounts.close(*who(request), _account(request), request.query.book)
+    return Reply(views.account(row))
+
+
+async def change_account(ledger: Ledger, request: Request[wire.ChangeAccount, BookQuery]) -> Reply[wire.Account]:
+    row = await ledger.accounts.change(
+        who(request), _account(request), lambda row: commands.changed(row, request.body), request.query.book
+    )
+    return Reply(views.account(row))
+
+
+async def freeze_account(ledger: Ledger, request: Request[None, BookQuery]) -> Reply[wire.Account]:
+    row = await ledger.accounts.freeze(who(request), _account(request), frozen=True, book=request.query.book)
+    return Reply(views.account(row))
+
+
+async def unfreeze_account(ledger: Ledger, request: Request[None, BookQuery]) -> Reply[wire.Account]:
+    row = await ledger.accounts.freeze(who(request), _account(request), frozen=False, book=request.query.book)
     return Reply(views.account(row))
 
 
@@ -111,8 +149,9 @@ async def create_transfers(ledger: Ledger, request: Request[wire.NewTransfers]) 
         request.trace_id,
         commands.new_transfers(given),
         atomic=body.atomic,
-        entry=_entry(ledger, request),
-        render=lambda results, receipt: views.results(given, results, receipt),
+        entry=entry(ledger, request),
+        render=lambda results, receipt: views.results(given, results, receipt, body.book),
+        book=body.book,
     )
     return Reply.raw(answered.body, answered.status, replayed=answered.replayed)
 
@@ -120,38 +159,42 @@ async def create_transfers(ledger: Ledger, request: Request[wire.NewTransfers]) 
 async def capture(ledger: Ledger, request: Request[wire.CaptureHold]) -> Reply[wire.Transfer]:
     body = request.body
     target = ids.transfers.parse(request.path["id"])
-    return await _one(ledger, request, commands.on_target("capture", target, body.id, body.amount, final=body.final))
+    return await _one(
+        ledger, request, commands.on_target("capture", target, body.id, body.amount, final=body.final), body.book
+    )
 
 
 async def void(ledger: Ledger, request: Request[wire.VoidHold]) -> Reply[wire.Transfer]:
     target = ids.transfers.parse(request.path["id"])
-    return await _one(ledger, request, commands.on_target("void", target, request.body.id))
+    return await _one(ledger, request, commands.on_target("void", target, request.body.id), request.body.book)
 
 
 async def reverse(ledger: Ledger, request: Request[wire.ReverseTransfer]) -> Reply[wire.Transfer]:
     body = request.body
     target = ids.transfers.parse(request.path["id"])
-    return await _one(ledger, request, commands.on_target("reverse", target, body.id, body.amount))
+    return await _one(ledger, request, commands.on_target("reverse", target, body.id, body.amount), body.book)
 
 
-async def _one(ledger: Ledger, request: Request[Any], command: Command) -> Reply[wire.Transfer]:
+async def _one(ledger: Ledger, request: Request[Any], command: Command, book: str) -> Reply[wire.Transfer]:
     def render(results: Sequence[Result], _receipt: str | None) -> tuple[int, bytes]:
-        return views.single(results, request.trace_id)
+        return views.single(results, request.trace_id, book)
 
     answered = await ledger.post(
         request.subject,
         request.trace_id,
         [command],
         atomic=False,
-        entry=_entry(ledger, request, request.path["id"]),
+        entry=entry(ledger, request, request.path["id"]),
         render=render,
+        book=book,
     )
     return Reply.raw(answered.body, answered.status, replayed=answered.replayed)
 
 
-async def get_transfer(ledger: Ledger, request: Request) -> Reply[wire.Transfer]:
-    state = await ledger.transfer(request.subject.tenant, ids.transfers.parse(request.path["id"]))
-    return Reply(views.known(state, ledger.clock.now()))
+async def get_transfer(ledger: Ledger, request: Request[None, BookQuery]) -> Reply[wire.Transfer]:
+    book = request.query.book
+    state = await ledger.transfer(request.subject.tenant, ids.transfers.parse(request.path["id"]), book)
+    return Reply(views.known(state, ledger.clock.now(), book))
 
 
 # ---- over the mesh ------------------------------------------------------------------------------------------------
@@ -167,7 +210,7 @@ async def post_units(ledger: Ledger, request: Request[wire.PostUnits]) -> Reply[
 async def _unit(ledger: Ledger, trace: str, given: wire.Unit, subjects: Sequence[Subject | Problem]) -> wire.UnitResult:
     try:
         subject = _subject(given.token, subjects)
-        answered = await ledger.post(subject, trace, commands.unit(given.transfers), atomic=True)
+        answered = await ledger.post(subject, trace, commands.unit(given.transfers), atomic=True, book=given.book)
     except Problem as problem:
         return wire.UnitResult(problem=problem.document(trace))
     return wire.UnitResult([views.posted(result) for result in answered.results], answered.receipt)
@@ -181,6 +224,7 @@ async def open_account_as(ledger: Ledger, request: Request[wire.OpenAccountAs]) 
         subject.actor,
         request.trace_id,
         commands.account(body.account, ids.accounts.parse(body.id)),
+        book=body.account.book,
     )
     if not isinstance(opened, AccountRow):
         raise TypeError("an account that was opened without an idempotency key has no stored answer")
@@ -218,15 +262,5 @@ def _subject(token: int, subjects: Sequence[Subject | Problem]) -> Subject:
     return subject
 
 
-def _entry(ledger: Ledger, request: Request[Any, Any], *about: str) -> Entry | None:
-    """The claim of the request's idempotency key, if it brought one. `about` are the ids in the path."""
-    key = request.idempotency_key
-    if key is None:
-        return None
-    body = {"path": list(about), "body": request.body} if about else request.body
-    subject = request.subject
-    return Entry(subject.tenant, subject.client_id, request.route, key, ledger.digester.digest(body))
-
-
-def _account(request: Request[Any, Any]) -> AccountId:
-    return ids.accounts.parse(request.path["id"])
+def _account(request: Request[Any, Any]) -> AccountId | str:
+    return account_ref(request.path["id"])

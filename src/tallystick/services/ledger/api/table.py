@@ -9,14 +9,23 @@ from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.problems import (
     AccountClosed,
     AccountExists,
+    AccountFrozen,
     AccountHasHolds,
+    AccountLimitBroken,
     AccountNotFound,
+    AccountPathTaken,
+    BookExists,
+    BookNotFound,
+    BookQuarantined,
+    CeilingExceeded,
+    ChartOrphansAccounts,
     ExceedsHold,
     ExceedsReversible,
     HistoryNotKept,
     HoldNotOpen,
     InsufficientFunds,
     InvalidUnit,
+    NotInChart,
     NotReversible,
     TransferExists,
     TransferNotFound,
@@ -24,22 +33,59 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
+from tallystick.services.ledger.api import books
 from tallystick.services.ledger.api import handlers as do
-from tallystick.services.ledger.service.poster import GuardRefused
+from tallystick.services.ledger.service import GuardRefused
 
-_AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardRefused)
-_TARGET: Final = (*_AMOUNT, TransferNotFound, TransferRefused, TransferExists, CurrencyMismatch)
+_BOOK: Final = (BookNotFound, BookQuarantined)
+_AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardRefused, BookNotFound)
+_TARGET: Final = (
+    *_AMOUNT,
+    TransferNotFound,
+    TransferRefused,
+    TransferExists,
+    CurrencyMismatch,
+    AccountFrozen,
+    BookQuarantined,
+)
 
 ENDPOINTS: Final = (
     Endpoint(
+        "POST", "/v1/books", books.open_book, scope="books:write", action="openBook", resource="Book",
+        body=wire.OpenBook, answer=wire.Book, status=201, rate="write", problems=(BookExists,), summary="Open a book",
+    ),
+    Endpoint(
+        "GET", "/v1/books", books.list_books, scope="books:read", action="listBooks", resource="Book", query=Paging,
+        answer=Page[wire.Book], rate="read", summary="A tenant's books, by name",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}", books.get_book, scope="books:read", action="readBook", resource="Book",
+        answer=wire.Book, rate="read", problems=(BookNotFound,), summary="A book and its settings",
+    ),
+    Endpoint(
+        "PATCH", "/v1/books/{name}", books.change_book, scope="books:write", action="changeBook", resource="Book",
+        body=wire.ChangeBook, answer=wire.Book, rate="write", problems=_BOOK, summary="Change a book's settings",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/chart", books.get_chart, scope="books:read", action="readChart", resource="Book",
+        query=books.ChartQuery, answer=wire.Chart, rate="read", problems=(BookNotFound,),
+        summary="A book's chart of accounts, now or an earlier version",
+    ),
+    Endpoint(
+        "PUT", "/v1/books/{name}/chart", books.set_chart, scope="books:write", action="setChart", resource="Book",
+        body=wire.SetChart, answer=wire.Chart, rate="write",
+        problems=(ChartOrphansAccounts, UnknownCurrency, InvalidAmount, *_BOOK),
+        summary="Set a book's chart of accounts",
+    ),
+    Endpoint(
         "POST", "/v1/accounts", do.open_account, scope="accounts:write", action="createAccount", resource="Account",
         body=wire.OpenAccount, answer=wire.Account, status=201, idempotency="optional", rate="write",
-        problems=(UnknownCurrency, InvalidAmount), summary="Open an account",
+        problems=(UnknownCurrency, InvalidAmount, AccountPathTaken, NotInChart, *_BOOK), summary="Open an account",
     ),
     Endpoint(
         "GET", "/v1/accounts", do.list_accounts, scope="accounts:read", action="listAccounts", resource="Account",
-        query=do.AccountsQuery, answer=Page[wire.Account], rate="read", problems=(InvalidId,),
-        summary="Accounts, newest first",
+        query=do.AccountsQuery, answer=Page[wire.Account], rate="read", problems=(InvalidId, BookNotFound),
+        summary="Accounts of a book, newest first, or those at paths as a pattern says",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}", do.get_account, scope="accounts:read", action="readAccount", resource="Account",
@@ -48,13 +94,29 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}/entries", do.list_entries, scope="accounts:read", action="listEntries",
-        resource="Account", query=Paging, answer=Page[wire.Entry], rate="read", problems=(AccountNotFound, InvalidId),
+        resource="Account", query=do.EntriesQuery, answer=Page[wire.Entry], rate="read", problems=(AccountNotFound, InvalidId),
         summary="An account's entries with running balances, newest first",
     ),
     Endpoint(
         "POST", "/v1/accounts/{id}/close", do.close_account, scope="accounts:write", action="closeAccount",
-        resource="Account", answer=wire.Account, rate="write", problems=(AccountNotFound, AccountHasHolds, InvalidId),
-        summary="Close an account for good",
+        resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
+        problems=(AccountNotFound, AccountHasHolds, InvalidId, *_BOOK), summary="Close an account for good",
+    ),
+    Endpoint(
+        "PATCH", "/v1/accounts/{id}", do.change_account, scope="accounts:write", action="changeAccount",
+        resource="Account", query=do.BookQuery, body=wire.ChangeAccount, answer=wire.Account, rate="write",
+        problems=(AccountNotFound, AccountClosed, AccountLimitBroken, NotInChart, InvalidAmount, InvalidId, *_BOOK),
+        summary="Change an account's name, metadata or limits",
+    ),
+    Endpoint(
+        "POST", "/v1/accounts/{id}/freeze", do.freeze_account, scope="accounts:write", action="freezeAccount",
+        resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
+        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), summary="Let nothing move on an account",
+    ),
+    Endpoint(
+        "POST", "/v1/accounts/{id}/unfreeze", do.unfreeze_account, scope="accounts:write", action="unfreezeAccount",
+        resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
+        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), summary="Let things move again on an account",
     ),
     Endpoint(
         "POST", "/v1/transfers", do.create_transfers, scope="transfers:write", action="createTransfers",
@@ -74,12 +136,13 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/transfers/{id}/reverse", do.reverse, scope="transfers:write", action="reverseTransfer",
         resource="Transfer", body=wire.ReverseTransfer, answer=wire.Transfer, status=201, idempotency="required",
-        rate="money", problems=(*_TARGET, NotReversible, ExceedsReversible, InsufficientFunds, AccountClosed),
+        rate="money", problems=(*_TARGET, NotReversible, ExceedsReversible, InsufficientFunds, CeilingExceeded, AccountClosed),
         summary="Reverse what was posted, all or part of it",
     ),
     Endpoint(
         "GET", "/v1/transfers/{id}", do.get_transfer, scope="transfers:read", action="readTransfer",
-        resource="Transfer", answer=wire.Transfer, rate="read", problems=(TransferNotFound, InvalidId),
+        resource="Transfer", query=do.BookQuery, answer=wire.Transfer, rate="read",
+        problems=(TransferNotFound, InvalidId),
         summary="A transfer, or the refusal of one",
     ),
     Endpoint(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -13,6 +13,9 @@ from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import Reason, SignedMoney
 from tallystick.contracts.ledger.problems import (
     AccountClosed,
+    AccountFrozen,
+    BookQuarantined,
+    CeilingExceeded,
     ExceedsHold,
     ExceedsReversible,
     HoldNotOpen,
@@ -24,11 +27,22 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
-from tallystick.kernel.ids import TransferId
+from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.kernel.money import CurrencyMismatch, MoneyWire
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import AccountRow, Balance, EntryRow, Result, State, Transfer, balance
+from tallystick.services.ledger.model import (
+    AccountRow,
+    Balance,
+    BookRow,
+    Chart,
+    EntryRow,
+    Result,
+    State,
+    Transfer,
+    balance,
+)
 
+_kind = partial(msgspec.convert, type=wire.AccountKind)
 _encode = msgspec.json.Encoder().encode
 _metadata = msgspec.json.Decoder(dict[str, str]).decode
 _transfer_text = ids.transfers.text
@@ -37,7 +51,9 @@ _transfer_text = ids.transfers.text
 _instant = lru_cache(maxsize=64)(rfc3339)
 
 
-def results(given: Sequence[wire.NewTransfer], found: Sequence[Result], receipt: str | None) -> tuple[int, bytes]:
+def results(
+    given: Sequence[wire.NewTransfer], found: Sequence[Result], receipt: str | None, book: str
+) -> tuple[int, bytes]:
     """Status and body for `POST /v1/transfers`: 201 if anything is new. What was asked for is repeated in its own words."""
     new = False
     data = []
@@ -56,6 +72,7 @@ def results(given: Sequence[wire.NewTransfer], found: Sequence[Result], receipt:
                     amount=item.amount,
                     available=_signed_or_none(result.available, result.currency),
                     required=_money_or_none(result.required, result.currency),
+                    book=book,
                 )
             )
             continue
@@ -65,26 +82,32 @@ def results(given: Sequence[wire.NewTransfer], found: Sequence[Result], receipt:
                 id=text,
                 status=result.status,
                 kind=item.kind,
-                debit_account=item.debit_account,
-                credit_account=item.credit_account,
+                debit_account=_named(item.debit_account, transfer.debit_account),
+                credit_account=_named(item.credit_account, transfer.credit_account),
                 amount=item.amount,
                 expires_at=None if transfer.expires_at is None else rfc3339(transfer.expires_at),
                 code=item.code,
                 metadata=item.metadata,
                 sequence=transfer.sequence,
                 recorded_at=_instant(transfer.recorded_at),
+                book=book,
             )
         )
     return 201 if new else 200, _encode(wire.Transfers(data=data, receipt=receipt))
 
 
-def single(found: Sequence[Result], request_id: str) -> tuple[int, bytes]:
+def _named(said: str, account: AccountId) -> str:
+    """An account in an answer is an id, also where the request named a path."""
+    return said if said.startswith("acc_") else ids.accounts.text(account)
+
+
+def single(found: Sequence[Result], request_id: str, book: str) -> tuple[int, bytes]:
     """Status and body for one capture, void or reversal: the transfer, or the problem that says why not."""
     result = found[0]
     if result.transfer is None:
         problem = refusal(result)
         return problem.status, _encode(problem.document(request_id))
-    return 200 if result.existed else 201, _encode(transfer(result.transfer))
+    return 200 if result.existed else 201, _encode(transfer(result.transfer, book))
 
 
 def refusal(result: Result) -> Problem:
@@ -107,6 +130,12 @@ def refusal(result: Result) -> Problem:
             return ExceedsReversible(reason=reason, **amounts)
         case Reason.INSUFFICIENT_FUNDS:
             return InsufficientFunds(reason=reason, **amounts)
+        case Reason.CEILING_EXCEEDED:
+            return CeilingExceeded(reason=reason, **amounts)
+        case Reason.ACCOUNT_FROZEN:
+            return AccountFrozen(reason=reason)
+        case Reason.BOOK_QUARANTINED:
+            return BookQuarantined(reason=reason)
         case Reason.NOT_REVERSIBLE:
             return NotReversible(reason=reason)
         case Reason.ACCOUNT_CLOSED:
@@ -119,7 +148,7 @@ def refusal(result: Result) -> Problem:
             return TransferRefused(reason=reason)
 
 
-def transfer(t: Transfer, state: State | None = None) -> wire.Transfer:
+def transfer(t: Transfer, book: str, state: State | None = None) -> wire.Transfer:
     """A transfer as it was recorded; with `state` also what came after."""
     hold = None if state is None else state.holds.get((t.book, t.id))
     reversal = None if state is None else state.reversals.get((t.book, t.id))
@@ -137,6 +166,7 @@ def transfer(t: Transfer, state: State | None = None) -> wire.Transfer:
         metadata=None if t.metadata is None else _metadata(t.metadata),
         sequence=t.sequence,
         recorded_at=rfc3339(t.recorded_at),
+        book=book,
         hold=None
         if hold is None
         else wire.HoldState(
@@ -149,13 +179,13 @@ def transfer(t: Transfer, state: State | None = None) -> wire.Transfer:
     )
 
 
-def known(state: State, now: datetime) -> wire.Transfer:
+def known(state: State, now: datetime, book: str) -> wire.Transfer:
     """What is known of one id. A hold that is due counts as expired, swept or not."""
     for key, found in state.transfers.items():
         hold = state.holds.get(key)
         if hold is not None and hold.state == "held" and hold.expires_at is not None and hold.expires_at <= now:
             hold.state, hold.remaining = "expired", 0
-        return transfer(found, state)
+        return transfer(found, book, state)
     rejection = next(iter(state.rejections.values()))
     return wire.Transfer(
         id=_transfer_text(rejection.id),
@@ -163,6 +193,7 @@ def known(state: State, now: datetime) -> wire.Transfer:
         reason=Reason(rejection.reason),
         available=_signed_or_none(rejection.available, rejection.currency),
         required=_money_or_none(rejection.required, rejection.currency),
+        book=book,
     )
 
 
@@ -180,13 +211,18 @@ def posted(result: Result) -> wire.Posted:
 def account(row: AccountRow) -> wire.Account:
     return wire.Account(
         id=ids.accounts.text(row.id),
+        book=row.book_name,
         name=row.name,
+        path=row.path,
+        kind=_kind(row.kind),
         currency=row.currency,
         normal_side="debit" if row.normal_side == "debit" else "credit",
         floor=None if row.floor is None else str(row.floor),
+        ceiling=None if row.ceiling is None else str(row.ceiling),
         code=row.code,
         metadata={} if row.metadata is None else _metadata(row.metadata),
         closed=row.closed,
+        frozen=row.frozen,
         created_at=rfc3339(row.created_at),
         version=row.version,
         as_of=row.as_of,
@@ -200,6 +236,41 @@ def account(row: AccountRow) -> wire.Account:
             ),
             row.currency,
         ),
+    )
+
+
+def book(row: BookRow) -> wire.Book:
+    return wire.Book(
+        name=row.name,
+        description=row.description,
+        backdating="strict" if row.backdating == "strict" else "report",
+        sealed_until=None if row.sealed_until is None else rfc3339(row.sealed_until),
+        quarantined_at=None if row.quarantined_at is None else rfc3339(row.quarantined_at),
+        quarantine_reason=row.quarantine_reason,
+        shard=row.shard,
+        sequence=row.sequence,
+        revision=row.revision,
+        created_at=rfc3339(row.created_at),
+    )
+
+
+def chart(name: str, found: Chart, since: datetime | None) -> wire.Chart:
+    return wire.Chart(
+        book=name,
+        version=found.version,
+        mode=found.mode,
+        rules=[
+            wire.ChartRule(
+                pattern=rule.pattern,
+                kind=_kind(rule.kind),
+                normal_side=None if rule.normal_side is None else "debit" if rule.normal_side == "debit" else "credit",
+                currencies=None if rule.currencies is None else list(rule.currencies),
+                floor=None if rule.floor is None else str(rule.floor),
+                ceiling=None if rule.ceiling is None else str(rule.ceiling),
+            )
+            for rule in found.rules
+        ],
+        created_at=None if since is None else rfc3339(since),
     )
 
 

@@ -1,5 +1,8 @@
 """The book's values and rules: pure, synchronous, total."""
 
+from tallystick.services.ledger.model.books import BookRow
+from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule
+from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, pattern
 from tallystick.services.ledger.model.rules import decide
 from tallystick.services.ledger.model.values import (
     MAX,
@@ -8,6 +11,7 @@ from tallystick.services.ledger.model.values import (
     Balance,
     Book,
     Command,
+    CommandKind,
     Decided,
     Due,
     EntryRow,
@@ -23,6 +27,7 @@ from tallystick.services.ledger.model.values import (
     Unit,
     balance,
     expiry_id,
+    usual_kind,
 )
 
 __all__ = [
@@ -31,21 +36,32 @@ __all__ = [
     "AccountRow",
     "Balance",
     "Book",
+    "BookRow",
+    "Chart",
+    "Charted",
     "Command",
+    "CommandKind",
     "Decided",
     "Due",
     "EntryRow",
     "Found",
     "Hold",
     "Key",
+    "Mode",
     "NewAccount",
+    "Pattern",
     "Rejection",
     "Result",
     "Reversal",
+    "Rule",
     "State",
     "Transfer",
     "Unit",
+    "account_ref",
     "balance",
     "decide",
     "expiry_id",
+    "is_path",
+    "pattern",
+    "usual_kind",
 ]

@@ -42,14 +42,6 @@ def decide(units: Sequence[Unit], state: State, now: datetime) -> Decided:
     return Decided(results, decider.transfers, decider.rejections)
 
 
-#: The order in which a repeat is compared with what exists.
-_COMPARED: Final = (
-    ("debit", "debit_account", Reason.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT),
-    ("credit", "credit_account", Reason.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT),
-    ("amount", "amount", Reason.EXISTS_WITH_DIFFERENT_AMOUNT),
-    ("currency", "currency", Reason.EXISTS_WITH_DIFFERENT_CURRENCY),
-)
-
 _CLOSED_HOLD: Final = {
     "captured": Reason.HOLD_ALREADY_CAPTURED,
     "voided": Reason.HOLD_ALREADY_VOIDED,
@@ -77,6 +69,12 @@ class _Refused(Exception):
         self.currency = currency
         self.account = account
         self.pinned = pinned
+
+
+def _full(account: Account, room: int, amount: int) -> _Refused:
+    return _Refused(
+        Reason.CEILING_EXCEEDED, available=room, required=amount, currency=account.currency, account=account.id
+    )
 
 
 class _Decider:
@@ -117,11 +115,13 @@ class _Decider:
         existing = self.state.transfers.get(key)
         try:
             if existing is not None:
-                self._same(command, existing)
+                self._same(book, command, existing)
                 return Result(command.id, existing.status, existing, existed=True)
             rejection = self.state.rejections.get(key)
             if rejection is not None:
                 return self._repeated(command, rejection)
+            if self.state.books[book].quarantined:
+                raise _Refused(Reason.BOOK_QUARANTINED, pinned=False)
             kind = command.kind
             if kind == "post":
                 transfer = self._move(book, command, command.debit, command.credit, command.amount, command.currency)
@@ -163,17 +163,22 @@ class _Decider:
             currency=rejection.currency,
         )
 
-    @staticmethod
-    def _same(command: Command, existing: Transfer) -> None:
+    def _same(self, book: int, command: Command, existing: Transfer) -> None:
         """A repeat is the same in all that it says. Raises the name of the first difference."""
         if command.kind != existing.kind:
             raise _Refused(Reason.EXISTS_WITH_DIFFERENT_KIND, pinned=False)
         if command.target != existing.target:
             raise _Refused(Reason.EXISTS_WITH_DIFFERENT_TARGET, pinned=False)
-        for said, stored, reason in _COMPARED:
-            value = getattr(command, said)
-            if value is not None and value != getattr(existing, stored):
+        for named, account, reason in (
+            (command.debit, existing.debit_account, Reason.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT),
+            (command.credit, existing.credit_account, Reason.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT),
+        ):
+            if named is not None and self.state.account(book, named) != account:
                 raise _Refused(reason, pinned=False)
+        if command.amount is not None and command.amount != existing.amount:
+            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_AMOUNT, pinned=False)
+        if command.currency is not None and command.currency != existing.currency:
+            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_CURRENCY, pinned=False)
         # A final capture releases more than it captures, unless nothing was left over: then final or not is the same.
         if command.kind == "capture" and not command.final and command.amount is not None and existing.released != existing.amount:  # fmt: skip
             raise _Refused(Reason.EXISTS_WITH_DIFFERENT_AMOUNT, pinned=False)
@@ -185,10 +190,12 @@ class _Decider:
             raise _Refused(Reason.EXISTS_WITH_DIFFERENT_METADATA, pinned=False)
 
     def _accounts(
-        self, book: int, debit_id: AccountId | None, credit_id: AccountId | None, currency: str | None
+        self, book: int, debit_ref: AccountId | str | None, credit_ref: AccountId | str | None, currency: str | None
     ) -> tuple[Account, Account]:
-        """Both accounts, of this book, open, and of one currency."""
+        """Both accounts, of this book, open, not frozen, and of one currency."""
         accounts = self.state.accounts
+        debit_id = self.state.account(book, debit_ref)
+        credit_id = self.state.account(book, credit_ref)
         debit = accounts.get(debit_id) if debit_id is not None else None
         if debit is None or debit.book != book:
             raise _Refused(Reason.ACCOUNT_NOT_FOUND, account=debit_id)
@@ -205,11 +212,13 @@ class _Decider:
             )
         if debit.closed or credit.closed:
             raise _Refused(Reason.ACCOUNT_CLOSED, account=debit.id if debit.closed else credit.id)
+        if debit.frozen or credit.frozen:
+            raise _Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)
         return debit, credit
 
     @staticmethod
     def _affordable(debit: Account, credit: Account, amount: int) -> None:
-        """Raises unless `amount` more can be debited and credited: no total wraps, no floor is broken."""
+        """Raises unless `amount` more can be debited and credited: no total wraps, no floor is broken, no ceiling passed."""
         if (
             debit.debits_posted + debit.debits_pending + amount > MAX
             or credit.credits_posted + credit.credits_pending + amount > MAX
@@ -237,6 +246,16 @@ class _Decider:
                     account=credit.id,
                 )
 
+        # And it fills one that debits make grow; what open holds may bring in counts already.
+        if debit.ceiling is not None and debit.debit_normal:
+            room = debit.ceiling - (debit.debits_posted + debit.debits_pending - debit.credits_posted)
+            if amount > room:
+                raise _full(debit, room, amount)
+        if credit.ceiling is not None and not credit.debit_normal:
+            room = credit.ceiling - (credit.credits_posted + credit.credits_pending - credit.debits_posted)
+            if amount > room:
+                raise _full(credit, room, amount)
+
     @staticmethod
     def _positive(amount: int | None) -> int:
         if amount is None or amount < 1:
@@ -249,8 +268,8 @@ class _Decider:
         self,
         book: int,
         command: Command,
-        debit_id: AccountId | None,
-        credit_id: AccountId | None,
+        debit_id: AccountId | str | None,
+        credit_id: AccountId | str | None,
         amount: int | None,
         currency: str | None,
     ) -> Transfer:
@@ -294,6 +313,8 @@ class _Decider:
         amount = hold.remaining
         released = hold.remaining
         if command.kind == "capture":
+            if debit.frozen or credit.frozen:
+                raise _Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)
             if command.amount is not None:
                 amount = self._positive(command.amount)
             if amount > hold.remaining:

@@ -32,7 +32,7 @@ class Savepoint:
         self._holds: dict[Key, Hold | None] = {}
         self._reversals: dict[Key, Reversal | None] = {}
         for command in unit.commands:
-            self._keep(command.debit, command.credit)
+            self._keep(state.account(unit.book, command.debit), state.account(unit.book, command.credit))
             key = (unit.book, command.id)
             self._holds.setdefault(key, _copied(state.holds.get(key)))
             if command.target is not None:

@@ -36,6 +36,8 @@ class Account(msgspec.Struct, gc=False):
     debits_posted: int
     credits_pending: int
     credits_posted: int
+    ceiling: int | None = None
+    frozen: bool = False
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -50,6 +52,11 @@ def balance(debit_normal: bool, debits_pending: int, debits_posted: int, credits
     posted = debits_posted - credits_posted if debit_normal else credits_posted - debits_posted
     pending = credits_pending if debit_normal else debits_pending
     return Balance(posted, pending, posted - pending)
+
+
+def usual_kind(normal_side: str) -> str:
+    """What an account is that does not say it."""
+    return "asset" if normal_side == "debit" else "liability"
 
 
 class Transfer(msgspec.Struct, frozen=True, gc=False):
@@ -124,14 +131,14 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One thing to do. post, hold: both accounts, amount and currency. capture: target, amount or None for all that remains.
-    void, expire: target. reverse: target, amount or None. `metadata` is JSON with sorted keys.
+    """One thing to do. post, hold: both accounts (by id, or by path), amount and currency. capture: target, amount or None for all that
+    remains. void, expire: target. reverse: target, amount or None. `metadata` is JSON with sorted keys.
     """
 
     kind: CommandKind
     id: TransferId
-    debit: AccountId | None = None
-    credit: AccountId | None = None
+    debit: AccountId | str | None = None
+    credit: AccountId | str | None = None
     amount: int | None = None
     currency: str | None = None
     target: TransferId | None = None
@@ -172,13 +179,14 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
 class Book(msgspec.Struct, gc=False):
     """`sequence` is that of its last transfer, `recorded_at` its instant: later transfers are never recorded as earlier. `revision` counts
-    the changes of all else that the rules read: while both stand still, so does everything in the book.
+    the changes of all else that the rules read: while both stand still, so does everything in the book. A `quarantined` book takes nothing.
     """
 
     id: int
     sequence: int
     recorded_at: datetime
     revision: int = 0
+    quarantined: bool = False
 
 
 Key = tuple[int, UUID]
@@ -186,7 +194,7 @@ Drawn = TypeVar("Drawn", Hold, Reversal)
 
 
 class State(msgspec.Struct):
-    """All that the commands are about, and nothing else. Keys of transfers are (book, id)."""
+    """All that the commands are about, and nothing else. Keys of transfers are (book, id), of paths (book, path)."""
 
     books: dict[int, Book]
     accounts: dict[AccountId, Account]
@@ -194,6 +202,11 @@ class State(msgspec.Struct):
     rejections: dict[Key, Rejection] = {}
     holds: dict[Key, Hold] = {}
     reversals: dict[Key, Reversal] = {}
+    paths: dict[tuple[int, str], AccountId] = {}
+
+    def account(self, book: int, named: AccountId | str | None) -> AccountId | None:
+        """The id of an account that a command names; None for a path where there is none."""
+        return self.paths.get((book, named)) if isinstance(named, str) else named
 
 
 class Decided(msgspec.Struct):
@@ -219,13 +232,20 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
     """An account as it is read: what it is, and its totals as of the book's sequence `as_of`."""
 
     id: AccountId
+    tenant: str
+    book: int
+    book_name: str
     name: str
+    path: str | None
+    kind: str
     currency: str
     normal_side: str
     floor: int | None
+    ceiling: int | None
     code: str | None
     metadata: str | None
     closed: bool
+    frozen: bool
     created_at: datetime
     created_sequence: int
     version: int
@@ -237,7 +257,7 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """`metadata` is JSON with sorted keys."""
+    """`metadata` is JSON with sorted keys. Without a `kind` it is of the usual one of its side."""
 
     id: AccountId
     name: str
@@ -246,6 +266,9 @@ class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
     floor: int | None
     code: str | None
     metadata: str | None
+    path: str | None = None
+    kind: str | None = None
+    ceiling: int | None = None
 
 
 class EntryRow(NamedTuple):

@@ -1,4 +1,6 @@
-"""Accounts: opened, closed, and read as of now, of a sequence, or of an instant. What isn't known is an error, never an empty answer."""
+"""Accounts: opened, changed, frozen, closed, and read as of now, of a sequence, or of an instant. What isn't known is an error, never
+an empty answer.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,39 @@ from datetime import datetime
 
 import msgspec
 
-from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.db import CheckViolation, Database, Transaction, UniqueViolation
 from tallystick.chassis.idempotency import Answer, Entry, Replay, claim, complete
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.problems import AccountExists, AccountHasHolds, AccountNotFound, HistoryNotKept
+from tallystick.contracts.ledger.messages import MAIN
+from tallystick.contracts.ledger.problems import (
+    AccountClosed,
+    AccountExists,
+    AccountHasHolds,
+    AccountLimitBroken,
+    AccountNotFound,
+    AccountPathTaken,
+    BookNotFound,
+    HistoryNotKept,
+    NotInChart,
+)
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest, Problem
-from tallystick.services.ledger.model import AccountRow, EntryRow, Found, NewAccount
-from tallystick.services.ledger.service.poster import Answered, Poster
+from tallystick.services.ledger.model import (
+    AccountRow,
+    BookRow,
+    Charted,
+    EntryRow,
+    Found,
+    NewAccount,
+    Pattern,
+    balance,
+    usual_kind,
+)
+from tallystick.services.ledger.service.asks import Answered
+from tallystick.services.ledger.service.books import NO_CHART, Who, check_writable
+from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
 
 
@@ -48,11 +73,13 @@ class Accounts:
         *,
         entry: Entry | None = None,
         render: Callable[[AccountRow], bytes] | None = None,
+        book: str = MAIN,
     ) -> AccountRow | Answered:
         """The new account, or the stored answer of an earlier request with this key. An account with this id that is the same is given
-        as it is. Raises AccountExists when it is another, and the idempotency contract's problems.
+        as it is. Raises AccountExists when it is another, AccountPathTaken, NotInChart, BookNotFound, BookQuarantined, and the
+        idempotency contract's problems.
         """
-        book = await self._poster.book(tenant)
+        number = await self._poster.book(tenant, book)
         now = self._clock.now()
         async with self._database.transaction() as tx:
             if entry is not None:
@@ -60,47 +87,111 @@ class Accounts:
                 if isinstance(outcome, Replay):
                     return Answered((), None, outcome.status, outcome.body, replayed=True)
                 outcome.raise_or_replay()
-            new = await self._store.insert_account(tx, book, account, now)
+            account = await self._charted(tx, number, account)
+            try:
+                new = await self._store.insert_account(tx, number, account, now)
+            except UniqueViolation as error:
+                if error.constraint != "account_path":
+                    raise
+                raise AccountPathTaken(path=account.path) from None
             row = await self._store.account(tx, tenant, account.id, now)
-            if row is None or not (new or _same(row, account)):
+            if row is None or not (new or _same(row, account, number)):
                 raise AccountExists("take a new id for another account")
             if new:
-                await self._outbox.append(
-                    tx, [_fact("ledger.account.created", row, tenant=tenant, actor=actor, trace=trace, at=now)]
-                )
+                # The new account's reference to its book is a lock that a change of the chart waits for: this is the chart that counts.
+                await self._check_chart(tx, row)
+                check_writable(await self._book(tx, tenant, book))
+                await self._tell(tx, "ledger.account.created", row, actor, trace, now)
             if entry is not None and render is not None:
                 await complete(tx, [Answer(entry, 201, render(row))])
         return row
 
-    async def close(self, tenant: str, actor: str, trace: str | None, account: AccountId) -> AccountRow:
+    async def change(
+        self, who: Who, account: AccountId | str, change: Callable[[AccountRow], AccountRow], book: str = MAIN
+    ) -> AccountRow:
+        """Stores the name, metadata and limits that `change` makes of the present ones.
+
+        Raises AccountNotFound, AccountClosed, NotInChart, BookQuarantined, and AccountLimitBroken for a limit that is not kept now.
+        """
+        tenant, actor, trace = who
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            row = await self._locked(tx, tenant, account, book, now)
+            if row.closed:
+                raise AccountClosed
+            wanted = change(row)
+            if wanted == row:
+                return row
+            await self._check_chart(tx, wanted)
+            try:
+                await self._store.change_account(tx, wanted)
+            except CheckViolation as error:
+                if error.constraint not in {"account_floor", "account_ceiling"}:
+                    raise
+                raise _broken(row) from None
+            await self._tell(tx, "ledger.account.changed", wanted, actor, trace, now)
+        return wanted
+
+    async def freeze(self, who: Who, account: AccountId | str, *, frozen: bool, book: str = MAIN) -> AccountRow:
+        """From now on nothing moves on the account, or things move again; harmless if it is so already. Holds that are there can be voided
+        and expire, but not be captured.
+
+        Raises AccountNotFound, AccountClosed, BookQuarantined.
+        """
+        tenant, actor, trace = who
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            row = await self._locked(tx, tenant, account, book, now)
+            if row.closed:
+                raise AccountClosed
+            if not await self._store.freeze_account(tx, row.book, row.id, now if frozen else None):
+                return row
+            row = msgspec.structs.replace(row, frozen=frozen)
+            kind = "ledger.account.frozen" if frozen else "ledger.account.unfrozen"
+            await self._tell(tx, kind, row, actor, trace, now)
+        return row
+
+    async def close(
+        self, tenant: str, actor: str, trace: str | None, account: AccountId | str, book: str = MAIN
+    ) -> AccountRow:
         """Closes an account for good; closing it again is harmless. Money may be left on it, but nothing may be held.
 
-        Raises AccountNotFound, AccountHasHolds.
+        Raises AccountNotFound, AccountHasHolds, BookQuarantined.
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            known = await self._store.book_of(tx, tenant)
-            if known is None:
-                raise AccountNotFound
-            await self._store.lock_books(tx, [known[0]])
-            done = await self._store.close_account(tx, known[0], account, now)
-            row = await self._store.account(tx, tenant, account, now)
-            if row is None:
-                raise AccountNotFound
+            row = await self._locked(tx, tenant, account, book, now)
+            if await self._store.close_account(tx, row.book, row.id, now):
+                row = msgspec.structs.replace(row, closed=True)
+                await self._tell(tx, "ledger.account.closed", row, actor, trace, now)
             if not row.closed:
                 raise AccountHasHolds("void or capture the holds first; expired ones are released within seconds")
-            if done:
-                await self._outbox.append(
-                    tx, [_fact("ledger.account.closed", row, tenant=tenant, actor=actor, trace=trace, at=now)]
-                )
         return row
 
     async def page(
-        self, tenant: str, *, after: AccountId | None, currency: str | None, code: str | None, limit: int
+        self,
+        tenant: str,
+        *,
+        after: AccountId | str | None,
+        currency: str | None,
+        code: str | None,
+        limit: int,
+        kind: str | None = None,
+        pattern: Pattern | None = None,
+        book: str = MAIN,
     ) -> list[AccountRow]:
-        """Newest first, before `after`."""
+        """Newest first, before the id `after`; with a pattern in the order of paths, after the path `after`. Raises BookNotFound."""
+        number = await self._poster.book(tenant, book)
         return await self._store.accounts(
-            self._database, tenant, self._clock.now(), after=after, currency=currency, code=code, limit=limit
+            self._database,
+            number,
+            self._clock.now(),
+            after=after,
+            currency=currency,
+            code=code,
+            kind=kind,
+            pattern=pattern,
+            limit=limit,
         )
 
     async def find(self, wanted: Sequence[tuple[str, AccountId]]) -> list[Found | Problem]:
@@ -108,18 +199,15 @@ class Accounts:
         found = {(each.tenant, each.id): each for each in await self._store.find_accounts(self._database, wanted)}
         return [found.get(key) or AccountNotFound() for key in wanted]
 
-    async def get(self, tenant: str, account: AccountId, at: At) -> AccountRow:
+    async def get(self, tenant: str, account: AccountId | str, at: At, book: str = MAIN) -> AccountRow:
         """The account as of `at`. Raises AccountNotFound, and HistoryNotKept for a time before it was opened or still to come."""
         now = self._clock.now()
         if at.sequence is None and at.instant is None:
-            row = await self._store.account(self._database, tenant, account, now)
-            if row is None:
-                raise AccountNotFound
-            return row
+            return await self._found(self._database, tenant, account, book, now)
         async with self._database.transaction(snapshot=True) as tx:
-            row, book, last = await self._found(tx, tenant, account, now)
-            sequence = await self._sequence(tx, row, (book, last), at, now)
-            version, dp, d, cp, c = await self._store.account_at(tx, book, account, sequence)
+            row = await self._found(tx, tenant, account, book, now)
+            sequence = await self._sequence(tx, row, at, now)
+            version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
         return msgspec.structs.replace(
             row,
             version=version,
@@ -131,31 +219,70 @@ class Accounts:
         )
 
     async def entries(
-        self, tenant: str, account: AccountId, *, before: int | None, limit: int
+        self, tenant: str, account: AccountId | str, *, before: int | None, limit: int, book: str = MAIN
     ) -> tuple[AccountRow, list[EntryRow]]:
         """The account and its entries before the sequence `before`, newest first. Raises AccountNotFound."""
         async with self._database.transaction(snapshot=True) as tx:
-            row, book, last = await self._found(tx, tenant, account, self._clock.now())
-            upto = last + 1 if before is None else min(before, last + 1)
-            return row, await self._store.entries(tx, book, account, upto, limit)
+            row = await self._found(tx, tenant, account, book, self._clock.now())
+            upto = row.as_of + 1 if before is None else min(before, row.as_of + 1)
+            return row, await self._store.entries(tx, row.book, row.id, upto, limit)
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
 
     async def _found(
-        self, tx: Transaction, tenant: str, account: AccountId, now: datetime
-    ) -> tuple[AccountRow, int, int]:
-        known = await self._store.book_of(tx, tenant)
-        row = None if known is None else await self._store.account(tx, tenant, account, now)
-        if known is None or row is None:
+        self, source: Database | Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
+    ) -> AccountRow:
+        if isinstance(account, str):
+            row = await self._store.account_at_path(source, tenant, book, account, now)
+        else:
+            row = await self._store.account(source, tenant, account, now)
+        if row is None:
             raise AccountNotFound
-        return row, *known
+        return row
 
-    async def _sequence(self, tx: Transaction, row: AccountRow, known: tuple[int, int], at: At, now: datetime) -> int:
-        book, last = known
+    async def _locked(
+        self, tx: Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
+    ) -> AccountRow:
+        """The account, read after its book's lock was had: nobody posts to it until this transaction ends."""
+        row = await self._found(tx, tenant, account, book, now)
+        await self._store.lock_books(tx, [row.book])
+        check_writable(await self._book(tx, tenant, row.book_name))
+        return await self._found(tx, tenant, row.id, book, now)
+
+    async def _book(self, tx: Transaction, tenant: str, name: str) -> BookRow:
+        row = await self._store.book(tx, tenant, name)
+        if row is None:
+            raise BookNotFound
+        return row
+
+    async def _charted(self, tx: Transaction, number: int, account: NewAccount) -> NewAccount:
+        """The account with what the chart says where it says nothing itself."""
+        chart, _ = await self._store.chart(tx, number) or (NO_CHART, None)
+        rule = chart.rule_for(account.path)
+        if rule is None:
+            return msgspec.structs.replace(account, kind=account.kind or usual_kind(account.normal_side))
+        return msgspec.structs.replace(
+            account,
+            kind=account.kind or rule.kind,
+            floor=rule.floor if account.floor is None else account.floor,
+            ceiling=rule.ceiling if account.ceiling is None else account.ceiling,
+        )
+
+    async def _check_chart(self, tx: Transaction, row: AccountRow) -> None:
+        chart, _ = await self._store.chart(tx, row.book) or (NO_CHART, None)
+        fault = chart.fault(Charted(row.path, row.kind, row.normal_side, row.currency, row.floor, row.ceiling))
+        if fault is not None:
+            why, rule = fault
+            raise NotInChart(why, rule=None if rule is None else rule.pattern, version=chart.version)
+
+    async def _sequence(self, tx: Transaction, row: AccountRow, at: At, now: datetime) -> int:
+        last = row.as_of
         if at.instant is not None:
             if at.instant > now:
                 raise HistoryNotKept("that time is still to come", as_of=last)
             if at.instant < row.created_at:
                 raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
-            return max(await self._store.sequence_at(tx, book, at.instant), row.created_sequence)
+            return max(await self._store.sequence_at(tx, row.book, at.instant), row.created_sequence)
         sequence = last if at.sequence is None else at.sequence
         if sequence > last:
             raise HistoryNotKept("the book has not come to that sequence yet", as_of=last)
@@ -163,33 +290,50 @@ class Accounts:
             raise HistoryNotKept("the account was opened later", created_sequence=row.created_sequence)
         return sequence
 
+    async def _tell(  # noqa: PLR0917 - the parts of a fact
+        self, tx: Transaction, kind: str, row: AccountRow, actor: str, trace: str | None, at: datetime
+    ) -> None:
+        await self._outbox.append(tx, [_fact(kind, row, actor=actor, trace=trace, at=at)])
 
-def _same(row: AccountRow, account: NewAccount) -> bool:
-    return (row.name, row.currency, row.normal_side, row.floor, row.code, row.metadata) == (
-        account.name,
-        account.currency,
-        account.normal_side,
-        account.floor,
-        account.code,
-        account.metadata,
+
+def _same(row: AccountRow, account: NewAccount, book: int) -> bool:
+    return (
+        row.book, row.name, row.path, row.kind, row.currency, row.normal_side, row.floor, row.ceiling, row.code, row.metadata,
+    ) == (
+        book, account.name, account.path, account.kind, account.currency, account.normal_side, account.floor, account.ceiling,
+        account.code, account.metadata,
+    )  # fmt: skip
+
+
+def _broken(row: AccountRow) -> AccountLimitBroken:
+    found = balance(
+        row.normal_side == "debit", row.debits_pending, row.debits_posted, row.credits_pending, row.credits_posted
+    )
+    return AccountLimitBroken(
+        "holds count too; expired ones are released within seconds",
+        posted=str(found.posted),
+        available=str(found.available),
     )
 
 
-def _fact(kind: str, row: AccountRow, *, tenant: str, actor: str, trace: str | None, at: datetime) -> Fact:
-    """What an account is, without what people typed (its name and metadata)."""
+def _fact(kind: str, row: AccountRow, *, actor: str, trace: str | None, at: datetime) -> Fact:
+    """What an account is, without what people typed (its name, path and metadata)."""
     account = ids.accounts.text(row.id)
     return Fact(
         id=ids.facts.new(),
         type=kind,
-        tenant=tenant,
+        tenant=row.tenant,
         actor=actor,
         resource=account,
         at=at,
         trace=trace,
         data={
             "account": account,
+            "book": row.book,
+            "kind": row.kind,
             "currency": row.currency,
             "normal_side": row.normal_side,
             "floor": None if row.floor is None else str(row.floor),
+            "ceiling": None if row.ceiling is None else str(row.ceiling),
         },
     )

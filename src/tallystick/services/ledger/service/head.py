@@ -45,6 +45,7 @@ class Head:
         keys: set[Key] = set()
         targets: set[Key] = set()
         accounts: set[AccountId] = set()
+        paths: set[tuple[int, str]] = set()
         books: set[int] = set()
         for unit in units:
             books.add(unit.book)
@@ -52,22 +53,25 @@ class Head:
                 keys.add((unit.book, command.id))
                 if command.target is not None:
                     targets.add((unit.book, command.target))
-                if command.debit is not None:
-                    accounts.add(command.debit)
-                if command.credit is not None:
-                    accounts.add(command.credit)
+                for named in (command.debit, command.credit):
+                    if isinstance(named, str):
+                        paths.add((unit.book, named))
+                    elif named is not None:
+                        accounts.add(named)
         if unknown := [book for book in books if book not in state.books]:
-            state.books.update(await self._store.books(self._database, unknown))
+            state.books.update(await self._store.heads(self._database, unknown))
         await self._store.learn(
             self._database,
             [key for key in targets if key not in state.transfers and key not in keys],
             [account for account in accounts if account not in state.accounts],
+            [path for path in paths if path not in state.paths],
             state,
         )
         for key in targets:
             target = state.transfers.get(key)
             if target is not None:
                 accounts.update((target.debit_account, target.credit_account))
+        accounts.update(state.paths[path] for path in paths if path in state.paths)
         self._last = keys | targets
         self._touched = accounts
         return {number: (state.books[number].sequence, state.books[number].revision) for number in books}
@@ -81,3 +85,5 @@ class Head:
         if len(state.accounts) > MAX_ACCOUNTS:
             for account in [account for account in state.accounts if account not in self._touched]:
                 del state.accounts[account]
+            for path in [path for path, account in state.paths.items() if account not in state.accounts]:
+                del state.paths[path]

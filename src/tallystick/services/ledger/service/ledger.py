@@ -9,12 +9,15 @@ from tallystick.chassis.auth import Subject
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Digester, Entry
 from tallystick.chassis.outbox import Outbox
+from tallystick.contracts.ledger.messages import MAIN
 from tallystick.contracts.ledger.problems import TransferNotFound
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model import Command, State
 from tallystick.services.ledger.service.accounts import Accounts
-from tallystick.services.ledger.service.poster import SWEEP, Answered, Ask, Poster, Render
+from tallystick.services.ledger.service.asks import Answered, Ask, Render
+from tallystick.services.ledger.service.books import Books
+from tallystick.services.ledger.service.poster import SWEEP, Poster
 from tallystick.services.ledger.store import Store
 
 
@@ -27,6 +30,7 @@ class Ledger:
         self.clock = clock
         self.digester = digester
         self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock)
+        self.books = Books(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
         self.accounts = Accounts(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
 
     async def post(
@@ -38,17 +42,18 @@ class Ledger:
         atomic: bool,
         entry: Entry | None = None,
         render: Render | None = None,
+        book: str = MAIN,
     ) -> Answered:
         """What became of each command, in order. With `entry`, the answer as it is stored under the idempotency key.
 
-        Raises the idempotency contract's problems, GuardRefused, and those of the database; CommitUnknown if it can't be learned
+        Raises BookNotFound, the idempotency contract's problems, GuardRefused, and those of the database; CommitUnknown if it can't be learned
         whether it was stored (the same ids again will tell).
         """
-        return await self.poster.post(Ask(subject.tenant, subject.actor, trace, commands, atomic, entry, render))
+        return await self.poster.post(Ask(subject.tenant, subject.actor, trace, commands, atomic, entry, render, book))
 
-    async def transfer(self, tenant: str, transfer: TransferId) -> State:
+    async def transfer(self, tenant: str, transfer: TransferId, book: str = MAIN) -> State:
         """What is known of a transfer: itself or its refusal, and what was drawn on it. Raises TransferNotFound."""
-        known = await self._store.book_of(self._database, tenant)
+        known = await self._store.book_named(self._database, tenant, book)
         state = None if known is None else await self._store.transfer(self._database, known[0], transfer)
         if state is None or not (state.transfers or state.rejections):
             raise TransferNotFound

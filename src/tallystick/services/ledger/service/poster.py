@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
@@ -33,14 +33,16 @@ from tallystick.chassis.db import (
     Transaction,
     UniqueViolation,
 )
-from tallystick.chassis.idempotency import Answer, Entry, Fresh, Replay
+from tallystick.chassis.idempotency import Answer, Fresh, Replay
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.ledger.messages import MAIN, Reason
+from tallystick.contracts.ledger.problems import BookNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Book, Command, Due, Result, State, Unit, decide, expiry_id
+from tallystick.services.ledger.model import Book, Due, Result, State, Unit, decide
+from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
 from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.service.head import Head
 from tallystick.services.ledger.store import Store, Writing
@@ -57,41 +59,13 @@ BACKOFF_S: Final = 0.1
 #: While other replicas move the books on, at most 2**MOVED flushes are decided under the lock before one is tried ahead of it again.
 MOVED: Final = 8
 
+#: Refusals that what is held may be the cause of.
+_SHORT: Final = frozenset({Reason.INSUFFICIENT_FUNDS, Reason.CEILING_EXCEEDED})
+
 _TRANSFERS = telemetry.counter("ledger_transfers", "Transfers by what became of them", ["kind", "status"])
 _FLUSHED = telemetry.histogram(
     "ledger_flush_transfers", "Transfers decided in one transaction", buckets=telemetry.SIZES
 )
-
-#: Turns results and the receipt into the answer to be stored: status and body.
-Render = Callable[[Sequence[Result], str | None], tuple[int, bytes]]
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """One request: commands of one tenant, all or none if `atomic`. With an `entry` its answer is stored as `render` says."""
-
-    tenant: str
-    actor: str
-    trace: str | None
-    commands: Sequence[Command]
-    atomic: bool
-    entry: Entry | None = None
-    render: Render | None = None
-
-
-class Answered(msgspec.Struct, frozen=True):
-    """`receipt` is the fact's id if anything was new. `status` and `body` are there if the ask had an `entry`."""
-
-    results: Sequence[Result]
-    receipt: str | None
-    status: int = 0
-    body: bytes = b""
-    replayed: bool = False
-
-
-class GuardRefused(Problem):
-    """The database's own checks came to another conclusion than the rules. Nothing was stored, and a person must look."""
-
-    slug, title = "ledger-guard-refused", "The ledger refused to store what it had decided"
 
 
 class _Stale(Exception):
@@ -131,34 +105,44 @@ class Poster:
         self._store = store
         self._outbox = outbox
         self._clock = clock
-        self._books: dict[str, int] = {}
+        self._books: dict[tuple[str, str], int] = {}
         self._head = Head(database, store)
         # A flush holds the first while it is decided and until it has the second, which it holds while it is stored. So one is stored
         # while the next is decided, in one order.
         self._deciding = asyncio.Lock()
         self._storing = asyncio.Lock()
         self._sit_out = self._moved = 0
-        self._small: Batcher[Ask, Answered] = Batcher(self._flush, max_batch=256, pace=WORK_PACE, name="ledger.post")
-        self._large: Batcher[Ask, Answered] = Batcher(
+        self._small: Batcher[Work, Answered] = Batcher(self._flush, max_batch=256, pace=WORK_PACE, name="ledger.post")
+        self._large: Batcher[Work, Answered] = Batcher(
             self._flush, max_batch=1, concurrency=2, patience=0.0, name="ledger.post-large"
         )
 
     async def post(self, ask: Ask) -> Answered:
-        """What became of each command. Raises the idempotency contract's problems and those of the database."""
-        return await (self._small if len(ask.commands) <= SMALL else self._large).submit(ask)
+        """What became of each command. Raises BookNotFound, the idempotency contract's problems and those of the database."""
+        work = Work(await self.book(ask.tenant, ask.book), ask)
+        return await (self._small if len(ask.commands) <= SMALL else self._large).submit(work)
 
-    async def book(self, tenant: str) -> int:
-        """The tenant's book, opened on first use."""
-        number = self._books.get(tenant)
+    async def book(self, tenant: str, name: str = MAIN) -> int:
+        """The number of the tenant's book. The main one is opened on first use; raises BookNotFound for another that was never opened."""
+        number = self._books.get((tenant, name))
         if number is None:
-            async with self._database.transaction() as tx:
-                number = await self._store.open_book(tx, tenant, self._clock.now())
-            self._books[tenant] = number
+            number = await (self._main(tenant) if name == MAIN else self._named(tenant, name))
+            self._books[tenant, name] = number
         return number
+
+    async def _main(self, tenant: str) -> int:
+        async with self._database.transaction() as tx:
+            return await self._store.open_main(tx, tenant, self._clock.now())
+
+    async def _named(self, tenant: str, name: str) -> int:
+        found = await self._store.book_named(self._database, tenant, name)
+        if found is None:
+            raise BookNotFound
+        return found[0]
 
     async def expire(self, due: Iterable[Due]) -> int:
         """Takes expired holds off their accounts, in the order given; returns how many were. Those that somebody closed meanwhile are left."""
-        asks = _expiries(due)
+        asks = expiries(due)
         done = [answer for answer in await self._flush(asks) if isinstance(answer, Answered)] if asks else []
         return sum(result.status != "rejected" and not result.existed for answer in done for result in answer.results)
 
@@ -168,7 +152,7 @@ class Poster:
 
     # ---- one flush --------------------------------------------------------------------------------------------------
 
-    async def _flush(self, asks: list[Ask]) -> list[Answered | Exception]:
+    async def _flush(self, asks: list[Work]) -> list[Answered | Exception]:
         unknown: CommitUnknown | None = None
         async with self._decided(asks) as plan:
             if plan is not None:
@@ -190,7 +174,7 @@ class Poster:
                 self._head.forget()
 
     @asynccontextmanager
-    async def _decided(self, asks: list[Ask]) -> AsyncIterator[_Plan | None]:
+    async def _decided(self, asks: list[Work]) -> AsyncIterator[_Plan | None]:
         """The turn to store `asks`, with their plan; None: they have to be decided under the lock. While they are stored the next are decided,
         unless it would be in vain.
         """
@@ -209,16 +193,15 @@ class Poster:
             if deciding:
                 self._deciding.release()
 
-    async def _plan(self, asks: list[Ask]) -> _Plan | None:
+    async def _plan(self, works: list[Work]) -> _Plan | None:
         """Decides ahead of the lock."""
         if self._sit_out:
             self._sit_out -= 1
             return None
-        keys = [ask.entry.identity for ask in asks if ask.entry is not None]
+        keys = [work.ask.entry.identity for work in works if work.ask.entry is not None]
         if len(set(keys)) < len(keys):
             return None
-        books = [await self.book(ask.tenant) for ask in asks]
-        units = [Unit(book, ask.commands, ask.atomic) for book, ask in zip(books, asks, strict=True)]
+        units = [work.unit for work in works]
         head = self._head
         epoch = head.epoch
         try:
@@ -232,10 +215,10 @@ class Poster:
                 head.forget()
                 return None
             plan = _Plan(known, epoch, now, self._store.prepare(state, decided), decided.results, [], [], [], [])
-            for ask, results in zip(asks, decided.results, strict=True):
-                plan.answers.append(self._answer(ask, results, plan.facts, plan.stored))
-                if ask.entry is not None:
-                    plan.about.append(ask.commands[0].id)
+            for work, results in zip(works, decided.results, strict=True):
+                plan.answers.append(self._answer(work.ask, results, plan.facts, plan.stored))
+                if work.ask.entry is not None:
+                    plan.about.append(work.ask.commands[0].id)
         except BaseException:
             head.forget()
             raise
@@ -263,7 +246,7 @@ class Poster:
         self._told(plan.results)
         return list(plan.answers)
 
-    async def _locked(self, asks: list[Ask], unknown: CommitUnknown | None = None) -> list[Answered | Exception]:
+    async def _locked(self, asks: list[Work], unknown: CommitUnknown | None = None) -> list[Answered | Exception]:
         attempt = 0 if unknown is None else 1
         rounds = 0
         while True:
@@ -273,7 +256,7 @@ class Poster:
                 rounds += 1
                 if rounds > SWEEPS:
                     raise GuardRefused("holds that have expired can't be released") from None
-                await self._locked(_expiries(expired.due))
+                await self._locked(expiries(expired.due))
             except CommitUnknown as error:
                 attempt += 1
                 telemetry.log.warning("ledger.commit.unknown", attempt=attempt)
@@ -294,23 +277,23 @@ class Poster:
                 if len(asks) == 1:
                     return [GuardRefused("nothing was stored; the request id names what happened")]
                 # One of them is at fault, and the others are not to suffer for it.
-                return [await self._alone(ask) for ask in asks]
+                return [await self._alone(work) for work in asks]
 
-    async def _alone(self, ask: Ask) -> Answered | Exception:
+    async def _alone(self, work: Work) -> Answered | Exception:
         try:
-            return (await self._locked([ask]))[0]
+            return (await self._locked([work]))[0]
         except Exception as error:  # noqa: BLE001 - it is this ask's answer
             return error
 
-    async def _once(self, asks: list[Ask], *, again: bool) -> list[Answered | Exception]:
-        books = [await self.book(ask.tenant) for ask in asks]
+    async def _once(self, works: list[Work], *, again: bool) -> list[Answered | Exception]:
+        asks = [work.ask for work in works]
         answers: list[Answered | Exception | None] = [None] * len(asks)
         async with self._database.transaction() as tx:
             # The books before the keys, as in the other way: so no two replicas wait for each other in a circle.
-            locked = await self._store.lock_books(tx, set(books))
+            locked = await self._store.lock_books(tx, {work.book for work in works})
             await self._claim(tx, asks, answers, again=again)
             fresh = [place for place, answer in enumerate(answers) if answer is None]
-            units = [Unit(books[place], asks[place].commands, asks[place].atomic) for place in fresh]
+            units = [works[place].unit for place in fresh]
             results = await self._decide(tx, units, locked) if fresh else []
             facts: list[Fact] = []
             stored: list[Answer] = []
@@ -388,19 +371,11 @@ def _short(results: Iterable[Sequence[Result]], state: State) -> set[AccountId]:
     short: set[AccountId] = set()
     for unit in results:
         for result in unit:
-            if result.reason is Reason.INSUFFICIENT_FUNDS and result.account is not None:
+            if result.reason in _SHORT and result.account is not None:
                 account = state.accounts[result.account]
                 if account.debits_pending or account.credits_pending:
                     short.add(account.id)
     return short
-
-
-def _expiries(due: Iterable[Due]) -> list[Ask]:
-    by_tenant: dict[str, list[Command]] = {}
-    for tenant, number, hold in due:
-        command = Command(kind="expire", id=expiry_id(number, hold), target=hold)
-        by_tenant.setdefault(tenant, []).append(command)
-    return [Ask(tenant, "ledger", None, commands, atomic=False) for tenant, commands in by_tenant.items()]
 
 
 def _count(results: Iterable[Sequence[Result]]) -> None:

@@ -1,21 +1,11 @@
--- name: open_book
--- The tenant's book, made on first use. The empty update returns it also when it was there.
-INSERT INTO book (tenant, recorded_at, created_at) VALUES ($1, $2, $2)
-ON CONFLICT (tenant) DO UPDATE SET sequence = book.sequence
-RETURNING id;
-
--- name: book_of
--- The tenant's book, if it has one.
-SELECT id, sequence FROM book WHERE tenant = $1;
-
 -- name: lock_books
 -- First statement of every write: whoever holds a book's row decides alone what its next transfers are. In the order of ids, so that
 -- two replicas never wait for each other in a circle.
-SELECT id, sequence, recorded_at, revision FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
 
--- name: books
+-- name: heads
 -- The same without the lock: where a replica begins that decides ahead of the lock.
-SELECT id, sequence, recorded_at, revision FROM book WHERE id = ANY($1::integer[]);
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined FROM book WHERE id = ANY($1::integer[]);
 
 -- name: taken
 -- Whether one of the ids to be posted ($1, $2) was refused before, or one to be refused ($3, $4) was posted: what no unique key says.
@@ -43,8 +33,15 @@ WHERE t.id IS NOT NULL OR x.id IS NOT NULL;
 -- name: accounts_for_posting
 -- Accounts as the rules need them, whichever book they are of: the rules look. Their book's lock is held.
 SELECT id, book, currency, normal_side = 'debit' AS debit_normal, floor, closed_at IS NOT NULL AS closed, version,
-    debits_pending, debits_posted, credits_pending, credits_posted
+    debits_pending, debits_posted, credits_pending, credits_posted, ceiling, frozen_at IS NOT NULL AS frozen
 FROM account WHERE id = ANY($1::uuid[]);
+
+-- name: accounts_at_paths_for_posting
+-- The same for accounts that are named by their path: $1 books, $2 paths. One probe each.
+SELECT k.path, a.id, a.book, a.currency, a.normal_side = 'debit' AS debit_normal, a.floor, a.closed_at IS NOT NULL AS closed, a.version,
+    a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.ceiling, a.frozen_at IS NOT NULL AS frozen
+FROM unnest($1::integer[], $2::text[]) AS k (book, path)
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.path = k.path LIMIT 1) AS a;
 
 -- name: save
 -- All transfers that were decided and what they do to their accounts, in one statement, so that the triggers judge all of it or
@@ -124,9 +121,9 @@ FROM unnest($1::integer[], $2::uuid[], $3::bytea[], $4::text[], $5::bigint[], $6
     AS n (book, id, digest, reason, available, required, currency);
 
 -- name: due_holds
--- Holds that have expired and still hold, in the order in which they expired.
+-- Holds that have expired and still hold, in the order in which they expired; not those of books that take nothing.
 SELECT b.tenant, h.book, h.id FROM hold AS h JOIN book AS b ON b.id = h.book
-WHERE h.remaining > 0 AND h.expires_at <= $1 ORDER BY h.expires_at, h.id LIMIT $2;
+WHERE h.remaining > 0 AND h.expires_at <= $1 AND b.quarantined_at IS NULL ORDER BY h.expires_at, h.id LIMIT $2;
 
 -- name: due_holds_of
 -- The same for those that hold something on these accounts.
@@ -136,42 +133,56 @@ ORDER BY h.expires_at, h.id LIMIT $2;
 
 -- name: insert_account
 -- A new account. It exists from the book's present sequence on.
-INSERT INTO account (id, book, name, currency, normal_side, floor, code, metadata, created_at, created_sequence)
-SELECT $1, b.id, $3, $4, $5, $6, $7, $8, $9, b.sequence FROM book AS b WHERE b.id = $2
+INSERT INTO account (id, book, name, path, kind, currency, normal_side, floor, ceiling, code, metadata, created_at, created_sequence)
+SELECT $1, b.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, b.sequence FROM book AS b WHERE b.id = $2
 ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
 -- name: close_account
--- Closes an account on which nothing is held. The book's lock is held, and its revision tells those who decided without.
-WITH moved AS (UPDATE book SET revision = revision + 1 WHERE id = $2)
+-- Closes an account on which nothing is held. The book's lock is held.
 UPDATE account SET closed_at = $3
 WHERE id = $1 AND book = $2 AND closed_at IS NULL AND debits_pending = 0 AND credits_pending = 0
 RETURNING id;
 
+-- name: change_account
+-- What may be changed of an account. The book's lock is held; a CHECK refuses limits that the account does not keep.
+UPDATE account SET name = $3, metadata = $4, floor = $5, ceiling = $6 WHERE id = $1 AND book = $2;
+
+-- name: freeze_account
+-- $3: since when nothing moves on the account; null: things move again. The book's lock is held.
+UPDATE account SET frozen_at = $3
+WHERE id = $1 AND book = $2 AND closed_at IS NULL AND (frozen_at IS NULL) = ($3::timestamptz IS NOT NULL)
+RETURNING id;
+
+-- name: account
+-- One account of a tenant as of now. `due_*` is what is held on it by holds that have expired at $3 but were not swept yet.
+SELECT s.*, d.* FROM account_state AS s CROSS JOIN LATERAL due_on(s.id, $3) AS d WHERE s.tenant = $1 AND s.id = $2;
+
+-- name: account_at_path
+-- The same for the account at a path of the tenant's book $2.
+SELECT s.*, d.* FROM account_state AS s CROSS JOIN LATERAL due_on(s.id, $4) AS d WHERE s.tenant = $1 AND s.book_name = $2 AND s.path = $3;
+
 -- name: accounts
--- Accounts of a tenant ($2: these ids; null: all of them) as of now, newest first, before the id $3. What is held by holds that have
--- expired at $4 but were not swept yet is already taken off. $5 and $6 filter by currency and code.
-SELECT a.id, a.name, a.currency, a.normal_side, a.floor, a.code, a.metadata, a.closed_at IS NOT NULL AS closed, a.created_at,
-    a.created_sequence, a.version, b.sequence AS as_of, a.debits_pending - due.debits AS debits_pending, a.debits_posted,
-    a.credits_pending - due.credits AS credits_pending, a.credits_posted
-FROM book AS b
-JOIN account AS a ON a.book = b.id
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(h.remaining) FILTER (WHERE h.debit_account = a.id), 0)::bigint AS debits,
-        coalesce(sum(h.remaining) FILTER (WHERE h.credit_account = a.id), 0)::bigint AS credits
-    FROM hold AS h
-    WHERE h.remaining > 0 AND h.expires_at <= $4 AND (h.debit_account = a.id OR h.credit_account = a.id)
-) AS due
-WHERE b.tenant = $1 AND ($2::uuid[] IS NULL OR a.id = ANY($2)) AND ($3::uuid IS NULL OR a.id < $3)
-    AND ($5::text IS NULL OR a.currency = $5) AND ($6::text IS NULL OR a.code = $6)
-ORDER BY a.id DESC LIMIT $7;
+-- Accounts of the book $1, newest first, before the id $2. $4, $5 and $6 filter by currency, code and kind.
+SELECT s.*, d.* FROM account_state AS s CROSS JOIN LATERAL due_on(s.id, $3) AS d
+WHERE s.book = $1 AND ($2::uuid IS NULL OR s.id < $2)
+    AND ($4::text IS NULL OR s.currency = $4) AND ($5::text IS NULL OR s.code = $5) AND ($6::text IS NULL OR s.kind = $6)
+ORDER BY s.id DESC LIMIT $7;
+
+-- name: accounts_at_paths
+-- Accounts of the book $1 whose path is from $8 to before $9 and as the regular expression $10 says, in the order of their paths, after
+-- the path $2. The others as in `accounts`.
+SELECT s.*, d.* FROM account_state AS s CROSS JOIN LATERAL due_on(s.id, $3) AS d
+WHERE s.book = $1 AND s.path >= $8 AND s.path < $9 AND s.path > coalesce($2::text, '') AND s.path ~ $10
+    AND ($4::text IS NULL OR s.currency = $4) AND ($5::text IS NULL OR s.code = $5) AND ($6::text IS NULL OR s.kind = $6)
+ORDER BY s.path LIMIT $7;
 
 -- name: find_accounts
 -- What never changes about accounts, and whether they are closed. $1 tenants, $2 ids.
 SELECT b.tenant, a.id, a.currency, a.normal_side, a.closed_at IS NOT NULL AS closed
 FROM unnest($1::text[], $2::uuid[]) AS k (tenant, id)
-JOIN book AS b ON b.tenant = k.tenant
-CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = k.id AND o.book = b.id LIMIT 1) AS a;
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
+JOIN book AS b ON b.id = a.book AND b.tenant = k.tenant;
 
 -- name: account_at
 -- An account's totals right after the book's sequence $3: those of its last entry up to there.

@@ -1,4 +1,4 @@
-"""Where the book is kept. One method per named query; rows in, model types out."""
+"""The write path: lock, load, save."""
 
 from __future__ import annotations
 
@@ -9,27 +9,22 @@ from typing import Any, Final
 
 import msgspec
 
-from tallystick.chassis.db import Database, Queries, Row, Transaction, arguments
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.chassis.db import Database, Row, Transaction, arguments
+from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import (
     Account,
-    AccountRow,
     Book,
     Decided,
     Due,
-    EntryRow,
-    Found,
     Hold,
     Key,
-    NewAccount,
     Rejection,
     Reversal,
     State,
     Transfer,
     Unit,
 )
-
-queries: Final = Queries.load("tallystick.services.ledger")
+from tallystick.services.ledger.store.sql import queries
 
 _FIELDS: Final = msgspec.structs.fields(Transfer)
 #: The type `new_transfer` of the migration: a transfer's fields but the instant, which is its book's.
@@ -51,13 +46,7 @@ class Writing(msgspec.Struct):
     reversals: list[tuple[Any, ...]] = []
 
 
-class Store:
-    # ---- the write path ---------------------------------------------------------------------------------------------
-
-    async def open_book(self, tx: Transaction, tenant: str, now: datetime) -> int:
-        number: int = await tx.fetchval(queries.open_book, tenant, now)
-        return number
-
+class Posting:
     async def lock_books(self, tx: Transaction, books: Iterable[int]) -> dict[int, Book]:
         """Takes the books' row locks, in the order of their ids. Nobody else posts to them until this transaction ends."""
         rows = await tx.fetch(queries.lock_books, sorted(books))
@@ -68,35 +57,54 @@ class Store:
         state = State(locked, {})
         wanted: set[AccountId] = set()
         keys: set[Key] = set()
+        paths: set[tuple[int, str]] = set()
         for unit in units:
             for command in unit.commands:
                 keys.add((unit.book, command.id))
                 if command.target is not None:
                     keys.add((unit.book, command.target))
-                if command.debit is not None:
-                    wanted.add(command.debit)
-                if command.credit is not None:
-                    wanted.add(command.credit)
+                for named in (command.debit, command.credit):
+                    if isinstance(named, str):
+                        paths.add((unit.book, named))
+                    elif named is not None:
+                        wanted.add(named)
         await self._known(tx, keys, state)
         for transfer in state.transfers.values():
             wanted.add(transfer.debit_account)
             wanted.add(transfer.credit_account)
+        if paths:
+            await self._at_paths(tx, paths, state)
         if wanted:
             rows = await tx.fetch(queries.accounts_for_posting, list(wanted))
             state.accounts.update((row[0], Account(*row)) for row in rows)
         return state
 
+    async def _at_paths(self, source: Database | Transaction, paths: Iterable[tuple[int, str]], state: State) -> None:
+        for path, *row in await source.fetch(queries.accounts_at_paths_for_posting, *arguments(paths, 2)):
+            found = Account(*row)
+            state.accounts[found.id] = found
+            state.paths[found.book, path] = found.id
+
     async def _known(self, tx: Transaction, keys: Iterable[Key], state: State) -> None:
         for row in await tx.fetch(queries.known, *arguments(keys, 2)):
-            _take(row, state)
+            take(row, state)
 
-    async def learn(self, database: Database, keys: Iterable[Key], accounts: Iterable[AccountId], state: State) -> None:
-        """Adds to `state` what is stored of these targets, and of these accounts and those of the targets that it has not yet. Nothing is
-        locked: it holds as long as the books do not move on.
+    async def learn(
+        self,
+        database: Database,
+        keys: Iterable[Key],
+        accounts: Iterable[AccountId],
+        paths: Sequence[tuple[int, str]],
+        state: State,
+    ) -> None:
+        """Adds to `state` what is stored of these targets, and of these accounts (by id or by path) and those of the targets that it has not
+        yet. Nothing is locked: it holds as long as the books do not move on.
         """
+        if paths:
+            await self._at_paths(database, paths, state)
         if keys := list(keys):
             for row in await database.fetch(queries.known, *arguments(keys, 2)):
-                _take(row, state)
+                take(row, state)
         wanted = set(accounts)
         for key in keys:
             target = state.transfers.get(key)
@@ -106,9 +114,9 @@ class Store:
             rows = await database.fetch(queries.accounts_for_posting, missing)
             state.accounts.update((row[0], Account(*row)) for row in rows)
 
-    async def books(self, database: Database, books: Iterable[int]) -> dict[int, Book]:
+    async def heads(self, database: Database, books: Iterable[int]) -> dict[int, Book]:
         """The books as they are; nothing is locked."""
-        return {row[0]: Book(*row) for row in await database.fetch(queries.books, list(books))}
+        return {row[0]: Book(*row) for row in await database.fetch(queries.heads, list(books))}
 
     async def taken(self, tx: Transaction, writing: Writing) -> bool:
         """Whether an id that is to be posted was refused before, or one that is to be refused was posted. (Posted twice is refused by its key.)"""
@@ -159,101 +167,12 @@ class Store:
     ) -> list[Due]:
         return [Due(*row) for row in await tx.fetch(queries.due_holds_of, now, limit, list(accounts))]
 
-    # ---- accounts ---------------------------------------------------------------------------------------------------
 
-    async def insert_account(self, tx: Transaction, book: int, account: NewAccount, now: datetime) -> bool:
-        """False when an account with this id exists, in whichever book."""
-        new = await tx.fetchval(
-            queries.insert_account,
-            account.id,
-            book,
-            account.name,
-            account.currency,
-            account.normal_side,
-            account.floor,
-            account.code,
-            account.metadata,
-            now,
-        )
-        return new is not None
-
-    async def close_account(self, tx: Transaction, book: int, account: AccountId, now: datetime) -> bool:
-        return await tx.fetchval(queries.close_account, account, book, now) is not None
-
-    async def account(
-        self, source: Database | Transaction, tenant: str, account: AccountId, now: datetime
-    ) -> AccountRow | None:
-        rows = await source.fetch(queries.accounts, tenant, [account], None, now, None, None, 1)
-        return _account(rows[0]) if rows else None
-
-    async def accounts(
-        self,
-        database: Database,
-        tenant: str,
-        now: datetime,
-        *,
-        after: AccountId | None,
-        currency: str | None,
-        code: str | None,
-        limit: int,
-    ) -> list[AccountRow]:
-        rows = await database.fetch(queries.accounts, tenant, None, after, now, currency, code, limit)
-        return [_account(row) for row in rows]
-
-    async def find_accounts(self, database: Database, wanted: Iterable[tuple[str, AccountId]]) -> list[Found]:
-        return [Found(*row) for row in await database.fetch(queries.find_accounts, *arguments(wanted, 2))]
-
-    # ---- history ----------------------------------------------------------------------------------------------------
-
-    async def book_of(self, source: Database | Transaction, tenant: str) -> tuple[int, int] | None:
-        """The tenant's book and its sequence."""
-        row = await source.fetchrow(queries.book_of, tenant)
-        return None if row is None else (row[0], row[1])
-
-    async def account_at(self, tx: Transaction, book: int, account: AccountId, sequence: int) -> tuple[int, ...]:
-        """Version and the four totals (debits pending and posted, credits pending and posted) after `sequence`."""
-        row = await tx.fetchrow(queries.account_at, book, account, sequence)
-        return (0, 0, 0, 0, 0) if row is None else tuple(row)
-
-    async def sequence_at(self, tx: Transaction, book: int, at: datetime) -> int:
-        sequence: int = await tx.fetchval(queries.sequence_at, book, at)
-        return sequence
-
-    async def entries(self, tx: Transaction, book: int, account: AccountId, before: int, limit: int) -> list[EntryRow]:
-        return [EntryRow(*row) for row in await tx.fetch(queries.entries, book, account, before, limit)]
-
-    async def transfer(self, database: Database, book: int, transfer: TransferId) -> State:
-        """What is known of one transfer, in a state without books and accounts."""
-        state = State({}, {})
-        for row in await database.fetch(queries.known, [book], [transfer]):
-            _take(row, state)
-        return state
-
-    async def between(self, tx: Transaction, book: int, first: int, last: int) -> list[Transfer]:
-        return [_transfer(row) for row in await tx.fetch(queries.between, book, first, last)]
-
-    async def faults(self, tx: Transaction) -> list[str]:
-        """All that the book says against itself; empty when it is sound. Reads everything."""
-        found: list[str] = []
-        for query in (
-            queries.unbalanced_books,
-            queries.broken_sequences,
-            queries.broken_accounts,
-            queries.broken_holds,
-        ):
-            found += [f"{query.name}: {row[0]}" for row in await tx.fetch(query)]
-        return found
-
-
-def _transfer(row: Row) -> Transfer:
+def transfer_of(row: Row) -> Transfer:
     return Transfer(*(row[field.name] for field in _FIELDS))
 
 
-def _account(row: Row) -> AccountRow:
-    return AccountRow(**dict(row.items()))
-
-
-def _take(row: Row, state: State) -> None:
+def take(row: Row, state: State) -> None:
     if row["refused"] is not None:
         state.rejections[row["in_book"], row["refused"]] = Rejection(
             row["in_book"],
@@ -266,7 +185,7 @@ def _take(row: Row, state: State) -> None:
         )
     if row["id"] is None:
         return
-    transfer = _transfer(row)
+    transfer = transfer_of(row)
     key = (transfer.book, transfer.id)
     state.transfers[key] = transfer
     if row["remaining"] is not None:

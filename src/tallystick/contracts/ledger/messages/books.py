@@ -1,0 +1,78 @@
+"""Books, and the chart that says which accounts a book may have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.contracts.ledger.messages.words import AccountKind, BookName, Ceiling, Floor, Message, Side
+from tallystick.kernel.money import CurrencyCode
+
+MAX_RULES = 200
+
+Description = Annotated[str, Meta(min_length=1, max_length=500)]
+#: Of a transfer that is dated back and would have broken a limit on past days: refuse it, or take it and name the days.
+Backdating = Literal["strict", "report"]
+_TYPED = r"(\{[a-z][a-z0-9_]{0,31}(:(text|int|uuid))?\}|[A-Za-z0-9_.-]{1,64})"
+#: Paths of one kind, `customers:{id:int}:wallet`: each segment is a word, or a name with a type (`text` if none is said, `int`, `uuid`).
+TypedPath = Annotated[str, Meta(pattern=rf"^(?!acc_){_TYPED}(:{_TYPED}){{0,15}}$(?!\n)", min_length=1, max_length=512)]
+
+
+class OpenBook(Message, frozen=True):
+    name: BookName
+    description: Description | None = None
+    backdating: Backdating = "strict"
+
+
+class ChangeBook(Message, frozen=True):
+    """What is named is set, null included; what is left out stays."""
+
+    description: Description | msgspec.UnsetType | None = msgspec.UNSET
+    backdating: Backdating | msgspec.UnsetType = msgspec.UNSET
+
+
+class Book(msgspec.Struct, frozen=True, kw_only=True):
+    """`sequence` is that of its last transfer. `revision` grows with each change of its accounts, its chart or its settings."""
+
+    name: str
+    description: str | None
+    backdating: Backdating
+    sealed_until: str | None
+    quarantined_at: str | None
+    quarantine_reason: str | None
+    shard: str
+    sequence: int
+    revision: int
+    created_at: str
+
+
+class ChartRule(Message, frozen=True):
+    """Accounts whose path is as `pattern` says are of this `kind`. `normal_side`, `currencies`, `floor` and `ceiling` hold for them too
+    if they are there; an account that says no kind, floor or ceiling takes the rule's.
+    """
+
+    pattern: TypedPath
+    kind: AccountKind
+    normal_side: Side | None = None
+    currencies: Annotated[list[CurrencyCode], Meta(min_length=1, max_length=200)] | None = None
+    floor: Floor | None = None
+    ceiling: Ceiling | None = None
+
+
+class SetChart(Message, frozen=True):
+    """The first rule that fits a path counts. `strict`: an account that no rule fits can't be opened."""
+
+    rules: Annotated[list[ChartRule], Meta(max_length=MAX_RULES)]
+    mode: Literal["open", "strict"] = "open"
+
+
+class Chart(msgspec.Struct, frozen=True, kw_only=True):
+    """`version` counts the changes; 0: the book has no chart and takes any account."""
+
+    book: str
+    version: int
+    mode: Literal["open", "strict"]
+    rules: list[ChartRule]
+    created_at: str | None

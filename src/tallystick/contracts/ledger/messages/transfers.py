@@ -1,0 +1,111 @@
+"""Transfers at the edge."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.contracts.ledger.messages.words import (
+    MAIN,
+    MAX_EXPIRES_IN,
+    MAX_TRANSFERS,
+    AccountRef,
+    BookName,
+    Id,
+    Message,
+    Metadata,
+    Reason,
+    SignedMoney,
+    Text64,
+)
+from tallystick.kernel.money import MoneyWire
+
+
+class NewTransfer(Message, frozen=True):
+    """`id` (`trf_...`) is made by the client, or by the ledger if left out. `expires_in`: seconds, for a hold."""
+
+    kind: Literal["post", "hold"]
+    debit_account: AccountRef
+    credit_account: AccountRef
+    amount: MoneyWire
+    id: Id | None = None
+    expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
+    code: Text64 | None = None
+    metadata: Metadata | None = None
+
+
+class NewTransfers(Message, frozen=True):
+    """`atomic`: all of them are posted or none."""
+
+    transfers: Annotated[list[NewTransfer], Meta(min_length=1, max_length=MAX_TRANSFERS)]
+    atomic: bool = False
+    book: BookName = MAIN
+
+
+class CaptureHold(Message, frozen=True):
+    """Without an amount all that remains is captured. `final` releases what is left after this capture."""
+
+    amount: MoneyWire | None = None
+    final: bool = False
+    id: Id | None = None
+    book: BookName = MAIN
+
+
+class VoidHold(Message, frozen=True):
+    id: Id | None = None
+    book: BookName = MAIN
+
+
+class ReverseTransfer(Message, frozen=True):
+    """Without an amount all that was not reversed yet is."""
+
+    amount: MoneyWire | None = None
+    id: Id | None = None
+    book: BookName = MAIN
+
+
+class HoldState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a hold until now. `expires_at` is the instant from which it holds nothing."""
+
+    state: Literal["held", "captured", "voided", "expired"]
+    captured: MoneyWire
+    remaining: MoneyWire
+    expires_at: str | None = None
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A transfer, or the refusal of one.
+
+    `status` is what this transfer did when it was recorded and never changes; `reason` is there when it was rejected, with
+    `available` and `required` where amounts decided. `target` is the hold that was captured, voided or expired, or the transfer that was
+    reversed; `released` what that took off the hold. `hold` and `reversed` (single reads only) tell what came after.
+    """
+
+    id: Id
+    status: Literal["posted", "held", "rejected"]
+    kind: str | None = None
+    reason: Reason | None = None
+    debit_account: AccountRef | None = None
+    credit_account: AccountRef | None = None
+    amount: MoneyWire | None = None
+    available: SignedMoney | None = None
+    required: MoneyWire | None = None
+    target: Id | None = None
+    released: MoneyWire | None = None
+    expires_at: str | None = None
+    code: str | None = None
+    metadata: dict[str, str] | None = None
+    sequence: int | None = None
+    recorded_at: str | None = None
+    book: str | None = None
+    hold: HoldState | None = None
+    reversed: MoneyWire | None = None
+
+
+class Transfers(msgspec.Struct, frozen=True, kw_only=True):
+    """Results in the order of the request. `receipt` is the id of the fact that told of what was new, if anything was."""
+
+    data: list[Transfer]
+    receipt: str | None = None

@@ -1,0 +1,24 @@
+"""What handlers have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tallystick.chassis.idempotency import Entry
+from tallystick.chassis.web import Request
+from tallystick.services.ledger.service import Ledger, Who
+
+
+def who(request: Request[Any, Any]) -> Who:
+    subject = request.subject
+    return subject.tenant, subject.actor, request.trace_id
+
+
+def entry(ledger: Ledger, request: Request[Any, Any], *about: str) -> Entry | None:
+    """The claim of the request's idempotency key, if it brought one. `about` are the ids in the path."""
+    key = request.idempotency_key
+    if key is None:
+        return None
+    body = {"path": list(about), "body": request.body} if about else request.body
+    subject = request.subject
+    return Entry(subject.tenant, subject.client_id, request.route, key, ledger.digester.digest(body))

@@ -1,0 +1,31 @@
+"""A book as it is read and changed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from tallystick.contracts.ledger.messages import MAIN
+
+
+class BookRow(msgspec.Struct, frozen=True, kw_only=True):
+    """`sequence` is that of its last transfer; `revision` counts the changes of its accounts, its chart and its settings."""
+
+    id: int
+    tenant: str
+    name: str
+    description: str | None
+    backdating: str
+    sealed_until: datetime | None
+    quarantined_at: datetime | None
+    quarantine_reason: str | None
+    shard: str
+    sequence: int
+    revision: int
+    created_at: datetime
+
+    @property
+    def is_main(self) -> bool:
+        """Every tenant has this one, opened on first use."""
+        return self.name == MAIN

@@ -1,0 +1,106 @@
+"""A book's chart of accounts: which paths there may be, and what the accounts there are. Pure.
+
+A rule's pattern has a word or a typed name for each segment, `customers:{id:int}:wallet`. The first rule that fits a path counts. An account
+that says no kind, floor or ceiling takes the rule's; one that says something else than the rule is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+Mode = Literal["open", "strict"]
+
+#: A typed name has a colon inside of its braces.
+_SPLIT: Final = re.compile(r"\{[^}]*\}|[^:]+")
+_TYPES: Final = {
+    "text": "[A-Za-z0-9_.-]{1,64}",
+    "int": "(?:0|[1-9][0-9]{0,17})",
+    "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+}
+
+
+class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What accounts at paths as `pattern` says are. None: any. Limits are minor units."""
+
+    pattern: str
+    kind: str
+    normal_side: str | None = None
+    currencies: tuple[str, ...] | None = None
+    floor: int | None = None
+    ceiling: int | None = None
+
+
+class Charted(msgspec.Struct, frozen=True):
+    """What a chart looks at of an account."""
+
+    path: str | None
+    kind: str
+    normal_side: str
+    currency: str
+    floor: int | None
+    ceiling: int | None
+
+
+class Chart:
+    """The rules, ready to be asked. `version` 0 is that of a book without a chart, which takes any account."""
+
+    def __init__(self, version: int, mode: Mode, rules: Sequence[Rule]) -> None:
+        self.version = version
+        self.mode = mode
+        self.rules = tuple(rules)
+        # By length and first word, so that a path meets few rules however many there are.
+        self._words: dict[tuple[int, str | None], list[tuple[int, re.Pattern[str], Rule]]] = {}
+        for place, rule in enumerate(self.rules):
+            segments = _SPLIT.findall(rule.pattern)
+            key = (len(segments), None if segments[0].startswith("{") else segments[0])
+            self._words.setdefault(key, []).append((place, _compiled(segments), rule))
+
+    def rule_for(self, path: str | None) -> Rule | None:
+        """The first rule that fits the path; None if none does, or there is no path."""
+        if path is None:
+            return None
+        first, _, _ = path.partition(":")
+        length = path.count(":") + 1
+        found = [*self._fitting((length, first), path), *self._fitting((length, None), path)]
+        return min(found, key=lambda one: one[0])[1] if found else None
+
+    def _fitting(self, key: tuple[int, str | None], path: str) -> Iterator[tuple[int, Rule]]:
+        for place, regex, rule in self._words.get(key, ()):
+            if regex.fullmatch(path) is not None:
+                yield place, rule
+                return  # they are in their order
+
+    def fault(self, account: Charted) -> tuple[str, Rule | None] | None:
+        """Why the account may not be, and the rule that it contradicts; None if it may."""
+        rule = self.rule_for(account.path)
+        if rule is None:
+            if self.mode == "strict":
+                why = "without a path" if account.path is None else "no rule fits its path"
+                return why, None
+            return None
+        if account.kind != rule.kind:
+            return f"it is of the kind {account.kind}, the rule says {rule.kind}", rule
+        if rule.normal_side is not None and account.normal_side != rule.normal_side:
+            return f"its normal side is {account.normal_side}, the rule says {rule.normal_side}", rule
+        if rule.currencies is not None and account.currency not in rule.currencies:
+            return f"its currency {account.currency} is not among the rule's", rule
+        if rule.floor is not None and (account.floor is None or account.floor < rule.floor):
+            return f"its floor is below the rule's of {rule.floor}", rule
+        if rule.ceiling is not None and (account.ceiling is None or account.ceiling > rule.ceiling):
+            return f"its ceiling is above the rule's of {rule.ceiling}", rule
+        return None
+
+
+def _compiled(segments: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(":".join(_segment(one) for one in segments))
+
+
+def _segment(text: str) -> str:
+    if not text.startswith("{"):
+        return re.escape(text)
+    _, _, kind = text.strip("{}").partition(":")
+    return _TYPES[kind or "text"]

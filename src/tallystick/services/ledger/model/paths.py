@@ -1,0 +1,71 @@
+"""Accounts' paths, and patterns over them: `customers:*:wallet`, `customers:**`. Pure text.
+
+A path is 1 to 16 segments of 1 to 64 characters of A-Z a-z 0-9 _ . - with `:` between them, at most 512 characters in all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from tallystick.kernel import ids
+from tallystick.kernel.ids import AccountId, InvalidId
+
+_SEGMENT: Final = "[A-Za-z0-9_.-]{1,64}"
+_PATH: Final = re.compile(rf"(?!acc_|[a-z]{{3}}_[0-9a-z]{{26}}\Z){_SEGMENT}(?::{_SEGMENT}){{0,15}}")
+_MAX: Final = 512
+#: Comes right after `:` in the order of characters, so that all paths below `a:` are from `a:` to before `a;`.
+_AFTER: Final = ";"
+
+
+def is_path(text: str) -> bool:
+    return len(text) <= _MAX and _PATH.fullmatch(text) is not None
+
+
+def account_ref(text: str) -> AccountId | str:
+    """An account as a request names it: its id, or its path as text. Raises InvalidId."""
+    if text.startswith("acc_"):
+        return ids.accounts.parse(text)
+    if not is_path(text):
+        raise InvalidId("an account is named by its id (acc_...) or its path (such as customers:42:wallet)")
+    return text
+
+
+class Pattern(msgspec.Struct, frozen=True):
+    """Which paths: those from `low` to before `high` in the order of characters that `regex` fits (one that Python and PostgreSQL read
+    alike). A pattern without a wildcard is one path.
+    """
+
+    low: str
+    high: str
+    regex: str
+
+    def fits(self, path: str) -> bool:
+        return self.low <= path < self.high and re.search(self.regex, path) is not None
+
+
+def pattern(text: str) -> Pattern:
+    """`*` is one segment; `**`, only at the end, one or more. `text` is a well-formed pattern (see the messages)."""
+    segments = text.split(":")
+    literal: list[str] = []
+    for segment in segments:
+        if segment.startswith("*"):
+            break
+        literal.append(segment)
+    parts = [_regex(segment) for segment in segments]
+    head = ":".join(literal)
+    if len(literal) == len(segments):
+        low, high = head, head + "\x01"
+    elif literal:
+        low, high = head + ":", head + _AFTER
+    else:
+        low, high = "", "\x7f"
+    return Pattern(low, high, f"^{':'.join(parts)}$")
+
+
+def _regex(segment: str) -> str:
+    if segment == "**":
+        return "[^:]+(:[^:]+)*"
+    return "[^:]+" if segment == "*" else segment.replace(".", "[.]")

@@ -1,0 +1,141 @@
+"""Books: opened, set, and given a chart of accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.ledger.problems import BookExists, BookNotFound, BookQuarantined, ChartOrphansAccounts
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock
+from tallystick.services.ledger.model import BookRow, Chart
+from tallystick.services.ledger.service.poster import Poster
+from tallystick.services.ledger.store import Store
+
+#: Who asks: the tenant, the actor, and the request's trace.
+Who = tuple[str, str, str | None]
+
+#: The chart of a book that has none.
+NO_CHART: Final = Chart(0, "open", ())
+
+
+class Books:
+    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock, poster: Poster) -> None:
+        self._database = database
+        self._store = store
+        self._outbox = outbox
+        self._clock = clock
+        self._poster = poster
+
+    async def open(self, who: Who, name: str, description: str | None, backdating: str) -> BookRow:
+        """The new book; opening it again with the same settings is harmless. Raises BookExists when it has others."""
+        tenant = who[0]
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            new = await self._store.insert_book(tx, tenant, name, description, backdating, now)
+            row = await self._store.book(tx, tenant, name)
+            if row is None:
+                raise BookNotFound
+            if (row.description, row.backdating) != (description, backdating):
+                raise BookExists("change its settings, or take another name")
+            if new:
+                await self._tell(tx, who, "ledger.book.opened", row, now, {"backdating": row.backdating})
+        return row
+
+    async def get(self, tenant: str, name: str) -> BookRow:
+        """Raises BookNotFound. The main book is there from the first use on, and this is one."""
+        await self._poster.book(tenant, name)
+        row = await self._store.book(self._database, tenant, name)
+        if row is None:
+            raise BookNotFound
+        return row
+
+    async def page(self, tenant: str, after: str | None, limit: int) -> list[BookRow]:
+        """By name, after `after`."""
+        return await self._store.books(self._database, tenant, after, limit)
+
+    async def change(self, who: Who, name: str, change: Callable[[BookRow], BookRow]) -> BookRow:
+        """Stores the settings that `change` makes of the present ones. Raises BookNotFound, BookQuarantined."""
+        now = self._clock.now()
+        number = await self._poster.book(who[0], name)
+        async with self._database.transaction() as tx:
+            await self._store.lock_books(tx, [number])
+            row = await self._writable(tx, who[0], name)
+            wanted = change(row)
+            if wanted == row:
+                return row
+            await self._store.set_book(tx, wanted)
+            wanted = msgspec.structs.replace(wanted, revision=row.revision + 1)
+            await self._tell(tx, who, "ledger.book.changed", wanted, now, {"backdating": wanted.backdating})
+        return wanted
+
+    # ---- the chart --------------------------------------------------------------------------------------------------
+
+    async def chart(self, tenant: str, name: str, version: int | None = None) -> tuple[Chart, datetime | None]:
+        """The book's chart (or an earlier version) and since when it is so. Raises BookNotFound; None of that version: version 0."""
+        number = await self._poster.book(tenant, name)
+        return await self._store.chart(self._database, number, version) or (NO_CHART, None)
+
+    async def set_chart(self, who: Who, name: str, make: Callable[[int], Chart]) -> tuple[Chart, datetime | None]:
+        """The book's new chart; `make` is given its version. The same rules again are no new version.
+
+        Raises BookNotFound, BookQuarantined, and ChartOrphansAccounts when open accounts would not be allowed by it.
+        """
+        now = self._clock.now()
+        number = await self._poster.book(who[0], name)
+        async with self._database.transaction() as tx:
+            await self._store.lock_whole_book(tx, number)
+            row = await self._writable(tx, who[0], name)
+            present, since = await self._store.chart(tx, number) or (NO_CHART, None)
+            chart = make(present.version + 1)
+            if (chart.mode, chart.rules) == (present.mode, present.rules):
+                return present, since
+            await self._look_for_orphans(tx, number, chart)
+            await self._store.insert_chart(tx, number, chart, now)
+            await self._tell(tx, who, "ledger.chart.changed", row, now, {"version": chart.version, "mode": chart.mode})
+        return chart, now
+
+    async def _look_for_orphans(self, tx: Transaction, number: int, chart: Chart) -> None:
+        count = 0
+        first: dict[str, Any] = {}
+        async for account, charted in self._store.charted(tx, number):
+            fault = chart.fault(charted)
+            if fault is not None:
+                count += 1
+                first = first or {"first": ids.accounts.text(account), "why": fault[0]}
+        if count:
+            raise ChartOrphansAccounts(count=count, **first)
+
+    async def _writable(self, tx: Transaction, tenant: str, name: str) -> BookRow:
+        row = await self._store.book(tx, tenant, name)
+        if row is None:
+            raise BookNotFound
+        check_writable(row)
+        return row
+
+    async def _tell(  # noqa: PLR0917 - the parts of a fact
+        self, tx: Transaction, who: Who, kind: str, row: BookRow, at: datetime, data: Mapping[str, Any]
+    ) -> None:
+        tenant, actor, trace = who
+        fact = Fact(
+            id=ids.facts.new(),
+            type=kind,
+            tenant=tenant,
+            actor=actor,
+            resource=row.name,
+            at=at,
+            trace=trace,
+            data={"book": row.id, "name": row.name, **data},
+        )
+        await self._outbox.append(tx, [fact])
+
+
+def check_writable(row: BookRow) -> None:
+    """Raises BookQuarantined."""
+    if row.quarantined_at is not None:
+        raise BookQuarantined(reason=row.quarantine_reason)

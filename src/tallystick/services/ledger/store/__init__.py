@@ -1,0 +1,12 @@
+"""Where the books are kept. One method per named query; rows in, model types out."""
+
+from tallystick.services.ledger.store.accounts import Accounts
+from tallystick.services.ledger.store.books import Books
+from tallystick.services.ledger.store.history import History
+from tallystick.services.ledger.store.posting import Posting, Writing
+
+__all__ = ["Store", "Writing"]
+
+
+class Store(Posting, Accounts, History, Books):
+    """All of them. It holds nothing: the database or the transaction comes with each call."""

@@ -1,0 +1,75 @@
+"""Books and their charts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from tallystick.chassis.db import Database, Row, Transaction
+from tallystick.kernel.ids import AccountId
+from tallystick.services.ledger.model import BookRow, Chart, Charted, Rule
+from tallystick.services.ledger.store.sql import of_books as queries
+
+#: Accounts that are looked at at once.
+PAGE: Final = 5000
+
+_rules = msgspec.json.Decoder(list[Rule]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Books:
+    async def open_main(self, tx: Transaction, tenant: str, now: datetime) -> int:
+        number: int = await tx.fetchval(queries.open_main, tenant, now)
+        return number
+
+    async def insert_book(  # noqa: PLR0917 - the columns
+        self, tx: Transaction, tenant: str, name: str, description: str | None, backdating: str, now: datetime
+    ) -> bool:
+        """False when the tenant has a book of this name."""
+        return await tx.fetchval(queries.insert_book, tenant, name, description, backdating, now) is not None
+
+    async def book_named(self, source: Database | Transaction, tenant: str, name: str) -> tuple[int, int] | None:
+        """The book's number and its sequence."""
+        row = await source.fetchrow(queries.book_named, tenant, name)
+        return None if row is None else (row[0], row[1])
+
+    async def book(self, source: Database | Transaction, tenant: str, name: str) -> BookRow | None:
+        row = await source.fetchrow(queries.book, tenant, name)
+        return None if row is None else _book(row)
+
+    async def books(self, database: Database, tenant: str, after: str | None, limit: int) -> list[BookRow]:
+        return [_book(row) for row in await database.fetch(queries.books, tenant, after, limit)]
+
+    async def lock_whole_book(self, tx: Transaction, book: int) -> None:
+        """Nobody posts to the book nor opens an account in it until this transaction ends."""
+        await tx.execute(queries.lock_whole_book, book)
+
+    async def set_book(self, tx: Transaction, row: BookRow) -> None:
+        await tx.execute(queries.set_book, row.id, row.description, row.backdating)
+
+    async def chart(
+        self, source: Database | Transaction, book: int, version: int | None = None
+    ) -> tuple[Chart, datetime] | None:
+        """The last version of the book's chart (or `version`), and when it was set."""
+        row = await source.fetchrow(queries.chart, book, version)
+        return None if row is None else (Chart(row["version"], row["mode"], _rules(row["rules"])), row["created_at"])
+
+    async def insert_chart(self, tx: Transaction, book: int, chart: Chart, now: datetime) -> None:
+        rules = _encode(chart.rules).decode()
+        await tx.execute(queries.insert_chart, book, chart.version, chart.mode, rules, now)
+
+    async def charted(self, tx: Transaction, book: int) -> AsyncIterator[tuple[AccountId, Charted]]:
+        """The book's open accounts as a chart looks at them, in the order of their ids."""
+        after = UUID(int=0)
+        while rows := await tx.fetch(queries.charted, book, after, PAGE):
+            for number, *rest in rows:
+                yield AccountId(number), Charted(*rest)
+            after = rows[-1][0]
+
+
+def _book(row: Row) -> BookRow:
+    return BookRow(**dict(row.items()))

@@ -1,0 +1,47 @@
+"""What was: entries, totals as of then, single transfers, and what the book says against itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from tallystick.chassis.db import Database, Transaction
+from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.services.ledger.model import EntryRow, State, Transfer
+from tallystick.services.ledger.store.posting import take, transfer_of
+from tallystick.services.ledger.store.sql import queries
+
+
+class History:
+    async def account_at(self, tx: Transaction, book: int, account: AccountId, sequence: int) -> tuple[int, ...]:
+        """Version and the four totals (debits pending and posted, credits pending and posted) after `sequence`."""
+        row = await tx.fetchrow(queries.account_at, book, account, sequence)
+        return (0, 0, 0, 0, 0) if row is None else tuple(row)
+
+    async def sequence_at(self, tx: Transaction, book: int, at: datetime) -> int:
+        sequence: int = await tx.fetchval(queries.sequence_at, book, at)
+        return sequence
+
+    async def entries(self, tx: Transaction, book: int, account: AccountId, before: int, limit: int) -> list[EntryRow]:
+        return [EntryRow(*row) for row in await tx.fetch(queries.entries, book, account, before, limit)]
+
+    async def transfer(self, database: Database, book: int, transfer: TransferId) -> State:
+        """What is known of one transfer, in a state without books and accounts."""
+        state = State({}, {})
+        for row in await database.fetch(queries.known, [book], [transfer]):
+            take(row, state)
+        return state
+
+    async def between(self, tx: Transaction, book: int, first: int, last: int) -> list[Transfer]:
+        return [transfer_of(row) for row in await tx.fetch(queries.between, book, first, last)]
+
+    async def faults(self, tx: Transaction) -> list[str]:
+        """All that the book says against itself; empty when it is sound. Reads everything."""
+        found: list[str] = []
+        for query in (
+            queries.unbalanced_books,
+            queries.broken_sequences,
+            queries.broken_accounts,
+            queries.broken_holds,
+        ):
+            found += [f"{query.name}: {row[0]}" for row in await tx.fetch(query)]
+        return found

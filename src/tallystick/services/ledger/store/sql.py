@@ -1,0 +1,10 @@
+"""The named queries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tallystick.chassis.db import Queries
+
+queries: Final = Queries.load("tallystick.services.ledger")
+of_books: Final = Queries.load("tallystick.services.ledger", "books")
