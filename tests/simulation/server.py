@@ -380,7 +380,7 @@ def statement(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @statement
-async def open_book(tx: Transaction, tenant: str, now: datetime) -> list[Row]:
+async def open_main(tx: Transaction, tenant: str, now: datetime) -> list[Row]:
     server = tx.server
     await tx.lock("tenant", (tenant,))
     for book in tx.rows("book"):
@@ -388,18 +388,57 @@ async def open_book(tx: Transaction, tenant: str, now: datetime) -> list[Row]:
             await tx.update("book", (book["id"],))
             return [Row(id=book["id"])]
     server.books += 1
-    row = {"id": server.books, "tenant": tenant, "sequence": 0, "recorded_at": now, "revision": 0}
+    row = {
+        "id": server.books,
+        "tenant": tenant,
+        "name": "main",
+        "sequence": 0,
+        "recorded_at": now,
+        "created_at": now,
+        "revision": 0,
+        "quarantined_at": None,
+    }
     await tx.insert("book", (server.books,), row)
     return [Row(id=server.books)]
 
 
+def _named(tx: Transaction, tenant: str, name: str) -> Values | None:
+    return next((book for book in tx.rows("book") if (book["tenant"], book["name"]) == (tenant, name)), None)
+
+
 @statement
-async def book_of(tx: Transaction, tenant: str) -> list[Row]:
-    return [Row(id=book["id"], sequence=book["sequence"]) for book in tx.rows("book") if book["tenant"] == tenant]
+async def book_named(tx: Transaction, tenant: str, name: str) -> list[Row]:
+    book = _named(tx, tenant, name)
+    return [] if book is None else [Row(id=book["id"], sequence=book["sequence"])]
+
+
+@statement
+async def book(tx: Transaction, tenant: str, name: str) -> list[Row]:
+    found = _named(tx, tenant, name)
+    settings = {
+        "description": None,
+        "backdating": "strict",
+        "sealed_until": None,
+        "quarantine_reason": None,
+        "shard": "default",
+    }
+    kept = ("id", "tenant", "name", "quarantined_at", "sequence", "revision", "created_at")
+    return [] if found is None else [Row(**{key: found[key] for key in kept}, **settings)]
+
+
+@statement
+async def chart(tx: Transaction, _book: int, _version: int | None) -> list[Row]:
+    return []
 
 
 def _book(row: Values) -> Row:
-    return Row(id=row["id"], sequence=row["sequence"], recorded_at=row["recorded_at"], revision=row["revision"])
+    return Row(
+        id=row["id"],
+        sequence=row["sequence"],
+        recorded_at=row["recorded_at"],
+        revision=row["revision"],
+        quarantined=row["quarantined_at"] is not None,
+    )
 
 
 @statement
@@ -415,7 +454,7 @@ async def lock_books(tx: Transaction, books: Sequence[int]) -> list[Row]:
 
 
 @statement
-async def books(tx: Transaction, wanted: Sequence[int]) -> list[Row]:
+async def heads(tx: Transaction, wanted: Sequence[int]) -> list[Row]:
     return [_book(row) for book in wanted if (row := tx.get("book", (book,))) is not None]
 
 
@@ -473,6 +512,8 @@ async def accounts_for_posting(tx: Transaction, ids: Sequence[Any]) -> list[Row]
             floor=row["floor"],
             closed=row["closed_at"] is not None,
             **{name: row[name] for name in _POSTING},
+            ceiling=row["ceiling"],
+            frozen=row["frozen_at"] is not None,
         )
         for account in ids
         if (row := tx.get("account", (account,))) is not None
@@ -611,12 +652,20 @@ async def due_holds_of(tx: Transaction, now: datetime, limit: int, accounts: Seq
 
 @statement
 async def insert_account(tx: Transaction, *values: Any) -> list[Row]:
-    names = ("id", "book", "name", "currency", "normal_side", "floor", "code", "metadata", "created_at")
+    names = (
+        "id", "book", "name", "path", "kind", "currency", "normal_side", "floor", "ceiling", "code", "metadata", "created_at",
+    )  # fmt: skip
     row = dict(zip(names, values, strict=True))
     book = tx.get("book", (row["book"],))
     if book is None:
         return []
-    row |= {"created_sequence": book["sequence"], "closed_at": None, "sequence": 0, **dict.fromkeys(_POSTING, 0)}
+    row |= {
+        "created_sequence": book["sequence"],
+        "closed_at": None,
+        "frozen_at": None,
+        "sequence": 0,
+        **dict.fromkeys(_POSTING, 0),
+    }
     return [Row(id=row["id"])] if await tx.insert("account", (row["id"],), row) else []
 
 
@@ -635,40 +684,33 @@ async def close_account(tx: Transaction, account: Any, book: int, now: datetime)
 
 
 @statement
-async def accounts(tx: Transaction, tenant: str, ids: Sequence[Any], _after: Any, now: datetime, *_: Any) -> list[Row]:
-    found = []
-    for book in tx.rows("book"):
-        for account in ids:
-            row = tx.get("account", (account,))
-            if book["tenant"] != tenant or row is None or row["book"] != book["id"]:
-                continue
-            due = [
-                hold
-                for hold in tx.rows("hold")
-                if hold["remaining"] > 0 and hold["expires_at"] is not None and hold["expires_at"] <= now
-            ]
-            taken_off = {
-                side: sum(hold["remaining"] for hold in due if hold[f"{side}_account"] == account)
-                for side in ("debit", "credit")
-            }
-            found.append(
-                Row(
-                    **{
-                        name: row[name]
-                        for name in ("id", "name", "currency", "normal_side", "floor", "code", "metadata")
-                    },
-                    closed=row["closed_at"] is not None,
-                    created_at=row["created_at"],
-                    created_sequence=row["created_sequence"],
-                    version=row["version"],
-                    as_of=book["sequence"],
-                    debits_pending=row["debits_pending"] - taken_off["debit"],
-                    debits_posted=row["debits_posted"],
-                    credits_pending=row["credits_pending"] - taken_off["credit"],
-                    credits_posted=row["credits_posted"],
-                )
-            )
-    return found
+async def account(tx: Transaction, tenant: str, wanted: Any, now: datetime) -> list[Row]:
+    row = tx.get("account", (wanted,))
+    book = None if row is None else tx.get("book", (row["book"],))
+    if row is None or book is None or book["tenant"] != tenant:
+        return []
+    due = [
+        hold
+        for hold in tx.rows("hold")
+        if hold["remaining"] > 0 and hold["expires_at"] is not None and hold["expires_at"] <= now
+    ]
+    taken_off = {
+        side: sum(hold["remaining"] for hold in due if hold[f"{side}_account"] == wanted)
+        for side in ("debit", "credit")
+    }
+    kept = ("id", "book", "name", "path", "kind", "currency", "normal_side", "floor", "ceiling", "code", "metadata")
+    return [
+        Row(
+            **{name: row[name] for name in (*kept, "created_at", "created_sequence", *_POSTING)},
+            tenant=tenant,
+            book_name=book["name"],
+            closed=row["closed_at"] is not None,
+            frozen=row["frozen_at"] is not None,
+            as_of=book["sequence"],
+            due_debits=taken_off["debit"],
+            due_credits=taken_off["credit"],
+        )
+    ]
 
 
 # ---- the chassis' tables --------------------------------------------------------------------------------------------

@@ -202,12 +202,12 @@ async def test_what_is_forgotten_while_the_next_flush_asks_is_asked_again(
             raise CheckViolation("save", "23514", "planted", "")
         await save(self, tx, *more)
 
-    async def waits(self: Store, database: Any, keys: Any, accounts: list[Any], state: Any) -> None:
+    async def waits(self: Store, database: Any, keys: Any, accounts: list[Any], *more: Any) -> None:
         if other in accounts and not asked.is_set():
             asked.set()
             await failed.wait()
             await asyncio.sleep(0.05)
-        await learn(self, database, keys, accounts, state)
+        await learn(self, database, keys, accounts, *more)
 
     monkeypatch.setattr(Store, "save", fails_once)
     monkeypatch.setattr(Store, "learn", waits)
