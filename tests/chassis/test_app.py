@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tallystick.chassis import app
-from tallystick.chassis.keys import root
+from tallystick.chassis.keys import Aad, Keyring, LocalRoot, root
 from tallystick.fabric.valkey import rules
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts import ValkeyUser
@@ -324,6 +324,41 @@ async def test_every_part_that_is_named_is_opened_and_facts_leave_and_arrive(
     lines = await replica.lines()
     assert await replica.ended() == 0
     assert [line for line in lines if line["level"] == "error" or line["event"].startswith("limits")] == []
+
+
+async def test_a_service_rotates_its_keys_by_its_charter(
+    make: Make, directory: Path, chassis_database: ServiceDatabase, valkey_server: ValkeyServer
+) -> None:
+    """The charter of `shop` says 90 days; here they have passed."""
+    root.create(directory / "root")
+    ring = await Keyring.open(
+        await chassis_database.open(),
+        lambda: LocalRoot.open(directory / "root"),
+        environment="local",
+        service="shop",
+    )
+    place = Aad("default", "sales", "thing", "1")
+    blob = await ring.seal(b"a thing", place)
+
+    async def versions() -> list[str]:
+        rows = await chassis_database.query("SELECT state FROM data_key WHERE kind = 'service' ORDER BY version")
+        return [row["state"] for row in rows]
+
+    await chassis_database.query("UPDATE data_key SET created_at = now() - interval '89 days' WHERE kind = 'service'")
+    environ = with_database(directory, chassis_database) | {"TALLYSTICK_ROOT_KEY_FILE": str(directory / "root")}
+    replica = await make(**environ).start()
+    await asyncio.sleep(6)  # a schedule's first run is within 5 s
+    assert await versions() == ["active"]
+    replica.signal(signal.SIGTERM)
+    assert await replica.ended() == 0
+    await chassis_database.query("UPDATE data_key SET created_at = now() - interval '91 days' WHERE kind = 'service'")
+    await make(**environ).start()
+
+    async def rotated() -> bool:
+        return await versions() == ["destroyed", "active"]
+
+    await until(rotated)
+    assert await ring.open_sealed(blob, place) == b"a thing"
 
 
 async def test_a_database_that_goes_away_is_told_but_does_not_make_the_replica_unready(

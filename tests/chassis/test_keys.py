@@ -255,6 +255,31 @@ async def test_service_key_rotation_under_load(setup: Setup) -> None:
     assert rows == []
 
 
+async def test_a_service_key_is_rotated_when_its_life_is_over_and_not_before(setup: Setup) -> None:
+    clock = ManualClock(datetime.now(UTC))
+    ring = await Keyring.open(
+        setup.database, lambda: LocalRoot.open(setup.path), environment="test", service="vault", clock=clock
+    )
+    blob = await ring.seal(NUMBER, HERE)
+    clock.advance(timedelta(days=89))
+    assert not await ring.keep_rotated(timedelta(days=90))
+    assert await setup.states("service") == ["active"]
+    clock.advance(timedelta(days=1, minutes=1))
+    assert await ring.keep_rotated(timedelta(days=90))
+    assert await setup.states("service") == ["destroyed", "active"]
+    assert await ring.open_sealed(blob, HERE) == NUMBER
+    assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+
+
+async def test_a_service_that_runs_follows_a_rotation_of_the_root(setup: Setup) -> None:
+    ring = await setup.ring()
+    blob = await ring.seal(NUMBER, HERE)
+    root.rotate(setup.path)
+    assert not await ring.keep_rotated(timedelta(days=90))
+    root.forget(setup.path, 1)
+    assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+
+
 async def test_root_rotation(setup: Setup) -> None:
     ring = await setup.ring()
     blob = await ring.seal(NUMBER, HERE)

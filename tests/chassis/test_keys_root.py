@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +97,44 @@ async def test_damaged_sealed_file(path: Path) -> None:
     path.write_text(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :])
     with pytest.raises(RootError, match="does not open"):
         await LocalRoot.open(path, PASSPHRASE)
+
+
+async def test_a_rotation_broken_off_loses_nothing_and_is_gone_on_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new key is on disk before it is the current one: nobody wraps by a key that a power failure takes back."""
+    root.create(path)
+    old = await (await LocalRoot.open(path)).wrap(KEY, b"c")
+    whole, calls = root._write, 0
+
+    def once(*given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError("the power is gone")
+        whole(*given)
+
+    monkeypatch.setattr(root, "_write", once)
+    with pytest.raises(OSError):
+        root.rotate(path)
+    assert root.versions(path) == (1, [1, 2])
+    with pytest.raises(RootError, match="current"):
+        root.forget(path, 2)
+    waiting = path.read_bytes()
+    monkeypatch.undo()
+    assert root.rotate(path) == 2
+    assert root.versions(path) == (2, [1, 2])
+    new = await (await LocalRoot.open(path)).wrap(KEY, b"c")
+    path.write_bytes(waiting)  # as after a power failure that took the second change back
+    opened = await LocalRoot.open(path)
+    assert [await opened.unwrap(each, b"c") for each in (old, new)] == [KEY, KEY]
+
+
+async def test_of_two_rotations_at_once_none_loses_the_others_key(path: Path) -> None:
+    root.create(path)
+    made = await asyncio.gather(*(asyncio.to_thread(root.rotate, path) for _ in range(8)))
+    assert sorted(made) == list(range(2, 10))
+    assert root.versions(path) == (9, list(range(1, 10)))
 
 
 async def test_rotation_and_forgetting(path: Path) -> None:

@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "doctor": Command("doctor", "Check this machine, the parts and the settings; says what to do", PLATFORM),
     "tenant": Command("tenant", "Create and list tenants", USE),
     "client": Command("client", "Register API clients", USE),
+    "keys": Command("keys", "Look at the root key, rotate it, forget an old version", PLATFORM),
     "risk": Command("risk", "Keep the deny and allow lists", USE),
     "call": Command("call", "Make one signed request at the edge", USE),
     "demo": Command("demo", "The main job for real, step by step", USE),

@@ -270,6 +270,11 @@ class Authority:
         write_private(self._path, msgspec.json.format(msgspec.json.encode(file)).decode() + "\n")
 
 
+def wrapped_keys(path: Path) -> list[bytes]:
+    """What is wrapped by the root key in the authority's file; nothing when there is none. Raises PkiError (damaged file)."""
+    return [root.sealed.wrapped for root in _read(path)]
+
+
 def _read(path: Path) -> list[RootCertificate]:
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)

@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,12 +69,19 @@ class Env:
     """One replica of the vault. `edge` asks as a client from outside, `mesh` as payments."""
 
     def __init__(
-        self, around: World, service: ServiceDatabase, database: Database, vault: Vault, valkey: Valkey
+        self,
+        around: World,
+        service: ServiceDatabase,
+        database: Database,
+        vault: Vault,
+        valkey: Valkey,
+        *,
+        ring: Keyring,
     ) -> None:
         self.world = around
         self.service = service
         self.database = database
-        self.ring = vault.ring
+        self.ring = ring
         self.vault = vault
         declared = charter.load("vault")
         self.limits = Limits("vault", declared.limits.rates, max_in_flight=256, max_queue=1024, valkey=valkey)
@@ -173,11 +179,9 @@ async def running(
         ),
         digester=Digester(ring.derive("idempotency")),
         clock=clock,
-        ring=ring,
-        key_life=timedelta(days=90),
     )
     try:
-        yield Env(around, service, database, vault, valkey)
+        yield Env(around, service, database, vault, valkey, ring=ring)
     finally:
         await vault.close()
 

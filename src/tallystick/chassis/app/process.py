@@ -213,10 +213,20 @@ class Process:
         async def forget_answers(_: Any) -> None:
             await idempotency.purge(database, clock.now())
 
-        return [
+        schedules = [
             Schedule(name="chassis.outbox-retention", every=timedelta(minutes=30), run=forget_facts),
             Schedule(name="chassis.idempotency-retention", every=timedelta(minutes=30), run=forget_answers),
         ]
+        keys = self._runtime.charter.keys
+        if keys is not None and self._runtime.has("keyring"):
+            ring, life = self._runtime.keyring, timedelta(days=keys.rotation_days)
+
+            async def rotate_keys(_: Any) -> None:
+                if await ring.keep_rotated(life):
+                    telemetry.log.info("keys.rotated")
+
+            schedules.append(Schedule(name="chassis.keys", every=timedelta(hours=1), run=rotate_keys))
+        return schedules
 
     async def _probe(self) -> NoReturn:
         told = True

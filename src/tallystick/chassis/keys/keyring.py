@@ -187,7 +187,11 @@ class Keyring:
         await self._store.rotate_service_key()
 
     async def keep_rotated(self, life: timedelta) -> bool:
-        """Rotates the service key when it is older than `life`, or goes on with a rotation that was broken off."""
+        """Rotates the service key when it is older than `life`, or goes on with a rotation that was broken off; True when it did.
+
+        Before, what an older version of the root wraps is wrapped by its newest one. For the schedule; one replica at a time.
+        """
+        await self._store.follow_root()
         row = await self._store.database.fetchrow(Q.service_key_age)
         due = row is not None and (row["unfinished"] or row["created_at"] + life <= self._store.clock.now())
         if due:

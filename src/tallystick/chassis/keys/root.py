@@ -10,15 +10,19 @@
   against who can read this process' memory while it runs, or the passphrase file.
 
 The file holds versions, so that the root can be rotated: `rotate` adds one, the services re-wrap their keys under it
-(`Keyring.rewrap_service_keys`), `forget` removes the old one. From then on backups made before are unreadable, which is
-what makes an erasure final.
+(`Keyring.keep_rotated`, and at each start), `forget` removes the old one. From then on backups made before are
+unreadable, which is what makes an erasure final. Both may be done while services run: they read the file when they need
+it, and find there every version that anything is wrapped by.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -91,7 +95,7 @@ class LocalRoot:
         return self._current.to_bytes(2, "big") + self._ciphers[self._current].seal(key, context)
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        version = int.from_bytes(wrapped[:2], "big")
+        version = wrapped_by(wrapped)
         cipher = self._ciphers.get(version)
         if cipher is None:
             raise RootError(
@@ -105,7 +109,7 @@ class LocalRoot:
             ) from None
 
     def is_current(self, wrapped: bytes) -> bool:
-        return int.from_bytes(wrapped[:2], "big") == self._current
+        return wrapped_by(wrapped) == self._current
 
 
 def create(path: Path, passphrase: Secret[str] | None = None) -> None:
@@ -116,19 +120,51 @@ def create(path: Path, passphrase: Secret[str] | None = None) -> None:
 
 
 def rotate(path: Path, passphrase: Secret[str] | None = None) -> int:
-    """Adds a version and makes it the current one; answers its number. Services re-wrap when they start next."""
-    old = _read(path, passphrase)
-    version = max(old.keys) + 1
-    _write(path, _Versions(version, {**old.keys, version: os.urandom(KEY_BYTES)}), passphrase)
+    """Adds a version and makes it the current one; answers its number. Services re-wrap within the hour, or at their next start.
+
+    The key is on disk before anybody is told to use it: a service could otherwise wrap by a version that a power failure
+    takes back. Broken off in between, the next rotation makes current what is there.
+    """
+    with _alone(path):
+        old = _read(path, passphrase)
+        version = max(old.keys)
+        if version == old.current:
+            version += 1
+            old = _Versions(old.current, {**old.keys, version: os.urandom(KEY_BYTES)})
+            _write(path, old, passphrase)
+        _write(path, _Versions(version, old.keys), passphrase)
     return version
+
+
+def versions(path: Path, passphrase: Secret[str] | None = None) -> tuple[int, list[int]]:
+    """The current version, and all that the file has, oldest first."""
+    found = _read(path, passphrase)
+    return found.current, sorted(found.keys)
 
 
 def forget(path: Path, version: int, passphrase: Secret[str] | None = None) -> None:
     """Removes an old version for good. What is still wrapped by it, such as old backups, can't be read any more."""
-    old = _read(path, passphrase)
-    if version == old.current or version not in old.keys:
-        raise RootError(f"version {version} is the current one, or not there")
-    _write(path, _Versions(old.current, {v: k for v, k in old.keys.items() if v != version}), passphrase)
+    with _alone(path):
+        old = _read(path, passphrase)
+        if version >= old.current or version not in old.keys:
+            raise RootError(f"version {version} is the current one, or not there")
+        _write(path, _Versions(old.current, {v: k for v, k in old.keys.items() if v != version}), passphrase)
+
+
+def wrapped_by(wrapped: bytes) -> int:
+    """The version of a local root that a wrapped key was wrapped by."""
+    return int.from_bytes(wrapped[:2], "big")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else changes the file meanwhile: of two rotations at once one would lose the other's key."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _read(path: Path, passphrase: Secret[str] | None) -> _Versions:

@@ -174,8 +174,11 @@ class KeyStore:
             if version == 1 or (retired is not None and retired["version"] == version - 1):
                 await tx.execute(Q.insert_service_key, header.key_id, version, wrapped, _check_value(secret, header))
 
-    async def _rewrap_under_root(self, root: Root) -> None:
+    async def follow_root(self) -> None:
         """After a rotation of the root: the service keys move to its newest version."""
+        await self._rewrap_under_root(await self._open_root())
+
+    async def _rewrap_under_root(self, root: Root) -> None:
         rows = [r for r in await self.database.fetch(Q.service_keys) if r["kind"] == "service"]
         for row in rows:
             if root.is_current(row["wrapped"]):

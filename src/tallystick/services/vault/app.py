@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from tallystick.chassis.app import Runtime, Wiring
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.idempotency import Digester
@@ -24,7 +22,6 @@ SETTINGS = Settings
 async def wire(runtime: Runtime) -> Wiring:
     store = Store()
     ring = runtime.keyring
-    keys = runtime.charter.keys
     service = Vault(
         tokens=Tokens(
             database=runtime.database, store=store, ring=ring, clock=runtime.clock, receipt=receipts_of(runtime)
@@ -38,8 +35,6 @@ async def wire(runtime: Runtime) -> Wiring:
         ),
         digester=Digester(ring.derive("idempotency")),
         clock=runtime.clock,
-        ring=ring,
-        key_life=timedelta(days=keys.rotation_days if keys is not None else 90),
     )
     return Wiring(
         service=service,

@@ -5,6 +5,10 @@ FROM data_key
 WHERE kind IN ('service', 'derivation') AND wrapped IS NOT NULL
 ORDER BY kind, version;
 
+-- name: service_key_versions
+-- The versions of the service key that still exist, oldest first, for who looks after the root.
+SELECT version, state, created_at, wrapped FROM data_key WHERE kind = 'service' AND wrapped IS NOT NULL ORDER BY version;
+
 -- name: active_tenant_key
 -- The key that a tenant's new values are sealed with.
 SELECT key_id, version, kind, tenant, subject, state, wrapped_by, wrapped, check_value

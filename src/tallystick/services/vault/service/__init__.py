@@ -1,10 +1,8 @@
 """The vault's intentions: keep numbers (`Tokens`) and send them where the operator lets them go (`Forwarding`)."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 from tallystick.chassis.idempotency import Digester
-from tallystick.chassis.keys import Keyring
 from tallystick.kernel.clock import Clock
 from tallystick.services.vault.service.forwarding import Forwarding, Send
 from tallystick.services.vault.service.tokens import Created, Order, Tokens
@@ -18,8 +16,6 @@ class Vault:
     forwarding: Forwarding
     digester: Digester
     clock: Clock
-    ring: Keyring
-    key_life: timedelta
 
     async def close(self) -> None:
         await self.tokens.close()
