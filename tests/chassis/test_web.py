@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -377,6 +378,62 @@ async def test_a_client_that_hangs_up_gets_no_answer_but_a_line(env: Env) -> Non
     assert sent == []
     assert lines[-1]["status"] == 499
     assert env.limits.gate.in_flight == 0
+
+
+class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: str = ""
+    lines: list[str] = []
+    metadata: dict[str, str] = {}
+    price: Price | None = None
+
+
+NUMBER = "4242424242424242"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"text": f"paid with {NUMBER}"}, "/text"),
+        ({"text": "4242-4242-4242-4242"}, "/text"),
+        ({"text": "DE89 3704 0044 0532 0130 00"}, "/text"),
+        ({"lines": ["a", NUMBER]}, "/lines/1"),
+        ({"metadata": {"a/b": NUMBER}}, "/metadata/a~1b"),
+        ({"metadata": {NUMBER: "a"}}, "/metadata"),
+    ],
+)
+def test_a_card_number_or_iban_in_a_text_is_refused_and_not_repeated(body: Any, pointer: str) -> None:
+    guarded = body_decoder(Note, guarded=True)
+    encoded = json.dumps(body).encode()
+    hidden = encoded.replace(b"4242", b"\\u00342\\u00342").replace(b"DE89", b"D\\u004589")
+    for each in (encoded, hidden):
+        with pytest.raises(InvalidRequest) as refused:
+            guarded(each)
+        said = refused.value.document("trace")
+        assert [error["pointer"] for error in said["errors"]] == [pointer]
+        assert "POST /v1/tokens" in json.dumps(said) or "tokenise" in json.dumps(said)
+        assert not re.search(r"4242|0532", json.dumps(said))
+    assert body_decoder(Note)(encoded) is not None  # between services it is the edge that has looked
+
+
+def test_where_a_number_has_a_form_it_is_what_it_says() -> None:
+    found = body_decoder(Note, guarded=True)(json.dumps({"price": {"amount": NUMBER, "currency": "EUR"}}).encode())
+    assert found.price.amount == NUMBER
+
+
+async def test_a_card_number_as_idempotency_key_is_refused(env: Env) -> None:
+    headers = [*env.world.edge("POST", "/v1/sales"), (b"idempotency-key", NUMBER.encode())]
+    answer = await ask(env.app, "POST", "/v1/sales", GOOD, headers)
+    assert answer.status == 400
+    assert NUMBER not in answer.content.decode()
+
+
+async def test_a_card_number_is_refused_at_the_edge_before_a_handler_sees_it(env: Env) -> None:
+    body = {**SALE, "note": f"card {NUMBER}"}
+    with logs.captured() as lines:
+        answer = await env.sell(json.dumps(body).encode())
+    assert answer.status == 400
+    assert answer.json["errors"][0]["pointer"] == "/note"
+    assert NUMBER not in answer.content.decode() + json.dumps(lines)
 
 
 names = st.text(alphabet='ab\\u0"{}[]:, é', max_size=4)

@@ -223,6 +223,34 @@ async def test_an_error_points_at_its_place(platform: PlatformUnderTest, credent
             assert word in error["detail"], (path, body, document)
 
 
+async def test_a_card_number_in_a_text_is_refused_everywhere_and_nothing_is_kept(
+    platform: PlatformUnderTest, credentials: Credentials
+) -> None:
+    number = card_number()
+    grouped = " ".join(number[i : i + 4] for i in range(0, 16, 4))
+    account = {"name": "x", "currency": "EUR", "normal_side": "credit"}
+    hook = {"url": "https://example.com/hook", "events": ["*"]}
+    async with untouched(platform, credentials) as shop:
+        for path, body, pointer in (
+            ("/v1/payments", shop.payment(description=f"card {number}, thanks"), "/description"),
+            ("/v1/payments", shop.payment(reference=grouped), "/reference"),
+            ("/v1/payments", shop.payment(metadata={"card": number}), "/metadata/card"),
+            ("/v1/payments", shop.payment(metadata={number: "card"}), "/metadata"),
+            ("/v1/payments", shop.payment(description="to DE89 3704 0044 0532 0130 00"), "/description"),
+            ("/v1/transfers", shop.transfer(metadata={"k": number}), "/transfers/0/metadata/k"),
+            ("/v1/transfers", shop.transfer(code=number), "/transfers/0/code"),
+            ("/v1/accounts", {**account, "name": f"of {grouped}"}, "/name"),
+            ("/v1/accounts", {**account, "code": number}, "/code"),
+            ("/v1/webhook_endpoints", {**hook, "description": number}, "/description"),
+            ("/v1/webhook_endpoints", {**hook, "url": f"https://example.com/{number}"}, "/url"),
+        ):
+            answer = await shop.client.call("POST", path, body)
+            document = refused(answer, 400, "invalid-request", where=f"{pointer} at {path}")
+            assert [error["pointer"] for error in document["errors"]] == [pointer], (path, document)
+            assert number not in str(document)
+            assert grouped not in str(document)
+
+
 async def test_what_is_wrong_is_not_repeated_when_it_may_be_a_secret(
     platform: PlatformUnderTest, credentials: Credentials
 ) -> None:

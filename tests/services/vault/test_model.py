@@ -20,6 +20,7 @@ from tallystick.contracts.vault.problems import (
     InvalidIban,
 )
 from tallystick.kernel.luhn import luhn
+from tallystick.kernel.numbers import IBAN_LENGTHS
 from tallystick.services.vault.model import (
     Destination,
     Template,
@@ -32,7 +33,6 @@ from tallystick.services.vault.model import (
     masked_card,
     wipe,
 )
-from tallystick.services.vault.model.numbers import IBAN_LENGTHS
 from tallystick.services.vault.settings import destinations
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -40,6 +40,7 @@ from tallystick.chassis.web.wire import (
     refuse_twice,
     send_answer,
 )
+from tallystick.kernel.numbers import found_in, suspect
 from tallystick.kernel.problem import (
     DeadlineExceeded,
     Forbidden,
@@ -312,6 +313,8 @@ class Application:
             return None
         if _KEY.fullmatch(value) is None:
             raise InvalidRequest("Idempotency-Key is 1 to 255 printable ASCII characters.")
+        if suspect(value) and (what := found_in(value.decode("ascii"))) is not None:
+            raise InvalidRequest(f"Idempotency-Key holds {what}: it is kept, so make it a name without one.")
         return value.decode("ascii")
 
     # ---- answers ----------------------------------------------------------------------------------------------------

@@ -144,7 +144,11 @@ class Bound:
     def _decoder(endpoint: Endpoint) -> Callable[[bytes], Any] | None:
         if endpoint.body is None:
             return None
-        return body_decoder(endpoint.body) if endpoint.media == "json" else form_decoder(endpoint.body)
+        return (
+            body_decoder(endpoint.body, guarded=endpoint.entry == "edge")
+            if endpoint.media == "json"
+            else form_decoder(endpoint.body)
+        )
 
     def _when_unsent(self) -> Any:
         """What a request without a body means: an object of defaults, if everything in it may be left out."""

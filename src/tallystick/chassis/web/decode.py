@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,10 +18,12 @@ import msgspec
 from msgspec import inspect
 
 from tallystick.chassis.telemetry.redact import mask
+from tallystick.kernel.numbers import found_in, suspect
 from tallystick.kernel.problem import InvalidRequest
 
 MAX_DEPTH = 16
 MAX_QUERY = 4096
+_KEEP_OUT = "holds {}: tokenise it (POST /v1/tokens) and send the token where a source is asked for"
 
 _PLACE = re.compile(r"^(?P<what>.*?) - at `(?P<key>key in )?\$(?P<path>[^`]*)`$", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]|(\[\.\.\.\])")
@@ -49,14 +51,17 @@ _scan = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant).de
 _read = json.JSONDecoder().decode
 
 
-def body_decoder(kind: Any) -> Callable[[bytes], Any]:
+def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
     """A decoder for bodies of type `kind`, which raises InvalidRequest with `errors: [{pointer, detail}]`.
 
+    `guarded`: refuse a card number or an IBAN in a text of no given form (a pattern makes one), before anybody sees the body.
+    What is sent where a number belongs, such as `card.number`, has a form. A body without a suspicious run of digits costs 1 us.
     Raises TypeError if `kind` itself is not strict: a struct that takes unknown fields, a type of unbounded depth, a
     pattern without `max_length`.
     """
     check_strict(kind)
     decode = msgspec.json.Decoder(kind, strict=True).decode
+    formed = frozenset(_formed(inspect.type_info(kind), ())) if guarded else frozenset()
 
     def decoder(body: bytes) -> Any:
         try:
@@ -76,11 +81,15 @@ def body_decoder(kind: Any) -> Callable[[bytes], Any]:
         except ValueError:
             raise invalid("", "a number has too many digits") from None
         try:
-            return decode(body)
+            value = decode(body)
         except msgspec.ValidationError as error:
             raise invalid(*locate(str(error))) from None
         except (msgspec.DecodeError, RecursionError) as error:
             raise invalid("", f"not JSON: {_shown(str(error))}") from None
+        # An escape may hide a digit from the quick look.
+        if guarded and ("\\" in text or suspect(body)) and (told := _number(_read(text), formed, ())):
+            raise invalid(*told)
+        return value
 
     return decoder
 
@@ -202,6 +211,50 @@ def _bad_text(value: Any) -> str | None:
     elif isinstance(value, dict):
         parts = (*value, *value.values())
     return next((fault for part in parts if (fault := _bad_text(part))), None)
+
+
+def _formed(info: inspect.Type, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The paths of strings that have a pattern; `*` for each item of a list and each key of a map."""
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    if isinstance(info, inspect.StrType) and info.pattern is not None:
+        yield path
+    elif isinstance(info, inspect.UnionType):
+        for arm in info.types:
+            yield from _formed(arm, path)
+    elif isinstance(info, inspect.StructType):
+        for each in info.fields:
+            yield from _formed(each.type, (*path, each.encode_name))
+    elif isinstance(info, inspect.DictType):
+        yield from _formed(info.value_type, (*path, "*"))
+    elif isinstance(info, inspect.CollectionType):
+        yield from _formed(info.item_type, (*path, "*"))
+
+
+def _number(value: Any, formed: frozenset[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, str] | None:
+    """The pointer and what is wrong there, for the first text of no form with a number that belongs into the vault."""
+    if isinstance(value, str):
+        what = None if _generic(path, formed) else found_in(value)
+        return (_pointer(path), _KEEP_OUT.format(what)) if what else None
+    items: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        if what := next((what for key in value if (what := found_in(key))), None):
+            return _pointer(path), f"a key holds {what}: tokenise it first"
+        items = value.items()
+    elif isinstance(value, list):
+        items = ((str(index), item) for index, item in enumerate(value))
+    return next((told for key, item in items if (told := _number(item, formed, (*path, key)))), None)
+
+
+def _generic(path: tuple[str, ...], formed: frozenset[tuple[str, ...]]) -> bool:
+    return any(
+        len(form) == len(path) and all(step in ("*", at) for step, at in zip(form, path, strict=True))
+        for form in formed
+    )
+
+
+def _pointer(path: tuple[str, ...]) -> str:
+    return "".join("/" + _shown(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
 def _shown(text: str) -> str:

@@ -1,13 +1,12 @@
 """The vault's rules, without I/O: what a number is, what may be seen of it, what may be sent where."""
 
+from tallystick.kernel.numbers import brand_of, iban_ok
 from tallystick.services.vault.model.forwarding import Destination, Template, allow, conceal, wipe
 from tallystick.services.vault.model.numbers import (
     CheckedCard,
     CheckedIban,
-    brand_of,
     check_card,
     check_iban,
-    iban_ok,
 )
 from tallystick.services.vault.model.tokens import Masked, StoredToken, masked_card, masked_iban, view
 

@@ -1,0 +1,101 @@
+"""Card numbers and IBANs in texts: found however they are written, and what only looks like one is let be."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.kernel import ids
+from tallystick.kernel.luhn import check_digit
+from tallystick.kernel.numbers import found_in, suspect
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4242424242424242",
+        "paid with 4242424242424242, thanks",
+        "(4242424242424242)",
+        "card:4242424242424242",
+        "4242424242424242.",
+        "4242-4242-4242-4242",
+        "4242 4242 4242 4242",
+        "4242 4242 4242 4242 12/27",
+        "4242 4242 4242 4242 123",
+        "378282246310005",
+        "3782 822463 10005",
+        "3056 930902 5904",
+        "5105105105105100",
+        "2223003122003222",
+        "6011111111111117",
+        "4222222222222",
+        "6304000000000000018",
+    ],
+)
+def test_a_card_number_is_found(text: str) -> None:
+    assert found_in(text) == "a card number"
+    assert suspect(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DE89370400440532013000",
+        "to DE89 3704 0044 0532 0130 00 please",
+        "gb82 west 1234 5698 7654 32",
+        "NO9386011117947",
+        "AT61 1904 3002 3457 3201 paid in full",
+    ],
+)
+def test_an_iban_is_found(text: str) -> None:
+    assert found_in(text) == "an IBAN"
+    assert suspect(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "4242424242424241",  # the check digit is wrong
+        "424242424242",  # too short
+        "42424242424242424242",  # too long
+        "1234567812345670",  # passes the check, but no scheme has the range
+        "1764267890123",  # milliseconds
+        "order-4242424242424242",
+        "a4242424242424242",
+        "4242424242424242f",
+        "x_4242424242424242",
+        "0.4242424242424242",
+        "4242424242424242.50",
+        "DE88370400440532013000",  # the check digits are wrong
+        "DE8937040044053201300",  # too short
+        "XX89370400440532013000",  # no such country
+        "id-DE89370400440532013000",
+        "DE89370400440532013000x",
+        "phone +49 170 1234567, invoice 2026-11-27-000123",
+    ],
+)
+def test_what_only_looks_like_one_is_not(text: str) -> None:
+    assert found_in(text) is None
+
+
+@given(st.uuids(), st.integers(0, 2**128 - 1))
+def test_ids_are_no_numbers(one: uuid.UUID, other: int) -> None:
+    for text in (
+        str(one),
+        one.hex,
+        ids.payments.text(ids.PaymentId(uuid.UUID(int=other))),
+        f"00-{one.hex}-{one.hex[:16]}-01",
+    ):
+        if any(char in "abcdef" for char in text.replace("-", "")[:13]):
+            assert found_in(text) is None, text
+
+
+@given(st.from_regex(r"\A4[0-9]{14}\Z"), st.sampled_from(["", " ", "-"]), st.text(max_size=20))
+def test_every_card_of_sixteen_digits_is_found_behind_a_space(start: str, separator: str, before: str) -> None:
+    number = start + check_digit(start)
+    written = separator.join(number[i : i + 4] for i in range(0, 16, 4))
+    assert found_in(f"{before} {written}") == "a card number"
