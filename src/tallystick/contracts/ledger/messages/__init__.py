@@ -19,6 +19,13 @@ from tallystick.contracts.ledger.messages.mesh import (
     UnitTransfer,
     Wanted,
 )
+from tallystick.contracts.ledger.messages.operator import (
+    CheckBook,
+    Checked,
+    ReleaseBook,
+    WatchedBook,
+    WatchedBooks,
+)
 from tallystick.contracts.ledger.messages.transfers import (
     CaptureHold,
     HoldState,
@@ -70,6 +77,8 @@ __all__ = [
     "ChangeBook",
     "Chart",
     "ChartRule",
+    "CheckBook",
+    "Checked",
     "Digits",
     "Entry",
     "FindAccounts",
@@ -92,6 +101,7 @@ __all__ = [
     "Posted",
     "PostedUnits",
     "Reason",
+    "ReleaseBook",
     "ReverseTransfer",
     "SetChart",
     "Side",
@@ -106,5 +116,7 @@ __all__ = [
     "UnitTransfer",
     "VoidHold",
     "Wanted",
+    "WatchedBook",
+    "WatchedBooks",
     "canonical_line",
 ]

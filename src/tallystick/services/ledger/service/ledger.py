@@ -18,7 +18,8 @@ from tallystick.services.ledger.service.accounts import Accounts
 from tallystick.services.ledger.service.asks import Answered, Ask, Render
 from tallystick.services.ledger.service.books import Books
 from tallystick.services.ledger.service.poster import SWEEP, Poster
-from tallystick.services.ledger.store import Store
+from tallystick.services.ledger.service.quarantine import Quarantine
+from tallystick.services.ledger.store import Checks, Store
 
 
 class Ledger:
@@ -31,6 +32,7 @@ class Ledger:
         self.digester = digester
         self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock)
         self.books = Books(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
+        self.quarantine = Quarantine(database=database, checks=Checks(), outbox=outbox, clock=clock)
         self.accounts = Accounts(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
 
     async def post(

@@ -2,10 +2,11 @@
 
 from tallystick.services.ledger.store.accounts import Accounts
 from tallystick.services.ledger.store.books import Books
+from tallystick.services.ledger.store.checks import Checks
 from tallystick.services.ledger.store.history import History
 from tallystick.services.ledger.store.posting import Posting, Writing
 
-__all__ = ["Store", "Writing"]
+__all__ = ["Checks", "Store", "Writing"]
 
 
 class Store(Posting, Accounts, History, Books):
