@@ -64,16 +64,16 @@ class Journal:
         `resting`, it is kept as it is and nobody is told.
         """
         waiting = payment.waiting
-        fact = payment_fact(payment) if resting else None
-        if fact is not None:
-            payment = msgspec.structs.replace(payment, receipt=fact.id)
-        stored = msgspec.structs.replace(payment, waiting=None) if resting else payment
-        body = self._render(msgspec.structs.replace(stored, version=stored.version + 1))
-        answer = None
+        answer, fact, stored = None, None, payment
+        if resting:
+            fact = payment_fact(payment)
+            stored = msgspec.structs.replace(payment, receipt=fact.id, waiting=None)
+        after = msgspec.structs.replace(stored, version=stored.version + 1)
+        body = self._render(after)
         if resting and waiting is not None:
             answer = _answer(payment.tenant, waiting, CREATED if waiting.route == CREATE_ROUTE else 200, body)
         saved = await self._close.submit(Saving(stored, answer, fact))
-        return (msgspec.structs.replace(stored, version=stored.version + 1), body) if saved else None
+        return (after, body) if saved else None
 
     async def _flush_open(self, openings: list[Opening]) -> list[Outcome | Exception]:
         claim = Claim([o.entry for o in openings], [o.payment.id for o in openings])

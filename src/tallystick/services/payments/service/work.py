@@ -34,13 +34,8 @@ class Work:
         task = self.start(work)
         deadline = Deadline.current()
         seconds = LONGEST_WAIT if deadline is None else max(deadline.remaining() - RESERVE_SECONDS, 0.1)
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.shield(task)
-        except TimeoutError:
-            if task.done():
-                raise
-            return None
+        done, _ = await asyncio.wait((task,), timeout=seconds)
+        return task.result() if done else None
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Its budget is its lease, not what is left of a request's."""
