@@ -155,6 +155,22 @@ async def test_capture_refund_void(caller: Caller) -> None:
     assert (await caller.get("/captures/f2"))[0] == 404
 
 
+async def test_a_final_capture_gives_back_the_rest(caller: Caller) -> None:
+    await caller.authorize("f1")
+    some = {"authorization": "f1", "amount": {"amount": "200", "currency": "EUR"}}
+    assert (await caller.post("/captures", {"request_id": "f2", **some}))[1]["status"] == "approved"
+    last = {"request_id": "f3", **some, "final": True}
+    first = await caller.post("/captures", last)
+    assert first[1]["status"] == "approved"
+    assert await caller.post("/captures", last) == first
+    more = await caller.post("/captures", {"request_id": "f4", **some})
+    assert (more[1]["status"], more[1]["code"]) == ("declined", "61")
+    void = await caller.post("/voids", {"request_id": "f5", "authorization": "f1"})
+    assert (void[1]["status"], void[1]["code"]) == ("declined", "12")
+    changed = await caller.post("/captures", {"request_id": "f3", **some})
+    assert changed[0] == 409
+
+
 async def test_moves_on_nothing_and_on_a_declined_authorization(caller: Caller) -> None:
     await caller.authorize("no", "4000000000000002")
     for i, authorization in enumerate(("no", "never")):
@@ -246,11 +262,17 @@ async def test_remembers_across_a_kill_and_keeps_no_number(tmp_path: Path) -> No
     assert number not in dump
 
 
-@given(st.lists(st.tuples(st.sampled_from(["captures", "voids", "refunds"]), st.integers(1, 120)), max_size=20))
-def test_totals_never_pass_what_was_authorized(moves: list[tuple[rail.Kind, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["captures", "voids", "refunds"]), st.integers(1, 120), st.booleans()), max_size=20
+    )
+)
+def test_totals_never_pass_what_was_authorized(moves: list[tuple[rail.Kind, int, bool]]) -> None:
     state = Authorization(currency="EUR", authorized=100)
-    for kind, minor in moves:
-        _, changed = decide_move(kind, Money(minor, "EUR"), state)
+    for kind, minor, final in moves:
+        _, changed = decide_move(kind, Money(minor, "EUR"), state, final=final)
+        if changed is not None and final and kind == "captures":
+            assert changed.captured + changed.voided == 100
         state = changed or state
         assert state.captured + state.voided <= 100
         assert 0 <= state.refunded <= state.captured

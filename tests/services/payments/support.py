@@ -403,6 +403,7 @@ class Town:
             seen = at_rail.get(name, {"authorized": 0, "captured": 0, "voided": 0, "refunded": 0})
             if status == "settled":
                 assert seen["captured"] == row["captured"], (name, dict(row), seen)
+                assert seen["voided"] == row["amount"] - row["captured"], (name, dict(row), seen)
                 assert seen["refunded"] == row["refunded"], (name, dict(row), seen)
             elif status in ("declined", "canceled", "expired", "failed"):
                 assert seen["captured"] == 0, (name, dict(row), seen)

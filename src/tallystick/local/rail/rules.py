@@ -47,11 +47,17 @@ class Authorize(Request, frozen=True):
 
 
 class Move(Request, frozen=True):
-    """A capture or a refund."""
+    """A refund, and what a capture has of one."""
 
     request_id: RequestId
     authorization: RequestId
     amount: MoneyWire
+
+
+class Capture(Move, frozen=True, omit_defaults=True):
+    """`final`: no other capture will follow, what is left of the authorization is given back."""
+
+    final: bool = False
 
 
 class Void(Request, frozen=True):
@@ -92,7 +98,9 @@ def decide_authorization(card: RailCard, now: datetime) -> Decision:
     return APPROVED
 
 
-def decide_move(kind: Kind, amount: Money | None, found: Authorization | None) -> tuple[Decision, Authorization | None]:
+def decide_move(
+    kind: Kind, amount: Money | None, found: Authorization | None, *, final: bool = False
+) -> tuple[Decision, Authorization | None]:
     """What a capture, void or refund does to its authorisation: the decision and the new totals."""
     if found is None or not found.authorized:
         return Decision(False, "25", "No such authorization"), None
@@ -106,7 +114,10 @@ def decide_move(kind: Kind, amount: Money | None, found: Authorization | None) -
     if kind == "captures":
         if found.captured + found.voided + amount.minor > found.authorized:
             return Decision(False, "61", "More than was authorized"), None
-        return APPROVED, msgspec.structs.replace(found, captured=found.captured + amount.minor)
+        captured = found.captured + amount.minor
+        return APPROVED, msgspec.structs.replace(
+            found, captured=captured, voided=found.authorized - captured if final else found.voided
+        )
     if found.refunded + amount.minor > found.captured:
         return Decision(False, "61", "More than was captured"), None
     return APPROVED, msgspec.structs.replace(found, refunded=found.refunded + amount.minor)

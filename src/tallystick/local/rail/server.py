@@ -21,6 +21,7 @@ from tallystick.local.rail.rules import (
     BEHAVIOURS,
     Authorization,
     Authorize,
+    Capture,
     Kind,
     Move,
     Void,
@@ -43,7 +44,7 @@ class RailSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 _BODIES: Final[dict[Kind, type[Authorize | Move | Void]]] = {
     "authorizations": Authorize,
-    "captures": Move,
+    "captures": Capture,
     "voids": Void,
     "refunds": Move,
 }
@@ -122,7 +123,8 @@ class Rail:
             else:
                 answer["authorization"] = body.authorization
                 found = self._book.authorization(body.authorization)
-                decision, changed = decide_move(kind, amount, found)
+                final = isinstance(body, Capture) and body.final
+                decision, changed = decide_move(kind, amount, found, final=final)
                 if changed is not None:
                     self._book.put_authorization(body.authorization, changed)
                     if kind == "captures" and changed.behaviour == "dispute" and amount is not None:

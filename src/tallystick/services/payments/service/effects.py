@@ -183,11 +183,13 @@ class Effects:
     async def _capture(self, p: Payment, token: str) -> Payment:
         amount = p.intent_amount if p.intent == "capture" else p.amount
         request_id = _request(p.id, Role.CAPTURE)
-        body = {
+        body: dict[str, Any] = {
             "request_id": request_id,
             "authorization": _request(p.id, Role.AUTHORIZE),
             "amount": from_money(Money(amount, p.currency)),
         }
+        if amount < p.amount:
+            body["final"] = True  # a payment is captured once: the acquirer gives back the rest, as the ledger does
         decision = await self._ask("/captures", body, request_id, token)
         if decision.status != "approved":
             return model.capture_refused(p, *_declined(decision))
