@@ -16,6 +16,7 @@ from tallystick.kernel.money import (
     UnknownCurrency,
     currency,
     from_money,
+    in_units,
     to_money,
 )
 
@@ -102,3 +103,11 @@ def test_unknown_currency() -> None:
 )
 def test_text_for_people(minor: int, code: str, text: str) -> None:
     assert str(Money(minor, code)) == text
+
+
+@pytest.mark.parametrize(
+    ("minor", "code", "said"),
+    [(-1250, "EUR", "-12.50"), (-1, "EUR", "-0.01"), (0, "EUR", "0.00"), (7, "JPY", "7"), (-7, "JPY", "-7"), (2**63, "BHD", "9223372036854775.808")],
+)  # fmt: skip
+def test_minor_units_as_a_number_of_units(minor: int, code: str, said: str) -> None:
+    assert in_units(minor, code) == said

@@ -103,11 +103,14 @@ class Money(msgspec.Struct, frozen=True, order=False):
 
     def __str__(self) -> str:
         """For people: `12.50 EUR`."""
-        exponent = currency(self.currency).exponent
-        if exponent == 0:
-            return f"{self.minor} {self.currency}"
-        digits = str(self.minor).rjust(exponent + 1, "0")
-        return f"{digits[:-exponent]}.{digits[-exponent:]} {self.currency}"
+        return f"{in_units(self.minor, self.currency)} {self.currency}"
+
+
+def in_units(minor: int, code: str) -> str:
+    """Minor units as a decimal number of the currency's units: -1250 EUR is `-12.50`, 7 JPY is `7`. Raises UnknownCurrency."""
+    exponent = currency(code).exponent
+    sign, digits = "-" if minor < 0 else "", str(abs(minor)).rjust(exponent + 1, "0")
+    return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}" if exponent else f"{sign}{digits}"
 
 
 #: Python lets `$` match before a final newline, hence the look-ahead, which JSON Schema's dialect knows too.

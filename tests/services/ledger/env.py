@@ -44,8 +44,11 @@ class Env:
         scope: str = SCOPE,
         tenant: str = "acme",
         raw: bytes | None = None,
+        accept: str | None = None,
     ) -> Answer:
         headers = self.world.edge(method, path.partition("?")[0], scope=scope, tenant=tenant)
+        if accept is not None:
+            headers.append((b"accept", accept.encode()))
         if method == "POST" and key != "":
             self.keys += 1
             headers.append((b"idempotency-key", (key or f"key-{self.keys}").encode()))

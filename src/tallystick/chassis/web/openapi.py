@@ -179,6 +179,7 @@ def _success(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
     response: dict[str, Any] = {"description": "Done", "headers": headers}
     if row.answer is not None:
         response["content"] = {row.produces: {"schema": schema_of[id(row.answer)]}}
+        response["content"] |= {media: {"schema": {"type": "string"}} for media in row.also}
     elif row.produces != "application/json":
         response["content"] = {row.produces: {"schema": {"type": "string"}}}
     return {str(row.status): response}

@@ -29,7 +29,8 @@ class Endpoint:
     the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
     limits; the class `money` also demands a fresh revocation feed. `timeout` is the time budget in seconds of a request
     that brings none. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their
-    handler reads `raw_body` itself, because their errors have a form of their own.
+    handler reads `raw_body` itself, because their errors have a form of their own. `also` are further media types that the answer can
+    be had in.
     """
 
     method: Method
@@ -51,6 +52,7 @@ class Endpoint:
     timeout: float = field(default=10.0, kw_only=True)
     media: Literal["json", "form"] = field(default="json", kw_only=True)
     produces: str = field(default="application/json", kw_only=True)
+    also: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         where = f"{self.method} {self.path}"

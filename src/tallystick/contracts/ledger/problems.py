@@ -61,12 +61,6 @@ class BookQuarantined(Conflict):
     slug, title = "book-quarantined", "The book is in quarantine: nothing is written to it"
 
 
-class BookStillFaulty(Conflict):
-    """`faults` are the first things that the check of the book finds."""
-
-    slug, title = "book-still-faulty", "The book does not add up yet and stays in quarantine"
-
-
 class TransferNotFound(NotFound):
     slug, title = "transfer-not-found", "There is no such transfer, or not for you"
 
@@ -75,6 +69,42 @@ class HistoryNotKept(Unprocessable):
     """Nobody may take "no answer" for "zero": before an account existed it had no balance, and the future has none yet."""
 
     slug, title = "history-not-kept", "The account has no balance as of that sequence or time"
+
+
+class NoAccountMatches(Unprocessable):
+    """Not the same as an account without entries: nothing was ever kept at such a path."""
+
+    slug, title = "no-account-matches", "No account of the book has a path like this"
+
+
+class StatementTooLong(Unprocessable):
+    """`entries` is how many entries the account has in that time, `limit` how many a statement may have."""
+
+    slug, title = "statement-too-long", "The account has too many entries in that time for one statement"
+
+
+class NotRepresentable(Unprocessable):
+    """`limit` is what the format has room for."""
+
+    slug, title = "not-representable", "The answer has an amount or a page that this format has no room for"
+
+
+class ReportTooLarge(Unprocessable):
+    """`accounts` or `lines` is the limit that would be passed."""
+
+    slug, title = "report-too-large", "The book is too large for this report"
+
+
+class ExplanationOutOfReach(Unprocessable):
+    """`entries` is how far before and after that time holds are looked for, `holds` how many are listed."""
+
+    slug, title = "explanation-out-of-reach", "What was held then is too far away to be listed"
+
+
+class BookOutOfBalance(Problem):
+    """The numbers contradict each other. No report is made of them; the place is in the log, and `tallystick verify` tells more."""
+
+    slug, title, status = "book-out-of-balance", "The book's numbers do not add up", 500
 
 
 class HoldNotOpen(Conflict):
@@ -134,10 +164,15 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     BookNotFound,
     BookExists,
     BookQuarantined,
-    BookStillFaulty,
     CeilingExceeded,
     TransferNotFound,
     HistoryNotKept,
+    NoAccountMatches,
+    StatementTooLong,
+    NotRepresentable,
+    ReportTooLarge,
+    ExplanationOutOfReach,
+    BookOutOfBalance,
     HoldNotOpen,
     ExceedsHold,
     ExceedsReversible,

@@ -16,29 +16,35 @@ from tallystick.contracts.ledger.problems import (
     AccountPathTaken,
     BookExists,
     BookNotFound,
+    BookOutOfBalance,
     BookQuarantined,
-    BookStillFaulty,
     CeilingExceeded,
     ChartOrphansAccounts,
     ExceedsHold,
     ExceedsReversible,
+    ExplanationOutOfReach,
     HistoryNotKept,
     HoldNotOpen,
     InsufficientFunds,
     InvalidUnit,
+    NoAccountMatches,
     NotInChart,
+    NotRepresentable,
     NotReversible,
+    ReportTooLarge,
+    StatementTooLong,
     TransferExists,
     TransferNotFound,
     TransferRefused,
 )
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
-from tallystick.services.ledger.api import books, operator
+from tallystick.services.ledger.api import books, formats, lists, reports, statements
 from tallystick.services.ledger.api import handlers as do
 from tallystick.services.ledger.service import GuardRefused
 
 _BOOK: Final = (BookNotFound, BookQuarantined)
+_REPORT: Final = (BookNotFound, HistoryNotKept, ReportTooLarge, BookOutOfBalance)
 _AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardRefused, BookNotFound)
 _TARGET: Final = (
     *_AMOUNT,
@@ -79,6 +85,21 @@ ENDPOINTS: Final = (
         summary="Set a book's chart of accounts",
     ),
     Endpoint(
+        "GET", "/v1/books/{name}/trial-balance", reports.trial_balance, scope="books:read", action="readTrialBalance",
+        resource="Book", query=reports.TrialQuery, answer=wire.TrialBalance, also=(formats.CSV,), rate="read", problems=_REPORT,
+        summary="A book's accounts with what was debited and credited, now or as of then",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/balance-sheet", reports.balance_sheet, scope="books:read", action="readBalanceSheet",
+        resource="Book", query=reports.ReportQuery, answer=wire.BalanceSheet, also=(formats.CSV,), rate="read", problems=_REPORT,
+        summary="A book's balance sheet in each currency, now or as of then",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/income-statement", reports.income_statement, scope="books:read", action="readIncomeStatement",
+        resource="Book", query=reports.IncomeQuery, answer=wire.IncomeStatement, also=(formats.CSV,), rate="read", problems=_REPORT,
+        summary="A book's income and expenses over a time in each currency",
+    ),
+    Endpoint(
         "POST", "/v1/accounts", do.open_account, scope="accounts:write", action="createAccount", resource="Account",
         body=wire.OpenAccount, answer=wire.Account, status=201, idempotency="optional", rate="write",
         problems=(UnknownCurrency, InvalidAmount, AccountPathTaken, NotInChart, *_BOOK), summary="Open an account",
@@ -97,6 +118,24 @@ ENDPOINTS: Final = (
         "GET", "/v1/accounts/{id}/entries", do.list_entries, scope="accounts:read", action="listEntries",
         resource="Account", query=do.EntriesQuery, answer=Page[wire.Entry], rate="read", problems=(AccountNotFound, InvalidId),
         summary="An account's entries with running balances, newest first",
+    ),
+    Endpoint(
+        "GET", "/v1/accounts/{id}/statement", statements.statement, scope="accounts:read", action="readStatement",
+        resource="Account", query=statements.StatementQuery, answer=wire.Statement, also=(formats.CSV, formats.XML), rate="read",
+        problems=(AccountNotFound, HistoryNotKept, StatementTooLong, NotRepresentable, BookOutOfBalance, InvalidId),
+        summary="A statement of an account: JSON, CSV or camt.053",
+    ),
+    Endpoint(
+        "GET", "/v1/accounts/{id}/explain", statements.explain, scope="accounts:read", action="explainAccount",
+        resource="Account", query=statements.ExplainQuery, answer=wire.Explanation, rate="read",
+        problems=(AccountNotFound, HistoryNotKept, ExplanationOutOfReach, BookOutOfBalance, InvalidId),
+        summary="What makes an account's numbers: entries, holds, rules, and the arithmetic",
+    ),
+    Endpoint(
+        "GET", "/v1/entries", lists.list_entries, scope="accounts:read", action="listEntries", resource="Account",
+        query=lists.ListQuery, answer=wire.Entries, rate="read",
+        problems=(BookNotFound, AccountNotFound, NoAccountMatches, HistoryNotKept, UnknownCurrency, InvalidId),
+        summary="Entries of a book by account, path, time, amount, code, kind or metadata, newest first",
     ),
     Endpoint(
         "POST", "/v1/accounts/{id}/close", do.close_account, scope="accounts:write", action="closeAccount",
@@ -141,23 +180,16 @@ ENDPOINTS: Final = (
         summary="Reverse what was posted, all or part of it",
     ),
     Endpoint(
+        "GET", "/v1/transfers", lists.list_transfers, scope="transfers:read", action="listTransfers", resource="Transfer",
+        query=lists.ListQuery, answer=wire.TransferList, rate="read",
+        problems=(BookNotFound, AccountNotFound, NoAccountMatches, HistoryNotKept, UnknownCurrency, InvalidId),
+        summary="Transfers of a book by account, path, time, amount, code, kind or metadata, newest first",
+    ),
+    Endpoint(
         "GET", "/v1/transfers/{id}", do.get_transfer, scope="transfers:read", action="readTransfer",
         resource="Transfer", query=do.BookQuery, answer=wire.Transfer, rate="read",
         problems=(TransferNotFound, InvalidId),
         summary="A transfer, or the refusal of one",
-    ),
-    Endpoint(
-        "GET", "/internal/books", operator.list_all_books, mesh=("operator",), action="watchBooks", resource="Book",
-        query=operator.BooksQuery, answer=wire.WatchedBooks, summary="Everybody's books",
-    ),
-    Endpoint(
-        "POST", "/internal/books/check", operator.check_book, mesh=("operator",), action="watchBooks", resource="Book",
-        body=wire.CheckBook, answer=wire.Checked, problems=(BookNotFound,), summary="One step of the check of a book",
-    ),
-    Endpoint(
-        "POST", "/internal/books/release", operator.release_book, mesh=("operator",), action="releaseBook",
-        resource="Book", body=wire.ReleaseBook, answer=wire.WatchedBook, problems=(BookNotFound, BookStillFaulty),
-        timeout=15.0, summary="Take a book out of quarantine",
     ),
     Endpoint(
         "POST", "/internal/transfers", do.post_units, mesh=("payments",), action="postTransfers", resource="Transfer",

@@ -37,6 +37,7 @@ from tallystick.services.ledger.model import (
     Chart,
     EntryRow,
     Result,
+    Rule,
     State,
     Transfer,
     balance,
@@ -226,7 +227,7 @@ def account(row: AccountRow) -> wire.Account:
         created_at=rfc3339(row.created_at),
         version=row.version,
         as_of=row.as_of,
-        balance=_balance(
+        balance=of_balance(
             balance(
                 row.normal_side == "debit",
                 row.debits_pending,
@@ -259,19 +260,25 @@ def chart(name: str, found: Chart, since: datetime | None) -> wire.Chart:
         book=name,
         version=found.version,
         mode=found.mode,
-        rules=[
-            wire.ChartRule(
-                pattern=rule.pattern,
-                kind=_kind(rule.kind),
-                normal_side=None if rule.normal_side is None else "debit" if rule.normal_side == "debit" else "credit",
-                currencies=None if rule.currencies is None else list(rule.currencies),
-                floor=None if rule.floor is None else str(rule.floor),
-                ceiling=None if rule.ceiling is None else str(rule.ceiling),
-            )
-            for rule in found.rules
-        ],
+        rules=[rule(one) for one in found.rules],
         created_at=None if since is None else rfc3339(since),
     )
+
+
+def rule(one: Rule) -> wire.ChartRule:
+    return wire.ChartRule(
+        pattern=one.pattern,
+        kind=_kind(one.kind),
+        normal_side=None if one.normal_side is None else "debit" if one.normal_side == "debit" else "credit",
+        currencies=None if one.currencies is None else list(one.currencies),
+        floor=None if one.floor is None else str(one.floor),
+        ceiling=None if one.ceiling is None else str(one.ceiling),
+    )
+
+
+def metadata(kept: str | None) -> dict[str, str]:
+    """Metadata as it was given, from how it is stored."""
+    return {} if kept is None else _metadata(kept)
 
 
 def entry(row: EntryRow, normal_side: str) -> wire.Entry:
@@ -283,7 +290,7 @@ def entry(row: EntryRow, normal_side: str) -> wire.Entry:
         other_account=ids.accounts.text(row.other),
         amount=MoneyWire(str(row.amount), row.currency),
         pending=SignedMoney(amount=str(held), currency=row.currency),
-        balance=_balance(
+        balance=of_balance(
             balance(
                 normal_side == "debit",
                 row.debits_pending,
@@ -300,7 +307,7 @@ def entry(row: EntryRow, normal_side: str) -> wire.Entry:
     )
 
 
-def _balance(found: Balance, currency: str) -> wire.Balance:
+def of_balance(found: Balance, currency: str) -> wire.Balance:
     return wire.Balance(
         posted=SignedMoney(amount=str(found.posted), currency=currency),
         pending=SignedMoney(amount=str(found.pending), currency=currency),

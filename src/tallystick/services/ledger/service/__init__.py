@@ -3,8 +3,13 @@
 from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused
 from tallystick.services.ledger.service.books import Books, Who
-from tallystick.services.ledger.service.checker import Place
 from tallystick.services.ledger.service.ledger import Ledger
 from tallystick.services.ledger.service.poster import Poster
+from tallystick.services.ledger.service.reports import BalanceSheet, IncomeStatement, Reports, TrialBalance
+from tallystick.services.ledger.service.search import Recorded, Search
+from tallystick.services.ledger.service.statements import Place, Statements
 
-__all__ = ["Accounts", "Answered", "Ask", "At", "Books", "GuardRefused", "Ledger", "Place", "Poster", "Who"]
+__all__ = [
+    "Accounts", "Answered", "Ask", "At", "BalanceSheet", "Books", "GuardRefused", "IncomeStatement", "Ledger", "Place", "Poster", "Recorded",
+    "Reports", "Search", "Statements", "TrialBalance", "Who",
+]  # fmt: skip

@@ -201,13 +201,21 @@ class Accounts:
 
     async def get(self, tenant: str, account: AccountId | str, at: At, book: str = MAIN) -> AccountRow:
         """The account as of `at`. Raises AccountNotFound, and HistoryNotKept for a time before it was opened or still to come."""
-        now = self._clock.now()
         if at.sequence is None and at.instant is None:
-            return await self._found(self._database, tenant, account, book, now)
+            return await self.found(self._database, tenant, account, book, self._clock.now())
         async with self._database.transaction(snapshot=True) as tx:
-            row = await self._found(tx, tenant, account, book, now)
-            sequence = await self._sequence(tx, row, at, now)
-            version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
+            return await self.read(tx, tenant, account, at, book)
+
+    async def read(
+        self, tx: Transaction, tenant: str, account: AccountId | str, at: At, book: str = MAIN
+    ) -> AccountRow:
+        """As `get`, in a transaction that reads more."""
+        now = self._clock.now()
+        row = await self.found(tx, tenant, account, book, now)
+        if at.sequence is None and at.instant is None:
+            return row
+        sequence = await self._sequence(tx, row, at, now)
+        version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
         return msgspec.structs.replace(
             row,
             version=version,
@@ -223,15 +231,16 @@ class Accounts:
     ) -> tuple[AccountRow, list[EntryRow]]:
         """The account and its entries before the sequence `before`, newest first. Raises AccountNotFound."""
         async with self._database.transaction(snapshot=True) as tx:
-            row = await self._found(tx, tenant, account, book, self._clock.now())
+            row = await self.found(tx, tenant, account, book, self._clock.now())
             upto = row.as_of + 1 if before is None else min(before, row.as_of + 1)
             return row, await self._store.entries(tx, row.book, row.id, upto, limit)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    async def _found(
+    async def found(
         self, source: Database | Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
     ) -> AccountRow:
+        """The account as of now. Raises AccountNotFound."""
         if isinstance(account, str):
             row = await self._store.account_at_path(source, tenant, book, account, now)
         else:
@@ -244,10 +253,10 @@ class Accounts:
         self, tx: Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
     ) -> AccountRow:
         """The account, read after its book's lock was had: nobody posts to it until this transaction ends."""
-        row = await self._found(tx, tenant, account, book, now)
+        row = await self.found(tx, tenant, account, book, now)
         await self._store.lock_books(tx, [row.book])
         check_writable(await self._book(tx, tenant, row.book_name))
-        return await self._found(tx, tenant, row.id, book, now)
+        return await self.found(tx, tenant, row.id, book, now)
 
     async def _book(self, tx: Transaction, tenant: str, name: str) -> BookRow:
         row = await self._store.book(tx, tenant, name)

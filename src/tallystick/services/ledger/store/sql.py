@@ -8,3 +8,5 @@ from tallystick.chassis.db import Queries
 
 queries: Final = Queries.load("tallystick.services.ledger")
 of_books: Final = Queries.load("tallystick.services.ledger", "books")
+of_reports: Final = Queries.load("tallystick.services.ledger", "reports")
+of_search: Final = Queries.load("tallystick.services.ledger", "search")

@@ -1,0 +1,146 @@
+"""Statements of accounts, and why an account's numbers are what they are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tallystick.contracts.ledger.messages.accounts import Account, Balance
+from tallystick.contracts.ledger.messages.books import ChartRule
+from tallystick.contracts.ledger.messages.words import Id, Side, SignedMoney
+from tallystick.kernel.money import MoneyWire
+
+#: Entries of one page of a statement.
+MAX_STATEMENT_ENTRIES = 5000
+#: Entries that an explanation lists one by one.
+MAX_EXPLAINED_ENTRIES = 1000
+
+
+class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`balance` is the posted balance after it."""
+
+    transfer: Id
+    kind: str
+    side: Side
+    other_account: Id
+    amount: MoneyWire
+    balance: SignedMoney
+    sequence: int
+    recorded_at: str
+    code: str | None = None
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What was recorded on an account from `from` on and before `to`. Balances are posted ones, in the account's normal direction.
+
+    `opening`, `closing`, `debits`, `credits` and `entries` (how many there are) are those of the whole time; `data` is a page of its entries,
+    oldest first, that begins at the balance `carried`. `as_of` is the book's sequence up to which it is told; entries that come later are not
+    in any page of it.
+    """
+
+    account: Id
+    book: str
+    name: str
+    path: str | None
+    currency: str
+    normal_side: Side
+    start: str = msgspec.field(name="from")
+    end: str = msgspec.field(name="to")
+    as_of: int
+    opening: SignedMoney
+    closing: SignedMoney
+    debits: MoneyWire
+    credits: MoneyWire
+    entries: int
+    carried: SignedMoney
+    data: list[StatementEntry]
+    has_more: bool
+    next: str | None = None
+
+
+class AccountTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """The four sums of an account's entries, in minor units."""
+
+    debits_pending: str
+    debits_posted: str
+    credits_pending: str
+    credits_posted: str
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The account's totals right after its entry number `version`, at the book's `sequence`; 0: before its first entry."""
+
+    version: int
+    sequence: int
+    totals: AccountTotals
+
+
+class ExplainedEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`change` is what the entry adds to the account's totals, `totals` what they are after it."""
+
+    version: int
+    sequence: int
+    recorded_at: str
+    transfer: Id
+    kind: str
+    side: Side
+    other_account: Id
+    change: AccountTotals
+    totals: AccountTotals
+    code: str | None = None
+
+
+class ExplainedHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A hold as it was then. `takes`: it is part of what is pending; else it may bring money in. `counts` is false when it has expired, though
+    the sweep has not recorded that yet.
+    """
+
+    transfer: Id
+    sequence: int
+    side: Side
+    takes: bool
+    amount: MoneyWire
+    captured: MoneyWire
+    remaining: MoneyWire
+    state: Literal["held", "expired"]
+    counts: bool
+    expires_at: str | None = None
+
+
+class ExplainedRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A rule that the account is under now. `value` is the limit in minor units, or the word; `chart` the rule of the book's chart."""
+
+    rule: Literal["normal_side", "floor", "ceiling", "frozen", "closed", "chart"]
+    means: str
+    value: str | None = None
+    chart: ChartRule | None = None
+
+
+class ExplainedTerm(msgspec.Struct, frozen=True, kw_only=True):
+    what: str
+    amount: SignedMoney
+
+
+class ExplainedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """`result` is the sum of the terms."""
+
+    name: str
+    terms: list[ExplainedTerm]
+    result: SignedMoney
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """`account` as of then. From the totals at the `checkpoint`, by the `entries` after it (oldest first) and the `holds` that were open, the
+    `steps` come to the balance, and to what the account's limits leave.
+    """
+
+    account: Account
+    as_of: int
+    balance: Balance
+    totals: AccountTotals
+    checkpoint: Checkpoint
+    entries: list[ExplainedEntry]
+    holds: list[ExplainedHold]
+    rules: list[ExplainedRule]
+    steps: list[ExplainedStep]

@@ -1,0 +1,258 @@
+"""Statements of accounts, and why their numbers are what they are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.chassis.web import Reply, Request, cursor, read_cursor
+from tallystick.contracts.ledger import messages as wire
+from tallystick.contracts.ledger.messages import SignedMoney
+from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
+from tallystick.kernel.money import MoneyWire, in_units
+from tallystick.services.ledger.api import formats, times, views
+from tallystick.services.ledger.api.camt import camt053
+from tallystick.services.ledger.model import (
+    Explanation,
+    HeldRow,
+    Line,
+    Posted,
+    Rule,
+    Statement,
+    Step,
+    Totals,
+    account_ref,
+    effect,
+)
+from tallystick.services.ledger.service import At, Ledger, Place
+
+_FORMATS: Final = {formats.CSV: "csv", formats.XML: "camt.053", "text/xml": "camt.053"}
+_COLUMNS: Final = (
+    "record", "sequence", "recorded_at", "transfer", "kind", "code", "other_account", "debit", "credit", "balance", "currency",
+)  # fmt: skip
+
+
+class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From the opening of the account up to now, if nothing else is said. `book` is for an account that is named by its path."""
+
+    start: times.When | None = msgspec.field(default=None, name="from")
+    end: times.When | None = msgspec.field(default=None, name="to")
+    book: wire.BookName = wire.MAIN
+    limit: Annotated[int, Meta(ge=1, le=wire.MAX_STATEMENT_ENTRIES)] = 1000
+    after: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    format: Literal["json", "csv", "camt.053"] | None = None
+
+
+class ExplainQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As of when: an instant (RFC 3339) or a sequence of the book; now if nothing is said. `limit`: entries that are listed one by one."""
+
+    at: Annotated[str, Meta(max_length=35)] | None = None
+    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    book: wire.BookName = wire.MAIN
+    limit: Annotated[int, Meta(ge=1, le=wire.MAX_EXPLAINED_ENTRIES)] = 100
+
+
+async def statement(ledger: Ledger, request: Request[None, StatementQuery]) -> Reply[Any]:
+    query = request.query
+    key = read_cursor(query.after, int, int, int, int)
+    found = await ledger.statements.statement(
+        request.subject.tenant,
+        account_ref(request.path["id"]),
+        times.start(query.start),
+        times.end(query.end),
+        None if key is None else Place(*map(int, key)),
+        query.limit,
+        query.book,
+    )
+    after = None
+    if not found.last_page:
+        after = cursor(found.span.first, found.span.last, found.lines[-1].sequence, found.page + 1)
+    form = formats.asked_for(request, query.format, _FORMATS)
+    if form == "json":
+        return Reply(_statement(found, after))
+    name = f"statement-{ids.accounts.text(found.account.id)}-{found.as_of}-{found.page}"
+    link = formats.next_page(query, after)
+    if form == "csv":
+        return formats.csv_reply(_COLUMNS, _rows(found), name=f"{name}.csv", as_of=found.as_of, link=link)
+    content = camt053(found, request.trace_id, ledger.clock.now())
+    return formats.file_reply(content, formats.XML, name=f"{name}.xml", as_of=found.as_of, link=link)
+
+
+async def explain(ledger: Ledger, request: Request[None, ExplainQuery]) -> Reply[wire.Explanation]:
+    query = request.query
+    at = At(query.sequence, times.instant(query.at))
+    found, rule = await ledger.statements.explain(
+        request.subject.tenant, account_ref(request.path["id"]), at, query.limit, query.book
+    )
+    return Reply(_explanation(found, rule))
+
+
+def _statement(found: Statement, after: str | None) -> wire.Statement:
+    account = found.account
+    currency = account.currency
+    return wire.Statement(
+        account=ids.accounts.text(account.id),
+        book=account.book_name,
+        name=account.name,
+        path=account.path,
+        currency=currency,
+        normal_side="debit" if found.debit_normal else "credit",
+        start=rfc3339(found.span.start),
+        end=rfc3339(found.span.end),
+        as_of=found.as_of,
+        opening=_balance(found, found.opening),
+        closing=_balance(found, found.closing),
+        debits=MoneyWire(str(found.closing.debits - found.opening.debits), currency),
+        credits=MoneyWire(str(found.closing.credits - found.opening.credits), currency),
+        entries=found.debits + found.credits,
+        carried=_balance(found, found.carried),
+        data=[_line(found, line) for line in found.lines],
+        has_more=after is not None,
+        next=after,
+    )
+
+
+def _line(found: Statement, line: Line) -> wire.StatementEntry:
+    return wire.StatementEntry(
+        transfer=ids.transfers.text(line.transfer),
+        kind=line.kind,
+        side="debit" if line.side == "debit" else "credit",
+        other_account=ids.accounts.text(line.other),
+        amount=MoneyWire(str(line.amount), found.account.currency),
+        balance=_balance(found, Posted(line.debits_posted, line.credits_posted)),
+        sequence=line.sequence,
+        recorded_at=rfc3339(line.recorded_at),
+        code=line.code,
+    )
+
+
+def _balance(found: Statement, totals: Posted) -> SignedMoney:
+    return SignedMoney(amount=str(totals.balance(found.debit_normal)), currency=found.account.currency)
+
+
+def _rows(found: Statement) -> list[list[str | None]]:
+    """The opening balance on the first page, the closing one on the last, the entries between them. Amounts in the currency's units."""
+    currency = found.account.currency
+
+    def row(record: str, totals: Posted, line: Line | None = None) -> list[str | None]:
+        balance = in_units(totals.balance(found.debit_normal), currency)
+        if line is None:
+            return [record, None, None, None, None, None, None, None, None, balance, currency]
+        amount = in_units(line.amount, currency)
+        debit, credit = (amount, None) if line.side == "debit" else (None, amount)
+        return [
+            record, str(line.sequence), rfc3339(line.recorded_at), ids.transfers.text(line.transfer), line.kind, formats.text(line.code),
+            ids.accounts.text(line.other), debit, credit, balance, currency,
+        ]  # fmt: skip
+
+    rows = [row("opening", found.opening)] if found.page == 1 else []
+    rows += [row("entry", Posted(line.debits_posted, line.credits_posted), line) for line in found.lines]
+    return [*rows, row("closing", found.closing)] if found.last_page else rows
+
+
+# ---- explained ----------------------------------------------------------------------------------------------------
+
+
+def _explanation(found: Explanation, rule: Rule | None) -> wire.Explanation:
+    row = found.account
+    account = views.account(row)
+    return wire.Explanation(
+        account=account,
+        as_of=row.as_of,
+        balance=account.balance,
+        totals=_totals(Totals(row.debits_pending, row.debits_posted, row.credits_pending, row.credits_posted)),
+        checkpoint=wire.Checkpoint(
+            version=found.checkpoint.version,
+            sequence=found.checkpoint.sequence,
+            totals=_totals(found.checkpoint.totals),
+        ),
+        entries=[
+            wire.ExplainedEntry(
+                version=entry.version,
+                sequence=entry.sequence,
+                recorded_at=rfc3339(entry.recorded_at),
+                transfer=ids.transfers.text(entry.transfer),
+                kind=entry.kind,
+                side="debit" if entry.side == "debit" else "credit",
+                other_account=ids.accounts.text(entry.other),
+                change=_totals(effect(entry)),
+                totals=_totals(
+                    Totals(entry.debits_pending, entry.debits_posted, entry.credits_pending, entry.credits_posted)
+                ),
+                code=entry.code,
+            )
+            for entry in found.entries
+        ],
+        holds=[_hold(found, one, counts=True) for one in found.holds]
+        + [_hold(found, one, counts=False) for one in found.expired],
+        rules=_rules(found, rule),
+        steps=[_step(step, row.currency) for step in found.steps],
+    )
+
+
+def _totals(totals: Totals) -> wire.AccountTotals:
+    return wire.AccountTotals(**{name: str(value) for name, value in totals._asdict().items()})
+
+
+def _hold(found: Explanation, one: HeldRow, *, counts: bool) -> wire.ExplainedHold:
+    row = found.account
+    side = one.side_on(row.id)
+    return wire.ExplainedHold(
+        transfer=ids.transfers.text(one.id),
+        sequence=one.sequence,
+        side="debit" if side == "debit" else "credit",
+        takes=side != row.normal_side,
+        amount=MoneyWire(str(one.amount), row.currency),
+        captured=MoneyWire(str(one.captured), row.currency),
+        remaining=MoneyWire(str(one.remaining), row.currency),
+        state="held" if counts else "expired",
+        counts=counts,
+        expires_at=None if one.expires_at is None else rfc3339(one.expires_at),
+    )
+
+
+def _rules(found: Explanation, rule: Rule | None) -> list[wire.ExplainedRule]:
+    row = found.account
+    other = "credits" if row.normal_side == "debit" else "debits"
+    rules = [
+        wire.ExplainedRule(
+            rule="normal_side",
+            value=row.normal_side,
+            means=f"{row.normal_side}s make the balance grow, {other} make it fall; what open holds would take is pending",
+        )
+    ]
+    if row.floor is not None:
+        rules.append(
+            wire.ExplainedRule(rule="floor", value=str(row.floor), means="what is available can't fall below this")
+        )
+    if row.ceiling is not None:
+        rules.append(
+            wire.ExplainedRule(
+                rule="ceiling",
+                value=str(row.ceiling),
+                means="the balance, with what open holds may still bring in, can't pass this",
+            )
+        )
+    if row.frozen:
+        rules.append(wire.ExplainedRule(rule="frozen", means="nothing moves on it; holds can be voided and expire"))
+    if row.closed:
+        rules.append(wire.ExplainedRule(rule="closed", means="nothing moves on it any more"))
+    if rule is not None:
+        rules.append(
+            wire.ExplainedRule(rule="chart", means="the book's chart says what this account is", chart=views.rule(rule))
+        )
+    return rules
+
+
+def _step(step: Step, currency: str) -> wire.ExplainedStep:
+    return wire.ExplainedStep(
+        name=step.name,
+        terms=[
+            wire.ExplainedTerm(what=term.what, amount=SignedMoney(amount=str(term.amount), currency=currency))
+            for term in step.terms
+        ],
+        result=SignedMoney(amount=str(step.result), currency=currency),
+    )

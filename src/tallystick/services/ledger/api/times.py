@@ -1,0 +1,46 @@
+"""Times of a question: an instant, or a day."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from tallystick.chassis.web import invalid
+from tallystick.kernel.clock import parse_rfc3339
+
+#: `2026-01-31T09:00:00Z`, or `2026-01-31` for the day in UTC.
+When = Annotated[str, Meta(min_length=10, max_length=35, description="an instant (RFC 3339) or a day in UTC")]
+
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def start(said: str | None, name: str = "from") -> datetime | None:
+    """From this instant on, or from the beginning of the day. Raises InvalidRequest."""
+    return None if said is None else _read(said, name, timedelta(0))
+
+
+def end(said: str | None, name: str = "to") -> datetime | None:
+    """Before this instant, or up to the end of the day. Raises InvalidRequest."""
+    return None if said is None else _read(said, name, timedelta(days=1))
+
+
+def instant(said: str | None, name: str = "at") -> datetime | None:
+    """Raises InvalidRequest."""
+    if said is None:
+        return None
+    try:
+        return parse_rfc3339(said)
+    except ValueError as error:
+        raise invalid(f"/{name}", str(error)) from None
+
+
+def _read(said: str, name: str, day: timedelta) -> datetime:
+    try:
+        if _DAY.fullmatch(said):
+            return datetime.fromisoformat(said).replace(tzinfo=UTC) + day
+        return parse_rfc3339(said)
+    except (ValueError, OverflowError) as error:
+        raise invalid(f"/{name}", f"{error}") from None

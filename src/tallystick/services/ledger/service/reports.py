@@ -1,0 +1,159 @@
+"""Trial balance, balance sheet and income statement of a book. Each proves itself before it is given out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.db import Database, Transaction
+from tallystick.contracts.ledger.problems import BookOutOfBalance, ReportTooLarge
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import AccountId
+from tallystick.kernel.problem import InvalidRequest
+from tallystick.services.ledger.model import (
+    AccountLine,
+    BookRow,
+    Group,
+    Income,
+    Sheet,
+    Total,
+    balance_sheets,
+    income_statements,
+    totals,
+    unbalanced,
+)
+from tallystick.services.ledger.service.accounts import At
+from tallystick.services.ledger.service.asof import AsOf, BookAt, check_past
+from tallystick.services.ledger.store import Store
+
+#: Accounts of a book that a report adds up.
+MAX_ACCOUNTS: Final = 500_000
+#: Lines of a report in groups.
+MAX_GROUPS: Final = 5000
+
+_INSTANT: Final = timedelta(microseconds=1)
+
+
+class TrialBalance(msgspec.Struct, frozen=True, kw_only=True):
+    """Either `accounts` (a page, by id; `more`: there are further ones) or `groups`. The totals are those of all accounts."""
+
+    book: BookRow
+    as_of: int
+    totals: Sequence[Total]
+    accounts: Sequence[AccountLine] | None
+    groups: Sequence[Group] | None
+    more: bool
+
+
+class BalanceSheet(msgspec.Struct, frozen=True, kw_only=True):
+    book: BookRow
+    as_of: int
+    sheets: Sequence[Sheet]
+
+
+class IncomeStatement(msgspec.Struct, frozen=True, kw_only=True):
+    """Of what was recorded after the sequence `first` up to `as_of`."""
+
+    book: BookRow
+    start: datetime
+    end: datetime
+    first: int
+    as_of: int
+    statements: Sequence[Income]
+
+
+class Reports:
+    def __init__(self, *, database: Database, store: Store, clock: Clock, as_of: AsOf) -> None:
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._as_of = as_of
+
+    async def trial_balance(  # noqa: PLR0917 - what is asked
+        self, tenant: str, name: str, at: At, level: int | None, after: AccountId | None, limit: int
+    ) -> TrialBalance:
+        """The accounts with their totals, or with a level those of accounts whose paths begin with the same `level` segments, together.
+
+        Raises BookNotFound, HistoryNotKept, ReportTooLarge, and BookOutOfBalance instead of a report that does not balance.
+        """
+        await self._as_of.number(tenant, name)
+        async with self._database.transaction(snapshot=True) as tx:
+            book = await self._as_of.book(tx, tenant, name, at, self._clock.now())
+            groups = await self._groups(tx, book.row, book.sequence, level or 0)
+            lines = None
+            if level is None:
+                lines = await self._store.account_lines(tx, book.row.id, book.sequence, after, limit + 1)
+        found = totals(groups)
+        _balanced(unbalanced(found), book)
+        return TrialBalance(
+            book=book.row,
+            as_of=book.sequence,
+            totals=found,
+            accounts=None if lines is None else lines[:limit],
+            groups=groups if lines is None else None,
+            more=lines is not None and len(lines) > limit,
+        )
+
+    async def balance_sheet(self, tenant: str, name: str, at: At, level: int) -> BalanceSheet:
+        """As of then, in groups of paths. Raises as `trial_balance`."""
+        await self._as_of.number(tenant, name)
+        async with self._database.transaction(snapshot=True) as tx:
+            book = await self._as_of.book(tx, tenant, name, at, self._clock.now())
+            groups = await self._groups(tx, book.row, book.sequence, level)
+        sheets = balance_sheets(groups)
+        for sheet in sheets:
+            _balanced(sheet.fault(), book)
+        return BalanceSheet(book=book.row, as_of=book.sequence, sheets=sheets)
+
+    async def income_statement(
+        self, tenant: str, name: str, start: datetime | None, end: datetime | None, level: int
+    ) -> IncomeStatement:
+        """Of what was recorded from `start` (None: since the book was opened) on and before `end` (None: up to now). Raises as
+        `trial_balance`; the books of both ends have to balance.
+        """
+        now = self._clock.now()
+        await self._as_of.number(tenant, name)
+        async with self._database.transaction(snapshot=True) as tx:
+            book = await self._as_of.book(tx, tenant, name, At(), now)
+            row = book.row
+            for instant in (start, end):
+                if instant is not None:
+                    check_past(instant, row, now)
+            since, until = start or row.created_at, end or now
+            if since > until or (start is not None and start == end):
+                raise InvalidRequest("an income statement begins before it ends")
+            first = 0 if start is None else await self._store.sequence_at(tx, row.id, start - _INSTANT)
+            last = row.sequence if end is None else await self._store.sequence_at(tx, row.id, end - _INSTANT)
+            before = await self._groups(tx, row, first, level)
+            after = await self._groups(tx, row, last, level)
+        for groups in (before, after):
+            _balanced(unbalanced(totals(groups)), book)
+        return IncomeStatement(
+            book=row,
+            start=since,
+            end=until,
+            first=first,
+            as_of=last,
+            statements=income_statements(before, after),
+        )
+
+    async def _groups(self, tx: Transaction, row: BookRow, sequence: int, level: int) -> list[Group]:
+        if sequence == 0:
+            return []
+        if await self._store.many_accounts(tx, row.id, MAX_ACCOUNTS + 1) > MAX_ACCOUNTS:
+            raise ReportTooLarge("the book has more accounts than a report adds up", accounts=MAX_ACCOUNTS)
+        groups = await self._store.group_lines(tx, row.id, sequence, level, MAX_GROUPS + 1)
+        if len(groups) > MAX_GROUPS:
+            raise ReportTooLarge("ask for a lower level", lines=MAX_GROUPS)
+        return groups
+
+
+def _balanced(fault: str | None, book: BookAt) -> None:
+    """Raises BookOutOfBalance, with the place in the log."""
+    if fault is not None:
+        telemetry.log.error("ledger.report.unsound", book=book.row.id, sequence=book.sequence, fault=fault)
+        raise BookOutOfBalance(fault, book=book.row.name)

@@ -1,0 +1,152 @@
+"""Entries and transfers of a book, by what they are."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from tallystick.chassis.db import Database, Transaction
+from tallystick.contracts.ledger.problems import AccountNotFound, HistoryNotKept, NoAccountMatches
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import AccountId
+from tallystick.kernel.problem import InvalidRequest
+from tallystick.services.ledger.model import LOOKED_AT, ONE_BY_ONE, BookRow, Hit, Listing, Wanted, sides
+from tallystick.services.ledger.service.accounts import Accounts, At
+from tallystick.services.ledger.service.asof import AsOf, check_past
+from tallystick.services.ledger.store import Store
+
+_INSTANT: Final = timedelta(microseconds=1)
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What was recorded from `start` on and before `end`; None: no bound."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What was found after the sequence `low`. `following`: everything from there on was looked at, and there is more below; None: there is not."""
+
+    as_of: int
+    low: int
+    hits: list[Hit]
+    following: int | None
+
+
+class Search:
+    """Lists are newest first. A list stays as it was when its first page was answered: what comes later is not in it."""
+
+    def __init__(self, *, database: Database, store: Store, clock: Clock, accounts: Accounts, as_of: AsOf) -> None:
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._accounts = accounts
+        self._as_of = as_of
+
+    async def transfers(  # noqa: PLR0917 - what is asked
+        self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
+    ) -> Listing:
+        """`place` is the list's sequence and the sequence before which the page begins.
+
+        Raises BookNotFound, AccountNotFound, NoAccountMatches for a pattern that fits no account, HistoryNotKept for a time in which there
+        was no book or that is still to come.
+        """
+        goes_on = None if place is None else (place[0], place[1] - 1)
+        seen = await self._look(tenant, name, wanted, recorded, goes_on, limit + 1)
+        page = seen.hits[:limit]
+        following = page[-1].transfer.sequence if len(seen.hits) > limit else seen.following
+        return Listing(
+            book=name,
+            as_of=seen.as_of,
+            hits=page,
+            sides=(),
+            down_to=seen.low if following is None else following - 1,
+            next_before=following,
+        )
+
+    async def entries(  # noqa: PLR0917 - what is asked
+        self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
+    ) -> Listing:
+        """As `transfers`: of each transfer the sides that fit. `place` is the list's sequence and the place (`Side`) before which the page
+        begins.
+        """
+        goes_on = None if place is None else (place[0], (place[1] - 1) // 2)
+        seen = await self._look(tenant, name, wanted, recorded, goes_on, limit + 1)
+        entries = sides(seen.hits, None if place is None else place[1])
+        page = entries[:limit]
+        if len(entries) > limit:
+            following: int | None = page[-1].place
+        elif len(seen.hits) > limit:
+            following = 2 * seen.hits[-1].transfer.sequence
+        else:
+            following = None if seen.following is None else 2 * seen.following
+        return Listing(
+            book=name,
+            as_of=seen.as_of,
+            hits=(),
+            sides=page,
+            down_to=seen.low if following is None else (following - 1) // 2,
+            next_before=following,
+        )
+
+    async def _look(  # noqa: PLR0917 - what is asked
+        self,
+        tenant: str,
+        name: str,
+        wanted: Wanted,
+        recorded: Recorded,
+        place: tuple[int, int] | None,
+        limit: int,
+    ) -> _Seen:
+        """The newest transfers that fit, at most `limit`, up to the sequence of `place`; it looks at LOOKED_AT entries at most."""
+        now = self._clock.now()
+        await self._as_of.number(tenant, name)
+        async with self._database.transaction(snapshot=True) as tx:
+            row = (await self._as_of.book(tx, tenant, name, At(), now)).row
+            as_of, high = (row.sequence, row.sequence) if place is None else place
+            if as_of > row.sequence:
+                raise InvalidRequest("not a cursor of this list")
+            low, top = await self._bounds(tx, row, recorded, as_of, now)
+            high = max(min(high, top), low)
+            accounts = await self._those(tx, tenant, row, wanted, now)
+            if accounts is None:
+                down = max(low, high - LOOKED_AT)
+                hits = await self._store.found(tx, row.id, down, high, wanted, limit)
+            else:
+                down = await self._store.reach(tx, accounts, low, high, LOOKED_AT // (2 * len(accounts)))
+                hits = await self._store.found_of(tx, row.id, down, high, accounts, wanted, limit)
+        return _Seen(as_of, low, hits, None if down == low else down + 1)
+
+    async def _bounds(
+        self, tx: Transaction, row: BookRow, recorded: Recorded, as_of: int, now: datetime
+    ) -> tuple[int, int]:
+        """What was recorded then is after the first sequence, up to the second."""
+        start, end = recorded.start, recorded.end
+        if start is not None and end is not None and start >= end:
+            raise InvalidRequest("a time begins before it ends")
+        if start is not None and start > now:
+            raise HistoryNotKept("that time is still to come", as_of=row.sequence)
+        if end is not None:
+            check_past(end, row, now)
+        low = 0 if start is None else await self._store.sequence_at(tx, row.id, start - _INSTANT)
+        top = as_of if end is None else min(as_of, await self._store.sequence_at(tx, row.id, end - _INSTANT))
+        return low, max(low, top)
+
+    async def _those(
+        self, tx: Transaction, tenant: str, row: BookRow, wanted: Wanted, now: datetime
+    ) -> list[AccountId] | None:
+        """The accounts to look at one by one; None: to look through the book."""
+        if wanted.account is not None:
+            account = await self._accounts.found(tx, tenant, wanted.account, row.name, now)
+            if account.book != row.id:
+                raise AccountNotFound("it is in another book", book=account.book_name)
+            return [account.id]
+        if wanted.pattern is None:
+            return None
+        fitting = await self._store.accounts_fitting(tx, row.id, wanted.pattern, ONE_BY_ONE + 1)
+        if not fitting:
+            raise NoAccountMatches("no account of the book ever had such a path", book=row.name)
+        return fitting if len(fitting) <= ONE_BY_ONE else None

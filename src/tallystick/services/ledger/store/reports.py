@@ -1,0 +1,55 @@
+"""What statements, reports and explanations are made of."""
+
+from __future__ import annotations
+
+from tallystick.chassis.db import Transaction
+from tallystick.kernel.ids import AccountId
+from tallystick.services.ledger.model import AccountLine, Group, HeldRow, Line
+from tallystick.services.ledger.store.sql import of_reports
+
+
+class Reports:
+    async def booked(self, tx: Transaction, account: AccountId, first: int, last: int, limit: int) -> list[Line]:
+        """What moved the posted balance after the sequence `first` up to `last`, oldest first."""
+        return [Line(*row) for row in await tx.fetch(of_reports.booked, account, first, last, limit)]
+
+    async def booked_count(self, tx: Transaction, account: AccountId, first: int, last: int) -> tuple[int, int]:
+        """How many debits and credits that are."""
+        row = await tx.fetchrow(of_reports.booked_count, account, first, last)
+        return (0, 0) if row is None else (row[0], row[1])
+
+    async def account_lines(
+        self, tx: Transaction, book: int, sequence: int, after: AccountId | None, limit: int
+    ) -> list[AccountLine]:
+        rows = await tx.fetch(of_reports.account_lines, book, sequence, after, limit)
+        return [AccountLine(*row) for row in rows]
+
+    async def group_lines(self, tx: Transaction, book: int, sequence: int, level: int, limit: int) -> list[Group]:
+        rows = await tx.fetch(of_reports.group_lines, book, sequence, level, limit)
+        return [
+            Group(
+                row["kind"],
+                row["path"],
+                row["currency"],
+                row["accounts"],
+                int(row["debits_posted"]),
+                int(row["credits_posted"]),
+            )
+            for row in rows
+        ]
+
+    async def many_accounts(self, tx: Transaction, book: int, upto: int) -> int:
+        count: int = await tx.fetchval(of_reports.many_accounts, book, upto)
+        return count
+
+    async def open_holds(
+        self, tx: Transaction, book: int, account: AccountId, sequence: int, limit: int
+    ) -> list[HeldRow]:
+        """Those that are open now, as they were at the sequence."""
+        return [HeldRow(*row) for row in await tx.fetch(of_reports.open_holds, book, account, sequence, limit)]
+
+    async def closed_holds(
+        self, tx: Transaction, book: int, account: AccountId, sequence: int, around: int
+    ) -> list[HeldRow]:
+        """Those that were open at the sequence and are closed now, among `around` entries before and after it on each side."""
+        return [HeldRow(*row) for row in await tx.fetch(of_reports.closed_holds, book, account, sequence, around)]

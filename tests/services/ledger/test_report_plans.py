@@ -1,0 +1,94 @@
+"""What the reading queries look at, by PostgreSQL's own account: as much as they answer, not all that there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tallystick.chassis.db import Queries, Query
+from tallystick.services.ledger.model import ONE_BY_ONE, pattern
+from tests.services.ledger.support import Books, move
+from tests.support.parts import ServiceDatabase, connect
+
+REPORTS = Queries.load("tallystick.services.ledger", "reports")
+SEARCH = Queries.load("tallystick.services.ledger", "search")
+
+CROWD = 1500
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+def looked_at(plan: dict[str, Any]) -> int:
+    """Rows that scans met, kept or not."""
+    return sum(
+        round(
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0))
+            * node["Actual Loops"]
+        )
+        for node in nodes(plan)
+        if node["Node Type"].endswith("Scan") and "Relation Name" in node
+    )
+
+
+def literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return "'{" + ",".join(map(str, value)) + "}'"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase, books: Books) -> None:
+    bank = await books.open(side="debit", path="bank")
+    anna = await books.open(path="customers:1:wallet")
+    bob = await books.open(path="customers:2:wallet")
+    for begin in range(0, CROWD, 500):
+        await books.post(*(move("post", bank, bob, 1) for _ in range(begin, begin + 500)))
+    held = move("hold", bank, anna, 5)
+    await books.post(
+        move("post", bank, anna, 10), held, move("post", bank, anna, 3, code="rare"), move("post", bank, bob, 1)
+    )
+    await books.post(*(move("hold", bank, bob, 1) for _ in range(200)))
+    last = CROWD + 4 + 200
+    wallets, bare = pattern("customers:1:*"), (None,) * 7
+    cases: list[tuple[Query, tuple[Any, ...], int]] = [
+        (REPORTS.booked, (anna, 0, last, 10), 3),
+        (REPORTS.booked, (bank, 5, last, 10), 12),
+        (REPORTS.booked_count, (anna, 0, last), 3),
+        (REPORTS.account_lines, (1, last, None, 10), 3),
+        (REPORTS.account_lines, (1, CROWD, None, 10), 6),
+        (REPORTS.group_lines, (1, CROWD, 1, 10), 6),
+        (REPORTS.many_accounts, (1, 10), 3),
+        (REPORTS.open_holds, (1, anna, last, 10), 3),
+        (REPORTS.closed_holds, (1, anna, CROWD + 3, 10), 20),
+        (SEARCH.accounts_fitting, (1, wallets.low, wallets.high, wallets.regex, ONE_BY_ONE), 1),
+        (SEARCH.reach, ([anna], 0, last, 2), 4),
+        (SEARCH.found_of, (1, 0, last, [anna], *bare, 10), 20),
+        (SEARCH.found, (1, 0, last, *bare, 10, None, None, None), 31),
+        (SEARCH.found, (1, last - 50, last, None, "rare", *bare[:5], 10, None, None, None), 60),
+    ]
+    tested: set[str] = set()
+    connection = await connect(books.database.dsn)
+    try:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        for query, arguments, most in cases:
+            # as the service runs it: prepared once, with one plan for all arguments
+            await connection.execute(f"PREPARE {query.name}_{len(tested)} AS {query.sql}")
+            said = ", ".join(map(literal, arguments))
+            answer = await connection.fetchval(
+                f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {query.name}_{len(tested)}({said})"
+            )
+            await connection.execute("DEALLOCATE ALL")
+            plan = json.loads(answer)[0]["Plan"]
+            scans = [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
+            assert not scans, (query.name, scans)
+            assert looked_at(plan) <= most, (query.name, looked_at(plan), answer)
+            tested.add(query.name)
+    finally:
+        await connection.close()
+    assert tested == {query.name for query in (*REPORTS, *SEARCH)}
