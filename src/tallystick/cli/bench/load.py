@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import os
 import ssl
@@ -74,59 +75,63 @@ class Result:
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection with one request at a time."""
+    """One HTTP/1.1 connection with one request at a time. `sent_at` is when the one that waits was sent, None while none does."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[tuple[int, bytes]] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self.sent_at: float | None = None
         self.closed = False
-        self.last = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own streams don't say that they are
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error or ConnectionResetError("closed by the edge"))
+        self._fail(error or ConnectionResetError("closed by the edge"))
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            if self._waiting is not None and not self._waiting.done():
-                self._waiting.set_exception(ConnectionResetError(str(error)))
-            self.close()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"connection" and value.lower() == b"close":
-            self.last = True
+            self.give_up(ConnectionResetError(str(error)))
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result((self._parser.get_status_code(), b"".join(self._body)))
-        self._body = []
-        if self.last:
+        body, self._body = b"".join(self._body), []
+        if not self._parser.should_keep_alive():
             self.close()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result((self._parser.get_status_code(), body))
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
         if self._transport is None or self.closed:
             raise ConnectionResetError("not connected")
-        self._parser = httptools.HttpResponseParser(self)
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = self._loop.create_future()
+        self.sent_at = time.perf_counter()
         self._transport.write(request)
-        async with asyncio.timeout(REQUEST_TIMEOUT):
+        try:
             return await self._waiting
+        finally:
+            self.sent_at = None
+
+    def give_up(self, error: Exception) -> None:
+        self._fail(error)
+        self.close()
 
     def close(self) -> None:
         self.closed = True
         if self._transport is not None:
             self._transport.close()
+
+    def _fail(self, error: Exception) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(error)
 
 
 class Generator:
@@ -136,23 +141,31 @@ class Generator:
         parts = urlsplit(api.credentials.api)
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._origin = f"https://{parts.netloc}"
-        self._head = f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nAuthorization: DPoP "
         self._tls = ssl.create_default_context(cafile=api.credentials.ca)
         self._api = api
         self._signer = api.proof_key
         self._size = connections
         self._judge = judge
         self._idle: deque[Connection] = deque()
+        self._all: set[Connection] = set()
+        self._watch: asyncio.Task[None] | None = None
         self._token = ""
         self._ath = ""
         self._token_until = 0.0
         self._htus: dict[str, str] = {}
+        # Each proof has a name of its own: one random part for the run, and a number.
+        self._run = os.urandom(12).hex()
+        self._numbers = itertools.count()
 
     async def open(self) -> None:
         for _ in range(self._size):
             self._idle.append(await self._connect())
+        self._watch = asyncio.create_task(self._give_up_in_time())
 
     async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         for connection in self._idle:
             connection.close()
         await asyncio.sleep(0.05)
@@ -161,7 +174,18 @@ class Generator:
         _, connection = await asyncio.get_running_loop().create_connection(
             Connection, self._host, self._port, ssl=self._tls
         )
+        self._all.add(connection)
         return connection
+
+    async def _give_up_in_time(self) -> None:
+        """One look a second at all connections: a timer for each request would cost more than the rest of sending it."""
+        while True:
+            await asyncio.sleep(1.0)
+            self._all = {connection for connection in self._all if not connection.closed}
+            late = time.perf_counter() - REQUEST_TIMEOUT
+            for connection in self._all:
+                if connection.sent_at is not None and connection.sent_at < late:
+                    connection.give_up(TimeoutError("no answer in time"))
 
     async def closed_loop(self, shots: Callable[[], Shot], seconds: float) -> Result:
         """Every connection sends its next request when it has the answer: what the platform can do at most."""
@@ -252,12 +276,10 @@ class Generator:
         htu = self._htus.get(shot.path)
         if htu is None:
             htu = self._htus[shot.path] = json.dumps(self._origin + shot.path)
-        jti = base64.b32encode(os.urandom(15)).decode()
-        claims = f'{{"jti":"{jti}","htm":"POST","htu":{htu},"iat":{int(time.time())},"ath":"{self._ath}"}}'
-        proof = self._signer.sign_claims(claims.encode())
+        claims = f'{{"jti":"{self._run}{next(self._numbers)}","htm":"POST","htu":{htu},"iat":{int(time.time())},"ath":"{self._ath}"}}'
         head = (
-            f"POST {shot.path} HTTP/1.1\r\n{self._head}Content-Length: {len(shot.body)}\r\n"
-            f"Authorization: DPoP {self._token}\r\nDPoP: {proof}\r\nIdempotency-Key: {shot.key}\r\n\r\n"
+            f"POST {shot.path}{self._head}{self._token}\r\nContent-Length: {len(shot.body)}\r\n"
+            f"DPoP: {self._signer.sign_claims(claims.encode())}\r\nIdempotency-Key: {shot.key}\r\n\r\n"
         )
         return head.encode() + shot.body
 

@@ -5,7 +5,7 @@ The methods with a transfer's id can be repeated after any failure, a lost answe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -13,6 +13,8 @@ from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.call import Client
 from tallystick.contracts.ledger.messages import (
     Account,
+    CheckBook,
+    Checked,
     FindAccounts,
     Found,
     FoundAccounts,
@@ -20,13 +22,16 @@ from tallystick.contracts.ledger.messages import (
     OpenAccountAs,
     PostedUnits,
     PostUnits,
+    ReleaseBook,
     Side,
     Unit,
     UnitResult,
     UnitTransfer,
     Wanted,
+    WatchedBook,
+    WatchedBooks,
 )
-from tallystick.contracts.ledger.problems import LEDGER_PROBLEMS, AccountNotFound
+from tallystick.contracts.ledger.problems import LEDGER_PROBLEMS, AccountNotFound, BookNotFound, BookStillFaulty
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.kernel.money import Money, from_money
@@ -186,6 +191,51 @@ class LedgerClient:
             one if one.problem is None else decode(one.problem, LEDGER_PROBLEMS) for one in answer.accounts
         ]
         return list(found)
+
+
+class LedgerOperator:
+    """The check of books and their quarantine, for the operator. Raises the problems named at each, and what `Client.request` raises."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def books(self) -> list[WatchedBook]:
+        """Everybody's books, by number."""
+        found: list[WatchedBook] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._client.request("GET", f"/internal/books?after={after}", answer=WatchedBooks)
+            found += page.data
+            after = page.next
+        return found
+
+    async def check(self, number: int) -> AsyncIterator[Checked]:
+        """All of one book, a step at a time. A book with faults is put in quarantine. BookNotFound."""
+        cursor: str | None = None
+        while True:
+            step = await self._client.request(
+                "POST",
+                "/internal/books/check",
+                CheckBook(number=number, cursor=cursor),
+                answer=Checked,
+                idempotent=True,
+                problems=(BookNotFound,),
+            )
+            yield step
+            cursor = step.cursor
+            if cursor is None:
+                return
+
+    async def release(self, number: int, *, checked: bool = False) -> WatchedBook:
+        """BookNotFound, BookStillFaulty."""
+        return await self._client.request(
+            "POST",
+            "/internal/books/release",
+            ReleaseBook(number=number, checked=checked),
+            answer=WatchedBook,
+            idempotent=True,
+            problems=(BookNotFound, BookStillFaulty),
+        )
 
 
 def _move(

@@ -61,6 +61,12 @@ class BookQuarantined(Conflict):
     slug, title = "book-quarantined", "The book is in quarantine: nothing is written to it"
 
 
+class BookStillFaulty(Conflict):
+    """`faults` are the first things that the check of the book finds."""
+
+    slug, title = "book-still-faulty", "The book does not add up yet and stays in quarantine"
+
+
 class TransferNotFound(NotFound):
     slug, title = "transfer-not-found", "There is no such transfer, or not for you"
 
@@ -164,6 +170,7 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     BookNotFound,
     BookExists,
     BookQuarantined,
+    BookStillFaulty,
     CeilingExceeded,
     TransferNotFound,
     HistoryNotKept,

@@ -13,6 +13,14 @@ async def sweep(ledger: Ledger) -> None:
     await ledger.sweep()
 
 
+async def check(ledger: Ledger) -> None:
+    """A second's worth of the continuous check."""
+    await ledger.quarantine.watch()
+
+
 SUBSCRIPTIONS = ()
 
-SCHEDULES = (Schedule(name="ledger.sweep", every=timedelta(seconds=1), run=sweep),)
+SCHEDULES = (
+    Schedule(name="ledger.sweep", every=timedelta(seconds=1), run=sweep),
+    Schedule(name="ledger.check", every=timedelta(seconds=1), run=check),
+)

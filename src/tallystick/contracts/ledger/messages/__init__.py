@@ -24,6 +24,13 @@ from tallystick.contracts.ledger.messages.mesh import (
     UnitTransfer,
     Wanted,
 )
+from tallystick.contracts.ledger.messages.operator import (
+    CheckBook,
+    Checked,
+    ReleaseBook,
+    WatchedBook,
+    WatchedBooks,
+)
 from tallystick.contracts.ledger.messages.reports import (
     MAX_TRIAL_LINES,
     BalanceSheet,
@@ -106,6 +113,8 @@ __all__ = [
     "ChangeBook",
     "Chart",
     "ChartRule",
+    "CheckBook",
+    "Checked",
     "Checkpoint",
     "Digits",
     "Entries",
@@ -139,6 +148,7 @@ __all__ = [
     "Posted",
     "PostedUnits",
     "Reason",
+    "ReleaseBook",
     "ReportLine",
     "ReverseTransfer",
     "Section",
@@ -162,5 +172,7 @@ __all__ = [
     "UnitTransfer",
     "VoidHold",
     "Wanted",
+    "WatchedBook",
+    "WatchedBooks",
     "canonical_line",
 ]

@@ -18,6 +18,7 @@ from tallystick.contracts.ledger.problems import (
     BookNotFound,
     BookOutOfBalance,
     BookQuarantined,
+    BookStillFaulty,
     CeilingExceeded,
     ChartOrphansAccounts,
     ExceedsHold,
@@ -39,7 +40,7 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
-from tallystick.services.ledger.api import books, formats, lists, reports, statements
+from tallystick.services.ledger.api import books, formats, lists, operator, reports, statements
 from tallystick.services.ledger.api import handlers as do
 from tallystick.services.ledger.service import GuardRefused
 
@@ -190,6 +191,19 @@ ENDPOINTS: Final = (
         resource="Transfer", query=do.BookQuery, answer=wire.Transfer, rate="read",
         problems=(TransferNotFound, InvalidId),
         summary="A transfer, or the refusal of one",
+    ),
+    Endpoint(
+        "GET", "/internal/books", operator.list_all_books, mesh=("operator",), action="watchBooks", resource="Book",
+        query=operator.BooksQuery, answer=wire.WatchedBooks, summary="Everybody's books",
+    ),
+    Endpoint(
+        "POST", "/internal/books/check", operator.check_book, mesh=("operator",), action="watchBooks", resource="Book",
+        body=wire.CheckBook, answer=wire.Checked, problems=(BookNotFound,), summary="One step of the check of a book",
+    ),
+    Endpoint(
+        "POST", "/internal/books/release", operator.release_book, mesh=("operator",), action="releaseBook",
+        resource="Book", body=wire.ReleaseBook, answer=wire.WatchedBook, problems=(BookNotFound, BookStillFaulty),
+        timeout=15.0, summary="Take a book out of quarantine",
     ),
     Endpoint(
         "POST", "/internal/transfers", do.post_units, mesh=("payments",), action="postTransfers", resource="Transfer",

@@ -303,3 +303,15 @@ class Found(NamedTuple):
     currency: str
     normal_side: str
     closed: bool
+
+
+class CheckedBook(NamedTuple):
+    """A book as the continuous check begins with it: its sequence, and how many accounts and holds it has."""
+
+    id: int
+    tenant: str
+    name: str
+    sequence: int
+    quarantined: bool
+    accounts: int
+    holds: int

@@ -3,6 +3,7 @@
 from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused
 from tallystick.services.ledger.service.books import Books, Who
+from tallystick.services.ledger.service.checker import Mark
 from tallystick.services.ledger.service.ledger import Ledger
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.service.reports import BalanceSheet, IncomeStatement, Reports, TrialBalance
@@ -10,6 +11,6 @@ from tallystick.services.ledger.service.search import Recorded, Search
 from tallystick.services.ledger.service.statements import Place, Statements
 
 __all__ = [
-    "Accounts", "Answered", "Ask", "At", "BalanceSheet", "Books", "GuardRefused", "IncomeStatement", "Ledger", "Place", "Poster", "Recorded",
+    "Accounts", "Answered", "Ask", "At", "BalanceSheet", "Books", "GuardRefused", "IncomeStatement", "Ledger", "Mark", "Place", "Poster", "Recorded",
     "Reports", "Search", "Statements", "TrialBalance", "Who",
 ]  # fmt: skip

@@ -36,7 +36,7 @@ from tallystick.chassis.db import (
 from tallystick.chassis.idempotency import Answer, Fresh, Replay
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.messages import MAIN, Reason
-from tallystick.contracts.ledger.problems import BookNotFound
+from tallystick.contracts.ledger.problems import BookNotFound, BookQuarantined
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
@@ -208,6 +208,8 @@ class Poster:
             known = await head.learn(units)
             if head.epoch != epoch:
                 return None  # the flush before was not stored, while this one asked: what it was told rests on that one
+            if any(head.state.books[number].quarantined for number in known):
+                return None
             now = self._clock.now()
             state = head.state
             decided = decide(units, state, now)
@@ -291,6 +293,7 @@ class Poster:
         async with self._database.transaction() as tx:
             # The books before the keys, as in the other way: so no two replicas wait for each other in a circle.
             locked = await self._store.lock_books(tx, {work.book for work in works})
+            await self._shut_out(works, locked, answers)
             await self._claim(tx, asks, answers, again=again)
             fresh = [place for place, answer in enumerate(answers) if answer is None]
             units = [works[place].unit for place in fresh]
@@ -320,12 +323,30 @@ class Poster:
         await self._store.save(tx, self._store.prepare(state, decided), now)
         return decided.results
 
+    async def _shut_out(
+        self, works: list[Work], locked: dict[int, Book], answers: list[Answered | Exception | None]
+    ) -> None:
+        """Nothing is written to a book in quarantine, so no new key is taken for it; what a used one was answered is still told."""
+        for place, work in enumerate(works):
+            if locked[work.book].quarantined:
+                entry = work.ask.entry
+                found = None if entry is None else await idempotency.look(self._database, entry)
+                answers[place] = (
+                    Answered((), None, found.status, found.body, replayed=True)
+                    if isinstance(found, Replay)
+                    else BookQuarantined("its operator has to release it")
+                )
+
     @staticmethod
     async def _claim(
         tx: Transaction, asks: list[Ask], answers: list[Answered | Exception | None], *, again: bool
     ) -> None:
         """Fills in the answers that are not to be decided: stored ones, and problems."""
-        keyed = [(place, ask.entry, ask) for place, ask in enumerate(asks) if ask.entry is not None]
+        keyed = [
+            (place, ask.entry, ask)
+            for place, ask in enumerate(asks)
+            if ask.entry is not None and answers[place] is None
+        ]
         if not keyed:
             return
         outcomes = await idempotency.claim(

@@ -1,0 +1,172 @@
+"""The continuous check: every total in every book is re-derived from the transfers, over and over, while the book is in use.
+
+A round looks at each book's balance by currency, its accounts' totals, its holds and its newest transfers, and is paced to end within
+`ROUND_S`; beside it the older transfers are walked through at what is left of the budget. With up to `NEWEST` transfers in a book a
+round looks at all of them. A book with a fault is put in quarantine: it is read as before, and nothing is written to it until the
+operator has released it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Literal, get_args
+from uuid import UUID
+
+import msgspec
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.db import Database
+from tallystick.services.ledger.model import CheckedBook
+from tallystick.services.ledger.store import Checks
+
+#: A round is paced to take this many seconds, so that with the wait for the next one a fault is found within 60 s.
+ROUND_S: Final = 40
+#: Transfers of a book, from its last one back, that every round looks at.
+NEWEST: Final = 250_000
+#: Rows that one statement looks at, and that one turn (a second) does at least and at most.
+SLICE: Final = 1000
+LEAST, MOST = 1000, 10_000
+
+_ROUNDS = telemetry.counter("ledger_check_rounds", "Rounds of the continuous check that ended")
+_ROWS = telemetry.counter("ledger_check_rows", "Rows that the continuous check looked at")
+_FAULTS = telemetry.counter("ledger_check_faults", "Faults that the continuous check found")
+_ROUND_SECONDS = telemetry.gauge("ledger_check_round_seconds", "How long the last round of the continuous check took")
+_HISTORY_SECONDS = telemetry.gauge(
+    "ledger_check_history_seconds", "How long the last walk through all older transfers took"
+)
+
+Walk = AsyncIterator["Looked"]
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What one statement came to: how many rows of which book, and what is wrong with them."""
+
+    book: int
+    rows: int
+    faults: list[str]
+
+
+#: What is looked at of a book, in this order.
+Part = Literal["balance", "accounts", "holds", "reversals", "transfers"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a check of a book has come: in `part`, after the row with this id, or down to this sequence."""
+
+    part: Part
+    id: UUID | None = None
+    sequence: int | None = None
+
+
+class Fault(msgspec.Struct, frozen=True):
+    book: int
+    what: str
+
+
+class Checker:
+    """`turn` is to be called about every second, on one replica."""
+
+    def __init__(self, database: Database, checks: Checks, *, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._checks = checks
+        self._seconds = seconds
+        self._round: Walk | None = None
+        self._history: Walk | None = None
+        self._began = self._history_began = 0.0
+        self._per_turn = LEAST
+        self.rounds = 0
+
+    async def turn(self) -> list[Fault]:
+        """One second's worth of looking. The faults that it found."""
+        if self._round is None:
+            await self._begin()
+        faults: list[Fault] = []
+        done = 0
+        while done < self._per_turn and self._round is not None:
+            looked = await anext(self._round, None)
+            if looked is None:
+                self._end()
+                break
+            done += self._note(looked, faults)
+        while done < max(self._per_turn, LEAST) and self._history is not None:
+            looked = await anext(self._history, None)
+            if looked is None:
+                self._history = None
+                _HISTORY_SECONDS.set(self._seconds() - self._history_began)
+                break
+            done += self._note(looked, faults)
+        return faults
+
+    async def whole(self, book: int) -> list[str]:
+        """The faults of one book, all of it looked at at once."""
+        found = await self._checks.book(self._database, book)
+        if found is None:
+            return []
+        return [fault async for looked in self._book(found, 0, found.sequence) for fault in looked.faults]
+
+    # ---- rounds -----------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        books = await self._checks.books(self._database, quarantined=False)
+        self._began = self._seconds()
+        rows = sum(min(book.sequence, NEWEST) + book.accounts + book.holds for book in books)
+        self._per_turn = min(max(rows // ROUND_S + 1, LEAST), MOST)
+        self._round = self._walk([(book, max(book.sequence - NEWEST, 0)) for book in books])
+        if self._history is None:
+            self._history = self._older([(book.id, book.sequence - NEWEST) for book in books])
+            self._history_began = self._began
+
+    def _end(self) -> None:
+        self._round = None
+        self.rounds += 1
+        _ROUNDS.inc()
+        _ROUND_SECONDS.set(self._seconds() - self._began)
+
+    @staticmethod
+    def _note(looked: Looked, faults: list[Fault]) -> int:
+        faults += [Fault(looked.book, what) for what in looked.faults]
+        _ROWS.inc(looked.rows)
+        _FAULTS.inc(len(looked.faults))
+        return looked.rows
+
+    async def _walk(self, books: list[tuple[CheckedBook, int]]) -> Walk:
+        for book, after in books:
+            async for looked in self._book(book, after, book.sequence):
+                yield looked
+
+    async def _book(self, book: CheckedBook, after: int, upto: int) -> Walk:
+        place: Mark | None = Mark("balance")
+        while place is not None:
+            looked, place = await self.step(book, place, after, upto)
+            yield looked
+
+    async def step(self, book: CheckedBook, place: Mark, after: int, upto: int) -> tuple[Looked, Mark | None]:
+        """One statement of the check of a book, and where it goes on: what is short and tells most first, then the transfers after the
+        sequence `after` up to `upto`, newest first.
+        """
+        part = place.part
+        if part == "balance":
+            return Looked(book.id, book.accounts, await self._checks.balance(self._database, book.id)), Mark("accounts")
+        if part == "transfers":
+            last = upto if place.sequence is None else place.sequence
+            first = max(last - SLICE, after)
+            faults = [] if last <= after else await self._checks.transfers(self._database, book.id, first, last)
+            return Looked(book.id, max(last - first, 0), faults), Mark(part, sequence=first) if first > after else None
+        look = {
+            "accounts": self._checks.accounts,
+            "holds": self._checks.holds,
+            "reversals": self._checks.reversals,
+        }[part]
+        seen, at, faults = await look(self._database, book.id, place.id, SLICE)
+        on = Mark(part, id=at) if seen == SLICE else Mark(PARTS[PARTS.index(part) + 1])
+        return Looked(book.id, seen, faults), on
+
+    async def _older(self, books: list[tuple[int, int]]) -> Walk:
+        for book, upto in books:
+            left = upto
+            while left > 0:
+                first = max(left - SLICE, 0)
+                yield Looked(book, left - first, await self._checks.transfers(self._database, book, first, left))
+                left = first

@@ -1,0 +1,124 @@
+"""The load generator against a server that answers well, late, half, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from tallystick.chassis.auth import jose
+from tallystick.cli.apiclient import ApiClient, Signer
+from tallystick.cli.bench import load
+from tallystick.cli.bench.load import Generator, Shot
+from tests.fabric.support import Authority
+
+Answer = Callable[[asyncio.StreamWriter, int], Awaitable[None]]
+
+
+class Server:
+    """Keeps the heads of requests; `answer(writer, number)` says what comes back."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.heads: list[str] = []
+        self.connections = 0
+        self._answer = answer
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                await reader.readexactly(int(head.lower().split("content-length: ")[1].split("\r\n")[0]))
+                self.heads.append(head)
+                await self._answer(writer, len(self.heads))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+async def good(writer: asyncio.StreamWriter, number: int) -> None:
+    del number
+    writer.write(b"HTTP/1.1 201 Created\r\ncontent-le")
+    await asyncio.sleep(0)
+    writer.write(b"ngth: 2\r\n\r\nok")
+
+
+@asynccontextmanager
+async def generator(directory: Path, answer: Answer) -> AsyncIterator[tuple[Generator, Server]]:
+    authority = Authority(directory / "ca")
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*authority.leaf("edge", x509.DNSName("localhost"), address))
+    server = Server(answer)
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls) as listening:
+        port = listening.sockets[0].getsockname()[1]
+
+        async def token() -> str:
+            return "token"
+
+        credentials = SimpleNamespace(api=f"https://localhost:{port}", ca=str(authority.root))
+        api = SimpleNamespace(credentials=credentials, proof_key=Signer(), token=token)
+        made = Generator(cast(ApiClient, api), connections=2, judge=lambda body: None if body == b"ok" else "no")
+        await made.open()
+        try:
+            yield made, server
+        finally:
+            await made.close()
+
+
+def shot() -> Shot:
+    return Shot("/v1/transfers", b"{}", "key")
+
+
+async def test_each_request_has_a_proof_of_its_own(directory: Path) -> None:
+    async with generator(directory, good) as (made, server):
+        result = await made.open_loop(shot, 0.2, 100)
+    assert (result.good, result.broken, result.unsent, server.connections) == (20, 0, 0, 2)
+    proofs = [head.split("DPoP: ")[1].split("\r\n")[0] for head in server.heads]
+    claims: list[dict[str, Any]] = [msgspec.json.decode(jose.parse(proof, 4096).payload) for proof in proofs]
+    assert len({each["jti"] for each in claims}) == 20
+    assert {each["htm"] for each in claims} == {"POST"}
+    assert all("Authorization: DPoP token\r\n" in head and "Idempotency-Key: key\r\n" in head for head in server.heads)
+
+
+async def test_a_late_answer_is_given_up_and_the_next_request_has_a_new_connection(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "REQUEST_TIMEOUT", 0.1)
+
+    async def never_the_first(writer: asyncio.StreamWriter, number: int) -> None:
+        if number > 1:
+            await good(writer, number)
+
+    async with asyncio.timeout(30), generator(directory, never_the_first) as (made, server):
+        result = await made.closed_loop(shot, 2.5)
+    assert result.broken == 1
+    assert result.good > 1
+    assert server.connections == 3
+
+
+async def test_answers_that_close_break_or_refuse_are_told_apart(directory: Path) -> None:
+    async def by_turns(writer: asyncio.StreamWriter, number: int) -> None:
+        answers = {
+            1: b"HTTP/1.1 201 Created\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            2: b"this is not HTTP\r\n\r\n",
+            3: b"HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n",
+            4: b"HTTP/1.1 201 Created\r\ncontent-length: 3\r\n\r\nbad",
+        }
+        writer.write(answers[number])
+
+    async with generator(directory, by_turns) as (made, server):
+        result = await made.open_loop(shot, 0.1, 40)
+    assert (result.good, result.broken, dict(result.statuses)) == (1, 1, {201: 2, 429: 1})
+    assert dict(result.refusals) == {"no": 1}
+    assert server.connections >= 3
