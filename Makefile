@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up test lint bench docs clean
+.PHONY: help setup up test lint bench mutation docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | column -t -s '|' 2>/dev/null || grep -E '^[a-z]+:.*##' Makefile
@@ -26,6 +26,10 @@ lint: setup ## format, style, types and the floors of the architecture
 
 bench: setup ## measure this machine (ARGS="transfers --seconds 20")
 	@$(BIN)/tallystick bench $(or $(ARGS),payments)
+
+mutation: setup ## change the ledger's rules and guards a little, hundreds of times: the tests must notice (ARGS="--sample 40")
+	@$(BIN)/python -m tools.mutation python $(ARGS)
+	@$(BIN)/python -m tools.mutation sql $(ARGS)
 
 docs: ## bring the generated reference up to date and build the documentation into site/
 	@$(PYTHON) tools/bootstrap.py --group docs

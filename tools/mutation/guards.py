@@ -7,30 +7,31 @@ They are taken from a migrated database, so they are those that are in force, wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
 import re
-import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, SERVICE = "tallystick.services.ledger", "ledger"
-TESTS = ("tests/services/ledger/test_guard_edges.py", "tests/services/ledger/test_guards.py")
 #: The guards, and the tables whose CHECKs are the ledger's.
 FUNCTIONS = "SELECT proname, pg_get_functiondef(p.oid) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = pronamespace WHERE nspname = 'public' AND prorettype = 'trigger'::regtype ORDER BY proname"  # fmt: skip
 CHECKS = "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0 ORDER BY 1, 2"  # fmt: skip
 UNIQUE = "SELECT tablename, indexname FROM pg_indexes WHERE schemaname = 'public' AND indexdef LIKE 'CREATE UNIQUE%' ORDER BY 1, 2"
-#: Tables of the chassis: its own tests are for them.
-OTHERS = frozenset({"idempotency", "inbox", "outbox", "outbox_batch", "outbox_cursor", "dead_letter", "audit_outbox", "schema_migration"})  # fmt: skip
-SECONDS = 180
+#: The ledger's own tables. Those of the chassis are for its own tests.
+TABLES = frozenset(
+    re.findall(
+        r"CREATE TABLE (\w+)",
+        "".join(
+            path.read_text("utf-8") for path in (ROOT / "src/tallystick/services/ledger/sql/migrations").glob("*.sql")
+        ),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def of_function(name: str, text: str) -> Iterator[Change]:
     for pattern, new in swaps.items():
         for found in re.finditer(pattern, text[body:]):
             start = body + found.start()
-            if "ERRCODE" in text[text.rfind("\n", 0, start) : text.find("\n", start)] or text[:start].rstrip().endswith(":"):
+            if "ERRCODE" in text[text.rfind("\n", 0, start) : text.find("\n", start)] or text[:start].rstrip().endswith(
+                ":"
+            ):
                 continue
             yield change(start, body + found.end(), new, f"{found[0].strip()} -> {new.strip() or 'nothing'}")
     for start, end, elements in _rows(text):
@@ -113,109 +116,76 @@ async def changes(database: Any) -> list[Change]:
     for name, text in await database.query(FUNCTIONS):
         made += of_function(name, text)
     for table, name, _ in await database.query(CHECKS):
-        if table not in OTHERS:
+        if table in TABLES:
             made.append(Change(f"{table}: without CHECK {name}", f"ALTER TABLE {table} DROP CONSTRAINT {name}"))
     for table, name in await database.query(UNIQUE):
-        if table in OTHERS:
+        if table not in TABLES:
             continue
         plain = f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name} CASCADE; DROP INDEX IF EXISTS {name}"
-        if not await database.query("SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = $1::text::regclass", table):
+        if not await database.query(
+            "SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = $1::text::regclass", table
+        ):
             made.append(Change(f"{table}: without {name}", plain))
     return made
 
 
-class _Part:
-    async def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
-
-
-def attached(server: Any, template: str) -> type:
-    """What the tests take for a server of their own: the running one, with the template that has the change in it."""
-    from tests.support.parts import Server
-
-    class Attached(Server):
-        def __init__(self, *_: Any, **__: Any) -> None:
-            self.password, self.superuser = server.password, server.superuser
-            self.part = _Part()  # type: ignore[assignment]
-            self._roles = dict(server._roles)
-            self._templates = {(PACKAGE, SERVICE): template}
-            self._made = os.getpid() * 1000
-
-    return Attached
-
-
-def killed(server: Any, template: str) -> bool:
-    """In this process, which is not to be used any more."""
-    import tests.support.parts
-
-    tests.support.parts.Server = attached(server, template)  # type: ignore[misc]
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=0", *(one for one in TESTS if (ROOT / one).exists())]
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        return bool(pytest.main(arguments))
-
-
-async def prepared(server: Any, number: int, change: Change) -> str | None:
-    """The name of a template with the change; None when PostgreSQL won't have it."""
+async def killed(connection: Any, tests: list[Any], filled: Any, change: Change) -> bool | None:
+    """Whether a test fails with this change; None when PostgreSQL won't have it. All of it is one transaction, which is rolled back."""
     import asyncpg
 
-    from tests.support.parts import connect
-
-    name, original = f"mutant_{number}", server._templates[PACKAGE, SERVICE]
-    owner = server._roles[SERVICE][1]
-    await server.run(f'CREATE DATABASE "{name}" TEMPLATE "{original}" OWNER "{owner.user}"')
-    connection = await connect(replace(owner, database=name))
+    transaction = connection.transaction()
+    await transaction.start()
     try:
-        await connection.execute(change.sql)
-    except asyncpg.PostgresError:
-        await connection.close()
-        await server.run(f'DROP DATABASE "{name}"')
-        return None
-    await connection.close()
-    return name
+        try:
+            await connection.execute(change.sql)
+        except asyncpg.PostgresError:
+            return None
+        for test in tests:
+            try:
+                await test(filled)
+            except (AssertionError, asyncpg.PostgresError):
+                return True
+        return False
+    finally:
+        await transaction.rollback()
 
 
 def run(sample: int | None, seed: int, *, only: str = "") -> int:
     """Tries all changes, or a random sample; prints survivors and the score, answers how many survived."""
-    os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+    return asyncio.run(_run(sample, seed, only))
+
+
+async def _run(sample: int | None, seed: int, only: str) -> int:
+    from tests.services.ledger import test_guard_edges as edges
     from tests.support.parts import Server, remove, short_directory
 
     folder = short_directory()
     server = Server(folder, settings={"fsync": "off", "shared_buffers": "'64MB'"})
-    with asyncio.Runner() as runner:
-        runner.run(server.part.start())
-        try:
-            return _try_all(runner, server, sample, seed, only)
-        finally:
-            runner.run(server.part.stop())
-            remove(folder)
-
-
-def _try_all(runner: asyncio.Runner, server: Any, sample: int | None, seed: int, only: str) -> int:
-    every = [one for one in runner.run(_all(server)) if only in one.name]
-    if sample is not None and sample < len(every):
-        every = random.Random(seed).sample(every, sample)  # noqa: S311 - a choice, not a secret
-    if _dies(server, server._templates[PACKAGE, SERVICE]):
-        raise SystemExit("the tests fail without any change")
-    print(f"{len(every)} changes (seed {seed})", flush=True)
-    survived, refused, began = 0, 0, time.monotonic()
-    for number, change in enumerate(every):
-        template = runner.run(prepared(server, number, change))
-        if template is None:
-            refused += 1
-            continue
-        if not _dies(server, template):
-            survived += 1
-            print(f"survived: {change.name}", flush=True)
-        runner.run(server.run(f'DROP DATABASE "{template}" WITH (FORCE)'))
-    tried = len(every) - refused
-    score = 100 * (tried - survived) / max(1, tried)
-    took = time.monotonic() - began
-    print(f"killed {tried - survived} of {tried}: {score:.1f} % ({refused} are no SQL), {took:.0f} s")
-    return survived
+    await server.part.start()
+    try:
+        every = [one for one in await _all(server) if only in one.name]
+        every = random.Random(seed).sample(every, min(sample or len(every), len(every)))  # noqa: S311 - a choice, not a secret
+        tests = [test for name, test in vars(edges).items() if name.startswith("test_")]
+        async with edges.filled_on(server) as filled:
+            connection = filled.hand.connection
+            if await killed(connection, tests, filled, Change("none", "SELECT")):
+                raise SystemExit("the tests fail without any change")
+            print(f"{len(every)} changes (seed {seed})", flush=True)
+            verdicts: Counter[bool | None] = Counter()
+            began = time.monotonic()
+            for change in every:
+                verdict = await killed(connection, tests, filled, change)
+                verdicts[verdict] += 1
+                if verdict is False:
+                    print(f"survived: {change.name}", flush=True)
+    finally:
+        await server.part.stop()
+        remove(folder)
+    tried, took = verdicts[True] + verdicts[False], time.monotonic() - began
+    score = 100 * verdicts[True] / max(1, tried)
+    print(f"killed {verdicts[True]} of {tried}: {score:.1f} % ({verdicts[None]} are no SQL), {took:.0f} s")
+    return verdicts[False]
 
 
 async def _all(server: Any) -> list[Change]:
@@ -224,13 +194,3 @@ async def _all(server: Any) -> list[Change]:
         return await changes(database)
     finally:
         await server.drop(database)
-
-
-def _dies(server: Any, template: str) -> bool:
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        signal.alarm(SECONDS)
-        os._exit(int(killed(server, template)))
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) != 0

@@ -54,15 +54,25 @@ Statement = ast.AugAssign | ast.Assign | ast.Expr | ast.Raise | ast.If | ast.Ret
 Place = tuple[ast.expr | Statement, ast.AST]
 
 
+#: What stands in their brackets, or in a class's, is a type or how it is laid out.
+_TYPES = frozenset({"Final", "Literal", "TypeVar", "dict", "list", "tuple"})
+
+
 def _places(tree: ast.AST) -> Iterator[Place]:
+    types: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in _TYPES:
+            types.update(ast.walk(node))
+        elif isinstance(node, ast.ClassDef):
+            types.update(part for keyword in node.keywords for part in ast.walk(keyword))
     for parent in ast.walk(tree):
-        if isinstance(parent, ast.AnnAssign):
+        if isinstance(parent, ast.AnnAssign) or parent in types:
             continue
         for name, value in ast.iter_fields(parent):
             if name in {"annotation", "returns", "decorator_list"}:
                 continue
             for node in value if isinstance(value, list) else [value]:
-                if isinstance(node, ast.expr) or isinstance(node, Statement):
+                if isinstance(node, ast.expr | Statement):
                     yield node, parent
 
 
@@ -77,15 +87,15 @@ def _changes(node: ast.expr | Statement, parent: ast.AST) -> Iterator[str]:
                 yield f"{before} -> {ast.unparse(node)}"
                 node.ops[place] = operator
     elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in _ARITHMETIC:
-        operator = node.op
-        node.op = _ARITHMETIC[type(operator)]()
+        arithmetic = node.op
+        node.op = _ARITHMETIC[type(arithmetic)]()
         yield f"{before} -> {ast.unparse(node)}"
-        node.op = operator
+        node.op = arithmetic
     elif isinstance(node, ast.BoolOp):
-        operator = node.op
-        node.op = ast.And() if isinstance(operator, ast.Or) else ast.Or()
+        joined = node.op
+        node.op = ast.And() if isinstance(joined, ast.Or) else ast.Or()
         yield f"{before} -> {ast.unparse(node)}"
-        node.op = operator
+        node.op = joined
         for place in range(len(node.values)):
             values = node.values
             node.values = values[:place] + values[place + 1 :]
@@ -103,9 +113,11 @@ def _changes(node: ast.expr | Statement, parent: ast.AST) -> Iterator[str]:
         node.func.id = "min" if name == "max" else "max"
         yield f"{before} -> {ast.unparse(node)}"
         node.func.id = name
-    if isinstance(node, ast.AugAssign | ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
-        yield from _put(parent, node, ast.Pass(), before)
-    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute | ast.Subscript):
+    if (
+        isinstance(node, ast.AugAssign | ast.Raise)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+        or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute | ast.Subscript))
+    ):
         yield from _put(parent, node, ast.Pass(), before)
     elif isinstance(node, ast.If) and isinstance(node.test, ast.Name | ast.Attribute | ast.Call):
         test = node.test

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,9 +120,9 @@ class Filled:
     hold: UUID
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def filled(postgres_server: Server) -> AsyncIterator[Filled]:
-    service = await postgres_server.database("tallystick.services.ledger")
+@asynccontextmanager
+async def filled_on(server: Server) -> AsyncIterator[Filled]:
+    service = await server.database("tallystick.services.ledger")
     database = await service.open()
     clock = ManualClock(START)
     books = Books(ledger_on(database, clock), clock, database)
@@ -145,7 +146,13 @@ async def filled(postgres_server: Server) -> AsyncIterator[Filled]:
     yield Filled(hand, str(bank), str(anna), str(shop), str(dollars), post.id, hold.id)
     await connection.close()
     await books.sound()
-    await postgres_server.drop(service)
+    await server.drop(service)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def filled(postgres_server: Server) -> AsyncIterator[Filled]:
+    async with filled_on(postgres_server) as made:
+        yield made
 
 
 async def test_right_writes_are_taken(filled: Filled) -> None:

@@ -80,7 +80,6 @@ def _full(account: Account, room: int, amount: int) -> _Refused:
 class _Decider:
     def __init__(self, state: State, now: datetime) -> None:
         self.state = state
-        self.now = now
         self.transfers: list[Transfer] = []
         self.rejections: list[Rejection] = []
         for book in state.books.values():
