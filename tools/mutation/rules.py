@@ -23,7 +23,11 @@ from tools.mutation.source import Mutant, mutants
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "src/tallystick/services/ledger/model"
 #: Fast ones first. The simulation's seeds come last, for what the model's own tests let through.
-TESTS = ("tests/services/ledger/test_model_edges.py", "tests/services/ledger/test_model.py")
+TESTS = (
+    "tests/services/ledger/test_model_edges.py",
+    "tests/services/ledger/test_model.py",
+    "tests/services/ledger/test_reports_model.py",
+)
 SECONDS = 120
 SEEDS = 40
 #: Imported once, before the fork: everything that the tests need, but for the ledger.
@@ -113,7 +117,7 @@ def run(sample: int | None, seed: int, *, only: str = "") -> int:
         verdicts[verdict] += 1
         if not verdict:
             print(f"survived: {mutant.path.name}:{mutant.line}: {mutant.what}", flush=True)
-        if sum(verdicts.values()) % 25 == 0:
+        if sum(verdicts.values()) % 10 == 0:
             print(f"{sum(verdicts.values())} tried, {verdicts['']} survived", flush=True)
     found = len(every) - verdicts[""]
     print(

@@ -523,4 +523,103 @@ async def test_nothing_is_there_twice(filled: Filled) -> None:
         assert await alone(filled, f"INSERT INTO {table} SELECT * FROM {table} LIMIT 1") == f"{table}_pkey"
     refusal = "INSERT INTO rejection (book, id, digest, reason, recorded_at) SELECT 1, $1::uuid, decode(repeat('00', 16), 'hex'), 'x', now() FROM generate_series(1, 2)"  # fmt: skip
     assert await alone(filled, refusal, filled.post) == "rejection_pkey"
-    assert await alone(filled, "INSERT INTO book (tenant, recorded_at, created_at) SELECT tenant, now(), now() FROM book") == "book_tenant_key"  # fmt: skip
+    assert await alone(filled, "INSERT INTO book (tenant, recorded_at, created_at) SELECT tenant, now(), now() FROM book") == "book_name"  # fmt: skip
+
+
+# ---- books, paths and charts ----------------------------------------------------------------------------------------
+
+BOOKS = (
+    ("UPDATE book SET name = 'Main'", "book_name_check"),
+    ("UPDATE book SET name = '-'", "book_name_check"),
+    ("UPDATE book SET description = ''", "book_description_check"),
+    ("UPDATE book SET description = repeat('x', 501)", "book_description_check"),
+    ("UPDATE book SET backdating = 'never'", "book_backdating_check"),
+    ("UPDATE book SET quarantined_at = now(), quarantine_reason = ''", "book_quarantine_reason_check"),
+    ("UPDATE book SET quarantined_at = now(), quarantine_reason = repeat('x', 501)", "book_quarantine_reason_check"),
+    ("UPDATE book SET quarantined_at = now()", "book_quarantine"),
+    ("UPDATE book SET quarantine_reason = 'why'", "book_quarantine"),
+    ("UPDATE book SET shard = 'North'", "book_shard_check"),
+    ("UPDATE account SET kind = 'gift'", "account_kind"),
+    ("UPDATE account SET ceiling = -1, debits_posted = 1000 WHERE normal_side = 'credit'", "account_ceiling_check"),
+    ("UPDATE account SET ceiling = 1, debits_pending = 50 WHERE normal_side = 'debit'", "account_ceiling"),
+    ("UPDATE account SET ceiling = 1, credits_pending = 50 WHERE normal_side = 'credit'", "account_ceiling"),
+    ("UPDATE account SET path = 'a:b'", "account_path"),
+    (
+        "INSERT INTO chart (book, version, mode, rules, created_at) VALUES (1, 0, 'open', '[]', now())",
+        "chart_version_check",
+    ),
+    (
+        "INSERT INTO chart (book, version, mode, rules, created_at) VALUES (1, 1, 'loose', '[]', now())",
+        "chart_mode_check",
+    ),
+    (
+        "INSERT INTO chart (book, version, mode, rules, created_at) VALUES (1, 1, 'open', '{}', now())",
+        "chart_rules_check",
+    ),
+    (
+        "INSERT INTO chart (book, version, mode, rules, created_at) SELECT 1, 1, 'open', '[]', now() FROM generate_series(1, 2)",
+        "chart_pkey",
+    ),
+)
+
+
+async def test_each_check_of_a_book_and_its_chart(filled: Filled) -> None:
+    for sql, constraint in BOOKS:
+        assert await alone(filled, sql) == constraint, sql
+
+
+async def test_an_account_begins_at_a_path_and_with_a_kind(filled: Filled) -> None:
+    new = (
+        "INSERT INTO account (id, book, name, currency, normal_side, created_at, created_sequence, path)"
+        " SELECT gen_random_uuid(), book, name, currency, normal_side, created_at, 0, $1 FROM account LIMIT 1"
+    )
+    good = ["a", "a:b", ":".join("p" * 16), "x" * 64, ":".join([*["x" * 64] * 7, "x" * 57]), None]
+    bad = [
+        "",
+        ":",
+        "a:",
+        ":a",
+        "a b",
+        "a:b/c",
+        ":".join("p" * 17),
+        "x" * 65,
+        "a:" + "x" * 65,
+        "acc_1",
+        ":".join(["x" * 64] * 8),
+    ]
+    assert len(str(good[4])) == 512
+    for path in good:
+        assert await alone(filled, new, path) is None, path
+    for path in bad:
+        assert await alone(filled, new, path) == "account_path_form", path
+
+
+async def moved(filled: Filled, sql: str) -> list[int]:
+    """By how much the statement moves the revisions of both books."""
+    connection = filled.hand.connection
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute("INSERT INTO book (tenant, recorded_at, created_at) VALUES ('beta', now(), now())")
+        before = await connection.fetch("SELECT revision FROM book ORDER BY id")
+        await connection.execute(sql)
+        after = await connection.fetch("SELECT revision FROM book ORDER BY id")
+        return [two[0] - one[0] for one, two in zip(before, after, strict=True)]
+    finally:
+        await transaction.rollback()
+
+
+async def test_what_the_rules_read_moves_the_revision_of_its_book(filled: Filled) -> None:
+    """What was decided in memory is stored only if the revision stands still."""
+    one = f"WHERE id = '{filled.bank}'"
+    for sql in (
+        f"UPDATE account SET ceiling = 1000 {one}",
+        f"UPDATE account SET floor = -1000 {one}",
+        f"UPDATE account SET frozen_at = now() {one}",
+        f"UPDATE account SET closed_at = now() {one}",
+        "UPDATE book SET sealed_until = now() WHERE id = 1",
+        "UPDATE book SET backdating = 'report' WHERE id = 1",
+        "INSERT INTO chart (book, version, mode, rules, created_at) VALUES (1, 1, 'open', '[]', now())",
+    ):
+        assert await moved(filled, sql) == [1, 0], sql
+    assert await moved(filled, "UPDATE book SET sequence = sequence") == [0, 0]
