@@ -27,14 +27,13 @@ from tallystick.chassis.db import (
     Signal,
     UniqueViolation,
 )
-from tallystick.services.ledger.model import Transfer
+from tallystick.services.ledger.model import MICROSECOND, Transfer
 
 #: Seconds that a lock is waited for, as in `Bounds`.
 LOCK_S = 2.0
 
 Key = tuple[Any, ...]
 Values = dict[str, Any]
-_SAVED = [field.name for field in msgspec.structs.fields(Transfer) if field.name != "recorded_at"]
 _TRANSFER = [field.name for field in msgspec.structs.fields(Transfer)]
 
 
@@ -393,7 +392,7 @@ async def open_main(tx: Transaction, tenant: str, now: datetime) -> list[Row]:
         "tenant": tenant,
         "name": "main",
         "sequence": 0,
-        "recorded_at": now,
+        "recorded_at": now - MICROSECOND,
         "created_at": now,
         "revision": 0,
         "quarantined_at": None,
@@ -438,6 +437,8 @@ def _book(row: Values) -> Row:
         recorded_at=row["recorded_at"],
         revision=row["revision"],
         quarantined=row["quarantined_at"] is not None,
+        strict=True,
+        sealed_until=None,
     )
 
 
@@ -489,6 +490,8 @@ async def known(tx: Transaction, books_: Sequence[int], ids: Sequence[Any]) -> l
                 refused_currency=no.get("currency"),
                 refused=no.get("id"),
                 in_book=key[0],
+                hold_amount=None if hold is None else hold["amount"],
+                hold_expires_at=None if hold is None else hold["expires_at"],
                 captured=None if hold is None else hold["captured"],
                 remaining=None if hold is None else hold["remaining"],
                 state=None if hold is None else hold["state"],
@@ -525,14 +528,12 @@ async def save(
     tx: Transaction, numbers: Sequence[int], sequences: Sequence[int], instants: Sequence[datetime], rows: list[Any]
 ) -> list[Row]:
     """As the `.sql`: totals move by sums made here, running totals come from the model, and both guards look at the whole write."""
-    at = dict(zip(numbers, instants, strict=True))
     firsts: dict[int, int] = {}
     for number, sequence, instant in zip(numbers, sequences, instants, strict=True):
         await tx.update("book", (number,), sequence=sequence, recorded_at=instant)
     touched: dict[Any, tuple[Values, str]] = {}
     for values in rows:
-        new = dict(zip(_SAVED, values, strict=True))
-        new["recorded_at"] = at[new["book"]]
+        new = dict(zip(_TRANSFER, values, strict=True))
         transfer = {name: new[name] for name in _TRANSFER}
         book, number = transfer["book"], transfer["sequence"]
         firsts.setdefault(book, number)
@@ -589,17 +590,26 @@ async def insert_holds(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
 @statement
 async def draw_holds(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
     ends = {"capture": "captured", "void": "voided", "expire": "expired"}
-    for book, target, kind, amount, released in zip(*columns, strict=True):
+    for book, target, kind, amount, released, expires_at in zip(*columns, strict=True):
         await tx.lock("hold", (book, target))
         row = tx.get("hold", (book, target))
         if row is None:
             continue
         left = row["remaining"] - released
         captured = row["captured"] + (amount if kind == "capture" else 0)
-        if left < 0 or captured > row["amount"] - left:
+        whole = row["amount"] + (amount if kind == "increase" else 0)
+        if left < 0 or captured > whole - left:
             raise CheckViolation("draw_holds", "23514", "hold_not_overdrawn", "")
         state = "held" if left else ends[kind]
-        await tx.update("hold", (book, target), captured=captured, remaining=left, state=state)
+        await tx.update(
+            "hold",
+            (book, target),
+            amount=whole,
+            captured=captured,
+            remaining=left,
+            state=state,
+            expires_at=expires_at or row["expires_at"],
+        )
     return []
 
 

@@ -170,6 +170,11 @@ class Naive:
     posted: list[tuple[Command, int, int, AccountId, AccountId]] = field(default_factory=list)
     expiries: dict[TransferId, datetime | None] = field(default_factory=dict)
     paths: dict[str, AccountId] = field(default_factory=dict)
+    last: datetime = START
+
+    def instant(self, now: datetime) -> datetime:
+        """When the next transfer is recorded: later than the last one."""
+        return max(now, self.last + timedelta(microseconds=1))
 
     def named(self, account: AccountId | str | None) -> AccountId | None:
         return self.paths.get(account) if isinstance(account, str) else account
@@ -227,13 +232,30 @@ class Naive:
 
     def apply(self, command: Command, now: datetime) -> bool:
         """Whether the command is posted (it has a new id)."""
+        posted = self._apply(command, self.instant(now))
+        if posted:
+            self.last = self.instant(now)
+        return posted
+
+    def _most(self, debit: AccountId | None, credit: AccountId | None, asked: int, currency: str | None) -> int:
+        """As much of `asked` as may be moved."""
+        low, high = 0, min(asked, 2**63 - 1)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._allowed(debit, credit, middle, currency) else (low, middle - 1)
+        return low
+
+    def _apply(self, command: Command, now: datetime) -> bool:
         if command.kind in ("post", "hold"):
             one, two = self.named(command.debit), self.named(command.credit)
-            ok = self._allowed(one, two, command.amount or 0, command.currency)
+            amount = command.amount or 0
+            if command.balancing and amount <= 2**63 - 1:
+                amount = self._most(one, two, amount, command.currency)
+            ok = self._allowed(one, two, amount, command.currency)
             if ok:
                 assert one
                 assert two
-                self.posted.append((command, command.amount or 0, 0, one, two))
+                self.posted.append((command, amount, 0, one, two))
                 self.expiries[command.id] = (
                     now + timedelta(seconds=command.expires_in) if command.expires_in is not None else None
                 )
@@ -259,6 +281,17 @@ class Naive:
         due = expires is not None and expires <= now
         if first.kind != "hold" or left == 0 or due != (command.kind == "expire"):
             return False
+        if command.kind == "increase":
+            amount = command.amount or 0
+            held = whole + sum(a for child, a, *_ in children if child.kind == "increase")
+            if held + amount > 2**63 - 1 or self.accounts[debit].closed or self.accounts[credit].closed:
+                return False
+            if not self._allowed(debit, credit, amount, self.accounts[debit].currency):
+                return False
+            self.posted.append((command, amount, -amount, debit, credit))
+            if command.expires_in is not None:
+                self.expiries[first.id] = now + timedelta(seconds=command.expires_in)
+            return True
         amount = command.amount if command.kind == "capture" and command.amount is not None else left
         if not 1 <= amount <= left:
             return False

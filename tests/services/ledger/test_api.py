@@ -91,7 +91,9 @@ async def test_the_way_of_a_transfer(env: Env) -> None:
                 "version": 1,
                 "sequence": 1,
                 "recorded_at": "2026-01-01T00:00:00.000000Z",
+                "effective_at": "2026-01-01T00:00:00.000000Z",
                 "code": "payin",
+                "transaction": None,
             }
         ],
         "has_more": False,
@@ -104,7 +106,7 @@ async def test_holds_are_captured_voided_and_reversed(env: Env) -> None:
     await env.transfers(post(bank, anna, 1000))
     answer = await env.transfers({**post(anna, shop, 600), "kind": "hold", "expires_in": 3600})
     (held,) = answer.json["data"]
-    assert (held["status"], held["expires_at"]) == ("held", "2026-01-01T01:00:00.000000Z")
+    assert (held["status"], held["expires_at"]) == ("held", "2026-01-01T01:00:00.000001Z")
     assert await env.balance(anna) == ("1000", "600", "400")
     assert await env.balance(shop) == ("0", "0", "0")
     path = f"/v1/transfers/{held['id']}"
@@ -127,7 +129,7 @@ async def test_holds_are_captured_voided_and_reversed(env: Env) -> None:
         "state": "captured",
         "captured": eur(300),
         "remaining": eur(0),
-        "expires_at": "2026-01-01T01:00:00.000000Z",
+        "expires_at": "2026-01-01T01:00:00.000001Z",
     }
 
     (other,) = (await env.transfers({**post(anna, shop, 70), "kind": "hold"})).json["data"]
@@ -158,7 +160,7 @@ async def test_an_expired_hold_is_expired_before_it_is_swept(env: Env) -> None:
     bank, anna = await env.account("debit"), await env.account(floor="0")
     await env.transfers(post(bank, anna, 100))
     (held,) = (await env.transfers({**post(anna, bank, 100), "kind": "hold", "expires_in": 5})).json["data"]
-    env.clock.advance(timedelta(seconds=5))
+    env.clock.advance(timedelta(seconds=5, microseconds=1))
     state = (await env.call("GET", f"/v1/transfers/{held['id']}")).json["hold"]
     assert (state["state"], state["remaining"]) == ("expired", eur(0))
     answer = await env.call("POST", f"/v1/transfers/{held['id']}/capture")

@@ -195,7 +195,7 @@ async def test_a_hold_that_nobody_ends_is_released(books: Books) -> None:
     """midaz (source comment R18): nothing sweeps a pending transaction that was forgotten."""
     bank, customer = await pair(books, funds=100)
     (held,) = await books.post(move("hold", customer, bank, 70, expires_in=60))
-    books.clock.advance(timedelta(seconds=60))
+    books.clock.advance(timedelta(seconds=60, microseconds=1))
     assert await books.balance(customer) == (100, 100)
     assert await books.ledger.sweep() == 1
     assert outcomes([await books.post(draw("capture", held.id))]) == ["hold_expired"]

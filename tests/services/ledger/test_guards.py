@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -40,6 +41,9 @@ COLUMNS = [
     "cr_debits_posted",
     "cr_credits_pending",
     "cr_credits_posted",
+    "transaction",
+    "effective_at",
+    "asked",
 ]
 
 
@@ -116,6 +120,12 @@ BAD_ROWS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"released": 5}, "transfer_released"),
     ({"kind": "void", "released": 100}, "transfer_target"),
     ({"target": ids.transfers.new()}, "transfer_target"),
+    ({"kind": "increase", "released": -100}, "transfer_target"),
+    ({"kind": "increase", "target": ids.transfers.new(), "released": 100}, "transfer_released"),
+    ({"kind": "increase", "target": ids.transfers.new()}, "transfer_released"),
+    ({"asked": 1}, "transfer_asked"),
+    ({"effective_at": datetime(2026, 1, 2, tzinfo=UTC)}, "transfer_effective"),
+    ({"kind": "hold", "effective_at": datetime(2025, 1, 2, tzinfo=UTC)}, "transfer_effective"),
     ({"credit_account": "debit_account"}, "transfer_two_accounts"),
     ({}, "transfer_sequence"),
     ({"sequence": 9}, "transfer_sequence_gap"),
@@ -153,6 +163,7 @@ def whole(row: dict[str, Any], **changes: Any) -> tuple[str, tuple[Any, ...]]:
     amount = 10
     right = {
         "sequence": 3,
+        "recorded_at": row["recorded_at"] + timedelta(seconds=1),
         "amount": amount,
         "dr_version": 3,
         "dr_credits_pending": 30,
@@ -193,6 +204,53 @@ async def test_running_totals_that_are_not_the_accounts_are_refused(filled: Book
     await filled.sound()
 
 
+async def test_what_is_sealed_and_whose_transaction_it_is_the_database_knows_too(
+    filled: Books, service: ServiceDatabase
+) -> None:
+    row = await last_post(service)
+    seal = "UPDATE book SET sealed_until = '2026-01-01T00:00:00Z'"
+    early = datetime(2025, 12, 31, tzinfo=UTC)
+    assert await refused(service, seal, whole(row, effective_at=early)) == "transfer_sealed"
+    later = ("UPDATE book SET sealed_until = $1", (row["recorded_at"] + timedelta(seconds=1),))
+    assert await refused(service, later, whole(row)) == "transfer_sealed"
+    own = ids.transactions.new()
+    assert await refused(service, whole(row, transaction=own)) == "transfer_transaction"
+    told = "INSERT INTO transaction (book, id, first, last, recorded_at, effective_at) SELECT book, $1, $2, $3, recorded_at, $4 FROM transfer LIMIT 1"
+    for first, last, at in ((2, 3, None), (3, 4, None), (3, 3, early)):
+        args = (own, first, last, at)
+        assert await refused(service, (told, args), whole(row, transaction=own)) == "transfer_transaction", args
+    connection = await service.connection()
+    async with connection.transaction():
+        await connection.execute(told, own, 3, 3, early)
+        sql, args = whole(row, transaction=own, effective_at=early)
+        await connection.execute(sql, *args)
+    assert await connection.fetchval("SELECT count(*) FROM adjustment") == 4
+    assert await connection.fetchval("SELECT sum(credits) FROM adjustment_total WHERE span = 'year'") == 0
+    await connection.close()
+    await filled.sound()
+
+
+async def test_a_hold_that_grew_more_than_was_said_is_refused(
+    filled: Books, service: ServiceDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = (await service.query("SELECT id FROM hold"))[0]["id"]
+
+    def generous(*args: Any) -> Decided:
+        decided = decide(*args)
+        decided.transfers[:] = [_replaced(t, amount=t.amount - 1, released=1 - t.amount) for t in decided.transfers]
+        return decided
+
+    monkeypatch.setattr(posting, "decide", generous)
+    with pytest.raises(GuardRefused):
+        await filled.post(draw("increase", held, 10))
+    monkeypatch.setattr(posting, "decide", decide)
+    assert (await filled.post(draw("increase", held, 10)))[0].status == "posted"
+    assert [dict(row) for row in await service.query("SELECT amount, remaining FROM hold")] == [
+        {"amount": 40, "remaining": 40}
+    ]
+    await filled.sound()
+
+
 async def test_the_service_can_not_change_or_delete_what_was_posted(filled: Books, service: ServiceDatabase) -> None:
     database = service.dsn
     connection = await asyncpg.connect(
@@ -215,7 +273,11 @@ async def test_the_service_can_not_change_or_delete_what_was_posted(filled: Book
             "UPDATE rejection SET reason = 'x'",
             "DELETE FROM rejection",
             "DELETE FROM hold",
-            "UPDATE hold SET amount = 1",
+            "UPDATE hold SET debit_account = credit_account",
+            "INSERT INTO adjustment VALUES (gen_random_uuid(), now(), 1, 1, 1, 0)",
+            "DELETE FROM adjustment_total",
+            "UPDATE transaction SET reference = 'x'",
+            "DELETE FROM transaction",
             "DELETE FROM reversal",
             "DELETE FROM book",
             "UPDATE book SET tenant = 'other'",

@@ -264,7 +264,7 @@ async def test_an_expired_hold_blocks_nobody_before_the_sweep(books: Books, serv
     )
     assert await books.balance(customer) == (100, 5)
     assert statuses(await books.post(move("post", customer, bank, 6))) == ["rejected"]
-    books.clock.advance(timedelta(seconds=60))
+    books.clock.advance(timedelta(seconds=60, microseconds=10))
     assert await books.balance(customer) == (100, 95), "a read does not count what has expired"
     assert await books.balance(shop) == (0, 0)
     assert statuses(await books.post(move("post", customer, bank, 96), move("post", customer, bank, 90))) == [
@@ -282,7 +282,7 @@ async def test_the_sweep_takes_off_what_is_due_and_only_that(books: Books, servi
     made = await books.post(*(move("hold", debit, credit, n, expires_in=n) for n in (30, 10, 20, 40)))
     await books.post(draw("capture", made[1].id, 4))
     await books.post(draw("void", made[2].id))
-    books.clock.advance(timedelta(seconds=30))
+    books.clock.advance(timedelta(seconds=30, microseconds=10))
     assert statuses(await books.post(draw("capture", made[0].id))) == ["rejected"]
     assert await books.ledger.sweep() == 2
     assert await books.ledger.sweep() == 0

@@ -131,6 +131,44 @@ class NotReversible(Unprocessable):
     slug, title = "not-reversible", "Only what was posted can be reversed"
 
 
+class PeriodSealed(Conflict):
+    slug, title = "period-sealed", "The book is sealed up to later than that"
+
+
+class PastLimitBroken(Unprocessable):
+    """`breached_on` are the days (UTC) at whose end an account would have been outside of its floor or ceiling."""
+
+    slug, title = "past-limit-broken", "An account would have broken its limit on past days"
+
+
+class NothingToMove(Unprocessable):
+    slug, title = "nothing-to-move", "There is nothing that a balancing transfer could move"
+
+
+class ExchangeWorthless(InvalidRequest):
+    slug, title = "exchange-worthless", "The exchange would buy less than one minor unit, or more than an amount can be"
+
+
+class TransactionNotFound(NotFound):
+    slug, title = "transaction-not-found", "There is no such transaction, or not for you"
+
+
+class CategoryNotFound(NotFound):
+    """`category` is the one that is not there."""
+
+    slug, title = "category-not-found", "There is no such category"
+
+
+class CategoryInUse(Conflict):
+    """`by` are the categories that it is a member of."""
+
+    slug, title = "category-in-use", "The category is a member of others"
+
+
+class CategoryCycle(Conflict):
+    slug, title = "category-cycle", "The category would be a member of itself"
+
+
 class CeilingExceeded(Unprocessable):
     """`available` is the room below the account's ceiling, `required` what this transfer would bring in."""
 
@@ -172,6 +210,14 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     BookQuarantined,
     BookStillFaulty,
     CeilingExceeded,
+    PeriodSealed,
+    PastLimitBroken,
+    NothingToMove,
+    ExchangeWorthless,
+    TransactionNotFound,
+    CategoryNotFound,
+    CategoryInUse,
+    CategoryCycle,
     TransferNotFound,
     HistoryNotKept,
     NoAccountMatches,

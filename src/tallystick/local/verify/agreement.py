@@ -11,6 +11,7 @@ import msgspec
 
 from tallystick.contracts.ledger.messages import canonical_line
 from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
 from tallystick.local.verify.source import Source
 from tallystick.services.payments.model import Role, derived
 
@@ -112,8 +113,8 @@ async def facts(source: Source) -> tuple[list[str], str]:
     run: list[str] = []
     ends: tuple[int, int, str] | None = None
     statement = (
-        "SELECT book, sequence, id, kind, target, debit_account, credit_account, amount, released, currency "
-        "FROM transfer ORDER BY book, sequence"
+        "SELECT book, sequence, id, kind, target, debit_account, credit_account, amount, released, currency, "
+        "effective_at FROM transfer ORDER BY book, sequence"
     )
     first_told: dict[int, int] = {}
     for book, first in told:
@@ -155,4 +156,5 @@ def _line(row: Any) -> str:
         row["amount"],
         row["released"],
         row["currency"],
+        "" if row["effective_at"] is None else rfc3339(row["effective_at"]),
     )

@@ -97,4 +97,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     sequence: int
     recorded_at: str
+    effective_at: str
     code: str | None = None
+    transaction: Id | None = None

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.contracts.ledger.messages.words import AccountKind, BookName, Ceiling, Floor, Message, Side
+from tallystick.contracts.ledger.messages.words import (
+    AccountKind,
+    BookName,
+    Ceiling,
+    Floor,
+    Message,
+    PathPattern,
+    Side,
+    SignedMoney,
+)
 from tallystick.kernel.money import CurrencyCode
 
 MAX_RULES = 200
@@ -46,6 +55,48 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     revision: int
     created_at: str
+
+
+class SealBook(Message, frozen=True):
+    """Nothing is effective at or before `until` (RFC 3339, not later than now) any more. It only moves forwards."""
+
+    until: Annotated[str, Meta(min_length=20, max_length=35)]
+
+
+class SetCategory(Message, frozen=True):
+    """Which accounts are added up: those at paths as the patterns say, and those of other categories."""
+
+    paths: Annotated[list[PathPattern], Meta(max_length=200)] = msgspec.field(default_factory=list)
+    categories: Annotated[list[BookName], Meta(max_length=200)] = msgspec.field(default_factory=list)
+
+
+class Category(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    paths: list[str]
+    categories: list[str]
+    changed_at: str
+
+
+class Categories(msgspec.Struct, frozen=True, kw_only=True):
+    data: list[Category]
+
+
+class CategoryTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """What so many accounts have posted in one currency. `balance` is debits less credits; negative for what is owed."""
+
+    currency: str
+    accounts: int
+    debits: SignedMoney
+    credits: SignedMoney
+    balance: SignedMoney
+
+
+class CategoryBalances(msgspec.Struct, frozen=True, kw_only=True):
+    """Per currency, each account once, as of the book's sequence `as_of`."""
+
+    name: str
+    as_of: int
+    data: list[CategoryTotal]
 
 
 class ChartRule(Message, frozen=True):

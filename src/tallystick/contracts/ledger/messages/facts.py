@@ -23,6 +23,7 @@ class TransferLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     target: Id | None = None
     released: str | None = None
     expires_at: str | None = None
+    effective_at: str | None = None
 
 
 class TransfersPosted(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class TransfersPosted(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     sha256: str
     transfers: list[TransferLine]
+    transaction: Id | None = None
 
 
 def canonical_line(  # noqa: PLR0917 - the fields of a line, in their order
@@ -49,6 +51,10 @@ def canonical_line(  # noqa: PLR0917 - the fields of a line, in their order
     amount: int,
     released: int,
     currency: str,
+    effective_at: str = "",
 ) -> str:
-    """One transfer in the digest of its fact: its fields between `|`, ids as 32 hex digits (empty if absent), amounts in minor units."""
-    return f"{sequence}|{transfer}|{kind}|{target}|{debit}|{credit}|{amount}|{released}|{currency}\n"
+    """One transfer in the digest of its fact: its fields between `|`, ids as 32 hex digits (empty if absent), amounts in minor units. What
+    is dated back has its effective time (RFC 3339) as one field more.
+    """
+    dated = f"|{effective_at}" if effective_at else ""
+    return f"{sequence}|{transfer}|{kind}|{target}|{debit}|{credit}|{amount}|{released}|{currency}{dated}\n"

@@ -24,7 +24,9 @@ from tallystick.kernel.money import MoneyWire
 
 
 class NewTransfer(Message, frozen=True):
-    """`id` (`trf_...`) is made by the client, or by the ledger if left out. `expires_in`: seconds, for a hold."""
+    """`id` (`trf_...`) is made by the client, or by the ledger if left out. `expires_in`: seconds, for a hold. `balancing`: as much as there
+    is, up to the amount. `linked`: this one and the next are posted both or not at all (the last of a request is linked to nothing).
+    """
 
     kind: Literal["post", "hold"]
     debit_account: AccountRef
@@ -34,6 +36,8 @@ class NewTransfer(Message, frozen=True):
     expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
     code: Text64 | None = None
     metadata: Metadata | None = None
+    balancing: bool = False
+    linked: bool = False
 
 
 class NewTransfers(Message, frozen=True):
@@ -49,6 +53,15 @@ class CaptureHold(Message, frozen=True):
 
     amount: MoneyWire | None = None
     final: bool = False
+    id: Id | None = None
+    book: BookName = MAIN
+
+
+class IncreaseHold(Message, frozen=True):
+    """Holds so much more. `expires_in`: seconds from now on, instead of when it would have expired."""
+
+    amount: MoneyWire
+    expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
     id: Id | None = None
     book: BookName = MAIN
 
@@ -80,7 +93,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `status` is what this transfer did when it was recorded and never changes; `reason` is there when it was rejected, with
     `available` and `required` where amounts decided. `target` is the hold that was captured, voided or expired, or the transfer that was
-    reversed; `released` what that took off the hold. `hold` and `reversed` (single reads only) tell what came after.
+    reversed; `released` what that took off the hold. `asked` is there where as much was moved as there was. `effective_at` is there where it
+    is not `recorded_at`. `hold` and `reversed` (single reads only) tell what came after.
     """
 
     id: Id
@@ -100,6 +114,9 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sequence: int | None = None
     recorded_at: str | None = None
     book: str | None = None
+    transaction: Id | None = None
+    effective_at: str | None = None
+    asked: MoneyWire | None = None
     hold: HoldState | None = None
     reversed: MoneyWire | None = None
 

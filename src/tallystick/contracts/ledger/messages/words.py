@@ -50,11 +50,11 @@ Ceiling = Annotated[
     str,
     Meta(pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)", max_length=19, description="minor units of the account's currency"),
 ]
-Digits = Annotated[str, Meta(pattern=r"^-?[0-9]{1,20}$(?!\n)", max_length=21)]
+Digits = Annotated[str, Meta(pattern=r"^-?[0-9]{1,40}$(?!\n)", max_length=41)]
 Side = Literal["debit", "credit"]
 #: What an account is to a balance sheet or an income statement. Left out, it is an asset if debits make it grow, else a liability.
 AccountKind = Literal["asset", "liability", "equity", "income", "expense"]
-Kind = Literal["post", "hold", "capture", "void", "reverse"]
+Kind = Literal["post", "hold", "increase", "capture", "void", "reverse"]
 
 
 class Reason(StrEnum):
@@ -69,6 +69,9 @@ class Reason(StrEnum):
     AMOUNT_OVERFLOW = "amount_overflow"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     CEILING_EXCEEDED = "ceiling_exceeded"
+    NOTHING_TO_MOVE = "nothing_to_move"
+    PERIOD_SEALED = "period_sealed"
+    PAST_LIMIT_BROKEN = "past_limit_broken"
     HOLD_NOT_FOUND = "hold_not_found"
     HOLD_ALREADY_CAPTURED = "hold_already_captured"
     HOLD_ALREADY_VOIDED = "hold_already_voided"
@@ -80,9 +83,13 @@ class Reason(StrEnum):
     EXCEEDS_REVERSIBLE = "exceeds_reversible"
     # Not pinned: they say what is wrong with this request or this moment, not with the transfer's id.
     BOOK_QUARANTINED = "book_quarantined"
+    EFFECTIVE_IN_FUTURE = "effective_in_future"
     LINKED_TRANSFER_FAILED = "linked_transfer_failed"
     ID_ALREADY_FAILED = "id_already_failed"
     EXISTS_WITH_DIFFERENT_KIND = "exists_with_different_kind"
+    EXISTS_WITH_DIFFERENT_TRANSACTION = "exists_with_different_transaction"
+    EXISTS_WITH_DIFFERENT_BALANCING = "exists_with_different_balancing"
+    EXISTS_WITH_DIFFERENT_EFFECTIVE_TIME = "exists_with_different_effective_time"
     EXISTS_WITH_DIFFERENT_TARGET = "exists_with_different_target"
     EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT = "exists_with_different_debit_account"
     EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT = "exists_with_different_credit_account"

@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from tallystick.chassis.web import Page, Paging, Reply, Request, page, read_cursor
 from tallystick.contracts.ledger import messages as wire
-from tallystick.contracts.ledger.problems import BookNotFound
+from tallystick.contracts.ledger.problems import BookNotFound, CategoryNotFound
 from tallystick.services.ledger.api import commands, views
-from tallystick.services.ledger.api.common import who
+from tallystick.services.ledger.api.common import instant, who
 from tallystick.services.ledger.model import BookRow
 from tallystick.services.ledger.service import Ledger
 
@@ -50,6 +50,51 @@ async def change_book(ledger: Ledger, request: Request[wire.ChangeBook]) -> Repl
         )
 
     return Reply(views.book(await ledger.books.change(who(request), named(request), change)))
+
+
+async def seal_book(ledger: Ledger, request: Request[wire.SealBook]) -> Reply[wire.Book]:
+    until = instant("until", request.body.until)
+    if until is None:
+        raise TypeError("a required field was decoded as absent")
+    return Reply(views.book(await ledger.books.seal(who(request), named(request), until)))
+
+
+async def list_categories(ledger: Ledger, request: Request) -> Reply[wire.Categories]:
+    found = await ledger.categories.all(request.subject.tenant, named(request))
+    return Reply(wire.Categories(data=[views.category(one) for one in found]))
+
+
+async def get_category(ledger: Ledger, request: Request) -> Reply[wire.Category]:
+    return Reply(
+        views.category(await ledger.categories.get(request.subject.tenant, named(request), _category(request)))
+    )
+
+
+async def set_category(ledger: Ledger, request: Request[wire.SetCategory]) -> Reply[wire.Category]:
+    body = request.body
+    name = _category(request)
+    return Reply(
+        views.category(await ledger.categories.set(who(request), named(request), name, body.paths, body.categories))
+    )
+
+
+async def delete_category(ledger: Ledger, request: Request) -> Reply[None]:
+    await ledger.categories.delete(who(request), named(request), _category(request))
+    return Reply(None, status=204)
+
+
+async def category_balances(ledger: Ledger, request: Request) -> Reply[wire.CategoryBalances]:
+    name = _category(request)
+    as_of, totals = await ledger.categories.balances(request.subject.tenant, named(request), name)
+    return Reply(wire.CategoryBalances(name=name, as_of=as_of, data=[views.category_total(one) for one in totals]))
+
+
+def _category(request: Request[Any, Any]) -> str:
+    try:
+        name: str = msgspec.convert(request.path["category"], wire.BookName)
+    except msgspec.ValidationError:
+        raise CategoryNotFound from None
+    return name
 
 
 async def get_chart(ledger: Ledger, request: Request[None, ChartQuery]) -> Reply[wire.Chart]:

@@ -31,7 +31,9 @@ def new_transfers(items: Sequence[NewTransfer]) -> list[Command]:
         try:
             commands.append(_new_transfer(item))
         except Problem as problem:
-            raise _at(problem, f"/transfers/{place}") from None
+            raise at(problem, f"/transfers/{place}") from None
+    if items[-1].linked:
+        raise at(InvalidUnit("the last transfer has no next to be linked to"), f"/transfers/{len(items) - 1}/linked")
     return commands
 
 
@@ -49,6 +51,8 @@ def _new_transfer(item: NewTransfer) -> Command:
         expires_in=item.expires_in,
         code=item.code,
         metadata=kept(item.metadata),
+        linked=item.linked,
+        balancing=item.balancing,
     )
 
 
@@ -59,7 +63,7 @@ def unit(items: Sequence[UnitTransfer]) -> list[Command]:
         try:
             commands.append(_unit_transfer(item))
         except Problem as problem:
-            raise _at(problem, f"/transfers/{place}") from None
+            raise at(problem, f"/transfers/{place}") from None
     return commands
 
 
@@ -70,13 +74,14 @@ def _unit_transfer(item: UnitTransfer) -> Command:
     if not moves and (item.debit_account is not None or item.credit_account is not None):
         raise InvalidUnit("the accounts of this kind are those of its target")
     if moves == (item.target is not None):
-        raise InvalidUnit("a capture, a void and a reversal have a target; a post and a hold have none")
+        raise InvalidUnit("an increase, a capture, a void and a reversal have a target; a post and a hold have none")
     if (
         (item.final and item.kind != "capture")
-        or (item.expires_in is not None and item.kind != "hold")
+        or (item.expires_in is not None and item.kind not in ("hold", "increase"))
         or (item.amount is not None and item.kind == "void")
+        or (item.amount is None and item.kind == "increase")
     ):
-        raise InvalidUnit("only a capture is final, only a hold expires, and a void has no amount")
+        raise InvalidUnit("only a capture is final, only a hold expires, a void has no amount and an increase has one")
     money = None if item.amount is None else to_money(item.amount)
     return Command(
         kind=item.kind,
@@ -94,15 +99,21 @@ def _unit_transfer(item: UnitTransfer) -> Command:
 
 
 def on_target(
-    kind: CommandKind, target: TransferId, own: str | None, amount: MoneyWire | None = None, *, final: bool = False
+    kind: CommandKind,
+    target: TransferId,
+    own: str | None,
+    amount: MoneyWire | None = None,
+    *,
+    final: bool = False,
+    expires_in: int | None = None,
 ) -> Command:
-    """A capture, void or reversal of `target`. `own` is the id that the client made for it, if it did."""
+    """A capture, increase, void or reversal of `target`. `own` is the id that the client made for it, if it did."""
     money: Money | None = None
     if amount is not None:
         try:
             money = to_money(amount)
         except Problem as problem:
-            raise _at(problem, "/amount") from None
+            raise at(problem, "/amount") from None
     return Command(
         kind=kind,
         id=ids.transfers.new() if own is None else _parse_transfer(own),
@@ -110,6 +121,7 @@ def on_target(
         amount=None if money is None else money.minor,
         currency=None if money is None else money.currency,
         final=final,
+        expires_in=expires_in,
     )
 
 
@@ -134,7 +146,7 @@ def limit(text: str | None, pointer: str) -> int | None:
     """Minor units. Raises InvalidAmount."""
     minor = None if text is None else int(text)
     if minor is not None and abs(minor) > MAX_MINOR:
-        raise _at(InvalidAmount("a floor or a ceiling is at most 2^63 - 1 minor units away from zero"), pointer)
+        raise at(InvalidAmount("a floor or a ceiling is at most 2^63 - 1 minor units away from zero"), pointer)
     return minor
 
 
@@ -156,25 +168,25 @@ def chart(given: SetChart, version: int) -> Chart:
     """Raises UnknownCurrency and InvalidAmount, with the pointer of the rule."""
     rules = []
     for place, one in enumerate(given.rules):
-        at = f"/rules/{place}"
+        where = f"/rules/{place}"
         try:
             for code in one.currencies or ():
                 currency(code)
         except Problem as problem:
-            raise _at(problem, f"{at}/currencies") from None
+            raise at(problem, f"{where}/currencies") from None
         rules.append(
             Rule(
                 pattern=one.pattern,
                 kind=one.kind,
                 normal_side=one.normal_side,
                 currencies=None if one.currencies is None else tuple(one.currencies),
-                floor=limit(one.floor, f"{at}/floor"),
-                ceiling=limit(one.ceiling, f"{at}/ceiling"),
+                floor=limit(one.floor, f"{where}/floor"),
+                ceiling=limit(one.ceiling, f"{where}/ceiling"),
             )
         )
     return Chart(version, given.mode, rules)
 
 
-def _at(problem: Problem, pointer: str) -> Problem:
+def at(problem: Problem, pointer: str) -> Problem:
     problem.extensions.setdefault("errors", [{"pointer": pointer, "detail": problem.detail}])
     return problem

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from tallystick.chassis.idempotency import Entry
 from tallystick.chassis.web import Request
+from tallystick.kernel.clock import parse_rfc3339
+from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.service import Ledger, Who
 
 
 def who(request: Request[Any, Any]) -> Who:
     subject = request.subject
     return subject.tenant, subject.actor, request.trace_id
+
+
+def instant(name: str, text: str | None) -> datetime | None:
+    """A time (RFC 3339) that a request names. Raises InvalidRequest."""
+    try:
+        return None if text is None else parse_rfc3339(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{name}: {error}") from None
 
 
 def entry(ledger: Ledger, request: Request[Any, Any], *about: str) -> Entry | None:

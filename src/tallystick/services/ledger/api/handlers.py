@@ -13,12 +13,11 @@ from tallystick.chassis.auth import Subject
 from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
-from tallystick.kernel.clock import parse_rfc3339
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import CurrencyCode
 from tallystick.kernel.problem import InvalidRequest, Problem
 from tallystick.services.ledger.api import commands, views
-from tallystick.services.ledger.api.common import entry, who
+from tallystick.services.ledger.api.common import entry, instant, who
 from tallystick.services.ledger.model import AccountRow, Command, Result, account_ref, pattern
 from tallystick.services.ledger.service import Answered, At, Ledger
 
@@ -46,10 +45,11 @@ class EntriesQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class AtQuery(BookQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As of when: an instant (RFC 3339) or a sequence of the book."""
+    """As of when: an instant (RFC 3339) by which it was recorded, a sequence of the book, or an instant by which it is effective."""
 
     at: Annotated[str, Meta(max_length=35)] | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    effective: Annotated[str, Meta(max_length=35)] | None = None
 
 
 # ---- accounts -----------------------------------------------------------------------------------------------------
@@ -93,11 +93,8 @@ async def list_accounts(ledger: Ledger, request: Request[None, AccountsQuery]) -
 
 async def get_account(ledger: Ledger, request: Request[None, AtQuery]) -> Reply[wire.Account]:
     query = request.query
-    try:
-        instant = None if query.at is None else parse_rfc3339(query.at)
-    except ValueError as error:
-        raise InvalidRequest(f"at: {error}") from None
-    row = await ledger.accounts.get(request.subject.tenant, _account(request), At(query.sequence, instant), query.book)
+    at = At(query.sequence, instant("at", query.at), instant("effective", query.effective))
+    row = await ledger.accounts.get(request.subject.tenant, _account(request), at, query.book)
     return Reply(views.account(row))
 
 
@@ -162,6 +159,13 @@ async def capture(ledger: Ledger, request: Request[wire.CaptureHold]) -> Reply[w
     return await _one(
         ledger, request, commands.on_target("capture", target, body.id, body.amount, final=body.final), body.book
     )
+
+
+async def increase(ledger: Ledger, request: Request[wire.IncreaseHold]) -> Reply[wire.Transfer]:
+    body = request.body
+    target = ids.transfers.parse(request.path["id"])
+    command = commands.on_target("increase", target, body.id, body.amount, expires_in=body.expires_in)
+    return await _one(ledger, request, command, body.book)
 
 
 async def void(ledger: Ledger, request: Request[wire.VoidHold]) -> Reply[wire.Transfer]:

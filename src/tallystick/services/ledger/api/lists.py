@@ -145,6 +145,8 @@ def _entry(side: Side) -> wire.FoundEntry:
         version=transfer.dr_version if debit else transfer.cr_version,
         sequence=transfer.sequence,
         recorded_at=rfc3339(transfer.recorded_at),
+        effective_at=rfc3339(transfer.effective_at or transfer.recorded_at),
         code=transfer.code,
+        transaction=None if transfer.transaction is None else ids.transactions.text(transfer.transaction),
         metadata=views.metadata(transfer.metadata),
     )

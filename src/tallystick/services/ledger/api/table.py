@@ -19,33 +19,42 @@ from tallystick.contracts.ledger.problems import (
     BookOutOfBalance,
     BookQuarantined,
     BookStillFaulty,
+    CategoryCycle,
+    CategoryInUse,
+    CategoryNotFound,
     CeilingExceeded,
     ChartOrphansAccounts,
     ExceedsHold,
     ExceedsReversible,
+    ExchangeWorthless,
     ExplanationOutOfReach,
     HistoryNotKept,
     HoldNotOpen,
     InsufficientFunds,
     InvalidUnit,
     NoAccountMatches,
+    NothingToMove,
     NotInChart,
     NotRepresentable,
     NotReversible,
+    PastLimitBroken,
+    PeriodSealed,
     ReportTooLarge,
     StatementTooLong,
+    TransactionNotFound,
     TransferExists,
     TransferNotFound,
     TransferRefused,
 )
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
-from tallystick.services.ledger.api import books, formats, lists, operator, reports, statements
+from tallystick.services.ledger.api import books, formats, lists, operator, reports, statements, transactions
 from tallystick.services.ledger.api import handlers as do
 from tallystick.services.ledger.service import GuardRefused
 
 _BOOK: Final = (BookNotFound, BookQuarantined)
 _REPORT: Final = (BookNotFound, HistoryNotKept, ReportTooLarge, BookOutOfBalance)
+_CATEGORY: Final = (BookNotFound, CategoryNotFound)
 _AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardRefused, BookNotFound)
 _TARGET: Final = (
     *_AMOUNT,
@@ -56,6 +65,10 @@ _TARGET: Final = (
     AccountFrozen,
     BookQuarantined,
 )
+_WHOLE: Final = (
+    *_AMOUNT, TransferRefused, TransferExists, CurrencyMismatch, InsufficientFunds, CeilingExceeded, NothingToMove, AccountClosed,
+    AccountFrozen, PeriodSealed, PastLimitBroken, BookQuarantined,
+)  # fmt: skip
 
 ENDPOINTS: Final = (
     Endpoint(
@@ -73,6 +86,34 @@ ENDPOINTS: Final = (
     Endpoint(
         "PATCH", "/v1/books/{name}", books.change_book, scope="books:write", action="changeBook", resource="Book",
         body=wire.ChangeBook, answer=wire.Book, rate="write", problems=_BOOK, summary="Change a book's settings",
+    ),
+    Endpoint(
+        "POST", "/v1/books/{name}/seal", books.seal_book, scope="books:write", action="sealBook", resource="Book",
+        body=wire.SealBook, answer=wire.Book, rate="write", problems=(*_BOOK, PeriodSealed),
+        summary="Close a period: nothing is effective in it any more",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/categories", books.list_categories, scope="books:read", action="listCategories",
+        resource="Book", answer=wire.Categories, rate="read", problems=(BookNotFound,), summary="A book's categories",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/categories/{category}", books.get_category, scope="books:read", action="readCategory",
+        resource="Book", answer=wire.Category, rate="read", problems=_CATEGORY, summary="A category of accounts",
+    ),
+    Endpoint(
+        "PUT", "/v1/books/{name}/categories/{category}", books.set_category, scope="books:write", action="setCategory",
+        resource="Book", body=wire.SetCategory, answer=wire.Category, rate="write",
+        problems=(*_CATEGORY, CategoryCycle, BookQuarantined), summary="Set a category of accounts",
+    ),
+    Endpoint(
+        "DELETE", "/v1/books/{name}/categories/{category}", books.delete_category, scope="books:write",
+        action="deleteCategory", resource="Book", status=204, rate="write",
+        problems=(*_CATEGORY, CategoryInUse, BookQuarantined), summary="Delete a category",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/categories/{category}/balances", books.category_balances, scope="books:read",
+        action="readCategoryBalances", resource="Book", answer=wire.CategoryBalances, rate="read", problems=_CATEGORY,
+        summary="What a category's accounts add up to, per currency",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/chart", books.get_chart, scope="books:read", action="readChart", resource="Book",
@@ -170,6 +211,11 @@ ENDPOINTS: Final = (
         rate="money", problems=(*_TARGET, HoldNotOpen, ExceedsHold), summary="Capture a hold, all or part of it",
     ),
     Endpoint(
+        "POST", "/v1/transfers/{id}/increase", do.increase, scope="transfers:write", action="increaseHold",
+        resource="Transfer", body=wire.IncreaseHold, answer=wire.Transfer, status=201, idempotency="required",
+        rate="money", problems=(*_TARGET, HoldNotOpen, InsufficientFunds, CeilingExceeded), summary="Hold more",
+    ),
+    Endpoint(
         "POST", "/v1/transfers/{id}/void", do.void, scope="transfers:write", action="voidHold", resource="Transfer",
         body=wire.VoidHold, answer=wire.Transfer, status=201, idempotency="required", rate="money",
         problems=(*_TARGET, HoldNotOpen), summary="Release a hold",
@@ -204,6 +250,27 @@ ENDPOINTS: Final = (
         "POST", "/internal/books/release", operator.release_book, mesh=("operator",), action="releaseBook",
         resource="Book", body=wire.ReleaseBook, answer=wire.WatchedBook, problems=(BookNotFound, BookStillFaulty),
         timeout=15.0, summary="Take a book out of quarantine",
+    ),
+    Endpoint(
+        "POST", "/v1/transactions", transactions.create, scope="transfers:write", action="createTransaction",
+        resource="Transfer", body=wire.NewTransaction, answer=wire.Transaction, status=201, idempotency="required",
+        rate="money", problems=(*_WHOLE, ExchangeWorthless), summary="Post transfers and exchanges as one thing",
+    ),
+    Endpoint(
+        "GET", "/v1/transactions", transactions.list_all, scope="transfers:read", action="listTransactions",
+        resource="Transfer", query=do.EntriesQuery, answer=Page[wire.Transaction], rate="read",
+        problems=(BookNotFound,), summary="A book's transactions, newest first",
+    ),
+    Endpoint(
+        "GET", "/v1/transactions/{id}", transactions.get, scope="transfers:read", action="readTransaction",
+        resource="Transfer", query=do.BookQuery, answer=wire.Transaction, rate="read",
+        problems=(TransactionNotFound, BookNotFound, InvalidId), summary="A transaction and its transfers",
+    ),
+    Endpoint(
+        "POST", "/v1/transactions/{id}/reverse", transactions.reverse, scope="transfers:write",
+        action="reverseTransaction", resource="Transfer", body=wire.ReverseTransaction, answer=wire.Transaction,
+        status=201, idempotency="required", rate="money",
+        problems=(*_WHOLE, TransactionNotFound, NotReversible, ExceedsReversible), summary="Reverse a transaction as a whole",
     ),
     Endpoint(
         "POST", "/internal/transfers", do.post_units, mesh=("payments",), action="postTransfers", resource="Transfer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +20,10 @@ from tallystick.contracts.ledger.problems import (
     ExceedsReversible,
     HoldNotOpen,
     InsufficientFunds,
+    NothingToMove,
     NotReversible,
+    PastLimitBroken,
+    PeriodSealed,
     TransferExists,
     TransferNotFound,
     TransferRefused,
@@ -34,7 +37,9 @@ from tallystick.services.ledger.model import (
     AccountRow,
     Balance,
     BookRow,
+    Category,
     Chart,
+    CurrencyTotal,
     EntryRow,
     Result,
     Rule,
@@ -47,9 +52,6 @@ _kind = partial(msgspec.convert, type=wire.AccountKind)
 _encode = msgspec.json.Encoder().encode
 _metadata = msgspec.json.Decoder(dict[str, str]).decode
 _transfer_text = ids.transfers.text
-
-#: All transfers of a flush have one instant.
-_instant = lru_cache(maxsize=64)(rfc3339)
 
 
 def results(
@@ -85,12 +87,13 @@ def results(
                 kind=item.kind,
                 debit_account=_named(item.debit_account, transfer.debit_account),
                 credit_account=_named(item.credit_account, transfer.credit_account),
-                amount=item.amount,
+                amount=MoneyWire(str(transfer.amount), transfer.currency) if item.balancing else item.amount,
+                asked=item.amount if item.balancing else None,
                 expires_at=None if transfer.expires_at is None else rfc3339(transfer.expires_at),
                 code=item.code,
                 metadata=item.metadata,
                 sequence=transfer.sequence,
-                recorded_at=_instant(transfer.recorded_at),
+                recorded_at=rfc3339(transfer.recorded_at),
                 book=book,
             )
         )
@@ -137,6 +140,12 @@ def refusal(result: Result) -> Problem:
             return AccountFrozen(reason=reason)
         case Reason.BOOK_QUARANTINED:
             return BookQuarantined(reason=reason)
+        case Reason.NOTHING_TO_MOVE:
+            return NothingToMove(reason=reason, **amounts)
+        case Reason.PERIOD_SEALED:
+            return PeriodSealed(reason=reason)
+        case Reason.PAST_LIMIT_BROKEN:
+            return PastLimitBroken(reason=reason, breached_on=[day.isoformat() for day in result.breached_on])
         case Reason.NOT_REVERSIBLE:
             return NotReversible(reason=reason)
         case Reason.ACCOUNT_CLOSED:
@@ -161,13 +170,16 @@ def transfer(t: Transfer, book: str, state: State | None = None) -> wire.Transfe
         credit_account=ids.accounts.text(t.credit_account),
         amount=MoneyWire(str(t.amount), t.currency),
         target=None if t.target is None else _transfer_text(TransferId(t.target)),
-        released=MoneyWire(str(t.released), t.currency) if t.released else None,
+        released=MoneyWire(str(t.released), t.currency) if t.released > 0 else None,
         expires_at=None if t.expires_at is None else rfc3339(t.expires_at),
         code=t.code,
         metadata=None if t.metadata is None else _metadata(t.metadata),
         sequence=t.sequence,
         recorded_at=rfc3339(t.recorded_at),
         book=book,
+        transaction=None if t.transaction is None else ids.transactions.text(t.transaction),
+        effective_at=None if t.effective_at is None else rfc3339(t.effective_at),
+        asked=None if t.asked is None else MoneyWire(str(t.asked), t.currency),
         hold=None
         if hold is None
         else wire.HoldState(
@@ -255,6 +267,22 @@ def book(row: BookRow) -> wire.Book:
     )
 
 
+def category(row: Category) -> wire.Category:
+    return wire.Category(
+        name=row.name, paths=list(row.paths), categories=list(row.categories), changed_at=rfc3339(row.changed_at)
+    )
+
+
+def category_total(row: CurrencyTotal) -> wire.CategoryTotal:
+    return wire.CategoryTotal(
+        currency=row.currency,
+        accounts=row.accounts,
+        debits=SignedMoney(amount=str(row.debits), currency=row.currency),
+        credits=SignedMoney(amount=str(row.credits), currency=row.currency),
+        balance=SignedMoney(amount=str(row.debits - row.credits), currency=row.currency),
+    )
+
+
 def chart(name: str, found: Chart, since: datetime | None) -> wire.Chart:
     return wire.Chart(
         book=name,
@@ -303,7 +331,9 @@ def entry(row: EntryRow, normal_side: str) -> wire.Entry:
         version=row.version,
         sequence=row.sequence,
         recorded_at=rfc3339(row.recorded_at),
+        effective_at=rfc3339(row.effective_at),
         code=row.code,
+        transaction=None if row.transaction is None else ids.transactions.text(row.transaction),
     )
 
 

@@ -1,7 +1,9 @@
 """The book's values and rules: pure, synchronous, total."""
 
 from tallystick.services.ledger.model.books import BookRow
+from tallystick.services.ledger.model.categories import Category, CurrencyTotal, members, on_a_cycle
 from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule
+from tallystick.services.ledger.model.exchange import Exchange, Leg, Ratio, Worthless, legs
 from tallystick.services.ledger.model.explain import (
     Checkpoint,
     Explanation,
@@ -13,6 +15,7 @@ from tallystick.services.ledger.model.explain import (
     explain,
 )
 from tallystick.services.ledger.model.explain import fault as explanation_fault
+from tallystick.services.ledger.model.limits import dated, is_limited
 from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, pattern
 from tallystick.services.ledger.model.reports import (
     AccountLine,
@@ -25,39 +28,41 @@ from tallystick.services.ledger.model.reports import (
     totals,
     unbalanced,
 )
-from tallystick.services.ledger.model.rules import decide
+from tallystick.services.ledger.model.rows import AccountRow, CheckedBook, Due, EntryRow, Found, NewAccount
+from tallystick.services.ledger.model.rules import EPOCH, decide
 from tallystick.services.ledger.model.search import LOOKED_AT, ONE_BY_ONE, Hit, Listing, Side, Wanted, sides
 from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement
 from tallystick.services.ledger.model.values import (
     MAX,
+    MICROSECOND,
     Account,
-    AccountRow,
     Balance,
     Book,
-    CheckedBook,
     Command,
     CommandKind,
+    Days,
     Decided,
-    Due,
-    EntryRow,
-    Found,
+    Header,
     Hold,
     Key,
-    NewAccount,
     Rejection,
     Result,
     Reversal,
     State,
+    TransactionRow,
     Transfer,
     Unit,
     balance,
     expiry_id,
+    leg_id,
     usual_kind,
 )
 
 __all__ = [
+    "EPOCH",
     "LOOKED_AT",
     "MAX",
+    "MICROSECOND",
     "ONE_BY_ONE",
     "Account",
     "AccountLine",
@@ -65,29 +70,36 @@ __all__ = [
     "Balance",
     "Book",
     "BookRow",
+    "Category",
     "Chart",
     "Charted",
     "CheckedBook",
     "Checkpoint",
     "Command",
     "CommandKind",
+    "CurrencyTotal",
+    "Days",
     "Decided",
     "Due",
     "EntryRow",
+    "Exchange",
     "Explanation",
     "Found",
     "Group",
+    "Header",
     "HeldRow",
     "Hit",
     "Hold",
     "Income",
     "Key",
+    "Leg",
     "Line",
     "Listing",
     "Mode",
     "NewAccount",
     "Pattern",
     "Posted",
+    "Ratio",
     "Rejection",
     "Result",
     "Reversal",
@@ -101,19 +113,27 @@ __all__ = [
     "Term",
     "Total",
     "Totals",
+    "TransactionRow",
     "Transfer",
     "Unit",
     "Wanted",
+    "Worthless",
     "account_ref",
     "balance",
     "balance_sheets",
+    "dated",
     "decide",
     "effect",
     "expiry_id",
     "explain",
     "explanation_fault",
     "income_statements",
+    "is_limited",
     "is_path",
+    "leg_id",
+    "legs",
+    "members",
+    "on_a_cycle",
     "pattern",
     "sides",
     "totals",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from tallystick.kernel.ids import AccountId, TransferId
-from tallystick.services.ledger.model.values import AccountRow, EntryRow
+from tallystick.services.ledger.model.rows import AccountRow, EntryRow
 
 
 class Totals(NamedTuple):

@@ -10,24 +10,30 @@ pending and posted of a side together stay below 2**63, so no sum can wrap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import AccountId
+from tallystick.services.ledger.model.limits import breached, check_room, dated, most
+from tallystick.services.ledger.model.refusal import Refused
+from tallystick.services.ledger.model.repeats import check_same, refused_again
 from tallystick.services.ledger.model.savepoint import Savepoint
 from tallystick.services.ledger.model.values import (
     MAX,
+    MICROSECOND,
     Account,
     Command,
     Decided,
+    Header,
     Hold,
     HoldStatus,
     Rejection,
     Result,
     Reversal,
     State,
+    TransactionRow,
     Transfer,
     Unit,
 )
@@ -36,45 +42,18 @@ from tallystick.services.ledger.model.values import (
 def decide(units: Sequence[Unit], state: State, now: datetime) -> Decided:
     """What becomes of each command, in order: later ones see the effects of earlier ones."""
     decider = _Decider(state, now)
-    results = [
-        decider.all_or_none(unit) if unit.atomic and len(unit.commands) > 1 else decider.each(unit) for unit in units
-    ]
-    return Decided(results, decider.transfers, decider.rejections)
+    results = [decider.unit(unit) for unit in units]
+    return Decided(results, decider.transfers, decider.rejections, decider.transactions)
 
 
+#: Nothing is dated back to before this: the past days that are looked at have a bound.
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOSED_HOLD: Final = {
     "captured": Reason.HOLD_ALREADY_CAPTURED,
     "voided": Reason.HOLD_ALREADY_VOIDED,
     "expired": Reason.HOLD_EXPIRED,
 }
-
-
-class _Refused(Exception):
-    """Inside of this module: a rule said no."""
-
-    def __init__(
-        self,
-        reason: Reason,
-        *,
-        available: int | None = None,
-        required: int | None = None,
-        currency: str | None = None,
-        account: AccountId | None = None,
-        pinned: bool = True,
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.available = available
-        self.required = required
-        self.currency = currency
-        self.account = account
-        self.pinned = pinned
-
-
-def _full(account: Account, room: int, amount: int) -> _Refused:
-    return _Refused(
-        Reason.CEILING_EXCEEDED, available=room, required=amount, currency=account.currency, account=account.id
-    )
+_DRAWN: Final[dict[str, HoldStatus]] = {"capture": "captured", "void": "voided", "expire": "expired"}
 
 
 class _Decider:
@@ -82,28 +61,74 @@ class _Decider:
         self.state = state
         self.transfers: list[Transfer] = []
         self.rejections: list[Rejection] = []
-        for book in state.books.values():
-            book.recorded_at = max(book.recorded_at, now)
+        self.transactions: list[TransactionRow] = []
+        #: When each book's next transfer is recorded.
+        self.instants = {number: book.next_instant(now) for number, book in state.books.items()}
 
-    def each(self, unit: Unit) -> list[Result]:
-        return [self._one(unit.book, command) for command in unit.commands]
+    # ---- units ------------------------------------------------------------------------------------------------------
 
-    def all_or_none(self, unit: Unit) -> list[Result]:
+    def unit(self, unit: Unit) -> list[Result]:
+        if unit.header is not None:
+            return self._transaction(unit, unit.header)
+        if unit.atomic:
+            return self._all_or_none(unit)
+        results: list[Result] = []
+        for chain in _chains(unit.commands):
+            if len(chain) == 1:
+                results.append(self._one(unit.book, chain[0]))
+            else:
+                results += self._all_or_none(Unit(unit.book, chain, atomic=True))
+        return results
+
+    def _all_or_none(self, unit: Unit) -> list[Result]:
         """The first refusal undoes what the unit did before it. Only the refused command's id is pinned."""
+        if len(unit.commands) == 1:
+            return [self._one(unit.book, unit.commands[0])]
         undo = Savepoint(unit, self.state, self.transfers, self.rejections)
+        instant = self.instants[unit.book]
         results: list[Result] = []
         for place, command in enumerate(unit.commands):
             result = self._one(unit.book, command)
             if result.status == "rejected":
+                self.instants[unit.book] = instant
                 for rejection in undo.roll_back():
                     self._pin(rejection)
-                linked = Reason.LINKED_TRANSFER_FAILED
-                return [
-                    result if i == place else Result(other.id, "rejected", reason=linked)
-                    for i, other in enumerate(unit.commands)
-                ]
+                return _failed(unit, place, result)
             results.append(result)
         return results
+
+    def _transaction(self, unit: Unit, header: Header) -> list[Result]:
+        """A transaction that exists is the same in its header and in each transfer, or this is refused."""
+        key = (unit.book, header.id)
+        existing = self.state.transactions.get(key)
+        if existing is not None:
+            first = unit.commands[0]
+            if not existing.is_of(header, len(unit.commands)) or any(
+                (unit.book, command.id) not in self.state.transfers for command in unit.commands
+            ):
+                return _failed(unit, 0, Result(first.id, "rejected", reason=Reason.EXISTS_WITH_DIFFERENT_TRANSACTION))
+            return self._all_or_none(unit)
+        results = self._all_or_none(unit)
+        made = [result.transfer for result in results if result.transfer is not None]
+        if len(made) == len(results):
+            row = TransactionRow(
+                unit.book,
+                header.id,
+                made[0].sequence,
+                made[-1].sequence,
+                made[-1].recorded_at,
+                header.effective_at,
+                header.reference,
+                header.description,
+                header.metadata,
+                header.reverses,
+                header.exchanges,
+            )
+            self.transactions.append(row)
+            self.state.transactions[key] = row
+        return results
+
+    # ---- one command ------------------------------------------------------------------------------------------------
 
     def _pin(self, rejection: Rejection) -> None:
         self.rejections.append(rejection)
@@ -112,25 +137,28 @@ class _Decider:
     def _one(self, book: int, command: Command) -> Result:
         key = (book, command.id)
         existing = self.state.transfers.get(key)
+        breaches: tuple[date, ...] = ()
         try:
             if existing is not None:
-                self._same(book, command, existing)
+                check_same(self.state, book, command, existing)
                 return Result(command.id, existing.status, existing, existed=True)
             rejection = self.state.rejections.get(key)
             if rejection is not None:
-                return self._repeated(command, rejection)
+                return refused_again(command, rejection)
             if self.state.books[book].quarantined:
-                raise _Refused(Reason.BOOK_QUARANTINED, pinned=False)
+                raise Refused(Reason.BOOK_QUARANTINED, pinned=False)
             kind = command.kind
             if kind == "post":
-                transfer = self._move(book, command, command.debit, command.credit, command.amount, command.currency)
+                transfer, breaches = self._post(book, command)
             elif kind == "hold":
                 transfer = self._hold(book, command)
             elif kind == "reverse":
-                transfer = self._reverse(book, command)
+                transfer, breaches = self._reverse(book, command)
+            elif kind == "increase":
+                transfer = self._increase(book, command)
             else:
                 transfer = self._draw(book, command)
-        except _Refused as no:
+        except Refused as no:
             if no.pinned and command.kind != "expire":
                 self._pin(
                     Rejection(book, command.id, command.digest(), no.reason, no.available, no.required, no.currency)
@@ -143,50 +171,11 @@ class _Decider:
                 required=no.required,
                 currency=no.currency,
                 account=no.account,
+                breached_on=no.breached_on,
             )
         self.transfers.append(transfer)
         self.state.transfers[key] = transfer
-        return Result(command.id, transfer.status, transfer)
-
-    @staticmethod
-    def _repeated(command: Command, rejection: Rejection) -> Result:
-        if command.digest() != rejection.digest:
-            return Result(command.id, "rejected", reason=Reason.ID_ALREADY_FAILED)
-        return Result(
-            command.id,
-            "rejected",
-            existed=True,
-            reason=Reason(rejection.reason),
-            available=rejection.available,
-            required=rejection.required,
-            currency=rejection.currency,
-        )
-
-    def _same(self, book: int, command: Command, existing: Transfer) -> None:
-        """A repeat is the same in all that it says. Raises the name of the first difference."""
-        if command.kind != existing.kind:
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_KIND, pinned=False)
-        if command.target != existing.target:
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_TARGET, pinned=False)
-        for named, account, reason in (
-            (command.debit, existing.debit_account, Reason.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT),
-            (command.credit, existing.credit_account, Reason.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT),
-        ):
-            if named is not None and self.state.account(book, named) != account:
-                raise _Refused(reason, pinned=False)
-        if command.amount is not None and command.amount != existing.amount:
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_AMOUNT, pinned=False)
-        if command.currency is not None and command.currency != existing.currency:
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_CURRENCY, pinned=False)
-        # A final capture releases more than it captures, unless nothing was left over: then final or not is the same.
-        if command.kind == "capture" and not command.final and command.amount is not None and existing.released != existing.amount:  # fmt: skip
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_AMOUNT, pinned=False)
-        if command.kind == "hold" and command.expires_in != existing.expires_in:
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_EXPIRY, pinned=False)
-        if command.code != existing.code:
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_CODE, pinned=False)
-        if command.metadata != existing.metadata:
-            raise _Refused(Reason.EXISTS_WITH_DIFFERENT_METADATA, pinned=False)
+        return Result(command.id, transfer.status, transfer, breached_on=breaches)
 
     def _accounts(
         self, book: int, debit_ref: AccountId | str | None, credit_ref: AccountId | str | None, currency: str | None
@@ -197,127 +186,131 @@ class _Decider:
         credit_id = self.state.account(book, credit_ref)
         debit = accounts.get(debit_id) if debit_id is not None else None
         if debit is None or debit.book != book:
-            raise _Refused(Reason.ACCOUNT_NOT_FOUND, account=debit_id)
+            raise Refused(Reason.ACCOUNT_NOT_FOUND, account=debit_id)
         credit = accounts.get(credit_id) if credit_id is not None else None
         if credit is None or credit.book != book:
-            raise _Refused(Reason.ACCOUNT_NOT_FOUND, account=credit_id)
+            raise Refused(Reason.ACCOUNT_NOT_FOUND, account=credit_id)
         if debit is credit:
-            raise _Refused(Reason.SAME_ACCOUNT, account=debit_id)
+            raise Refused(Reason.SAME_ACCOUNT, account=debit_id)
         if debit.currency != currency or credit.currency != currency:
-            raise _Refused(
+            raise Refused(
                 Reason.CURRENCY_MISMATCH,
                 currency=currency,
                 account=debit.id if debit.currency != currency else credit.id,
             )
         if debit.closed or credit.closed:
-            raise _Refused(Reason.ACCOUNT_CLOSED, account=debit.id if debit.closed else credit.id)
-        if debit.frozen or credit.frozen:
-            raise _Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)
+            raise Refused(Reason.ACCOUNT_CLOSED, account=debit.id if debit.closed else credit.id)
+        _check_not_frozen(debit, credit)
         return debit, credit
 
-    @staticmethod
-    def _affordable(debit: Account, credit: Account, amount: int) -> None:
-        """Raises unless `amount` more can be debited and credited: no total wraps, no floor is broken, no ceiling passed."""
-        if (
-            debit.debits_posted + debit.debits_pending + amount > MAX
-            or credit.credits_posted + credit.credits_pending + amount > MAX
-        ):
-            raise _Refused(Reason.AMOUNT_OVERFLOW)
-        # A debit takes from an account that credits make grow, and the other way round.
-        if debit.floor is not None and not debit.debit_normal:
-            room = debit.credits_posted - debit.debits_posted - debit.debits_pending - debit.floor
-            if amount > room:
-                raise _Refused(
-                    Reason.INSUFFICIENT_FUNDS,
-                    available=room,
-                    required=amount,
-                    currency=debit.currency,
-                    account=debit.id,
-                )
-        if credit.floor is not None and credit.debit_normal:
-            room = credit.debits_posted - credit.credits_posted - credit.credits_pending - credit.floor
-            if amount > room:
-                raise _Refused(
-                    Reason.INSUFFICIENT_FUNDS,
-                    available=room,
-                    required=amount,
-                    currency=credit.currency,
-                    account=credit.id,
-                )
-
-        # And it fills one that debits make grow; what open holds may bring in counts already.
-        if debit.ceiling is not None and debit.debit_normal:
-            room = debit.ceiling - (debit.debits_posted + debit.debits_pending - debit.credits_posted)
-            if amount > room:
-                raise _full(debit, room, amount)
-        if credit.ceiling is not None and not credit.debit_normal:
-            room = credit.ceiling - (credit.credits_posted + credit.credits_pending - credit.debits_posted)
-            if amount > room:
-                raise _full(credit, room, amount)
-
-    @staticmethod
-    def _positive(amount: int | None) -> int:
-        if amount is None or amount < 1:
-            raise _Refused(Reason.AMOUNT_MUST_BE_POSITIVE)
-        if amount > MAX:
-            raise _Refused(Reason.AMOUNT_OVERFLOW)
-        return amount
+    def _post(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
+        asked = _positive(command.amount)
+        debit, credit = self._accounts(book, command.debit, command.credit, command.currency)
+        if command.balancing:
+            amount = most(debit, credit, asked)
+            return self._move(book, command, debit, credit, amount, asked)
+        return self._move(book, command, debit, credit, asked, None)
 
     def _move(  # noqa: PLR0917 - on the way of every transfer
-        self,
-        book: int,
-        command: Command,
-        debit_id: AccountId | str | None,
-        credit_id: AccountId | str | None,
-        amount: int | None,
-        currency: str | None,
-    ) -> Transfer:
-        """Posts at once: a post, or a reversal."""
-        amount = self._positive(amount)
-        debit, credit = self._accounts(book, debit_id, credit_id, currency)
-        self._affordable(debit, credit, amount)
+        self, book: int, command: Command, debit: Account, credit: Account, amount: int, asked: int | None
+    ) -> tuple[Transfer, tuple[date, ...]]:
+        """Posts at once: a post, or a reversal. Tells on which past days that breaks a limit."""
+        check_room(debit, credit, amount)
+        breaches: tuple[date, ...] = ()
+        if command.effective_at is not None:
+            breaches = self._date_back(book, command.effective_at, debit, credit, amount)
         debit.debits_posted += amount
         credit.credits_posted += amount
-        return self._record(book, command, debit, credit, amount, 0, None)
+        return self._record(book, command, debit, credit, amount, 0, None, asked), breaches
+
+    def _date_back(
+        self, number: int, effective: datetime, debit: Account, credit: Account, amount: int
+    ) -> tuple[date, ...]:
+        book = self.state.books[number]
+        if effective >= self.instants[number]:
+            raise Refused(Reason.EFFECTIVE_IN_FUTURE, pinned=False)
+        if effective < EPOCH or (book.sealed_until is not None and effective <= book.sealed_until):
+            raise Refused(Reason.PERIOD_SEALED)
+        found: set[date] = set()
+        changes = (
+            (debit, amount if debit.debit_normal else -amount),
+            (credit, -amount if credit.debit_normal else amount),
+        )
+        for account, change in changes:
+            days = self.state.days.get(account.id)
+            if days is not None:
+                found.update(breached(account, days, effective.date(), change))
+        if found and book.strict:
+            raise Refused(Reason.PAST_LIMIT_BROKEN, breached_on=tuple(sorted(found)))
+        for account, change in changes:
+            days = self.state.days.get(account.id)
+            if days is not None:
+                dated(days, effective.date(), change)
+        return tuple(sorted(found))
 
     def _hold(self, book: int, command: Command) -> Transfer:
-        amount = self._positive(command.amount)
+        asked = _positive(command.amount)
         debit, credit = self._accounts(book, command.debit, command.credit, command.currency)
-        self._affordable(debit, credit, amount)
+        amount = most(debit, credit, asked) if command.balancing else asked
+        check_room(debit, credit, amount)
         debit.debits_pending += amount
         credit.credits_pending += amount
-        expires_at = None
-        if command.expires_in is not None:
-            expires_at = self.state.books[book].recorded_at + timedelta(seconds=command.expires_in)
+        expires_at = self._expiry(book, command)
         self.state.holds[book, command.id] = Hold(
             book, command.id, debit.id, credit.id, amount, 0, amount, "held", expires_at
         )
-        return self._record(book, command, debit, credit, amount, 0, expires_at)
+        return self._record(book, command, debit, credit, amount, 0, expires_at, asked if command.balancing else None)
+
+    def _expiry(self, book: int, command: Command) -> datetime | None:
+        return None if command.expires_in is None else self.instants[book] + timedelta(seconds=command.expires_in)
+
+    def _open_hold(self, book: int, command: Command, *, expires: bool = False) -> tuple[Hold, Account, Account]:
+        """The command's hold, which still holds something, and its accounts. Raises also when it is due and this is no expiry, or it is not
+        and this is one.
+        """
+        hold = None if command.target is None else self.state.holds.get((book, command.target))
+        if hold is None:
+            raise Refused(Reason.HOLD_NOT_FOUND)
+        if hold.state != "held":
+            raise Refused(_CLOSED_HOLD[hold.state])
+        # By the book's time: another replica's clock may have been ahead of this one's when it wrote.
+        due = hold.expires_at is not None and hold.expires_at <= self.instants[book]
+        if due != expires:
+            # Expired, though not swept yet; or a sweep by a clock that is ahead of this one.
+            raise Refused(Reason.HOLD_EXPIRED if due else Reason.HOLD_NOT_DUE, pinned=due)
+        debit, credit = self.state.accounts[hold.debit_account], self.state.accounts[hold.credit_account]
+        if command.currency is not None and command.currency != debit.currency:
+            raise Refused(Reason.CURRENCY_MISMATCH, currency=command.currency, account=debit.id)
+        return hold, debit, credit
+
+    def _increase(self, book: int, command: Command) -> Transfer:
+        """Holds more, and, if it says so, for longer or shorter."""
+        amount = _positive(command.amount)
+        hold, debit, credit = self._open_hold(book, command)
+        _check_not_frozen(debit, credit)
+        check_room(debit, credit, amount)
+        if hold.amount + amount > MAX:
+            raise Refused(Reason.AMOUNT_OVERFLOW)
+        debit.debits_pending += amount
+        credit.credits_pending += amount
+        hold.amount += amount
+        hold.remaining += amount
+        expires_at = self._expiry(book, command)
+        if expires_at is not None:
+            hold.expires_at = expires_at
+        return self._record(book, command, debit, credit, amount, -amount, expires_at, None)
 
     def _draw(self, book: int, command: Command) -> Transfer:
         """Captures, voids or expires a hold. Takes no more from anybody than the hold did, so no floor can break."""
-        hold = None if command.target is None else self.state.holds.get((book, command.target))
-        if hold is None:
-            raise _Refused(Reason.HOLD_NOT_FOUND)
-        if hold.state != "held":
-            raise _Refused(_CLOSED_HOLD[hold.state])
-        # By the book's time: another replica's clock may have been ahead of this one's when it wrote.
-        due = hold.expires_at is not None and hold.expires_at <= self.state.books[book].recorded_at
-        if due != (command.kind == "expire"):
-            # Expired, though not swept yet; or a sweep by a clock that is ahead of this one.
-            raise _Refused(Reason.HOLD_EXPIRED if due else Reason.HOLD_NOT_DUE, pinned=due)
-        debit, credit = self.state.accounts[hold.debit_account], self.state.accounts[hold.credit_account]
-        if command.currency is not None and command.currency != debit.currency:
-            raise _Refused(Reason.CURRENCY_MISMATCH, currency=command.currency, account=debit.id)
+        hold, debit, credit = self._open_hold(book, command, expires=command.kind == "expire")
         amount = hold.remaining
         released = hold.remaining
         if command.kind == "capture":
-            if debit.frozen or credit.frozen:
-                raise _Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)
+            _check_not_frozen(debit, credit)
             if command.amount is not None:
-                amount = self._positive(command.amount)
+                amount = _positive(command.amount)
             if amount > hold.remaining:
-                raise _Refused(Reason.EXCEEDS_HOLD, available=hold.remaining, required=amount, currency=debit.currency)
+                raise Refused(Reason.EXCEEDS_HOLD, available=hold.remaining, required=amount, currency=debit.currency)
             if not command.final:
                 released = amount
             debit.debits_posted += amount
@@ -328,32 +321,33 @@ class _Decider:
         hold.remaining -= released
         if hold.remaining == 0:
             hold.state = _DRAWN[command.kind]
-        return self._record(book, command, debit, credit, amount, released, None)
+        return self._record(book, command, debit, credit, amount, released, None, None)
 
-    def _reverse(self, book: int, command: Command) -> Transfer:
+    def _reverse(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
         original = None if command.target is None else self.state.transfers.get((book, command.target))
         if original is None:
-            raise _Refused(Reason.TRANSFER_NOT_FOUND)
+            raise Refused(Reason.TRANSFER_NOT_FOUND)
         if original.kind not in ("post", "capture"):
-            raise _Refused(Reason.NOT_REVERSIBLE)
+            raise Refused(Reason.NOT_REVERSIBLE)
         if command.currency is not None and command.currency != original.currency:
-            raise _Refused(Reason.CURRENCY_MISMATCH, currency=command.currency)
+            raise Refused(Reason.CURRENCY_MISMATCH, currency=command.currency)
         key = (book, original.id)
         reversal = self.state.reversals.get(key)
         left = original.amount - (0 if reversal is None else reversal.reversed)
-        amount = left if command.amount is None else self._positive(command.amount)
+        amount = left if command.amount is None else _positive(command.amount)
         if amount > left or left == 0:
-            raise _Refused(
+            raise Refused(
                 Reason.EXCEEDS_REVERSIBLE,
                 available=left,
                 required=command.amount or original.amount,
                 currency=original.currency,
             )
-        transfer = self._move(book, command, original.credit_account, original.debit_account, amount, original.currency)
+        debit, credit = self._accounts(book, original.credit_account, original.debit_account, original.currency)
+        made = self._move(book, command, debit, credit, amount, None)
         if reversal is None:
             reversal = self.state.reversals[key] = Reversal(book, original.id, original.amount, 0)
         reversal.reversed += amount
-        return transfer
+        return made
 
     def _record(  # noqa: PLR0917 - on the way of every transfer
         self,
@@ -364,9 +358,12 @@ class _Decider:
         amount: int,
         released: int,
         expires_at: datetime | None,
+        asked: int | None,
     ) -> Transfer:
         book = self.state.books[number]
         book.sequence += 1
+        book.recorded_at = instant = self.instants[number]
+        self.instants[number] = instant + MICROSECOND
         debit.version += 1
         credit.version += 1
         return Transfer(
@@ -380,7 +377,7 @@ class _Decider:
             amount,
             released,
             debit.currency,
-            book.recorded_at,
+            instant,
             expires_at,
             command.code,
             command.metadata,
@@ -394,7 +391,39 @@ class _Decider:
             credit.debits_posted,
             credit.credits_pending,
             credit.credits_posted,
+            command.transaction,
+            command.effective_at,
+            asked,
         )
 
 
-_DRAWN: Final[dict[str, HoldStatus]] = {"capture": "captured", "void": "voided", "expire": "expired"}
+def _chains(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
+    """Commands that are linked to the next, with it; the others alone."""
+    start = 0
+    for place, command in enumerate(commands, 1):
+        if not command.linked:
+            yield commands[start:place]
+            start = place
+    if start < len(commands):
+        yield commands[start:]
+
+
+def _failed(unit: Unit, place: int, result: Result) -> list[Result]:
+    linked = Reason.LINKED_TRANSFER_FAILED
+    return [
+        result if nth == place else Result(other.id, "rejected", reason=linked)
+        for nth, other in enumerate(unit.commands)
+    ]
+
+
+def _positive(amount: int | None) -> int:
+    if amount is None or amount < 1:
+        raise Refused(Reason.AMOUNT_MUST_BE_POSITIVE)
+    if amount > MAX:
+        raise Refused(Reason.AMOUNT_OVERFLOW)
+    return amount
+
+
+def _check_not_frozen(debit: Account, credit: Account) -> None:
+    if debit.frozen or credit.frozen:
+        raise Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)

@@ -7,6 +7,7 @@ import msgspec
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.values import (
     Account,
+    Days,
     Drawn,
     Hold,
     Key,
@@ -27,7 +28,8 @@ class Savepoint:
         self._state = state
         self._lists = (transfers, rejections)
         self._book = state.books[unit.book]
-        self._before = (self._book.sequence, len(transfers), len(rejections))
+        self._before = (self._book.sequence, self._book.recorded_at, len(transfers), len(rejections))
+        self._days = {account: Days(days.first, list(days.balances)) for account, days in state.days.items()}
         self._accounts: dict[AccountId, Account] = {}
         self._holds: dict[Key, Hold | None] = {}
         self._reversals: dict[Key, Reversal | None] = {}
@@ -54,7 +56,7 @@ class Savepoint:
         """Makes everything what it was. Returns the refusals that were added since, which are gone from the list too."""
         state = self._state
         transfers, rejections = self._lists
-        self._book.sequence, first, first_no = self._before
+        self._book.sequence, self._book.recorded_at, first, first_no = self._before
         undone = rejections[first_no:]
         for transfer in transfers[first:]:
             del state.transfers[transfer.book, transfer.id]
@@ -63,6 +65,7 @@ class Savepoint:
         del transfers[first:]
         del rejections[first_no:]
         state.accounts.update(self._accounts)
+        state.days.update(self._days)
         _restore(state.holds, self._holds)
         _restore(state.reversals, self._reversals)
         return undone

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from tallystick.kernel.ids import AccountId, TransferId
-from tallystick.services.ledger.model.values import AccountRow
+from tallystick.services.ledger.model.rows import AccountRow
 
 
 class Line(NamedTuple):

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple, TypeVar
+from datetime import date, datetime, timedelta
+from typing import Final, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 
 MAX: Final = 2**63 - 1
 
-CommandKind = Literal["post", "hold", "capture", "void", "reverse", "expire"]
+CommandKind = Literal["post", "hold", "increase", "capture", "void", "reverse", "expire"]
 HoldStatus = Literal["held", "captured", "voided", "expired"]
 Status = Literal["posted", "held", "rejected"]
 
 _EXPIRY: Final = b"tallystick.ledger.expiry:"
+_LEG: Final = b"tallystick.ledger.leg:"
+MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Account(msgspec.Struct, gc=False):
@@ -60,7 +62,10 @@ def usual_kind(normal_side: str) -> str:
 
 
 class Transfer(msgspec.Struct, frozen=True, gc=False):
-    """A row of the book: a transfer with its two entries. `dr_*` and `cr_*` are the accounts' totals after it."""
+    """A row of the book: a transfer with its two entries. `dr_*` and `cr_*` are the accounts' totals after it. `released` is what it took
+    off its hold; less than nothing for an increase. `asked` is there when it moved what there was, up to so much. `effective_at` None:
+    when it was recorded.
+    """
 
     book: int
     sequence: int
@@ -86,6 +91,9 @@ class Transfer(msgspec.Struct, frozen=True, gc=False):
     cr_debits_posted: int
     cr_credits_pending: int
     cr_credits_posted: int
+    transaction: TransactionId | None = None
+    effective_at: datetime | None = None
+    asked: int | None = None
 
     @property
     def status(self) -> Status:
@@ -132,7 +140,10 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One thing to do. post, hold: both accounts (by id, or by path), amount and currency. capture: target, amount or None for all that
-    remains. void, expire: target. reverse: target, amount or None. `metadata` is JSON with sorted keys.
+    remains. increase: target and amount. void, expire: target. reverse: target, amount or None. `metadata` is JSON with sorted keys.
+
+    `linked`: this one and the next are posted both or not at all. `balancing` (post, hold): as much as there is, up to `amount`.
+    `transaction` and `effective_at` are those of the transaction that it is part of.
     """
 
     kind: CommandKind
@@ -146,24 +157,73 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     expires_in: int | None = None
     code: str | None = None
     metadata: str | None = None
+    linked: bool = False
+    balancing: bool = False
+    transaction: TransactionId | None = None
+    effective_at: datetime | None = None
 
     def digest(self) -> bytes:
-        """16 bytes that are the same for the same command only."""
-        said = msgspec.json.encode(msgspec.structs.astuple(self))
-        return hashlib.blake2b(said, digest_size=16).digest()
+        """16 bytes that are the same for the same command only. What came later than the first release counts only where it is said:
+        refusals of before keep their digests.
+        """
+        said: tuple[object, ...] = (
+            self.kind, self.id, self.debit, self.credit, self.amount, self.currency, self.target, self.final, self.expires_in, self.code,
+            self.metadata,
+        )  # fmt: skip
+        if self.balancing or self.transaction is not None or self.effective_at is not None:
+            said = (*said, self.balancing, self.transaction, self.effective_at)
+        return hashlib.blake2b(msgspec.json.encode(said), digest_size=16).digest()
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes transfers a transaction. `exchanges` is JSON: what was exchanged at which rate."""
+
+    id: TransactionId
+    reference: str | None = None
+    description: str | None = None
+    metadata: str | None = None
+    effective_at: datetime | None = None
+    reverses: TransactionId | None = None
+    exchanges: str | None = None
+
+
+class TransactionRow(msgspec.Struct, frozen=True):
+    """A transaction: the transfers of its book with the numbers `first` to `last`."""
+
+    book: int
+    id: TransactionId
+    first: int
+    last: int
+    recorded_at: datetime
+    effective_at: datetime | None
+    reference: str | None
+    description: str | None
+    metadata: str | None
+    reverses: TransactionId | None
+    exchanges: str | None
+
+    def is_of(self, header: Header, transfers: int) -> bool:
+        """Whether it is what this header, with so many transfers, asks for."""
+        return self.last - self.first + 1 == transfers and (
+            self.effective_at, self.reference, self.description, self.metadata, self.reverses, self.exchanges,
+        ) == (
+            header.effective_at, header.reference, header.description, header.metadata, header.reverses, header.exchanges,
+        )  # fmt: skip
 
 
 class Unit(msgspec.Struct, frozen=True, gc=False):
-    """Commands of one book, in order. `atomic`: all or none."""
+    """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic."""
 
     book: int
     commands: Sequence[Command]
     atomic: bool
+    header: Header | None = None
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of a command. `existed`: an earlier request did this already. For `insufficient_funds` and the like `required` is what the
-    transfer needs and `available` what there is: above the floor, left of the hold, left to reverse.
+    transfer needs and `available` what there is: above the floor, left of the hold, left to reverse. `breached_on` are the days (UTC) at whose
+    end a limit was broken or would have been by a transfer that is dated back.
     """
 
     id: TransferId
@@ -175,11 +235,13 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     required: int | None = None
     currency: str | None = None
     account: AccountId | None = None
+    breached_on: tuple[date, ...] = ()
 
 
 class Book(msgspec.Struct, gc=False):
     """`sequence` is that of its last transfer, `recorded_at` its instant: later transfers are never recorded as earlier. `revision` counts
     the changes of all else that the rules read: while both stand still, so does everything in the book. A `quarantined` book takes nothing.
+    `strict`: what is dated back and breaks a limit on past days is refused. Nothing is effective at or before `sealed_until`.
     """
 
     id: int
@@ -187,10 +249,24 @@ class Book(msgspec.Struct, gc=False):
     recorded_at: datetime
     revision: int = 0
     quarantined: bool = False
+    strict: bool = True
+    sealed_until: datetime | None = None
+
+    def next_instant(self, now: datetime) -> datetime:
+        """The instant of its next transfer: later than that of the last one and than what is sealed."""
+        instant = max(now, self.recorded_at + MICROSECOND)
+        return instant if self.sealed_until is None else max(instant, self.sealed_until + MICROSECOND)
 
 
 Key = tuple[int, UUID]
 Drawn = TypeVar("Drawn", Hold, Reversal)
+
+
+class Days(msgspec.Struct):
+    """An account's posted balance (in its normal direction) by effective time at the end of each day (UTC) from `first` on, up to yesterday."""
+
+    first: date
+    balances: list[int]
 
 
 class State(msgspec.Struct):
@@ -203,6 +279,8 @@ class State(msgspec.Struct):
     holds: dict[Key, Hold] = {}
     reversals: dict[Key, Reversal] = {}
     paths: dict[tuple[int, str], AccountId] = {}
+    transactions: dict[Key, TransactionRow] = {}
+    days: dict[AccountId, Days] = {}
 
     def account(self, book: int, named: AccountId | str | None) -> AccountId | None:
         """The id of an account that a command names; None for a path where there is none."""
@@ -215,103 +293,22 @@ class Decided(msgspec.Struct):
     results: list[list[Result]]
     transfers: list[Transfer]
     rejections: list[Rejection]
+    transactions: list[TransactionRow] = []
 
 
 def expiry_id(book: int, hold: TransferId) -> TransferId:
-    """The id of a hold's expiry follows from the hold: it can be written once only. UUID version 8 (RFC 9562)."""
-    raw = bytearray(hashlib.blake2b(_EXPIRY + str(book).encode() + hold.bytes, digest_size=16).digest())
+    """The id of a hold's expiry follows from the hold: it can be written once only."""
+    return _derived(_EXPIRY + str(book).encode() + hold.bytes)
+
+
+def leg_id(transaction: TransactionId, place: int) -> TransferId:
+    """The id of a transaction's transfer for which its client made none: the same transaction again has the same transfers."""
+    return _derived(_LEG + transaction.bytes + str(place).encode())
+
+
+def _derived(said: bytes) -> TransferId:
+    """UUID version 8 (RFC 9562)."""
+    raw = bytearray(hashlib.blake2b(said, digest_size=16).digest())
     raw[6] = raw[6] & 0x0F | 0x80
     raw[8] = raw[8] & 0x3F | 0x80
     return TransferId(UUID(bytes=bytes(raw)))
-
-
-# ---- what is read --------------------------------------------------------------------------------------------------
-
-
-class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An account as it is read: what it is, and its totals as of the book's sequence `as_of`."""
-
-    id: AccountId
-    tenant: str
-    book: int
-    book_name: str
-    name: str
-    path: str | None
-    kind: str
-    currency: str
-    normal_side: str
-    floor: int | None
-    ceiling: int | None
-    code: str | None
-    metadata: str | None
-    closed: bool
-    frozen: bool
-    created_at: datetime
-    created_sequence: int
-    version: int
-    as_of: int
-    debits_pending: int
-    debits_posted: int
-    credits_pending: int
-    credits_posted: int
-
-
-class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """`metadata` is JSON with sorted keys. Without a `kind` it is of the usual one of its side."""
-
-    id: AccountId
-    name: str
-    currency: str
-    normal_side: str
-    floor: int | None
-    code: str | None
-    metadata: str | None
-    path: str | None = None
-    kind: str | None = None
-    ceiling: int | None = None
-
-
-class EntryRow(NamedTuple):
-    sequence: int
-    transfer: TransferId
-    side: str
-    other: AccountId
-    kind: str
-    amount: int
-    released: int
-    currency: str
-    recorded_at: datetime
-    code: str | None
-    version: int
-    debits_pending: int
-    debits_posted: int
-    credits_pending: int
-    credits_posted: int
-
-
-class Due(NamedTuple):
-    """A hold that has expired and was not swept yet."""
-
-    tenant: str
-    book: int
-    hold: TransferId
-
-
-class Found(NamedTuple):
-    tenant: str
-    id: AccountId
-    currency: str
-    normal_side: str
-    closed: bool
-
-
-class CheckedBook(NamedTuple):
-    """A book as the continuous check begins with it: its sequence, and how many accounts and holds it has."""
-
-    id: int
-    tenant: str
-    name: str
-    sequence: int
-    quarantined: bool
-    accounts: int
-    holds: int

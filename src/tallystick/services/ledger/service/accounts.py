@@ -46,14 +46,15 @@ from tallystick.services.ledger.store import Store
 
 
 class At(msgspec.Struct, frozen=True):
-    """As of when to read: now if both are None; never both."""
+    """As of when to read: now if all are None; never more than one. `effective`: by when transfers count, as is known now."""
 
     sequence: int | None = None
     instant: datetime | None = None
+    effective: datetime | None = None
 
     def __post_init__(self) -> None:
-        if self.sequence is not None and self.instant is not None:
-            raise InvalidRequest("as of a sequence or of an instant, not both")
+        if sum(one is not None for one in (self.sequence, self.instant, self.effective)) > 1:
+            raise InvalidRequest("as of a sequence, of an instant, or effective at one: not several of them")
 
 
 class Accounts:
@@ -201,6 +202,8 @@ class Accounts:
 
     async def get(self, tenant: str, account: AccountId | str, at: At, book: str = MAIN) -> AccountRow:
         """The account as of `at`. Raises AccountNotFound, and HistoryNotKept for a time before it was opened or still to come."""
+        if at.effective is not None:
+            return await self._effective(tenant, account, at.effective, book)
         if at.sequence is None and at.instant is None:
             return await self.found(self._database, tenant, account, book, self._clock.now())
         async with self._database.transaction(snapshot=True) as tx:
@@ -224,6 +227,25 @@ class Accounts:
             debits_posted=d,
             credits_pending=cp,
             credits_posted=c,
+        )
+
+    async def _effective(self, tenant: str, account: AccountId | str, effective: datetime, book: str) -> AccountRow:
+        """The posted balance as it is known now to have been then; what was held then, as it was recorded then."""
+        now = self._clock.now()
+        async with self._database.transaction(snapshot=True) as tx:
+            row = await self.found(tx, tenant, account, book, now)
+            if effective > now:
+                raise HistoryNotKept("that time is still to come", as_of=row.as_of)
+            sequence = await self._store.sequence_at(tx, row.book, effective)
+            version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
+            debits, credits_ = await self._store.adjusted_at(tx, row.id, effective)
+        return msgspec.structs.replace(
+            row,
+            version=version,
+            debits_pending=dp,
+            debits_posted=d + debits,
+            credits_pending=cp,
+            credits_posted=c + credits_,
         )
 
     async def entries(

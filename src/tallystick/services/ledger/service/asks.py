@@ -9,14 +9,14 @@ import msgspec
 from tallystick.chassis.idempotency import Entry
 from tallystick.contracts.ledger.messages import MAIN
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Command, Due, Result, Unit, expiry_id
+from tallystick.services.ledger.model import Command, Due, Header, Result, Unit, expiry_id
 
 #: Turns results and the receipt into the answer to be stored: status and body.
 Render = Callable[[Sequence[Result], str | None], tuple[int, bytes]]
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """One request: commands of one tenant's book, all or none if `atomic`. With an `entry` its answer is stored as `render` says."""
+    """One request: commands of one tenant's book, all or none if `atomic`; a transaction if there is a `header`. With an `entry` its answer is stored as `render` says."""
 
     tenant: str
     actor: str
@@ -26,6 +26,11 @@ class Ask(msgspec.Struct, frozen=True):
     entry: Entry | None = None
     render: Render | None = None
     book: str = MAIN
+    header: Header | None = None
+
+    @property
+    def dated(self) -> bool:
+        return self.header is not None and self.header.effective_at is not None
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -36,7 +41,7 @@ class Work(msgspec.Struct, frozen=True):
 
     @property
     def unit(self) -> Unit:
-        return Unit(self.book, self.ask.commands, self.ask.atomic)
+        return Unit(self.book, self.ask.commands, self.ask.atomic, self.ask.header)
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -10,9 +10,16 @@ import msgspec
 
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.problems import BookExists, BookNotFound, BookQuarantined, ChartOrphansAccounts
+from tallystick.contracts.ledger.problems import (
+    BookExists,
+    BookNotFound,
+    BookQuarantined,
+    ChartOrphansAccounts,
+    PeriodSealed,
+)
 from tallystick.kernel import ids
-from tallystick.kernel.clock import Clock
+from tallystick.kernel.clock import Clock, rfc3339
+from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import BookRow, Chart
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
@@ -74,6 +81,27 @@ class Books:
             await self._tell(tx, who, "ledger.book.changed", wanted, now, {"backdating": wanted.backdating})
         return wanted
 
+    async def seal(self, who: Who, name: str, until: datetime) -> BookRow:
+        """Nothing is effective at or before `until` any more. Sealing up to what is sealed already is harmless.
+
+        Raises BookNotFound, BookQuarantined, InvalidRequest for a time to come, and PeriodSealed when the book is sealed up to later.
+        """
+        now = self._clock.now()
+        if until > now:
+            raise InvalidRequest("a book is sealed up to now at most")
+        number = await self._poster.book(who[0], name)
+        async with self._database.transaction() as tx:
+            await self._store.lock_books(tx, [number])
+            row = await self._writable(tx, who[0], name)
+            if row.sealed_until is not None and row.sealed_until >= until:
+                if row.sealed_until > until:
+                    raise PeriodSealed("a seal is not taken back", sealed_until=rfc3339(row.sealed_until))
+                return row
+            await self._store.seal_book(tx, number, until)
+            row = msgspec.structs.replace(row, sealed_until=until, revision=row.revision + 1)
+            await self._tell(tx, who, "ledger.book.sealed", row, now, {"until": rfc3339(until)})
+        return row
+
     # ---- the chart --------------------------------------------------------------------------------------------------
 
     async def chart(self, tenant: str, name: str, version: int | None = None) -> tuple[Chart, datetime | None]:
@@ -117,6 +145,17 @@ class Books:
             raise BookNotFound
         check_writable(row)
         return row
+
+    async def check_writable(self, tx: Transaction, tenant: str, name: str) -> None:
+        """Raises BookNotFound, BookQuarantined."""
+        await self._writable(tx, tenant, name)
+
+    async def sequence(self, tx: Transaction, tenant: str, name: str) -> int:
+        """That of the book's last transfer. Raises BookNotFound."""
+        found = await self._store.book_named(tx, tenant, name)
+        if found is None:
+            raise BookNotFound
+        return found[1]
 
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, who: Who, kind: str, row: BookRow, at: datetime, data: Mapping[str, Any]

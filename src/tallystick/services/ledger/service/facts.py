@@ -26,6 +26,7 @@ def posted_fact(tenant: str, actor: str, trace: str | None, transfers: Sequence[
         count=len(transfers),
         sha256=transfers_digest(transfers),
         transfers=lines,
+        transaction=None if first.transaction is None else ids.transactions.text(first.transaction),
     )
     return Fact(
         id=ids.facts.new(),
@@ -52,6 +53,7 @@ def transfers_digest(transfers: Iterable[Transfer]) -> str:
             t.amount,
             t.released,
             t.currency,
+            "" if t.effective_at is None else rfc3339(t.effective_at),
         )
         for t in transfers
     ]
@@ -69,5 +71,6 @@ def _line(t: Transfer) -> TransferLine:
         currency=t.currency,
         target=None if t.target is None else ids.transfers.text(TransferId(t.target)),
         released=str(t.released) if t.released else None,
+        effective_at=None if t.effective_at is None else rfc3339(t.effective_at),
         expires_at=None if t.expires_at is None else rfc3339(t.expires_at),
     )

@@ -49,6 +49,8 @@ class Head:
         books: set[int] = set()
         for unit in units:
             books.add(unit.book)
+            if unit.header is not None:
+                keys.add((unit.book, unit.header.id))
             for command in unit.commands:
                 keys.add((unit.book, command.id))
                 if command.target is not None:
@@ -79,7 +81,7 @@ class Head:
     def _drop(self) -> None:
         """What the last flush was not about is stored by now, and can be read again. Accounts are kept, up to a bound."""
         state, last = self.state, self._last
-        for known in (state.transfers, state.rejections, state.holds, state.reversals):
+        for known in (state.transfers, state.rejections, state.holds, state.reversals, state.transactions):
             for key in [key for key in known if key not in last]:
                 del known[key]
         if len(state.accounts) > MAX_ACCOUNTS:

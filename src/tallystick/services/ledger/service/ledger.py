@@ -18,11 +18,13 @@ from tallystick.services.ledger.service.accounts import Accounts
 from tallystick.services.ledger.service.asks import Answered, Ask, Render
 from tallystick.services.ledger.service.asof import AsOf
 from tallystick.services.ledger.service.books import Books
+from tallystick.services.ledger.service.categories import Categories
 from tallystick.services.ledger.service.poster import SWEEP, Poster
 from tallystick.services.ledger.service.quarantine import Quarantine
 from tallystick.services.ledger.service.reports import Reports
 from tallystick.services.ledger.service.search import Search
 from tallystick.services.ledger.service.statements import Statements
+from tallystick.services.ledger.service.transactions import Transactions
 from tallystick.services.ledger.store import Checks, Store
 
 
@@ -37,6 +39,8 @@ class Ledger:
         self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock)
         self.books = Books(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
         self.quarantine = Quarantine(database=database, checks=Checks(), outbox=outbox, clock=clock)
+        self.categories = Categories(database=database, store=store, clock=clock, poster=self.poster, books=self.books)
+        self.transactions = Transactions(database=database, store=store, poster=self.poster)
         self.accounts = Accounts(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
         as_of = AsOf(store=store, poster=self.poster)
         self.statements = Statements(database=database, store=store, clock=clock, accounts=self.accounts)

@@ -198,6 +198,8 @@ class Poster:
         if self._sit_out:
             self._sit_out -= 1
             return None
+        if any(work.ask.dated for work in works):
+            return None  # what is dated back is judged by past days, which nobody has in memory
         keys = [work.ask.entry.identity for work in works if work.ask.entry is not None]
         if len(set(keys)) < len(keys):
             return None
@@ -318,6 +320,7 @@ class Poster:
         """Load, decide, save. The clock is read after the lock was had: what was decided later is not dated earlier."""
         state = await self._store.load(tx, units, locked)
         now = self._clock.now()
+        await self._store.learn_days(tx, units, state, now)
         decided = decide(units, state, now)
         await self._look_for_expired(tx, decided.results, state, now)
         await self._store.save(tx, self._store.prepare(state, decided), now)

@@ -1,12 +1,12 @@
 -- name: open_main
--- The tenant's main book, made on first use. The empty update returns it also when it was there.
-INSERT INTO book (tenant, recorded_at, created_at) VALUES ($1, $2, $2)
+-- The tenant's main book, made on first use. Its first transfer may be recorded at the very instant at which it is opened. The empty update returns it also when it was there.
+INSERT INTO book (tenant, recorded_at, created_at) VALUES ($1, $2::timestamptz - interval '1 microsecond', $2)
 ON CONFLICT (tenant, name) DO UPDATE SET sequence = book.sequence
 RETURNING id;
 
 -- name: insert_book
 -- A new book; nothing if the tenant has one of that name.
-INSERT INTO book (tenant, name, description, backdating, recorded_at, created_at) VALUES ($1, $2, $3, $4, $5, $5)
+INSERT INTO book (tenant, name, description, backdating, recorded_at, created_at) VALUES ($1, $2, $3, $4, $5::timestamptz - interval '1 microsecond', $5)
 ON CONFLICT (tenant, name) DO NOTHING
 RETURNING id;
 
@@ -45,3 +45,32 @@ INSERT INTO chart (book, version, mode, rules, created_at) VALUES ($1, $2, $3, $
 -- The open accounts of a book as a chart looks at them, a page at a time by id.
 SELECT id, path, kind, normal_side, currency, floor, ceiling FROM account
 WHERE book = $1 AND id > $2 AND closed_at IS NULL ORDER BY id LIMIT $3;
+
+-- name: seal_book
+-- Nothing is effective at or before $2 any more. Only forwards. The book's lock is held.
+UPDATE book SET sealed_until = $2 WHERE id = $1 AND (sealed_until IS NULL OR sealed_until < $2) RETURNING id;
+
+-- name: set_category
+-- A category as it is from now on.
+INSERT INTO category (book, name, paths, categories, changed_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (book, name) DO UPDATE SET paths = excluded.paths, categories = excluded.categories, changed_at = excluded.changed_at;
+
+-- name: delete_category
+-- A category that is not needed any more.
+DELETE FROM category WHERE book = $1 AND name = $2 RETURNING name;
+
+-- name: categories
+-- All categories of a book; a graph is looked at as a whole. They are few.
+SELECT name, paths, categories, changed_at FROM category WHERE book = $1 ORDER BY name;
+
+-- name: roll_up
+-- What the accounts of the book $1 have posted that are at paths from $2 to before $3 as the regular expressions $4 say, per currency, each account
+-- once.
+SELECT a.currency, count(*) AS accounts, sum(a.debits_posted) AS debits, sum(a.credits_posted) AS credits
+FROM (
+    SELECT DISTINCT o.id
+    FROM unnest($2::text[], $3::text[], $4::text[]) AS p (low, high, regex)
+    CROSS JOIN LATERAL (SELECT x.id FROM account AS x WHERE x.book = $1 AND x.path >= p.low AND x.path < p.high AND x.path ~ p.regex) AS o
+) AS k
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
+GROUP BY a.currency ORDER BY a.currency;

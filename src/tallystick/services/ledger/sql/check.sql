@@ -98,12 +98,13 @@ WITH slice AS MATERIALIZED (
 SELECT count(*) AS seen, (array_agg(s.id ORDER BY s.id DESC))[1] AS last,
     array_agg(format('a hold of %s: %s captured, %s left', s.amount, s.captured, s.remaining)) FILTER (
         WHERE (s.amount, s.debit_account, s.credit_account, s.captured, s.remaining) IS DISTINCT FROM
-            (t.amount, t.debit_account, t.credit_account, x.captured, t.amount - x.released)
+            (t.amount + x.increased, t.debit_account, t.credit_account, x.captured, t.amount - x.released)
     ) AS faults
 FROM slice AS s
 LEFT JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = s.book AND o.id = s.id AND o.kind = 'hold' LIMIT 1) AS t ON true
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(o.amount) FILTER (WHERE o.kind = 'capture'), 0) AS captured, coalesce(sum(o.released), 0) AS released
+    SELECT coalesce(sum(o.amount) FILTER (WHERE o.kind = 'capture'), 0) AS captured, coalesce(sum(o.released), 0) AS released,
+        coalesce(sum(o.amount) FILTER (WHERE o.kind = 'increase'), 0) AS increased
     FROM transfer AS o WHERE o.book = s.book AND o.target = s.id
 ) AS x;
 

@@ -1,11 +1,13 @@
 -- name: lock_books
 -- First statement of every write: whoever holds a book's row decides alone what its next transfers are. In the order of ids, so that
 -- two replicas never wait for each other in a circle.
-SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until
+FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
 
 -- name: heads
 -- The same without the lock: where a replica begins that decides ahead of the lock.
-SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined FROM book WHERE id = ANY($1::integer[]);
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until
+FROM book WHERE id = ANY($1::integer[]);
 
 -- name: taken
 -- Whether one of the ids to be posted ($1, $2) was refused before, or one to be refused ($3, $4) was posted: what no unique key says.
@@ -20,7 +22,7 @@ SELECT EXISTS (
 -- name: known
 -- What there is under these ids: the transfer, or its refusal, and what was drawn on it. One index probe each, see the migration.
 SELECT t.*, x.digest, x.reason, x.available, x.required, x.currency AS refused_currency, x.id AS refused, k.book AS in_book,
-    h.captured, h.remaining, h.state, r.reversed
+    h.amount AS hold_amount, h.captured, h.remaining, h.state, h.expires_at AS hold_expires_at, r.reversed
 FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
 LEFT JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS t ON true
 LEFT JOIN LATERAL (SELECT o.* FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x ON true
@@ -46,29 +48,29 @@ CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.pat
 -- name: save
 -- All transfers that were decided and what they do to their accounts, in one statement, so that the triggers judge all of it or
 -- nothing. The account totals are moved by sums made here from the transfers alone; the running totals in the transfers come from the model.
--- $1-$3 books: id, last sequence, instant. $4 the transfers.
+-- $1-$3 books: id, last sequence and its instant. $4 the transfers.
 WITH moved AS (
     UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at
     FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS w (book, sequence, recorded_at)
     WHERE b.id = w.book
-    RETURNING b.id, b.recorded_at
+    RETURNING b.id
 ), t AS MATERIALIZED (
-    SELECT u.*, m.recorded_at,
+    SELECT u.*,
         CASE kind WHEN 'hold' THEN amount ELSE -released END AS pending,
         CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS posted
-    FROM unnest($4::new_transfer[]) AS u
+    FROM unnest($4::decided_transfer[]) AS u
     JOIN moved AS m ON m.id = u.book
 ), posted AS (
     INSERT INTO transfer (
         book, sequence, id, kind, target, debit_account, credit_account, amount, released,
         currency, recorded_at, expires_at, code, metadata,
         dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
-        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, transaction, effective_at, asked
     )
     SELECT book, sequence, id, kind, target, debit_account, credit_account, amount, released,
         currency, recorded_at, expires_at, code, metadata,
         dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
-        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, transaction, effective_at, asked
     FROM t
 ), change AS (
     SELECT account, count(*) AS n, max(sequence) AS sequence,
@@ -93,17 +95,52 @@ FROM unnest($1::integer[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6:
     AS n (book, id, debit_account, credit_account, amount, expires_at);
 
 -- name: draw_holds
--- What captures, voids and expiries take off holds. A CHECK refuses to take more than there is.
-UPDATE hold AS h SET captured = h.captured + d.captured, remaining = h.remaining - d.released,
-    state = CASE WHEN h.remaining > d.released THEN 'held' ELSE d.state END
+-- What increases, captures, voids and expiries do to holds. A CHECK refuses to take more than there is. Of several the last expiry counts.
+UPDATE hold AS h SET amount = h.amount + d.increased, captured = h.captured + d.captured, remaining = h.remaining - d.released,
+    state = CASE WHEN h.remaining > d.released THEN 'held' ELSE d.state END, expires_at = coalesce(d.expires_at, h.expires_at)
 FROM (
-    SELECT book, target, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0)::bigint AS captured, sum(released)::bigint AS released,
-        CASE (array_agg(kind ORDER BY nth DESC))[1] WHEN 'capture' THEN 'captured' WHEN 'void' THEN 'voided' ELSE 'expired' END AS state
-    FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[])
-        WITH ORDINALITY AS u (book, target, kind, amount, released, nth)
+    SELECT book, target, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0)::bigint AS captured,
+        coalesce(sum(amount) FILTER (WHERE kind = 'increase'), 0)::bigint AS increased, sum(released)::bigint AS released,
+        (array_agg(expires_at ORDER BY nth DESC) FILTER (WHERE expires_at IS NOT NULL))[1] AS expires_at,
+        (array_agg(CASE kind WHEN 'void' THEN 'voided' WHEN 'expire' THEN 'expired' ELSE 'captured' END ORDER BY nth DESC))[1] AS state
+    FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[])
+        WITH ORDINALITY AS u (book, target, kind, amount, released, expires_at, nth)
     GROUP BY book, target
 ) AS d
 WHERE h.book = d.book AND h.id = d.target;
+
+-- name: insert_transactions
+-- Before their transfers (`save` then checks both against each other).
+INSERT INTO transaction (book, id, first, last, recorded_at, effective_at, reference, description, metadata, reverses, exchanges)
+SELECT n.book, n.id, n.first, n.last, n.recorded_at, n.effective_at, n.reference, n.description, n.metadata, n.reverses, n.exchanges
+FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
+    $10::uuid[], $11::text[])
+    AS n (book, id, first, last, recorded_at, effective_at, reference, description, metadata, reverses, exchanges);
+
+-- name: transactions_of
+-- The transactions under these ids ($1 books, $2 ids). One probe each.
+SELECT x.book, x.id, x.first, x.last, x.recorded_at, x.effective_at, x.reference, x.description, x.metadata, x.reverses, x.exchanges
+FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
+CROSS JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x;
+
+-- name: transactions
+-- A book's transactions, newest first, before the one that begins with the sequence $2.
+SELECT book, id, first, last, recorded_at, effective_at, reference, description, metadata, reverses, exchanges
+FROM transaction WHERE book = $1 AND first < $2 ORDER BY first DESC LIMIT $3;
+
+-- name: days
+-- What accounts ($1, of the books $2) had posted at the end of each day (UTC) from $3 up to before $4, as it was recorded.
+SELECT k.account, d.day::date AS day, coalesce(t.debits_posted, 0) AS debits, coalesce(t.credits_posted, 0) AS credits
+FROM unnest($1::uuid[], $2::integer[], $3::date[]) AS k (account, book, first)
+CROSS JOIN LATERAL generate_series(k.first::timestamp, $4::date::timestamp - interval '1 day', interval '1 day') AS d (day)
+CROSS JOIN LATERAL sequence_at(k.book, (d.day + interval '1 day') AT TIME ZONE 'UTC' - interval '1 microsecond') AS s (sequence)
+LEFT JOIN LATERAL totals_at(k.account, k.book, s.sequence) AS t ON true
+ORDER BY k.account, d.day;
+
+-- name: day_adjustments
+-- What is to be added to that for transfers that are dated back: per account and day (UTC).
+SELECT t.account, (t.starts_at AT TIME ZONE 'UTC')::date AS day, t.debits, t.credits
+FROM adjustment_total AS t WHERE t.account = ANY($1::uuid[]) AND t.span = 'day' ORDER BY t.account, t.starts_at;
 
 -- name: draw_reversals
 -- What reversals take of posted transfers ($3: their amount). A CHECK refuses to take more than was posted.
@@ -185,40 +222,29 @@ CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
 JOIN book AS b ON b.id = a.book AND b.tenant = k.tenant;
 
 -- name: account_at
--- An account's totals right after the book's sequence $3: those of its last entry up to there.
-SELECT e.version, e.debits_pending, e.debits_posted, e.credits_pending, e.credits_posted
-FROM (
-    (SELECT sequence, dr_version AS version, dr_debits_pending AS debits_pending, dr_debits_posted AS debits_posted,
-        dr_credits_pending AS credits_pending, dr_credits_posted AS credits_posted
-    FROM transfer WHERE debit_account = $2 AND book = $1 AND sequence <= $3 ORDER BY sequence DESC LIMIT 1)
-    UNION ALL
-    (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-    FROM transfer WHERE credit_account = $2 AND book = $1 AND sequence <= $3 ORDER BY sequence DESC LIMIT 1)
-) AS e
-ORDER BY e.sequence DESC LIMIT 1;
+-- An account's totals right after the book's sequence $3.
+SELECT version, debits_pending, debits_posted, credits_pending, credits_posted FROM totals_at($2, $1, $3);
+
+-- name: adjusted_at
+-- What is to be added to an account's posted totals as recorded at an instant, to have them as effective then.
+SELECT debits, credits FROM adjusted_at($1, $2);
 
 -- name: sequence_at
--- The last sequence of a book that was recorded up to an instant. Instants never fall as sequences rise, so a binary search over the
--- index by sequence finds it; no index by time has to be kept up for it.
-WITH RECURSIVE search (low, high) AS (
-    SELECT 0::bigint, sequence FROM book WHERE id = $1
-    UNION ALL
-    SELECT CASE WHEN m.recorded_at <= $2 THEN s.middle ELSE s.low END, CASE WHEN m.recorded_at <= $2 THEN s.high ELSE s.middle - 1 END
-    FROM (SELECT low, high, (low + high + 1) / 2 AS middle FROM search WHERE low < high) AS s
-    CROSS JOIN LATERAL (SELECT t.recorded_at FROM transfer AS t WHERE t.book = $1 AND t.sequence = s.middle LIMIT 1) AS m
-)
-SELECT low FROM search WHERE low = high;
+-- The last sequence of a book that was recorded up to an instant.
+SELECT sequence_at($1, $2);
 
 -- name: entries
 -- An account's entries before the sequence $3, newest first: the newest of each side, merged.
 SELECT e.* FROM (
     (SELECT sequence, id AS transfer, 'debit' AS side, credit_account AS other, kind, amount, released, currency, recorded_at, code,
         dr_version AS version, dr_debits_pending AS debits_pending, dr_debits_posted AS debits_posted,
-        dr_credits_pending AS credits_pending, dr_credits_posted AS credits_posted
+        dr_credits_pending AS credits_pending, dr_credits_posted AS credits_posted, transaction,
+        coalesce(effective_at, recorded_at) AS effective_at
     FROM transfer WHERE debit_account = $2 AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
     UNION ALL
     (SELECT sequence, id, 'credit', debit_account, kind, amount, released, currency, recorded_at, code,
-        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, transaction,
+        coalesce(effective_at, recorded_at)
     FROM transfer WHERE credit_account = $2 AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
 ) AS e
 ORDER BY e.sequence DESC LIMIT $4;
@@ -269,14 +295,17 @@ WHERE (a.version, a.debits_pending, a.debits_posted, a.credits_pending, a.credit
 LIMIT 100;
 
 -- name: broken_holds
--- Check: what is left of each hold and what was reversed of each transfer is what the transfers say.
+-- Check: what holds are and what is left of each and what was reversed of each transfer is what the transfers say.
 SELECT format('hold %s', t.id) AS fault FROM transfer AS t
 LEFT JOIN hold AS h ON h.book = t.book AND h.id = t.id
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(d.amount) FILTER (WHERE d.kind = 'capture'), 0) AS captured, coalesce(sum(d.released), 0) AS released
+    SELECT coalesce(sum(d.amount) FILTER (WHERE d.kind = 'capture'), 0) AS captured, coalesce(sum(d.released), 0) AS released,
+        coalesce(sum(d.amount) FILTER (WHERE d.kind = 'increase'), 0) AS increased,
+        (array_agg(d.expires_at ORDER BY d.sequence DESC) FILTER (WHERE d.expires_at IS NOT NULL))[1] AS expires_at
     FROM transfer AS d WHERE d.book = t.book AND d.target = t.id
 ) AS drawn
-WHERE t.kind = 'hold' AND (h.amount, h.captured, h.remaining) IS DISTINCT FROM (t.amount, drawn.captured, t.amount - drawn.released)
+WHERE t.kind = 'hold' AND (h.amount, h.captured, h.remaining, h.expires_at) IS DISTINCT FROM
+    (t.amount + drawn.increased, drawn.captured, t.amount - drawn.released, coalesce(drawn.expires_at, t.expires_at))
 UNION ALL
 SELECT format('reversals of %s', r.id) FROM (
     SELECT book, target AS id, sum(amount) AS reversed FROM transfer WHERE kind = 'reverse' GROUP BY book, target
@@ -284,4 +313,47 @@ SELECT format('reversals of %s', r.id) FROM (
 LEFT JOIN reversal AS k ON k.book = r.book AND k.id = r.id
 LEFT JOIN transfer AS t ON t.book = r.book AND t.id = r.id
 WHERE (k.reversed, k.amount) IS DISTINCT FROM (r.reversed, t.amount) OR r.reversed > t.amount
+LIMIT 100;
+
+-- name: broken_transactions
+-- Check: a transaction is all of the transfers with its numbers, and they are nobody else's.
+SELECT format('transaction %s', coalesce(x.id, t.transaction)) AS fault
+FROM transaction AS x
+FULL JOIN (
+    SELECT book, transaction, min(sequence) AS first, max(sequence) AS last, count(*) AS many, min(effective_at) AS earliest,
+        max(effective_at) AS latest
+    FROM transfer WHERE transaction IS NOT NULL GROUP BY book, transaction
+) AS t ON t.book = x.book AND t.transaction = x.id
+WHERE (x.first, x.last, x.last - x.first + 1, x.effective_at, x.effective_at)
+    IS DISTINCT FROM (t.first, t.last, t.many, t.earliest, t.latest)
+LIMIT 100;
+
+-- name: broken_adjustments
+-- Check: what is dated back is adjusted by its transfers, row by row.
+SELECT format('adjustment of %s at %s', account, at) AS fault FROM (
+    SELECT coalesce(a.account, w.account) AS account, coalesce(a.at, w.at) AS at, a.debits AS had, w.debits AS wanted,
+        a.credits AS had_credits, w.credits AS wanted_credits
+    FROM adjustment AS a
+    FULL JOIN (
+        SELECT s.account, s.at, t.sequence, s.debits, s.credits
+        FROM transfer AS t
+        CROSS JOIN LATERAL (VALUES
+            (t.debit_account, t.effective_at, t.amount, 0::bigint), (t.debit_account, t.recorded_at, -t.amount, 0::bigint),
+            (t.credit_account, t.effective_at, 0::bigint, t.amount), (t.credit_account, t.recorded_at, 0::bigint, -t.amount)
+        ) AS s (account, at, debits, credits)
+        WHERE t.effective_at IS NOT NULL
+    ) AS w ON w.account = a.account AND w.at = a.at AND w.sequence = a.sequence
+) AS both_sides
+WHERE (had, had_credits) IS DISTINCT FROM (wanted, wanted_credits)
+UNION ALL
+SELECT format('adjustments of %s, %s from %s', account, span, starts_at) FROM (
+    SELECT coalesce(b.account, w.account) AS account, coalesce(b.span, w.span) AS span, coalesce(b.starts_at, w.starts_at) AS starts_at,
+        b.debits AS had, w.debits AS wanted, b.credits AS had_credits, w.credits AS wanted_credits
+    FROM adjustment_total AS b
+    FULL JOIN (
+        SELECT a.account, p.span, date_trunc(p.span, a.at, 'UTC') AS starts_at, sum(a.debits) AS debits, sum(a.credits) AS credits
+        FROM adjustment AS a CROSS JOIN (VALUES ('year'), ('day'), ('hour')) AS p (span) GROUP BY 1, 2, 3
+    ) AS w ON w.account = b.account AND w.span = b.span AND w.starts_at = b.starts_at
+) AS both_sides
+WHERE (had, had_credits) IS DISTINCT FROM (wanted, wanted_credits)
 LIMIT 100;

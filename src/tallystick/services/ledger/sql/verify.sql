@@ -64,6 +64,15 @@ WHERE floor IS NOT NULL
       ELSE credits_posted - (debits_posted + debits_pending) END < floor
 LIMIT 20;
 
+-- name: ceilings_hold
+-- No account is above its ceiling, what open holds may bring in included.
+SELECT format('account %s is above its ceiling of %s', id, ceiling) AS fault
+FROM account
+WHERE ceiling IS NOT NULL
+  AND CASE normal_side WHEN 'debit' THEN debits_posted + debits_pending - credits_posted
+      ELSE credits_posted + credits_pending - debits_posted END > ceiling
+LIMIT 20;
+
 -- name: currencies_do_not_mix
 -- A transfer is in the currency of both of its accounts.
 SELECT format('transfer %s', t.id) AS fault
@@ -78,10 +87,13 @@ LIMIT 20;
 SELECT format('hold %s', h.id) AS fault
 FROM hold AS h
 LEFT JOIN (
-    SELECT book, target, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured, sum(released) AS released
-    FROM transfer WHERE kind IN ('capture', 'void', 'expire') GROUP BY book, target
+    SELECT book, target, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured, sum(released) AS released,
+        coalesce(sum(amount) FILTER (WHERE kind = 'increase'), 0) AS increased
+    FROM transfer WHERE kind IN ('capture', 'void', 'expire', 'increase') GROUP BY book, target
 ) AS d ON d.book = h.book AND d.target = h.id
-WHERE h.captured <> coalesce(d.captured, 0) OR h.remaining <> h.amount - coalesce(d.released, 0)
+LEFT JOIN transfer AS t ON t.book = h.book AND t.id = h.id
+WHERE h.amount IS DISTINCT FROM t.amount + coalesce(d.increased, 0) OR h.captured <> coalesce(d.captured, 0)
+    OR h.remaining IS DISTINCT FROM t.amount - coalesce(d.released, 0)
 LIMIT 20;
 
 -- name: reversals_stay_within
@@ -91,4 +103,47 @@ FROM transfer AS r JOIN transfer AS o ON o.book = r.book AND o.id = r.target
 WHERE r.kind = 'reverse'
 GROUP BY r.target, o.amount
 HAVING sum(r.amount) > o.amount
+LIMIT 20;
+
+-- name: transactions_are_their_transfers
+-- A transaction is all of the transfers with its numbers, and they are nobody else's.
+SELECT format('transaction %s', coalesce(x.id, t.transaction)) AS fault
+FROM transaction AS x
+FULL JOIN (
+    SELECT book, transaction, min(sequence) AS first, max(sequence) AS last, count(*) AS many, min(effective_at) AS earliest,
+        max(effective_at) AS latest
+    FROM transfer WHERE transaction IS NOT NULL GROUP BY book, transaction
+) AS t ON t.book = x.book AND t.transaction = x.id
+WHERE (x.first, x.last, x.last - x.first + 1, x.effective_at, x.effective_at)
+    IS DISTINCT FROM (t.first, t.last, t.many, t.earliest, t.latest)
+LIMIT 20;
+
+-- name: adjustments_are_those_of_dated_transfers
+-- What is dated back is adjusted by its transfers, row by row.
+SELECT format('adjustment of %s at %s', account, at) AS fault FROM (
+    SELECT coalesce(a.account, w.account) AS account, coalesce(a.at, w.at) AS at, a.debits AS had, w.debits AS wanted,
+        a.credits AS had_credits, w.credits AS wanted_credits
+    FROM adjustment AS a
+    FULL JOIN (
+        SELECT s.account, s.at, t.sequence, s.debits, s.credits
+        FROM transfer AS t
+        CROSS JOIN LATERAL (VALUES
+            (t.debit_account, t.effective_at, t.amount, 0::bigint), (t.debit_account, t.recorded_at, -t.amount, 0::bigint),
+            (t.credit_account, t.effective_at, 0::bigint, t.amount), (t.credit_account, t.recorded_at, 0::bigint, -t.amount)
+        ) AS s (account, at, debits, credits)
+        WHERE t.effective_at IS NOT NULL
+    ) AS w ON w.account = a.account AND w.at = a.at AND w.sequence = a.sequence
+) AS both_sides
+WHERE (had, had_credits) IS DISTINCT FROM (wanted, wanted_credits)
+UNION ALL
+SELECT format('adjustments of %s, %s from %s', account, span, starts_at) FROM (
+    SELECT coalesce(b.account, w.account) AS account, coalesce(b.span, w.span) AS span, coalesce(b.starts_at, w.starts_at) AS starts_at,
+        b.debits AS had, w.debits AS wanted, b.credits AS had_credits, w.credits AS wanted_credits
+    FROM adjustment_total AS b
+    FULL JOIN (
+        SELECT a.account, p.span, date_trunc(p.span, a.at, 'UTC') AS starts_at, sum(a.debits) AS debits, sum(a.credits) AS credits
+        FROM adjustment AS a CROSS JOIN (VALUES ('year'), ('day'), ('hour')) AS p (span) GROUP BY 1, 2, 3
+    ) AS w ON w.account = b.account AND w.span = b.span AND w.starts_at = b.starts_at
+) AS both_sides
+WHERE (had, had_credits) IS DISTINCT FROM (wanted, wanted_credits)
 LIMIT 20;

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from tallystick.chassis.db import Database, Row, Transaction
+from tallystick.chassis.db import Database, Row, Transaction, arguments
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import BookRow, Chart, Charted, Rule
+from tallystick.services.ledger.model import BookRow, Category, Chart, Charted, CurrencyTotal, Pattern, Rule
 from tallystick.services.ledger.store.sql import of_books as queries
 
 #: Accounts that are looked at at once.
@@ -50,6 +50,33 @@ class Books:
 
     async def set_book(self, tx: Transaction, row: BookRow) -> None:
         await tx.execute(queries.set_book, row.id, row.description, row.backdating)
+
+    async def seal_book(self, tx: Transaction, book: int, until: datetime) -> bool:
+        """False when it is sealed up to there already, or further."""
+        return await tx.fetchval(queries.seal_book, book, until) is not None
+
+    async def categories(self, source: Database | Transaction, book: int) -> dict[str, Category]:
+        return {row["name"]: Category(*row) for row in await source.fetch(queries.categories, book)}
+
+    async def set_category(self, tx: Transaction, book: int, category: Category) -> None:
+        await tx.execute(
+            queries.set_category,
+            book,
+            category.name,
+            list(category.paths),
+            list(category.categories),
+            category.changed_at,
+        )
+
+    async def delete_category(self, tx: Transaction, book: int, name: str) -> bool:
+        return await tx.fetchval(queries.delete_category, book, name) is not None
+
+    async def roll_up(self, tx: Transaction, book: int, patterns: Iterable[Pattern]) -> list[CurrencyTotal]:
+        rows = [(one.low, one.high, one.regex) for one in patterns]
+        return [
+            CurrencyTotal(row["currency"], row["accounts"], int(row["debits"]), int(row["credits"]))
+            for row in await tx.fetch(queries.roll_up, book, *arguments(rows, 3))
+        ]
 
     async def chart(
         self, source: Database | Transaction, book: int, version: int | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from tallystick.chassis.db import Database, Transaction
-from tallystick.kernel.ids import AccountId, TransferId
-from tallystick.services.ledger.model import EntryRow, State, Transfer
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId
+from tallystick.services.ledger.model import EntryRow, State, TransactionRow, Transfer
 from tallystick.services.ledger.store.posting import take, transfer_of
 from tallystick.services.ledger.store.sql import queries
 
@@ -21,6 +21,21 @@ class History:
         sequence: int = await tx.fetchval(queries.sequence_at, book, at)
         return sequence
 
+    async def adjusted_at(self, tx: Transaction, account: AccountId, at: datetime) -> tuple[int, int]:
+        """What is to be added to the account's posted debits and credits as recorded at `at`, to have them as effective then."""
+        row = await tx.fetchrow(queries.adjusted_at, account, at)
+        return (0, 0) if row is None else (row[0], row[1])
+
+    async def transaction(
+        self, source: Database | Transaction, book: int, transaction: TransactionId
+    ) -> TransactionRow | None:
+        row = await source.fetchrow(queries.transactions_of, [book], [transaction])
+        return None if row is None else TransactionRow(*row)
+
+    async def transactions(self, database: Database, book: int, before: int, limit: int) -> list[TransactionRow]:
+        """Newest first, of those that begin before the sequence `before`."""
+        return [TransactionRow(*row) for row in await database.fetch(queries.transactions, book, before, limit)]
+
     async def entries(self, tx: Transaction, book: int, account: AccountId, before: int, limit: int) -> list[EntryRow]:
         return [EntryRow(*row) for row in await tx.fetch(queries.entries, book, account, before, limit)]
 
@@ -31,7 +46,7 @@ class History:
             take(row, state)
         return state
 
-    async def between(self, tx: Transaction, book: int, first: int, last: int) -> list[Transfer]:
+    async def between(self, tx: Database | Transaction, book: int, first: int, last: int) -> list[Transfer]:
         return [transfer_of(row) for row in await tx.fetch(queries.between, book, first, last)]
 
     async def faults(self, tx: Transaction) -> list[str]:
@@ -42,6 +57,8 @@ class History:
             queries.broken_sequences,
             queries.broken_accounts,
             queries.broken_holds,
+            queries.broken_transactions,
+            queries.broken_adjustments,
         ):
             found += [f"{query.name}: {row[0]}" for row in await tx.fetch(query)]
         return found

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from operator import attrgetter
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
 from tallystick.chassis.db import Database, Row, Transaction, arguments
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import (
+    EPOCH,
     Account,
     Book,
+    Days,
     Decided,
     Due,
     Hold,
@@ -21,15 +24,19 @@ from tallystick.services.ledger.model import (
     Rejection,
     Reversal,
     State,
+    TransactionRow,
     Transfer,
     Unit,
+    dated,
+    is_limited,
 )
 from tallystick.services.ledger.store.sql import queries
 
 _FIELDS: Final = msgspec.structs.fields(Transfer)
-#: The type `new_transfer` of the migration: a transfer's fields but the instant, which is its book's.
-_SAVED: Final = attrgetter(*(field.name for field in _FIELDS if field.name != "recorded_at"))
+#: The type `decided_transfer` of the migration.
+_SAVED: Final = attrgetter(*(field.name for field in _FIELDS))
 #: Kinds that touch more than accounts. A flush without them skips the statements about holds and reversals.
+_NOBODY: Final = AccountId(UUID(int=0))
 _PLAIN: Final = frozenset({"post"})
 
 
@@ -44,6 +51,7 @@ class Writing(msgspec.Struct):
     holds: list[tuple[Any, ...]] = []
     draws: list[tuple[Any, ...]] = []
     reversals: list[tuple[Any, ...]] = []
+    transactions: list[tuple[Any, ...]] = []
 
 
 class Posting:
@@ -58,7 +66,10 @@ class Posting:
         wanted: set[AccountId] = set()
         keys: set[Key] = set()
         paths: set[tuple[int, str]] = set()
+        headers: set[Key] = set()
         for unit in units:
+            if unit.header is not None:
+                headers.add((unit.book, unit.header.id))
             for command in unit.commands:
                 keys.add((unit.book, command.id))
                 if command.target is not None:
@@ -69,6 +80,9 @@ class Posting:
                     elif named is not None:
                         wanted.add(named)
         await self._known(tx, keys, state)
+        if headers:
+            for row in await tx.fetch(queries.transactions_of, *arguments(headers, 2)):
+                state.transactions[row[0], row[1]] = TransactionRow(*row)
         for transfer in state.transfers.values():
             wanted.add(transfer.debit_account)
             wanted.add(transfer.credit_account)
@@ -78,6 +92,36 @@ class Posting:
             rows = await tx.fetch(queries.accounts_for_posting, list(wanted))
             state.accounts.update((row[0], Account(*row)) for row in rows)
         return state
+
+    async def learn_days(self, tx: Transaction, units: Sequence[Unit], state: State, now: datetime) -> None:
+        """Adds to `state` the past days of those accounts with limits that are to be changed by transfers that are dated back."""
+        since: dict[AccountId, date] = {}
+        for unit in units:
+            for command in unit.commands:
+                if command.effective_at is None:
+                    continue
+                original = state.transfers.get((unit.book, command.target)) if command.target is not None else None
+                named = (
+                    (command.debit, command.credit)
+                    if original is None
+                    else (original.debit_account, original.credit_account)
+                )
+                for one in named:
+                    account = state.accounts.get(state.account(unit.book, one) or _NOBODY)
+                    if account is not None and is_limited(account):
+                        day = max(command.effective_at, EPOCH).date()
+                        since[account.id] = min(day, since.get(account.id, day))
+        if not since:
+            return
+        today = max(book.next_instant(now) for book in state.books.values()).date()
+        rows = [(account, state.accounts[account].book, day) for account, day in since.items() if day < today]
+        signs = {account: 1 if state.accounts[account].debit_normal else -1 for account, _, _ in rows}
+        state.days.update((account, Days(first, [])) for account, _, first in rows)
+        for row in await tx.fetch(queries.days, *arguments(rows, 3), today):
+            state.days[row["account"]].balances.append(signs[row["account"]] * (row["debits"] - row["credits"]))
+        for row in await tx.fetch(queries.day_adjustments, list(signs)):
+            change = signs[row["account"]] * (row["debits"] - row["credits"])
+            dated(state.days[row["account"]], row["day"], change)
 
     async def _at_paths(self, source: Database | Transaction, paths: Iterable[tuple[int, str]], state: State) -> None:
         for path, *row in await source.fetch(queries.accounts_at_paths_for_posting, *arguments(paths, 2)):
@@ -134,6 +178,7 @@ class Posting:
             ids=[(transfer.book, transfer.id) for transfer in transfers],
             rejections=[msgspec.structs.astuple(rejection) for rejection in decided.rejections],
             refused=[(rejection.book, rejection.id) for rejection in decided.rejections],
+            transactions=[msgspec.structs.astuple(transaction) for transaction in decided.transactions],
         )
         for t in transfers:
             if t.kind in _PLAIN:
@@ -143,7 +188,7 @@ class Posting:
             elif t.kind == "reverse" and t.target is not None:
                 writing.reversals.append((t.book, t.target, state.reversals[t.book, t.target].amount, t.amount))
             else:
-                writing.draws.append((t.book, t.target, t.kind, t.amount, t.released))
+                writing.draws.append((t.book, t.target, t.kind, t.amount, t.released, t.expires_at))
         return writing
 
     async def save(self, tx: Transaction, writing: Writing, now: datetime) -> None:
@@ -153,9 +198,11 @@ class Posting:
         if writing.holds:
             await tx.execute(queries.insert_holds, *arguments(writing.holds, 6))
         if writing.draws:
-            await tx.execute(queries.draw_holds, *arguments(writing.draws, 5))
+            await tx.execute(queries.draw_holds, *arguments(writing.draws, 6))
         if writing.reversals:
             await tx.execute(queries.draw_reversals, *arguments(writing.reversals, 4))
+        if writing.transactions:
+            await tx.execute(queries.insert_transactions, *arguments(writing.transactions, 11))
         if writing.transfers:
             await tx.execute(queries.save, *arguments(writing.books, 3), writing.transfers)
 
@@ -193,11 +240,11 @@ def take(row: Row, state: State) -> None:
             *key,
             transfer.debit_account,
             transfer.credit_account,
-            transfer.amount,
+            row["hold_amount"],
             row["captured"],
             row["remaining"],
             row["state"],
-            transfer.expires_at,
+            row["hold_expires_at"],
         )
     if row["reversed"] is not None:
         state.reversals[key] = Reversal(*key, transfer.amount, row["reversed"])

@@ -1,0 +1,104 @@
+"""How much can be moved: totals that must not wrap, floors, ceilings, and both on days that are past. Pure."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Final
+
+from tallystick.contracts.ledger.messages import Reason
+from tallystick.services.ledger.model.refusal import Refused
+from tallystick.services.ledger.model.values import MAX, Account, Days
+
+_DAY: Final = timedelta(days=1)
+
+
+def check_room(debit: Account, credit: Account, amount: int) -> None:
+    """Raises unless `amount` more can be debited and credited: no total wraps, no floor is broken, no ceiling passed."""
+    if (
+        debit.debits_posted + debit.debits_pending + amount > MAX
+        or credit.credits_posted + credit.credits_pending + amount > MAX
+    ):
+        raise Refused(Reason.AMOUNT_OVERFLOW)
+    # A debit takes from an account that credits make grow, and fills one that debits make grow; a credit the other way round.
+    if debit.floor is not None and not debit.debit_normal:
+        room = debit.credits_posted - debit.debits_posted - debit.debits_pending - debit.floor
+        if amount > room:
+            raise _no(Reason.INSUFFICIENT_FUNDS, debit, room, amount)
+    if credit.floor is not None and credit.debit_normal:
+        room = credit.debits_posted - credit.credits_posted - credit.credits_pending - credit.floor
+        if amount > room:
+            raise _no(Reason.INSUFFICIENT_FUNDS, credit, room, amount)
+    if debit.ceiling is not None and debit.debit_normal:
+        room = debit.ceiling - (debit.debits_posted + debit.debits_pending - debit.credits_posted)
+        if amount > room:
+            raise _no(Reason.CEILING_EXCEEDED, debit, room, amount)
+    if credit.ceiling is not None and not credit.debit_normal:
+        room = credit.ceiling - (credit.credits_posted + credit.credits_pending - credit.debits_posted)
+        if amount > room:
+            raise _no(Reason.CEILING_EXCEEDED, credit, room, amount)
+
+
+def most(debit: Account, credit: Account, asked: int) -> int:
+    """As much of `asked` as there is room for. Raises when that is nothing, naming the account that has none."""
+    amount = min(
+        asked,
+        MAX - debit.debits_posted - debit.debits_pending,
+        MAX - credit.credits_posted - credit.credits_pending,
+    )
+    narrow = debit
+    for account, takes in ((debit, not debit.debit_normal), (credit, credit.debit_normal)):
+        if account.debit_normal:
+            posted, out, coming = (
+                account.debits_posted - account.credits_posted,
+                account.credits_pending,
+                account.debits_pending,
+            )
+        else:
+            posted, out, coming = (
+                account.credits_posted - account.debits_posted,
+                account.debits_pending,
+                account.credits_pending,
+            )
+        room = None
+        if takes and account.floor is not None:
+            room = posted - out - account.floor
+        elif not takes and account.ceiling is not None:
+            room = account.ceiling - posted - coming
+        if room is not None and room < amount:
+            amount, narrow = room, account
+    if amount < 1:
+        raise _no(Reason.NOTHING_TO_MOVE, narrow, max(amount, 0), asked)
+    return amount
+
+
+def _no(reason: Reason, account: Account, room: int, amount: int) -> Refused:
+    return Refused(reason, available=room, required=amount, currency=account.currency, account=account.id)
+
+
+# ---- days that are past ------------------------------------------------------------------------------------------------
+
+
+def is_limited(account: Account) -> bool:
+    return account.floor is not None or account.ceiling is not None
+
+
+def breached(account: Account, days: Days, since: date, change: int) -> list[date]:
+    """The days from `since` on at whose end the account, changed by `change`, was outside of its limits. What was held on past days is not
+    counted: what became of it is known.
+    """
+    place = max((since - days.first) // _DAY, 0)
+    floor = account.floor if change < 0 else None
+    ceiling = account.ceiling if change > 0 else None
+    if floor is None and ceiling is None:
+        return []
+    return [
+        days.first + nth * _DAY
+        for nth, balance in enumerate(days.balances[place:], place)
+        if (floor is not None and balance + change < floor) or (ceiling is not None and balance + change > ceiling)
+    ]
+
+
+def dated(days: Days, since: date, change: int) -> None:
+    """The past as it is from now on."""
+    for nth in range(max((since - days.first) // _DAY, 0), len(days.balances)):
+        days.balances[nth] += change

@@ -1,0 +1,32 @@
+"""A rule says no, inside of the model."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from tallystick.contracts.ledger.messages import Reason
+from tallystick.kernel.ids import AccountId
+
+
+class Refused(Exception):
+    """`pinned`: the refusal is the fate of the transfer's id. The others say what is wrong with this request, or with this moment."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        *,
+        available: int | None = None,
+        required: int | None = None,
+        currency: str | None = None,
+        account: AccountId | None = None,
+        pinned: bool = True,
+        breached_on: tuple[date, ...] = (),
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.available = available
+        self.required = required
+        self.currency = currency
+        self.account = account
+        self.pinned = pinned
+        self.breached_on = breached_on

@@ -1,0 +1,62 @@
+"""A repeat is the same in all that it says, or is told the first difference."""
+
+from __future__ import annotations
+
+from tallystick.contracts.ledger.messages import Reason
+from tallystick.services.ledger.model.refusal import Refused
+from tallystick.services.ledger.model.values import Command, Rejection, Result, State, Transfer
+
+
+def check_same(state: State, book: int, command: Command, existing: Transfer) -> None:
+    """Raises the name of the first difference between what is asked and the transfer that has its id."""
+    difference = _difference(state, book, command, existing)
+    if difference is not None:
+        raise Refused(difference, pinned=False)
+
+
+def _difference(state: State, book: int, command: Command, existing: Transfer) -> Reason | None:
+    if command.kind != existing.kind:
+        return Reason.EXISTS_WITH_DIFFERENT_KIND
+    if command.transaction != existing.transaction:
+        return Reason.EXISTS_WITH_DIFFERENT_TRANSACTION
+    if command.target != existing.target:
+        return Reason.EXISTS_WITH_DIFFERENT_TARGET
+    if command.debit is not None and state.account(book, command.debit) != existing.debit_account:
+        return Reason.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT
+    if command.credit is not None and state.account(book, command.credit) != existing.credit_account:
+        return Reason.EXISTS_WITH_DIFFERENT_CREDIT_ACCOUNT
+    if command.balancing != (existing.asked is not None):
+        return Reason.EXISTS_WITH_DIFFERENT_BALANCING
+    moved = existing.asked if command.balancing else existing.amount
+    # A final capture releases more than it captures, unless nothing was left over: then final or not is the same.
+    if command.amount is not None and (
+        command.amount != moved
+        or (command.kind == "capture" and not command.final and existing.released != existing.amount)
+    ):
+        return Reason.EXISTS_WITH_DIFFERENT_AMOUNT
+    if command.currency is not None and command.currency != existing.currency:
+        return Reason.EXISTS_WITH_DIFFERENT_CURRENCY
+    if command.kind in ("hold", "increase") and command.expires_in != existing.expires_in:
+        return Reason.EXISTS_WITH_DIFFERENT_EXPIRY
+    if command.effective_at != existing.effective_at:
+        return Reason.EXISTS_WITH_DIFFERENT_EFFECTIVE_TIME
+    if command.code != existing.code:
+        return Reason.EXISTS_WITH_DIFFERENT_CODE
+    if command.metadata != existing.metadata:
+        return Reason.EXISTS_WITH_DIFFERENT_METADATA
+    return None
+
+
+def refused_again(command: Command, rejection: Rejection) -> Result:
+    """The same refusal, whatever the balances are by now; unless it is another command under that id."""
+    if command.digest() != rejection.digest:
+        return Result(command.id, "rejected", reason=Reason.ID_ALREADY_FAILED)
+    return Result(
+        command.id,
+        "rejected",
+        existed=True,
+        reason=Reason(rejection.reason),
+        available=rejection.available,
+        required=rejection.required,
+        currency=rejection.currency,
+    )

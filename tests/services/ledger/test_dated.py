@@ -1,0 +1,199 @@
+"""What is dated back: the rules against sums made anew for each day, and the database's calendar against the transfers."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tallystick.contracts.ledger.messages import Reason
+from tallystick.kernel import ids
+from tallystick.kernel.ids import AccountId
+from tallystick.services.ledger.model import Command, Days, Header, Result, State, Unit, decide
+from tallystick.services.ledger.service import Ask, At
+from tests.services.ledger.support import START, Books, account, aid, move, post, state, tid
+from tests.support.parts import ServiceDatabase
+
+TODAY = START + timedelta(days=10, hours=12)
+
+
+def past(found: State, *balances: int, of: int = 3) -> None:
+    """Account `of` had these balances at the end of the days up to yesterday."""
+    found.days[aid(of)] = Days((TODAY - timedelta(days=len(balances))).date(), list(balances))
+
+
+def run(found: State, *commands: Command) -> list[Result]:
+    return decide([Unit(1, commands, atomic=False)], found, TODAY).results[0]
+
+
+def rich(*, strict: bool = True, **limits: Any) -> State:
+    """Account 3 has 100 today."""
+    found = state(account(1), account(3, **limits))
+    found.books[1].strict = strict
+    run(found, post(900, 1, 3, 100))
+    return found
+
+
+def test_a_floor_of_the_past_is_kept_or_told() -> None:
+    at = TODAY - timedelta(days=3)
+    found = rich(floor=0)
+    past(found, 50, 10, 20, 60)
+    (no,) = run(found, post(1, 3, 1, 30, effective_at=at))
+    assert (no.reason, no.breached_on) == (Reason.PAST_LIMIT_BROKEN, (date(2026, 1, 8), date(2026, 1, 9)))
+    (yes,) = run(found, post(2, 3, 1, 10, effective_at=at))
+    assert (yes.reason, yes.breached_on) == (None, ())
+    assert found.days[aid(3)].balances == [50, 0, 10, 50]
+    assert run(found, post(3, 3, 1, 1, effective_at=at + timedelta(days=2)))[0].reason is None
+    assert run(found, post(4, 3, 1, 1, effective_at=at))[0].breached_on == (date(2026, 1, 8),)
+
+    lenient = rich(floor=0, strict=False)
+    past(lenient, 50, 10, 20, 60)
+    (told,) = run(lenient, post(1, 3, 1, 30, effective_at=at))
+    assert (told.status, told.breached_on) == ("posted", (date(2026, 1, 8), date(2026, 1, 9)))
+    assert lenient.days[aid(3)].balances == [50, -20, -10, 30]
+
+
+def test_a_ceiling_of_the_past_is_kept_and_today_is_today() -> None:
+    found = rich(ceiling=200)
+    past(found, 190, 200)
+    (no,) = run(found, post(1, 1, 3, 5, effective_at=TODAY - timedelta(days=2)))
+    assert no.breached_on == (date(2026, 1, 10),)
+    (early,) = run(found, post(2, 1, 3, 5, effective_at=TODAY - timedelta(hours=1)))
+    assert early.reason is None, "it is of today: the limits of now count"
+    assert run(found, post(3, 3, 1, 200, effective_at=TODAY - timedelta(days=2)))[0].reason is None, "no floor"
+
+
+def test_what_is_dated_ahead_or_into_a_sealed_period_is_refused() -> None:
+    found = rich()
+    found.books[1].sealed_until = TODAY - timedelta(days=1)
+    refused = run(
+        found,
+        post(1, 1, 3, 5, effective_at=TODAY + timedelta(seconds=1)),
+        post(2, 1, 3, 5, effective_at=TODAY - timedelta(days=1)),
+        post(3, 1, 3, 5, effective_at=TODAY - timedelta(days=1) + timedelta(microseconds=1)),
+    )
+    assert [one.reason for one in refused] == [Reason.EFFECTIVE_IN_FUTURE, Reason.PERIOD_SEALED, None]
+    assert (1, tid(1)) not in found.rejections, "that time comes"
+    found.books[1].sealed_until = TODAY + timedelta(hours=1)
+    (late,) = run(found, post(4, 1, 3, 5))
+    assert late.transfer is not None
+    assert late.transfer.recorded_at == TODAY + timedelta(hours=1, microseconds=1), "not within what is sealed"
+
+
+def test_a_unit_that_fails_leaves_the_past_as_it_was() -> None:
+    found = rich(floor=0)
+    past(found, 50, 50)
+    at = TODAY - timedelta(days=2)
+    unit = Unit(1, [post(1, 3, 1, 30, effective_at=at), post(2, 3, 1, 30, effective_at=at)], atomic=True)
+    results = decide([unit], found, TODAY).results[0]
+    assert [one.reason for one in results] == [Reason.LINKED_TRANSFER_FAILED, Reason.PAST_LIMIT_BROKEN]
+    assert found.days[aid(3)].balances == [50, 50]
+
+
+_moves = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9), st.booleans()), min_size=1, max_size=12)
+
+
+@given(_moves, st.integers(-40, 0), st.one_of(st.none(), st.integers(100, 160)))
+@settings(deadline=None)
+def test_the_past_against_sums_made_anew(moves: list[tuple[int, int, bool]], floor: int, ceiling: int | None) -> None:
+    found = rich(floor=floor, ceiling=ceiling)
+    past(found, *[60] * 9)
+    posted: list[tuple[int, int]] = []
+    for number, (amount, ago, out) in enumerate(moves, 1):
+        change = -amount if out else amount
+        days = [60 + sum(c for c, since in posted if since >= day) for day in range(9, 0, -1)]
+        now = 100 + sum(c for c, _ in posted) + change
+        broken = [day for day, had in zip(range(9, 0, -1), days, strict=True) if day <= ago and not (
+            floor <= had + change if out else ceiling is None or had + change <= ceiling
+        )]  # fmt: skip
+        allowed = not broken and (floor <= now if out else ceiling is None or now <= ceiling)
+        debit, credit = (3, 1) if out else (1, 3)
+        at = TODAY - timedelta(days=ago, seconds=1)
+        (result,) = run(found, post(number, debit, credit, amount, effective_at=at))
+        assert (result.status == "posted") == allowed
+        if result.reason is Reason.PAST_LIMIT_BROKEN:
+            assert [(TODAY.date() - day).days for day in result.breached_on] == broken
+        if allowed:
+            posted.append((change, ago))
+
+
+# ---- on a real database -----------------------------------------------------------------------------------------------
+
+
+async def dated(books: Books, debit: AccountId, credit: AccountId, amount: int, at: datetime) -> Result:
+    own = ids.transactions.new()
+    command = Command(
+        kind="post", id=ids.transfers.new(), debit=debit, credit=credit, amount=amount, currency="EUR", transaction=own, effective_at=at
+    )  # fmt: skip
+    ask = Ask("acme", "cli_test", None, [command], atomic=True, header=Header(id=own, effective_at=at))
+    return (await books.ledger.poster.post(ask)).results[0]
+
+
+async def test_a_balance_at_any_effective_time_is_the_sum_up_to_it(books: Books, service: ServiceDatabase) -> None:
+    bank, one = await books.open(side="debit"), await books.open()
+    rng = random.Random(5)
+    posted: list[tuple[datetime, int]] = []
+    for _ in range(60):
+        books.clock.advance(timedelta(hours=rng.choice([1, 7, 30, 400])))
+        now = books.clock.now()
+        amount = rng.randint(1, 100)
+        if rng.random() < 0.6:
+            at = now - timedelta(seconds=rng.choice([1, 100, 10_000, 400_000, 40_000_000]))
+            assert (await dated(books, bank, one, amount, at)).status == "posted"
+        else:
+            (result,) = await books.post(move("post", bank, one, amount))
+            assert result.transfer is not None
+            at = result.transfer.recorded_at
+        posted.append((at, amount))
+    await books.sound()
+    asked = [at + timedelta(microseconds=shift) for at, _ in posted for shift in (-1, 0)]
+    asked += [START + (books.clock.now() - START) * share / 7 for share in range(8)]
+    for at in asked:
+        row = await books.ledger.accounts.get("acme", one, At(effective=min(at, books.clock.now())))
+        assert row.credits_posted == sum(amount for since, amount in posted if since <= at), at
+    recorded = await books.ledger.accounts.get("acme", one, At(instant=posted[30][0] + timedelta(days=1)))
+    assert recorded.credits_posted >= 0
+    connection = await service.connection(superuser=True)
+    await connection.execute("SET session_replication_role = replica")
+    for change, undo in (
+        ("UPDATE adjustment SET debits = debits + 1 WHERE debits > 0", "UPDATE adjustment SET debits = debits - 1 WHERE debits > 1"),
+        ("UPDATE adjustment_total SET credits = credits + 1 WHERE span = 'day'", "UPDATE adjustment_total SET credits = credits - 1 WHERE span = 'day'"),
+        ("UPDATE transaction SET last = last + 1 WHERE first = 1", "UPDATE transaction SET last = last - 1 WHERE first = 1"),
+    ):  # fmt: skip
+        before = await books.ledger.faults()
+        assert before == []
+        done = await connection.execute(change)
+        if done != "UPDATE 0":
+            assert await books.ledger.faults() != [], change
+        await connection.execute(undo)
+    await connection.close()
+
+
+async def test_past_days_are_read_as_they_were(books: Books) -> None:
+    bank, one = await books.open(side="debit"), await books.open(floor=0)
+    await books.post(move("post", bank, one, 50))
+    books.clock.advance(timedelta(days=2))
+    await books.post(move("post", one, bank, 45))
+    books.clock.advance(timedelta(days=2))
+    await books.post(move("post", bank, one, 100))
+    no = await dated(books, one, bank, 20, START + timedelta(days=1))
+    assert (no.reason, no.breached_on) == (Reason.PAST_LIMIT_BROKEN, (date(2026, 1, 3), date(2026, 1, 4)))
+    assert (await dated(books, bank, one, 20, START + timedelta(days=1))).status == "posted"
+    assert (await dated(books, one, bank, 20, START + timedelta(days=1))).status == "posted"
+    assert (await dated(books, one, bank, 6, START + timedelta(days=1))).breached_on[0] == date(2026, 1, 3)
+    assert (await dated(books, bank, one, 7, START - timedelta(days=400))).status == "posted", (
+        "before the book was opened"
+    )
+    assert (await dated(books, one, bank, 6, START + timedelta(days=1))).status == "posted"
+    assert await books.balance(one) == (106, 106)
+    await books.sound()
+
+
+@pytest.mark.parametrize("at", [datetime(1969, 12, 31, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)])
+async def test_the_far_past_is_refused(books: Books, at: datetime) -> None:
+    bank, one = await books.open(side="debit"), await books.open(floor=0)
+    assert (await dated(books, bank, one, 1, at)).reason is Reason.PERIOD_SEALED
