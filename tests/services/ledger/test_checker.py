@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tallystick.kernel import ids
 from tallystick.services.ledger.model import Command
 from tallystick.services.ledger.service import checker
 from tallystick.services.ledger.service.checker import Checker, Fault
@@ -21,8 +22,8 @@ async def filled(books: Books) -> None:
     await books.post(paid, move("post", customer, shop, 5), move("post", shop, bank, 2))
     holds = [move("hold", customer, shop, 10) for _ in range(4)]
     await books.post(*holds)
-    from tallystick.kernel import ids
-
+    grown = ids.transfers.new()
+    await books.post(Command(kind="increase", id=grown, target=holds[3].id, amount=3, currency="EUR"))
     await books.post(
         Command(kind="capture", id=ids.transfers.new(), target=holds[0].id, amount=4, currency="EUR"),
         Command(kind="capture", id=ids.transfers.new(), target=holds[1].id, amount=4, currency="EUR", final=True),

@@ -86,6 +86,7 @@ def entries_of(transfers: Sequence[Transfer], number: int) -> list[EntryRow]:
                     EntryRow(
                         t.sequence, t.id, side, other, t.kind, t.amount, t.released, t.currency, t.recorded_at, t.code,
                         *(getattr(t, f"{own}_{name}") for name in ("version", *Totals._fields)),
+                        transaction=t.transaction, effective_at=t.effective_at or t.recorded_at,
                     )
                 )  # fmt: skip
     return found

@@ -183,7 +183,7 @@ async def test_an_entry_in_full(env: Env) -> None:
     assert entry == {
         "transfer": entry["transfer"], "kind": "post", "side": "credit", "other_account": bank, "amount": eur(500), "pending": eur(0),
         "balance": {"posted": eur(500), "pending": eur(0), "available": eur(500)}, "version": 1, "sequence": 1,
-        "recorded_at": "2026-01-01T00:00:00.000000Z", "code": "payin", "account": anna, "path": "customers:1:wallet",
+        "transaction": None, "effective_at": "2026-01-01T00:00:00.000000Z", "recorded_at": "2026-01-01T00:00:00.000000Z", "code": "payin", "account": anna, "path": "customers:1:wallet",
         "metadata": {"order": "7"},
     }  # fmt: skip
     of_account = (await env.call("GET", f"/v1/accounts/{anna}/entries")).json["data"][0]
