@@ -85,8 +85,10 @@ def entries_of(transfers: Sequence[Transfer], number: int) -> list[EntryRow]:
                 found.append(
                     EntryRow(
                         t.sequence, t.id, side, other, t.kind, t.amount, t.released, t.currency, t.recorded_at, t.code,
-                        *(getattr(t, f"{own}_{name}") for name in ("version", *Totals._fields)),
-                        transaction=t.transaction, effective_at=t.effective_at or t.recorded_at,
+                        *(
+                            *(getattr(t, f"{own}_{name}") for name in ("version", *Totals._fields)),
+                            t.transaction, t.effective_at or t.recorded_at,
+                        ),
                     )
                 )  # fmt: skip
     return found
