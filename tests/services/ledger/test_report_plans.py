@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tallystick.chassis.db import Queries, Query
-from tallystick.services.ledger.model import ONE_BY_ONE, pattern
+from tallystick.kernel import ids
+from tallystick.services.ledger.model import ONE_BY_ONE, Header, pattern
+from tallystick.services.ledger.service import Ask
 from tests.services.ledger.support import Books, move
 from tests.support.parts import ServiceDatabase, connect
 
@@ -54,8 +56,13 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         move("post", bank, anna, 10), held, move("post", bank, anna, 3, code="rare"), move("post", bank, bob, 1)
     )
     await books.post(*(move("hold", bank, bob, 1) for _ in range(200)))
-    last = CROWD + 4 + 200
-    wallets, bare = pattern("customers:1:*"), (None,) * 7
+    last = CROWD + 4 + 200 + 20
+    for nth in range(20):
+        own = ids.transactions.new()
+        header = Header(id=own, reference=f"order {nth}")
+        command = move("post", bank, bob, 1, transaction=own, code="fee" if nth % 4 == 0 else "sale")
+        await books.ledger.poster.post(Ask("acme", "cli_test", None, [command], atomic=True, header=header))
+    wallets, bare = pattern("customers:1:*"), (None,) * 10
     cases: list[tuple[Query, tuple[Any, ...], int]] = [
         (REPORTS.booked, (anna, 0, last, 10), 3),
         (REPORTS.booked, (bank, 5, last, 10), 12),
@@ -63,6 +70,7 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         (REPORTS.account_lines, (1, last, None, 10), 3),
         (REPORTS.account_lines, (1, CROWD, None, 10), 6),
         (REPORTS.group_lines, (1, CROWD, 1, 10), 6),
+        (REPORTS.group_lines_effective, (1, books.clock.now(), 1, 10), 60),
         (REPORTS.many_accounts, (1, 10), 3),
         (REPORTS.open_holds, (1, anna, last, 10), 3),
         (REPORTS.closed_holds, (1, anna, CROWD + 3, 10), 20),
@@ -70,7 +78,11 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         (SEARCH.reach, ([anna], 0, last, 2), 4),
         (SEARCH.found_of, (1, 0, last, [anna], *bare, 10), 20),
         (SEARCH.found, (1, 0, last, *bare, 10, None, None, None), 31),
-        (SEARCH.found, (1, last - 50, last, None, "rare", *bare[:5], 10, None, None, None), 60),
+        (SEARCH.found, (1, last - 50, last, None, "rare", *bare[:8], 10, None, None, None), 60),
+        (SEARCH.referred, (1, "order 7"), 1),
+        (SEARCH.transactions_reach, (1, 0, last + 1, 3), 4),
+        (SEARCH.transactions_found, (1, 0, last + 1, *bare[:5], False, *bare[:9], 5), 6),
+        (SEARCH.transactions_found, (1, 0, last + 1, *bare[:5], True, None, "fee", *bare[:7], 5), 70),
     ]
     tested: set[str] = set()
     connection = await connect(books.database.dsn)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from tallystick.kernel.clock import rfc3339
 from tests.services.ledger.env import Env, eur, post, problem
 from tests.services.ledger.test_reports_model import XSD
 from tests.support.http import Answer
@@ -302,6 +303,62 @@ async def test_reports_that_can_not_be_given(env: Env, monkeypatch: pytest.Monke
     assert (problem(answer), answer.json["accounts"]) == ((422, "report-too-large"), 7)
 
 
+async def test_reports_by_effective_time_count_what_was_dated_back(env: Env) -> None:
+    """As effective, a fee belongs to the day it is dated to; as recorded, to the day on which it was entered."""
+    await a_shop(env)
+    body = {"transfers": [post("customers:1:wallet", "fees:card", 50)], "effective_at": "2026-01-01T12:00:00Z"}
+    answer = await env.call("POST", "/v1/transactions", body)
+    assert answer.status == 201, answer.content
+    early = {"transfers": [post("bank:late", "capital", 7)], "effective_at": "2026-01-02T12:00:00Z"}
+    await at(env, "bank:late", "debit", kind="asset")
+    assert (await env.call("POST", "/v1/transactions", early)).status == 201
+
+    async def income(query: str) -> list[str]:
+        found = (await env.call("GET", f"/v1/books/main/income-statement?{query}")).json
+        return [one["net_income"]["amount"] for one in found["currencies"]]
+
+    assert await income("to=2026-01-01") == []
+    assert await income("to=2026-01-01&by=effective") == ["50"]
+    assert await income("from=2026-01-02&by=effective") == ["18"]
+    assert await income("from=2026-01-03") == ["50"]
+    assert await income("by=effective") == await income("by=recorded") == ["68"]
+
+    async def sheet(query: str) -> dict[str, str]:
+        answer = await env.call("GET", f"/v1/books/main/balance-sheet?level=2{query and '&'}{query}")
+        euro = answer.json["currencies"][0]
+        lines = {
+            line["path"]: line["balance"]["amount"]
+            for part in ("assets", "liabilities", "equity")
+            for line in euro[part]["lines"]
+        }
+        return lines | {"net": euro["net_income"]["amount"]}
+
+    assert await sheet("effective=2026-01-01T11:59:59Z") == {
+        "bank:main": "12500", "customers:1": "2500", "capital": "10000", "net": "0",
+    }  # fmt: skip
+    assert await sheet("effective=2026-01-01T12:00:00Z") == {
+        "bank:main": "12500", "customers:1": "2450", "capital": "10000", "net": "50",
+    }  # fmt: skip
+    # an account that had nothing recorded by then, but something effective
+    day = await sheet("effective=2026-01-02T23:00:00Z")
+    assert (day["bank:late"], day["capital"], day["net"]) == ("7", "10007", "68")
+    assert await sheet("") == await sheet(f"effective={rfc3339(env.clock.now())}")
+    path = "/v1/books/main/trial-balance"
+    grouped = (await env.call("GET", f"{path}?level=1&effective=2026-01-01T12:00:00Z")).json
+    assert {one["path"]: one["balance"]["amount"] for one in grouped["data"]} == {
+        "bank": "12500", "capital": "-10000", "fees": "-50", "customers": "-2450",
+    }  # fmt: skip
+    assert problem(await env.call("GET", f"{path}?effective=2026-01-01T12:00:00Z")) == (400, "invalid-request")
+    assert problem(await env.call("GET", f"{path}?level=1&effective=2999-01-01T12:00:00Z")) == (422, "history-not-kept")
+    assert problem(await env.call("GET", f"{path}?level=1&effective=2026-01-01T12:00:00Z&sequence=1")) == (
+        400,
+        "invalid-request",
+    )
+    # and the statement of the account says both times
+    entry = (await env.call("GET", "/v1/accounts/customers:1:wallet/statement")).json["data"][-1]
+    assert (entry["effective_at"], entry["recorded_at"][:10]) == ("2026-01-01T12:00:00.000000Z", "2026-01-03")
+
+
 # ---- explanations -------------------------------------------------------------------------------------------------
 
 
@@ -403,3 +460,8 @@ async def test_an_explanation_that_can_not_be_given(env: Env, monkeypatch: pytes
     assert checked((await env.call("GET", f"{path}?sequence={middle}")).json)["pending"] == 10
     monkeypatch.setattr("tallystick.services.ledger.service.statements.AROUND", 2)
     assert problem(await env.call("GET", f"{path}?sequence={middle}")) == (422, "explanation-out-of-reach")
+    # made too long before, but ended soon after: found by its end
+    end = (await env.call("GET", f"/v1/accounts/{of['anna']}")).json["as_of"] - 1
+    assert checked((await env.call("GET", f"{path}?sequence={end}")).json)["pending"] == 10
+    # made shortly before, and ended too long after: found by its beginning
+    assert checked((await env.call("GET", f"{path}?sequence={end - 3}")).json)["pending"] == 10

@@ -14,6 +14,7 @@ from lxml import etree
 from msgspec.structs import replace
 
 from tallystick.contracts.ledger.problems import NotRepresentable
+from tallystick.kernel import ids
 from tallystick.services.ledger.api.camt import NAMESPACE, camt053
 from tallystick.services.ledger.model import (
     AccountRow,
@@ -64,6 +65,7 @@ def book(draw: st.DataObject) -> tuple[State, list[Transfer]]:
                         hold(number, debit, credit, amount),
                         on("capture", number, target, amount),
                         on("capture", number, target, amount, final=True),
+                        on("increase", number, target, amount),
                         on("void", number, target),
                         on("reverse", number, target, amount),
                     ]
@@ -82,15 +84,11 @@ def entries_of(transfers: Sequence[Transfer], number: int) -> list[EntryRow]:
             ("credit", t.credit_account, t.debit_account, "cr"),
         ):
             if of == aid(number):
-                found.append(
-                    EntryRow(
-                        t.sequence, t.id, side, other, t.kind, t.amount, t.released, t.currency, t.recorded_at, t.code,
-                        *(
-                            *(getattr(t, f"{own}_{name}") for name in ("version", *Totals._fields)),
-                            t.transaction, t.effective_at or t.recorded_at,
-                        ),
-                    )
+                values: tuple[Any, ...] = (
+                    t.sequence, t.id, side, other, t.kind, t.amount, t.released, t.currency, t.recorded_at, t.code,
+                    *(getattr(t, f"{own}_{name}") for name in ("version", *Totals._fields)), t.transaction, t.effective_at or t.recorded_at,
                 )  # fmt: skip
+                found.append(EntryRow(*values))
     return found
 
 
@@ -120,7 +118,7 @@ def statement(  # noqa: PLR0917 - what it is of
 
     pages = []
     lines = [
-        Line(e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.recorded_at, e.code, e.debits_posted, e.credits_posted)
+        Line(e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.recorded_at, e.code, e.debits_posted, e.credits_posted, e.effective_at)
         for e in booked
     ]  # fmt: skip
     for page, begin in enumerate(range(0, max(1, len(lines)), limit), 1):
@@ -194,11 +192,16 @@ def cents(one: Any, amount: str, at: dict[str, str]) -> int:
 def test_a_camt_053_writes_what_people_typed() -> None:
     known, transfers = book_of(post(100, 1, 2, 5, code="<&\x01\x85'\"]]>" + "x" * 50))
     [page] = statement(known, transfers, 1, 0, 1, 10)
-    page = replace(page, account=replace(page.account, name="Zoë & Søn <x>\x00\ud7ff" + "y" * 100))
+    typed = page.lines[0]._replace(
+        transaction=ids.transactions.new(), reference="<r>\x02" + "é" * 100, description="d" * 500
+    )
+    page = replace(page, account=replace(page.account, name="Zoë & Søn <x>\x00\ud7ff" + "y" * 100), lines=[typed])
     document = etree.fromstring(camt053(page, "0" * 32, START))
     XSD.assertValid(document)
     at = {"n": NAMESPACE}
     assert document.findtext(".//n:Acct/n:Nm", namespaces=at).startswith("Zoë & Søn <x>�")
+    assert document.findtext(".//n:Refs/n:EndToEndId", namespaces=at) == "<r>�" + "é" * 31
+    assert document.findtext(".//n:AddtlTxInf", namespaces=at) == "d" * 500
     assert document.findtext(".//n:BkTxCd/n:Prtry/n:Cd", namespaces=at).startswith("<&�")
 
 

@@ -11,7 +11,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tallystick.kernel.clock import rfc3339
 from tests.services.ledger.env import Env, eur, post, problem
+from tests.services.ledger.support import START
 
 PATHS = (
     "bank",
@@ -22,6 +24,7 @@ PATHS = (
     "fees.card",
     "fees_card",
 )
+OF_TRANSFERS = ("kind", "code", "currency", "min", "max")
 PATTERNS = (
     "customers:*:wallet",
     "customers:**",
@@ -50,14 +53,17 @@ def fits(pattern: str, path: str | None) -> bool:
     return len(wanted) == len(given) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
 
 
-async def a_book(env: Env, rng: random.Random, count: int) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Accounts by id, and the transfers, oldest first, as the ledger told them when it made them."""
+async def a_book(
+    env: Env, rng: random.Random, count: int
+) -> tuple[dict[str, str], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Accounts by id, and the transfers and the transactions, oldest first, as the ledger told them when it made them."""
     paths: dict[str, str] = {}
     for path in PATHS:
         paths[await env.account(rng.choice(["debit", "credit"]), path=path)] = path
     bare = await env.account("credit")
     accounts = [*paths, bare]
     made: list[dict[str, Any]] = []
+    whole: list[dict[str, Any]] = []
     for _ in range(count):
         env.clock.advance(timedelta(hours=rng.randrange(0, 12)))
         debit, credit = rng.sample(accounts, 2)
@@ -66,6 +72,17 @@ async def a_book(env: Env, rng: random.Random, count: int) -> tuple[dict[str, st
             more["code"] = rng.choice(["sale", "fee", "pay=in"])
         if rng.random() < 0.5:
             more["metadata"] = {rng.choice(["order", "k=v"]): rng.choice(["7", "8", "", "a=b", "ü"])}
+        if rng.random() < 0.3:
+            pairs = [rng.sample(accounts, 2) for _ in range(rng.randrange(1, 4))]
+            items = [post(one, other, rng.randrange(1, 20), **more) for one, other in pairs]
+            body: dict[str, Any] = {"transfers": items, "reference": rng.choice(["a", "b", f"c{len(whole)}"])}
+            if rng.random() < 0.5:
+                body["effective_at"] = rfc3339(START + (env.clock.now() - START) * rng.randrange(1, 10) // 10)
+            answer = await env.call("POST", "/v1/transactions", {**body, "metadata": {"order": rng.choice(["7", "8"])}})
+            if answer.status == 201:
+                whole.append(answer.json)
+                made += [{**one, "reference": body["reference"]} for one in answer.json["transfers"]]
+                continue
         kind = rng.choice(["post", "post", "hold", "reverse", "void"])
         targets = [one["id"] for one in made if one["kind"] == {"reverse": "post", "void": "hold"}.get(kind)]
         if targets:
@@ -77,7 +94,8 @@ async def a_book(env: Env, rng: random.Random, count: int) -> tuple[dict[str, st
             answer = await env.transfers({**post(debit, credit, rng.randrange(1, 20), **more), "kind": kind})
             made += [one for one in answer.json["data"] if one["status"] != "rejected"]
     env.clock.advance(timedelta(hours=1))
-    return paths, made
+    assert any(one["effective_at"] < one["recorded_at"] for one in whole)
+    return paths, made, whole
 
 
 def question(rng: random.Random, accounts: list[str], made: list[dict[str, Any]]) -> dict[str, str]:
@@ -100,6 +118,9 @@ def question(rng: random.Random, accounts: list[str], made: list[dict[str, Any]]
     start, end = sorted(rng.choice(made)["recorded_at"] for _ in range(2))
     maybe("recorded_from", start, start[:10])
     maybe("recorded_to", end)
+    maybe("effective_from", start, start[:10], chance=0.15)
+    maybe("effective_to", end, chance=0.15)
+    maybe("reference", "a", "b", "nothing", *[one["reference"] for one in made if "reference" in one][:3], chance=0.2)
     return asked
 
 
@@ -117,7 +138,14 @@ def wanted(asked: dict[str, str], one: dict[str, Any]) -> bool:
         and asked.get("recorded_from", "") <= one["recorded_at"]
         and one["recorded_at"] < asked.get("recorded_to", "z")
         and ("metadata" not in asked or one.get("metadata", {}).get(key) == value)
+        and dated(asked, one)
+        and asked.get("reference", one.get("reference")) == one.get("reference")
     )
+
+
+def dated(asked: dict[str, str], one: dict[str, Any]) -> bool:
+    effective: str = one.get("effective_at", one["recorded_at"])
+    return asked.get("effective_from", "") <= effective < asked.get("effective_to", "z")
 
 
 async def pages(env: Env, path: str, asked: dict[str, str], limit: int) -> list[dict[str, Any]]:
@@ -144,8 +172,9 @@ async def test_lists_hold_what_each_row_says(env: Env, monkeypatch: pytest.Monke
     seed = random.randrange(10**9)
     print("seed", seed)
     rng = random.Random(seed)
-    paths, made = await a_book(env, rng, 60)
+    paths, made, whole = await a_book(env, rng, 60)
     monkeypatch.setattr("tallystick.services.ledger.service.search.LOOKED_AT", looked_at)
+    monkeypatch.setattr("tallystick.services.ledger.service.search.TRANSACTIONS_LOOKED_AT", looked_at // 3)
     for turn in range(60):
         monkeypatch.setattr("tallystick.services.ledger.service.search.ONE_BY_ONE", rng.choice([0, 2, 3]) or 1)
         asked = question(rng, list(paths), made)
@@ -172,6 +201,21 @@ async def test_lists_hold_what_each_row_says(env: Env, monkeypatch: pytest.Monke
         ]
         got = await pages(env, "/v1/entries", asked, rng.choice([1, 2, 3, 50]))
         assert [(one["transfer"], one["side"]) for one in got] == entries, (seed, turn, asked)
+        ofs = {name: value for name, value in asked.items() if name in OF_TRANSFERS}
+        transactions = [
+            one
+            for one in reversed(whole)
+            if wanted(
+                {name: value for name, value in asked.items() if name not in OF_TRANSFERS},
+                {**one, "kind": "", "amount": eur(5), "recorded_at": one["transfers"][0]["recorded_at"]},
+            )
+            and any(
+                wanted(ofs, each) and (of(each["debit_account"]) or of(each["credit_account"]))
+                for each in one["transfers"]
+            )
+        ]
+        listed = await pages(env, "/v1/transactions", asked, rng.choice([1, 2, 50]))
+        assert [one["id"] for one in listed] == [one["id"] for one in transactions], (seed, turn, asked)
 
 
 async def test_an_entry_in_full(env: Env) -> None:
@@ -183,8 +227,8 @@ async def test_an_entry_in_full(env: Env) -> None:
     assert entry == {
         "transfer": entry["transfer"], "kind": "post", "side": "credit", "other_account": bank, "amount": eur(500), "pending": eur(0),
         "balance": {"posted": eur(500), "pending": eur(0), "available": eur(500)}, "version": 1, "sequence": 1,
-        "transaction": None, "effective_at": "2026-01-01T00:00:00.000000Z", "recorded_at": "2026-01-01T00:00:00.000000Z", "code": "payin", "account": anna, "path": "customers:1:wallet",
-        "metadata": {"order": "7"},
+        "recorded_at": "2026-01-01T00:00:00.000000Z", "code": "payin", "account": anna, "path": "customers:1:wallet",
+        "metadata": {"order": "7"}, "effective_at": entry["recorded_at"], "transaction": None,
     }  # fmt: skip
     of_account = (await env.call("GET", f"/v1/accounts/{anna}/entries")).json["data"][0]
     assert {name: entry[name] for name in of_account} == of_account
@@ -217,7 +261,7 @@ async def test_questions_without_an_answer_are_no_empty_lists(env: Env) -> None:
     anna, bank = await env.account("credit", path="customers:1:wallet"), await env.account("debit")
     await env.transfers(post(bank, anna, 1))
     await env.call("POST", "/v1/books", {"name": "other"})
-    for path in ("/v1/entries", "/v1/transfers"):
+    for path in ("/v1/entries", "/v1/transfers", "/v1/transactions"):
         assert problem(await env.call("GET", f"{path}?path=suppliers:**")) == (422, "no-account-matches")
         assert problem(await env.call("GET", f"{path}?book=other&path=customers:**")) == (422, "no-account-matches")
         assert problem(await env.call("GET", f"{path}?account=suppliers:1")) == (404, "account-not-found")

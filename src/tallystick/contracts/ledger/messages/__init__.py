@@ -22,6 +22,7 @@ from tallystick.contracts.ledger.messages.facts import LISTED, TransferLine, Tra
 from tallystick.contracts.ledger.messages.lists import (
     Entries,
     FoundEntry,
+    TransactionList,
     TransferList,
 )
 from tallystick.contracts.ledger.messages.mesh import (
@@ -75,6 +76,7 @@ from tallystick.contracts.ledger.messages.transactions import (
     NewExchange,
     NewTransaction,
     Rate,
+    Reference,
     ReverseTransaction,
     Rounding,
     Transaction,
@@ -181,6 +183,7 @@ __all__ = [
     "PostedUnits",
     "Rate",
     "Reason",
+    "Reference",
     "ReleaseBook",
     "ReportLine",
     "ReverseTransaction",
@@ -198,6 +201,7 @@ __all__ = [
     "Text64",
     "Transaction",
     "TransactionItem",
+    "TransactionList",
     "Transfer",
     "TransferLine",
     "TransferList",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tallystick.contracts.ledger.messages.accounts import Entry
+from tallystick.contracts.ledger.messages.transactions import Transaction
 from tallystick.contracts.ledger.messages.transfers import Transfer
 from tallystick.contracts.ledger.messages.words import Id
 
@@ -37,5 +38,16 @@ class TransferList(msgspec.Struct, frozen=True, kw_only=True):
     as_of: int
     down_to: int
     data: list[Transfer]
+    has_more: bool
+    next: str | None = None
+
+
+class TransactionList(msgspec.Struct, frozen=True, kw_only=True):
+    """As `Entries`."""
+
+    book: str
+    as_of: int
+    down_to: int
+    data: list[Transaction]
     has_more: bool
     next: str | None = None

@@ -86,7 +86,9 @@ class Income(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncomeStatement(msgspec.Struct, frozen=True, kw_only=True):
-    """Of what was recorded from `from` on and before `to`: after the sequence `after`, up to `as_of`."""
+    """Of what was recorded from `from` on and before `to`: after the sequence `after`, up to `as_of`. By effective time it is told from
+    everything up to `as_of`.
+    """
 
     book: str
     start: str = msgspec.field(name="from")

@@ -18,7 +18,7 @@ MAX_EXPLAINED_ENTRIES = 1000
 
 
 class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`balance` is the posted balance after it."""
+    """`balance` is the posted balance after it, in the order of recording. `reference` and `description` are those of its transaction."""
 
     transfer: Id
     kind: str
@@ -28,7 +28,11 @@ class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     balance: SignedMoney
     sequence: int
     recorded_at: str
+    effective_at: str
     code: str | None = None
+    transaction: Id | None = None
+    reference: str | None = None
+    description: str | None = None
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):

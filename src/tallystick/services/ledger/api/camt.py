@@ -113,13 +113,20 @@ def _entry(to: ET.Element, line: Line, currency: str) -> None:
     _text(entry, "RvslInd", "true" if line.kind == "reverse" else "false")
     _text(ET.SubElement(entry, "Sts"), "Cd", "BOOK")
     _text(ET.SubElement(entry, "BookgDt"), "DtTm", rfc3339(line.recorded_at))
-    _text(ET.SubElement(entry, "ValDt"), "DtTm", rfc3339(line.recorded_at))
+    _text(ET.SubElement(entry, "ValDt"), "DtTm", rfc3339(line.effective_at))
     _text(entry, "AcctSvcrRef", transfer)
     code = ET.SubElement(ET.SubElement(entry, "BkTxCd"), "Prtry")
     _text(code, "Cd", (line.code or line.kind)[:35])
     _text(code, "Issr", "client" if line.code else "tallystick")
     details = ET.SubElement(ET.SubElement(entry, "NtryDtls"), "TxDtls")
-    _text(ET.SubElement(details, "Refs"), "AcctSvcrRef", transfer)
+    references = ET.SubElement(details, "Refs")
+    _text(references, "AcctSvcrRef", transfer)
+    if line.reference is not None:
+        _text(references, "EndToEndId", line.reference[:35])
+    if line.transaction is not None:
+        _text(references, "TxId", ids.transactions.text(line.transaction))
+    if line.description is not None:
+        _text(details, "AddtlTxInf", line.description)
 
 
 def _amount(minor: int, currency: str) -> str:

@@ -14,20 +14,20 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.money import CurrencyCode, Digits, MoneyWire, currency
 from tallystick.kernel.problem import InvalidRequest
-from tallystick.services.ledger.api import times, views
+from tallystick.services.ledger.api import times, transactions, views
 from tallystick.services.ledger.model import MAX, Side, Wanted, account_ref, balance, pattern
 from tallystick.services.ledger.service import Ledger, Recorded
 
 
 class ListQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that is said has to fit. `account` is an id or a path, `path` a pattern of paths; `metadata` is `key=value`; `min` and `max`
-    are minor units; `recorded_from` and `recorded_to` are instants or days.
+    are minor units; times are instants or days. `reference` is that of the transaction.
     """
 
     book: wire.BookName = wire.MAIN
     account: wire.AccountRef | None = None
     path: wire.PathPattern | None = None
-    kind: Literal["post", "hold", "capture", "void", "expire", "reverse"] | None = None
+    kind: Literal["post", "hold", "increase", "capture", "void", "expire", "reverse"] | None = None
     code: wire.Text64 | None = None
     currency: CurrencyCode | None = None
     minimum: Digits | None = msgspec.field(default=None, name="min")
@@ -35,6 +35,9 @@ class ListQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metadata: Annotated[str, Meta(min_length=2, max_length=541)] | None = None
     recorded_from: times.When | None = None
     recorded_to: times.When | None = None
+    effective_from: times.When | None = None
+    effective_to: times.When | None = None
+    reference: wire.Reference | None = None
 
 
 async def list_entries(ledger: Ledger, request: Request[None, ListQuery]) -> Reply[wire.Entries]:
@@ -73,6 +76,24 @@ async def list_transfers(ledger: Ledger, request: Request[None, ListQuery]) -> R
     )
 
 
+async def list_transactions(ledger: Ledger, request: Request[None, ListQuery]) -> Reply[wire.TransactionList]:
+    query = request.query
+    found = await ledger.search.transactions(
+        request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(query), query.limit
+    )
+    following = None if found.next_before is None else cursor(found.as_of, found.next_before)
+    return Reply(
+        wire.TransactionList(
+            book=found.book,
+            as_of=found.as_of,
+            down_to=found.down_to,
+            data=[transactions.view(row, transfers, found.book) for row, transfers in found.transactions],
+            has_more=following is not None,
+            next=following,
+        )
+    )
+
+
 def _wanted(query: ListQuery) -> Wanted:
     if query.account is not None and query.path is not None:
         raise InvalidRequest("an account or a pattern of paths, not both")
@@ -90,6 +111,9 @@ def _wanted(query: ListQuery) -> Wanted:
         metadata=_metadata(query.metadata),
         account=None if query.account is None else account_ref(query.account),
         pattern=None if query.path is None else pattern(query.path),
+        reference=query.reference,
+        effective_from=times.start(query.effective_from, "effective_from"),
+        effective_to=times.end(query.effective_to, "effective_to"),
     )
 
 

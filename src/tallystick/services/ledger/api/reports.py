@@ -29,12 +29,14 @@ Level = Annotated[int, Meta(ge=1, le=16)]
 
 
 class ReportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As of when: an instant (RFC 3339) or a sequence of the book; now if nothing is said. `level`: accounts whose paths begin with the same
+    """As of when: an instant (RFC 3339) by which it was recorded, a sequence of the book, or an instant by which it is effective, as far as is
+    known now; now if nothing is said. `level`: accounts whose paths begin with the same
     so many segments are one line.
     """
 
     at: Annotated[str, Meta(max_length=35)] | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    effective: Annotated[str, Meta(max_length=35)] | None = None
     level: Level = 1
     format: Literal["json", "csv"] | None = None
 
@@ -44,6 +46,7 @@ class TrialQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     at: Annotated[str, Meta(max_length=35)] | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    effective: Annotated[str, Meta(max_length=35)] | None = None
     level: Level | None = None
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_TRIAL_LINES)] = 1000
     after: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
@@ -55,13 +58,14 @@ class IncomeQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     start: times.When | None = msgspec.field(default=None, name="from")
     end: times.When | None = msgspec.field(default=None, name="to")
+    by: Literal["recorded", "effective"] = "recorded"
     level: Level = 1
     format: Literal["json", "csv"] | None = None
 
 
 async def trial_balance(ledger: Ledger, request: Request[None, TrialQuery]) -> Reply[Any]:
     query = request.query
-    at = At(query.sequence, times.instant(query.at))
+    at = At(query.sequence, times.instant(query.at), times.instant(query.effective, "effective"))
     after: AccountId | None = None
     key = read_cursor(query.after, int, str)
     if key is not None:
@@ -99,7 +103,7 @@ async def trial_balance(ledger: Ledger, request: Request[None, TrialQuery]) -> R
 
 async def balance_sheet(ledger: Ledger, request: Request[None, ReportQuery]) -> Reply[Any]:
     query = request.query
-    at = At(query.sequence, times.instant(query.at))
+    at = At(query.sequence, times.instant(query.at), times.instant(query.effective, "effective"))
     found = await ledger.reports.balance_sheet(request.subject.tenant, request.path["name"], at, query.level)
     if formats.asked_for(request, query.format, _FORMATS) == "csv":
         return _sheet_csv(found)
@@ -127,8 +131,9 @@ async def balance_sheet(ledger: Ledger, request: Request[None, ReportQuery]) -> 
 async def income_statement(ledger: Ledger, request: Request[None, IncomeQuery]) -> Reply[Any]:
     query = request.query
     found = await ledger.reports.income_statement(
-        request.subject.tenant, request.path["name"], times.start(query.start), times.end(query.end), query.level
-    )
+        request.subject.tenant, request.path["name"], times.start(query.start), times.end(query.end), query.level,
+        effective=query.by == "effective",
+    )  # fmt: skip
     if formats.asked_for(request, query.format, _FORMATS) == "csv":
         return _income_csv(found)
     return Reply(

@@ -32,6 +32,7 @@ from tallystick.services.ledger.service import At, Ledger, Place
 _FORMATS: Final = {formats.CSV: "csv", formats.XML: "camt.053", "text/xml": "camt.053"}
 _COLUMNS: Final = (
     "record", "sequence", "recorded_at", "transfer", "kind", "code", "other_account", "debit", "credit", "balance", "currency",
+    "effective_at", "transaction", "reference", "description",
 )  # fmt: skip
 
 
@@ -125,7 +126,11 @@ def _line(found: Statement, line: Line) -> wire.StatementEntry:
         balance=_balance(found, Posted(line.debits_posted, line.credits_posted)),
         sequence=line.sequence,
         recorded_at=rfc3339(line.recorded_at),
+        effective_at=rfc3339(line.effective_at),
         code=line.code,
+        transaction=None if line.transaction is None else ids.transactions.text(line.transaction),
+        reference=line.reference,
+        description=line.description,
     )
 
 
@@ -140,12 +145,14 @@ def _rows(found: Statement) -> list[list[str | None]]:
     def row(record: str, totals: Posted, line: Line | None = None) -> list[str | None]:
         balance = in_units(totals.balance(found.debit_normal), currency)
         if line is None:
-            return [record, None, None, None, None, None, None, None, None, balance, currency]
+            return [record, *([None] * 8), balance, currency, *([None] * 4)]
         amount = in_units(line.amount, currency)
         debit, credit = (amount, None) if line.side == "debit" else (None, amount)
         return [
             record, str(line.sequence), rfc3339(line.recorded_at), ids.transfers.text(line.transfer), line.kind, formats.text(line.code),
-            ids.accounts.text(line.other), debit, credit, balance, currency,
+            ids.accounts.text(line.other), debit, credit, balance, currency, rfc3339(line.effective_at),
+            None if line.transaction is None else ids.transactions.text(line.transaction), formats.text(line.reference),
+            formats.text(line.description),
         ]  # fmt: skip
 
     rows = [row("opening", found.opening)] if found.page == 1 else []

@@ -257,9 +257,11 @@ ENDPOINTS: Final = (
         rate="money", problems=(*_WHOLE, ExchangeWorthless), summary="Post transfers and exchanges as one thing",
     ),
     Endpoint(
-        "GET", "/v1/transactions", transactions.list_all, scope="transfers:read", action="listTransactions",
-        resource="Transfer", query=do.EntriesQuery, answer=Page[wire.Transaction], rate="read",
-        problems=(BookNotFound,), summary="A book's transactions, newest first",
+        "GET", "/v1/transactions", lists.list_transactions, scope="transfers:read", action="listTransactions",
+        resource="Transfer", query=lists.ListQuery, answer=wire.TransactionList, rate="read",
+
+        problems=(BookNotFound, AccountNotFound, NoAccountMatches, HistoryNotKept, UnknownCurrency, InvalidId),
+        summary="Transactions of a book by reference, metadata, time, or a transfer of theirs, newest first",
     ),
     Endpoint(
         "GET", "/v1/transactions/{id}", transactions.get, scope="transfers:read", action="readTransaction",

@@ -7,7 +7,7 @@ from datetime import date
 
 import msgspec
 
-from tallystick.chassis.web import Page, Reply, Request, page, read_cursor
+from tallystick.chassis.web import Reply, Request
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.contracts.ledger.problems import ExchangeWorthless, InvalidUnit
@@ -19,7 +19,7 @@ from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.commands import at, kept
 from tallystick.services.ledger.api.common import entry, instant, who
-from tallystick.services.ledger.api.handlers import BookQuery, EntriesQuery
+from tallystick.services.ledger.api.handlers import BookQuery
 from tallystick.services.ledger.model import (
     Command,
     Exchange,
@@ -275,14 +275,3 @@ async def get(ledger: Ledger, request: Request[None, BookQuery]) -> Reply[wire.T
     own = ids.transactions.parse(request.path["id"])
     row, transfers = await ledger.transactions.get(request.subject.tenant, book, own)
     return Reply(view(row, transfers, book))
-
-
-async def list_all(ledger: Ledger, request: Request[None, EntriesQuery]) -> Reply[Page[wire.Transaction]]:
-    query = request.query
-    key = read_cursor(query.after, int)
-    rows = await ledger.transactions.page(
-        request.subject.tenant, query.book, None if key is None else int(key[0]), query.limit + 1
-    )
-    found = page(rows, query.limit, lambda one: (one[0].first,))
-    data = [view(row, transfers, query.book) for row, transfers in found.data]
-    return Reply(Page(data=data, has_more=found.has_more, next=found.next))

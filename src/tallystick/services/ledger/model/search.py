@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -18,7 +19,9 @@ ONE_BY_ONE: Final = 100
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """None: any. `metadata` is a key and its value. Amounts are minor units."""
+    """None: any. `metadata` is a key and its value, `reference` that of the transaction. Amounts are minor units. Effective from the first
+    instant on and before the second.
+    """
 
     kind: str | None = None
     code: str | None = None
@@ -26,6 +29,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     minimum: int | None = None
     maximum: int | None = None
     metadata: tuple[str, str] | None = None
+    reference: str | None = None
+    effective_from: datetime | None = None
+    effective_to: datetime | None = None
     account: AccountId | str | None = None
     pattern: Pattern | None = None
 

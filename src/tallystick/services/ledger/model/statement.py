@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 from tallystick.services.ledger.model.rows import AccountRow
 
 
 class Line(NamedTuple):
-    """An entry that moved the posted balance. The last two are the account's totals after it."""
+    """An entry that moved the posted balance. The totals are the account's after it; reference and description are those of
+    its transaction.
+    """
 
     sequence: int
     transfer: TransferId
@@ -28,6 +30,10 @@ class Line(NamedTuple):
     code: str | None
     debits_posted: int
     credits_posted: int
+    effective_at: datetime
+    transaction: TransactionId | None = None
+    reference: str | None = None
+    description: str | None = None
 
 
 class Posted(NamedTuple):

@@ -32,10 +32,16 @@ class AsOf:
         return await self._poster.book(tenant, name)
 
     async def book(self, tx: Transaction, tenant: str, name: str, at: At, now: datetime) -> BookAt:
-        """Raises BookNotFound, and HistoryNotKept for a time before the book was opened, or a time or sequence still to come."""
+        """Raises BookNotFound, and HistoryNotKept for a time before the book was opened, or a time or sequence still to come. By
+        effective time it is the present sequence: what is known now.
+        """
         row = await self._store.book(tx, tenant, name)
         if row is None:
             raise BookNotFound
+        if at.effective is not None:
+            if at.effective > now:
+                raise HistoryNotKept("that time is still to come", as_of=row.sequence)
+            return BookAt(row, row.sequence)
         if at.instant is not None:
             check_past(at.instant, row, now)
             return BookAt(row, await self._store.sequence_at(tx, row.id, at.instant))

@@ -10,7 +10,7 @@ import msgspec
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database, Transaction
-from tallystick.contracts.ledger.problems import BookOutOfBalance, ReportTooLarge
+from tallystick.contracts.ledger.problems import BookOutOfBalance, HistoryNotKept, ReportTooLarge
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest
@@ -32,6 +32,8 @@ from tallystick.services.ledger.store import Store
 
 #: Accounts of a book that a report adds up.
 MAX_ACCOUNTS: Final = 500_000
+#: The same by effective time, which asks each account for what was dated back.
+MAX_ACCOUNTS_EFFECTIVE: Final = 100_000
 #: Lines of a report in groups.
 MAX_GROUPS: Final = 5000
 
@@ -80,10 +82,12 @@ class Reports:
 
         Raises BookNotFound, HistoryNotKept, ReportTooLarge, and BookOutOfBalance instead of a report that does not balance.
         """
+        if at.effective is not None and level is None:
+            raise InvalidRequest("by effective time a trial balance is in groups: say a level")
         await self._as_of.number(tenant, name)
         async with self._database.transaction(snapshot=True) as tx:
             book = await self._as_of.book(tx, tenant, name, at, self._clock.now())
-            groups = await self._groups(tx, book.row, book.sequence, level or 0)
+            groups = await self._groups(tx, book.row, at.effective or book.sequence, level or 0)
             lines = None
             if level is None:
                 lines = await self._store.account_lines(tx, book.row.id, book.sequence, after, limit + 1)
@@ -103,16 +107,23 @@ class Reports:
         await self._as_of.number(tenant, name)
         async with self._database.transaction(snapshot=True) as tx:
             book = await self._as_of.book(tx, tenant, name, at, self._clock.now())
-            groups = await self._groups(tx, book.row, book.sequence, level)
+            groups = await self._groups(tx, book.row, at.effective or book.sequence, level)
         sheets = balance_sheets(groups)
         for sheet in sheets:
             _balanced(sheet.fault(), book)
         return BalanceSheet(book=book.row, as_of=book.sequence, sheets=sheets)
 
     async def income_statement(
-        self, tenant: str, name: str, start: datetime | None, end: datetime | None, level: int
+        self,
+        tenant: str,
+        name: str,
+        start: datetime | None,
+        end: datetime | None,
+        level: int,
+        *,
+        effective: bool = False,
     ) -> IncomeStatement:
-        """Of what was recorded from `start` (None: since the book was opened) on and before `end` (None: up to now). Raises as
+        """Of what was recorded (or is effective) from `start` (None: since the book was opened) on and before `end` (None: up to now). Raises as
         `trial_balance`; the books of both ends have to balance.
         """
         now = self._clock.now()
@@ -121,15 +132,22 @@ class Reports:
             book = await self._as_of.book(tx, tenant, name, At(), now)
             row = book.row
             for instant in (start, end):
-                if instant is not None:
+                if effective and instant is not None and instant > now:
+                    raise HistoryNotKept("that time is still to come", as_of=row.sequence)
+                if not effective and instant is not None:
                     check_past(instant, row, now)
             since, until = start or row.created_at, end or now
             if since > until or (start is not None and start == end):
                 raise InvalidRequest("an income statement begins before it ends")
             first = 0 if start is None else await self._store.sequence_at(tx, row.id, start - _INSTANT)
             last = row.sequence if end is None else await self._store.sequence_at(tx, row.id, end - _INSTANT)
-            before = await self._groups(tx, row, first, level)
-            after = await self._groups(tx, row, last, level)
+            if effective:
+                before = [] if start is None else await self._groups(tx, row, start - _INSTANT, level)
+                after = await self._groups(tx, row, row.sequence if end is None else end - _INSTANT, level)
+                first, last = 0, row.sequence
+            else:
+                before = await self._groups(tx, row, first, level)
+                after = await self._groups(tx, row, last, level)
         for groups in (before, after):
             _balanced(unbalanced(totals(groups)), book)
         return IncomeStatement(
@@ -141,12 +159,17 @@ class Reports:
             statements=income_statements(before, after),
         )
 
-    async def _groups(self, tx: Transaction, row: BookRow, sequence: int, level: int) -> list[Group]:
-        if sequence == 0:
+    async def _groups(self, tx: Transaction, row: BookRow, at: int | datetime, level: int) -> list[Group]:
+        """As recorded up to the sequence `at`, or as effective at the instant `at`."""
+        if row.sequence == 0 or at == 0:
             return []
-        if await self._store.many_accounts(tx, row.id, MAX_ACCOUNTS + 1) > MAX_ACCOUNTS:
-            raise ReportTooLarge("the book has more accounts than a report adds up", accounts=MAX_ACCOUNTS)
-        groups = await self._store.group_lines(tx, row.id, sequence, level, MAX_GROUPS + 1)
+        most = MAX_ACCOUNTS if isinstance(at, int) else MAX_ACCOUNTS_EFFECTIVE
+        if await self._store.many_accounts(tx, row.id, most + 1) > most:
+            raise ReportTooLarge("the book has more accounts than a report adds up", accounts=most)
+        if isinstance(at, int):
+            groups = await self._store.group_lines(tx, row.id, at, level, MAX_GROUPS + 1)
+        else:
+            groups = await self._store.group_lines_effective(tx, row.id, at, level, MAX_GROUPS + 1)
         if len(groups) > MAX_GROUPS:
             raise ReportTooLarge("ask for a lower level", lines=MAX_GROUPS)
         return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,10 +13,23 @@ from tallystick.contracts.ledger.problems import AccountNotFound, HistoryNotKept
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest
-from tallystick.services.ledger.model import LOOKED_AT, ONE_BY_ONE, BookRow, Hit, Listing, Wanted, sides
+from tallystick.services.ledger.model import (
+    LOOKED_AT,
+    ONE_BY_ONE,
+    BookRow,
+    Hit,
+    Listing,
+    TransactionRow,
+    Transfer,
+    Wanted,
+    sides,
+)
 from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.asof import AsOf, check_past
 from tallystick.services.ledger.store import Store
+
+#: Transactions that one request looks at, with all of their transfers if it has to.
+TRANSACTIONS_LOOKED_AT: Final = 2000
 
 _INSTANT: Final = timedelta(microseconds=1)
 
@@ -25,6 +39,16 @@ class Recorded(msgspec.Struct, frozen=True):
 
     start: datetime | None = None
     end: datetime | None = None
+
+
+class TransactionListing(msgspec.Struct, frozen=True, kw_only=True):
+    """As `Listing`, of transactions, each with its transfers."""
+
+    book: str
+    as_of: int
+    transactions: Sequence[tuple[TransactionRow, Sequence[Transfer]]]
+    down_to: int
+    next_before: int | None
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -92,6 +116,39 @@ class Search:
             next_before=following,
         )
 
+    async def transactions(  # noqa: PLR0917 - what is asked
+        self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
+    ) -> TransactionListing:
+        """Transactions that are as is wanted, with a transfer that is. `place` is the list's sequence and that before which the first
+        transaction of the page begins. Raises as `transfers`.
+        """
+        now = self._clock.now()
+        await self._as_of.number(tenant, name)
+        async with self._database.transaction(snapshot=True) as tx:
+            row = (await self._as_of.book(tx, tenant, name, At(), now)).row
+            as_of, before = (row.sequence, row.sequence + 1) if place is None else place
+            if as_of > row.sequence:
+                raise InvalidRequest("not a cursor of this list")
+            low, top = await self._bounds(tx, row, wanted, recorded, as_of, now)
+            before = max(min(before, top + 1), low + 1)
+            accounts = await self._those(tx, tenant, row, wanted, now)
+            if wanted.account is not None and accounts:
+                wanted = msgspec.structs.replace(wanted, account=accounts[0])
+            down = await self._store.transactions_reach(tx, row.id, low, before, TRANSACTIONS_LOOKED_AT)
+            rows = await self._store.transactions_found(tx, row.id, down, before, wanted, limit + 1)
+            page = [(one, await self._store.between(tx, row.id, one.first, one.last)) for one in rows[:limit]]
+        if len(rows) > limit:
+            following: int | None = page[-1][0].first
+        else:
+            following = None if down == low else down + 1
+        return TransactionListing(
+            book=name,
+            as_of=as_of,
+            transactions=page,
+            down_to=low if following is None else following - 1,
+            next_before=following,
+        )
+
     async def _look(  # noqa: PLR0917 - what is asked
         self,
         tenant: str,
@@ -109,7 +166,7 @@ class Search:
             as_of, high = (row.sequence, row.sequence) if place is None else place
             if as_of > row.sequence:
                 raise InvalidRequest("not a cursor of this list")
-            low, top = await self._bounds(tx, row, recorded, as_of, now)
+            low, top = await self._bounds(tx, row, wanted, recorded, as_of, now)
             high = max(min(high, top), low)
             accounts = await self._those(tx, tenant, row, wanted, now)
             if accounts is None:
@@ -120,10 +177,10 @@ class Search:
                 hits = await self._store.found_of(tx, row.id, down, high, accounts, wanted, limit)
         return _Seen(as_of, low, hits, None if down == low else down + 1)
 
-    async def _bounds(
-        self, tx: Transaction, row: BookRow, recorded: Recorded, as_of: int, now: datetime
+    async def _bounds(  # noqa: PLR0917 - what is asked
+        self, tx: Transaction, row: BookRow, wanted: Wanted, recorded: Recorded, as_of: int, now: datetime
     ) -> tuple[int, int]:
-        """What was recorded then is after the first sequence, up to the second."""
+        """What was recorded then, and is of a transaction with the wanted reference, is after the first sequence, up to the second."""
         start, end = recorded.start, recorded.end
         if start is not None and end is not None and start >= end:
             raise InvalidRequest("a time begins before it ends")
@@ -133,6 +190,11 @@ class Search:
             check_past(end, row, now)
         low = 0 if start is None else await self._store.sequence_at(tx, row.id, start - _INSTANT)
         top = as_of if end is None else min(as_of, await self._store.sequence_at(tx, row.id, end - _INSTANT))
+        if wanted.reference is not None:
+            span = await self._store.referred(tx, row.id, wanted.reference)
+            if span is None:
+                return low, low
+            low, top = max(low, span[0]), min(top, span[1])
         return low, max(low, top)
 
     async def _those(

@@ -32,11 +32,3 @@ class Transactions:
         if row is None:
             raise TransactionNotFound
         return row, await self._store.between(self._database, number, row.first, row.last)
-
-    async def page(
-        self, tenant: str, book: str, before: int | None, limit: int
-    ) -> list[tuple[TransactionRow, Sequence[Transfer]]]:
-        """Newest first, of those that begin before the sequence `before`, each with its transfers. Raises BookNotFound."""
-        number = await self._poster.book(tenant, book)
-        rows = await self._store.transactions(self._database, number, 2**63 - 1 if before is None else before, limit)
-        return [(row, await self._store.between(self._database, number, row.first, row.last)) for row in rows]

@@ -123,11 +123,6 @@ SELECT x.book, x.id, x.first, x.last, x.recorded_at, x.effective_at, x.reference
 FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
 CROSS JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x;
 
--- name: transactions
--- A book's transactions, newest first, before the one that begins with the sequence $2.
-SELECT book, id, first, last, recorded_at, effective_at, reference, description, metadata, reverses, exchanges
-FROM transaction WHERE book = $1 AND first < $2 ORDER BY first DESC LIMIT $3;
-
 -- name: days
 -- What accounts ($1, of the books $2) had posted at the end of each day (UTC) from $3 up to before $4, as it was recorded.
 SELECT k.account, d.day::date AS day, coalesce(t.debits_posted, 0) AS debits, coalesce(t.credits_posted, 0) AS credits

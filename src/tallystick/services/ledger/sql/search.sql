@@ -13,7 +13,7 @@ CROSS JOIN LATERAL (
 ) AS s;
 
 -- name: found_of
--- Transfers of the accounts $4 after the sequence $2 up to $3, newest first, that are as $5 to $11 say (null: any).
+-- Transfers of the accounts $4 after the sequence $2 up to $3, newest first, that are as $5 to $14 say (null: any).
 WITH near AS (
     SELECT DISTINCT s.sequence FROM unnest($4::uuid[]) AS a (id)
     CROSS JOIN LATERAL (
@@ -31,14 +31,17 @@ CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.credit_account L
 WHERE ($5::text IS NULL OR t.kind = $5) AND ($6::text IS NULL OR t.code = $6) AND ($7::text IS NULL OR t.currency = $7)
     AND ($8::bigint IS NULL OR t.amount >= $8) AND ($9::bigint IS NULL OR t.amount <= $9)
     AND ($10::text IS NULL OR t.metadata::jsonb ->> $10 = $11)
-ORDER BY t.sequence DESC LIMIT $12;
+    AND ($13::timestamptz IS NULL OR coalesce(t.effective_at, t.recorded_at) >= $13)
+    AND ($14::timestamptz IS NULL OR coalesce(t.effective_at, t.recorded_at) < $14)
+    AND ($12::text IS NULL OR (SELECT x.reference FROM transaction AS x WHERE x.book = t.book AND x.id = t.transaction) = $12)
+ORDER BY t.sequence DESC LIMIT $15;
 
 -- name: found
--- Transfers of the book $1 after the sequence $2 up to $3, newest first, of an account whose path is from $12 to before $13 and as the
--- regular expression $14 says (null: any), that are as $4 to $10 say (null: any).
+-- Transfers of the book $1 after the sequence $2 up to $3, newest first, of an account whose path is from $15 to before $16 and as the
+-- regular expression $17 says (null: any), that are as $4 to $13 say (null: any).
 SELECT t.*, d.normal_side = 'debit' AS dr_debit_normal, d.path AS dr_path, c.normal_side = 'debit' AS cr_debit_normal, c.path AS cr_path,
-    $12::text IS NULL OR coalesce(d.path >= $12 AND d.path < $13 AND d.path ~ $14, false) AS dr_fits,
-    $12::text IS NULL OR coalesce(c.path >= $12 AND c.path < $13 AND c.path ~ $14, false) AS cr_fits
+    $15::text IS NULL OR coalesce(d.path >= $15 AND d.path < $16 AND d.path ~ $17, false) AS dr_fits,
+    $15::text IS NULL OR coalesce(c.path >= $15 AND c.path < $16 AND c.path ~ $17, false) AS cr_fits
 FROM transfer AS t
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.debit_account LIMIT 1) AS d
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.credit_account LIMIT 1) AS c
@@ -46,5 +49,37 @@ WHERE t.book = $1 AND t.sequence > $2 AND t.sequence <= $3
     AND ($4::text IS NULL OR t.kind = $4) AND ($5::text IS NULL OR t.code = $5) AND ($6::text IS NULL OR t.currency = $6)
     AND ($7::bigint IS NULL OR t.amount >= $7) AND ($8::bigint IS NULL OR t.amount <= $8)
     AND ($9::text IS NULL OR t.metadata::jsonb ->> $9 = $10)
-    AND ($12::text IS NULL OR d.path >= $12 AND d.path < $13 AND d.path ~ $14 OR c.path >= $12 AND c.path < $13 AND c.path ~ $14)
-ORDER BY t.sequence DESC LIMIT $11;
+    AND ($12::timestamptz IS NULL OR coalesce(t.effective_at, t.recorded_at) >= $12)
+    AND ($13::timestamptz IS NULL OR coalesce(t.effective_at, t.recorded_at) < $13)
+    AND ($11::text IS NULL OR (SELECT x.reference FROM transaction AS x WHERE x.book = t.book AND x.id = t.transaction) = $11)
+    AND ($15::text IS NULL OR d.path >= $15 AND d.path < $16 AND d.path ~ $17 OR c.path >= $15 AND c.path < $16 AND c.path ~ $17)
+ORDER BY t.sequence DESC LIMIT $14;
+
+-- name: referred
+-- Between which sequences the transfers of the transactions are that have the reference $2: after the first, up to the second.
+SELECT min(first) - 1, max(last) FROM transaction WHERE book = $1 AND reference = $2;
+
+-- name: transactions_reach
+-- How far down one can look before the sequence $3, and after $2, and meet at most $4 transactions.
+SELECT coalesce((SELECT first FROM transaction WHERE book = $1 AND first > $2 AND first < $3 ORDER BY first DESC OFFSET $4 LIMIT 1), $2);
+
+-- name: transactions_found
+-- Transactions of the book $1 that begin after the sequence $2 and before $3, newest first, that are as $4 to $8 say and have a transfer that is
+-- as $10 to $18 say ($9: whether one is asked for; null: any).
+SELECT x.book, x.id, x.first, x.last, x.recorded_at, x.effective_at, x.reference, x.description, x.metadata, x.reverses, x.exchanges
+FROM transaction AS x
+WHERE x.book = $1 AND x.first > $2 AND x.first < $3
+    AND ($4::text IS NULL OR x.metadata::jsonb ->> $4 = $5) AND ($6::text IS NULL OR x.reference = $6)
+    AND ($7::timestamptz IS NULL OR coalesce(x.effective_at, x.recorded_at) >= $7)
+    AND ($8::timestamptz IS NULL OR coalesce(x.effective_at, x.recorded_at) < $8)
+    AND (NOT $9::boolean OR EXISTS (
+        SELECT FROM transfer AS t
+        CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.debit_account LIMIT 1) AS d
+        CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.credit_account LIMIT 1) AS c
+        WHERE t.book = $1 AND t.sequence BETWEEN x.first AND x.last
+            AND ($10::text IS NULL OR t.kind = $10) AND ($11::text IS NULL OR t.code = $11) AND ($12::text IS NULL OR t.currency = $12)
+            AND ($13::bigint IS NULL OR t.amount >= $13) AND ($14::bigint IS NULL OR t.amount <= $14)
+            AND ($15::uuid IS NULL OR t.debit_account = $15 OR t.credit_account = $15)
+            AND ($16::text IS NULL OR d.path >= $16 AND d.path < $17 AND d.path ~ $18 OR c.path >= $16 AND c.path < $17 AND c.path ~ $18)
+    ))
+ORDER BY x.first DESC LIMIT $19;

@@ -32,10 +32,6 @@ class History:
         row = await source.fetchrow(queries.transactions_of, [book], [transaction])
         return None if row is None else TransactionRow(*row)
 
-    async def transactions(self, database: Database, book: int, before: int, limit: int) -> list[TransactionRow]:
-        """Newest first, of those that begin before the sequence `before`."""
-        return [TransactionRow(*row) for row in await database.fetch(queries.transactions, book, before, limit)]
-
     async def entries(self, tx: Transaction, book: int, account: AccountId, before: int, limit: int) -> list[EntryRow]:
         return [EntryRow(*row) for row in await tx.fetch(queries.entries, book, account, before, limit)]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tallystick.chassis.db import Transaction
+from datetime import datetime
+
+from tallystick.chassis.db import Row, Transaction
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import AccountLine, Group, HeldRow, Line
 from tallystick.services.ledger.store.sql import of_reports
@@ -25,18 +27,14 @@ class Reports:
         return [AccountLine(*row) for row in rows]
 
     async def group_lines(self, tx: Transaction, book: int, sequence: int, level: int, limit: int) -> list[Group]:
-        rows = await tx.fetch(of_reports.group_lines, book, sequence, level, limit)
-        return [
-            Group(
-                row["kind"],
-                row["path"],
-                row["currency"],
-                row["accounts"],
-                int(row["debits_posted"]),
-                int(row["credits_posted"]),
-            )
-            for row in rows
-        ]
+        """As recorded up to the sequence."""
+        return [_group(row) for row in await tx.fetch(of_reports.group_lines, book, sequence, level, limit)]
+
+    async def group_lines_effective(
+        self, tx: Transaction, book: int, at: datetime, level: int, limit: int
+    ) -> list[Group]:
+        """As effective at the instant."""
+        return [_group(row) for row in await tx.fetch(of_reports.group_lines_effective, book, at, level, limit)]
 
     async def many_accounts(self, tx: Transaction, book: int, upto: int) -> int:
         count: int = await tx.fetchval(of_reports.many_accounts, book, upto)
@@ -53,3 +51,14 @@ class Reports:
     ) -> list[HeldRow]:
         """Those that were open at the sequence and are closed now, among `around` entries before and after it on each side."""
         return [HeldRow(*row) for row in await tx.fetch(of_reports.closed_holds, book, account, sequence, around)]
+
+
+def _group(row: Row) -> Group:
+    return Group(
+        row["kind"],
+        row["path"],
+        row["currency"],
+        row["accounts"],
+        int(row["debits_posted"]),
+        int(row["credits_posted"]),
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from tallystick.chassis.db import Row, Transaction
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import Hit, Pattern, Wanted
+from tallystick.services.ledger.model import Hit, Pattern, TransactionRow, Wanted
 from tallystick.services.ledger.store.posting import transfer_of
 from tallystick.services.ledger.store.sql import of_search
 
@@ -37,10 +38,37 @@ class Search:
         rows = await tx.fetch(of_search.found, book, low, high, *_filters(wanted), limit, *paths)
         return [_hit(row) for row in rows]
 
+    async def referred(self, tx: Transaction, book: int, reference: str) -> tuple[int, int] | None:
+        """Their transfers are after the first sequence, up to the second; None when no transaction has this reference."""
+        row = await tx.fetchrow(of_search.referred, book, reference)
+        return None if row is None or row[0] is None else (row[0], row[1])
 
-def _filters(wanted: Wanted) -> tuple[str | int | None, ...]:
+    async def transactions_reach(self, tx: Transaction, book: int, low: int, before: int, most: int) -> int:
+        """The sequence (`low` or higher) after which, and before `before`, at most `most` transactions begin."""
+        reached: int = await tx.fetchval(of_search.transactions_reach, book, low, before, most)
+        return reached
+
+    async def transactions_found(  # noqa: PLR0917 - the range of sequences and what is wanted in it
+        self, tx: Transaction, book: int, low: int, before: int, wanted: Wanted, limit: int
+    ) -> list[TransactionRow]:
+        """Newest first: transactions that begin after the sequence `low` and before `before`. The wanted account is an id."""
+        pattern = wanted.pattern
+        key, value = (None, None) if wanted.metadata is None else wanted.metadata
+        of_transfers = (wanted.kind, wanted.code, wanted.currency, wanted.minimum, wanted.maximum, wanted.account)
+        rows = await tx.fetch(
+            of_search.transactions_found, book, low, before, key, value, wanted.reference, wanted.effective_from, wanted.effective_to,
+            pattern is not None or any(one is not None for one in of_transfers), *of_transfers,
+            *((None, None, None) if pattern is None else (pattern.low, pattern.high, pattern.regex)), limit,
+        )  # fmt: skip
+        return [TransactionRow(*row) for row in rows]
+
+
+def _filters(wanted: Wanted) -> tuple[str | int | datetime | None, ...]:
     key, value = (None, None) if wanted.metadata is None else wanted.metadata
-    return wanted.kind, wanted.code, wanted.currency, wanted.minimum, wanted.maximum, key, value
+    return (
+        wanted.kind, wanted.code, wanted.currency, wanted.minimum, wanted.maximum, key, value, wanted.reference, wanted.effective_from,
+        wanted.effective_to,
+    )  # fmt: skip
 
 
 def _hit(row: Row) -> Hit:
