@@ -105,9 +105,8 @@ async def partition(owner: Dsn, size: int, transfers: int) -> None:
     await connection.close()
 
 
-async def sizes(superuser: Dsn) -> dict[str, dict[str, int]]:
+async def sizes(connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, dict[str, int]]:
     """Bytes of each growing table: `heap`, `toast` and each index by name. Partitions are summed under their table."""
-    connection = await connect(superuser)
     found: dict[str, dict[str, int]] = {}
     rows = await connection.fetch(
         """
@@ -126,7 +125,6 @@ async def sizes(superuser: Dsn) -> dict[str, dict[str, int]]:
         parts = [("heap", row["heap"]), ("toast", row["toast"]), *zip(row["indexes"], row["bytes"], strict=True)]
         for name, size in parts:
             table[name] = table.get(name, 0) + size
-    await connection.close()
     return found
 
 
@@ -209,6 +207,9 @@ async def grow(
             read=(read_then - read) / every,
         )
         steps.append(step)
+        taken = await sizes(look)
+        if given.json:
+            given.json.write_text(json.dumps({"steps": [asdict(one) for one in steps], "bytes": taken}, indent=1))
         print(
             f"{step.transfers:>10} {step.per_second:>8.0f}/s {step.per_second / step.base:>6.2f} x {step.base:.0f}"
             f"   server {step.server_us:.0f} us, Python {step.python_us:.0f} us, WAL {step.wal:.0f} bytes, read {step.read:.0f} bytes each",
@@ -236,7 +237,7 @@ async def main(given: argparse.Namespace) -> None:
     await server.start()
     try:
         superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
-        await asyncio.to_thread(pgbench, superuser, 1, fill=True)
+        await asyncio.to_thread(pgbench, superuser, 10, fill=True)
         dsn = await fresh(superuser, "growing")
         if given.partition:
             await partition(replace(dsn, user=OWNER), given.partition, given.transfers + given.accounts)
@@ -244,7 +245,9 @@ async def main(given: argparse.Namespace) -> None:
         accounts = [ids.accounts.parse(f"acc_{ids.encode(int(name.replace('-', ''), 16))}") for name in names]
         steps = await grow(given, server, superuser, dsn, accounts)
         own = replace(superuser, database="growing")
-        taken = await sizes(own)
+        connection = await connect(own)
+        taken = await sizes(connection)
+        await connection.close()
         count = given.transfers + given.accounts
         for table, parts in taken.items():
             for name, size in parts.items():

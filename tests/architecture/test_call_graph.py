@@ -203,7 +203,9 @@ def test_calls_have_no_cycle() -> None:
         assert name not in way, f"a circle of calls: {' -> '.join((*way, name))}"
         if name not in done:
             for target in CHARTERS[name].calls:
-                walk(target, (*way, name))
+                # A shard's call to another of the same service: what is asked there asks nobody further.
+                if target != name or not CHARTERS[name].scale.shards:
+                    walk(target, (*way, name))
             done.add(name)
 
     for name in CHARTERS:

@@ -517,6 +517,7 @@ async def accounts_for_posting(tx: Transaction, ids: Sequence[Any]) -> list[Row]
             **{name: row[name] for name in _POSTING},
             ceiling=row["ceiling"],
             frozen=row["frozen_at"] is not None,
+            transit=(row.get("path") or "").startswith("transit:"),
         )
         for account in ids
         if (row := tx.get("account", (account,))) is not None

@@ -155,6 +155,8 @@ class Scale(_Struct, frozen=True, kw_only=True):
     cpu_millis: Positive
     memory_mib: Positive
     cpu_target_percent: Annotated[int, msgspec.Meta(ge=10, le=100)] = 70
+    shards: bool = False
+    """Whether there may be several of it, each with data of its own, that call each other."""
 
 
 class Control(_Struct, frozen=True, kw_only=True):
@@ -322,8 +324,12 @@ def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
     if name == OPERATOR:
         yield "service.name", f'"{OPERATOR}" is the name of those who run the platform', "Choose another name."
     for section, names in (("calls", charter.calls), ("callers", charter.callers), ("consumes", charter.consumes)):
-        if section != "consumes" and name in names:
-            yield f"{section}.{name}", "a service does not call itself", "Remove it; call the function."
+        if section != "consumes" and name in names and not charter.scale.shards:
+            yield (
+                f"{section}.{name}",
+                "a service does not call itself",
+                "Remove it; call the function. (One in shards calls the others: scale.shards.)",
+            )
     for caller, actions in charter.callers.items():
         if not actions or len(set(actions)) != len(actions):
             yield f"callers.{caller}", "the list is empty or names an action twice", "List each allowed action once."

@@ -73,13 +73,14 @@ def on(kind: Any, number: int, target: int, amount: int | None = None, **more: A
 # ---- a ledger on a real database ------------------------------------------------------------------------------------
 
 
-def ledger_on(database: Database, clock: Clock | None = None) -> Ledger:
+def ledger_on(database: Database, clock: Clock | None = None, **more: Any) -> Ledger:
     return Ledger(
         database=database,
         store=Store(),
         outbox=Outbox(),
         clock=clock or ManualClock(START),
         digester=Digester(bytes(32)),
+        **more,
     )
 
 

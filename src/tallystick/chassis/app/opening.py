@@ -136,26 +136,26 @@ def _valkey(settings: Settings, stack: AsyncExitStack) -> Valkey | None:
     return client
 
 
-def _clients(settings: Settings, charter: Charter, stack: AsyncExitStack) -> Callable[[str], Client] | None:
+def _clients(settings: Settings, charter: Charter, stack: AsyncExitStack) -> Callable[[str, str | None], Client] | None:
     folder = settings.mesh_dir
     if folder is None:
         return None
 
-    def make(target: str) -> Client:
+    def make(target: str, shard: str | None) -> Client:
         if target not in charter.calls:
             msg = f"the charter of {charter.name} has no [calls.{target}]: say there what for, how long, and what then"
             raise NotOpened(msg)
         call = charter.calls[target]
-        client = Client(socket_of(folder, target), target, timeout=call.timeout_ms / 1000, retries=call.retries)
+        client = Client(socket_of(folder, target, shard), target, timeout=call.timeout_ms / 1000, retries=call.retries)
         stack.push_async_callback(client.close)
         return client
 
     return make
 
 
-def socket_of(mesh_dir: Path, target: str) -> Path:
-    """The service's own way to `target`: whoever can open the file is, to the mesh, this service."""
-    return mesh_dir / f"{target}.sock"
+def socket_of(mesh_dir: Path, target: str, shard: str | None = None) -> Path:
+    """The service's own way to `target`, or to one of its shards: whoever can open the file is, to the mesh, this service."""
+    return mesh_dir / (f"{target}.sock" if shard is None else f"{target}-{shard}.sock")
 
 
 async def _keyring(settings: Settings, charter: Charter, database: Database | None, clock: Clock) -> Keyring | None:

@@ -76,7 +76,7 @@ class Runtime:
         settings: Settings,
         charter: Charter,
         clock: Clock,
-        client: Callable[[str], Client] | None = None,
+        client: Callable[[str, str | None], Client] | None = None,
         database: Database | None = None,
         bus: Bus | None = None,
         valkey: Valkey | None = None,
@@ -116,11 +116,12 @@ class Runtime:
             raise TypeError(msg)
         return self.settings
 
-    def client(self, target: str) -> Client:
-        """The client of another service; one per target. The charter must name the target in `[calls]`."""
-        if target not in self._clients:
-            self._clients[target] = _opened(self._client, "calls", "TALLYSTICK_MESH_DIR")(target)
-        return self._clients[target]
+    def client(self, target: str, shard: str | None = None) -> Client:
+        """The client of another service, or of one of its shards; one per target. The charter must name the target in `[calls]`."""
+        key = target if shard is None else f"{target}-{shard}"
+        if key not in self._clients:
+            self._clients[key] = _opened(self._client, "calls", "TALLYSTICK_MESH_DIR")(target, shard)
+        return self._clients[key]
 
     @property
     def clients(self) -> dict[str, Client]:

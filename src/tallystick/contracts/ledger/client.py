@@ -13,11 +13,15 @@ from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.call import Client
 from tallystick.contracts.ledger.messages import (
     Account,
+    Arrive,
+    Arrived,
     CheckBook,
     Checked,
     FindAccounts,
     Found,
     FoundAccounts,
+    FoundBook,
+    LookForBook,
     OpenAccount,
     OpenAccountAs,
     PostedUnits,
@@ -157,6 +161,24 @@ class LedgerClient:
             idempotent=True,
             problems=LEDGER_PROBLEMS,
         )
+
+    async def look_for_book(self, book: str, token: str) -> None:
+        """Raises BookNotFound, and BookElsewhere with the shard that has it."""
+        await self._client.request(
+            "POST",
+            "/internal/books/lookups",
+            LookForBook(token=token, book=book),
+            answer=FoundBook,
+            idempotent=True,
+            problems=LEDGER_PROBLEMS,
+        )
+
+    async def arrive(self, arriving: Arrive) -> str | None:
+        """Posts in a book there what one of another shard holds. As with `post`: the answer is for ever, and what raises is not known."""
+        arrived = await self._client.request(
+            "POST", "/internal/arrivals", arriving, answer=Arrived, idempotent=True, problems=LEDGER_PROBLEMS
+        )
+        return None if arrived.reason is None else str(arrived.reason)
 
     async def _single(self, transfer: UnitTransfer, token: str) -> str | None:
         refusal = (await self.post_unit([transfer], token)).refusal

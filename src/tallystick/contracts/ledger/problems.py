@@ -51,6 +51,12 @@ class BookNotFound(NotFound):
     slug, title = "book-not-found", "There is no such book, or not for you"
 
 
+class BookElsewhere(Problem):
+    """`shard` is the one that has it: ask the ledger there. A `Router` does."""
+
+    slug, title, status = "book-elsewhere", "The book is kept by another shard of the ledger", 421
+
+
 class BookExists(Conflict):
     slug, title = "book-exists", "A book with this name exists and is not the same"
 
@@ -206,6 +212,7 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     NotInChart,
     ChartOrphansAccounts,
     BookNotFound,
+    BookElsewhere,
     BookExists,
     BookQuarantined,
     BookStillFaulty,

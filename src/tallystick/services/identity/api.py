@@ -247,7 +247,7 @@ ENDPOINTS = (
         summary="The transaction token of an access token",
     ),
     Endpoint(
-        "POST", "/internal/service-tokens", service_token, mesh=("payments",), action="issueServiceToken",
+        "POST", "/internal/service-tokens", service_token, mesh=("ledger", "payments"), action="issueServiceToken",
         resource="Tenant", body=messages.ServiceTokenRequest, answer=messages.TransactionToken,
         problems=(ClientNotFound, Forbidden), summary="A transaction token for work without its client",
     ),

@@ -18,9 +18,15 @@ async def check(ledger: Ledger) -> None:
     await ledger.quarantine.watch()
 
 
+async def resume(ledger: Ledger) -> None:
+    """Money between books whose request did not end it: its process was killed, or the other book's ledger did not answer."""
+    await ledger.interbook.resume()
+
+
 SUBSCRIPTIONS = ()
 
 SCHEDULES = (
     Schedule(name="ledger.sweep", every=timedelta(seconds=1), run=sweep),
     Schedule(name="ledger.check", every=timedelta(seconds=1), run=check),
+    Schedule(name="ledger.interbook", every=timedelta(seconds=2), run=resume),
 )

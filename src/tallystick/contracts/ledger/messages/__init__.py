@@ -19,6 +19,15 @@ from tallystick.contracts.ledger.messages.books import (
     SetChart,
 )
 from tallystick.contracts.ledger.messages.facts import LISTED, TransferLine, TransfersPosted, canonical_line
+from tallystick.contracts.ledger.messages.interbook import (
+    Arrive,
+    Arrived,
+    BookAccount,
+    FoundBook,
+    InterbookTransfer,
+    LookForBook,
+    NewInterbookTransfer,
+)
 from tallystick.contracts.ledger.messages.lists import (
     Entries,
     FoundEntry,
@@ -94,6 +103,7 @@ from tallystick.contracts.ledger.messages.transfers import (
     VoidHold,
 )
 from tallystick.contracts.ledger.messages.words import (
+    HOME,
     MAIN,
     MAX_EXPIRES_IN,
     MAX_TRANSFERS,
@@ -111,12 +121,14 @@ from tallystick.contracts.ledger.messages.words import (
     Name,
     PathPattern,
     Reason,
+    ShardName,
     Side,
     SignedMoney,
     Text64,
 )
 
 __all__ = [
+    "HOME",
     "LISTED",
     "MAIN",
     "MAX_EXPIRES_IN",
@@ -129,9 +141,12 @@ __all__ = [
     "AccountPath",
     "AccountRef",
     "AccountTotals",
+    "Arrive",
+    "Arrived",
     "Balance",
     "BalanceSheet",
     "Book",
+    "BookAccount",
     "BookName",
     "CaptureHold",
     "Categories",
@@ -160,17 +175,21 @@ __all__ = [
     "Floor",
     "Found",
     "FoundAccounts",
+    "FoundBook",
     "FoundEntry",
     "HoldState",
     "Id",
     "Income",
     "IncomeStatement",
     "IncreaseHold",
+    "InterbookTransfer",
     "Kind",
+    "LookForBook",
     "Message",
     "Metadata",
     "Name",
     "NewExchange",
+    "NewInterbookTransfer",
     "NewTransaction",
     "NewTransfer",
     "NewTransfers",
@@ -193,6 +212,7 @@ __all__ = [
     "Section",
     "SetCategory",
     "SetChart",
+    "ShardName",
     "Sheet",
     "Side",
     "SignedMoney",

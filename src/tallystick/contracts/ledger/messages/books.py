@@ -14,6 +14,7 @@ from tallystick.contracts.ledger.messages.words import (
     Floor,
     Message,
     PathPattern,
+    ShardName,
     Side,
     SignedMoney,
 )
@@ -30,9 +31,12 @@ TypedPath = Annotated[str, Meta(pattern=rf"^(?!acc_){_TYPED}(:{_TYPED}){{0,15}}$
 
 
 class OpenBook(Message, frozen=True):
+    """`shard`: where it is kept, if not by the ledger that is asked, which then keeps no more of it than that. Open it there first."""
+
     name: BookName
     description: Description | None = None
     backdating: Backdating = "strict"
+    shard: ShardName | None = None
 
 
 class ChangeBook(Message, frozen=True):

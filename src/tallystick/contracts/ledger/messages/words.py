@@ -21,6 +21,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 #: A book's name, unique in its tenant. Every tenant has `main`.
 BookName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", min_length=1, max_length=63)]
 MAIN = "main"
+#: A shard: a ledger with a database of its own. The one at home knows where every book is.
+ShardName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", min_length=1, max_length=63)]
+HOME = "default"
 _SEGMENT = "[A-Za-z0-9_.-]{1,64}"
 #: An account's path: segments such as `customers:42:wallet`. It can't be taken for an id.
 AccountPath = Annotated[
@@ -63,6 +66,7 @@ class Reason(StrEnum):
     ACCOUNT_NOT_FOUND = "account_not_found"
     ACCOUNT_CLOSED = "account_closed"
     ACCOUNT_FROZEN = "account_frozen"
+    TRANSIT_ACCOUNT = "transit_account"
     SAME_ACCOUNT = "same_account"
     CURRENCY_MISMATCH = "currency_mismatch"
     AMOUNT_MUST_BE_POSITIVE = "amount_must_be_positive"

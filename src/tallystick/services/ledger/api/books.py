@@ -24,7 +24,9 @@ class ChartQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 async def open_book(ledger: Ledger, request: Request[wire.OpenBook]) -> Reply[wire.Book]:
     body = request.body
-    return Reply(views.book(await ledger.books.open(who(request), body.name, body.description, body.backdating)))
+    return Reply(
+        views.book(await ledger.books.open(who(request), body.name, body.description, body.backdating, body.shard))
+    )
 
 
 async def list_books(ledger: Ledger, request: Request[None, Paging]) -> Reply[Page[wire.Book]]:

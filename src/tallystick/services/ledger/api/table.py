@@ -14,6 +14,7 @@ from tallystick.contracts.ledger.problems import (
     AccountLimitBroken,
     AccountNotFound,
     AccountPathTaken,
+    BookElsewhere,
     BookExists,
     BookNotFound,
     BookOutOfBalance,
@@ -48,14 +49,14 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
-from tallystick.services.ledger.api import books, formats, lists, operator, reports, statements, transactions
+from tallystick.services.ledger.api import books, formats, interbook, lists, operator, reports, statements, transactions
 from tallystick.services.ledger.api import handlers as do
 from tallystick.services.ledger.service import GuardRefused
 
-_BOOK: Final = (BookNotFound, BookQuarantined)
-_REPORT: Final = (BookNotFound, HistoryNotKept, ReportTooLarge, BookOutOfBalance)
-_CATEGORY: Final = (BookNotFound, CategoryNotFound)
-_AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardRefused, BookNotFound)
+_BOOK: Final = (BookNotFound, BookElsewhere, BookQuarantined)
+_REPORT: Final = (BookNotFound, BookElsewhere, HistoryNotKept, ReportTooLarge, BookOutOfBalance)
+_CATEGORY: Final = (BookNotFound, BookElsewhere, CategoryNotFound)
+_AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardRefused, BookNotFound, BookElsewhere)
 _TARGET: Final = (
     *_AMOUNT,
     TransferNotFound,
@@ -81,7 +82,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/v1/books/{name}", books.get_book, scope="books:read", action="readBook", resource="Book",
-        answer=wire.Book, rate="read", problems=(BookNotFound,), summary="A book and its settings",
+        answer=wire.Book, rate="read", problems=(BookNotFound, BookElsewhere), summary="A book and its settings",
     ),
     Endpoint(
         "PATCH", "/v1/books/{name}", books.change_book, scope="books:write", action="changeBook", resource="Book",
@@ -117,7 +118,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/v1/books/{name}/chart", books.get_chart, scope="books:read", action="readChart", resource="Book",
-        query=books.ChartQuery, answer=wire.Chart, rate="read", problems=(BookNotFound,),
+        query=books.ChartQuery, answer=wire.Chart, rate="read", problems=(BookNotFound, BookElsewhere),
         summary="A book's chart of accounts, now or an earlier version",
     ),
     Endpoint(
@@ -148,17 +149,17 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/v1/accounts", do.list_accounts, scope="accounts:read", action="listAccounts", resource="Account",
-        query=do.AccountsQuery, answer=Page[wire.Account], rate="read", problems=(InvalidId, BookNotFound),
+        query=do.AccountsQuery, answer=Page[wire.Account], rate="read", problems=(InvalidId, BookNotFound, BookElsewhere),
         summary="Accounts of a book, newest first, or those at paths as a pattern says",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}", do.get_account, scope="accounts:read", action="readAccount", resource="Account",
-        query=do.AtQuery, answer=wire.Account, rate="read", problems=(AccountNotFound, HistoryNotKept, InvalidId),
+        query=do.AtQuery, answer=wire.Account, rate="read", problems=(AccountNotFound, HistoryNotKept, InvalidId, BookElsewhere),
         summary="An account and its balance, now or as of then",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}/entries", do.list_entries, scope="accounts:read", action="listEntries",
-        resource="Account", query=do.EntriesQuery, answer=Page[wire.Entry], rate="read", problems=(AccountNotFound, InvalidId),
+        resource="Account", query=do.EntriesQuery, answer=Page[wire.Entry], rate="read", problems=(AccountNotFound, InvalidId, BookElsewhere),
         summary="An account's entries with running balances, newest first",
     ),
     Endpoint(
@@ -235,7 +236,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/transfers/{id}", do.get_transfer, scope="transfers:read", action="readTransfer",
         resource="Transfer", query=do.BookQuery, answer=wire.Transfer, rate="read",
-        problems=(TransferNotFound, InvalidId),
+        problems=(TransferNotFound, InvalidId, BookElsewhere),
         summary="A transfer, or the refusal of one",
     ),
     Endpoint(
@@ -259,7 +260,6 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/transactions", lists.list_transactions, scope="transfers:read", action="listTransactions",
         resource="Transfer", query=lists.ListQuery, answer=wire.TransactionList, rate="read",
-
         problems=(BookNotFound, AccountNotFound, NoAccountMatches, HistoryNotKept, UnknownCurrency, InvalidId),
         summary="Transactions of a book by reference, metadata, time, or a transfer of theirs, newest first",
     ),
@@ -273,6 +273,26 @@ ENDPOINTS: Final = (
         action="reverseTransaction", resource="Transfer", body=wire.ReverseTransaction, answer=wire.Transaction,
         status=201, idempotency="required", rate="money",
         problems=(*_WHOLE, TransactionNotFound, NotReversible, ExceedsReversible), summary="Reverse a transaction as a whole",
+    ),
+    Endpoint(
+        "POST", "/v1/interbook_transfers", interbook.create, scope="transfers:write", action="createInterbookTransfer",
+        resource="Transfer", body=wire.NewInterbookTransfer, answer=wire.InterbookTransfer, status=201, idempotency="required",
+        rate="money", problems=(*_AMOUNT, BookQuarantined, TransferExists, TransferRefused),
+        summary="Move money from one book to another, on whichever shards they are",
+    ),
+    Endpoint(
+        "GET", "/v1/interbook_transfers/{id}", interbook.get, scope="transfers:read", action="readInterbookTransfer",
+        resource="Transfer", query=do.BookQuery, answer=wire.InterbookTransfer, rate="read",
+        problems=(TransferNotFound, InvalidId, BookNotFound, BookElsewhere), summary="How a transfer between books stands",
+    ),
+    Endpoint(
+        "POST", "/internal/books/lookups", interbook.look_for, mesh=("ledger",), action="findBook", resource="Book",
+        body=wire.LookForBook, answer=wire.FoundBook, problems=(BookNotFound, BookElsewhere), summary="Whether a book is kept here",
+    ),
+    Endpoint(
+        "POST", "/internal/arrivals", interbook.arrive, mesh=("ledger",), action="arriveFromBook", resource="Transfer",
+        body=wire.Arrive, answer=wire.Arrived, problems=(*_AMOUNT, BookQuarantined),
+        summary="Post what another shard's book holds for one of this",
     ),
     Endpoint(
         "POST", "/internal/transfers", do.post_units, mesh=("payments",), action="postTransfers", resource="Transfer",

@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from tallystick.services.ledger.model.paths import is_transit
+
 Mode = Literal["open", "strict"]
 
 #: A typed name has a colon inside of its braces.
@@ -61,7 +63,7 @@ class Chart:
 
     def rule_for(self, path: str | None) -> Rule | None:
         """The first rule that fits the path; None if none does, or there is no path."""
-        if path is None:
+        if path is None or is_transit(path):
             return None
         first, _, _ = path.partition(":")
         length = path.count(":") + 1
@@ -77,6 +79,8 @@ class Chart:
     def fault(self, account: Charted) -> tuple[str, Rule | None] | None:
         """Why the account may not be, and the rule that it contradicts; None if it may."""
         rule = self.rule_for(account.path)
+        if rule is None and is_transit(account.path):
+            return None
         if rule is None:
             if self.mode == "strict":
                 why = "without a path" if account.path is None else "no rule fits its path"

@@ -20,6 +20,14 @@ _MAX: Final = 512
 _AFTER: Final = ";"
 
 
+#: Accounts below this path are the ledger's own, for money between books: no chart rules them, no client opens them or moves money on them.
+TRANSIT: Final = "transit:"
+
+
+def is_transit(path: str | None) -> bool:
+    return path is not None and path.startswith(TRANSIT)
+
+
 def is_path(text: str) -> bool:
     return len(text) <= _MAX and _PATH.fullmatch(text) is not None
 

@@ -62,12 +62,15 @@ class _Decider:
         self.transfers: list[Transfer] = []
         self.rejections: list[Rejection] = []
         self.transactions: list[TransactionRow] = []
+        #: Whether the unit is part of a transfer between books.
+        self._crossing = False
         #: When each book's next transfer is recorded.
         self.instants = {number: book.next_instant(now) for number, book in state.books.items()}
 
     # ---- units ------------------------------------------------------------------------------------------------------
 
     def unit(self, unit: Unit) -> list[Result]:
+        self._crossing = unit.crossing
         if unit.header is not None:
             return self._transaction(unit, unit.header)
         if unit.atomic:
@@ -198,10 +201,16 @@ class _Decider:
                 currency=currency,
                 account=debit.id if debit.currency != currency else credit.id,
             )
+        self._passable(debit, credit)
         if debit.closed or credit.closed:
             raise Refused(Reason.ACCOUNT_CLOSED, account=debit.id if debit.closed else credit.id)
         _check_not_frozen(debit, credit)
         return debit, credit
+
+    def _passable(self, debit: Account, credit: Account) -> None:
+        """Money between books moves by both of them or not at all: half of it is nobody's to post, capture, void or reverse."""
+        if (debit.transit or credit.transit) and not self._crossing:
+            raise Refused(Reason.TRANSIT_ACCOUNT, account=debit.id if debit.transit else credit.id)
 
     def _post(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
         asked = _positive(command.amount)
@@ -279,6 +288,7 @@ class _Decider:
             # Expired, though not swept yet; or a sweep by a clock that is ahead of this one.
             raise Refused(Reason.HOLD_EXPIRED if due else Reason.HOLD_NOT_DUE, pinned=due)
         debit, credit = self.state.accounts[hold.debit_account], self.state.accounts[hold.credit_account]
+        self._passable(debit, credit)
         if command.currency is not None and command.currency != debit.currency:
             raise Refused(Reason.CURRENCY_MISMATCH, currency=command.currency, account=debit.id)
         return hold, debit, credit
@@ -306,7 +316,9 @@ class _Decider:
         amount = hold.remaining
         released = hold.remaining
         if command.kind == "capture":
-            _check_not_frozen(debit, credit)
+            # What has arrived in another book has left this one, whatever was frozen since.
+            if not self._crossing:
+                _check_not_frozen(debit, credit)
             if command.amount is not None:
                 amount = _positive(command.amount)
             if amount > hold.remaining:

@@ -25,7 +25,7 @@ MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Account(msgspec.Struct, gc=False):
-    """An account as the rules see it. `version` counts its entries; the four totals are the sums of them."""
+    """An account as the rules see it. `version` counts its entries; the four totals are the sums of them. `transit`: for money between books."""
 
     id: AccountId
     book: int
@@ -40,6 +40,7 @@ class Account(msgspec.Struct, gc=False):
     credits_posted: int
     ceiling: int | None = None
     frozen: bool = False
+    transit: bool = False
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -212,12 +213,15 @@ class TransactionRow(msgspec.Struct, frozen=True):
 
 
 class Unit(msgspec.Struct, frozen=True, gc=False):
-    """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic."""
+    """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic. `crossing`: of a transfer between
+    books, which may touch transit accounts.
+    """
 
     book: int
     commands: Sequence[Command]
     atomic: bool
     header: Header | None = None
+    crossing: bool = False
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):

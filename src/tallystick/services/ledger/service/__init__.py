@@ -4,6 +4,8 @@ from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused
 from tallystick.services.ledger.service.books import Books, Who
 from tallystick.services.ledger.service.checker import Mark
+from tallystick.services.ledger.service.elsewhere import Elsewhere
+from tallystick.services.ledger.service.interbook import Interbook, Shard
 from tallystick.services.ledger.service.ledger import Ledger
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.service.reports import BalanceSheet, IncomeStatement, Reports, TrialBalance
@@ -11,6 +13,7 @@ from tallystick.services.ledger.service.search import Recorded, Search
 from tallystick.services.ledger.service.statements import Place, Statements
 
 __all__ = [
-    "Accounts", "Answered", "Ask", "At", "BalanceSheet", "Books", "GuardRefused", "IncomeStatement", "Ledger", "Mark", "Place", "Poster", "Recorded",
-    "Reports", "Search", "Statements", "TrialBalance", "Who",
+    "Accounts", "Answered", "Ask", "At", "BalanceSheet", "Books", "Elsewhere", "GuardRefused", "IncomeStatement",
+    "Interbook", "Ledger", "Mark", "Place", "Poster", "Recorded",
+    "Reports", "Search", "Shard", "Statements", "TrialBalance", "Who",
 ]  # fmt: skip

@@ -37,6 +37,7 @@ from tallystick.services.ledger.model import (
     NewAccount,
     Pattern,
     balance,
+    is_transit,
     usual_kind,
 )
 from tallystick.services.ledger.service.asks import Answered
@@ -75,11 +76,14 @@ class Accounts:
         entry: Entry | None = None,
         render: Callable[[AccountRow], bytes] | None = None,
         book: str = MAIN,
+        transit: bool = False,
     ) -> AccountRow | Answered:
         """The new account, or the stored answer of an earlier request with this key. An account with this id that is the same is given
         as it is. Raises AccountExists when it is another, AccountPathTaken, NotInChart, BookNotFound, BookQuarantined, and the
         idempotency contract's problems.
         """
+        if is_transit(account.path) != transit:
+            raise InvalidRequest("paths below transit: are those of money between books")
         number = await self._poster.book(tenant, book)
         now = self._clock.now()
         async with self._database.transaction() as tx:
@@ -268,6 +272,7 @@ class Accounts:
         else:
             row = await self._store.account(source, tenant, account, now)
         if row is None:
+            await self._poster.not_elsewhere(tenant, book)
             raise AccountNotFound
         return row
 

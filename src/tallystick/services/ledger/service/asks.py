@@ -16,7 +16,9 @@ Render = Callable[[Sequence[Result], str | None], tuple[int, bytes]]
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """One request: commands of one tenant's book, all or none if `atomic`; a transaction if there is a `header`. With an `entry` its answer is stored as `render` says."""
+    """One request: commands of one tenant's book, all or none if `atomic`; a transaction if there is a `header`. With an `entry` its answer is stored as `render` says.
+    `crossing`: it is part of a transfer between books.
+    """
 
     tenant: str
     actor: str
@@ -27,6 +29,7 @@ class Ask(msgspec.Struct, frozen=True):
     render: Render | None = None
     book: str = MAIN
     header: Header | None = None
+    crossing: bool = False
 
     @property
     def dated(self) -> bool:
@@ -41,7 +44,7 @@ class Work(msgspec.Struct, frozen=True):
 
     @property
     def unit(self) -> Unit:
-        return Unit(self.book, self.ask.commands, self.ask.atomic, self.ask.header)
+        return Unit(self.book, self.ask.commands, self.ask.atomic, self.ask.header, self.ask.crossing)
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -39,16 +39,23 @@ class Books:
         self._clock = clock
         self._poster = poster
 
-    async def open(self, who: Who, name: str, description: str | None, backdating: str) -> BookRow:
-        """The new book; opening it again with the same settings is harmless. Raises BookExists when it has others."""
+    async def open(
+        self, who: Who, name: str, description: str | None, backdating: str, shard: str | None = None
+    ) -> BookRow:
+        """The new book; opening it again with the same settings is harmless. Raises BookExists when it has others.
+
+        With another `shard` than this one, what is kept here is only where it is: it has been opened there before.
+        """
         tenant = who[0]
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            new = await self._store.insert_book(tx, tenant, name, description, backdating, now)
+            new = await self._store.insert_book(
+                tx, tenant, name, description, backdating, shard or self._poster.shard, now
+            )
             row = await self._store.book(tx, tenant, name)
             if row is None:
                 raise BookNotFound
-            if (row.description, row.backdating) != (description, backdating):
+            if (row.description, row.backdating, row.shard) != (description, backdating, shard or self._poster.shard):
                 raise BookExists("change its settings, or take another name")
             if new:
                 await self._tell(tx, who, "ledger.book.opened", row, now, {"backdating": row.backdating})

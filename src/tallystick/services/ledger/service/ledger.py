@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.auth import Subject
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Digester, Entry
 from tallystick.chassis.outbox import Outbox
-from tallystick.contracts.ledger.messages import MAIN
+from tallystick.contracts.ledger.messages import HOME, MAIN
 from tallystick.contracts.ledger.problems import TransferNotFound
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import TransferId
@@ -19,6 +19,7 @@ from tallystick.services.ledger.service.asks import Answered, Ask, Render
 from tallystick.services.ledger.service.asof import AsOf
 from tallystick.services.ledger.service.books import Books
 from tallystick.services.ledger.service.categories import Categories
+from tallystick.services.ledger.service.interbook import Interbook, Shard
 from tallystick.services.ledger.service.poster import SWEEP, Poster
 from tallystick.services.ledger.service.quarantine import Quarantine
 from tallystick.services.ledger.service.reports import Reports
@@ -29,14 +30,24 @@ from tallystick.services.ledger.store import Checks, Store
 
 
 class Ledger:
-    """`digester` makes the digests of requests with an idempotency key."""
+    """`digester` makes the digests of requests with an idempotency key. `shard` is this one's name, `others` the ways to the other shards."""
 
-    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock, digester: Digester) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        outbox: Outbox,
+        clock: Clock,
+        digester: Digester,
+        shard: str = HOME,
+        others: Mapping[str, Shard] | None = None,
+    ) -> None:
         self._database = database
         self._store = store
         self.clock = clock
         self.digester = digester
-        self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock)
+        self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock, shard=shard)
         self.books = Books(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
         self.quarantine = Quarantine(database=database, checks=Checks(), outbox=outbox, clock=clock)
         self.categories = Categories(database=database, store=store, clock=clock, poster=self.poster, books=self.books)
@@ -46,6 +57,14 @@ class Ledger:
         self.statements = Statements(database=database, store=store, clock=clock, accounts=self.accounts)
         self.reports = Reports(database=database, store=store, clock=clock, as_of=as_of)
         self.search = Search(database=database, store=store, clock=clock, accounts=self.accounts, as_of=as_of)
+        self.interbook = Interbook(
+            database=database,
+            store=store,
+            clock=clock,
+            poster=self.poster,
+            accounts=self.accounts,
+            others=others or {},
+        )
 
     async def post(
         self,
@@ -70,6 +89,7 @@ class Ledger:
         known = await self._store.book_named(self._database, tenant, book)
         state = None if known is None else await self._store.transfer(self._database, known[0], transfer)
         if state is None or not (state.transfers or state.rejections):
+            await self.poster.not_elsewhere(tenant, book)
             raise TransferNotFound
         return state
 

@@ -35,8 +35,8 @@ from tallystick.chassis.db import (
 )
 from tallystick.chassis.idempotency import Answer, Fresh, Replay
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.messages import MAIN, Reason
-from tallystick.contracts.ledger.problems import BookNotFound, BookQuarantined
+from tallystick.contracts.ledger.messages import HOME, MAIN, Reason
+from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, BookQuarantined
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
@@ -100,7 +100,9 @@ class _Expired(Exception):
 
 
 class Poster:
-    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock) -> None:
+    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock, shard: str = HOME) -> None:
+        """`shard` is the name of this one."""
+        self.shard = shard
         self._database = database
         self._store = store
         self._outbox = outbox
@@ -123,22 +125,31 @@ class Poster:
         return await (self._small if len(ask.commands) <= SMALL else self._large).submit(work)
 
     async def book(self, tenant: str, name: str = MAIN) -> int:
-        """The number of the tenant's book. The main one is opened on first use; raises BookNotFound for another that was never opened."""
+        """The number of the tenant's book. The main one is opened on first use, at home; raises BookNotFound for another that was never
+        opened, BookElsewhere for one of another shard.
+        """
         number = self._books.get((tenant, name))
         if number is None:
-            number = await (self._main(tenant) if name == MAIN else self._named(tenant, name))
+            number = await self._found(tenant, name)
             self._books[tenant, name] = number
         return number
 
-    async def _main(self, tenant: str) -> int:
-        async with self._database.transaction() as tx:
-            return await self._store.open_main(tx, tenant, self._clock.now())
-
-    async def _named(self, tenant: str, name: str) -> int:
-        found = await self._store.book_named(self._database, tenant, name)
+    async def _found(self, tenant: str, name: str) -> int:
+        if name == MAIN and self.shard == HOME:
+            async with self._database.transaction() as tx:
+                await self._store.open_main(tx, tenant, self._clock.now())
+        found = await self._store.book(self._database, tenant, name)
         if found is None:
             raise BookNotFound
-        return found[0]
+        if found.shard != self.shard:
+            raise BookElsewhere(shard=found.shard)
+        return found.id
+
+    async def not_elsewhere(self, tenant: str, name: str) -> None:
+        """Raises BookElsewhere for a book of another shard."""
+        found = await self._store.book(self._database, tenant, name)
+        if found is not None and found.shard != self.shard:
+            raise BookElsewhere(shard=found.shard)
 
     async def expire(self, due: Iterable[Due]) -> int:
         """Takes expired holds off their accounts, in the order given; returns how many were. Those that somebody closed meanwhile are left."""

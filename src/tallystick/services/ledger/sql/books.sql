@@ -6,7 +6,7 @@ RETURNING id;
 
 -- name: insert_book
 -- A new book; nothing if the tenant has one of that name.
-INSERT INTO book (tenant, name, description, backdating, recorded_at, created_at) VALUES ($1, $2, $3, $4, $5::timestamptz - interval '1 microsecond', $5)
+INSERT INTO book (tenant, name, description, backdating, shard, recorded_at, created_at) VALUES ($1, $2, $3, $4, $5, $6::timestamptz - interval '1 microsecond', $6)
 ON CONFLICT (tenant, name) DO NOTHING
 RETURNING id;
 

@@ -35,13 +35,15 @@ WHERE t.id IS NOT NULL OR x.id IS NOT NULL;
 -- name: accounts_for_posting
 -- Accounts as the rules need them, whichever book they are of: the rules look. Their book's lock is held.
 SELECT id, book, currency, normal_side = 'debit' AS debit_normal, floor, closed_at IS NOT NULL AS closed, version,
-    debits_pending, debits_posted, credits_pending, credits_posted, ceiling, frozen_at IS NOT NULL AS frozen
+    debits_pending, debits_posted, credits_pending, credits_posted, ceiling, frozen_at IS NOT NULL AS frozen,
+    coalesce(path, '') LIKE 'transit:%' AS transit
 FROM account WHERE id = ANY($1::uuid[]);
 
 -- name: accounts_at_paths_for_posting
 -- The same for accounts that are named by their path: $1 books, $2 paths. One probe each.
 SELECT k.path, a.id, a.book, a.currency, a.normal_side = 'debit' AS debit_normal, a.floor, a.closed_at IS NOT NULL AS closed, a.version,
-    a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.ceiling, a.frozen_at IS NOT NULL AS frozen
+    a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.ceiling, a.frozen_at IS NOT NULL AS frozen,
+    k.path LIKE 'transit:%' AS transit
 FROM unnest($1::integer[], $2::text[]) AS k (book, path)
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.path = k.path LIMIT 1) AS a;
 

@@ -147,3 +147,27 @@ SELECT format('adjustments of %s, %s from %s', account, span, starts_at) FROM (
 ) AS both_sides
 WHERE (had, had_credits) IS DISTINCT FROM (wanted, wanted_credits)
 LIMIT 20;
+
+-- name: transit_accounts_agree
+-- Of two books kept here, what has come in from the other has gone out there; the difference is what is held there and has arrived already.
+WITH way AS (
+    SELECT b.id AS book, b.tenant, b.name, b.shard, a.id, a.currency, split_part(a.path, ':', 2) AS way, split_part(a.path, ':', 3) AS other,
+        abs(a.credits_posted - a.debits_posted) AS posted
+    FROM account AS a JOIN book AS b ON b.id = a.book
+    WHERE a.path >= 'transit:' AND a.path < 'transit;'
+), leg AS (
+    SELECT w.tenant, w.name AS source, w.other AS destination, w.currency, w.posted + coalesce((
+        SELECT sum(h.remaining) FROM hold AS h JOIN transfer AS t ON t.book = d.id AND t.id = h.id JOIN way AS i ON i.id = t.debit_account
+        WHERE h.credit_account = w.id AND h.remaining > 0
+    ), 0) AS amount
+    FROM way AS w JOIN book AS d ON d.tenant = w.tenant AND d.name = w.other AND d.shard = w.shard
+    WHERE w.way = 'out'
+    UNION ALL
+    SELECT w.tenant, w.other, w.name, w.currency, -w.posted
+    FROM way AS w JOIN book AS s ON s.tenant = w.tenant AND s.name = w.other AND s.shard = w.shard
+    WHERE w.way = 'in'
+)
+SELECT format('%s, %s to %s: %s %s went out and did not come in', tenant, source, destination, sum(amount), currency) AS fault
+FROM leg GROUP BY tenant, source, destination, currency
+HAVING sum(amount) <> 0
+LIMIT 20;

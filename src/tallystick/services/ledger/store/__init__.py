@@ -4,12 +4,13 @@ from tallystick.services.ledger.store.accounts import Accounts
 from tallystick.services.ledger.store.books import Books
 from tallystick.services.ledger.store.checks import Checks
 from tallystick.services.ledger.store.history import History
+from tallystick.services.ledger.store.interbook import FIRST, Interbook
 from tallystick.services.ledger.store.posting import Posting, Writing
 from tallystick.services.ledger.store.reports import Reports
 from tallystick.services.ledger.store.search import Search
 
-__all__ = ["Checks", "Store", "Writing"]
+__all__ = ["FIRST", "Checks", "Store", "Writing"]
 
 
-class Store(Posting, Accounts, History, Books, Reports, Search):
+class Store(Posting, Accounts, History, Books, Reports, Search, Interbook):
     """All of them. It holds nothing: the database or the transaction comes with each call."""

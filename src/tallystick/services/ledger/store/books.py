@@ -27,10 +27,17 @@ class Books:
         return number
 
     async def insert_book(  # noqa: PLR0917 - the columns
-        self, tx: Transaction, tenant: str, name: str, description: str | None, backdating: str, now: datetime
+        self,
+        tx: Transaction,
+        tenant: str,
+        name: str,
+        description: str | None,
+        backdating: str,
+        shard: str,
+        now: datetime,
     ) -> bool:
         """False when the tenant has a book of this name."""
-        return await tx.fetchval(queries.insert_book, tenant, name, description, backdating, now) is not None
+        return await tx.fetchval(queries.insert_book, tenant, name, description, backdating, shard, now) is not None
 
     async def book_named(self, source: Database | Transaction, tenant: str, name: str) -> tuple[int, int] | None:
         """The book's number and its sequence."""

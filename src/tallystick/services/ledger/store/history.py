@@ -8,7 +8,7 @@ from tallystick.chassis.db import Database, Transaction
 from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 from tallystick.services.ledger.model import EntryRow, State, TransactionRow, Transfer
 from tallystick.services.ledger.store.posting import take, transfer_of
-from tallystick.services.ledger.store.sql import queries
+from tallystick.services.ledger.store.sql import of_interbook, queries
 
 
 class History:
@@ -55,6 +55,7 @@ class History:
             queries.broken_holds,
             queries.broken_transactions,
             queries.broken_adjustments,
+            of_interbook.unreconciled_books,
         ):
             found += [f"{query.name}: {row[0]}" for row in await tx.fetch(query)]
         return found

@@ -7,6 +7,7 @@ from typing import Final
 from tallystick.chassis.db import Queries
 
 queries: Final = Queries.load("tallystick.services.ledger")
+of_interbook: Final = Queries.load("tallystick.services.ledger", "interbook")
 of_books: Final = Queries.load("tallystick.services.ledger", "books")
 of_reports: Final = Queries.load("tallystick.services.ledger", "reports")
 of_search: Final = Queries.load("tallystick.services.ledger", "search")

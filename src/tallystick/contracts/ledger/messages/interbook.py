@@ -1,0 +1,78 @@
+"""Transfers between books, which may be on different shards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.contracts.ledger.messages.words import MAIN, AccountRef, BookName, Id, Message, Metadata, Reason
+from tallystick.kernel.money import MoneyWire
+
+
+class BookAccount(Message, frozen=True):
+    """An account of a book, by its id or its path."""
+
+    account: AccountRef
+    book: BookName = MAIN
+
+
+Reference = Annotated[str, Meta(min_length=1, max_length=140)]
+
+
+class NewInterbookTransfer(Message, frozen=True):
+    """Debits the account `from`, credits the account `to`. `id` is made by the client, or by the ledger if left out."""
+
+    source: BookAccount = msgspec.field(name="from")
+    destination: BookAccount = msgspec.field(name="to")
+    amount: MoneyWire
+    id: Id | None = None
+    reference: Reference | None = None
+    metadata: Metadata | None = None
+
+
+class InterbookTransfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How it stands. `in_flight`: the amount is held in the first book, and it is not known there yet what became of it in the other; it will be
+    `posted` or `rejected` then, for good. One that the first book refused has nothing but its id and the reason.
+    """
+
+    id: Id
+    status: Literal["in_flight", "posted", "rejected"]
+    reason: str | None = None
+    source: BookAccount | None = msgspec.field(name="from", default=None)
+    destination: BookAccount | None = msgspec.field(name="to", default=None)
+    amount: MoneyWire | None = None
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+    recorded_at: str | None = None
+
+
+# ---- between shards -------------------------------------------------------------------------------------------------
+
+
+class LookForBook(Message, frozen=True):
+    token: Annotated[str, Meta(max_length=8192)]
+    book: BookName
+
+
+class FoundBook(msgspec.Struct, frozen=True):
+    book: str
+    shard: str
+
+
+class Arrive(Message, frozen=True):
+    """The second step: money from an account of another shard's book, under the id that it has there."""
+
+    token: Annotated[str, Meta(max_length=8192)]
+    id: Id
+    source: BookAccount
+    destination: BookAccount
+    amount: MoneyWire
+    reference: Reference | None = None
+
+
+class Arrived(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Posted if there is no reason, else refused; either for ever."""
+
+    reason: Reason | None = None
