@@ -27,6 +27,7 @@ SCOPES = frozenset(
     f"{kind}:{right}"
     for kind, rights in {
         "accounts": ("read", "write"),
+        "approvals": ("sign", "write"),
         "audit": ("read",),
         "books": ("read", "write"),
         "payments": ("read", "write"),

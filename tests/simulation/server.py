@@ -439,6 +439,7 @@ def _book(row: Values) -> Row:
         quarantined=row["quarantined_at"] is not None,
         strict=True,
         sealed_until=None,
+        approvals=None,
     )
 
 
@@ -518,6 +519,7 @@ async def accounts_for_posting(tx: Transaction, ids: Sequence[Any]) -> list[Row]
             ceiling=row["ceiling"],
             frozen=row["frozen_at"] is not None,
             transit=(row.get("path") or "").startswith("transit:"),
+            path=row.get("path"),
         )
         for account in ids
         if (row := tx.get("account", (account,))) is not None

@@ -26,7 +26,6 @@ from tallystick.kernel import ids
 from tallystick.services.ledger.model import Book
 from tallystick.services.ledger.service import Answered, Ask, Ledger
 from tallystick.services.ledger.store import Store, Writing
-from tallystick.services.ledger.store.sql import queries
 from tests.simulation.world import Report, simulate
 
 #: Seeds that the fixed stretch and the wandering one have each; set SIMULATION_SEEDS for more.
@@ -104,8 +103,7 @@ class ForgetsTheLock(Store):
     """Reads the books where it should lock them."""
 
     async def lock_books(self, tx: Transaction, books: Any) -> dict[int, Book]:
-        rows = await tx.fetch(queries.heads, sorted(books))
-        return {row[0]: Book(*row) for row in rows}
+        return await self.heads(tx, sorted(books))
 
 
 class ForgetsRefusals(Store):

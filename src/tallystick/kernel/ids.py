@@ -104,6 +104,7 @@ EndpointId = NewType("EndpointId", UUID)
 DeliveryId = NewType("DeliveryId", UUID)
 RequestId = NewType("RequestId", UUID)
 DisputeId = NewType("DisputeId", UUID)
+ProposalId = NewType("ProposalId", UUID)
 
 accounts: Final = Kind[AccountId]("acc", "an account")
 books: Final = Kind[BookId]("bok", "a book")
@@ -122,6 +123,7 @@ webhook_endpoints: Final = Kind[EndpointId]("whe", "a webhook endpoint")
 deliveries: Final = Kind[DeliveryId]("whd", "a webhook delivery")
 rail_requests: Final = Kind[RequestId]("req", "a request to a card rail")
 disputes: Final = Kind[DisputeId]("dsp", "a dispute")
+proposals: Final = Kind[ProposalId]("prp", "a proposal")
 
 
 def secret_id(prefix: str, bits: int = 256, randbits: Callable[[int], int] = secrets.randbits) -> str:

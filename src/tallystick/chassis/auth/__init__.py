@@ -14,6 +14,7 @@ from tallystick.chassis.auth.problems import (
 )
 from tallystick.chassis.auth.replay import ProofStore
 from tallystick.chassis.auth.revocation import Revocation, RevocationFeed, Snapshot
+from tallystick.chassis.auth.statement import statement
 from tallystick.chassis.auth.subject import Attribute, Resource, Subject
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "RevocationFeedStale",
     "Snapshot",
     "Subject",
+    "statement",
 ]

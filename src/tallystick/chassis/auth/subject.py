@@ -12,7 +12,8 @@ from tallystick.kernel.secret import Secret
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """An authenticated client, at the edge (access token) or inside (transaction token).
 
-    `tenant` scopes every query. `client_id` is `cli_...`. `token_id` is the token's `jti`. `actor` is who acts: the client,
+    `tenant` scopes every query. `client_id` is `cli_...`. `token_id` is the token's `jti`. `jkt` is the thumbprint (RFC 7638) of
+    the key that an access token is bound to, empty inside. `actor` is who acts: the client,
     or the service that acts on its behalf in the background (claim `act`, RFC 8693 section 4.1). `caller` is the service that
     the mesh authenticated as the peer, empty at the edge. `inner` says that it came by a transaction token. `credential` is the token itself, kept so that
     `Authenticator.exchange` can pass the context on; its repr shows nothing.
@@ -26,6 +27,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     caller: str = ""
     inner: bool = False
+    jkt: str = ""
     credential: Secret[str] | None = None
 
     def require_scope(self, scope: str) -> None:

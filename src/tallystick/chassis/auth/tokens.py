@@ -106,6 +106,7 @@ def access_token(token: str, keys: Mapping[str, PublicKey], *, issuer: str, audi
         actor=claims.client_id,
         expires_at=datetime.fromtimestamp(claims.exp, UTC),
         credential=Secret(token),
+        jkt=claims.cnf.jkt,
     )
     return Verified(subject, kid, (claims.jti,), claims.iat, claims.exp, claims.cnf.jkt)
 

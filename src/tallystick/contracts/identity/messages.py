@@ -17,6 +17,8 @@ SCOPES: dict[str, str] = {
     "accounts:read": "see accounts, balances and entries",
     "transfers:write": "move money between accounts",
     "transfers:read": "see transfers",
+    "approvals:write": "say which transactions need approvals, and whose",
+    "approvals:sign": "approve or reject what others propose",
     "payments:write": "take and cancel payments",
     "payments:read": "see payments and refunds",
     "refunds:write": "give money back",
@@ -25,7 +27,7 @@ SCOPES: dict[str, str] = {
 }
 
 #: Scopes that move money: a token that has one lives 120 s instead of 300 s.
-MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write"})
+MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write", "approvals:sign"})
 
 TenantName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$", max_length=40)]
 """A slug; the same everywhere on the platform."""

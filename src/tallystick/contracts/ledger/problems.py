@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tallystick.kernel.problem import Conflict, InvalidRequest, NotFound, Problem, Unprocessable
+from tallystick.kernel.problem import Conflict, Forbidden, InvalidRequest, NotFound, Problem, Unprocessable
 
 
 class AccountNotFound(NotFound):
@@ -71,6 +71,28 @@ class BookStillFaulty(Conflict):
     """`faults` are the first things that the check of the book finds."""
 
     slug, title = "book-still-faulty", "The book does not add up yet and stays in quarantine"
+
+
+class InvalidApprovalRule(Unprocessable):
+    slug, title = "invalid-approval-rule", "An approval rule that can't be met"
+
+
+class ProposalNotFound(NotFound):
+    slug, title = "proposal-not-found", "There is no such proposal, or not for you"
+
+
+class ProposalClosed(Conflict):
+    """`proposal_status` is what the proposal is."""
+
+    slug, title = "proposal-closed", "The proposal takes no more decisions"
+
+
+class NotAnApprover(Forbidden):
+    slug, title = "not-an-approver", "You are not one of those who may decide about this proposal"
+
+
+class InvalidDecision(Unprocessable):
+    slug, title = "invalid-decision", "The signed decision is not good"
 
 
 class TransferNotFound(NotFound):
@@ -216,6 +238,11 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     BookExists,
     BookQuarantined,
     BookStillFaulty,
+    InvalidApprovalRule,
+    InvalidDecision,
+    NotAnApprover,
+    ProposalClosed,
+    ProposalNotFound,
     CeilingExceeded,
     PeriodSealed,
     PastLimitBroken,

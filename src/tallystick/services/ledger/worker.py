@@ -23,10 +23,16 @@ async def resume(ledger: Ledger) -> None:
     await ledger.interbook.resume()
 
 
+async def propose(ledger: Ledger) -> None:
+    """Approved proposals are posted if who approved last was cut off; expired ones are noted as such."""
+    await ledger.approvals.resume()
+
+
 SUBSCRIPTIONS = ()
 
 SCHEDULES = (
     Schedule(name="ledger.sweep", every=timedelta(seconds=1), run=sweep),
+    Schedule(name="ledger.proposals", every=timedelta(seconds=5), run=propose),
     Schedule(name="ledger.check", every=timedelta(seconds=1), run=check),
     Schedule(name="ledger.interbook", every=timedelta(seconds=2), run=resume),
 )

@@ -87,6 +87,8 @@ class Reason(StrEnum):
     EXCEEDS_REVERSIBLE = "exceeds_reversible"
     # Not pinned: they say what is wrong with this request or this moment, not with the transfer's id.
     BOOK_QUARANTINED = "book_quarantined"
+    #: An approval rule of the book concerns it: propose it as a transaction.
+    APPROVAL_REQUIRED = "approval_required"
     EFFECTIVE_IN_FUTURE = "effective_in_future"
     LINKED_TRANSFER_FAILED = "linked_transfer_failed"
     ID_ALREADY_FAILED = "id_already_failed"

@@ -32,14 +32,19 @@ from tallystick.contracts.ledger.problems import (
     HistoryNotKept,
     HoldNotOpen,
     InsufficientFunds,
+    InvalidApprovalRule,
+    InvalidDecision,
     InvalidUnit,
     NoAccountMatches,
+    NotAnApprover,
     NothingToMove,
     NotInChart,
     NotRepresentable,
     NotReversible,
     PastLimitBroken,
     PeriodSealed,
+    ProposalClosed,
+    ProposalNotFound,
     ReportTooLarge,
     StatementTooLong,
     TransactionNotFound,
@@ -49,7 +54,17 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
-from tallystick.services.ledger.api import books, formats, interbook, lists, operator, reports, statements, transactions
+from tallystick.services.ledger.api import (
+    approvals,
+    books,
+    formats,
+    interbook,
+    lists,
+    operator,
+    reports,
+    statements,
+    transactions,
+)
 from tallystick.services.ledger.api import handlers as do
 from tallystick.services.ledger.service import GuardRefused
 
@@ -238,6 +253,38 @@ ENDPOINTS: Final = (
         resource="Transfer", query=do.BookQuery, answer=wire.Transfer, rate="read",
         problems=(TransferNotFound, InvalidId, BookElsewhere),
         summary="A transfer, or the refusal of one",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/approvals", approvals.get_rules, scope="books:read", action="readApprovalRules",
+        resource="Book", answer=wire.ApprovalRules, rate="read", problems=(BookNotFound,),
+        summary="Which transactions of a book need approvals",
+    ),
+    Endpoint(
+        "PUT", "/v1/books/{name}/approvals", approvals.set_rules, scope="approvals:write", action="setApprovalRules",
+        resource="Book", body=wire.SetApprovalRules, answer=wire.ApprovalRules, rate="write",
+        problems=(UnknownCurrency, InvalidApprovalRule, *_BOOK), summary="Say which transactions need approvals, and whose",
+    ),
+    Endpoint(
+        "GET", "/v1/proposals", approvals.list_proposals, scope="transfers:read", action="listProposals",
+        resource="Proposal", query=approvals.ProposalsQuery, answer=Page[wire.Proposal], rate="read",
+        problems=(BookNotFound, InvalidId), summary="Transactions that wait for approvals, and what became of them",
+    ),
+    Endpoint(
+        "GET", "/v1/proposals/{id}", approvals.get_proposal, scope="transfers:read", action="readProposal",
+        resource="Proposal", answer=wire.Proposal, rate="read", problems=(ProposalNotFound, InvalidId),
+        summary="A proposal, and who decided what about it",
+    ),
+    Endpoint(
+        "POST", "/v1/proposals/{id}/approve", approvals.approve, scope="approvals:sign", action="decideProposal",
+        resource="Proposal", body=wire.SignedDecision, answer=wire.Proposal, rate="money",
+        problems=(ProposalNotFound, NotAnApprover, InvalidDecision, ProposalClosed, InvalidId, GuardRefused),
+        summary="Approve a proposal; the last approval posts it",
+    ),
+    Endpoint(
+        "POST", "/v1/proposals/{id}/reject", approvals.reject, scope="approvals:sign", action="decideProposal",
+        resource="Proposal", body=wire.SignedDecision, answer=wire.Proposal, rate="write",
+        problems=(ProposalNotFound, NotAnApprover, InvalidDecision, ProposalClosed, InvalidId),
+        summary="Reject a proposal for good",
     ),
     Endpoint(
         "GET", "/internal/books", operator.list_all_books, mesh=("operator",), action="watchBooks", resource="Book",

@@ -17,6 +17,7 @@ from tallystick.kernel.ids import TransactionId, TransferId
 from tallystick.kernel.money import MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.api import views
+from tallystick.services.ledger.api.approvals import proposal
 from tallystick.services.ledger.api.commands import at, kept
 from tallystick.services.ledger.api.common import entry, instant, who
 from tallystick.services.ledger.api.handlers import BookQuery
@@ -34,7 +35,7 @@ from tallystick.services.ledger.model import (
     leg_id,
     legs,
 )
-from tallystick.services.ledger.service import Ask, Ledger
+from tallystick.services.ledger.service import Ask, Ledger, Plan
 
 _encode = msgspec.json.Encoder().encode
 _metadata = msgspec.json.Decoder(dict[str, str]).decode
@@ -264,9 +265,28 @@ async def _post(
     def render(results: Sequence[Result], _receipt: str | None) -> tuple[int, bytes]:
         return rendered(header, results, book, request.trace_id)
 
+    propose = ledger.approvals.draft(
+        who(request),
+        book,
+        Plan(header, tuple(made)),
+        _encode({"reverses": about[0], **msgspec.to_builtins(request.body)} if about else request.body),
+        request.subject.client_id,
+        lambda row: _encode(proposal(row)),
+    )
     answered = await ledger.transactions.post(
-        Ask(tenant, actor, trace, made, atomic=True, entry=entry(ledger, request, *about), render=render, book=book, header=header)
-    )  # fmt: skip
+        Ask(
+            tenant,
+            actor,
+            trace,
+            made,
+            atomic=True,
+            entry=entry(ledger, request, *about),
+            render=render,
+            book=book,
+            header=header,
+            propose=propose,
+        )
+    )
     return Reply.raw(answered.body, answered.status, replayed=answered.replayed)
 
 

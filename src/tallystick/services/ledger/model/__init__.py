@@ -1,5 +1,17 @@
 """The book's values and rules: pure, synchronous, total."""
 
+from tallystick.services.ledger.model.approvals import (
+    EVERYTHING,
+    ApprovalRule,
+    Movement,
+    ProposalRow,
+    Signed,
+    agreed,
+    digest,
+    may_approve,
+    missing,
+    needed,
+)
 from tallystick.services.ledger.model.books import BookRow
 from tallystick.services.ledger.model.categories import Category, CurrencyTotal, members, on_a_cycle
 from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule
@@ -77,6 +89,7 @@ from tallystick.services.ledger.model.values import (
 __all__ = [
     "ENDED",
     "EPOCH",
+    "EVERYTHING",
     "LOOKED_AT",
     "MAX",
     "MICROSECOND",
@@ -85,6 +98,7 @@ __all__ = [
     "Account",
     "AccountLine",
     "AccountRow",
+    "ApprovalRule",
     "Balance",
     "Book",
     "BookAccount",
@@ -118,10 +132,12 @@ __all__ = [
     "Line",
     "Listing",
     "Mode",
+    "Movement",
     "NewAccount",
     "Outcome",
     "Pattern",
     "Posted",
+    "ProposalRow",
     "Ratio",
     "Rejection",
     "Result",
@@ -129,6 +145,7 @@ __all__ = [
     "Rule",
     "Sheet",
     "Side",
+    "Signed",
     "Span",
     "State",
     "Statement",
@@ -143,6 +160,7 @@ __all__ = [
     "Wanted",
     "Worthless",
     "account_ref",
+    "agreed",
     "arrival",
     "balance",
     "balance_sheets",
@@ -150,6 +168,7 @@ __all__ = [
     "dated",
     "decide",
     "departure",
+    "digest",
     "disagreements",
     "effect",
     "ending",
@@ -162,7 +181,10 @@ __all__ = [
     "is_transit",
     "leg_id",
     "legs",
+    "may_approve",
     "members",
+    "missing",
+    "needed",
     "on_a_cycle",
     "pattern",
     "sides",

@@ -16,6 +16,7 @@ from typing import Final
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import AccountId
+from tallystick.services.ledger.model.approvals import Movement, needed
 from tallystick.services.ledger.model.limits import breached, check_room, dated, most
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.repeats import check_same, refused_again
@@ -70,6 +71,49 @@ class _Decider:
     # ---- units ------------------------------------------------------------------------------------------------------
 
     def unit(self, unit: Unit) -> list[Result]:
+        if self.state.books[unit.book].approvals and not unit.approved:
+            return self._unapproved(unit)
+        return self._permitted(unit)
+
+    def _unapproved(self, unit: Unit) -> list[Result]:
+        """What an approval rule concerns is not posted, and not pinned either: it may come again with its approvals."""
+        rules = self.state.books[unit.book].approvals
+        if not (unit.atomic or unit.header is not None):
+            # Each stands for itself, or each chain: what is not permitted is left out of what is decided.
+            results: list[Result] = []
+            for chain in _chains(unit.commands):
+                results += self._unapproved(Unit(unit.book, chain, atomic=True))
+            return results
+        asked = needed(rules, (move for command in unit.commands if (move := self._movement(unit.book, command))))
+        if not asked or all((unit.book, command.id) in self.state.transfers for command in unit.commands):
+            return self._permitted(unit)
+        return [
+            Result(command.id, "rejected", reason=Reason.APPROVAL_REQUIRED, rules=asked) for command in unit.commands
+        ]
+
+    def _movement(self, book: int, command: Command) -> Movement | None:
+        """What a command would move or hold anew; None for what only goes on with what was approved before."""
+        if command.kind in ("capture", "void", "expire"):
+            return None
+        state = self.state
+        if command.target is not None:
+            target = state.transfers.get((book, command.target))
+            if target is None:
+                return None
+            debit, credit = state.accounts.get(target.debit_account), state.accounts.get(target.credit_account)
+            amount = target.amount if command.amount is None else command.amount
+            currency = target.currency
+        else:
+            named = state.account(book, command.debit), state.account(book, command.credit)
+            debit, credit = (None if each is None else state.accounts.get(each) for each in named)
+            amount, currency = command.amount or 0, command.currency or ""
+        if debit is not None and debit.transit:
+            return None  # it comes from another book, whose rules it has passed
+        return Movement(
+            None if debit is None else debit.path, None if credit is None else credit.path, amount, currency
+        )
+
+    def _permitted(self, unit: Unit) -> list[Result]:
         self._crossing = unit.crossing
         if unit.header is not None:
             return self._transaction(unit, unit.header)

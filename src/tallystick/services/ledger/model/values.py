@@ -12,6 +12,7 @@ import msgspec
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import AccountId, TransactionId, TransferId
+from tallystick.services.ledger.model.approvals import ApprovalRule
 
 MAX: Final = 2**63 - 1
 
@@ -41,6 +42,7 @@ class Account(msgspec.Struct, gc=False):
     ceiling: int | None = None
     frozen: bool = False
     transit: bool = False
+    path: str | None = None
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -214,7 +216,7 @@ class TransactionRow(msgspec.Struct, frozen=True):
 
 class Unit(msgspec.Struct, frozen=True, gc=False):
     """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic. `crossing`: of a transfer between
-    books, which may touch transit accounts.
+    books, which may touch transit accounts. `approved`: it has the approvals that the book's rules ask for.
     """
 
     book: int
@@ -222,12 +224,13 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     atomic: bool
     header: Header | None = None
     crossing: bool = False
+    approved: bool = False
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of a command. `existed`: an earlier request did this already. For `insufficient_funds` and the like `required` is what the
     transfer needs and `available` what there is: above the floor, left of the hold, left to reverse. `breached_on` are the days (UTC) at whose
-    end a limit was broken or would have been by a transfer that is dated back.
+    end a limit was broken or would have been by a transfer that is dated back. `rules` are those whose approvals are asked for.
     """
 
     id: TransferId
@@ -240,6 +243,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     currency: str | None = None
     account: AccountId | None = None
     breached_on: tuple[date, ...] = ()
+    rules: tuple[ApprovalRule, ...] = ()
 
 
 class Book(msgspec.Struct, gc=False):
@@ -255,6 +259,7 @@ class Book(msgspec.Struct, gc=False):
     quarantined: bool = False
     strict: bool = True
     sealed_until: datetime | None = None
+    approvals: tuple[ApprovalRule, ...] = ()
 
     def next_instant(self, now: datetime) -> datetime:
         """The instant of its next transfer: later than that of the last one and than what is sealed."""

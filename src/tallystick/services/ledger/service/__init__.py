@@ -1,6 +1,7 @@
 """The ledger's intentions: post, keep books and accounts, tell history, sweep expired holds, check itself."""
 
 from tallystick.services.ledger.service.accounts import Accounts, At
+from tallystick.services.ledger.service.approvals import Approvals, Plan
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused
 from tallystick.services.ledger.service.books import Books, Who
 from tallystick.services.ledger.service.checker import Mark
@@ -13,7 +14,27 @@ from tallystick.services.ledger.service.search import Recorded, Search
 from tallystick.services.ledger.service.statements import Place, Statements
 
 __all__ = [
-    "Accounts", "Answered", "Ask", "At", "BalanceSheet", "Books", "Elsewhere", "GuardRefused", "IncomeStatement",
-    "Interbook", "Ledger", "Mark", "Place", "Poster", "Recorded",
-    "Reports", "Search", "Shard", "Statements", "TrialBalance", "Who",
+    "Accounts",
+    "Answered",
+    "Approvals",
+    "Ask",
+    "At",
+    "BalanceSheet",
+    "Books",
+    "Elsewhere",
+    "GuardRefused",
+    "IncomeStatement",
+    "Interbook",
+    "Ledger",
+    "Mark",
+    "Place",
+    "Plan",
+    "Poster",
+    "Recorded",
+    "Reports",
+    "Search",
+    "Shard",
+    "Statements",
+    "TrialBalance",
+    "Who",
 ]  # fmt: skip

@@ -7,16 +7,31 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from tallystick.chassis.idempotency import Entry
+from tallystick.chassis.outbox import Fact
 from tallystick.contracts.ledger.messages import MAIN
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Command, Due, Header, Result, Unit, expiry_id
+from tallystick.services.ledger.model import ApprovalRule, Command, Due, Header, ProposalRow, Result, Unit, expiry_id
 
 #: Turns results and the receipt into the answer to be stored: status and body.
 Render = Callable[[Sequence[Result], str | None], tuple[int, bytes]]
 
 
+class Proposed(msgspec.Struct, frozen=True):
+    """A transaction that waits for approvals instead of being posted: its record, the answer, and the fact that tells it."""
+
+    row: ProposalRow
+    status: int
+    body: bytes
+    fact: Fact
+
+
+#: Makes the proposal of a transaction of this book (its number), once it is known which rules it needs approvals for.
+Propose = Callable[[int, Sequence[ApprovalRule]], Proposed]
+
+
 class Ask(msgspec.Struct, frozen=True):
-    """One request: commands of one tenant's book, all or none if `atomic`; a transaction if there is a `header`. With an `entry` its answer is stored as `render` says.
+    """One request: commands of one tenant's book, all or none if `atomic`; a transaction if there is a `header`, which becomes a proposal by
+    `propose` if it needs approvals and is not `approved`. With an `entry` its answer is stored as `render` says.
     `crossing`: it is part of a transfer between books.
     """
 
@@ -30,6 +45,8 @@ class Ask(msgspec.Struct, frozen=True):
     book: str = MAIN
     header: Header | None = None
     crossing: bool = False
+    approved: bool = False
+    propose: Propose | None = None
 
     @property
     def dated(self) -> bool:
@@ -44,7 +61,8 @@ class Work(msgspec.Struct, frozen=True):
 
     @property
     def unit(self) -> Unit:
-        return Unit(self.book, self.ask.commands, self.ask.atomic, self.ask.header, self.ask.crossing)
+        ask = self.ask
+        return Unit(self.book, ask.commands, ask.atomic, ask.header, ask.crossing, ask.approved)
 
 
 class Answered(msgspec.Struct, frozen=True):

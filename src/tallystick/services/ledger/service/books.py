@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -108,6 +108,22 @@ class Books:
             row = msgspec.structs.replace(row, sealed_until=until, revision=row.revision + 1)
             await self._tell(tx, who, "ledger.book.sealed", row, now, {"until": rfc3339(until)})
         return row
+
+    async def revise(
+        self,
+        who: Who,
+        name: str,
+        kind: str,
+        data: Mapping[str, Any],
+        store: Callable[[Transaction, int], Awaitable[None]],
+    ) -> None:
+        """Lets `store` change what the rules read of the book, while nobody posts to it. Raises BookNotFound, BookQuarantined."""
+        number = await self._poster.book(who[0], name)
+        async with self._database.transaction() as tx:
+            await self._store.lock_books(tx, [number])
+            row = await self._writable(tx, who[0], name)
+            await store(tx, number)
+            await self._tell(tx, who, kind, row, self._clock.now(), data)
 
     # ---- the chart --------------------------------------------------------------------------------------------------
 

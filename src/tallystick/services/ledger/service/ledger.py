@@ -15,6 +15,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model import Command, State
 from tallystick.services.ledger.service.accounts import Accounts
+from tallystick.services.ledger.service.approvals import Approvals
 from tallystick.services.ledger.service.asks import Answered, Ask, Render
 from tallystick.services.ledger.service.asof import AsOf
 from tallystick.services.ledger.service.books import Books
@@ -26,7 +27,7 @@ from tallystick.services.ledger.service.reports import Reports
 from tallystick.services.ledger.service.search import Search
 from tallystick.services.ledger.service.statements import Statements
 from tallystick.services.ledger.service.transactions import Transactions
-from tallystick.services.ledger.store import Checks, Store
+from tallystick.services.ledger.store import Checks, Proposals, Store
 
 
 class Ledger:
@@ -49,6 +50,7 @@ class Ledger:
         self.digester = digester
         self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock, shard=shard)
         self.books = Books(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
+        self.approvals = Approvals(database, Proposals(), outbox, clock, self.poster, self.books)
         self.quarantine = Quarantine(database=database, checks=Checks(), outbox=outbox, clock=clock)
         self.categories = Categories(database=database, store=store, clock=clock, poster=self.poster, books=self.books)
         self.transactions = Transactions(database=database, store=store, poster=self.poster)

@@ -41,7 +41,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Book, Due, Result, State, Unit, decide
+from tallystick.services.ledger.model import Book, Due, ProposalRow, Result, State, Unit, decide
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
 from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.service.head import Head
@@ -89,6 +89,7 @@ class _Plan(msgspec.Struct):
     stored: list[Answer]
     about: list[UUID | None]
     facts: list[Fact]
+    proposals: list[ProposalRow] = []
 
 
 class _Expired(Exception):
@@ -231,7 +232,7 @@ class Poster:
                 return None
             plan = _Plan(known, epoch, now, self._store.prepare(state, decided), decided.results, [], [], [], [])
             for work, results in zip(works, decided.results, strict=True):
-                plan.answers.append(self._answer(work.ask, results, plan.facts, plan.stored))
+                plan.answers.append(self._answer(work, results, plan.facts, plan.stored, plan.proposals))
                 if work.ask.entry is not None:
                     plan.about.append(work.ask.commands[0].id)
         except BaseException:
@@ -251,6 +252,8 @@ class Poster:
                 await self._store.save(tx, plan.writing, plan.now)
                 if plan.stored and not await idempotency.settle(tx, plan.stored, resource=plan.about):
                     raise _Stale(moved=False)
+                if plan.proposals:
+                    await self._store.insert_proposals(tx, plan.proposals)
                 await self._outbox.append(tx, plan.facts)
         except UniqueViolation:
             raise _Stale(moved=False) from None
@@ -313,10 +316,13 @@ class Poster:
             results = await self._decide(tx, units, locked) if fresh else []
             facts: list[Fact] = []
             stored: list[Answer] = []
+            proposals: list[ProposalRow] = []
             for place, unit in zip(fresh, results, strict=True):
-                answers[place] = self._answer(asks[place], unit, facts, stored)
+                answers[place] = self._answer(works[place], unit, facts, stored, proposals)
             if stored:
                 await idempotency.complete(tx, stored)
+            if proposals:
+                await self._store.insert_proposals(tx, proposals)
             await self._outbox.append(tx, facts)
         self._told(results)
         return [answer for answer in answers if answer is not None]
@@ -387,7 +393,17 @@ class Poster:
             raise _Expired(due)
 
     @staticmethod
-    def _answer(ask: Ask, results: list[Result], facts: list[Fact], stored: list[Answer]) -> Answered:
+    def _answer(
+        work: Work, results: list[Result], facts: list[Fact], stored: list[Answer], proposals: list[ProposalRow]
+    ) -> Answered:
+        ask = work.ask
+        if ask.propose is not None and results[0].rules:
+            proposed = ask.propose(work.book, results[0].rules)
+            proposals.append(proposed.row)
+            facts.append(proposed.fact)
+            if ask.entry is not None:
+                stored.append(Answer(ask.entry, proposed.status, proposed.body))
+            return Answered(results, None, proposed.status, proposed.body)
         new = [result.transfer for result in results if result.transfer is not None and not result.existed]
         receipt = None
         if new:

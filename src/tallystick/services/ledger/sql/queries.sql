@@ -1,12 +1,12 @@
 -- name: lock_books
 -- First statement of every write: whoever holds a book's row decides alone what its next transfers are. In the order of ids, so that
 -- two replicas never wait for each other in a circle.
-SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, approvals::text
 FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
 
 -- name: heads
 -- The same without the lock: where a replica begins that decides ahead of the lock.
-SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, approvals::text
 FROM book WHERE id = ANY($1::integer[]);
 
 -- name: taken
@@ -36,14 +36,14 @@ WHERE t.id IS NOT NULL OR x.id IS NOT NULL;
 -- Accounts as the rules need them, whichever book they are of: the rules look. Their book's lock is held.
 SELECT id, book, currency, normal_side = 'debit' AS debit_normal, floor, closed_at IS NOT NULL AS closed, version,
     debits_pending, debits_posted, credits_pending, credits_posted, ceiling, frozen_at IS NOT NULL AS frozen,
-    coalesce(path, '') LIKE 'transit:%' AS transit
+    coalesce(path, '') LIKE 'transit:%' AS transit, path
 FROM account WHERE id = ANY($1::uuid[]);
 
 -- name: accounts_at_paths_for_posting
 -- The same for accounts that are named by their path: $1 books, $2 paths. One probe each.
 SELECT k.path, a.id, a.book, a.currency, a.normal_side = 'debit' AS debit_normal, a.floor, a.closed_at IS NOT NULL AS closed, a.version,
     a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.ceiling, a.frozen_at IS NOT NULL AS frozen,
-    k.path LIKE 'transit:%' AS transit
+    k.path LIKE 'transit:%' AS transit, a.path
 FROM unnest($1::integer[], $2::text[]) AS k (book, path)
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.path = k.path LIMIT 1) AS a;
 

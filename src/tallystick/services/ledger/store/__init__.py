@@ -1,6 +1,7 @@
 """Where the books are kept. One method per named query; rows in, model types out."""
 
 from tallystick.services.ledger.store.accounts import Accounts
+from tallystick.services.ledger.store.approvals import Proposals
 from tallystick.services.ledger.store.books import Books
 from tallystick.services.ledger.store.checks import Checks
 from tallystick.services.ledger.store.history import History
@@ -9,8 +10,8 @@ from tallystick.services.ledger.store.posting import Posting, Writing
 from tallystick.services.ledger.store.reports import Reports
 from tallystick.services.ledger.store.search import Search
 
-__all__ = ["FIRST", "Checks", "Store", "Writing"]
+__all__ = ["FIRST", "Checks", "Proposals", "Store", "Writing"]
 
 
-class Store(Posting, Accounts, History, Books, Reports, Search, Interbook):
+class Store(Posting, Accounts, History, Books, Reports, Search, Interbook, Proposals):
     """All of them. It holds nothing: the database or the transaction comes with each call."""

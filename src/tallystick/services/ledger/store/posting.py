@@ -30,6 +30,7 @@ from tallystick.services.ledger.model import (
     dated,
     is_limited,
 )
+from tallystick.services.ledger.store.approvals import approval_rules
 from tallystick.services.ledger.store.sql import queries
 
 _FIELDS: Final = msgspec.structs.fields(Transfer)
@@ -38,6 +39,13 @@ _SAVED: Final = attrgetter(*(field.name for field in _FIELDS))
 #: Kinds that touch more than accounts. A flush without them skips the statements about holds and reversals.
 _NOBODY: Final = AccountId(UUID(int=0))
 _PLAIN: Final = frozenset({"post"})
+
+
+def _book(row: Row) -> Book:
+    *fields, approvals = row
+    found = Book(*fields)
+    found.approvals = approval_rules(approvals)
+    return found
 
 
 class Writing(msgspec.Struct):
@@ -58,7 +66,7 @@ class Posting:
     async def lock_books(self, tx: Transaction, books: Iterable[int]) -> dict[int, Book]:
         """Takes the books' row locks, in the order of their ids. Nobody else posts to them until this transaction ends."""
         rows = await tx.fetch(queries.lock_books, sorted(books))
-        return {row[0]: Book(*row) for row in rows}
+        return {row[0]: _book(row) for row in rows}
 
     async def load(self, tx: Transaction, units: Sequence[Unit], locked: dict[int, Book]) -> State:
         """All that the commands of these units are about. Their books are locked."""
@@ -158,9 +166,9 @@ class Posting:
             rows = await database.fetch(queries.accounts_for_posting, missing)
             state.accounts.update((row[0], Account(*row)) for row in rows)
 
-    async def heads(self, database: Database, books: Iterable[int]) -> dict[int, Book]:
+    async def heads(self, source: Database | Transaction, books: Iterable[int]) -> dict[int, Book]:
         """The books as they are; nothing is locked."""
-        return {row[0]: Book(*row) for row in await database.fetch(queries.heads, list(books))}
+        return {row[0]: _book(row) for row in await source.fetch(queries.heads, list(books))}
 
     async def taken(self, tx: Transaction, writing: Writing) -> bool:
         """Whether an id that is to be posted was refused before, or one that is to be refused was posted. (Posted twice is refused by its key.)"""

@@ -1,0 +1,42 @@
+"""What a subject has signed with the key that its token is bound to: a statement that can be shown to others afterwards."""
+
+from typing import Final
+
+import msgspec
+
+from tallystick.chassis.auth.jose import Jwk, Refused, parse, public_key, thumbprint, verify
+from tallystick.chassis.auth.problems import PROOF_ALGORITHMS
+
+MAX_STATEMENT: Final = 4096  # characters; an RSA-4096 key and its signature take about 1400 of them
+
+
+class _Header(msgspec.Struct):
+    typ: str
+    alg: str
+    jwk: Jwk
+    crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_header = msgspec.json.Decoder(_Header)
+
+
+def statement(text: str, *, typ: str, jkt: str) -> bytes:
+    """The payload of a compact JWS of this `typ` (RFC 8725 section 3.11) whose header has the key (`jwk`), which is the one with the
+    thumbprint `jkt`. Raises Refused.
+    """
+    compact = parse(text, MAX_STATEMENT)
+    try:
+        header = _header.decode(compact.header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deeply
+        raise Refused("its header lacks a member or has one of a wrong type") from error
+    if header.typ != typ:
+        raise Refused(f"typ is not {typ}")
+    if header.alg not in PROOF_ALGORITHMS:
+        raise Refused("alg is not one of those taken here")
+    if header.crit is not msgspec.UNSET:
+        raise Refused("crit is not taken here")
+    key = public_key(header.jwk)
+    if not jkt or thumbprint(header.jwk) != jkt:
+        raise Refused("it is by another key than the token is bound to")
+    verify(header.alg, key, compact)
+    return compact.payload

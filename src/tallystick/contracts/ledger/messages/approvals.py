@@ -1,0 +1,86 @@
+"""Maker-checker: which transactions need approvals, proposals, and what an approver signs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.contracts.ledger.messages.words import Id, Message, PathPattern
+from tallystick.kernel.money import CurrencyCode
+
+MAX_APPROVAL_RULES = 50
+MAX_APPROVERS = 20
+#: `typ` of the JWS that an approver signs.
+STATEMENT_TYPE = "tallystick-approval+jwt"
+
+Above = Annotated[
+    str, Meta(pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)", max_length=19, description="minor units of the rule's currency")
+]
+ClientId = Annotated[str, Meta(pattern=r"^cli_[0-9a-z]{26}$(?!\n)", max_length=30)]
+ProposalStatus = Literal["pending", "approved", "posted", "refused", "rejected", "expired"]
+
+
+class ApprovalRule(Message, frozen=True):
+    """A transaction that moves more than `above` of `currency` on accounts at `pattern` (left out: on any) needs `approvals` of the clients
+    `approvers`, within `expires_in` seconds. Who proposes does not count.
+    """
+
+    currency: CurrencyCode
+    above: Above
+    approvals: Annotated[int, Meta(ge=1, le=MAX_APPROVERS)]
+    approvers: Annotated[list[ClientId], Meta(min_length=1, max_length=MAX_APPROVERS)]
+    expires_in: Annotated[int, Meta(ge=60, le=90 * 24 * 3600)] = 24 * 3600
+    pattern: PathPattern | None = None
+
+
+class SetApprovalRules(Message, frozen=True):
+    rules: Annotated[list[ApprovalRule], Meta(max_length=MAX_APPROVAL_RULES)]
+
+
+class ApprovalRules(msgspec.Struct, frozen=True, kw_only=True):
+    book: str
+    rules: list[ApprovalRule]
+
+
+class SignedDecision(Message, frozen=True):
+    """A compact JWS by the key that the client's token is bound to, `typ` `tallystick-approval+jwt`, the public key as `jwk` in its
+    header. Its payload is `{"proposal", "digest", "decision": "approve" or "reject", "iat"}`.
+    """
+
+    signature: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Who decided what, and the signature that proves it to others."""
+
+    approver: str
+    decision: Literal["approve", "reject"]
+    at: str
+    signature: str
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction that waits for approvals. `digest` is SHA-256 over `transaction` and what it is for, and what approvers sign. `missing` is
+    how many approvals are still to come. `reason` says why it was refused when it was posted.
+    """
+
+    id: str
+    book: str
+    status: ProposalStatus
+    proposer: str
+    transaction: dict[str, Any]
+    digest: str
+    rules: list[ApprovalRule]
+    missing: int
+    decisions: list[Decision]
+    created_at: str
+    expires_at: str
+    reason: str | None
+
+
+class ProposalRef(msgspec.Struct, frozen=True):
+    """Left out where nothing waits."""
+
+    id: Id

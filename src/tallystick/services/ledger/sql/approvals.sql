@@ -1,0 +1,57 @@
+-- name: set_rules
+-- A book's approval rules; null for none. Its revision grows by itself.
+UPDATE book SET approvals = $2::text::jsonb WHERE id = $1;
+
+-- name: rules
+-- A book's approval rules.
+SELECT approvals::text FROM book WHERE id = $1;
+
+-- name: insert
+-- New proposals.
+INSERT INTO proposal (id, book, proposer, content, plan, digest, rules, status, trace, created_at, expires_at)
+SELECT id, book, proposer, content, plan, digest, rules::jsonb, 'pending', trace, created_at, expires_at
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[])
+    AS u (id, book, proposer, content, plan, digest, rules, trace, created_at, expires_at);
+
+-- name: lock
+-- Whoever decides about a proposal waits for who is deciding about it.
+SELECT id FROM proposal WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: get
+-- One proposal of a tenant, with what was decided about it, oldest first.
+SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.trace,
+    p.created_at, p.expires_at, coalesce((
+        SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
+        FROM proposal_decision AS d WHERE d.proposal = p.id
+    ), '[]')::text AS decisions
+FROM proposal AS p JOIN book AS b ON b.id = p.book
+WHERE p.id = $1 AND b.tenant = $2;
+
+-- name: page
+-- Proposals of book $1 before the id $2 (null: from the newest), all (null) or those that are in state $3 at $4.
+SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.trace,
+    p.created_at, p.expires_at, coalesce((
+        SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
+        FROM proposal_decision AS d WHERE d.proposal = p.id
+    ), '[]')::text AS decisions
+FROM proposal AS p JOIN book AS b ON b.id = p.book
+WHERE p.book = $1 AND ($2::uuid IS NULL OR p.id < $2)
+    AND ($3::text IS NULL OR CASE WHEN p.status = 'pending' AND p.expires_at <= $4 THEN 'expired' ELSE p.status END = $3)
+ORDER BY p.id DESC LIMIT $5;
+
+-- name: decide
+-- One approver's decision. Nothing if there is one.
+INSERT INTO proposal_decision (proposal, approver, decision, at, signature) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING
+RETURNING approver;
+
+-- name: become
+-- What became of a proposal ($3), if it was in state $2. $4 is why it was refused.
+UPDATE proposal SET status = $3, reason = $4 WHERE id = $1 AND status = $2
+RETURNING id;
+
+-- name: open
+-- Proposals that have their approvals and are not posted, and those that have expired at $1 and are not noted as such.
+SELECT p.id, b.tenant, p.status FROM proposal AS p JOIN book AS b ON b.id = p.book
+WHERE p.status = 'approved' OR (p.status = 'pending' AND p.expires_at <= $1)
+ORDER BY p.expires_at LIMIT $2;
