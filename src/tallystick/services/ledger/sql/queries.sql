@@ -156,12 +156,12 @@ FROM unnest($1::integer[], $2::uuid[], $3::bytea[], $4::text[], $5::bigint[], $6
 
 -- name: due_holds
 -- Holds that have expired and still hold, in the order in which they expired; not those of books that take nothing.
-SELECT b.tenant, h.book, h.id FROM hold AS h JOIN book AS b ON b.id = h.book
+SELECT b.tenant, h.book, h.id FROM hold AS h CROSS JOIN LATERAL (SELECT o.* FROM book AS o WHERE o.id = h.book LIMIT 1) AS b
 WHERE h.remaining > 0 AND h.expires_at <= $1 AND b.quarantined_at IS NULL ORDER BY h.expires_at, h.id LIMIT $2;
 
 -- name: due_holds_of
 -- The same for those that hold something on these accounts.
-SELECT b.tenant, h.book, h.id FROM hold AS h JOIN book AS b ON b.id = h.book
+SELECT b.tenant, h.book, h.id FROM hold AS h CROSS JOIN LATERAL (SELECT o.* FROM book AS o WHERE o.id = h.book LIMIT 1) AS b
 WHERE h.remaining > 0 AND h.expires_at <= $1 AND (h.debit_account = ANY($3::uuid[]) OR h.credit_account = ANY($3::uuid[]))
 ORDER BY h.expires_at, h.id LIMIT $2;
 
