@@ -39,7 +39,34 @@ WITH_AN_ID: Mapping[str, Try] = {
     "DELETE /v1/tokens/{id}": Try("/v1/tokens/{token}"),
     "GET /v1/accounts/{id}": Try("/v1/accounts/{account}"),
     "GET /v1/accounts/{id}/entries": Try("/v1/accounts/{account}/entries"),
+    "GET /v1/accounts/{id}/statement": Try("/v1/accounts/{account}/statement"),
+    "GET /v1/accounts/{id}/explain": Try("/v1/accounts/{account}/explain"),
+    "PATCH /v1/accounts/{id}": Try("/v1/accounts/{account}", {"name": "taken over"}),
+    "POST /v1/accounts/{id}/freeze": Try("/v1/accounts/{account}/freeze"),
+    "POST /v1/accounts/{id}/unfreeze": Try("/v1/accounts/{account}/unfreeze"),
     "POST /v1/accounts/{id}/close": Try("/v1/accounts/{account}/close"),
+    "GET /v1/books/{name}": Try("/v1/books/{book}"),
+    "PATCH /v1/books/{name}": Try("/v1/books/{book}", {"description": "taken over"}),
+    "POST /v1/books/{name}/seal": Try("/v1/books/{book}/seal", {"until": "2026-01-01T00:00:00Z"}),
+    "GET /v1/books/{name}/chart": Try("/v1/books/{book}/chart"),
+    "PUT /v1/books/{name}/chart": Try("/v1/books/{book}/chart", {"rules": []}),
+    "GET /v1/books/{name}/categories": Try("/v1/books/{book}/categories"),
+    "GET /v1/books/{name}/categories/{category}": Try("/v1/books/{book}/categories/{category}"),
+    "PUT /v1/books/{name}/categories/{category}": Try("/v1/books/{book}/categories/{category}", {"paths": []}),
+    "DELETE /v1/books/{name}/categories/{category}": Try("/v1/books/{book}/categories/{category}"),
+    "GET /v1/books/{name}/categories/{category}/balances": Try("/v1/books/{book}/categories/{category}/balances"),
+    "GET /v1/books/{name}/trial-balance": Try("/v1/books/{book}/trial-balance"),
+    "GET /v1/books/{name}/balance-sheet": Try("/v1/books/{book}/balance-sheet"),
+    "GET /v1/books/{name}/income-statement": Try("/v1/books/{book}/income-statement"),
+    "GET /v1/books/{name}/approvals": Try("/v1/books/{book}/approvals"),
+    "PUT /v1/books/{name}/approvals": Try("/v1/books/{book}/approvals", {"rules": []}),
+    "GET /v1/proposals/{id}": Try("/v1/proposals/{proposal}"),
+    "POST /v1/proposals/{id}/approve": Try("/v1/proposals/{proposal}/approve", {"signature": "x"}),
+    "POST /v1/proposals/{id}/reject": Try("/v1/proposals/{proposal}/reject", {"signature": "x"}),
+    "GET /v1/transactions/{id}": Try("/v1/transactions/{transaction}?book={book}"),
+    "POST /v1/transactions/{id}/reverse": Try("/v1/transactions/{transaction}/reverse", {"book": "owners-book"}),
+    "GET /v1/interbook_transfers/{id}": Try("/v1/interbook_transfers/{interbook}"),
+    "POST /v1/transfers/{id}/increase": Try("/v1/transfers/{hold}/increase", {"amount": MONEY}),
     "GET /v1/transfers/{id}": Try("/v1/transfers/{hold}"),
     "POST /v1/transfers/{id}/capture": Try("/v1/transfers/{hold}/capture", {}),
     "POST /v1/transfers/{id}/void": Try("/v1/transfers/{hold}/void", {}),
@@ -118,7 +145,7 @@ class Tenant:
 
     async def make(self, path: str, body: Any) -> dict[str, Any]:
         answer = await self.send("POST", path, body)
-        assert answer.status in {200, 201}, f"{path}: {answer.status} {answer.body!r}"
+        assert answer.status in {200, 201, 202}, f"{path}: {answer.status} {answer.body!r}"
         made: dict[str, Any] = answer.json()
         return made
 
@@ -143,7 +170,30 @@ async def one_of_everything(owner: Tenant) -> dict[str, str]:
     webhook = await owner.make(
         "/v1/webhook_endpoints", {"url": "https://example.com/hook", "events": ["payments.payment.settled"]}
     )
+    book = {"book": "owners-book"}
+    await owner.make("/v1/books", {"name": book["book"]})
+    there = [
+        (
+            await owner.make(
+                "/v1/accounts", {"name": side, "currency": "EUR", "normal_side": side, "path": side, **book}
+            )
+        )["id"]
+        for side in ("debit", "credit")
+    ]
+    move = {"kind": "post", "debit_account": there[0], "credit_account": there[1], "amount": MONEY}
+    transaction = await owner.make("/v1/transactions", {"transfers": [move], **book})
+    ends = {"from": {"book": "main", "account": other}, "to": {**book, "account": there[1]}}
+    interbook = await owner.make("/v1/interbook_transfers", {**ends, "amount": MONEY})
+    assert (await owner.send("PUT", "/v1/books/owners-book/categories/all", {"paths": ["**"]})).ok
+    rule = {"currency": "EUR", "above": "0", "approvals": 1, "approvers": ["cli_0000000000000000000000000a"]}
+    assert (await owner.send("PUT", "/v1/books/owners-book/approvals", {"rules": [rule]})).ok
+    proposal = await owner.make("/v1/transactions", {"transfers": [move], **book})
     return {
+        **book,
+        "category": "all",
+        "transaction": transaction["id"],
+        "interbook": interbook["id"],
+        "proposal": proposal["id"],
         "account": account,
         "posted": posted,
         "hold": hold,
