@@ -102,3 +102,18 @@ def dated(days: Days, since: date, change: int) -> None:
     """The past as it is from now on."""
     for nth in range(max((since - days.first) // _DAY, 0), len(days.balances)):
         days.balances[nth] += change
+
+
+def positive(amount: int | None) -> int:
+    """The amount, if it is one. Raises Refused."""
+    if amount is None or amount < 1:
+        raise Refused(Reason.AMOUNT_MUST_BE_POSITIVE)
+    if amount > MAX:
+        raise Refused(Reason.AMOUNT_OVERFLOW)
+    return amount
+
+
+def check_not_frozen(debit: Account, credit: Account) -> None:
+    """Raises Refused when one of them is."""
+    if debit.frozen or credit.frozen:
+        raise Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)

@@ -16,8 +16,8 @@ from typing import Final
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model.approvals import Movement, needed
-from tallystick.services.ledger.model.limits import breached, check_room, dated, most
+from tallystick.services.ledger.model.demands import demanded
+from tallystick.services.ledger.model.limits import breached, check_not_frozen, check_room, dated, most, positive
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.repeats import check_same, refused_again
 from tallystick.services.ledger.model.savepoint import Savepoint
@@ -77,41 +77,16 @@ class _Decider:
 
     def _unapproved(self, unit: Unit) -> list[Result]:
         """What an approval rule concerns is not posted, and not pinned either: it may come again with its approvals."""
-        rules = self.state.books[unit.book].approvals
         if not (unit.atomic or unit.header is not None):
             # Each stands for itself, or each chain: what is not permitted is left out of what is decided.
-            results: list[Result] = []
-            for chain in _chains(unit.commands):
-                results += self._unapproved(Unit(unit.book, chain, atomic=True))
-            return results
-        asked = needed(rules, (move for command in unit.commands if (move := self._movement(unit.book, command))))
-        if not asked or all((unit.book, command.id) in self.state.transfers for command in unit.commands):
+            chains = [Unit(unit.book, chain, atomic=True, crossing=unit.crossing) for chain in _chains(unit.commands)]
+            return [result for chain in chains for result in self._unapproved(chain)]
+        asked = demanded(self.state, unit)
+        if not asked:
             return self._permitted(unit)
         return [
             Result(command.id, "rejected", reason=Reason.APPROVAL_REQUIRED, rules=asked) for command in unit.commands
         ]
-
-    def _movement(self, book: int, command: Command) -> Movement | None:
-        """What a command would move or hold anew; None for what only goes on with what was approved before."""
-        if command.kind in ("capture", "void", "expire"):
-            return None
-        state = self.state
-        if command.target is not None:
-            target = state.transfers.get((book, command.target))
-            if target is None:
-                return None
-            debit, credit = state.accounts.get(target.debit_account), state.accounts.get(target.credit_account)
-            amount = target.amount if command.amount is None else command.amount
-            currency = target.currency
-        else:
-            named = state.account(book, command.debit), state.account(book, command.credit)
-            debit, credit = (None if each is None else state.accounts.get(each) for each in named)
-            amount, currency = command.amount or 0, command.currency or ""
-        if debit is not None and debit.transit:
-            return None  # it comes from another book, whose rules it has passed
-        return Movement(
-            None if debit is None else debit.path, None if credit is None else credit.path, amount, currency
-        )
 
     def _permitted(self, unit: Unit) -> list[Result]:
         self._crossing = unit.crossing
@@ -248,7 +223,7 @@ class _Decider:
         self._passable(debit, credit)
         if debit.closed or credit.closed:
             raise Refused(Reason.ACCOUNT_CLOSED, account=debit.id if debit.closed else credit.id)
-        _check_not_frozen(debit, credit)
+        check_not_frozen(debit, credit)
         return debit, credit
 
     def _passable(self, debit: Account, credit: Account) -> None:
@@ -257,7 +232,7 @@ class _Decider:
             raise Refused(Reason.TRANSIT_ACCOUNT, account=debit.id if debit.transit else credit.id)
 
     def _post(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
-        asked = _positive(command.amount)
+        asked = positive(command.amount)
         debit, credit = self._accounts(book, command.debit, command.credit, command.currency)
         if command.balancing:
             amount = most(debit, credit, asked)
@@ -302,7 +277,7 @@ class _Decider:
         return tuple(sorted(found))
 
     def _hold(self, book: int, command: Command) -> Transfer:
-        asked = _positive(command.amount)
+        asked = positive(command.amount)
         debit, credit = self._accounts(book, command.debit, command.credit, command.currency)
         amount = most(debit, credit, asked) if command.balancing else asked
         check_room(debit, credit, amount)
@@ -339,9 +314,9 @@ class _Decider:
 
     def _increase(self, book: int, command: Command) -> Transfer:
         """Holds more, and, if it says so, for longer or shorter."""
-        amount = _positive(command.amount)
+        amount = positive(command.amount)
         hold, debit, credit = self._open_hold(book, command)
-        _check_not_frozen(debit, credit)
+        check_not_frozen(debit, credit)
         check_room(debit, credit, amount)
         if hold.amount + amount > MAX:
             raise Refused(Reason.AMOUNT_OVERFLOW)
@@ -362,9 +337,9 @@ class _Decider:
         if command.kind == "capture":
             # What has arrived in another book has left this one, whatever was frozen since.
             if not self._crossing:
-                _check_not_frozen(debit, credit)
+                check_not_frozen(debit, credit)
             if command.amount is not None:
-                amount = _positive(command.amount)
+                amount = positive(command.amount)
             if amount > hold.remaining:
                 raise Refused(Reason.EXCEEDS_HOLD, available=hold.remaining, required=amount, currency=debit.currency)
             if not command.final:
@@ -390,7 +365,7 @@ class _Decider:
         key = (book, original.id)
         reversal = self.state.reversals.get(key)
         left = original.amount - (0 if reversal is None else reversal.reversed)
-        amount = left if command.amount is None else _positive(command.amount)
+        amount = left if command.amount is None else positive(command.amount)
         if amount > left or left == 0:
             raise Refused(
                 Reason.EXCEEDS_REVERSIBLE,
@@ -470,16 +445,3 @@ def _failed(unit: Unit, place: int, result: Result) -> list[Result]:
         result if nth == place else Result(other.id, "rejected", reason=linked)
         for nth, other in enumerate(unit.commands)
     ]
-
-
-def _positive(amount: int | None) -> int:
-    if amount is None or amount < 1:
-        raise Refused(Reason.AMOUNT_MUST_BE_POSITIVE)
-    if amount > MAX:
-        raise Refused(Reason.AMOUNT_OVERFLOW)
-    return amount
-
-
-def _check_not_frozen(debit: Account, credit: Account) -> None:
-    if debit.frozen or credit.frozen:
-        raise Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)
