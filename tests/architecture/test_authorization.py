@@ -29,7 +29,7 @@ SCOPES = frozenset(
         "accounts": ("read", "write"),
         "approvals": ("sign", "write"),
         "audit": ("read",),
-        "books": ("read", "write"),
+        "books": ("export", "import", "read", "write"),
         "payments": ("read", "write"),
         "refunds": ("write",),
         "tokens": ("read", "reveal", "write"),

@@ -128,6 +128,7 @@ def declared() -> dict[str, set[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return {
         "run": set(project["project"]["dependencies"]),
+        **{f"extra {extra}": set(names) for extra, names in project["project"]["optional-dependencies"].items()},
         **{group: set(names) for group, names in project["dependency-groups"].items()},
     }
 
@@ -158,7 +159,12 @@ def test_what_is_imported_is_asked_for_and_the_other_way_round() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 modules.add(node.module.partition(".")[0])
     modules -= set(sys.stdlib_module_names) | {"tallystick"}
-    wanted = {_plain(name) for name in declared()["run"]}
+    wanted = {
+        _plain(name)
+        for group, asked in declared().items()
+        if group == "run" or group.startswith("extra ")
+        for name in asked
+    }
     for module in modules:
         givers = {_plain(name) for name in names.get(module, [])}
         assert givers & wanted, f"{module} is imported, and no dependency gives it: {sorted(givers)}"

@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "client": Command("client", "Register API clients", USE),
     "keys": Command("keys", "Look at the root key, rotate it, forget an old version", PLATFORM),
     "risk": Command("risk", "Keep the deny and allow lists", USE),
+    "ledger": Command("ledger", "Accounts, postings, reports, files and the check of the books", USE),
     "call": Command("call", "Make one signed request at the edge", USE),
     "demo": Command("demo", "The main job for real, step by step", USE),
     "replay": Command("replay", "Send a file of card payments through the edge", USE),

@@ -22,7 +22,7 @@ from tests.services.ledger.support import ledger_on
 from tests.support.http import Answer, World, ask, world
 from tests.support.parts import ServiceDatabase
 
-SCOPE = "books:write books:read accounts:write accounts:read transfers:write transfers:read"
+SCOPE = "books:write books:read books:import books:export accounts:write accounts:read transfers:write transfers:read"
 
 
 @dataclass

@@ -13,6 +13,8 @@ SCOPES: dict[str, str] = {
     "tokens:reveal": "see a stored number in clear",
     "books:write": "open books, set their charts and seal them",
     "books:read": "see books and what they add up to",
+    "books:import": "bring accounts and history into a book from a file",
+    "books:export": "take all of a book away as a file",
     "accounts:write": "open, change, freeze and close accounts",
     "accounts:read": "see accounts, balances and entries",
     "transfers:write": "move money between accounts",
@@ -27,7 +29,7 @@ SCOPES: dict[str, str] = {
 }
 
 #: Scopes that move money: a token that has one lives 120 s instead of 300 s.
-MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write", "approvals:sign"})
+MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write", "approvals:sign", "books:import"})
 
 TenantName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$", max_length=40)]
 """A slug; the same everywhere on the platform."""

@@ -197,6 +197,34 @@ class CategoryCycle(Conflict):
     slug, title = "category-cycle", "The category would be a member of itself"
 
 
+class ImportNotFound(NotFound):
+    slug, title = "import-not-found", "There is no such import, or not for you"
+
+
+class ImportNotOpen(Conflict):
+    """`state` is the import's. Lines come before it is started."""
+
+    slug, title = "import-not-open", "The import takes no more lines"
+
+
+class ImportIncomplete(Conflict):
+    """`rows` were announced, `staged` are there."""
+
+    slug, title = "import-incomplete", "Not all lines of the import are there"
+
+
+class ImportTooLarge(Unprocessable):
+    """`most` is how many records can be imported whole, or tried. More are imported in parts."""
+
+    slug, title = "import-too-large", "So many records can't be imported in one piece"
+
+
+class ExportOutdated(Conflict):
+    """What is exported is one state of the book. Begin again."""
+
+    slug, title = "export-outdated", "The book's accounts or settings have changed since the export began"
+
+
 class CeilingExceeded(Unprocessable):
     """`available` is the room below the account's ceiling, `required` what this transfer would bring in."""
 
@@ -243,6 +271,11 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     NotAnApprover,
     ProposalClosed,
     ProposalNotFound,
+    ImportNotFound,
+    ImportNotOpen,
+    ImportIncomplete,
+    ImportTooLarge,
+    ExportOutdated,
     CeilingExceeded,
     PeriodSealed,
     PastLimitBroken,

@@ -28,6 +28,12 @@ async def propose(ledger: Ledger) -> None:
     await ledger.approvals.resume()
 
 
+async def run_imports(ledger: Ledger) -> None:
+    """Imports that were started, one after another; those that nobody goes on with are given up."""
+    await ledger.importer.turn()
+    await ledger.imports.give_up()
+
+
 SUBSCRIPTIONS = ()
 
 SCHEDULES = (
@@ -35,4 +41,5 @@ SCHEDULES = (
     Schedule(name="ledger.proposals", every=timedelta(seconds=5), run=propose),
     Schedule(name="ledger.check", every=timedelta(seconds=1), run=check),
     Schedule(name="ledger.interbook", every=timedelta(seconds=2), run=resume),
+    Schedule(name="ledger.import", every=timedelta(seconds=1), run=run_imports),
 )

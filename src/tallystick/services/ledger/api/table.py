@@ -29,8 +29,13 @@ from tallystick.contracts.ledger.problems import (
     ExceedsReversible,
     ExchangeWorthless,
     ExplanationOutOfReach,
+    ExportOutdated,
     HistoryNotKept,
     HoldNotOpen,
+    ImportIncomplete,
+    ImportNotFound,
+    ImportNotOpen,
+    ImportTooLarge,
     InsufficientFunds,
     InvalidApprovalRule,
     InvalidDecision,
@@ -58,6 +63,7 @@ from tallystick.services.ledger.api import (
     approvals,
     books,
     formats,
+    imports,
     interbook,
     lists,
     operator,
@@ -68,6 +74,7 @@ from tallystick.services.ledger.api import (
 from tallystick.services.ledger.api import handlers as do
 from tallystick.services.ledger.service import GuardRefused
 
+_IMPORT: Final = (ImportNotFound, InvalidId)
 _BOOK: Final = (BookNotFound, BookElsewhere, BookQuarantined)
 _REPORT: Final = (BookNotFound, BookElsewhere, HistoryNotKept, ReportTooLarge, BookOutOfBalance)
 _CATEGORY: Final = (BookNotFound, BookElsewhere, CategoryNotFound)
@@ -156,6 +163,34 @@ ENDPOINTS: Final = (
         "GET", "/v1/books/{name}/income-statement", reports.income_statement, scope="books:read", action="readIncomeStatement",
         resource="Book", query=reports.IncomeQuery, answer=wire.IncomeStatement, also=(formats.CSV,), rate="read", problems=_REPORT,
         summary="A book's income and expenses over a time in each currency",
+    ),
+    Endpoint(
+        "GET", "/v1/books/{name}/export", imports.export, scope="books:export", action="exportBook", resource="Book",
+        query=imports.ExportQuery, answer=wire.ExportPage, rate="read", problems=(BookNotFound, ExportOutdated),
+        summary="All of a book as of one sequence, a page at a time",
+    ),
+    Endpoint(
+        "POST", "/v1/imports", imports.announce, scope="books:import", action="importBook", resource="Book",
+        body=wire.NewImport, answer=wire.Import, status=201, rate="write",
+        problems=(BookNotFound, ImportTooLarge), summary="Announce an import: the same content once",
+    ),
+    Endpoint(
+        "POST", "/v1/imports/{id}/lines", imports.stage, scope="books:import", action="importBook", resource="Book",
+        body=wire.ImportLines, answer=wire.Import, rate="write", problems=(*_IMPORT, ImportNotOpen),
+        summary="Bring lines of an import",
+    ),
+    Endpoint(
+        "POST", "/v1/imports/{id}/start", imports.start, scope="books:import", action="importBook", resource="Book",
+        answer=wire.Import, rate="money", problems=(*_IMPORT, ImportIncomplete), summary="Start an import",
+    ),
+    Endpoint(
+        "GET", "/v1/imports/{id}", imports.get, scope="books:import", action="importBook", resource="Book",
+        answer=wire.Import, rate="read", problems=_IMPORT, summary="How far an import is, or what became of it",
+    ),
+    Endpoint(
+        "GET", "/v1/imports/{id}/refusals", imports.refusals, scope="books:import", action="importBook", resource="Book",
+        query=Paging, answer=Page[wire.ImportRefusal], rate="read", problems=_IMPORT,
+        summary="Lines that an import refused, and why",
     ),
     Endpoint(
         "POST", "/v1/accounts", do.open_account, scope="accounts:write", action="createAccount", resource="Account",

@@ -307,17 +307,17 @@ class Decided(msgspec.Struct):
 
 def expiry_id(book: int, hold: TransferId) -> TransferId:
     """The id of a hold's expiry follows from the hold: it can be written once only."""
-    return _derived(_EXPIRY + str(book).encode() + hold.bytes)
+    return TransferId(derived(_EXPIRY + str(book).encode() + hold.bytes))
 
 
 def leg_id(transaction: TransactionId, place: int) -> TransferId:
     """The id of a transaction's transfer for which its client made none: the same transaction again has the same transfers."""
-    return _derived(_LEG + transaction.bytes + str(place).encode())
+    return TransferId(derived(_LEG + transaction.bytes + str(place).encode()))
 
 
-def _derived(said: bytes) -> TransferId:
-    """UUID version 8 (RFC 9562)."""
+def derived(said: bytes) -> UUID:
+    """The same id for the same bytes: UUID version 8 (RFC 9562)."""
     raw = bytearray(hashlib.blake2b(said, digest_size=16).digest())
     raw[6] = raw[6] & 0x0F | 0x80
     raw[8] = raw[8] & 0x3F | 0x80
-    return TransferId(UUID(bytes=bytes(raw)))
+    return UUID(bytes=bytes(raw))

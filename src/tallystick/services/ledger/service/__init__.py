@@ -6,6 +6,7 @@ from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused
 from tallystick.services.ledger.service.books import Books, Who
 from tallystick.services.ledger.service.checker import Mark
 from tallystick.services.ledger.service.elsewhere import Elsewhere
+from tallystick.services.ledger.service.exports import Part, Spot
 from tallystick.services.ledger.service.interbook import Interbook, Shard
 from tallystick.services.ledger.service.ledger import Ledger
 from tallystick.services.ledger.service.poster import Poster
@@ -27,6 +28,7 @@ __all__ = [
     "Interbook",
     "Ledger",
     "Mark",
+    "Part",
     "Place",
     "Plan",
     "Poster",
@@ -34,6 +36,7 @@ __all__ = [
     "Reports",
     "Search",
     "Shard",
+    "Spot",
     "Statements",
     "TrialBalance",
     "Who",

@@ -329,7 +329,7 @@ class Accounts:
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, kind: str, row: AccountRow, actor: str, trace: str | None, at: datetime
     ) -> None:
-        await self._outbox.append(tx, [_fact(kind, row, actor=actor, trace=trace, at=at)])
+        await self._outbox.append(tx, [account_fact(kind, row, actor=actor, trace=trace, at=at)])
 
 
 def _same(row: AccountRow, account: NewAccount, book: int) -> bool:
@@ -352,7 +352,7 @@ def _broken(row: AccountRow) -> AccountLimitBroken:
     )
 
 
-def _fact(kind: str, row: AccountRow, *, actor: str, trace: str | None, at: datetime) -> Fact:
+def account_fact(kind: str, row: AccountRow, *, actor: str, trace: str | None, at: datetime) -> Fact:
     """What an account is, without what people typed (its name, path and metadata)."""
     account = ids.accounts.text(row.id)
     return Fact(

@@ -20,6 +20,8 @@ from tallystick.services.ledger.service.asks import Answered, Ask, Render
 from tallystick.services.ledger.service.asof import AsOf
 from tallystick.services.ledger.service.books import Books
 from tallystick.services.ledger.service.categories import Categories
+from tallystick.services.ledger.service.exports import Exports
+from tallystick.services.ledger.service.imports import Imports, Runner
 from tallystick.services.ledger.service.interbook import Interbook, Shard
 from tallystick.services.ledger.service.poster import SWEEP, Poster
 from tallystick.services.ledger.service.quarantine import Quarantine
@@ -28,6 +30,7 @@ from tallystick.services.ledger.service.search import Search
 from tallystick.services.ledger.service.statements import Statements
 from tallystick.services.ledger.service.transactions import Transactions
 from tallystick.services.ledger.store import Checks, Proposals, Store
+from tallystick.services.ledger.store import Imports as ImportStore
 
 
 class Ledger:
@@ -54,6 +57,10 @@ class Ledger:
         self.quarantine = Quarantine(database=database, checks=Checks(), outbox=outbox, clock=clock)
         self.categories = Categories(database=database, store=store, clock=clock, poster=self.poster, books=self.books)
         self.transactions = Transactions(database=database, store=store, poster=self.poster)
+        kept = ImportStore()
+        self.imports = Imports(database=database, store=kept, clock=clock, poster=self.poster)
+        self.importer = Runner(database=database, store=store, imports=kept, outbox=outbox, clock=clock)
+        self.exports = Exports(database=database, store=store, imports=kept, poster=self.poster)
         self.accounts = Accounts(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
         as_of = AsOf(store=store, poster=self.poster)
         self.statements = Statements(database=database, store=store, clock=clock, accounts=self.accounts)
@@ -114,3 +121,4 @@ class Ledger:
 
     async def close(self) -> None:
         await self.poster.close()
+        await self.importer.close()

@@ -1,0 +1,136 @@
+"""What the subcommands share: who asks, how the edge is asked, and how a no is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from urllib.parse import quote, urlencode
+
+import cyclopts
+from cyclopts import Parameter
+
+from tallystick.cli.output import NO, NOT_RUNNING, PART_FAILED, USAGE, Common, Failed
+from tallystick.cli.own_client import own_client
+
+if TYPE_CHECKING:
+    from tallystick.cli.apiclient import Answer, ApiClient
+
+ledger = cyclopts.App(name="ledger", help="The books: accounts, postings, reports, files, and the check of it all.")
+
+T = TypeVar("T")
+Client = Annotated[Path | None, Parameter(help="a credentials file [one of this command's own, of the default tenant]")]
+Book = Annotated[str, Parameter(help="which book")]
+Account = Annotated[str, Parameter(help="an account, by its path (`customers:42:wallet`) or its id (`acc_...`)")]
+
+#: What the command's own client may do. With --client it is that client's scopes which count.
+SCOPE: Final = (
+    "books:write books:read books:import books:export accounts:write accounts:read transfers:write transfers:read"
+)
+#: Answers after which the same request may succeed later are the platform's fault, not the question's.
+_SERVER: Final = 500
+_HINTS: Final = {
+    "account-not-found": "`tallystick ledger accounts` lists them; a path is looked for in one book only (--book)",
+    "book-not-found": "`tallystick call GET /v1/books` lists them; `tallystick call POST /v1/books` opens one",
+    "insufficient-scope": "`tallystick client create NAME --scope ...` makes a client that may",
+    "book-quarantined": "`tallystick ledger check` says what is wrong with it",
+    "export-outdated": "run it again when nobody changes accounts",
+}
+
+
+def run(common: Common, client: Path | None, act: Callable[[ApiClient], Awaitable[T]], *, connections: int = 4) -> T:
+    """Run `act` with a client of the edge. Raises Failed, NotRunning."""
+    from tallystick.cli.apiclient import ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
+
+    async def work() -> T:
+        credentials = own if client is None else Credentials.load(client)
+        async with ApiClient(credentials, connections=connections, timeout=60.0) as api:
+            return await act(api)
+
+    own: Any = own_client(common, "ledger", SCOPE) if client is None else None
+    try:
+        return asyncio.run(work())
+    except CredentialsError as error:
+        raise Failed(str(error), USAGE) from error
+    except TokenRefused as error:
+        raise Failed(f"no token: {error}", NO) from error
+    except EdgeUnreachable as error:
+        raise Failed(str(error), NOT_RUNNING) from error
+
+
+async def ask(
+    api: ApiClient,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    query: Mapping[str, object] | None = None,
+    key: str | None = None,
+) -> Any:
+    """The answer's document. Raises Failed for a problem: with what it says and what to do."""
+    answer = await api.request(method, path + _query(query), body, idempotency_key=key)
+    if not answer.ok:
+        raise refused(answer)
+    return answer.json()
+
+
+def refused(answer: Answer) -> Failed:
+    """A problem document as the command tells it."""
+    try:
+        document = answer.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        return Failed(f"the edge answered {answer.status} ({answer.request_id})", PART_FAILED)
+    said = document.get("detail") or document.get("title") or answer.slug
+    parts = [f"{document.get('title')}: {said}" if said != document.get("title") else str(said)]
+    parts += [f"  {one.get('pointer')}: {one.get('detail')}" for one in document.get("errors") or ()]
+    for name in ("reason", "available", "required", "first", "why", "breached_on"):
+        if name in document:
+            parts.append(f"  {name}: {_shown(document[name])}")
+    if hint := _HINTS.get(answer.slug):
+        parts.append(hint)
+    status = PART_FAILED if answer.status >= _SERVER else USAGE if answer.status == 400 else NO
+    return Failed("\n".join(parts), status)
+
+
+async def pages(api: ApiClient, path: str, query: Mapping[str, object], most: int | None = None) -> AsyncIterator[Any]:
+    """The items of a list, up to `most`. Raises Failed."""
+    after: str | None = None
+    left = most
+    while left is None or left > 0:
+        limit = 200 if left is None else min(left, 200)
+        document = await ask(api, "GET", path, query={**query, "limit": limit, "after": after})
+        for one in document["data"]:
+            yield one
+        if left is not None:
+            left -= len(document["data"])
+        after = document["next"] if document["has_more"] else None
+        if after is None:
+            return
+
+
+def at(account: str, rest: str = "") -> str:
+    """The path of an account's resource."""
+    if not account.strip():
+        raise Failed("an account is named by its path or its id", USAGE)
+    return f"/v1/accounts/{quote(account, safe=':')}{rest}"
+
+
+def named(book: str) -> str:
+    """A book's name in a path."""
+    return quote(book, safe="")
+
+
+def _query(query: Mapping[str, object] | None) -> str:
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    return "?" + urlencode(given) if given else ""
+
+
+def _shown(value: object) -> str:
+    from tallystick.cli.ledger.money import shown
+
+    if isinstance(value, dict) and set(value) == {"amount", "currency"}:
+        return shown(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,128 @@
+"""`tallystick ledger check` and `release`: the operator looks at the books, and takes one out of quarantine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tallystick.cli.administration import operate
+from tallystick.cli.ledger.app import ledger
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.tenant import checked
+
+if TYPE_CHECKING:
+    from tallystick.chassis.call import Client
+    from tallystick.contracts.ledger.messages import WatchedBook
+
+Tenant = Annotated[str, Parameter(help="whose books")]
+
+
+@ledger.command
+def check(
+    book: Annotated[str | None, Parameter(help="one book [all of them, of all tenants]")] = None,
+    /,
+    *,
+    tenant: Annotated[str | None, Parameter(help="whose books [everybody's]")] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Derive every total of the books again from what was posted, and compare. Exit status 1 if anything does not add up.
+
+    A book with a fault is put in quarantine: it is read as before and written no more until it is released.
+    """
+    if tenant is not None:
+        checked(tenant)
+
+    async def look(client: Client) -> list[dict[str, Any]]:
+        from tallystick.contracts.ledger.client import LedgerOperator
+
+        operator = LedgerOperator(client)
+        some = [one for one in await operator.books() if _is(one, tenant, book)]
+        return await _look(operator, some, quiet=common.json)
+
+    found = operate(common, "ledger", look)
+    if book is not None and not found:
+        raise Failed(f"there is no book {book}" + (f" of {tenant}" if tenant else ""), USAGE)
+    faults = sum(len(one["faults"]) for one in found)
+    if common.json:
+        emit({"books": found, "sound": not faults}, common)
+        return NO if faults else OK
+    out = console()
+    for one in found:
+        mark = "[red]✗[/]" if one["faults"] else "[green]✓[/]"
+        note = "  [yellow]in quarantine[/]" if one["quarantined"] else ""
+        out.print(
+            f"{mark} {one['tenant']}/{one['book']}  [dim]{one['rows']:,} rows, sequence {one['sequence']:,}[/]{note}"
+        )
+        for fault in one["faults"]:
+            out.print(f"  [red]{fault}[/]", markup=True)
+    if not found:
+        out.print("there are no books yet: one is opened when somebody first uses it")
+    elif faults:
+        out.print(f"[red]{faults} faults; docs/how-to/when-a-book-is-quarantined.md says what to do[/]")
+    else:
+        out.print(f"[green]{len(found)} books add up, to the minor unit[/]")
+    return NO if faults else OK
+
+
+async def _look(operator: Any, books: list[WatchedBook], *, quiet: bool) -> list[dict[str, Any]]:
+    from tallystick.cli.ledger.bar import bar
+
+    found = []
+    async with bar(len(books), "books", quiet=quiet) as advance:
+        for one in books:
+            rows, faults = 0, []
+            async for step in operator.check(one.number):
+                rows += step.rows
+                faults += step.faults
+            found.append(
+                {
+                    "tenant": one.tenant,
+                    "book": one.name,
+                    "sequence": one.sequence,
+                    "rows": rows,
+                    "faults": faults,
+                    "quarantined": one.quarantined or bool(faults),
+                }
+            )
+            advance(1)
+    return found
+
+
+@ledger.command
+def release(
+    book: Annotated[str, Parameter(help="the book in quarantine")],
+    /,
+    *,
+    tenant: Tenant = "default",
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Check a book in quarantine again and, if all of it adds up, let it be written again. Exit status 1 if it does not."""
+    checked(tenant)
+
+    async def act(client: Client) -> tuple[list[str], WatchedBook | None]:
+        from tallystick.contracts.ledger.client import LedgerOperator
+
+        operator = LedgerOperator(client)
+        found = next((one for one in await operator.books() if _is(one, tenant, book)), None)
+        if found is None:
+            raise Failed(f"there is no book {book} of {tenant}", USAGE)
+        if not found.quarantined:
+            return [], found
+        faults = [fault async for step in operator.check(found.number) for fault in step.faults]
+        return faults, None if faults else await operator.release(found.number, checked=True)
+
+    faults, released = operate(common, "ledger", act)
+    if common.json:
+        emit({"tenant": tenant, "book": book, "released": released is not None, "faults": faults}, common)
+        return NO if faults else OK
+    if faults:
+        for fault in faults:
+            console().print(f"[red]{fault}[/]")
+        raise Failed(f"the book {book} stays in quarantine: mend what it names, then release it again", NO)
+    print(f"the book {book} of {tenant} is not in quarantine")
+    return OK
+
+
+def _is(one: WatchedBook, tenant: str | None, book: str | None) -> bool:
+    return (tenant is None or one.tenant == tenant) and (book is None or one.name == book)

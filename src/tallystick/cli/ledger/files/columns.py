@@ -1,0 +1,202 @@
+"""CSV: which column is which field, and amounts as people write them.
+
+A file whose header has `debit` and `credit` has transfers, one whose header has `normal_side` has accounts; a column `type` (account or
+transfer) lets one file have both. Rows next to each other with the same `transaction` are one transaction.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tallystick.cli.failure import USAGE, Failed
+from tallystick.cli.ledger.money import minor
+from tallystick.kernel.money import UnknownCurrency
+
+_ACCOUNT: Final = frozenset({
+    "type", "id", "name", "path", "currency", "normal_side", "kind", "floor", "ceiling", "code", "opening", "opening_account",
+    "effective_at", "closed", "frozen",
+})  # fmt: skip
+_TRANSFER: Final = frozenset({
+    "type", "id", "transaction", "reference", "description", "kind", "debit", "credit", "amount", "currency", "code", "target", "final",
+    "expires_in", "effective_at",
+})  # fmt: skip
+_METADATA: Final = "metadata."
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TRUE: Final = frozenset({"true", "yes", "1"})
+_FALSE: Final = frozenset({"false", "no", "0", ""})
+
+
+class _Field(ValueError):
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(f"{name}\0{detail}")
+
+
+class Rows:
+    """(line, record) of a CSV file; for a row that is none a text: the column, NUL, and what is wrong. Raises Failed for the file as a
+    whole.
+    """
+
+    def __init__(self, text: Iterable[str], path: Path) -> None:
+        self._reader = csv.DictReader(text, strict=True)
+        names = [name.strip() for name in self._reader.fieldnames or ()]
+        self._reader.fieldnames = names
+        known = {name for name in names if not name.startswith(_METADATA)}
+        self._mixed = "type" in known
+        self._transfers = {"debit", "credit"} <= known
+        if not self._mixed and not self._transfers and "normal_side" not in known:
+            raise Failed(
+                f"{path} has no header of ours: transfers have the columns debit, credit, amount and currency, accounts name, currency"
+                " and normal_side",
+                USAGE,
+            )
+        allowed = _ACCOUNT | _TRANSFER if self._mixed else _TRANSFER if self._transfers else _ACCOUNT
+        if unknown := sorted(known - allowed):
+            raise Failed(
+                f"{path} has unknown columns: {', '.join(unknown)}. Known: {', '.join(sorted(allowed))}, metadata.NAME",
+                USAGE,
+            )
+        if len(set(names)) < len(names):
+            raise Failed(f"{path} has a column twice", USAGE)
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        group: _Group | None = None
+        for row in self._reader:
+            line = self._reader.line_num
+            name = _text(row, "transaction")
+            made: dict[str, Any] | str
+            try:
+                made = self._row(row)
+            except ValueError as error:
+                made = str(error)
+            if group is not None and group.name != name:
+                yield group.line, group.record()
+                group = None
+            if name is None:
+                yield line, made
+                continue
+            group = group or _Group(line, name)
+            group.add(made)
+        if group is not None:
+            yield group.line, group.record()
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row.get(None) is not None or any(value is None for value in row.values()):  # type: ignore[call-overload]
+            raise _Field("", "the row has not as many fields as the header")
+        kind = _text(row, "type") if self._mixed else "transfer" if self._transfers else "account"
+        if kind == "account":
+            return _account(row)
+        if kind == "transfer":
+            return _transfer(row)
+        raise _Field("type", "is account or transfer")
+
+
+class _Group:
+    """Rows that are one transaction. What is said of it as a whole is said in its first row, and again or not in the others."""
+
+    def __init__(self, line: int, name: str) -> None:
+        self.line = line
+        self.name = name
+        self._header: dict[str, Any] = {}
+        self._legs: list[dict[str, Any]] = []
+        self._wrong: str | None = None
+
+    def add(self, made: dict[str, Any] | str) -> None:
+        if isinstance(made, str):
+            self._wrong = self._wrong or made
+            return
+        for field in ("reference", "description", "effective_at"):
+            said = made.pop(field, None)
+            if said is not None and self._header.setdefault(field, said) != said:
+                self._wrong = self._wrong or f"{field}\0the rows of a transaction have the same {field}"
+        made.pop("type")
+        self._legs.append(made)
+
+    def record(self) -> dict[str, Any] | str:
+        return self._wrong or {"type": "transaction", "id": self.name, **self._header, "transfers": self._legs}
+
+
+def _account(row: dict[str, Any]) -> dict[str, Any]:
+    code = _text(row, "currency") or ""
+    made: dict[str, Any] = {
+        "type": "account",
+        **_texts(row, "id", "name", "path", "normal_side", "kind", "code", "opening_account"),
+    }
+    made["currency"] = code
+    for name in ("floor", "ceiling"):
+        if (said := _text(row, name)) is not None:
+            made[name] = str(_minor(name, said, code))
+    if (said := _text(row, "opening")) is not None:
+        made["opening"] = {"amount": str(_minor("opening", said, code)), "currency": code}
+    for name in ("closed", "frozen"):
+        made[name] = _flag(row, name)
+    return _with_rest(made, row)
+
+
+def _transfer(row: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {"type": "transfer", **_texts(row, "id", "kind", "code", "target")}
+    for name in ("debit", "credit"):
+        if (said := _text(row, name)) is not None:
+            made[f"{name}_account"] = said
+    if (said := _text(row, "amount")) is not None:
+        code = _text(row, "currency") or ""
+        made["amount"] = {"amount": str(_minor("amount", said, code)), "currency": code}
+    if (said := _text(row, "expires_in")) is not None:
+        if not said.isdecimal():
+            raise _Field("expires_in", "is a number of seconds")
+        made["expires_in"] = int(said)
+    made["final"] = _flag(row, "final")
+    made = _with_rest(made, row)
+    if _text(row, "transaction") is None:
+        header = _texts(row, "reference", "description")
+        if header:
+            own = made.pop("id", None)
+            effective = made.pop("effective_at", None)
+            del made["type"]
+            whole = {"type": "transaction", "id": own, **header, "effective_at": effective, "transfers": [made]}
+            return {name: value for name, value in whole.items() if value is not None}
+    else:
+        made |= _texts(row, "reference", "description")
+    return made
+
+
+def _with_rest(made: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    if (when := _text(row, "effective_at")) is not None:
+        made["effective_at"] = f"{when}T00:00:00Z" if _DAY.fullmatch(when) else when
+    metadata = {
+        name.removeprefix(_METADATA): value
+        for name, value in row.items()
+        if name.startswith(_METADATA) and value.strip()
+    }
+    if metadata:
+        made["metadata"] = metadata
+    return made
+
+
+def _text(row: dict[str, Any], name: str) -> str | None:
+    return (row.get(name) or "").strip() or None
+
+
+def _texts(row: dict[str, Any], *names: str) -> dict[str, str]:
+    return {name: said for name in names if (said := _text(row, name)) is not None}
+
+
+def _minor(name: str, said: str, code: str) -> int:
+    try:
+        return minor(said, code)
+    except UnknownCurrency as error:
+        raise _Field("currency", error.detail) from None
+    except ValueError as error:
+        raise _Field(name, str(error)) from None
+
+
+def _flag(row: dict[str, Any], name: str) -> bool:
+    said = (row.get(name) or "").strip().lower()
+    if said in _TRUE:
+        return True
+    if said in _FALSE:
+        return False
+    raise _Field(name, "is true or false")

@@ -1,0 +1,258 @@
+"""`tallystick ledger statement`, `trial-balance` and `explain`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tallystick.cli.ledger.accounts import escaped, show
+from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, named, run
+from tallystick.cli.ledger.money import plain, shown
+from tallystick.cli.ledger.plot import Plot, balances_between, draw, wanted
+from tallystick.cli.output import USAGE, Common, Failed, console, emit
+
+if TYPE_CHECKING:
+    from tallystick.cli.apiclient import ApiClient
+
+PAGE = 1000
+
+
+@ledger.command
+def statement(
+    account: Account,
+    /,
+    *,
+    since: Annotated[str | None, Parameter(name="--from", help="a day (UTC) or an instant [its opening]")] = None,
+    until: Annotated[str | None, Parameter(name="--to", help="the last day, or an instant [now]")] = None,
+    limit: Annotated[int, Parameter(help="entries that are shown")] = 200,
+    plot: Plot = None,
+    book: Book = "main",
+    client: Client = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """What came and went on an account between two times: opening balance, entries, closing balance."""
+    if not 1 <= limit <= 100_000:
+        raise Failed("--limit is between 1 and 100000", USAGE)
+    target = wanted(plot)
+
+    async def read(api: ApiClient) -> tuple[dict[str, Any], Any]:
+        found = await _statement(api, account, {"from": since, "to": until, "book": book}, limit)
+        series = await balances_between(api, account, book, since, until) if target is not None else None
+        return found, series
+
+    found, series = run(common, client, read)
+    if series is not None and target is not None:
+        draw(series, target, quiet=common.json)
+    if common.json:
+        emit(found, common)
+        return
+    _show_statement(found)
+
+
+async def _statement(api: ApiClient, account: str, query: dict[str, object], limit: int) -> dict[str, Any]:
+    whole: dict[str, Any] | None = None
+    after: str | None = None
+    while True:
+        left = limit - (0 if whole is None else len(whole["data"]))
+        page = await ask(
+            api, "GET", at(account, "/statement"), query={**query, "limit": min(left, PAGE), "after": after}
+        )
+        if whole is None:
+            whole = page
+        else:
+            whole["data"] += page["data"]
+            whole["has_more"], whole["next"] = page["has_more"], page["next"]
+        after = page["next"]
+        if not page["has_more"] or len(whole["data"]) >= limit:
+            return whole
+
+
+def _show_statement(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    out = console()
+    out.print(f"[bold]{found['path'] or found['account']}[/]  {escaped(found['name'])}")
+    out.print(f"[dim]{found['from']} to {found['to']}, as of sequence {found['as_of']} of {found['book']}[/]")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, side in (
+        ("recorded", "left"),
+        ("kind", "left"),
+        ("code", "left"),
+        ("debit", "right"),
+        ("credit", "right"),
+        ("balance", "right"),
+    ):
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    table.add_row("opening", "", "", "", "", plain(found["opening"]))
+    for one in found["data"]:
+        amount = plain(one["amount"])
+        debit = one["side"] == "debit"
+        table.add_row(
+            one["recorded_at"][:19].replace("T", " "),
+            one["kind"],
+            escaped(one.get("code") or ""),
+            amount if debit else "",
+            "" if debit else amount,
+            plain(one["balance"]),
+        )
+    if found["has_more"]:
+        table.add_row("...", f"{found['entries'] - len(found['data']):,} more", "", "", "", "")
+    table.add_row(
+        "closing",
+        f"{found['entries']:,} entries",
+        "",
+        plain(found["debits"]),
+        plain(found["credits"]),
+        plain(found["closing"]),
+    )
+    out.print(table)
+    if not found["entries"]:
+        out.print("[dim]nothing was posted in this time[/]")
+
+
+@ledger.command(name="trial-balance")
+def trial_balance(
+    *,
+    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by then: an instant (RFC 3339)")] = None,
+    sequence: Annotated[int | None, Parameter(help="as of this sequence of the book")] = None,
+    level: Annotated[int | None, Parameter(help="one line for all accounts whose paths begin alike, so deep")] = None,
+    book: Book = "main",
+    client: Client = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """All accounts of a book with what was debited and credited; both sides add up to the same in each currency."""
+
+    async def read(api: ApiClient) -> dict[str, Any]:
+        whole: dict[str, Any] | None = None
+        after: str | None = None
+        while True:
+            query: dict[str, object] = {"at": at_, "sequence": sequence, "level": level, "after": after}
+            if level is None:
+                query["limit"] = PAGE
+            page = await ask(api, "GET", f"/v1/books/{named(book)}/trial-balance", query=query)
+            if whole is None:
+                whole = page
+            else:
+                whole["data"] += page["data"]
+            after = page["next"] if page["has_more"] else None
+            if after is None:
+                whole["has_more"], whole["next"] = False, None
+                return whole
+
+    found = run(common, client, read)
+    if common.json:
+        emit(found, common)
+        return
+    from rich.table import Table
+
+    out = console()
+    out.print(f"[bold]trial balance of {found['book']}[/]  [dim]as of sequence {found['as_of']:,}[/]")
+    if not found["data"]:
+        out.print("[dim]nothing is posted in this book yet[/]")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, side in (
+        ("account", "left"),
+        ("kind", "left"),
+        ("debits", "right"),
+        ("credits", "right"),
+        ("balance", "right"),
+        ("", "left"),
+    ):
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for one in found["data"]:
+        what = one.get("path") or one.get("account") or "(no path)"
+        if one.get("accounts") is not None:
+            what += f" ({one['accounts']:,})"
+        table.add_row(
+            what,
+            one["kind"],
+            plain(one["debits"]),
+            plain(one["credits"]),
+            plain(one["balance"]),
+            one["balance"]["currency"],
+        )
+    table.add_section()
+    for one in found["totals"]:
+        table.add_row(
+            f"{one['accounts']:,} accounts",
+            "",
+            plain(one["debits"]),
+            plain(one["credits"]),
+            "",
+            one["currency"],
+            style="bold",
+        )
+    out.print(table)
+
+
+@ledger.command
+def explain(
+    account: Account,
+    /,
+    *,
+    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by then: an instant (RFC 3339)")] = None,
+    sequence: Annotated[int | None, Parameter(help="as of this sequence of the book")] = None,
+    limit: Annotated[int, Parameter(help="entries that are listed one by one")] = 20,
+    book: Book = "main",
+    client: Client = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Why an account's numbers are what they are: the entries, holds and rules, and the arithmetic from them to the balance."""
+    query = {"at": at_, "sequence": sequence, "limit": limit, "book": book}
+    found = run(common, client, lambda api: ask(api, "GET", at(account, "/explain"), query=query))
+    if common.json:
+        emit(found, common)
+        return
+    from rich.table import Table
+
+    show({**found["account"], "balance": found["balance"], "as_of": found["as_of"]})
+    out = console()
+    code = found["account"]["currency"]
+    before = found["checkpoint"]["version"]
+    if before:
+        out.print(f"\n[bold]entries[/]  [dim]after the first {before:,}, whose sums are known[/]")
+    elif found["entries"]:
+        out.print("\n[bold]entries[/]")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for one in found["entries"]:
+        changes = [
+            f"{name.replace('_', ' ')} {_signed(value, code)}" for name, value in one["change"].items() if value != "0"
+        ]
+        table.add_row(
+            f"[dim]{one['recorded_at'][:19].replace('T', ' ')}[/]",
+            f"[dim]{one['sequence']}[/]",
+            one["kind"],
+            ", ".join(changes),
+        )
+    out.print(table)
+    if found["holds"]:
+        out.print("\n[bold]holds[/]")
+        for one in found["holds"]:
+            note = "" if one["counts"] else "  [yellow]expired: it counts no more[/]"
+            takes = "takes" if one["takes"] else "may bring in"
+            out.print(f"{one['transfer']}  {takes} {shown(one['remaining'])} of {shown(one['amount'])}{note}")
+    out.print("\n[bold]rules[/]")
+    for one in found["rules"]:
+        value = f" {one['value']}" if one.get("value") is not None else ""
+        out.print(f"{one['rule'].replace('_', ' ')}{value}: [dim]{escaped(one['means'])}[/]")
+    out.print("\n[bold]arithmetic[/]")
+    for step in found["steps"]:
+        out.print(f"{step['name'].replace('_', ' ')} = {_sum(step['terms'])}[bold]{plain(step['result'])}[/]")
+
+
+def _signed(minor: str, code: str) -> str:
+    value = plain({"amount": minor, "currency": code})
+    return value if value.startswith("-") else f"+{value}"
+
+
+def _sum(terms: list[dict[str, Any]]) -> str:
+    """`150.00 credits - 33.25 debits = `; nothing without terms."""
+    text = ""
+    for place, term in enumerate(terms):
+        value = plain(term["amount"])
+        less = value.startswith("-")
+        sign = (" - " if less else " + ") if place else "-" if less else ""
+        text += f"{sign}{value.removeprefix('-')} [dim]{escaped(term['what'].replace('_', ' '))}[/]"
+    return f"{text} = " if text else ""

@@ -1,0 +1,72 @@
+"""A balance's history: steps, since a balance changes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+#: Steps that are drawn: of more, each stretch of time shows where it began, its lowest, its highest and where it ended.
+DRAWN: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What an account's balance was from when on. `steps` are (since when, minor units); the last ends at `end`."""
+
+    title: str
+    currency: str
+    steps: Sequence[tuple[datetime, int]]
+    end: datetime
+
+    def points(self) -> list[dict[str, object]]:
+        return [
+            {"since": when.isoformat(), "balance": {"amount": str(minor), "currency": self.currency}}
+            for when, minor in self.steps
+        ]
+
+    def drawn(self) -> list[tuple[datetime, int]]:
+        """The corners of the line."""
+        steps = thinned(self.steps, DRAWN)
+        line: list[tuple[datetime, int]] = []
+        for when, minor in steps:
+            if line:
+                line.append((when, line[-1][1]))
+            line.append((when, minor))
+        if line:
+            line.append((max(self.end, line[-1][0]), line[-1][1]))
+        return line
+
+
+def thinned(steps: Sequence[tuple[datetime, int]], most: int) -> list[tuple[datetime, int]]:
+    """At most `most` steps, with the peaks of what is left out."""
+    if len(steps) <= most:
+        return list(steps)
+    stretch = -(-len(steps) // (most // 4))
+    kept: list[tuple[datetime, int]] = []
+    for begin in range(0, len(steps), stretch):
+        part = range(begin, min(begin + stretch, len(steps)))
+        places = {
+            part[0],
+            min(part, key=lambda place: steps[place][1]),
+            max(part, key=lambda place: steps[place][1]),
+            part[-1],
+        }
+        kept += [steps[place] for place in sorted(places)]
+    return kept
+
+
+def span(values: Sequence[int]) -> tuple[int, int]:
+    """From where to where the axis of amounts goes: zero is on it, and there is some air."""
+    low, high = min(0, *values), max(0, *values)
+    air = max((high - low) // 20, 1)
+    return low - (air if low < 0 else 0), high + (air if high > 0 or low == 0 else 0)
+
+
+def day(value: datetime, begin: datetime, end: datetime) -> str:
+    """A time on the axis, as exactly as the whole of it asks for."""
+    seconds = (end - begin).total_seconds()
+    if seconds < 3600:
+        return f"{value:%H:%M:%S}"
+    return f"{value:%H:%M}" if seconds < 2 * 86400 else f"{value:%Y-%m-%d}"

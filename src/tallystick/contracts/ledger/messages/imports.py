@@ -1,0 +1,220 @@
+"""A book as records, one a line of a file: what an export gives, an import takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tallystick.contracts.ledger.messages.books import MAX_RULES, Backdating, ChartRule, Description
+from tallystick.contracts.ledger.messages.transactions import Instant, Rate, Reference, Rounding
+from tallystick.contracts.ledger.messages.words import (
+    MAIN,
+    MAX_EXPIRES_IN,
+    AccountKind,
+    AccountPath,
+    AccountRef,
+    BookName,
+    Ceiling,
+    Floor,
+    Id,
+    Message,
+    Metadata,
+    Name,
+    PathPattern,
+    Side,
+    SignedMoney,
+    Text64,
+)
+from tallystick.kernel.money import CurrencyCode, MoneyWire
+
+#: Records of one upload.
+MAX_RECORDS = 1000
+#: Records of an import that is done whole or not at all: as many as one transaction of the database can take in its time.
+MAX_WHOLE = 20_000
+#: Records of an import in parts.
+MAX_IMPORT = 10_000_000
+#: Transfers of one transaction, the legs of its exchanges counted.
+MAX_LEGS = 3000
+
+#: What the file calls a record: an id of the ledger, or any text that is unique in the file.
+RowId = Annotated[str, Meta(min_length=1, max_length=200)]
+#: whole: all or nothing. parts: all, a thousand at a time, up to the first part with a wrong line. valid: what can be.
+ImportMode = Literal["whole", "parts", "valid"]
+ImportState = Literal["open", "queued", "done", "failed"]
+#: As `Kind`, and what the clock does.
+RecordKind = Literal["post", "hold", "increase", "capture", "void", "expire", "reverse"]
+
+
+class BookRecord(Message, frozen=True, tag_field="type", tag="book"):
+    """The first record of an export, and of nothing else: it makes the import a restoration, which wants an empty book. `sequence` is the
+    one as of which the export is.
+    """
+
+    name: BookName
+    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    exported_at: Instant
+    description: Description | None = None
+    backdating: Backdating = "strict"
+    sealed_until: Instant | None = None
+    format: Literal[1] = 1
+
+
+class ChartRecord(Message, frozen=True, tag_field="type", tag="chart"):
+    mode: Literal["open", "strict"]
+    rules: Annotated[list[ChartRule], Meta(max_length=MAX_RULES)]
+
+
+class CategoryRecord(Message, frozen=True, tag_field="type", tag="category"):
+    name: BookName
+    paths: Annotated[list[PathPattern], Meta(max_length=200)] = msgspec.field(default_factory=list)
+    categories: Annotated[list[BookName], Meta(max_length=200)] = msgspec.field(default_factory=list)
+
+
+class AccountRecord(Message, frozen=True, tag_field="type", tag="account"):
+    """`id` is what the file calls the account (without one its path is). `opening` is its balance, in its normal direction, before the file's
+    first transfer; it comes from `opening_account`, which is opened at `equity:opening-balances:CURRENCY` if none is named, and counts
+    since `effective_at`.
+    """
+
+    name: Name
+    currency: CurrencyCode
+    normal_side: Side
+    id: AccountRef | None = None
+    path: AccountPath | None = None
+    kind: AccountKind | None = None
+    floor: Floor | None = None
+    ceiling: Ceiling | None = None
+    code: Text64 | None = None
+    metadata: Metadata | None = None
+    closed: bool = False
+    frozen: bool = False
+    created_at: Instant | None = None
+    opening: SignedMoney | None = None
+    opening_account: AccountRef | None = None
+    effective_at: Instant | None = None
+
+
+class LegRecord(Message, frozen=True):
+    """A transfer. post, hold: both accounts and the amount. increase: `target` (the hold) and the amount. capture: `target`, the amount,
+    `final`. void, expire: `target`. reverse: `target` (a post or a capture) and the amount.
+
+    `recorded_at`, `sequence`, `released` and `asked` are what an export tells besides. In a restoration a transfer is effective since it
+    was, or was recorded.
+    """
+
+    id: RowId | None = None
+    kind: RecordKind = "post"
+    debit_account: AccountRef | None = None
+    credit_account: AccountRef | None = None
+    amount: MoneyWire | None = None
+    target: RowId | None = None
+    final: bool = False
+    code: Text64 | None = None
+    metadata: Metadata | None = None
+    expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
+    expires_at: Instant | None = None
+    effective_at: Instant | None = None
+    recorded_at: Instant | None = None
+    sequence: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    released: MoneyWire | None = None
+    asked: MoneyWire | None = None
+
+
+class TransferRecord(LegRecord, frozen=True, tag_field="type", tag="transfer"):
+    """A transfer that is no part of a transaction. It has an `id`."""
+
+
+class ExchangeRecord(Message, frozen=True):
+    """What an exchange became; `transfers` are the ids of its legs."""
+
+    sold: MoneyWire
+    bought: MoneyWire
+    rate: Rate
+    rounding: Rounding
+    transfers: Annotated[list[Id], Meta(max_length=MAX_LEGS)]
+    spread: MoneyWire | None = None
+
+
+class TransactionRecord(Message, frozen=True, tag_field="type", tag="transaction"):
+    """All of its transfers or none. It has an `id`, or is called by its `reference`; its transfers need no ids."""
+
+    transfers: Annotated[list[LegRecord], Meta(min_length=1, max_length=MAX_LEGS)]
+    id: RowId | None = None
+    reference: Reference | None = None
+    description: Description | None = None
+    metadata: Metadata | None = None
+    effective_at: Instant | None = None
+    reverses: RowId | None = None
+    exchanges: Annotated[list[ExchangeRecord], Meta(max_length=1000)] = msgspec.field(default_factory=list)
+
+
+Record = BookRecord | ChartRecord | CategoryRecord | AccountRecord | TransactionRecord | TransferRecord
+
+
+class NewImport(Message, frozen=True):
+    """`rows` is how many records there are, `sha256` the hash of their content: the same content is imported into a book once. `sequence`
+    is the one that a restored book has to come to.
+    """
+
+    rows: Annotated[int, Meta(ge=1, le=MAX_IMPORT)]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", min_length=64, max_length=64)]
+    book: BookName = MAIN
+    mode: ImportMode = "whole"
+    dry_run: bool = False
+    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+
+
+class ImportLine(Message, frozen=True):
+    """`line` is where the record stands in its file."""
+
+    line: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    record: Record
+
+
+class ImportLines(Message, frozen=True):
+    lines: Annotated[list[ImportLine], Meta(min_length=1, max_length=MAX_RECORDS)]
+
+
+class Import(msgspec.Struct, frozen=True, kw_only=True):
+    """`open`: its lines are awaited. `queued`: it waits or runs; `line` is how far it came for good. `done` or `failed`: this is what became
+    of it. An import that is whole and failed changed nothing. `known` counts what the book had already; `refused` is how many lines were
+    refused; `reason` why it failed as a whole. `sequence` is the book's after it.
+    """
+
+    id: Id
+    book: str
+    mode: ImportMode
+    dry_run: bool
+    state: ImportState
+    rows: int
+    staged: int
+    line: int
+    accounts: int
+    accounts_known: int
+    transfers: int
+    transfers_known: int
+    refused: int
+    reason: str | None
+    sequence: int | None
+    created_at: str
+    finished_at: str | None
+
+
+class ImportRefusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that was refused: the field at fault (a JSON pointer, if one is) and a word and a sentence why."""
+
+    line: int
+    field: str | None
+    reason: str
+    detail: str
+
+
+class ExportPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a book as of the sequence `as_of`: settings, chart, categories and accounts first, then all that was posted, in order."""
+
+    as_of: int
+    data: list[Record]
+    has_more: bool
+    next: str | None = None

@@ -1,0 +1,85 @@
+"""An import as it is kept, and what became of its lines."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from tallystick.kernel.ids import AccountId, ImportId
+
+
+class ImportRow(msgspec.Struct, frozen=True, kw_only=True):
+    """See the message `Import`. `tries` counts runs since the last that got on."""
+
+    id: ImportId
+    book: int
+    book_name: str
+    tenant: str
+    actor: str
+    mode: str
+    dry_run: bool
+    state: str
+    rows: int
+    sha256: bytes
+    wanted_sequence: int | None
+    staged: int
+    line: int
+    tries: int
+    accounts: int
+    accounts_known: int
+    transfers: int
+    transfers_known: int
+    refused: int
+    reason: str | None
+    sequence: int | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class Tally(msgspec.Struct):
+    """How far an import came: its last line, what was new, what the book had already, and how many lines were refused."""
+
+    line: int
+    accounts: int
+    accounts_known: int
+    transfers: int
+    transfers_known: int
+    refused: int
+
+    @classmethod
+    def of(cls, row: ImportRow) -> Tally:
+        return cls(row.line, row.accounts, row.accounts_known, row.transfers, row.transfers_known, row.refused)
+
+
+class Refusal(NamedTuple):
+    """A line that was refused. `field` is a JSON pointer into its record."""
+
+    line: int
+    field: str | None
+    reason: str
+    detail: str
+
+
+class FileLine(NamedTuple):
+    line: int
+    record: str
+
+
+class StoredAccount(NamedTuple):
+    """An account as an export tells it."""
+
+    id: AccountId
+    name: str
+    path: str | None
+    kind: str
+    currency: str
+    normal_side: str
+    floor: int | None
+    ceiling: int | None
+    code: str | None
+    metadata: str | None
+    closed: bool
+    frozen: bool
+    created_at: datetime

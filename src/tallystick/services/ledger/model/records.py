@@ -1,0 +1,311 @@
+"""What the records of a file ask for: accounts to be opened and units to be posted. Pure.
+
+Ids follow from the file's own, so that a record which comes again is found to be there. An id of the ledger's kind that a transfer or a
+transaction has is kept; every other text, and what a file calls its accounts, is hashed with the book's number and what it names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from tallystick.contracts.ledger.messages import (
+    MAX_EXPIRES_IN,
+    AccountRecord,
+    LegRecord,
+    TransactionRecord,
+    TransferRecord,
+)
+from tallystick.kernel import ids
+from tallystick.kernel.clock import parse_rfc3339
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId
+from tallystick.kernel.money import MAX_MINOR, MoneyWire, currency, to_money
+from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model.paths import is_transit
+from tallystick.services.ledger.model.rows import NewAccount
+from tallystick.services.ledger.model.values import Command, Header, Transfer, Unit, derived, leg_id, usual_kind
+
+#: The accounts that opening balances come from, one for each currency.
+OPENING: Final = "equity:opening-balances:"
+OPENING_CODE: Final = "opening"
+
+_SEED: Final = b"tallystick.ledger.import:"
+_sorted = msgspec.json.Encoder(order="sorted")
+_encode = msgspec.json.Encoder().encode
+
+
+class Unfit(Exception):
+    """A record can't become what it asks for. `field` is a JSON pointer into it."""
+
+    def __init__(self, field: str | None, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field = field
+        self.reason = reason
+        self.detail = detail
+
+
+def account_id(book: int, said: str) -> AccountId:
+    """The id of the account that a file calls `said`."""
+    return AccountId(_hashed("account", book, said))
+
+
+def transfer_id(book: int, said: str) -> TransferId:
+    """Raises InvalidId for what looks like a transfer's id and is none."""
+    return ids.transfers.parse(said) if said.startswith("trf_") else TransferId(_hashed("transfer", book, said))
+
+
+def transaction_id(book: int, said: str) -> TransactionId:
+    if said.startswith("txn_"):
+        return ids.transactions.parse(said)
+    return TransactionId(_hashed("transaction", book, said))
+
+
+def opening_id(book: int, said: str) -> TransferId:
+    return TransferId(_hashed("opening", book, said))
+
+
+def _hashed(kind: str, book: int, said: str) -> TransferId:
+    return TransferId(derived(_SEED + f"{kind}:{book}:{said}".encode()))
+
+
+def called(record: AccountRecord) -> str:
+    """What the file calls an account. Raises Unfit."""
+    name = record.id or record.path
+    if name is None:
+        raise Unfit("/id", "id_missing", "an account has an id of the file's, or a path")
+    return name
+
+
+def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAccount:
+    """A restored account gets its limits when all else is there: they may have been others in the past. Raises Unfit."""
+    try:
+        currency(record.currency)
+    except Problem as problem:
+        raise Unfit("/currency", problem.slug, problem.detail) from None
+    path = record.path
+    if is_transit(path):
+        if not restoring:
+            raise Unfit("/path", "transit-account", "paths below transit: are those of money between books")
+        # Nothing is on its way to or from a book that is a copy: what was is an account as any other.
+        path = f"was-{path}"
+    return NewAccount(
+        id=account_id(book, called(record)),
+        name=record.name,
+        path=path,
+        kind=record.kind or (usual_kind(record.normal_side) if restoring else None),
+        currency=record.currency,
+        normal_side=record.normal_side,
+        floor=None if restoring else limit(record.floor, "/floor"),
+        ceiling=None if restoring else limit(record.ceiling, "/ceiling"),
+        code=record.code,
+        metadata=_kept(record.metadata),
+    )
+
+
+def limit(text: str | None, field: str) -> int | None:
+    """Minor units. Raises Unfit."""
+    minor = None if text is None else int(text)
+    if minor is not None and abs(minor) > MAX_MINOR:
+        raise Unfit(field, "invalid-amount", "a floor or a ceiling is at most 2^63 - 1 minor units away from zero")
+    return minor
+
+
+class Reader:
+    """Turns the records of one import into units. `account` finds what a record means by the name of an account. `now`: when the import
+    runs; `restoring`: it is a book's own export that comes back.
+    """
+
+    def __init__(self, book: int, account: Callable[[str], AccountId | str], now: datetime, *, restoring: bool) -> None:
+        self._book = book
+        self._account = account
+        self._now = now
+        self._restoring = restoring
+        #: What the rules can't decide again of restored transfers: that they were expiries, and how much balancing ones were asked for.
+        self._expired: set[TransferId] = set()
+        self._asked: dict[TransferId, int] = {}
+
+    def as_it_was(self, transfer: Transfer) -> Transfer:
+        """A restored transfer with what time and balances decided when it was first posted. Amounts and accounts stay as they are."""
+        if transfer.id in self._expired:
+            return msgspec.structs.replace(transfer, kind="expire")
+        asked = self._asked.get(transfer.id)
+        return transfer if asked is None else msgspec.structs.replace(transfer, asked=asked)
+
+    def opening(self, record: AccountRecord) -> Unit | None:
+        """The transfer that gives an account its opening balance; None without one. Raises Unfit."""
+        if record.opening is None or int(record.opening.amount) == 0:
+            return None
+        own = called(record)
+        minor = int(record.opening.amount)
+        if record.opening.currency != record.currency:
+            raise Unfit("/opening/currency", "currency_mismatch", "the opening balance is in the account's currency")
+        if abs(minor) > MAX_MINOR:
+            raise Unfit("/opening/amount", "invalid-amount", "an amount is at most 2^63 - 1 minor units")
+        this = account_id(self._book, own)
+        other = self._named(record.opening_account or OPENING + record.currency, "/opening_account")
+        grows = (minor > 0) == (record.normal_side == "debit")
+        command = Command(
+            kind="post",
+            id=opening_id(self._book, own),
+            debit=this if grows else other,
+            credit=other if grows else this,
+            amount=abs(minor),
+            currency=record.currency,
+            code=OPENING_CODE,
+            effective_at=_instant(record.effective_at, "/effective_at"),
+        )
+        return Unit(self._book, [command], atomic=True)
+
+    def unit(self, record: TransferRecord | TransactionRecord) -> Unit:
+        """Raises Unfit."""
+        if isinstance(record, TransactionRecord):
+            return self._transaction(record)
+        if record.id is None:
+            raise Unfit("/id", "id_missing", "a transfer has an id of the file's: without one it could be posted twice")
+        own = self._id(record.id, "/id")
+        return Unit(self._book, [self._command(record, own, None, None, "")], atomic=False)
+
+    def _transaction(self, record: TransactionRecord) -> Unit:
+        said = record.id or record.reference
+        if said is None:
+            raise Unfit("/id", "id_missing", "a transaction has an id of the file's, or a reference")
+        try:
+            own = transaction_id(self._book, said)
+            reverses = None if record.reverses is None else transaction_id(self._book, record.reverses)
+        except Problem as problem:
+            raise Unfit("/id", problem.slug, problem.detail) from None
+        effective = _instant(record.effective_at, "/effective_at")
+        if self._restoring:
+            effective = self._recorded(record.transfers[-1], f"/transfers/{len(record.transfers) - 1}")
+        if effective is not None and any(not _is_posted(leg) for leg in record.transfers):
+            if not self._restoring:
+                raise Unfit(
+                    "/effective_at", "invalid-unit", "what is dated back has no holds: what is held is held now"
+                )
+            effective = None
+        commands = []
+        for place, leg in enumerate(record.transfers):
+            field = f"/transfers/{place}"
+            if leg.effective_at is not None and not self._restoring:
+                raise Unfit(f"{field}/effective_at", "invalid-unit", "a transaction is effective as a whole")
+            leg_own = leg_id(own, place) if leg.id is None else self._id(leg.id, f"{field}/id")
+            commands.append(self._command(leg, leg_own, own, effective, field))
+        if len({command.id for command in commands}) < len(commands):
+            raise Unfit("/transfers", "invalid-unit", "two transfers of a transaction have the same id")
+        header = Header(
+            id=own,
+            reference=record.reference,
+            description=record.description,
+            metadata=_kept(record.metadata),
+            effective_at=effective,
+            reverses=reverses,
+            exchanges=_encode(record.exchanges).decode() if record.exchanges else None,
+        )
+        return Unit(self._book, commands, atomic=True, header=header)
+
+    def _command(
+        self, leg: LegRecord, own: TransferId, transaction: TransactionId | None, effective: datetime | None, at: str
+    ) -> Command:
+        moves = leg.kind in ("post", "hold")
+        if moves != (leg.debit_account is not None and leg.credit_account is not None) and not self._restoring:
+            raise Unfit(
+                at + "/kind",
+                "invalid-unit",
+                "a post or a hold has two accounts; the other kinds have those of their target",
+            )
+        if moves == (leg.target is not None):
+            raise Unfit(
+                at + "/target", "invalid-unit", "what is done to a transfer has a target; a post and a hold have none"
+            )
+        if leg.amount is None and leg.kind in ("post", "hold", "increase"):
+            raise Unfit(at + "/amount", "invalid-unit", f"a {leg.kind} has an amount")
+        amount = self._amount(leg.amount, at + "/amount")
+        draws = leg.kind in ("void", "expire")
+        if transaction is None:
+            effective = _instant(leg.effective_at, at + "/effective_at")
+            if self._restoring:
+                effective = self._recorded(leg, at) if _is_posted(leg) else None
+        final = leg.final
+        if self._restoring and leg.kind == "capture" and leg.released is not None and amount is not None:
+            final = int(leg.released.amount) > amount[0]
+        if self._restoring:
+            self._remember(leg, own, amount, at)
+        return Command(
+            # Nothing can expire that is held until later than now: what had expired is released, see `as_it_was`.
+            kind="void" if leg.kind == "expire" else leg.kind,
+            id=own,
+            debit=self._named(leg.debit_account, at + "/debit_account") if moves and leg.debit_account else None,
+            credit=self._named(leg.credit_account, at + "/credit_account") if moves and leg.credit_account else None,
+            amount=None if amount is None or draws else amount[0],
+            currency=None if amount is None or draws else amount[1],
+            target=None if leg.target is None else self._id(leg.target, at + "/target"),
+            final=final,
+            expires_in=self._expiry(leg, at),
+            code=leg.code,
+            metadata=_kept(leg.metadata),
+            transaction=transaction,
+            effective_at=effective,
+        )
+
+    def _remember(self, leg: LegRecord, own: TransferId, amount: tuple[int, str] | None, at: str) -> None:
+        if leg.kind == "expire":
+            self._expired.add(own)
+        asked = self._amount(leg.asked, at + "/asked")
+        if asked is not None and amount is not None and leg.kind in ("post", "hold"):
+            if asked[0] < amount[0]:
+                raise Unfit(at + "/asked", "invalid-amount", "no more was moved than was asked for")
+            self._asked[own] = asked[0]
+
+    def _expiry(self, leg: LegRecord, at: str) -> int | None:
+        """Seconds from now. What was to expire by now does in a second: the sweep finds it then."""
+        if leg.kind not in ("hold", "increase"):
+            return None
+        if leg.expires_at is None or leg.expires_in is not None:
+            return leg.expires_in
+        when = _instant(leg.expires_at, at + "/expires_at")
+        left = 1 if when is None else math.ceil((when - self._now).total_seconds())
+        return min(max(left, 1), MAX_EXPIRES_IN)
+
+    def _recorded(self, leg: LegRecord, at: str) -> datetime | None:
+        """Since when what is restored is effective. By a clock that was ahead of this one it may be in the future: then since now."""
+        when = _instant(leg.effective_at or leg.recorded_at, at + "/recorded_at")
+        return None if when is None or when >= self._now else when
+
+    def _named(self, said: str, field: str) -> AccountId | str:
+        try:
+            return self._account(said)
+        except Problem as problem:
+            raise Unfit(field, problem.slug, problem.detail) from None
+
+    def _id(self, said: str, field: str) -> TransferId:
+        try:
+            return transfer_id(self._book, said)
+        except Problem as problem:
+            raise Unfit(field, problem.slug, problem.detail) from None
+
+    @staticmethod
+    def _amount(wire: MoneyWire | None, field: str) -> tuple[int, str] | None:
+        try:
+            money = None if wire is None else to_money(wire)
+        except Problem as problem:
+            raise Unfit(field, problem.slug, problem.detail) from None
+        return None if money is None else (money.minor, money.currency)
+
+
+def _is_posted(leg: LegRecord) -> bool:
+    return leg.kind in ("post", "reverse")
+
+
+def _instant(text: str | None, field: str) -> datetime | None:
+    try:
+        return None if text is None else parse_rfc3339(text)
+    except ValueError as error:
+        raise Unfit(field, "invalid-request", str(error)) from None
+
+
+def _kept(metadata: dict[str, str] | None) -> str | None:
+    return _sorted.encode(metadata).decode() if metadata else None

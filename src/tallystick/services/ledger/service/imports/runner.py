@@ -1,0 +1,382 @@
+"""Runs imports, one after another, on the replica that leads.
+
+An import that is whole is one transaction: nobody sees half of it, and a crash leaves nothing. One in parts stores a thousand lines and
+how far it came in one transaction each, so it goes on where it was. A restoration (the lines begin with a book's own record) gives the
+book its settings, its chart and its accounts' limits at the end, when all that they have to fit is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from time import monotonic
+from typing import Final
+
+import msgspec
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.db import CheckViolation, Database, DatabaseError, Transaction
+from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.ledger.messages import (
+    AccountRecord,
+    BookRecord,
+    CategoryRecord,
+    ChartRecord,
+    Record,
+)
+from tallystick.contracts.ledger.problems import BookNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.clock import Clock, parse_rfc3339
+from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model import (
+    Category,
+    Chart,
+    FileLine,
+    ImportRow,
+    Refusal,
+    Rule,
+    Tally,
+    Unfit,
+    account_id,
+    called,
+    limit,
+)
+from tallystick.services.ledger.service.books import NO_CHART, check_writable
+from tallystick.services.ledger.service.imports.taking import Taking
+from tallystick.services.ledger.store import Imports as ImportStore
+from tallystick.services.ledger.store import Store
+
+#: Lines of one part.
+PART: Final = 1000
+#: Refused lines that a whole import names before it gives up looking for more.
+NAMED: Final = 1000
+#: Runs in a row that may end in the middle.
+TRIES: Final = 3
+#: One turn of the schedule; what is in parts goes on in the next.
+TURN_S: Final = 20.0
+#: How long the one transaction of a whole import may take, and a statement of it. While it is open no service's facts that came after it
+#: are passed on (see the outbox), and writers of its book wait: so not for longer, and not for more lines than MAX_WHOLE.
+WHOLE_S: Final = 30.0
+STATEMENT_S: Final = 10.0
+
+_LINES = telemetry.counter("ledger_import_lines", "Lines of imports, by what became of them", ["result"])
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class _Undo(Exception):
+    """A whole import that has a wrong line, or is a trial. Nothing of it is stored."""
+
+    def __init__(self, taking: Taking) -> None:
+        super().__init__()
+        self.taking = taking
+
+
+class _Wrong(Exception):
+    """The import as a whole can't be done."""
+
+
+class Runner:
+    def __init__(self, *, database: Database, store: Store, imports: ImportStore, outbox: Outbox, clock: Clock) -> None:
+        self._database = database
+        self._store = store
+        self._imports = imports
+        self._outbox = outbox
+        self._clock = clock
+        self._patient: Database | None = None
+
+    async def close(self) -> None:
+        if self._patient is not None:
+            await self._patient.close()
+
+    async def turn(self) -> None:
+        """Runs what is queued, oldest first, for a while."""
+        begun = monotonic()
+        while monotonic() - begun < TURN_S:
+            job = await self._imports.next(self._database)
+            if job is None:
+                return
+            tries = await self._imports.tried(self._database, job.id)
+            if tries is None:
+                continue
+            if tries > TRIES:
+                await self._fail(
+                    job, "it was tried several times and never came to an end; import it in parts", [], None
+                )
+                continue
+            await self._run(job, begun)
+
+    async def _run(self, job: ImportRow, begun: float) -> None:
+        try:
+            if job.mode == "whole" or job.dry_run:
+                await self._whole(job)
+            else:
+                await self._in_parts(job, begun)
+        except _Wrong as wrong:
+            await self._fail(job, str(wrong), [], None)
+        except DatabaseError as error:
+            telemetry.log.error("ledger.import.guard", constraint=error.constraint, error=error)
+            await self._fail(job, f"the database refused what the rules allowed ({error.constraint})", [], None)
+        except Problem as problem:
+            if problem.retryable:
+                raise
+            await self._fail(job, problem.detail or problem.title, [], None)
+
+    # ---- whole ------------------------------------------------------------------------------------------------------
+
+    async def _whole(self, job: ImportRow) -> None:
+        if self._patient is None:
+            bounds = replace(self._database.bounds, connections=1, statement_s=STATEMENT_S, transaction_s=WHOLE_S)
+            self._patient = Database(self._database.dsn, bounds, self._database.application)
+            self._patient.appended = self._database.appended
+        try:
+            async with self._patient.transaction() as tx:
+                if await self._imports.lock(tx, job.id) != "queued":
+                    return
+                taking = await self._begin(tx, job)
+                while lines := await self._imports.lines(tx, job.id, taking.tally.line, PART):
+                    await taking.take(tx, lines)
+                    if len(taking.refused) >= NAMED:
+                        break
+                if not taking.refused:
+                    await self._end(tx, job, taking)
+                if job.dry_run or taking.refused:
+                    raise _Undo(taking)
+                await self._done(tx, job, taking)
+        except _Undo as undo:
+            await self._undone(job, undo.taking)
+            return
+        self._counted(taking.tally)
+
+    async def _undone(self, job: ImportRow, taking: Taking) -> None:
+        now = self._clock.now()
+        good = job.dry_run and (not taking.refused or job.mode == "valid")
+        tally = taking.tally
+        async with self._database.transaction() as tx:
+            if await self._imports.lock(tx, job.id) != "queued":
+                return
+            if good:
+                await self._imports.progress(tx, job.id, tally)
+            else:
+                none = Tally(0, 0, 0, 0, 0, tally.refused)
+                await self._imports.progress(tx, job.id, none)
+            await self._imports.refuse(tx, job.id, taking.refused)
+            reason = None if good else "nothing was imported: lines were refused"
+            await self._imports.finish(tx, job.id, "done" if good else "failed", reason, None, now)
+        _LINES.labels("refused").inc(tally.refused)
+
+    # ---- in parts ---------------------------------------------------------------------------------------------------
+
+    async def _in_parts(self, job: ImportRow, begun: float) -> None:
+        while monotonic() - begun < TURN_S:
+            try:
+                async with self._database.transaction() as tx:
+                    if await self._imports.lock(tx, job.id) != "queued":
+                        return
+                    taking = await self._begin(tx, job)
+                    lines = await self._imports.lines(tx, job.id, job.line, PART)
+                    await (taking.take(tx, lines) if lines else self._end(tx, job, taking))
+                    if taking.refused and job.mode == "parts":
+                        raise _Undo(taking)
+                    await self._imports.refuse(tx, job.id, taking.refused)
+                    await (self._imports.progress(tx, job.id, taking.tally) if lines else self._done(tx, job, taking))
+            except _Undo as undo:
+                refused = undo.taking.refused
+                reason = f"it stopped: all up to line {job.line} is imported, and of what comes next lines were refused"
+                await self._fail(job, reason, refused, None)
+                return
+            job = _advanced(job, taking.tally)
+            if not lines:
+                self._counted(taking.tally)
+                return
+
+    # ---- begin and end ----------------------------------------------------------------------------------------------
+
+    async def _begin(self, tx: Transaction, job: ImportRow) -> Taking:
+        """Takes the book's lock: nobody posts to it nor opens an account until this transaction ends. Raises _Wrong, BookQuarantined."""
+        await self._store.lock_whole_book(tx, job.book)
+        locked = await self._store.lock_books(tx, [job.book])
+        row = await self._store.book(tx, job.tenant, job.book_name)
+        if row is None:
+            raise BookNotFound
+        check_writable(row)
+        first = await self._imports.settings(tx, job.id, 0, 1)
+        restoring = bool(first) and isinstance(_decode(first[0].record), BookRecord)
+        if restoring and job.line == 0 and (row.sequence or await self._imports.has_accounts(tx, job.book)):
+            raise _Wrong("an export is restored into an empty book; open a new one for it")
+        chart, _ = await self._store.chart(tx, job.book) or (NO_CHART, None)
+        return Taking(
+            job,
+            row,
+            locked[job.book],
+            chart,
+            self._store,
+            self._imports,
+            self._outbox,
+            self._clock.now(),
+            restoring=restoring,
+        )
+
+    async def _end(self, tx: Transaction, job: ImportRow, taking: Taking) -> None:
+        """What holds for the book as a whole. Refuses lines into `taking`; raises _Wrong."""
+        after = 0
+        restoring = False
+        closing: list[tuple[int, AccountRecord]] = []
+        book: tuple[int, BookRecord] | None = None
+        chart: tuple[int, ChartRecord] | None = None
+        categories: list[CategoryRecord] = []
+        while lines := await self._imports.settings(tx, job.id, after, PART):
+            accounts: list[tuple[int, AccountRecord]] = []
+            for line, record in self._settings(lines):
+                if isinstance(record, BookRecord):
+                    restoring, book = True, (line, record)
+                elif isinstance(record, ChartRecord):
+                    chart = line, record
+                elif isinstance(record, CategoryRecord):
+                    categories.append(record)
+                elif isinstance(record, AccountRecord):
+                    accounts.append((line, record))
+            if restoring:
+                await self._limit(tx, job, accounts)
+            closing += [(line, one) for line, one in accounts if one.closed or one.frozen]
+            after = lines[-1].line
+        for line, one in closing:
+            await self._close(tx, job, taking, line, one)
+        await self._settle(tx, job, taking, book, chart, categories)
+        if (
+            job.wanted_sequence is not None
+            and restoring
+            and taking.sequence != job.wanted_sequence
+            and job.mode != "valid"
+        ):
+            raise _Wrong(f"the book came to sequence {taking.sequence} and the export was at {job.wanted_sequence}")
+
+    @staticmethod
+    def _settings(lines: list[FileLine]) -> list[tuple[int, object]]:
+        return [(line.line, _decode(line.record)) for line in lines]
+
+    async def _limit(self, tx: Transaction, job: ImportRow, accounts: list[tuple[int, AccountRecord]]) -> None:
+        limits = [
+            (account_id(job.book, called(one)), limit(one.floor, "/floor"), limit(one.ceiling, "/ceiling"))
+            for _, one in accounts
+            if one.floor is not None or one.ceiling is not None
+        ]
+        if limits:
+            try:
+                await self._imports.limit(tx, job.book, limits)
+            except CheckViolation as error:
+                raise _Wrong(f"an account does not keep its limits after all transfers ({error.constraint})") from None
+
+    async def _close(self, tx: Transaction, job: ImportRow, taking: Taking, line: int, record: AccountRecord) -> None:
+        own = account_id(job.book, called(record))
+        now = self._clock.now()
+        if record.frozen:
+            await self._store.freeze_account(tx, job.book, own, now)
+        if record.closed and not await self._store.close_account(tx, job.book, own, now):
+            row = await self._store.account(tx, job.tenant, own, now)
+            if row is not None and not row.closed:
+                taking.refuse(
+                    line, Unfit("/closed", "account-has-holds", "it can't be closed while something is held on it")
+                )
+
+    async def _settle(  # noqa: PLR0917 - the parts of a book
+        self,
+        tx: Transaction,
+        job: ImportRow,
+        taking: Taking,
+        book: tuple[int, BookRecord] | None,
+        chart: tuple[int, ChartRecord] | None,
+        categories: list[CategoryRecord],
+    ) -> None:
+        now = self._clock.now()
+        if chart is not None:
+            await self._chart(tx, job, taking, *chart)
+        for one in categories:
+            await self._store.set_category(tx, job.book, Category(one.name, one.paths, one.categories, now))
+        if book is not None:
+            row = await self._store.book(tx, job.tenant, job.book_name)
+            if row is None:
+                raise BookNotFound
+            await self._store.set_book(
+                tx, msgspec.structs.replace(row, description=book[1].description, backdating=book[1].backdating)
+            )
+            if book[1].sealed_until is not None:
+                await self._store.seal_book(tx, job.book, parse_rfc3339(book[1].sealed_until))
+
+    async def _chart(self, tx: Transaction, job: ImportRow, taking: Taking, line: int, record: ChartRecord) -> None:
+        """Raises _Wrong when accounts would not be allowed by it."""
+        present, _ = await self._store.chart(tx, job.book) or (NO_CHART, None)
+        rules = [
+            Rule(
+                pattern=one.pattern,
+                kind=one.kind,
+                normal_side=one.normal_side,
+                currencies=None if one.currencies is None else tuple(one.currencies),
+                floor=limit(one.floor, "/floor"),
+                ceiling=limit(one.ceiling, "/ceiling"),
+            )
+            for one in record.rules
+        ]
+        made = Chart(present.version + 1, record.mode, rules)
+        if (made.mode, made.rules) == (present.mode, present.rules):
+            return
+        async for account, charted in self._store.charted(tx, job.book):
+            fault = made.fault(charted)
+            if fault is not None:
+                taking.refuse(line, Unfit(None, "chart-orphans-accounts", f"{ids.accounts.text(account)}: {fault[0]}"))
+                return
+        await self._store.insert_chart(tx, job.book, made, self._clock.now())
+
+    async def _done(self, tx: Transaction, job: ImportRow, taking: Taking) -> None:
+        now = self._clock.now()
+        await self._imports.progress(tx, job.id, taking.tally)
+        await self._imports.finish(tx, job.id, "done", None, taking.sequence, now)
+        await self._outbox.append(tx, [self._fact(job, taking.tally, taking.sequence, now)])
+
+    async def _fail(self, job: ImportRow, reason: str, refused: list[Refusal], sequence: int | None) -> None:
+        async with self._database.transaction() as tx:
+            if await self._imports.lock(tx, job.id) == "queued":
+                await self._imports.refuse(tx, job.id, refused)
+                await self._imports.progress(tx, job.id, msgspec.structs.replace(Tally.of(job), refused=len(refused)))
+                await self._imports.finish(tx, job.id, "failed", reason[:1000], sequence, self._clock.now())
+        telemetry.log.info("ledger.import.failed", **{"import": ids.imports.text(job.id)})
+
+    @staticmethod
+    def _counted(tally: Tally) -> None:
+        _LINES.labels("accounts").inc(tally.accounts)
+        _LINES.labels("transfers").inc(tally.transfers)
+        _LINES.labels("known").inc(tally.accounts_known + tally.transfers_known)
+        _LINES.labels("refused").inc(tally.refused)
+
+    @staticmethod
+    def _fact(job: ImportRow, tally: Tally, sequence: int, at: datetime) -> Fact:
+        own = ids.imports.text(job.id)
+        return Fact(
+            id=ids.facts.new(),
+            type="ledger.import.done",
+            tenant=job.tenant,
+            actor=job.actor,
+            resource=own,
+            at=at,
+            trace=None,
+            data={
+                "import": own,
+                "book": job.book,
+                "sha256": job.sha256.hex(),
+                "accounts": tally.accounts,
+                "transfers": tally.transfers,
+                "refused": tally.refused,
+                "sequence": sequence,
+            },
+        )
+
+
+def _advanced(job: ImportRow, tally: Tally) -> ImportRow:
+    return msgspec.structs.replace(
+        job,
+        line=tally.line,
+        accounts=tally.accounts,
+        accounts_known=tally.accounts_known,
+        transfers=tally.transfers,
+        transfers_known=tally.transfers_known,
+        refused=tally.refused,
+    )

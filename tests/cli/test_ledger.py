@@ -1,0 +1,265 @@
+"""The ledger's command: exact amounts, files of both forms, each wrong line with its place, and a plot that shows what is there."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.cli.commands import dispatch
+from tallystick.cli.ledger.files.reading import File, Survey, lines
+from tallystick.cli.ledger.money import minor, plain, shown
+from tallystick.cli.ledger.picture import picture, ticks
+from tallystick.cli.ledger.plot import TERMINAL, in_terminal, wanted
+from tallystick.cli.ledger.series import Series, span, thinned
+from tallystick.cli.output import Failed
+from tallystick.kernel.currencies import EXPONENTS
+
+# ---- amounts --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(-(2**63) + 1, 2**63 - 1), st.sampled_from(sorted(EXPONENTS)))
+def test_amounts_come_back_exactly(value: int, code: str) -> None:
+    text = plain({"amount": str(value), "currency": code})
+    assert minor(text, code) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "value"),
+    [("12.50", "EUR", 1250), ("12.5", "EUR", 1250), ("12", "EUR", 1200), ("-0.01", "EUR", -1), ("7", "JPY", 7), ("7.0", "JPY", 7), ("1.234", "BHD", 1234)],
+)  # fmt: skip
+def test_amounts_as_people_write_them(text: str, code: str, value: int) -> None:
+    assert minor(text, code) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1e3", "1,000.00", "1.005", ".5", "5.", "0x1", "nan", "١", "9" * 21, "1.000000000000000000001"]
+)
+def test_what_is_no_amount_of_euros_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        minor(text, "EUR")
+
+
+def test_money_is_shown_in_its_units() -> None:
+    assert shown({"amount": "-5", "currency": "EUR"}) == "-0.05 EUR"
+    assert shown({"amount": "5", "currency": "JPY"}) == "5 JPY"
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def survey(path: Path) -> tuple[Survey, list[tuple[int, dict[str, Any]]]]:
+    file = File(path)
+    found = file.survey(lambda _: None)
+    return found, [(line, json.loads(encoded)) for line, _, encoded in file.records()]
+
+
+def wrong(found: Survey) -> list[tuple[int, str | None]]:
+    return [(one.line, one.field) for one in found.wrong]
+
+
+def test_transfers_of_a_csv_file(tmp_path: Path) -> None:
+    file = tmp_path / "h.csv"
+    file.write_text(
+        "id,transaction,reference,debit,credit,amount,currency,effective_at,code,metadata.order\n"
+        "1,,,a,b,12.50,EUR,2026-01-31,x,7\n"
+        "2,,INV-1,a,b,5,JPY,,,\n"
+        "3,t,REF,a,b,1.00,EUR,2026-01-31T10:00:00Z,,\n"
+        ",t,,b,c,1.00,EUR,,,\n"
+        "5,,,a,b,0.01,EUR,,,\n"
+    )
+    found, records = survey(file)
+    assert found.wrong == []
+    eur = {"amount": "1250", "currency": "EUR"}
+    first = {"type": "transfer", "id": "1", "debit_account": "a", "credit_account": "b", "amount": eur, "code": "x", "metadata": {"order": "7"}, "effective_at": "2026-01-31T00:00:00Z"}  # fmt: skip
+    assert records[0] == (2, first)
+    assert records[1][1]["type"] == "transaction"
+    assert (records[1][1]["id"], records[1][1]["reference"], len(records[1][1]["transfers"])) == ("2", "INV-1", 1)
+    line, whole = records[2]
+    assert (line, whole["id"], whole["reference"], whole["effective_at"]) == (4, "t", "REF", "2026-01-31T10:00:00Z")
+    assert [leg.get("id") for leg in whole["transfers"]] == ["3", None]
+    assert records[3][0] == 6
+
+
+def test_accounts_of_a_csv_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("path,name,currency,normal_side,floor,opening,closed\na:b,Anna,EUR,credit,-10.00,-2.50,no\n")
+    _, records = survey(file)
+    opening = {"amount": "-250", "currency": "EUR"}
+    assert records == [(2, {"type": "account", "name": "Anna", "currency": "EUR", "normal_side": "credit", "path": "a:b", "floor": "-1000", "opening": opening})]  # fmt: skip
+
+
+def test_each_wrong_line_is_told_with_its_field_and_the_others_stay(tmp_path: Path) -> None:
+    file = tmp_path / "h.csv"
+    file.write_text(
+        "id,debit,credit,amount,currency,final\n1,a,b,1.00,EUR,\n2,a,b,1.005,EUR,\n3,a,b,1.00,XXQ,\n4,a,b,1.00,EUR,maybe\n5,a,b\n"
+        "4242424242424242,a,b,1.00,EUR,\n7,a,b,1.00,EUR,\n"
+    )
+    found, records = survey(file)
+    assert wrong(found) == [(3, "amount"), (4, "currency"), (5, "final"), (6, None), (7, "/id")]
+    assert [line for line, _ in records] == [2, 8]
+    assert "4242" not in repr(found.wrong)
+
+
+def test_wrong_lines_of_json(tmp_path: Path) -> None:
+    good = '{"type":"account","name":"a","currency":"EUR","normal_side":"debit","id":"x"}'
+    file = tmp_path / "a.jsonl"
+    twice = good[:-1] + ',"id":"y"}'
+    file.write_text(
+        "\n".join([good, "{", good.replace("debit", "left"), "", '{"type":"nothing"}', "[]", twice, good]) + "\n"
+    )
+    found, records = survey(file)
+    assert wrong(found) == [(2, None), (3, "/normal_side"), (5, "/type"), (6, None), (7, None)]
+    assert [line for line, _ in records] == [1, 8]
+
+
+def test_rows_of_one_transaction_agree(tmp_path: Path) -> None:
+    file = tmp_path / "h.csv"
+    file.write_text("transaction,reference,debit,credit,amount,currency\nt,A,a,b,1,EUR\nt,B,b,c,1,EUR\n")
+    assert wrong(survey(file)[0]) == [(2, "reference")]
+
+
+@pytest.mark.parametrize("header", ["a,b,c", "debit,credit,amount,currency,surprise", "name,name,currency,normal_side"])
+def test_a_header_that_is_none_of_ours_is_refused(tmp_path: Path, header: str) -> None:
+    file = tmp_path / "h.csv"
+    file.write_text(header + "\n1,2,3\n")
+    with pytest.raises(Failed, match=r"header|unknown columns|twice"):
+        survey(file)
+
+
+def test_plain_and_packed_files_are_the_same_content(tmp_path: Path) -> None:
+    text = "id,debit,credit,amount,currency\n1,a,b,1.00,EUR\n".encode("utf-8-sig")
+    plain_file, packed = tmp_path / "a.csv", tmp_path / "a.csv.gz"
+    plain_file.write_bytes(text)
+    packed.write_bytes(gzip.compress(text))
+    assert survey(plain_file)[0].sha256 == survey(packed)[0].sha256
+    packed.write_bytes(gzip.compress(text * 500)[:-20])
+    with pytest.raises(Failed, match="can't be read to its end"):
+        survey(packed)
+
+
+def exported(*records: dict[str, Any]) -> bytes:
+    text = b"".join(json.dumps(one).encode() + b"\n" for one in records)
+    end = {"type": "end", "sequence": 0, "records": {}, "sha256": hashlib.sha256(text).hexdigest()}
+    return text + json.dumps(end).encode() + b"\n"
+
+
+BOOK = {"type": "book", "name": "main", "sequence": 0, "exported_at": "2026-01-01T00:00:00Z"}
+ACCOUNT = {"type": "account", "name": "a", "currency": "EUR", "normal_side": "debit", "id": "x"}
+
+
+def test_an_export_that_was_changed_or_cut_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    whole = exported(BOOK, ACCOUNT)
+    file.write_bytes(whole)
+    found = survey(file)[0]
+    assert (found.restores, found.sequence, found.records) == (True, 0, 2)
+    for broken, why in (
+        (whole.replace(b"EUR", b"USD"), "SHA-256"),
+        (b"\n".join(whole.splitlines()[:2]) + b"\n", "cut short"),
+        (whole + json.dumps(ACCOUNT).encode() + b"\n", "after the export's last line"),
+        (exported(ACCOUNT, BOOK), "the first of an export"),
+    ):
+        file.write_bytes(broken)
+        with pytest.raises(Failed, match=why):
+            survey(file)
+
+
+def test_uploads_are_bounded_in_records_and_bytes() -> None:
+    records = [(n, None, b"x" * 100) for n in range(1, 26)]
+    assert [count for count, _ in lines(records, 10, 10**6)] == [10, 10, 5]
+    assert [count for count, _ in lines(records, 1000, 700)] == [5, 5, 5, 5, 5]
+    assert [count for count, _ in lines([(1, None, b"x" * 999)], 10, 10)] == [1]
+
+
+def test_a_file_that_can_not_be_used_is_said_before_the_platform_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(tmp_path)]
+    assert dispatch(["ledger", "import", str(tmp_path / "none.csv"), *data]) == 2
+    assert "can't be read" in capsys.readouterr().err
+    file = tmp_path / "h.csv"
+    file.write_text("id,debit,credit,amount,currency\n1,a,b,x,EUR\n")
+    report = tmp_path / "report.jsonl"
+    assert dispatch(["ledger", "import", str(file), "--json", "--report", str(report), *data]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["refused"], told["refusals"][0]["line"]) == ("failed", 1, 2)
+    assert json.loads(report.read_text())["field"] == "amount"
+    assert dispatch(["ledger", "import", str(file), "--skip-invalid", "--in-parts", *data]) == 2
+    file.write_text("id,debit,credit,amount,currency\n1,a,b,1.00,EUR\n")
+    assert dispatch(["ledger", "import", str(file), *data]) == 3
+
+
+# ---- plots ----------------------------------------------------------------------------------------------------------
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def series(*amounts: int, code: str = "EUR") -> Series:
+    steps = [(BEGIN + timedelta(days=n), amount) for n, amount in enumerate(amounts)]
+    return Series("customers:1 & <co>", code, steps, BEGIN + timedelta(days=len(amounts)))
+
+
+def test_a_plot_in_the_terminal_has_its_axes_and_steps() -> None:
+    text = in_terminal(series(0, 10000, 10000, 2500))
+    assert "(EUR)" in text
+    assert "105.00" in text
+    assert "2026-01-0" in text
+    assert max(map(len, text.splitlines())) <= 100
+    flat = in_terminal(series(0, 0))
+    assert "0.00" in flat
+
+
+def test_pictures_are_what_their_names_say() -> None:
+    from PIL import Image
+
+    svg = ET.fromstring(picture(series(0, -500, 700), png=False))
+    texts = ["".join(one.itertext()) for one in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert "customers:1 & <co>, EUR" in texts
+    assert "0.00" in texts
+    image = Image.open(BytesIO(picture(series(0, -500, 700), png=True)))
+    assert (image.format, image.size) == ("PNG", (1920, 840))
+    assert len(set(image.convert("RGB").get_flattened_data())) > 2
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=300))
+def test_thinning_keeps_the_ends_and_the_peaks(amounts: list[int]) -> None:
+    steps = series(*amounts).steps
+    kept = thinned(steps, 40)
+    assert len(kept) <= max(40, 4)
+    assert kept[0] == steps[0]
+    assert kept[-1] == steps[-1]
+    assert {min(amounts), max(amounts)} <= {minor for _, minor in kept}
+    assert kept == sorted(kept, key=lambda one: one[0])
+
+
+@given(st.integers(-(2**63), 2**63), st.integers(0, 2**62))
+def test_the_axis_has_zero_and_a_few_round_numbers(low: int, width: int) -> None:
+    begin, end = span([low, low + width])
+    assert begin <= 0 <= end
+    assert begin < end
+    found = ticks(begin, end)
+    assert 0 in found
+    assert len(found) <= 10
+
+
+def test_a_plot_goes_to_a_png_or_an_svg_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wanted(plot=None) is None
+    assert wanted(plot=True) == TERMINAL
+    assert wanted(tmp_path / "x.svg") == tmp_path / "x.svg"
+    with pytest.raises(Failed, match=r"\.png or \.svg"):
+        wanted(tmp_path / "x.gif")
+    with pytest.raises(Failed, match="no folder"):
+        wanted(tmp_path / "no" / "x.svg")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(Failed, match=r"pip install 'tallystick\[png\]'"):
+        wanted(tmp_path / "x.png")

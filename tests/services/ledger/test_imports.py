@@ -1,0 +1,429 @@
+"""Files that are brought into a book: all or nothing, once, and every refused line with its reason; and a book that comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tallystick.contracts.ledger.messages import MAX_WHOLE
+from tallystick.services.ledger.service.imports.taking import Taking
+from tests.services.ledger.env import Env, eur, problem
+
+Rec = dict[str, Any]
+
+
+def account(own: str, **more: Any) -> Rec:
+    return {"type": "account", "id": own, "name": own, "currency": "EUR", "normal_side": "credit", **more}
+
+
+def transfer(own: str, debit: str, credit: str, amount: Any, **more: Any) -> Rec:
+    money = {"debit_account": debit, "credit_account": credit, "amount": eur(amount)}
+    return {"type": "transfer", "id": own, **money, **more}
+
+
+def digest(records: Sequence[Rec]) -> str:
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
+
+
+async def announce(env: Env, records: Sequence[Rec], **more: Any) -> Any:
+    body = {"rows": len(records), "sha256": digest(records), **more}
+    answer = await env.call("POST", "/v1/imports", body)
+    assert answer.status in {200, 201}, answer.content
+    return answer
+
+
+async def bring(env: Env, records: Sequence[Rec], **more: Any) -> Any:
+    """The import after it ran."""
+    answer = await announce(env, records, **more)
+    own = answer.json["id"]
+    if answer.json["state"] != "open":
+        return answer.json
+    for begin in range(0, len(records), 1000):
+        lines = [{"line": begin + n + 1, "record": one} for n, one in enumerate(records[begin : begin + 1000])]
+        staged = await env.call("POST", f"/v1/imports/{own}/lines", {"lines": lines})
+        assert staged.status == 200, staged.content
+    started = await env.call("POST", f"/v1/imports/{own}/start")
+    assert started.status == 200, started.content
+    await env.ledger.importer.turn()
+    return (await env.call("GET", f"/v1/imports/{own}")).json
+
+
+async def refusals(env: Env, done: Any) -> list[tuple[int, str | None, str]]:
+    answer = await env.call("GET", f"/v1/imports/{done['id']}/refusals?limit=200")
+    return [(one["line"], one["field"], one["reason"]) for one in answer.json["data"]]
+
+
+async def accounts(env: Env, book: str = "main") -> dict[str, tuple[str, str]]:
+    found = (await env.call("GET", f"/v1/accounts?book={book}&limit=200")).json["data"]
+    return {one["name"]: (one["balance"]["posted"]["amount"], one["balance"]["available"]["amount"]) for one in found}
+
+
+GOOD = [
+    account("bank", normal_side="debit"),
+    account("anna", path="customers:1:wallet", floor="0", opening=eur(5000)),
+    account("ben", opening=eur(-300)),
+    transfer("t1", "bank", "anna", 1000, effective_at="2024-03-01T12:00:00Z"),
+    {
+        "type": "transaction",
+        "reference": "INV-1",
+        "description": "an order",
+        "transfers": [
+            {"debit_account": "anna", "credit_account": "ben", "amount": eur(700)},
+            {"debit_account": "anna", "credit_account": "bank", "amount": eur(50)},
+        ],
+    },
+]
+
+
+async def test_accounts_openings_and_history_come_in_and_come_in_once(env: Env) -> None:
+    done = await bring(env, GOOD)
+    assert (done["state"], done["accounts"], done["transfers"], done["refused"]) == ("done", 4, 5, 0)
+    found = await accounts(env)
+    assert found["anna"] == ("5250", "5250")
+    assert found["ben"] == ("400", "400")
+    assert found["bank"] == ("950", "950")
+    assert found["Opening balances"] == ("-4700", "-4700")
+    assert done["sequence"] == 5
+    past = await env.call("GET", "/v1/accounts/customers:1:wallet?effective=2024-03-01T12:00:00Z")
+    if past.status == 200:
+        assert past.json["balance"]["posted"]["amount"] == "1000"
+    again = await bring(env, GOOD)
+    assert again["id"] == done["id"]
+    assert await accounts(env) == found
+    # Another file with the same records and one more finds the others there.
+    more = await bring(env, [*GOOD, transfer("t2", "bank", "ben", 1)])
+    assert (more["accounts"], more["accounts_known"], more["transfers"], more["transfers_known"]) == (0, 3, 1, 5)
+    assert more["sequence"] == 6
+
+
+async def test_a_wrong_line_in_the_middle_imports_nothing_and_names_what_is_wrong(env: Env) -> None:
+    wrong = [*GOOD[:3], transfer("x", "anna", "ben", 99999), transfer("y", "anna", "nobody", 1), *GOOD[3:]]
+    done = await bring(env, wrong)
+    assert done["state"] == "failed"
+    assert (done["accounts"], done["transfers"], done["refused"]) == (0, 0, 2)
+    assert await refusals(env, done) == [(4, None, "insufficient_funds"), (5, None, "account_not_found")]
+    assert await accounts(env) == {}
+    # The id of a refused line is not used up.
+    good = await bring(env, [*GOOD, transfer("x", "anna", "ben", 1)])
+    assert good["state"] == "done"
+    assert (await accounts(env))["anna"] == ("5249", "5249")
+
+
+async def test_what_is_valid_comes_in_if_asked_for(env: Env) -> None:
+    wrong = [*GOOD[:3], transfer("x", "anna", "ben", 99999), account("anna", name="else"), *GOOD[3:]]
+    done = await bring(env, wrong, mode="valid")
+    assert (done["state"], done["transfers"], done["refused"]) == ("done", 5, 2)
+    assert await refusals(env, done) == [(4, None, "insufficient_funds"), (5, None, "account-exists")]
+    found = await accounts(env)
+    assert found["anna"] == ("5250", "5250")
+    assert (await bring(env, wrong, mode="valid"))["id"] == done["id"]
+    assert await accounts(env) == found
+
+
+async def test_a_trial_changes_nothing_and_says_what_would_be(env: Env) -> None:
+    done = await bring(env, GOOD, dry_run=True)
+    assert (done["state"], done["accounts"], done["transfers"]) == ("done", 4, 5)
+    assert await accounts(env) == {}
+    assert (await bring(env, GOOD))["state"] == "done"
+
+
+async def test_a_whole_import_of_more_than_one_part_is_still_whole(env: Env) -> None:
+    many = [account("bank", normal_side="debit"), account("anna", floor="0")]
+    many += [transfer(f"t{n}", "bank", "anna", 1) for n in range(2500)]
+    done = await bring(env, [*many, transfer("last", "anna", "bank", 2501)])
+    assert done["state"] == "failed"
+    assert await accounts(env) == {}
+    done = await bring(env, [*many, transfer("last", "anna", "bank", 2500)])
+    assert (done["state"], done["transfers"], done["sequence"]) == ("done", 2501, 2501)
+    assert (await accounts(env))["anna"] == ("0", "0")
+
+
+async def test_parts_stop_before_the_first_wrong_part_and_go_on_where_they_were(env: Env) -> None:
+    many = [account("bank", normal_side="debit"), account("anna", floor="0")]
+    many += [transfer(f"t{n}", "bank", "anna", 1) for n in range(1500)]
+    done = await bring(env, [*many, transfer("last", "anna", "bank", 9999)], mode="parts")
+    assert (done["state"], done["line"], done["transfers"]) == ("failed", 1000, 998)
+    assert await refusals(env, done) == [(1503, None, "insufficient_funds")]
+    done = await bring(env, [*many, transfer("last", "anna", "bank", 1500)], mode="parts")
+    assert (done["state"], done["transfers"], done["transfers_known"]) == ("done", 503, 998)
+
+
+async def test_an_import_that_was_cut_off_goes_on_where_it_was(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [account("bank", normal_side="debit"), account("anna")]
+    many += [transfer(f"t{n}", "bank", "anna", 1) for n in range(2500)]
+    taken = Taking.take
+    calls = 0
+
+    async def cut(self: Any, tx: Any, lines: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise ConnectionResetError
+        await taken(self, tx, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Taking, "take", cut)
+        with pytest.raises(ConnectionResetError):
+            await bring(env, many, mode="parts")
+    half = (await announce(env, many, mode="parts")).json
+    assert (half["state"], half["line"], half["transfers"]) == ("queued", 1000, 998)
+    await env.ledger.importer.turn()
+    done = (await announce(env, many, mode="parts")).json
+    assert (done["state"], done["transfers"], done["sequence"]) == ("done", 2500, 2500)
+
+
+async def test_bad_records_are_refused_with_their_place(env: Env) -> None:
+    lines = [
+        {"type": "transfer", "debit_account": "a", "credit_account": "b", "amount": eur(1)},
+        transfer("c", "a:b", "not a path!", 1),
+        {"type": "transfer", "id": "d", "kind": "capture", "amount": eur(1)},
+        {"type": "transaction", "id": "e", "transfers": [{"debit_account": "a", "credit_account": "b"}]},
+        {"type": "account", "name": "n", "currency": "EUR", "normal_side": "credit"},
+        account("f", currency="XXQ"),
+        transfer("g", "a", "b", 2**63),
+        transfer("h", "a", "b", 1, effective_at="yesterday at five o'clock"),
+        account("i", opening={"amount": "1", "currency": "USD"}),
+    ]
+    done = await bring(env, lines)
+    assert done["state"] == "failed"
+    assert await refusals(env, done) == [
+        (1, "/id", "id_missing"),
+        (2, "/credit_account", "invalid-id"),
+        (3, "/target", "invalid-unit"),
+        (4, "/transfers/0/amount", "invalid-unit"),
+        (5, "/id", "id_missing"),
+        (6, "/currency", "unknown-currency"),
+        (7, "/amount", "invalid-amount"),
+        (8, "/effective_at", "invalid-request"),
+        (9, "/opening/currency", "currency_mismatch"),
+    ]
+
+
+async def test_lines_come_before_the_start_and_all_of_them(env: Env) -> None:
+    own = (await announce(env, GOOD)).json["id"]
+    line = {"lines": [{"line": 1, "record": GOOD[0]}]}
+    assert (await env.call("POST", f"/v1/imports/{own}/lines", line)).status == 200
+    assert (await env.call("POST", f"/v1/imports/{own}/lines", line)).status == 200
+    assert problem(await env.call("POST", f"/v1/imports/{own}/start")) == (409, "import-incomplete")
+    assert (await env.call("GET", f"/v1/imports/{own}")).json["staged"] == 1
+    env.clock.advance(timedelta(days=2))
+    await env.ledger.imports.give_up()
+    assert problem(await env.call("POST", f"/v1/imports/{own}/lines", line)) == (409, "import-not-open")
+    assert (await bring(env, GOOD))["state"] == "done"
+
+
+async def test_too_many_for_one_piece_is_said_before_anything_is_brought(env: Env) -> None:
+    body = {"rows": MAX_WHOLE + 1, "sha256": "0" * 64}
+    assert problem(await env.call("POST", "/v1/imports", body)) == (422, "import-too-large")
+    assert (await env.call("POST", "/v1/imports", {**body, "mode": "parts"})).status == 201
+
+
+async def test_an_import_is_seen_by_its_tenant_only(env: Env) -> None:
+    own = (await announce(env, GOOD)).json["id"]
+    assert problem(await env.call("GET", f"/v1/imports/{own}", tenant="other")) == (404, "import-not-found")
+    assert problem(await env.call("POST", f"/v1/imports/{own}/start", tenant="other")) == (404, "import-not-found")
+
+
+# ---- a book that comes back -----------------------------------------------------------------------------------------
+
+
+async def export(env: Env, book: str = "main", limit: int = 7) -> list[Rec]:
+    records: list[Rec] = []
+    after = ""
+    while True:
+        answer = await env.call("GET", f"/v1/books/{book}/export?limit={limit}{after}")
+        assert answer.status == 200, answer.content
+        records += answer.json["data"]
+        if not answer.json["has_more"]:
+            return records
+        after = f"&after={answer.json['next']}"
+
+
+def timeless(records: Sequence[Rec]) -> list[Rec]:
+    """An export without what is another book's: its name, its accounts' ids, and when things were recorded."""
+    names: dict[str, str] = {}
+    found = []
+    for one in records:
+        copy = {key: value for key, value in one.items() if key not in {"exported_at", "created_at"}}
+        if one["type"] == "account":
+            names[one["id"]] = copy["id"] = one["name"]
+        if one["type"] == "book":
+            del copy["name"]
+        legs = copy.get("transfers", [copy])
+        copy = {**copy, **({"transfers": [dict(leg) for leg in legs]} if "transfers" in copy else {})}
+        copy.pop("effective_at", None)
+        for leg in copy.get("transfers", [copy]):
+            for gone in ("recorded_at", "effective_at", "expires_at"):
+                leg.pop(gone, None)
+            for side in ("debit_account", "credit_account"):
+                if side in leg:
+                    leg[side] = names[leg[side]]
+        found.append(copy)
+    return sorted((one for one in found if one["type"] == "account"), key=lambda one: str(one["id"])) + [
+        one for one in found if one["type"] != "account"
+    ]
+
+
+async def restore(env: Env, records: Sequence[Rec], book: str, **more: Any) -> Any:
+    assert (await env.call("POST", "/v1/books", {"name": book})).status == 201
+    return await bring(env, records, book=book, sequence=records[0]["sequence"], **more)
+
+
+async def test_a_book_comes_back_with_all_that_it_is(env: Env) -> None:
+    chart = {"mode": "open", "rules": [{"pattern": "customers:{id:int}:wallet", "kind": "liability", "floor": "0"}]}
+    assert (await env.call("PUT", "/v1/books/main/chart", chart)).status == 200
+    category = {"paths": ["customers:**"]}
+    assert (await env.call("PUT", "/v1/books/main/categories/customers", category)).status == 200
+    assert (await bring(env, GOOD))["state"] == "done"
+    anna, bank = "customers:1:wallet", next(k for k, v in (await ids(env)).items() if v == "bank")
+    held = await env.transfers({"kind": "hold", "debit_account": anna, "credit_account": bank, "amount": eur(100)})
+    own = held.json["data"][0]["id"]
+    assert (await env.call("POST", f"/v1/transfers/{own}/capture", {"amount": eur(40)})).status == 201
+    spent = (
+        await env.transfers({"kind": "post", "debit_account": anna, "credit_account": bank, "amount": eur(10)})
+    ).json
+    assert (await env.call("POST", f"/v1/transfers/{spent['data'][0]['id']}/reverse", {"amount": eur(4)})).status == 201
+    frozen = await env.account("debit", name="frozen")
+    closed = await env.account("debit", name="closed")
+    assert (await env.call("POST", f"/v1/accounts/{frozen}/freeze")).status == 200
+    assert (await env.call("POST", f"/v1/accounts/{closed}/close")).status == 200
+    assert (await env.call("PATCH", "/v1/books/main", {"description": "all", "backdating": "report"})).status == 200
+    before = await export(env)
+    done = await restore(env, before, "copy")
+    assert done["state"] == "done", (done, await refusals(env, done))
+    after = await export(env, "copy", limit=1000)
+    assert done["sequence"] == before[0]["sequence"] == after[0]["sequence"]
+    assert timeless(after) == timeless(before)
+    assert await accounts(env, "copy") == await accounts(env)
+
+
+async def ids(env: Env) -> dict[str, str]:
+    return {one["id"]: one["name"] for one in (await env.call("GET", "/v1/accounts?limit=200")).json["data"]}
+
+
+async def test_an_export_is_restored_into_an_empty_book_only(env: Env) -> None:
+    await bring(env, GOOD)
+    again = await bring(env, await export(env), sequence=5)
+    assert again["state"] == "failed"
+    assert "empty book" in again["reason"]
+
+
+async def test_an_export_that_lost_a_line_is_not_restored(env: Env) -> None:
+    await bring(env, GOOD)
+    records = [one for one in await export(env) if one.get("amount", {}).get("amount") != "1000"]
+    done = await restore(env, records, "copy")
+    assert done["state"] == "failed"
+    assert await accounts(env, "copy") == {}
+
+
+async def test_an_export_stays_as_of_its_sequence_and_says_when_the_accounts_moved(env: Env) -> None:
+    await bring(env, GOOD)
+    first = (await env.call("GET", "/v1/books/main/export?limit=1")).json
+    assert (await bring(env, [*GOOD, transfer("t2", "bank", "ben", 1)]))["sequence"] == 6
+    second = await env.call("GET", f"/v1/books/main/export?limit=1&after={first['next']}")
+    assert (second.status, second.json["as_of"]) == (200, 5)
+    own = next(iter(await ids(env)))
+    assert (await env.call("POST", f"/v1/accounts/{own}/freeze")).status == 200
+    stale = await env.call("GET", f"/v1/books/main/export?limit=1&after={second.json['next']}")
+    assert problem(stale) == (409, "export-outdated")
+
+
+class Life:
+    """A book that random things happen to. Refusals are part of it."""
+
+    def __init__(self, env: Env, chance: random.Random) -> None:
+        self.env = env
+        self.chance = chance
+        self.accounts: list[tuple[str, str]] = []
+        self.holds: list[tuple[str, str]] = []
+        self.posted: list[tuple[str, str]] = []
+
+    async def begin(self) -> None:
+        for n in range(6):
+            code = "EUR" if n < 4 else "JPY"
+            more: Rec = {"floor": "0"} if n % 2 else {}
+            more |= {"path": f"a:{n}"} if n % 3 else {}
+            own = await self.env.account(self.chance.choice(["debit", "credit"]), name=f"n{n}", currency=code, **more)
+            self.accounts.append((own, code))
+
+    def pair(self) -> tuple[str, str, str]:
+        code = self.chance.choice(["EUR", "EUR", "JPY"])
+        first, second = self.chance.sample([own for own, each in self.accounts if each == code], 2)
+        return first, second, code
+
+    def leg(self, kind: str) -> Rec:
+        debit, credit, code = self.pair()
+        amount = {"amount": str(self.chance.randint(1, 500)), "currency": code}
+        leg: Rec = {"kind": kind, "debit_account": debit, "credit_account": credit, "amount": amount}
+        if self.chance.random() < 0.3:
+            leg["balancing"] = True
+        if self.chance.random() < 0.3:
+            leg["code"], leg["metadata"] = "c1", {"b": "ü", "a": "1"}
+        return leg
+
+    async def step(self) -> None:
+        env, chance = self.env, self.chance
+        env.clock.advance(timedelta(seconds=chance.randint(1, 5000)))
+        await env.ledger.sweep()
+        what = chance.choice(["post", "post", "hold", "hold", "draw", "draw", "reverse", "transaction", "dated"])
+        if what in {"post", "hold"}:
+            leg = self.leg(what)
+            if what == "hold" and chance.random() < 0.5:
+                leg["expires_in"] = chance.randint(1, 20000)
+            for one in (await env.transfers(leg)).json["data"]:
+                if one["status"] != "rejected":
+                    (self.holds if what == "hold" else self.posted).append((one["id"], one["amount"]["currency"]))
+        elif what == "draw" and self.holds:
+            own, code = chance.choice(self.holds)
+            verb = chance.choice(["capture", "capture", "void", "increase"])
+            body: Rec = {}
+            if verb == "increase" or (verb == "capture" and chance.random() < 0.7):
+                body["amount"] = {"amount": str(chance.randint(1, 200)), "currency": code}
+            if verb == "capture":
+                body["final"] = chance.random() < 0.3
+            answer = await env.call("POST", f"/v1/transfers/{own}/{verb}", body)
+            if answer.status == 201 and verb == "capture":
+                self.posted.append((answer.json["id"], code))
+        elif what == "reverse" and self.posted:
+            own, code = chance.choice(self.posted)
+            money = {"amount": {"amount": str(chance.randint(1, 100)), "currency": code}}
+            await env.call("POST", f"/v1/transfers/{own}/reverse", money if chance.random() < 0.7 else {})
+        elif what in {"transaction", "dated"}:
+            body = {"transfers": [self.leg("post") for _ in range(chance.randint(1, 4))], "reference": "r"}
+            if what == "dated":
+                body["effective_at"] = "2025-06-01T00:00:00Z"
+            elif chance.random() < 0.4:
+                body["transfers"].append(self.leg("hold"))
+            answer = await env.call("POST", "/v1/transactions", body)
+            if answer.status == 201 and chance.random() < 0.3:
+                await env.call("POST", f"/v1/transactions/{answer.json['id']}/reverse", {})
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_random_book_comes_back_to_the_same_balances_and_sequence(env: Env, seed: int) -> None:
+    life = Life(env, random.Random(seed))
+    await life.begin()
+    assert (await env.call("PATCH", "/v1/books/main", {"backdating": "report"})).status == 200
+    for _ in range(120):
+        await life.step()
+    await env.ledger.sweep()
+    before = await export(env, limit=life.chance.randint(1, 50))
+    kinds = {
+        leg["kind"]
+        for one in before
+        for leg in one.get("transfers", [one])
+        if "kind" in leg and one["type"] != "account"
+    }
+    assert kinds >= {"hold", "capture", "void"}, kinds
+    done = await restore(env, before, "copy", mode=life.chance.choice(["whole", "parts"]))
+    assert done["state"] == "done", (seed, done, await refusals(env, done))
+    after = await export(env, "copy", limit=1000)
+    assert done["sequence"] == before[0]["sequence"]
+    assert timeless(after) == timeless(before)
+    assert await accounts(env, "copy") == await accounts(env)

@@ -1,0 +1,160 @@
+"""`tallystick ledger` on a real platform: files in and out, what people see, and exit statuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import NewPlatform, PlatformUnderTest
+
+ACCOUNTS = """id,path,name,currency,normal_side,floor,opening
+bank,assets:bank,Bank,EUR,debit,,
+anna,customers:1:wallet,Anna [bold]X[/],EUR,credit,0.00,50.00
+ben,customers:2:wallet,Ben,EUR,credit,0.00,12.50
+"""
+HISTORY = """id,transaction,reference,debit,credit,amount,currency,effective_at
+t1,,,bank,anna,100.00,EUR,2026-01-05
+t2,,INV-7,anna,ben,30.25,EUR,2026-02-01
+a,tx1,,anna,ben,1.00,EUR,2026-03-01
+b,tx1,,anna,assets:bank,2.00,EUR,2026-03-01
+"""
+
+
+class Commands:
+    def __init__(self, platform: PlatformUnderTest, folder: Path) -> None:
+        self.platform = platform
+        self.folder = folder
+
+    def told(self, *arguments: str, status: int = 0) -> Any:
+        found = self.platform.cli("ledger", *arguments, "--json")
+        assert found.status == status, found
+        return found.json
+
+    def shown(self, *arguments: str, status: int = 0) -> str:
+        found = self.platform.cli("ledger", *arguments)
+        assert found.status == status, found
+        return found.out + found.err
+
+    def file(self, name: str, content: str) -> str:
+        path = self.folder / name
+        path.write_text(content)
+        return str(path)
+
+    def posted(self, account: str, *more: str) -> str:
+        amount: str = self.told("balance", account, *more)["balance"]["posted"]["amount"]
+        return amount
+
+
+@pytest.fixture
+def ledger(new_platform: NewPlatform, tmp_path: Path) -> Commands:
+    platform = new_platform()
+    platform.start()
+    return Commands(platform, tmp_path)
+
+
+def test_the_ledger_from_the_command_line(ledger: Commands) -> None:
+    assert "no accounts yet" in ledger.shown("accounts")
+    _files_come_in_once(ledger)
+    _what_people_see(ledger)
+    _postings(ledger)
+    _a_wrong_line_changes_nothing(ledger)
+    _a_book_goes_out_and_comes_back(ledger)
+    _the_operator_looks(ledger)
+    assert ledger.platform.cli("verify").status == 0
+
+
+def _files_come_in_once(ledger: Commands) -> None:
+    accounts, history = ledger.file("accounts.csv", ACCOUNTS), ledger.file("history.csv", HISTORY)
+    tried = ledger.told("import", accounts, "--dry-run")
+    assert (tried["state"], tried["accounts"], tried["transfers"]) == ("done", 4, 2)
+    assert ledger.told("accounts")["data"] == []
+    made = ledger.told("import", accounts)
+    assert (made["state"], made["accounts"], made["transfers"], made["unchanged"]) == ("done", 4, 2, False)
+    assert ledger.told("import", history)["transfers"] == 4
+    again = ledger.told("import", history)
+    assert (again["unchanged"], again["transfers"], again["transfers_known"]) == (True, 0, 4)
+    assert "nothing changed" in ledger.shown("import", history)
+    assert ledger.posted("customers:1:wallet") == "11675"
+    assert ledger.posted("customers:1:wallet", "--effective", "2026-02-15T00:00:00Z") == "6975"
+
+
+def _what_people_see(ledger: Commands) -> None:
+    table = ledger.shown("accounts", "--path", "customers:*:wallet")
+    assert "Anna [bold]X[/]" in table
+    assert "116.75 EUR" in table
+    assert "assets:bank" not in table
+    statement = ledger.shown("statement", "customers:1:wallet", "--plot")
+    assert "closing" in statement
+    assert "116.75" in statement
+    assert "(EUR)" in statement
+    for name, begin in (("p.svg", b"<svg"), ("p.png", b"\x89PNG")):
+        picture = ledger.folder / name
+        assert str(picture) in ledger.shown("balance", "customers:1:wallet", "--plot", str(picture))
+        assert picture.read_bytes().startswith(begin)
+    totals = ledger.told("trial-balance")["totals"][0]
+    assert totals["debits"] == totals["credits"]
+    assert "(2)" in ledger.shown("trial-balance", "--level", "1")
+    explained = ledger.shown("explain", "customers:1:wallet")
+    assert "credits posted +100.00" in explained
+    assert "available = 116.75" in explained
+
+
+def _postings(ledger: Commands) -> None:
+    words = ("post", "--debit", "customers:1:wallet", "--credit", "customers:2:wallet", "--currency", "EUR")
+    made = ledger.told(*words, "--amount", "12.5", "--reference", "R1", "--idempotency-key", "k1")
+    assert made["transfers"][0]["amount"] == {"amount": "1250", "currency": "EUR"}
+    assert ledger.told(*words, "--amount", "12.5", "--reference", "R1", "--idempotency-key", "k1")["id"] == made["id"]
+    assert "held 5.00 EUR" in ledger.shown(*words, "--amount", "5", "--hold", "--expires-in", "86400")
+    refused = ledger.shown(*words, "--amount", "5000", status=1)
+    assert "insufficient_funds" in refused
+    assert "99.25 EUR" in refused
+    assert "more decimals" in ledger.shown(*words, "--amount", "1.005", status=2)
+    assert "no such account" in ledger.shown("balance", "customers:9:wallet", status=1)
+
+
+def _a_wrong_line_changes_nothing(ledger: Commands) -> None:
+    wrong = ledger.file(
+        "wrong.csv",
+        "id,debit,credit,amount,currency\n1,bank,anna,1.00,EUR\n2,bank,nobody,1.00,EUR\n3,anna,ben,9999.00,EUR\n4,bank,ben,1.00,EUR\n",
+    )
+    report = ledger.folder / "report.jsonl"
+    told = ledger.told("import", wrong, "--report", str(report), status=1)
+    assert (told["state"], told["transfers"], told["refused"]) == ("failed", 0, 2)
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [(one["line"], one["reason"]) for one in lines] == [(3, "account_not_found"), (4, "insufficient_funds")]
+    before = ledger.posted("customers:2:wallet")
+    table = ledger.shown("import", wrong, "--skip-invalid", status=1)
+    assert "9999.00 EUR are needed" in " ".join(table.split())
+    assert int(ledger.posted("customers:2:wallet")) == int(before) + 100
+    assert ledger.told("import", wrong, "--skip-invalid", status=1)["unchanged"] is True
+
+
+def _a_book_goes_out_and_comes_back(ledger: Commands) -> None:
+    out = ledger.folder / "main.jsonl.gz"
+    told = ledger.told("export", "--out", str(out))
+    assert out.stat().st_mode & 0o077 == 0
+    assert told["sequence"] == 10
+    file = ledger.folder / "books.json"
+    made = ledger.platform.cli("client", "create", "books", "--scope", "books:write", "--out", str(file))
+    assert made.status == 0, made
+    opened = ledger.platform.cli("call", "POST", "/v1/books", "--body", '{"name":"copy"}', "--client", str(file))
+    assert opened.status == 0, opened
+    restored = ledger.told("import", str(out), "--book", "copy")
+    assert (restored["state"], restored["sequence"]) == ("done", 10)
+    for account in ("customers:1:wallet", "customers:2:wallet", "assets:bank"):
+        here, there = ledger.told("balance", account), ledger.told("balance", account, "--book", "copy")
+        assert here["balance"] == there["balance"]
+    assert ledger.told("import", str(out), "--book", "copy")["unchanged"] is True
+    assert "empty book" in ledger.told("import", str(out), status=1)["reason"]
+
+
+def _the_operator_looks(ledger: Commands) -> None:
+    told = ledger.told("check")
+    assert told["sound"] is True
+    assert {one["book"] for one in told["books"]} == {"main", "copy"}
+    assert "add up" in ledger.shown("check")
+    assert ledger.told("release", "copy")["released"] is True
+    assert "no book nope" in ledger.shown("check", "nope", status=2)
