@@ -68,6 +68,7 @@ CASES = (
     Case("batches of 1000, half holds", 1, 1000, 2, holds=True),
     Case("single transfers, 64 in flight", 1, 1, 64),
     Case("single transfers, 64 in flight, 2 replicas", 2, 1, 32),
+    Case("single transfers, 128 in flight, 2 replicas", 2, 1, 64),
     Case("single transfers, 64 in flight, one hot account", 1, 1, 64, hot=True),
     Case("single transfers, 1 in flight", 1, 1, 1),
 )
