@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, TransferExists
+from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, TransferExists, TransferRefused
 from tallystick.kernel import ids
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import (
@@ -347,6 +347,30 @@ async def test_a_book_in_quarantine_is_waited_for(shards: Shards) -> None:
     await shards.databases[THERE].query("UPDATE book SET quarantined_at = NULL, quarantine_reason = NULL")
     assert await shards.resume() == 0
     assert (await shards.state(crossing.id)).state == "posted"
+    await shards.reconcile()
+
+
+async def test_the_approval_rules_of_the_first_book_decide(shards: Shards) -> None:
+    """What leaves is asked for there; what arrives and what ends a hold is not asked again, also when the rules came in between."""
+    from tallystick.services.ledger.model import ApprovalRule
+
+    async def rule(ledger: Any, book: str, above: int) -> None:
+        asked = ApprovalRule("EUR", above, 1, (ids.clients.text(ids.clients.new()),), 3600)
+        await ledger.approvals.set_rules((TENANT, "cli_test", None), book, [asked])
+
+    await rule(shards.there, "eu", 10)
+    shards.ways[THERE].unheard = 1
+    crossing = shards.crossing(100)
+    assert (await shards.send(crossing)).state == "in_flight"
+    await rule(shards.here, "main", 10)
+    assert await shards.resume() == 0
+    assert (await shards.state(crossing.id)).state == "posted"
+    with pytest.raises(TransferRefused) as refused:
+        await shards.send(shards.crossing(11))
+    assert refused.value.extensions == {"reason": "approval_required"}
+    assert (await shards.send(shards.crossing(10))).state == "posted"
+    assert await shards.funds() == (890, 890)
+    assert await shards.funds("eu") == (1110, 1110)
     await shards.reconcile()
 
 

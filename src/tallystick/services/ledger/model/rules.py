@@ -10,7 +10,7 @@ pending and posted of a side together stay below 2**63, so no sum can wrap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -79,7 +79,7 @@ class _Decider:
         """What an approval rule concerns is not posted, and not pinned either: it may come again with its approvals."""
         if not (unit.atomic or unit.header is not None):
             # Each stands for itself, or each chain: what is not permitted is left out of what is decided.
-            chains = [Unit(unit.book, chain, atomic=True, crossing=unit.crossing) for chain in _chains(unit.commands)]
+            chains = [Unit(unit.book, chain, atomic=True, crossing=unit.crossing) for chain in unit.chains()]
             return [result for chain in chains for result in self._unapproved(chain)]
         asked = demanded(self.state, unit)
         if not asked:
@@ -95,11 +95,11 @@ class _Decider:
         if unit.atomic:
             return self._all_or_none(unit)
         results: list[Result] = []
-        for chain in _chains(unit.commands):
+        for chain in unit.chains():
             if len(chain) == 1:
                 results.append(self._one(unit.book, chain[0]))
             else:
-                results += self._all_or_none(Unit(unit.book, chain, atomic=True))
+                results += self._all_or_none(Unit(unit.book, chain, atomic=True, crossing=unit.crossing))
         return results
 
     def _all_or_none(self, unit: Unit) -> list[Result]:
@@ -426,17 +426,6 @@ class _Decider:
             command.effective_at,
             asked,
         )
-
-
-def _chains(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
-    """Commands that are linked to the next, with it; the others alone."""
-    start = 0
-    for place, command in enumerate(commands, 1):
-        if not command.linked:
-            yield commands[start:place]
-            start = place
-    if start < len(commands):
-        yield commands[start:]
 
 
 def _failed(unit: Unit, place: int, result: Result) -> list[Result]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import Final, Literal, TypeVar
 from uuid import UUID
@@ -225,6 +225,16 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     header: Header | None = None
     crossing: bool = False
     approved: bool = False
+
+    def chains(self) -> Iterator[Sequence[Command]]:
+        """Commands that are linked to the next, with it; the others alone."""
+        start = 0
+        for place, command in enumerate(self.commands, 1):
+            if not command.linked:
+                yield self.commands[start:place]
+                start = place
+        if start < len(self.commands):
+            yield self.commands[start:]
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
