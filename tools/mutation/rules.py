@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 
 from tools.mutation.source import Mutant, mutants
@@ -61,15 +62,19 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def killed(mutant: Mutant) -> str:
     """By what: `tests`, `simulation`, `time`; empty when it survived. In this process, which is not to be used any more."""
     sys.meta_path.insert(0, _Instead(mutant))
-    tests = [one for one in TESTS if (ROOT / one).exists()]
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=0", "-W", "ignore", *tests]
+    # A failure is enough, the smallest one is not wanted.
+    quick = hypothesis.settings(phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], database=None)
+    hypothesis.settings.register_profile("mutation", quick)
+    hypothesis.settings.load_profile("mutation")
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=0", "-W", "ignore"]
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
     ):
         try:
-            if pytest.main(arguments):
+            # One file after the other: most mutants die in the first, and the others are not even read.
+            if any(pytest.main([*options, test]) for test in TESTS):
                 return "tests"
             simulate = importlib.import_module("tests.simulation.world").simulate
             logs = importlib.import_module("tallystick.chassis.telemetry.logs")
@@ -101,8 +106,8 @@ def run(sample: int | None, seed: int, *, only: str = "") -> int:
     every = [mutant for path in sorted(MODEL.glob("*.py")) if only in path.name for mutant in mutants(path)]
     # In random order, so that a run that is ended early has tried a fair sample.
     every = random.Random(seed).sample(every, min(sample or len(every), len(every)))  # noqa: S311 - a choice, not a secret
-    same = MODEL / "rules.py"
-    if os.waitstatus_to_exitcode(os.waitpid(attempt(Mutant(same, 0, "", same.read_text("utf-8"))), 0)[1]):
+    same = Mutant(MODEL / "rules.py", 0, "", (MODEL / "rules.py").read_text("utf-8"))
+    if os.waitstatus_to_exitcode(os.waitpid(attempt(same), 0)[1]):
         raise SystemExit("the tests fail without any change")
     print(f"{len(every)} mutants (seed {seed})", flush=True)
     began = time.monotonic()
@@ -119,6 +124,11 @@ def run(sample: int | None, seed: int, *, only: str = "") -> int:
             print(f"survived: {mutant.path.name}:{mutant.line}: {mutant.what}", flush=True)
         if sum(verdicts.values()) % 10 == 0:
             print(f"{sum(verdicts.values())} tried, {verdicts['']} survived", flush=True)
+    # Files that were changed meanwhile would have killed everything.
+    if os.waitstatus_to_exitcode(os.waitpid(attempt(same), 0)[1]):
+        raise SystemExit(
+            "the tests fail without any change now: something was changed while it ran, and it proves nothing"
+        )
     found = len(every) - verdicts[""]
     print(
         f"killed {found} of {len(every)}: {100 * found / max(1, len(every)):.1f} % {verdicts}, {time.monotonic() - began:.0f} s"

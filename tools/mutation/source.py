@@ -63,6 +63,9 @@ def _places(tree: ast.AST) -> Iterator[Place]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in _TYPES:
             types.update(ast.walk(node))
+        elif isinstance(node, ast.arg | ast.FunctionDef | ast.AsyncFunctionDef):
+            said = node.annotation if isinstance(node, ast.arg) else node.returns
+            types.update(ast.walk(said) if said is not None else ())
         elif isinstance(node, ast.ClassDef):
             types.update(part for keyword in node.keywords for part in ast.walk(keyword))
     for parent in ast.walk(tree):

@@ -35,13 +35,14 @@ def test_each_account_has_to_be_of_the_book(debit: bool) -> None:
 @pytest.mark.parametrize("debit", [True, False])
 def test_the_account_at_fault_is_named(debit: bool) -> None:
     def say(wrong: int) -> tuple[str | None, object]:
-        found = state(account(1), account(2, currency="USD"), account(3, closed=True))
+        found = state(account(1), account(2, currency="USD"), account(3, closed=True), account(4, frozen=True))
         (no,) = run(found, post(1, wrong, 1, 5) if debit else post(1, 1, wrong, 5))
         return no.reason, no.account
 
     assert say(9) == ("account_not_found", aid(9))
     assert say(2) == ("currency_mismatch", aid(2))
     assert say(3) == ("account_closed", aid(3))
+    assert say(4) == ("account_frozen", aid(4))
     assert say(1) == ("same_account", aid(1))
 
 
@@ -81,3 +82,27 @@ def test_a_new_hold_is_open() -> None:
         results = run(found, hold(1, 1, 2, 5), on(kind, 2, 1))
         assert [one.status for one in results] == ["held", "posted"]
         assert found.holds[1, tid(1)].state == end
+
+
+@pytest.mark.parametrize("side", ["debit", "credit"])
+def test_a_ceiling_counts_what_is_in_and_what_holds_may_bring(side: str) -> None:
+    """On the account's own side it fills up, on the other it empties."""
+    found = state(account(1, side=side, ceiling=100), account(2))
+
+    def into(number: int, amount: int, kind: str = "post") -> str | None:
+        pair = (1, 2) if side == "debit" else (2, 1)
+        (result,) = run(found, post(number, *pair, amount, kind=kind))
+        room.append(result.available)
+        return None if result.reason is None else result.reason.value
+
+    room: list[int | None] = []
+    assert into(1, 60) is None
+    assert into(2, 30, "hold") is None
+    assert into(3, 11) is not None
+    assert room[-1] == 10
+    assert into(4, 10) is None
+    out = (2, 1) if side == "debit" else (1, 2)
+    assert reasons(run(found, post(5, *out, 25))) == [None]
+    assert into(6, 26) is not None
+    assert room[-1] == 25
+    assert into(7, 25) is None
