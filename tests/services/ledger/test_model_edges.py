@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 
 from tallystick.services.ledger.model import MAX, Balance, balance, expiry_id
@@ -106,3 +108,14 @@ def test_a_ceiling_counts_what_is_in_and_what_holds_may_bring(side: str) -> None
     assert into(6, 26) is not None
     assert room[-1] == 25
     assert into(7, 25) is None
+
+
+@pytest.mark.parametrize("kind", ["capture", "void", "reverse"])
+def test_what_a_unit_did_to_a_targets_accounts_is_undone_too(kind: str) -> None:
+    """They are named by the target only."""
+    found = two()
+    run(found, hold(1, 1, 2, 100), post(2, 1, 2, 70))
+    before = deepcopy((found.accounts, found.holds, found.reversals))
+    results = run(found, on(kind, 3, 2 if kind == "reverse" else 1), on("void", 4, 99), atomic=True)
+    assert reasons(results) == ["linked_transfer_failed", "hold_not_found"]
+    assert (found.accounts, found.holds, found.reversals) == before
