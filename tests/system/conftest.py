@@ -33,8 +33,8 @@ Credentials = Callable[..., Path]
 
 #: All scopes of INTERFACES.md.
 EVERY_SCOPE = (
-    "accounts:read accounts:write approvals:sign approvals:write audit:read books:read books:write payments:read payments:write"
-    " refunds:write tokens:read tokens:reveal tokens:write transfers:read transfers:write webhooks:write"
+    "accounts:read accounts:write approvals:sign approvals:write audit:read books:export books:import books:read books:write"
+    " payments:read payments:write refunds:write tokens:read tokens:reveal tokens:write transfers:read transfers:write webhooks:write"
 )
 
 

@@ -33,6 +33,14 @@ class Try(NamedTuple):
 
 
 #: Row of an endpoint table that takes an id -> how to try it.
+IMPORTED: Mapping[str, str] = {
+    "type": "account",
+    "id": "a",
+    "name": "taken over",
+    "currency": "EUR",
+    "normal_side": "credit",
+}
+
 WITH_AN_ID: Mapping[str, Try] = {
     "GET /v1/tokens/{id}": Try("/v1/tokens/{token}"),
     "POST /v1/tokens/{id}/reveal": Try("/v1/tokens/{token}/reveal", {"purpose": "dispute"}),
@@ -60,6 +68,11 @@ WITH_AN_ID: Mapping[str, Try] = {
     "GET /v1/books/{name}/income-statement": Try("/v1/books/{book}/income-statement"),
     "GET /v1/books/{name}/approvals": Try("/v1/books/{book}/approvals"),
     "PUT /v1/books/{name}/approvals": Try("/v1/books/{book}/approvals", {"rules": []}),
+    "GET /v1/books/{name}/export": Try("/v1/books/{book}/export"),
+    "GET /v1/imports/{id}": Try("/v1/imports/{import}"),
+    "GET /v1/imports/{id}/refusals": Try("/v1/imports/{import}/refusals"),
+    "POST /v1/imports/{id}/lines": Try("/v1/imports/{import}/lines", {"lines": [{"line": 1, "record": IMPORTED}]}),
+    "POST /v1/imports/{id}/start": Try("/v1/imports/{import}/start"),
     "GET /v1/proposals/{id}": Try("/v1/proposals/{proposal}"),
     "POST /v1/proposals/{id}/approve": Try("/v1/proposals/{proposal}/approve", {"signature": "x"}),
     "POST /v1/proposals/{id}/reject": Try("/v1/proposals/{proposal}/reject", {"signature": "x"}),
@@ -188,11 +201,13 @@ async def one_of_everything(owner: Tenant) -> dict[str, str]:
     rule = {"currency": "EUR", "above": "0", "approvals": 1, "approvers": ["cli_0000000000000000000000000a"]}
     assert (await owner.send("PUT", "/v1/books/owners-book/approvals", {"rules": [rule]})).ok
     proposal = await owner.make("/v1/transactions", {"transfers": [move], **book})
+    brought = await owner.make("/v1/imports", {"rows": 1, "sha256": "0" * 64, **book})
     return {
         **book,
         "category": "all",
         "transaction": transaction["id"],
         "interbook": interbook["id"],
+        "import": brought["id"],
         "proposal": proposal["id"],
         "account": account,
         "posted": posted,

@@ -13,7 +13,7 @@ import pytest
 
 from tallystick.contracts.ledger.messages import MAX_WHOLE
 from tallystick.services.ledger.service.imports.taking import Taking
-from tests.services.ledger.env import Env, eur, problem
+from tests.services.ledger.env import SCOPE, Env, eur, problem
 
 Rec = dict[str, Any]
 
@@ -124,6 +124,9 @@ async def test_what_is_valid_comes_in_if_asked_for(env: Env) -> None:
     assert found["anna"] == ("5250", "5250")
     assert (await bring(env, wrong, mode="valid"))["id"] == done["id"]
     assert await accounts(env) == found
+    # The id of a refused line is not used up: mended, it comes in.
+    mended = await bring(env, [transfer("x", "anna", "ben", 1)], mode="valid")
+    assert (mended["state"], mended["transfers"]) == ("done", 1)
 
 
 async def test_a_trial_changes_nothing_and_says_what_would_be(env: Env) -> None:
@@ -421,9 +424,25 @@ async def test_a_random_book_comes_back_to_the_same_balances_and_sequence(env: E
         if "kind" in leg and one["type"] != "account"
     }
     assert kinds >= {"hold", "capture", "void"}, kinds
+    # However it is cut into pages, it is the same, and no transaction is cut.
+    assert timeless(await export(env, limit=1)) == timeless(await export(env, limit=1000)) == timeless(before)
     done = await restore(env, before, "copy", mode=life.chance.choice(["whole", "parts"]))
     assert done["state"] == "done", (seed, done, await refusals(env, done))
     after = await export(env, "copy", limit=1000)
     assert done["sequence"] == before[0]["sequence"]
     assert timeless(after) == timeless(before)
     assert await accounts(env, "copy") == await accounts(env)
+
+
+# ---- other rules of the book ----------------------------------------------------------------------------------------
+
+
+async def test_a_file_is_no_way_around_approvals_nor_into_transit_accounts(env: Env) -> None:
+    rule = {"currency": "EUR", "above": "1000", "approvals": 1, "approvers": ["cli_01jd5w3qkz8e5rv4y7t9a2b3c4"]}
+    answer = await env.call("PUT", "/v1/books/main/approvals", {"rules": [rule]}, scope=f"{SCOPE} approvals:write")
+    assert answer.status == 200, answer.content
+    done = await bring(env, [*GOOD[:1], account("anna"), transfer("big", "bank", "anna", 1001)])
+    assert done["state"] == "failed"
+    assert await refusals(env, done) == [(3, None, "approval_required")]
+    done = await bring(env, [account("t", path="transit:other:EUR")])
+    assert await refusals(env, done) == [(1, "/path", "transit-account")]
