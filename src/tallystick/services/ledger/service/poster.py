@@ -351,11 +351,12 @@ class Poster:
             if locked[work.book].quarantined:
                 entry = work.ask.entry
                 found = None if entry is None else await idempotency.look(self._database, entry)
-                answers[place] = (
-                    Answered((), None, found.status, found.body, replayed=True)
-                    if isinstance(found, Replay)
-                    else BookQuarantined("its operator has to release it")
-                )
+                if isinstance(found, Replay):
+                    answers[place] = Answered((), None, found.status, found.body, replayed=True)
+                    continue
+                row = await self._store.book(self._database, work.ask.tenant, work.ask.book)
+                reason = None if row is None else row.quarantine_reason
+                answers[place] = BookQuarantined("its operator has to release it", reason=reason)
 
     @staticmethod
     async def _claim(
