@@ -53,11 +53,14 @@ async def nemesis(platform: PlatformUnderTest, rng: random.Random, killed: list[
     rng.shuffle(plan)
     for names in plan:
         await asyncio.sleep(rng.uniform(0.5, 2.0))
-        pids = await asyncio.to_thread(platform.pids)
         for name in names:
-            with suppress(ProcessLookupError, KeyError, TypeError):
-                os.kill(pids[name], signal.SIGKILL)
-                killed.append(name)
+            # On a busy machine the last victim may not be back yet; this one is killed all the same, only later.
+            for _ in range(100):
+                with suppress(ProcessLookupError, KeyError, TypeError):
+                    os.kill((await asyncio.to_thread(platform.pids))[name], signal.SIGKILL)
+                    killed.append(name)
+                    break
+                await asyncio.sleep(0.1)
 
 
 async def recorded(platform: PlatformUnderTest, credentials: Credentials, seed: int, *, repeat: bool) -> Recorder:

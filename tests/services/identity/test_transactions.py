@@ -121,8 +121,14 @@ async def _ready_transaction(world: World, token: str) -> tuple[str, str, frozen
     return subject.client_id, subject.actor, subject.scopes
 
 
-@pytest.mark.parametrize("caller", ["ledger", "vault", "risk", "notify", "audit", "operator"])
-async def test_only_payments_gets_service_tokens(world: World, caller: str) -> None:
+async def test_the_ledger_goes_on_with_money_between_shards(world: World) -> None:
+    client = await world.client()
+    asked = {"tenant": "default", "subject": client.client_id, "purpose": "interbook-transfer"}
+    assert (await inner(world.app, "ledger", "POST", "/internal/service-tokens", asked)).status == 200
+
+
+@pytest.mark.parametrize("caller", ["vault", "risk", "notify", "audit", "operator"])
+async def test_nobody_else_gets_service_tokens(world: World, caller: str) -> None:
     client = await world.client()
     asked = {"tenant": "default", "subject": client.client_id, "purpose": "resume-payment"}
     assert (await inner(world.app, caller, "POST", "/internal/service-tokens", asked)).status == 403
