@@ -269,7 +269,7 @@ async def _post(
         who(request),
         book,
         Plan(header, tuple(made)),
-        _encode({"reverses": about[0], **msgspec.to_builtins(request.body)} if about else request.body),
+        lambda: _encode({"reverses": about[0], **msgspec.to_builtins(request.body)} if about else request.body),
         request.subject.client_id,
         lambda row: _encode(proposal(row)),
     )

@@ -127,14 +127,22 @@ class Approvals:
     # ---- proposals --------------------------------------------------------------------------------------------------
 
     def draft(  # noqa: PLR0917 - what a proposal consists of
-        self, who: Who, book: str, plan: Plan, content: bytes, proposer: str, render: Callable[[ProposalRow], bytes]
+        self,
+        who: Who,
+        book: str,
+        plan: Plan,
+        content: Callable[[], bytes],
+        proposer: str,
+        render: Callable[[ProposalRow], bytes],
     ) -> Propose:
-        """Makes the proposal of a transaction, once it is known that it needs approvals. `content` is the request, as JSON."""
+        """Makes the proposal of a transaction, once it is known that it needs approvals. `content` gives the request as JSON; most
+        transactions need none, and then nobody encodes it.
+        """
         tenant, actor, trace = who
 
         def propose(number: int, rules: Sequence[ApprovalRule]) -> Proposed:
             now, own = self._clock.now(), ids.proposals.new()
-            text, whole = content.decode(), kept(plan)
+            text, whole = content().decode(), kept(plan)
             row = ProposalRow(
                 id=own,
                 book=number,
