@@ -1,112 +1,16 @@
 """The client of the edge, against a TLS 1.3 server that checks its tokens and proofs and misbehaves on request."""
 
 import asyncio
-import ssl
-import time
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from joserfc import jwt
-from joserfc.jwk import ECKey
 
-from tallystick.chassis.auth import ProofVerifier, Refused
-from tallystick.chassis.auth.jose import sha256
 from tallystick.cli.apiclient import Answer, ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
-from tests.support.parts import free_port
-
-Misbehave = Callable[[web.Request], "web.StreamResponse | None"]
-
-
-class Edge:
-    """Token endpoint and one resource. `next` holds what to do with the next requests to the resource, None for the normal."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"https://localhost:{self.port}"
-        self.key = ECKey.generate_key("P-256", {"kid": "c1"})
-        self.next: list[Any] = []
-        self.next_token: list[Any] = []
-        self.life = 120
-        self.tokens: list[str] = []
-        self.proofs: list[str] = []
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        self._verifier = ProofVerifier()
-        app = web.Application()
-        app.router.add_post("/oauth2/token", self._token)
-        app.router.add_route("*", "/v1/payments", self._resource)
-        self._runner = web.AppRunner(app)
-
-    async def start(self) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*_certificate(self.directory))
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=context).start()
-
-    async def stop(self) -> None:
-        await self._runner.cleanup()
-
-    def credentials(self, **changes: Any) -> Credentials:
-        members = {
-            "client_id": "cli_one",
-            "tenant": "acme",
-            "issuer": self.url,
-            "api": self.url,
-            "scope": "payments:write",
-            "private_key_jwk": self.key.as_dict(private=True),
-            "ca": str(self.directory / "ca.pem"),
-        }
-        return msgspec.convert({**members, **changes}, Credentials)
-
-    def _proof(self, request: web.Request, token: str | None) -> None:
-        [proof] = request.headers.getall("DPoP")
-        assert proof not in self.proofs
-        self.proofs.append(proof)
-        self._verifier.verify(
-            proof,
-            method=request.method,
-            url=self.url + request.path,
-            now=time.time(),
-            token_hash=sha256(token) if token else None,
-        )
-
-    async def _token(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
-        self._proof(request, None)
-        found = jwt.decode(str(form["client_assertion"]), self.key, algorithms=["ES256"])
-        assert found.header["typ"] == "client-authentication+jwt"
-        assert found.header["kid"] == "c1"
-        assert found.claims["aud"] == self.url
-        assert found.claims["iss"] == found.claims["sub"] == form["client_id"] == "cli_one"
-        assert found.claims["exp"] - time.time() <= 60
-        assert form["grant_type"] == "client_credentials"
-        if self.next_token and (answer := self.next_token.pop(0)) is not None:
-            return answer if isinstance(answer, web.Response) else await answer(request)
-        self.tokens.append(f"token.{len(self.tokens)}.x")
-        return web.json_response({"access_token": self.tokens[-1], "token_type": "DPoP", "expires_in": self.life})
-
-    async def _resource(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        self.requests.append((request.method, request.path_qs, dict(request.headers), body))
-        scheme, _, token = request.headers["Authorization"].partition(" ")
-        assert scheme == "DPoP"
-        try:
-            self._proof(request, token)
-        except Refused as refused:
-            raise AssertionError(refused.reason) from refused
-        if self.next and (answer := self.next.pop(0)) is not None:
-            return answer if isinstance(answer, web.Response) else await answer(request)
-        return web.json_response({"n": len(self.requests)}, status=201)
+from tests.support.edge import Edge, certificate
 
 
 async def hang_up(request: web.Request) -> web.StreamResponse:
@@ -206,7 +110,7 @@ async def test_ends_after_five(edge: Edge, api: ApiClient) -> None:
 
 async def test_no_edge_at_all(directory: Path) -> None:
     edge = Edge(directory)
-    _certificate(directory)
+    certificate(directory)
     async with ApiClient(edge.credentials(), attempts=2) as api:
         with pytest.raises(EdgeUnreachable):
             await api.request("GET", "/v1/payments")
@@ -215,7 +119,7 @@ async def test_no_edge_at_all(directory: Path) -> None:
 async def test_an_edge_with_another_ca(edge: Edge, directory: Path) -> None:
     other = directory / "other"
     other.mkdir()
-    _certificate(other)
+    certificate(other)
     async with ApiClient(edge.credentials(ca=str(other / "ca.pem")), attempts=1) as api:
         with pytest.raises(EdgeUnreachable):
             await api.request("GET", "/v1/payments")
@@ -282,50 +186,3 @@ def test_private_keys_that_are_none(edge_free: Credentials, change: dict[str, An
 def test_an_answer_that_is_no_problem_has_no_slug() -> None:
     assert Answer(500, {"Content-Type": "text/html"}, b"<html>").slug == ""
     assert Answer(500, {"Content-Type": "application/problem+json"}, b"[]").slug == ""
-
-
-def _certificate(directory: Path) -> tuple[Path, Path]:
-    """A CA and a leaf for localhost: (chain, key)."""
-    now = datetime.now(UTC)
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test ca {directory.name}")])
-
-    def build(subject: x509.Name, public: ec.EllipticCurvePublicKey, *, ca: bool) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(ca_name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        )
-        if ca:
-            usage = x509.KeyUsage(
-                digital_signature=False,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                key_cert_sign=True,
-                crl_sign=True,
-                encipher_only=False,
-                decipher_only=False,
-            )
-            builder = builder.add_extension(usage, critical=True)
-        else:
-            names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return builder.sign(ca_key, hashes.SHA256())
-
-    pem = serialization.Encoding.PEM
-    leaf_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    (directory / "ca.pem").write_bytes(build(ca_name, ca_key.public_key(), ca=True).public_bytes(pem))
-    (directory / "leaf.pem").write_bytes(build(leaf_name, key.public_key(), ca=False).public_bytes(pem))
-    (directory / "leaf.key").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return directory / "leaf.pem", directory / "leaf.key"

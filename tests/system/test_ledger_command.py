@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from joserfc import jws
+from joserfc.jwk import ECKey
 
 from tests.system.conftest import NewPlatform, PlatformUnderTest
 
@@ -63,6 +70,7 @@ def test_the_ledger_from_the_command_line(ledger: Commands) -> None:
     _a_wrong_line_changes_nothing(ledger)
     _a_book_goes_out_and_comes_back(ledger)
     _the_operator_looks(ledger)
+    _others_agree(ledger)
     assert ledger.platform.cli("verify").status == 0
 
 
@@ -158,3 +166,83 @@ def _the_operator_looks(ledger: Commands) -> None:
     assert "add up" in ledger.shown("check")
     assert ledger.told("release", "copy")["released"] is True
     assert "no book nope" in ledger.shown("check", "nope", status=2)
+
+
+def _others_agree(ledger: Commands) -> None:
+    """A maker proposes, one approver reads it at a terminal and says yes, another is a program."""
+    people = {
+        name: _client(ledger, name, scope)
+        for name, scope in (
+            ("rules", "approvals:write"),
+            ("ann", "transfers:read approvals:sign"),
+            ("bob", "transfers:read approvals:sign"),
+        )
+    }
+    approvers = [people[name][1] for name in ("ann", "bob")]
+    rule = {"currency": "EUR", "above": "1000", "approvals": 2, "approvers": approvers}
+    put = ("PUT", "/v1/books/main/approvals", "--body", json.dumps({"rules": [rule]}), "--client", people["rules"][0])
+    assert ledger.platform.cli("call", *put).status == 0
+    words = ("post", "--debit", "assets:bank", "--credit", "customers:1:wallet", "--currency", "EUR")
+    assert "proposed 10.01 EUR" in ledger.shown(*words, "--amount", "10.01", "--reference", "R [bold]2[/]")
+    other = ledger.told(*words, "--amount", "99")["id"]
+    own = next(one["id"] for one in ledger.told("proposals")["data"] if one["id"] != other)
+    assert own in ledger.shown("proposals")
+    before = ledger.posted("customers:1:wallet")
+
+    ann, bob = (("--client", people[name][0]) for name in ("ann", "bob"))
+    assert "--yes" in ledger.shown("approve", own, *ann, status=2)
+    typed, status = _typed(ledger, "n", "approve", own, *ann)
+    assert (status, "nothing was signed" in typed) == (1, True), typed
+    typed, status = _typed(ledger, "y", "approve", own, *ann)
+    assert status == 0, typed
+    for text in ("10.01 EUR  assets:bank -> customers:1:wallet", "R [bold]2[/]", "above 10.00 EUR", "1 more to come"):
+        assert text in typed
+    eve, _ = _client(ledger, "eve", "transfers:read approvals:sign")
+    assert "rules name others" in ledger.shown("approve", own, "--yes", "--client", eve, status=1)
+    assert ledger.told("approve", own, "--yes", *ann)["missing"] == 1, "what ann said is said"
+    assert ledger.told("approve", own, "--yes", *bob)["status"] == "posted"
+    assert int(ledger.posted("customers:1:wallet")) == int(before) + 1001
+
+    shown = ledger.shown("proposals", own)
+    assert f"approved by {people['ann'][1]}" in shown
+    _signed_by_their_keys(ledger.told("proposals", own), dict(people.values()))
+    assert ledger.told("reject", other, "--yes", *bob)["status"] == "rejected"
+    assert "it is rejected" in ledger.shown("approve", other, "--yes", *ann, status=1)
+    assert ledger.told("proposals")["data"] == []
+    assert {one["id"] for one in ledger.told("proposals", "--status", "all")["data"]} == {own, other}
+
+
+def _client(ledger: Commands, name: str, scope: str) -> tuple[str, str]:
+    """A client's file and id."""
+    file = ledger.folder / f"{name}.json"
+    made = ledger.platform.cli("client", "create", name, "--scope", scope, "--out", str(file), "--json")
+    assert made.status == 0, made
+    return str(file), made.json["client_id"]
+
+
+def _typed(ledger: Commands, answer: str, *arguments: str) -> tuple[str, int]:
+    """A command on a terminal, where somebody types this answer: what the terminal shows, and the exit status."""
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "tallystick", "ledger", *arguments, "--data", str(ledger.platform.data)]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": "dumb"}) as process:
+        os.close(its)
+        said, asked = b"", False
+        with suppress(OSError):  # EIO: how a terminal says that nobody writes to it any more
+            while more := os.read(ours, 4096):
+                said += more
+                if not asked and b"[y/N]" in said:
+                    asked = True
+                    os.write(ours, answer.encode() + b"\n")
+        status = process.wait(60)
+    os.close(ours)
+    return said.decode(), status
+
+
+def _signed_by_their_keys(proposal: Any, files: dict[str, str]) -> None:
+    """The signatures are by the keys in the approvers' files, which identity knows: others can check them without the ledger."""
+    for decision in proposal["decisions"]:
+        [file] = [file for file, client in files.items() if client == decision["approver"]]
+        secret = json.loads(Path(file).read_text())["private_key_jwk"]
+        found = jws.deserialize_compact(decision["signature"], ECKey.import_key(secret), algorithms=["ES256"])
+        assert json.loads(found.payload)["digest"] == proposal["digest"]
+    assert len(proposal["decisions"]) == 2

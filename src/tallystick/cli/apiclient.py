@@ -97,8 +97,8 @@ class Signer:
         self._key = key or ec.generate_private_key(ec.SECP256R1())
         self._kid = kid
         numbers = self._key.public_key().public_numbers()
-        jwk = {"kty": "EC", "crv": "P-256", "x": _b64(numbers.x.to_bytes(32)), "y": _b64(numbers.y.to_bytes(32))}
-        self._proof_header = _b64(_json({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk}))
+        self._jwk = {"kty": "EC", "crv": "P-256", "x": _b64(numbers.x.to_bytes(32)), "y": _b64(numbers.y.to_bytes(32))}
+        self._proof_header = self._header("dpop+jwt")
 
     def proof(self, method: str, url: str, token: str | None = None) -> str:
         """A proof for one request to `url`, which has no query; with `token` it is bound to that."""
@@ -110,6 +110,10 @@ class Signer:
     def sign_claims(self, claims: bytes) -> str:
         """A proof with these claims, already encoded: for whoever makes thousands of them a second."""
         return self._sign(f"{self._proof_header}.{_b64(claims)}")
+
+    def statement(self, typ: str, said: Mapping[str, Any]) -> str:
+        """What is said, signed for others to check: a compact JWS of this type, the public key in its header."""
+        return self._sign(f"{self._header(typ)}.{_b64(_json(said))}")
 
     def assertion(self, client_id: str, issuer: str) -> str:
         """A client assertion for one token request. Its audience is the issuer and nothing else (FAPI 2.0, 5.3.2.1)."""
@@ -124,6 +128,9 @@ class Signer:
             "exp": now + 60,
         }
         return self._sign(f"{_b64(_json(header))}.{_b64(_json(claims))}")
+
+    def _header(self, typ: str) -> str:
+        return _b64(_json({"typ": typ, "alg": "ES256", "jwk": self._jwk}))
 
     def _sign(self, text: str) -> str:
         r, s = decode_dss_signature(self._key.sign(text.encode(), _ECDSA))
@@ -167,9 +174,17 @@ class ApiClient:
     """`async with ApiClient(credentials) as api: answer = await api.request("POST", "/v1/payments", {...}, idempotency_key=...)`."""
 
     def __init__(
-        self, credentials: Credentials, *, connections: int = 64, timeout: float = 30.0, attempts: int = 5
+        self,
+        credentials: Credentials,
+        *,
+        connections: int = 64,
+        timeout: float = 30.0,
+        attempts: int = 5,
+        own_key: bool = False,
     ) -> None:
-        """`timeout`: seconds for one attempt. Raises CredentialsError."""
+        """`timeout`: seconds for one attempt. `own_key` binds tokens to the client's registered key, for whoever makes statements that
+        others check later: a key of this process is known to nobody then. Raises CredentialsError.
+        """
         self.credentials = credentials
         self._api = credentials.api.rstrip("/")
         self._connections = connections
@@ -177,7 +192,8 @@ class ApiClient:
         self._attempts = attempts
         jwk = credentials.private_key_jwk
         self._client_key = Signer(credentials.key(), str(jwk["kid"]) if "kid" in jwk else None)
-        self._proof_key = Signer()  # its own, for this process: a key serves one purpose
+        # for this process, unless asked otherwise: a key serves one purpose
+        self._proof_key = self._client_key if own_key else Signer()
         self._session: aiohttp.ClientSession | None = None
         self._token = ""
         self._token_until = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from datetime import timedelta
 from typing import Any
@@ -97,6 +98,30 @@ async def test_two_of_three_approve_and_it_is_posted(env: Env) -> None:
     # The first request again is answered as it was, whatever became of it since.
     replayed = await people.propose(post("anna", "shop", 5000), reference="order 7")
     assert (replayed.status, replayed.header("idempotent-replayed"), replayed.json) == (202, "true", proposal)
+
+
+async def test_the_digest_is_over_what_the_proposal_says(env: Env) -> None:
+    """As the contract words it, with other code than the ledger's; and the plan is all that would be posted."""
+    people = await ready(env)
+    made = await people.propose(post("anna", "shop", 5000), reference='[é] "7"', metadata={"b": "1", "a": "2"})
+    proposal = made.json
+    said = {
+        "book": "main",
+        "plan": proposal["plan"],
+        "proposal": proposal["id"],
+        "transaction": proposal["transaction"],
+    }
+    text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+    assert proposal["digest"] == hashlib.sha256(text.encode()).hexdigest()
+    plan = json.loads(proposal["plan"])
+    [command] = plan["commands"]
+    assert (plan["header"]["reference"], command["kind"], command["debit"], command["credit"]) == (
+        '[é] "7"',
+        "post",
+        "anna",
+        "shop",
+    )
+    assert (command["amount"], command["currency"]) == (5000, "EUR")
 
 
 async def test_below_the_amount_nobody_is_asked(env: Env) -> None:

@@ -36,16 +36,25 @@ _HINTS: Final = {
     "insufficient-scope": "`tallystick client create NAME --scope ...` makes a client that may",
     "book-quarantined": "`tallystick ledger check` says what is wrong with it",
     "export-outdated": "run it again when nobody changes accounts",
+    "proposal-not-found": "`tallystick ledger proposals --status all` lists them",
+    "not-an-approver": "`tallystick ledger proposals ID` shows the rules and whom they name",
 }
 
 
-def run(common: Common, client: Path | None, act: Callable[[ApiClient], Awaitable[T]], *, connections: int = 4) -> T:
-    """Run `act` with a client of the edge. Raises Failed, NotRunning."""
+def run(
+    common: Common,
+    client: Path | None,
+    act: Callable[[ApiClient], Awaitable[T]],
+    *,
+    connections: int = 4,
+    own_key: bool = False,
+) -> T:
+    """Run `act` with a client of the edge; `own_key` as `ApiClient`. Raises Failed, NotRunning."""
     from tallystick.cli.apiclient import ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
 
     async def work() -> T:
         credentials = own if client is None else Credentials.load(client)
-        async with ApiClient(credentials, connections=connections, timeout=60.0) as api:
+        async with ApiClient(credentials, connections=connections, timeout=60.0, own_key=own_key) as api:
             return await act(api)
 
     own: Any = own_client(common, "ledger", SCOPE) if client is None else None
@@ -86,7 +95,7 @@ def refused(answer: Answer) -> Failed:
     said = document.get("detail") or document.get("title") or answer.slug
     parts = [f"{document.get('title')}: {said}" if said != document.get("title") else str(said)]
     parts += [f"  {one.get('pointer')}: {one.get('detail')}" for one in document.get("errors") or ()]
-    for name in ("reason", "available", "required", "first", "why", "breached_on"):
+    for name in ("reason", "available", "required", "first", "why", "breached_on", "proposal_status"):
         if name in document:
             parts.append(f"  {name}: {_shown(document[name])}")
     if hint := _HINTS.get(answer.slug):

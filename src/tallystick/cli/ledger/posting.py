@@ -37,7 +37,9 @@ def post(
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Post an amount from one account to another. Exit status 1 if the ledger refuses it, and the reason."""
+    """Post an amount from one account to another, or propose it where the book's rules ask for approvals. Exit status 1 if the ledger
+    refuses it, and the reason.
+    """
     if hold and effective_at is not None:
         raise Failed("what is held is held now: --hold has no --effective-at", USAGE)
     if expires_in is not None and not hold:
@@ -64,8 +66,14 @@ def post(
     if common.json:
         emit(made, common)
         return OK
-    transfer = made["transfers"][0]
     out = console()
+    if made["id"].startswith("prp_"):
+        out.print(f"[yellow]proposed[/] {shown(leg['amount'])}  {made['id']}")
+        out.print(
+            f"[dim]{made['missing']} approvals to come until {made['expires_at']}: `tallystick ledger approve`[/]"
+        )
+        return OK
+    transfer = made["transfers"][0]
     out.print(f"[green]{transfer['status']}[/] {shown(transfer['amount'])}  {transfer['id']}")
     when = made["effective_at"] if effective_at else transfer["recorded_at"]
     out.print(f"[dim]{debit} -> {credit}, {made['id']}, sequence {made['first']} of {made['book']}, {when}[/]")

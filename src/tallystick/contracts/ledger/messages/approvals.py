@@ -62,8 +62,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction that waits for approvals. `digest` is SHA-256 over `transaction` and what it is for, and what approvers sign. `missing` is
-    how many approvals are still to come. `reason` says why it was refused when it was posted.
+    """A transaction that waits for approvals. `transaction` is what was asked for, `plan` what it would post, word for word: JSON with its
+    `header` and its `commands`, accounts as they were named, amounts in minor units. `digest` is what approvers sign: SHA-256, in hex, over
+    the JSON object of `book`, `plan`, `proposal` (the id) and `transaction`, in this order and without spaces. `missing` is how many
+    approvals are still to come. `reason` says why it was refused when it was posted.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     status: ProposalStatus
     proposer: str
     transaction: dict[str, Any]
+    plan: str
     digest: str
     rules: list[ApprovalRule]
     missing: int

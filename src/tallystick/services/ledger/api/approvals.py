@@ -80,6 +80,7 @@ def proposal(row: ProposalRow) -> wire.Proposal:
         status=row.status,
         proposer=row.proposer,
         transaction=_content(row.content),
+        plan=row.plan,
         digest=row.digest,
         rules=[_rule(rule) for rule in row.rules],
         missing=row.missing,
