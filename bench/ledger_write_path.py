@@ -4,13 +4,15 @@
 
 The write path is all of it: rules, save, guards, facts in the outbox, durable commit; without HTTP. `replicas` are processes of their
 own, as in earnest. The baseline is pgbench's tpcb-like, scale 50, 32 clients, prepared, run again before each case. Prints each case with its ratio
-to it, then checks every book. Figures recorded with the machine are in bench/results/.
+to it, and the processor time of PostgreSQL and of Python for one transfer, which other work on the machine changes less; then checks every
+book. Figures recorded with the machine are in bench/results/.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,9 @@ PATIENT = Bounds(statement_s=300, transaction_s=300)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`hot`: every transfer debits one account. `floor`: accounts may not go below zero. `asks` in flight, of `size` transfers each."""
+    """`hot`: every transfer debits one account. `zipf`: the nth account is as likely as 1/n. `floor`: accounts may not go below zero. `asks` in
+    flight, of `size` transfers each; with `half` they come at half of the rate that the case before reached, however many are in flight.
+    """
 
     name: str
     replicas: int
@@ -57,6 +62,8 @@ class Case:
     hot: bool = False
     floor: bool = False
     holds: bool = False
+    zipf: bool = False
+    half: bool = False
 
 
 CASES = (
@@ -65,8 +72,10 @@ CASES = (
     Case("batches of 1000, one hot account", 1, 1000, 2, hot=True),
     Case("batches of 1000, one hot account with a floor", 1, 1000, 2, hot=True, floor=True),
     Case("batches of 1000, one hot account with a floor, 2 replicas", 2, 1000, 2, hot=True, floor=True),
+    Case("batches of 1000, Zipf 1.0", 1, 1000, 2, zipf=True),
     Case("batches of 1000, half holds", 1, 1000, 2, holds=True),
     Case("single transfers, 64 in flight", 1, 1, 64),
+    Case("single transfers, 64 in flight, at half of that rate", 1, 1, 64, half=True),
     Case("single transfers, 64 in flight, 2 replicas", 2, 1, 32),
     Case("single transfers, 128 in flight, 2 replicas", 2, 1, 64),
     Case("single transfers, 64 in flight, one hot account", 1, 1, 64, hot=True),
@@ -111,18 +120,27 @@ async def prepare(dsn: Dsn, accounts: int, *, floor: bool) -> list[str]:
     return [str(each.id) for each in made]
 
 
-async def write(dsn: Dsn, case: Case, accounts: list[AccountId], seconds: float) -> dict[str, Any]:
-    """One replica's work: keeps `asks` requests in flight until the time is up."""
+async def write(dsn: Dsn, case: Case, accounts: list[AccountId], seconds: float, rate: float) -> dict[str, Any]:
+    """One replica's work: keeps `asks` requests in flight until the time is up, or begins `rate` a second and waits for what that takes."""
     database = await Database.open(dsn)
     ledger = ledger_on(database)
     stored = 0
     waits: list[float] = []
     ending = time.perf_counter() + seconds
+    likely = list(itertools.accumulate(1 / nth for nth in range(1, len(accounts) + 1)))
+
+    def two() -> list[AccountId]:
+        if not case.zipf:
+            return random.sample(accounts, 2)
+        while True:
+            both = random.choices(accounts, cum_weights=likely, k=2)
+            if both[0] != both[1]:
+                return both
 
     def commands() -> list[Command]:
         made = []
         for nth in range(case.size):
-            debit, credit = random.sample(accounts, 2)
+            debit, credit = two()
             if case.hot:
                 debit = accounts[0]
                 while credit == debit:
@@ -139,21 +157,33 @@ async def write(dsn: Dsn, case: Case, accounts: list[AccountId], seconds: float)
             )
         return made
 
-    async def client() -> None:
+    async def one(started: float) -> None:
         nonlocal stored
-        while time.perf_counter() < ending:
-            ask = Ask("default", "bench", None, commands(), atomic=False)
-            started = time.perf_counter()
-            answer = await ledger.poster.post(ask)
-            waits.append(time.perf_counter() - started)
-            if any(result.status == "rejected" for result in answer.results):
-                raise RuntimeError(f"rejected: {answer.results[0]}")
-            stored += len(answer.results)
+        answer = await ledger.poster.post(Ask("default", "bench", None, commands(), atomic=False))
+        waits.append(time.perf_counter() - started)
+        if any(result.status == "rejected" for result in answer.results):
+            raise RuntimeError(f"rejected: {answer.results[0]}")
+        stored += len(answer.results)
+
+    async def client() -> None:
+        while (now := time.perf_counter()) < ending:
+            await one(now)
+
+    async def come(group: asyncio.TaskGroup) -> None:
+        """They are waited for since they were due, not since somebody had time for them."""
+        due = time.perf_counter()
+        while due < ending:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(one(due))
+            due += random.expovariate(rate)
 
     started, cpu = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
-        for _ in range(case.asks):
-            group.create_task(client())
+        if case.half:
+            await come(group)
+        else:
+            for _ in range(case.asks):
+                group.create_task(client())
     took = time.perf_counter() - started
     await ledger.close()
     await database.close()
@@ -182,7 +212,21 @@ def pgbench(dsn: Dsn, seconds: float, *, fill: bool = False) -> float:
     return float(found[1])
 
 
-async def run(case: Case, dsn: Dsn, directory: Path, seconds: float, accounts: int) -> dict[str, Any]:
+def server_cpu(postmaster: int) -> float:
+    """Processor seconds of PostgreSQL's processes so far, those that have ended included."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            own, parent = int(stat.parent.name), int(fields[1])
+            if own == postmaster:
+                ticks += sum(map(int, fields[11:15]))
+            elif parent == postmaster:
+                ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def run(case: Case, dsn: Dsn, directory: Path, *, seconds: float, accounts: int, rate: float) -> dict[str, Any]:
     names = await prepare(dsn, accounts, floor=case.floor)
     task = directory / "task.json"
     task.write_text(
@@ -191,11 +235,14 @@ async def run(case: Case, dsn: Dsn, directory: Path, seconds: float, accounts: i
                 "case": [getattr(case, name) for name in Case.__slots__],
                 "accounts": names,
                 "seconds": seconds,
+                "rate": rate / 2 / case.replicas,
                 "dsn": [dsn.host, dsn.database, dsn.user, dsn.password.reveal()],
             }
         )
     )
     task.chmod(0o600)
+    postmaster = int((directory / "pg" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+    cpu = server_cpu(postmaster)
     writers = [
         await asyncio.create_subprocess_exec(
             sys.executable, __file__, "--writer", str(task), stdout=asyncio.subprocess.PIPE
@@ -203,6 +250,7 @@ async def run(case: Case, dsn: Dsn, directory: Path, seconds: float, accounts: i
         for _ in range(case.replicas)
     ]
     said = [json.loads((await writer.communicate())[0]) for writer in writers]
+    cpu = server_cpu(postmaster) - cpu
     database = await Database.open(dsn, bounds=PATIENT)
     if faults := await ledger_on(database).faults():
         raise RuntimeError(f"{case.name}: {faults}")
@@ -210,6 +258,7 @@ async def run(case: Case, dsn: Dsn, directory: Path, seconds: float, accounts: i
     return {
         "per_second": sum(one["stored"] / one["seconds"] for one in said),
         "cpu_us_per_transfer": sum(one["cpu_us_per_transfer"] for one in said) / len(said),
+        "server_us_per_transfer": cpu / sum(one["stored"] for one in said) * 1e6,
         "p50_ms": max(one["p50_ms"] for one in said),
         "p99_ms": max(one["p99_ms"] for one in said),
     }
@@ -240,17 +289,19 @@ async def main(seconds: float, accounts: int, only: str) -> None:
         superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
         base = await asyncio.to_thread(pgbench, superuser, seconds, fill=True)
         print(f"{'pgbench tpcb-like, 32 clients':60} {base:>9.0f}/s   1.00")
+        reached = 0.0
         for nth, case in enumerate(CASES):
             if only not in case.name:
                 continue
             # Anew each time: the machine may not be as quiet as it was.
             base = await asyncio.to_thread(pgbench, superuser, seconds / 2)
             dsn = await fresh(superuser, f"ledger_{nth}")
-            figures = await run(case, dsn, directory, seconds, accounts)
+            figures = await run(case, dsn, directory, seconds=seconds, accounts=accounts, rate=reached)
+            reached = figures["per_second"]
             print(
                 f"{case.name:60} {figures['per_second']:>9.0f}/s {figures['per_second'] / base:>6.2f}"
                 f" of {base:.0f}/s   p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms,"
-                f" {figures['cpu_us_per_transfer']:.0f} us of Python each",
+                f" {figures['cpu_us_per_transfer']:.0f} us of Python and {figures['server_us_per_transfer']:.0f} of PostgreSQL each",
                 flush=True,
             )
     finally:
@@ -263,7 +314,7 @@ def writer(task: Path) -> None:
     host, database, user, password = given["dsn"]
     dsn = Dsn(host=host, database=database, user=user, password=Secret(password))
     accounts = [ids.accounts.parse(f"acc_{ids.encode(int(name.replace('-', ''), 16))}") for name in given["accounts"]]
-    print(json.dumps(asyncio.run(write(dsn, Case(*given["case"]), accounts, given["seconds"]))))
+    print(json.dumps(asyncio.run(write(dsn, Case(*given["case"]), accounts, given["seconds"], given["rate"]))))
 
 
 if __name__ == "__main__":

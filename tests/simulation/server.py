@@ -341,7 +341,9 @@ class SimDatabase:
             call()
 
     async def fetch(self, query: Query, *args: Any) -> list[Row]:
-        """A statement of its own that only reads."""
+        """A statement of its own; one that writes is a transaction, and what becomes of it may stay unknown."""
+        if query.writes:
+            return await self._store(query, *args)
         tx = Transaction(self)
         try:
             rows = await tx.fetch(query, *args)
@@ -351,6 +353,25 @@ class SimDatabase:
                 tx.abort()
         await self.server.faults.pause()
         await self.alive()
+        return rows
+
+    async def _store(self, query: Query, *args: Any) -> list[Row]:
+        tx = Transaction(self)
+        self.open.add(tx)
+        try:
+            try:
+                rows = await tx.fetch(query, *args)
+            except DatabaseUnavailable:
+                raise CommitUnknown("the connection is lost") from None
+            except BaseException:
+                await self.alive()
+                if not tx.over:
+                    tx.abort()
+                raise
+            self.open.discard(tx)
+            await tx.commit()
+        finally:
+            self.open.discard(tx)
         return rows
 
     async def fetchrow(self, query: Query, *args: Any) -> Row | None:
@@ -461,17 +482,6 @@ async def heads(tx: Transaction, wanted: Sequence[int]) -> list[Row]:
 
 
 @statement
-async def taken(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
-    posted, refused = zip(columns[0], columns[1], strict=True), zip(columns[2], columns[3], strict=True)
-    return [
-        Row(
-            taken=any(tx.get("rejection", key) is not None for key in posted)
-            or any(tx.get("transfer", key) is not None for key in refused)
-        )
-    ]
-
-
-@statement
 async def known(tx: Transaction, books_: Sequence[int], ids: Sequence[Any]) -> list[Row]:
     found = []
     for key in zip(books_, ids, strict=True):
@@ -526,14 +536,42 @@ async def accounts_for_posting(tx: Transaction, ids: Sequence[Any]) -> list[Row]
     ]
 
 
+def _failed(constraint: str) -> CheckViolation:
+    return CheckViolation("save", "23514", constraint, "")
+
+
 @statement
-async def save(
-    tx: Transaction, numbers: Sequence[int], sequences: Sequence[int], instants: Sequence[datetime], rows: list[Any]
-) -> list[Row]:
-    """As the `.sql`: totals move by sums made here, running totals come from the model, and both guards look at the whole write."""
+async def save(tx: Transaction, *args: Any) -> list[Row]:
+    """As the `.sql`, part by part: the books as they were known, ids and keys that nobody has, then all the rest."""
+    if not any(was is None for was in args[1]) and tx.server.faults.chance("no_lock"):
+        raise Contended("the row is locked by others")
+    for number, was, revision, sequence, instant, refused in zip(*args[:6], strict=True):
+        await tx.lock("book", (number,))
+        row = tx.get("book", (number,)) or {}
+        if was is not None and (row["sequence"], row["revision"]) != (was, revision):
+            raise _failed("book_moved")
+        await tx.update("book", (number,), sequence=sequence, recorded_at=instant, revision=row["revision"] + refused)
+    if any(tx.get("rejection", key) is not None for key in zip(*args[7:9], strict=True)):
+        raise _failed("id_taken")
+    if any(tx.get("transfer", key) is not None for key in zip(*args[9:11], strict=True)):
+        raise _failed("id_taken")
+    for *key, digest, fields, resource, status, body in sorted(zip(*args[17:26], strict=True), key=lambda one: one[:4]):
+        row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
+        if not await tx.insert("idempotency", tuple(key), row):
+            raise _failed("key_taken")
+    names = ("book", "id", "digest", "reason", "available", "required", "currency")
+    for values in zip(*args[9:16], strict=True):
+        row = dict(zip(names, values, strict=True))
+        if not await tx.insert("rejection", (row["book"], row["id"]), row):
+            raise UniqueViolation("save", "23505", "rejection_pkey", "")
+    await _post(tx, args[6])
+    await append(tx, *args[26:29])
+    return [Row(ours=True)]
+
+
+async def _post(tx: Transaction, rows: Sequence[Any]) -> None:
+    """Totals move by sums made here, running totals come from the model, and both guards look at the whole write."""
     firsts: dict[int, int] = {}
-    for number, sequence, instant in zip(numbers, sequences, instants, strict=True):
-        await tx.update("book", (number,), sequence=sequence, recorded_at=instant)
     touched: dict[Any, tuple[Values, str]] = {}
     for values in rows:
         new = dict(zip(_TRANSFER, values, strict=True))
@@ -552,7 +590,7 @@ async def save(
             await tx.lock("account", key)
             row = tx.get("account", key)
             if row is None:
-                raise CheckViolation("save", "23514", "transfer_running_totals", "")
+                raise _failed("transfer_running_totals")
             changes = {
                 "version": row["version"] + 1,
                 "sequence": number,
@@ -564,13 +602,12 @@ async def save(
     for account, (transfer, side) in touched.items():
         row = tx.get("account", (account,)) or {}
         if any(row[name] != transfer[f"{side}_{name}"] for name in _POSTING):
-            raise CheckViolation("save", "23514", "transfer_running_totals", "")
+            raise _failed("transfer_running_totals")
         if row["floor"] is not None and _available(row) < row["floor"]:
-            raise CheckViolation("save", "23514", "account_floor", "")
+            raise _failed("account_floor")
     for book, first in firsts.items():
         if first > 1 and tx.get("number", (book, first - 1)) is None:
-            raise CheckViolation("save", "23514", "transfer_sequence_gap", "")
-    return []
+            raise _failed("transfer_sequence_gap")
 
 
 def _available(row: Values) -> int:
@@ -626,16 +663,6 @@ async def draw_reversals(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
             raise CheckViolation("draw_reversals", "23514", "reversal_not_exceeded", "")
         row = {"book": book, "id": target, "amount": whole, "reversed": undone}
         tx.writes["reversal", (book, target)] = row
-    return []
-
-
-@statement
-async def insert_rejections(tx: Transaction, *columns: Any) -> list[Row]:
-    names = ("book", "id", "digest", "reason", "available", "required", "currency")
-    for values in zip(*columns[:7], strict=True):
-        row = dict(zip(names, values, strict=True))
-        if not await tx.insert("rejection", (row["book"], row["id"]), row):
-            raise UniqueViolation("insert_rejections", "23505", "rejection_pkey", "")
     return []
 
 
@@ -735,17 +762,6 @@ async def claim(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
     taken_ = []
     for place, (*key, digest, fields, resource) in wanted:
         row = {"digest": digest, "fields": fields, "resource": resource, "status": None, "body": None}
-        if await tx.insert("idempotency", tuple(key), row):
-            taken_.append(Row(place=place))
-    return taken_
-
-
-@statement
-async def settle(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
-    wanted = sorted(enumerate(zip(*columns, strict=True), 1), key=lambda one: one[1][:4])
-    taken_ = []
-    for place, (*key, digest, fields, resource, status, body) in wanted:
-        row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
         if await tx.insert("idempotency", tuple(key), row):
             taken_.append(Row(place=place))
     return taken_

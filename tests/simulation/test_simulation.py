@@ -109,16 +109,25 @@ class ForgetsTheLock(Store):
 class ForgetsRefusals(Store):
     """Does not look whether an id was refused before."""
 
-    async def taken(self, tx: Transaction, writing: Writing) -> bool:
-        return False
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        writing.ids = []
+        await super().save(at, writing, now)
+
+
+class ForgetsToCompare(Store):
+    """Stores what was decided ahead of the lock whatever became of the books meanwhile."""
+
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        writing.books = [(book, None, None, *after) for book, _, _, *after in writing.books]  # type: ignore[misc]
+        await super().save(at, writing, now)
 
 
 class ForgetsToTell(Store):
     """Leaves the row of a hold as it was when it is drawn on without being closed."""
 
-    async def save(self, tx: Transaction, writing: Writing, now: Any) -> None:
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
         writing.draws = [draw for draw in writing.draws if draw[2] != "capture" or draw[3] == draw[4]]
-        await super().save(tx, writing, now)
+        await super().save(at, writing, now)
 
 
 def with_store(kind: type[Store]) -> Callable[..., Ledger]:
@@ -156,10 +165,11 @@ def takes_unknown_for_a_failure(**parts: Any) -> Ledger:
     [
         (with_store(ForgetsTheLock), {"error", "sequence", "order", "rules", "answer"}),
         (with_store(ForgetsRefusals), {"answer", "refused and posted"}),
+        (with_store(ForgetsToCompare), {"error", "sequence", "order", "rules", "answer"}),
         (with_store(ForgetsToTell), {"hold", "rules"}),
         (takes_unknown_for_a_failure, {"twice", "answer"}),
     ],
-    ids=["lock", "refusals", "hold", "unknown"],
+    ids=["lock", "refusals", "compare", "hold", "unknown"],
 )
 def test_a_planted_bug_is_found(
     make: Callable[..., Ledger], kinds: set[str], record_property: Callable[[str, object], None]

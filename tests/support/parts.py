@@ -127,6 +127,9 @@ class Server:
             f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER "{owner.user}"',
             f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
             f'GRANT CONNECT ON DATABASE "{name}" TO "{service}"',
+            # A copy has no settings; those that the migrations made are part of what they made.
+            "INSERT INTO pg_db_role_setting SELECT c.oid, s.setrole, s.setconfig FROM pg_db_role_setting AS s "
+            f"JOIN pg_database AS t ON t.oid = s.setdatabase, pg_database AS c WHERE t.datname = '{template}' AND c.datname = '{name}'",
         )
         return ServiceDatabase(
             dsn=replace(dsn, database=name),

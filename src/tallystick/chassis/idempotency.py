@@ -235,15 +235,16 @@ async def complete(tx: Transaction, answers: Sequence[Answer]) -> list[bool]:
     return [place in stored for place in range(1, len(answers) + 1)]
 
 
-async def settle(tx: Transaction, answers: Sequence[Answer], *, resource: Sequence[UUID | None]) -> bool:
-    """`claim` and `complete` in one, for work that is decided before the transaction begins. False when somebody has one of the keys:
-    then `tx` must not be stored, and `claim` tells what there is. The keys are distinct.
+def answered(answers: Sequence[Answer], resource: Sequence[UUID | None]) -> list[list[Any]]:
+    """Tenant, client, route, key, digest, fields, resource, status and body, each as a column: for a statement of a service that takes keys
+    and stores their answers at once, because it was decided before it begins. It inserts them sorted by key, and undoes itself when somebody
+    has one of them; then `claim` tells what there is. The keys are distinct.
     """
     rows = [
         (*answer.entry.identity, answer.entry.input.whole, answer.entry.input.fields, about, answer.status, answer.body)
         for answer, about in zip(answers, resource, strict=True)
     ]
-    return len(await tx.fetch(Q.settle, *arguments(rows, 9))) == len(rows)
+    return arguments(rows, 9)
 
 
 async def purge(database: Database, now: datetime, retention: timedelta = RETENTION) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tallystick.chassis.db import CheckViolation, CommitUnknown, Transaction
-from tallystick.chassis.idempotency import Answer, Entry, settle
+from tallystick.chassis.db import CheckViolation, CommitUnknown, Query, Transaction
+from tallystick.chassis.idempotency import Answer, Entry, claim, complete
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import Command, Result
 from tallystick.services.ledger.service import Ask, Ledger
@@ -102,13 +102,46 @@ async def test_an_account_that_another_replica_closed_is_closed(books: Books, se
     await books.sound()
 
 
-async def test_an_id_that_was_refused_stays_refused(books: Books, service: ServiceDatabase) -> None:
-    """The refusal moved no sequence, so only the look-up of refused ids can find it."""
+async def test_plain_postings_and_refusals_are_one_statement(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, customer = await funded(books)
+    plain, said = books.database._single, []
+
+    async def single(query: Query, *more: Any) -> Any:
+        said.append(query.name)
+        return await plain(query, *more)
+
+    monkeypatch.setattr(books.database, "_single", single)
+    monkeypatch.setattr(books.database, "transaction", None)
+    key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
+    results = await post(books.ledger, move("post", customer, bank, 60), move("post", customer, bank, 60), entry=key)
+    assert reasons(results) == [None, "insufficient_funds"]
+    assert said == ["save"]
+    monkeypatch.undo()
+    await books.sound()
+
+
+async def test_an_id_that_another_replica_has_just_refused_is_refused(
+    books: Books, service: ServiceDatabase, locked: list[int]
+) -> None:
+    """The refusal moved no sequence and is not looked for by id, since what was to be refused too is refused again."""
     bank, customer = await funded(books)
     other = await other_replica(books, service)
     command = move("post", customer, bank, 150)
     assert reasons(await post(other, command)) == ["insufficient_funds"]
-    await books.post(move("post", bank, customer, 100))
+    (again,) = await post(books.ledger, move("post", customer, bank, 170, id=command.id))
+    assert again.reason == "id_already_failed"
+    assert locked == [1]
+    await books.sound()
+
+
+async def test_an_id_that_was_refused_stays_refused(books: Books, service: ServiceDatabase) -> None:
+    """Also when the books stand where they were known to stand since: then the look-up of refused ids finds it."""
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    command = move("post", customer, bank, 150)
+    assert reasons(await post(other, command)) == ["insufficient_funds"]
+    await books.post(move("post", bank, customer, 50))
+    await books.post(move("post", bank, customer, 50))
     assert reasons(await post(books.ledger, command)) == ["insufficient_funds"]
     assert await books.balance(customer) == (200, 200)
     await books.sound()
@@ -223,16 +256,16 @@ async def test_a_commit_without_an_answer_is_looked_up(
     books: Books, monkeypatch: pytest.MonkeyPatch, locked: list[int]
 ) -> None:
     bank, customer = await funded(books)
-    plain, lost = books.database._commit, asyncio.Event()
+    plain, lost = books.database._single, asyncio.Event()
 
-    async def commit(connection: Any) -> bool:
-        answer = await plain(connection)
-        if not lost.is_set():
+    async def single(query: Query, *more: Any) -> Any:
+        answer = await plain(query, *more)
+        if query.writes and not lost.is_set():
             lost.set()
             raise CommitUnknown
         return answer
 
-    monkeypatch.setattr(books.database, "_commit", commit)
+    monkeypatch.setattr(books.database, "_single", single)
     (result,) = await post(books.ledger, move("post", customer, bank, 60))
     assert result.status == "posted"
     assert locked == [1]
@@ -251,7 +284,8 @@ async def test_the_books_are_locked_before_the_keys(books: Books, service: Servi
         waiting = asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key))
         await asyncio.sleep(0.3)
         assert not waiting.done()
-        assert await settle(tx, [Answer(key, 201, b"{}")], resource=[None])
+        await claim(tx, [key], resource=[None])
+        assert await complete(tx, [Answer(key, 201, b"{}")]) == [True]
     answered = await waiting
     assert answered == []  # the stored answer
     assert await books.balance(customer) == (100, 100)

@@ -13,21 +13,6 @@ WITH wanted AS (
 )
 SELECT place FROM wanted JOIN taken USING (tenant, client_id, route, key);
 
--- name: settle
--- Takes keys and stores their answers at once; a key that somebody has stays as it is. Returns the places (1..n) of those stored.
-WITH wanted AS (
-    SELECT * FROM unnest(
-        $1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::uuid[], $8::smallint[], $9::bytea[]
-    ) WITH ORDINALITY AS w (tenant, client_id, route, key, digest, fields, resource, status, body, place)
-), taken AS (
-    INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource, status, body)
-    SELECT tenant, client_id, route, key, digest, fields, resource, status, body FROM wanted
-    ORDER BY tenant, client_id, route, key
-    ON CONFLICT DO NOTHING
-    RETURNING tenant, client_id, route, key
-)
-SELECT place FROM wanted JOIN taken USING (tenant, client_id, route, key);
-
 -- name: claimed
 -- What is stored under keys that others have.
 SELECT w.place, i.digest, i.fields, i.resource, i.status, i.body

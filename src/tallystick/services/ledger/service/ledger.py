@@ -51,7 +51,7 @@ class Ledger:
         self._store = store
         self.clock = clock
         self.digester = digester
-        self.poster = Poster(database=database, store=store, outbox=outbox, clock=clock, shard=shard)
+        self.poster = Poster(database=database, store=store, clock=clock, shard=shard)
         self.books = Books(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
         self.approvals = Approvals(database, Proposals(), outbox, clock, self.poster, self.books)
         self.quarantine = Quarantine(database=database, checks=Checks(), outbox=outbox, clock=clock)

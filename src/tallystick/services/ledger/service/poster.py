@@ -1,7 +1,7 @@
 """The way of every transfer into the book. Requests that wait are posted together: one decision, one commit for all.
 
 A flush goes one of two ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while the flush before it
-is being stored, and its transaction locks the books, looks that they are just as they were known, and stores. **Under the lock**: lock the
+is being stored, and stored only if the books are just as they were known: plain postings by one statement, which is the transaction. **Under the lock**: lock the
 books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when another replica has moved the books on, an id or
 a key was used before, or anything else was not as expected: then nothing of the first try is stored, and it is decided anew.
 
@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
-from uuid import UUID
 
 import msgspec
 
@@ -32,20 +31,20 @@ from tallystick.chassis.db import (
     DatabaseUnavailable,
     Transaction,
     UniqueViolation,
+    constraint_of,
 )
 from tallystick.chassis.idempotency import Answer, Fresh, Replay
-from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.messages import HOME, MAIN, Reason
 from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, BookQuarantined
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Book, Due, ProposalRow, Result, State, Unit, decide
+from tallystick.services.ledger.model import Book, Due, ProposalRow, Result, State, decide
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
 from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.service.head import Head
-from tallystick.services.ledger.store import Store, Writing
+from tallystick.services.ledger.store import MOVED, TAKEN, Store, Writing
 
 #: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
 SMALL: Final = 16
@@ -56,8 +55,8 @@ SWEEPS: Final = 100
 #: Times a flush is tried whose COMMIT got no answer. Every id in it is pinned, so a repeat finds what there is.
 ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.1
-#: While other replicas move the books on, at most 2**MOVED flushes are decided under the lock before one is tried ahead of it again.
-MOVED: Final = 8
+#: While other replicas move the books on, at most 2**SITS_OUT flushes are decided under the lock before one is tried ahead of it again.
+SITS_OUT: Final = 8
 
 #: Refusals that what is held may be the cause of.
 _SHORT: Final = frozenset({Reason.INSUFFICIENT_FUNDS, Reason.CEILING_EXCEEDED})
@@ -85,10 +84,7 @@ class _Plan(msgspec.Struct):
     now: datetime
     writing: Writing
     results: list[list[Result]]
-    answers: list[Answered]
-    stored: list[Answer]
-    about: list[UUID | None]
-    facts: list[Fact]
+    answers: list[Answered] = []
     proposals: list[ProposalRow] = []
 
 
@@ -101,12 +97,11 @@ class _Expired(Exception):
 
 
 class Poster:
-    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock, shard: str = HOME) -> None:
+    def __init__(self, *, database: Database, store: Store, clock: Clock, shard: str = HOME) -> None:
         """`shard` is the name of this one."""
         self.shard = shard
         self._database = database
         self._store = store
-        self._outbox = outbox
         self._clock = clock
         self._books: dict[tuple[str, str], int] = {}
         self._head = Head(database, store)
@@ -173,7 +168,7 @@ class Poster:
                 except _Stale as stale:
                     if stale.moved:
                         # Others write too: deciding ahead is in vain while they do. Tried again ever more seldom.
-                        self._moved = min(self._moved + 1, MOVED)
+                        self._moved = min(self._moved + 1, SITS_OUT)
                         self._sit_out = 2**self._moved
                 except CommitUnknown as error:
                     unknown = error
@@ -230,11 +225,12 @@ class Poster:
             if _short(decided.results, state):
                 head.forget()
                 return None
-            plan = _Plan(known, epoch, now, self._store.prepare(state, decided), decided.results, [], [], [], [])
+            writing = self._store.prepare(state, decided, known)
+            plan = _Plan(known, epoch, now, writing, decided.results)
             for work, results in zip(works, decided.results, strict=True):
-                plan.answers.append(self._answer(work, results, plan.facts, plan.stored, plan.proposals))
+                plan.answers.append(self._answer(work, results, writing, plan.proposals))
                 if work.ask.entry is not None:
-                    plan.about.append(work.ask.commands[0].id)
+                    writing.about.append(work.ask.commands[0].id)
         except BaseException:
             head.forget()
             raise
@@ -243,22 +239,21 @@ class Poster:
     async def _store_plan(self, plan: _Plan) -> list[Answered | Exception]:
         """Raises _Stale when it was decided on what is no longer so, and what the database raises."""
         try:
-            async with self._database.transaction() as tx:
-                found = await self._store.lock_books(tx, plan.known)
-                if {number: (book.sequence, book.revision) for number, book in found.items()} != plan.known:
-                    raise _Stale(moved=True)
-                if await self._store.taken(tx, plan.writing):
-                    raise _Stale(moved=False)
-                await self._store.save(tx, plan.writing, plan.now)
-                if plan.stored and not await idempotency.settle(tx, plan.stored, resource=plan.about):
-                    raise _Stale(moved=False)
-                if plan.proposals:
-                    await self._store.insert_proposals(tx, plan.proposals)
-                await self._outbox.append(tx, plan.facts)
-        except UniqueViolation:
-            raise _Stale(moved=False) from None
-        except BaseException:
+            if plan.writing.plain and not plan.proposals:
+                await self._store.save(self._database, plan.writing, plan.now)
+            else:
+                async with self._database.transaction() as tx:
+                    found = await self._store.lock_books(tx, plan.known)
+                    if {number: (book.sequence, book.revision) for number, book in found.items()} != plan.known:
+                        raise _Stale(moved=True)
+                    await self._store.save(tx, plan.writing, plan.now)
+                    if plan.proposals:
+                        await self._store.insert_proposals(tx, plan.proposals)
+        except BaseException as error:
             self._head.forget()
+            constraint = constraint_of(error)
+            if isinstance(error, UniqueViolation) or constraint in TAKEN or constraint == MOVED:
+                raise _Stale(moved=constraint == MOVED) from None
             raise
         self._moved = 0
         self._told(plan.results)
@@ -312,18 +307,9 @@ class Poster:
             await self._shut_out(works, locked, answers)
             await self._claim(tx, asks, answers, again=again)
             fresh = [place for place, answer in enumerate(answers) if answer is None]
-            units = [works[place].unit for place in fresh]
-            results = await self._decide(tx, units, locked) if fresh else []
-            facts: list[Fact] = []
-            stored: list[Answer] = []
-            proposals: list[ProposalRow] = []
-            for place, unit in zip(fresh, results, strict=True):
-                answers[place] = self._answer(works[place], unit, facts, stored, proposals)
-            if stored:
-                await idempotency.complete(tx, stored)
-            if proposals:
-                await self._store.insert_proposals(tx, proposals)
-            await self._outbox.append(tx, facts)
+            results = (
+                await self._fresh(tx, [(place, works[place]) for place in fresh], locked, answers) if fresh else []
+            )
         self._told(results)
         return [answer for answer in answers if answer is not None]
 
@@ -333,14 +319,31 @@ class Poster:
             _FLUSHED.observe(sum(map(len, results)))
             _count(results)
 
-    async def _decide(self, tx: Transaction, units: list[Unit], locked: dict[int, Book]) -> list[list[Result]]:
-        """Load, decide, save. The clock is read after the lock was had: what was decided later is not dated earlier."""
+    async def _fresh(
+        self,
+        tx: Transaction,
+        works: Sequence[tuple[int, Work]],
+        locked: dict[int, Book],
+        answers: list[Answered | Exception | None],
+    ) -> list[list[Result]]:
+        """Load, decide, save what was not there before. The clock is read after the lock was had: what was decided later is not dated earlier."""
+        units = [work.unit for _, work in works]
         state = await self._store.load(tx, units, locked)
         now = self._clock.now()
         await self._store.learn_days(tx, units, state, now)
         decided = decide(units, state, now)
         await self._look_for_expired(tx, decided.results, state, now)
-        await self._store.save(tx, self._store.prepare(state, decided), now)
+        writing = self._store.prepare(state, decided)
+        proposals: list[ProposalRow] = []
+        for (place, work), results in zip(works, decided.results, strict=True):
+            answers[place] = self._answer(work, results, writing, proposals)
+        # Their keys are claimed already.
+        stored, writing.answers = writing.answers, []
+        await self._store.save(tx, writing, now)
+        if stored:
+            await idempotency.complete(tx, stored)
+        if proposals:
+            await self._store.insert_proposals(tx, proposals)
         return decided.results
 
     async def _shut_out(
@@ -394,10 +397,9 @@ class Poster:
             raise _Expired(due)
 
     @staticmethod
-    def _answer(
-        work: Work, results: list[Result], facts: list[Fact], stored: list[Answer], proposals: list[ProposalRow]
-    ) -> Answered:
-        ask = work.ask
+    def _answer(work: Work, results: list[Result], writing: Writing, proposals: list[ProposalRow]) -> Answered:
+        """The answer, which is added to what is to be stored together with the fact."""
+        ask, facts, stored = work.ask, writing.facts, writing.answers
         if ask.propose is not None and results[0].rules:
             proposed = ask.propose(work.book, results[0].rules)
             proposals.append(proposed.row)

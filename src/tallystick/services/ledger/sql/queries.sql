@@ -9,16 +9,6 @@ FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
 SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, approvals::text
 FROM book WHERE id = ANY($1::integer[]);
 
--- name: taken
--- Whether one of the ids to be posted ($1, $2) was refused before, or one to be refused ($3, $4) was posted: what no unique key says.
-SELECT EXISTS (
-    SELECT FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
-    CROSS JOIN LATERAL (SELECT FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
-) OR EXISTS (
-    SELECT FROM unnest($3::integer[], $4::uuid[]) AS k (book, id)
-    CROSS JOIN LATERAL (SELECT FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
-);
-
 -- name: known
 -- What there is under these ids: the transfer, or its refusal, and what was drawn on it. One index probe each, see the migration.
 SELECT t.*, x.digest, x.reason, x.available, x.required, x.currency AS refused_currency, x.id AS refused, k.book AS in_book,
@@ -48,20 +38,53 @@ FROM unnest($1::integer[], $2::text[]) AS k (book, path)
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.path = k.path LIMIT 1) AS a;
 
 -- name: save
--- All transfers that were decided and what they do to their accounts, in one statement, so that the triggers judge all of it or
--- nothing. The account totals are moved by sums made here from the transfers alone; the running totals in the transfers come from the model.
--- $1-$3 books: id, last sequence and its instant. $4 the transfers.
+-- All that a flush of plain postings stores, and the last statement of every other flush: so that it is one round trip and one commit,
+-- and the triggers judge all of it or nothing. It stores only if the books stand where they stood when it was decided, no id was posted
+-- and refused, and nobody has the keys; otherwise it raises which of these it was. Each part waits for the one before it by reading it:
+-- the books first, whose locks decide who is next. The account totals are moved by sums made here from the transfers alone; the running
+-- totals in the transfers come from the model.
+-- $1-$6 books: id, sequence and revision as they were (null: their locks are held), sequence and instant as they are to be, and how many
+-- refusals are new, each of which moves the revision. $7 the transfers.
+-- $8, $9 their ids. $10-$16 refusals, at $17. $18-$26 idempotency keys that are answered. $27-$29 facts.
 WITH moved AS (
-    UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at
-    FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS w (book, sequence, recorded_at)
-    WHERE b.id = w.book
+    UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at, revision = b.revision + w.refused
+    FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bigint[])
+        AS w (book, was_sequence, was_revision, sequence, recorded_at, refused)
+    WHERE b.id = w.book AND (w.was_sequence IS NULL OR b.sequence = w.was_sequence AND b.revision = w.was_revision)
     RETURNING b.id
+), next AS MATERIALIZED (
+    SELECT required((SELECT count(*) FROM moved) = cardinality($1), 'book_moved')
+        AND required(NOT EXISTS (
+            SELECT FROM unnest($8::integer[], $9::uuid[]) AS k (book, id)
+            CROSS JOIN LATERAL (SELECT FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
+        ) AND NOT EXISTS (
+            SELECT FROM unnest($10::integer[], $11::uuid[]) AS k (book, id)
+            CROSS JOIN LATERAL (SELECT FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
+        ), 'id_taken') AS ours
+), keys AS (
+    INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource, status, body)
+    SELECT w.tenant, w.client_id, w.route, w.key, w.digest, w.fields, w.resource, w.status, w.body
+    FROM next CROSS JOIN unnest(
+        $18::text[], $19::text[], $20::text[], $21::text[], $22::bytea[], $23::bytea[], $24::uuid[], $25::smallint[], $26::bytea[]
+    ) AS w (tenant, client_id, route, key, digest, fields, resource, status, body)
+    WHERE next.ours
+    ORDER BY w.tenant, w.client_id, w.route, w.key
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+), sure AS MATERIALIZED (
+    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($18), 'key_taken') AS ours FROM next
+), refused AS (
+    INSERT INTO rejection (book, id, digest, reason, available, required, currency, recorded_at)
+    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, $17
+    FROM sure CROSS JOIN unnest($10::integer[], $11::uuid[], $12::bytea[], $13::text[], $14::bigint[], $15::bigint[], $16::text[])
+        AS n (book, id, digest, reason, available, required, currency)
+    WHERE sure.ours
 ), t AS MATERIALIZED (
     SELECT u.*,
         CASE kind WHEN 'hold' THEN amount ELSE -released END AS pending,
         CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS posted
-    FROM unnest($4::decided_transfer[]) AS u
-    JOIN moved AS m ON m.id = u.book
+    FROM sure CROSS JOIN unnest($7::decided_transfer[]) AS u
+    WHERE sure.ours
 ), posted AS (
     INSERT INTO transfer (
         book, sequence, id, kind, target, debit_account, credit_account, amount, released,
@@ -83,11 +106,19 @@ WITH moved AS (
         SELECT credit_account, sequence, 0, 0, pending, posted FROM t
     ) AS side
     GROUP BY account
+), totals AS (
+    UPDATE account AS a SET version = a.version + x.n, sequence = x.sequence,
+        debits_pending = a.debits_pending + x.dp, debits_posted = a.debits_posted + x.d,
+        credits_pending = a.credits_pending + x.cp, credits_posted = a.credits_posted + x.c
+    FROM change AS x WHERE a.id = x.account
+), told AS (
+    INSERT INTO outbox (id, type, fact)
+    SELECT f.id, f.type, f.fact
+    FROM sure CROSS JOIN unnest($27::uuid[], $28::text[], $29::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
+    WHERE sure.ours
+    ORDER BY f.place
 )
-UPDATE account AS a SET version = a.version + x.n, sequence = x.sequence,
-    debits_pending = a.debits_pending + x.dp, debits_posted = a.debits_posted + x.d,
-    credits_pending = a.credits_pending + x.cp, credits_posted = a.credits_posted + x.c
-FROM change AS x WHERE a.id = x.account;
+SELECT ours FROM sure;
 
 -- name: insert_holds
 -- New holds, before the transfers that made them (`save` then checks both against each other).
@@ -146,13 +177,6 @@ SELECT book, target, max(whole), sum(amount)::bigint
 FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::bigint[]) AS u (book, target, whole, amount)
 GROUP BY book, target
 ON CONFLICT (book, id) DO UPDATE SET reversed = reversal.reversed + excluded.reversed;
-
--- name: insert_rejections
--- Pins refusals to their ids.
-INSERT INTO rejection (book, id, digest, reason, available, required, currency, recorded_at)
-SELECT book, id, digest, reason, available, required, currency, $8
-FROM unnest($1::integer[], $2::uuid[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::text[])
-    AS n (book, id, digest, reason, available, required, currency);
 
 -- name: due_holds
 -- Holds that have expired and still hold, in the order in which they expired; not those of books that take nothing.

@@ -7,11 +7,11 @@ from tallystick.services.ledger.store.checks import Checks
 from tallystick.services.ledger.store.history import History
 from tallystick.services.ledger.store.imports import Imports
 from tallystick.services.ledger.store.interbook import FIRST, Interbook
-from tallystick.services.ledger.store.posting import Posting, Writing
+from tallystick.services.ledger.store.posting import MOVED, TAKEN, Posting, Writing
 from tallystick.services.ledger.store.reports import Reports
 from tallystick.services.ledger.store.search import Search
 
-__all__ = ["FIRST", "Checks", "Imports", "Proposals", "Store", "Writing"]
+__all__ = ["FIRST", "MOVED", "TAKEN", "Checks", "Imports", "Proposals", "Store", "Writing"]
 
 
 class Store(Posting, Accounts, History, Books, Reports, Search, Interbook, Proposals):

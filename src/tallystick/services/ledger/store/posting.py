@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from operator import attrgetter
 from typing import Any, Final
@@ -10,7 +11,9 @@ from uuid import UUID
 
 import msgspec
 
+from tallystick.chassis import idempotency, outbox
 from tallystick.chassis.db import Database, Row, Transaction, arguments
+from tallystick.chassis.outbox import Fact
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import (
     EPOCH,
@@ -39,6 +42,10 @@ _SAVED: Final = attrgetter(*(field.name for field in _FIELDS))
 #: Kinds that touch more than accounts. A flush without them skips the statements about holds and reversals.
 _NOBODY: Final = AccountId(UUID(int=0))
 _PLAIN: Final = frozenset({"post"})
+#: What `save` finds to be no longer so: a book's sequence or revision.
+MOVED: Final = "book_moved"
+#: The same of ids and idempotency keys.
+TAKEN: Final = frozenset({"id_taken", "key_taken"})
 
 
 def _book(row: Row) -> Book:
@@ -49,17 +56,27 @@ def _book(row: Row) -> Book:
 
 
 class Writing(msgspec.Struct):
-    """What one flush stores: rows for the queries of the same names. `ids` and `refused` are the ids of its transfers and rejections."""
+    """What one flush stores: rows for the query `save` and for those that go before it, each of the same name. `books` are their numbers,
+    where they were (None: their locks are held, so they are there), and where they are to be. `ids` are those of the transfers, `answers`
+    go with keys that nobody has yet, `about` with what those are about.
+    """
 
-    books: list[tuple[int, int, datetime]]
+    books: list[tuple[int, int | None, int | None, int, datetime, int]]
     transfers: list[tuple[Any, ...]]
     ids: list[Key]
     rejections: list[tuple[Any, ...]]
-    refused: list[Key]
     holds: list[tuple[Any, ...]] = []
     draws: list[tuple[Any, ...]] = []
     reversals: list[tuple[Any, ...]] = []
     transactions: list[tuple[Any, ...]] = []
+    answers: list[idempotency.Answer] = []
+    about: list[UUID | None] = []
+    facts: list[Fact] = []
+
+    @property
+    def plain(self) -> bool:
+        """Nothing goes before `save`: it can be the whole transaction."""
+        return not (self.holds or self.draws or self.reversals or self.transactions)
 
 
 class Posting:
@@ -170,22 +187,23 @@ class Posting:
         """The books as they are; nothing is locked."""
         return {row[0]: _book(row) for row in await source.fetch(queries.heads, list(books))}
 
-    async def taken(self, tx: Transaction, writing: Writing) -> bool:
-        """Whether an id that is to be posted was refused before, or one that is to be refused was posted. (Posted twice is refused by its key.)"""
-        found: bool = await tx.fetchval(queries.taken, *arguments(writing.ids, 2), *arguments(writing.refused, 2))
-        return found
-
     @staticmethod
-    def prepare(state: State, decided: Decided) -> Writing:
-        """What `save` is to store, in the database's terms. It does not look at `state` again, which may go on to the next decisions."""
+    def prepare(state: State, decided: Decided, known: Mapping[int, tuple[int, int]] | None = None) -> Writing:
+        """What `save` is to store, in the database's terms. It does not look at `state` again, which may go on to the next decisions.
+        `known`: the books' (sequence, revision) that it was decided on, if their locks are not held.
+        """
         transfers = decided.transfers
-        books = sorted({transfer.book for transfer in transfers})
+        pinned = Counter(rejection.book for rejection in decided.rejections)
+        books: list[tuple[int, int | None, int | None, int, datetime, int]] = []
+        for number in sorted({transfer.book for transfer in transfers} | pinned.keys() | (known or {}).keys()):
+            book = state.books[number]
+            was = (None, None) if known is None else known[number]
+            books.append((number, *was, book.sequence, book.recorded_at, pinned[number]))
         writing = Writing(
-            books=[(book, state.books[book].sequence, state.books[book].recorded_at) for book in books],
+            books=books,
             transfers=list(map(_SAVED, transfers)),
             ids=[(transfer.book, transfer.id) for transfer in transfers],
             rejections=[msgspec.structs.astuple(rejection) for rejection in decided.rejections],
-            refused=[(rejection.book, rejection.id) for rejection in decided.rejections],
             transactions=[msgspec.structs.astuple(transaction) for transaction in decided.transactions],
         )
         for t in transfers:
@@ -199,20 +217,26 @@ class Posting:
                 writing.draws.append((t.book, t.target, t.kind, t.amount, t.released, t.expires_at))
         return writing
 
-    async def save(self, tx: Transaction, writing: Writing, now: datetime) -> None:
-        """Stores what was decided. Raises CheckViolation when the database comes to another conclusion than the rules."""
-        if writing.rejections:
-            await tx.execute(queries.insert_rejections, *arguments(writing.rejections, 7), now)
+    async def save(self, at: Database | Transaction, writing: Writing, now: datetime) -> None:
+        """Stores what was decided; what is `plain` also on the database itself, where one statement is the whole transaction. Raises
+        CheckViolation by the names `MOVED` and `TAKEN` when it was decided on what is no longer so, by others when the database comes to
+        another conclusion than the rules; UniqueViolation when an id was posted before.
+        """
         if writing.holds:
-            await tx.execute(queries.insert_holds, *arguments(writing.holds, 6))
+            await at.execute(queries.insert_holds, *arguments(writing.holds, 6))
         if writing.draws:
-            await tx.execute(queries.draw_holds, *arguments(writing.draws, 6))
+            await at.execute(queries.draw_holds, *arguments(writing.draws, 6))
         if writing.reversals:
-            await tx.execute(queries.draw_reversals, *arguments(writing.reversals, 4))
+            await at.execute(queries.draw_reversals, *arguments(writing.reversals, 4))
         if writing.transactions:
-            await tx.execute(queries.insert_transactions, *arguments(writing.transactions, 11))
-        if writing.transfers:
-            await tx.execute(queries.save, *arguments(writing.books, 3), writing.transfers)
+            await at.execute(queries.insert_transactions, *arguments(writing.transactions, 11))
+        if not (writing.books or writing.facts):
+            return
+        await at.fetchval(
+            queries.save,
+            *arguments(writing.books, 6), writing.transfers, *arguments(writing.ids, 2), *arguments(writing.rejections, 7), now,
+            *idempotency.answered(writing.answers, writing.about), *outbox.columns(writing.facts),
+        )  # fmt: skip
 
     async def due_holds(self, database: Database, now: datetime, limit: int) -> list[Due]:
         return [Due(*row) for row in await database.fetch(queries.due_holds, now, limit)]
