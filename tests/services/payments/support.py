@@ -24,7 +24,7 @@ from tallystick.chassis.app.server import Server
 from tallystick.chassis.auth import Authorizer
 from tallystick.chassis.call import Client
 from tallystick.chassis.call.breaker import Breaker
-from tallystick.chassis.db import Queries
+from tallystick.chassis.db import Life, Queries
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
 from tallystick.chassis.web import Application
@@ -147,6 +147,7 @@ class Replica:
     app: Application
     effects: FaultyEffects
     work: Work
+    life: Life
 
     async def resume(self) -> int:
         """What its worker does when it is due, to the end."""
@@ -187,6 +188,7 @@ class Town:
     risk: Risk
     clock: ManualClock
     clients: list[Client] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
     rail: AsyncExitStack = field(default_factory=AsyncExitStack)
     arrived: list[str] = field(default_factory=list)
     one: Replica = field(init=False)
@@ -229,6 +231,9 @@ class Town:
         )
         effects.fault, effects.done = no_fault, []
         work = Work()
+        # Dead as soon as nobody sees it: here no server is restarted.
+        life = await Life.begin(database, absent_seconds=0)
+        self.lives.append(life)
         api = assemble(
             database=database,
             effects=effects,
@@ -236,9 +241,10 @@ class Town:
             authenticator=self.world.authenticator,
             clock=clock,
             work=work,
+            life=life,
             digester=Digester(bytes(32)),
         )
-        return Replica(api, _application("payments", api, ENDPOINTS, self.world), effects, work)
+        return Replica(api, _application("payments", api, ENDPOINTS, self.world), effects, work, life)
 
     def _client(self, target: str) -> Client:
         call = charter.load("payments").calls[target]
@@ -478,6 +484,8 @@ async def town(around: World, server: PostgresServer, valkey: Valkey, directory:
             await made.one.work.drain()
             for client in made.clients:
                 await client.close()
+            for life in made.lives:
+                await life.end()
 
 
 @asynccontextmanager

@@ -18,9 +18,12 @@ from tallystick.contracts.risk.messages import ListEntry
 from tallystick.kernel import ids
 from tallystick.services.payments import model
 from tallystick.services.payments.model import RefundStep, Role, Step, request_id
+from tallystick.services.payments.store import Lease
 from tests.services.payments.support import (
     CLIENT,
+    NUMBERS,
     UNSCORED_LIMIT,
+    Crashed,
     Fault,
     Mode,
     Replica,
@@ -442,6 +445,99 @@ async def test_whatever_happens_in_whatever_order(town: Town, seed: int) -> None
     await town.sound()
 
 
+# ---- a process that has ended, and one that was thought to ------------------------------------------------------------
+
+
+async def test_what_a_dead_process_began_is_gone_on_with_before_its_lease_ends(town: Town) -> None:
+    card, shop = await town.card(), await town.account()
+    body, dead = by_card(card, shop), await town.replica()
+    paid = await town.paid(body)
+    dead.effects.fault = lambda step: "crash-after" if step in (Step.AUTHORIZE, RefundStep.REVERSE) else "none"
+    assert (await town.pay(body, key="k", at=dead)).status == 500
+    assert (await town.refund(paid["id"], 400, key="r", at=dead)).status == 500
+    assert await town.one.resume() == 0, "its process lives: it has its lease"
+    assert (await town.pay(body, key="k")).status == 409
+    await dead.life.end()
+    assert await town.one.resume() == 2
+    assert await town.one.resume() == 0
+    answer = await town.pay(body, key="k")
+    assert (answer.status, answer.header("idempotent-replayed"), answer.json["status"]) == (201, "true", "settled")
+    answer = await town.refund(paid["id"], 400, key="r")
+    assert (answer.status, answer.header("idempotent-replayed"), answer.json["status"]) == (201, "true", "succeeded")
+    await town.sound()
+
+
+@pytest.mark.parametrize("step", [Step.HOLD, Step.AUTHORIZE, Step.CAPTURE, Step.SETTLE])
+@pytest.mark.parametrize("behaviour", ["approve", "decline"])
+async def test_who_was_thought_dead_and_comes_back_does_no_harm(town: Town, behaviour: str, step: Step) -> None:
+    """Its session is gone while it stands before a step, another does all the work, then it goes on."""
+    card, shop = await town.card(behaviour), await town.account()
+    body, paused = by_card(card, shop), await town.replica()
+    stands, goes_on = asyncio.Event(), asyncio.Event()
+    real = paused.effects.perform
+
+    async def pausing(at: Step, p: Any, token: str) -> Any:
+        if at is step:
+            stands.set()
+            await goes_on.wait()
+        return await real(at, p, token)
+
+    paused.effects.perform = pausing  # type: ignore[method-assign, assignment]
+    first = asyncio.create_task(town.pay(body, key="k", at=paused))
+    reached = asyncio.create_task(stands.wait())
+    await asyncio.wait((first, reached), return_when=asyncio.FIRST_COMPLETED)
+    reached.cancel()
+    await paused.life.end()
+    assert await town.one.resume() == int(stands.is_set())
+    final = await town.pay(body, key="k")
+    assert final.status == 201
+    goes_on.set()
+    assert (await first).json["id"] == final.json["id"]
+    assert (await town.pay(body, key="k")).content == final.content
+    assert await town.told(final.json["id"]) == ["received", final.json["status"]]
+    await town.sound()
+
+
+async def test_a_card_that_is_destroyed_while_a_dead_process_request_is_on_its_way(town: Town) -> None:
+    """The acquirer does not know of the request yet when it is asked; a moment later it says yes."""
+    card, shop = await town.card(), await town.account()
+    body, dead = by_card(card, shop), await town.replica()
+    underway: list[asyncio.Task[Any]] = []
+    effects = dead.effects
+
+    async def late(p: Any, token: str) -> None:
+        await asyncio.sleep(0.5)
+        await effects._ask("/authorizations", *underway_request(p), token)
+
+    def underway_request(p: Any) -> tuple[dict[str, Any], str]:
+        name = ids.rail_requests.text(request_id(p.id, Role.AUTHORIZE))
+        card_data = {"number": NUMBERS["approve"], "exp_month": 12, "exp_year": 2039}
+        merchant = ids.accounts.text(p.destination)
+        return {
+            "request_id": name,
+            "amount": money(p.amount),
+            "card": card_data,
+            "merchant": merchant,
+        }, name
+
+    real = effects.perform
+
+    async def perform(at: Step, p: Any, token: str) -> Any:
+        if at is Step.AUTHORIZE:
+            underway.append(asyncio.create_task(late(p, token)))
+            raise Crashed
+        return await real(at, p, token)
+
+    effects.perform = perform  # type: ignore[method-assign, assignment]
+    assert (await town.pay(body, key="k", at=dead)).status == 500
+    await town.destroy(card)
+    await dead.life.end()
+    assert await town.one.resume() == 1
+    await underway[0]
+    assert (await town.pay(body, key="k")).json["status"] == "settled"
+    await town.sound()
+
+
 async def test_of_two_who_work_on_one_payment_only_one_writes(town: Town) -> None:
     """Both close it in the same batch: the one whose lease was over is not taken for the other."""
     card, shop = await town.card(), await town.account()
@@ -452,9 +548,9 @@ async def test_of_two_who_work_on_one_payment_only_one_writes(town: Town) -> Non
     async with database.transaction() as tx:
         town.later()
         now = town.clock.now()
-        (late,) = await store.take_up(tx, now, now, 1)
+        (late,) = await store.take_up(tx, Lease(now, now, town.one.life.number), [], 1)
     async with database.transaction() as tx:
-        (mine,) = await store.take_up(tx, now, now + model.LEASE, 1)
+        (mine,) = await store.take_up(tx, Lease(now, now + model.LEASE, town.one.life.number), [], 1)
     assert mine.version == late.version + 1
     done = mine
     token = await town.world.authenticator.service_token(mine.tenant, mine.client_id, "payments.resume")

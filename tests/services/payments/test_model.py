@@ -27,6 +27,7 @@ from tallystick.services.payments.model import Payment, Refund, RefundStep, Risk
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WAITING = Waiting("POST /v1/payments", "key", "cli_x")
+WORKER = 7
 ALLOW = Risk("allow", 0, ())
 DENY = Risk("deny", 100, ("amount-over-10000",))
 
@@ -69,6 +70,7 @@ def refund_of(p: Payment, amount: int | None) -> tuple[Payment, Refund]:
         waiting=WAITING,
         receipt=ids.facts.new(),
         trace="",
+        worker=WORKER,
         now=NOW,
     )
 
@@ -112,11 +114,13 @@ class Life(RuleBasedStateMachine):
 
     @rule(amount=st.none() | st.integers(1, 2 * 10**6))
     def capture(self, amount: int | None) -> None:
-        self._try(lambda: model.with_capture(self.p, None if amount is None else Money(amount, "EUR"), WAITING, NOW))
+        self._try(
+            lambda: model.with_capture(self.p, None if amount is None else Money(amount, "EUR"), WAITING, WORKER, NOW)
+        )
 
     @rule()
     def cancel(self) -> None:
-        self._try(lambda: model.with_cancel(self.p, WAITING, NOW))
+        self._try(lambda: model.with_cancel(self.p, WAITING, WORKER, NOW))
 
     @rule(later=st.timedeltas(timedelta(0), timedelta(days=10)))
     def take_up(self, later: timedelta) -> None:
@@ -188,7 +192,7 @@ def test_a_manual_payment_waits_until_it_is_captured_or_expires() -> None:
     p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
     assert model.next_step(p) is None
     assert model.resting(p, NOW).resume_at == NOW + model.AUTHORIZATION_LIFE
-    assert model.next_step(model.with_capture(p, Money(400, "EUR"), WAITING, NOW)) is Step.CAPTURE
+    assert model.next_step(model.with_capture(p, Money(400, "EUR"), WAITING, WORKER, NOW)) is Step.CAPTURE
     expired = model.taken_up(p, NOW + model.AUTHORIZATION_LIFE)
     assert model.next_step(expired) is Step.VOID
     gone = model.released(model.voided(expired))
@@ -197,19 +201,19 @@ def test_a_manual_payment_waits_until_it_is_captured_or_expires() -> None:
 
 def test_a_second_capture_or_cancel_is_refused_while_one_is_carried_out() -> None:
     p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
-    taken = model.with_capture(p, None, WAITING, NOW)
+    taken = model.with_capture(p, None, WAITING, WORKER, NOW)
     with pytest.raises(CaptureNotPossible):
-        model.with_capture(taken, None, WAITING, NOW)
+        model.with_capture(taken, None, WAITING, WORKER, NOW)
     with pytest.raises(CancelNotPossible):
-        model.with_cancel(taken, WAITING, NOW)
+        model.with_cancel(taken, WAITING, WORKER, NOW)
 
 
 def test_captures_are_bounded_in_amount_and_currency() -> None:
     p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
     with pytest.raises(CaptureTooLarge):
-        model.with_capture(p, Money(1001, "EUR"), WAITING, NOW)
+        model.with_capture(p, Money(1001, "EUR"), WAITING, WORKER, NOW)
     with pytest.raises(PaymentCurrencyMismatch):
-        model.with_capture(p, Money(1, "USD"), WAITING, NOW)
+        model.with_capture(p, Money(1, "USD"), WAITING, WORKER, NOW)
 
 
 def test_refunds_are_bounded_together() -> None:

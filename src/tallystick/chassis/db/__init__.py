@@ -20,13 +20,14 @@ from tallystick.chassis.db.errors import (
     UniqueViolation,
     constraint_of,
 )
+from tallystick.chassis.db.life import Life
 from tallystick.chassis.db.query import BadSql, Queries, Query, arguments, parse, prepare_all
 from tallystick.chassis.db.session import Session, exclusive, session
 from tallystick.kernel.problem import StorageFull
 
 __all__ = [
     "BadSql", "Bounds", "CheckViolation", "CommitUnknown", "Connection", "Contended", "Database", "DatabaseError",
-    "DatabaseUnavailable", "Dsn", "ExclusionViolation", "ForeignKeyViolation", "NotNullViolation", "PermissionDenied", "Queries",
+    "DatabaseUnavailable", "Dsn", "ExclusionViolation", "ForeignKeyViolation", "Life", "NotNullViolation", "PermissionDenied", "Queries",
     "Query", "Row", "Session", "Signal", "StorageFull", "Transaction", "UniqueViolation", "arguments", "constraint_of", "exclusive",
     "parse", "prepare_all", "session",
 ]  # fmt: skip

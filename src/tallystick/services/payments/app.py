@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tallystick.chassis.app import Runtime, Wiring
 from tallystick.chassis.auth import Authenticator
-from tallystick.chassis.db import Database
+from tallystick.chassis.db import Database, Life
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
 from tallystick.contracts.ledger.client import LedgerClient
@@ -38,7 +38,12 @@ async def wire(runtime: Runtime) -> Wiring:
     )
     directory = Directory(database=database, store=store, ledger=ledger, vault=vault)
     digester = Digester(runtime.keyring.derive("idempotency"))
-    work = Work()
+    work, life = Work(), await Life.begin(database)
+
+    async def close() -> None:
+        await work.drain()
+        await life.end()
+
     api = assemble(
         database=database,
         effects=effects,
@@ -46,9 +51,17 @@ async def wire(runtime: Runtime) -> Wiring:
         authenticator=runtime.authenticator,
         clock=clock,
         work=work,
+        life=life,
         digester=digester,
     )
-    return Wiring(service=api, endpoints=ENDPOINTS, subscriptions=SUBSCRIPTIONS, schedules=SCHEDULES, close=work.drain)
+    return Wiring(
+        service=api,
+        endpoints=ENDPOINTS,
+        subscriptions=SUBSCRIPTIONS,
+        schedules=SCHEDULES,
+        tasks=(life.keep,),
+        close=close,
+    )
 
 
 def assemble(
@@ -59,6 +72,7 @@ def assemble(
     authenticator: Authenticator,
     clock: Clock,
     work: Work,
+    life: Life,
     digester: Digester,
 ) -> Api:
     """The use cases around what the service has of the world."""
@@ -73,6 +87,7 @@ def assemble(
         authenticator=authenticator,
         clock=clock,
         work=work,
+        life=life,
         render=render,
     )
     refunds = Refunds(
@@ -83,6 +98,7 @@ def assemble(
         authenticator=authenticator,
         clock=clock,
         work=work,
+        life=life,
         render=render_refund,
     )
     background = Background(
@@ -95,5 +111,6 @@ def assemble(
         authenticator=authenticator,
         clock=clock,
         work=work,
+        life=life,
     )
     return Api(payments, refunds, background, digester)

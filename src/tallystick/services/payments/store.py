@@ -30,6 +30,14 @@ class Saving(msgspec.Struct, frozen=True):
     fact: Fact | None = None
 
 
+class Lease(msgspec.Struct, frozen=True):
+    """What is taken up at `now` is `worker`'s until `until`."""
+
+    now: datetime
+    until: datetime
+    worker: int
+
+
 class Store:
     async def open(self, database: Database, claim: Claim, opened: Sequence[tuple[Payment, Fact]]) -> list[int]:
         """T1: takes the keys of `claim`'s leaders, whose payments and facts these are, in their order; returns the places of the
@@ -54,6 +62,7 @@ class Store:
             [p.trace for p in payments],
             [p.created_at for p in payments],
             [p.resume_at for p in payments],
+            [p.worker for p in payments],
             *outbox.columns([fact for _, fact in opened]),
         )  # fmt: skip
         return [row["place"] for row in rows]
@@ -89,6 +98,7 @@ class Store:
             [p.updated_at for p in payments],
             [p.expires_at for p in payments],
             [p.resume_at for p in payments],
+            [p.worker for p in payments],
             [p.attempts for p in payments],
             [a.entry.tenant if a else None for a in answers],
             [a.entry.client_id if a else None for a in answers],
@@ -122,15 +132,20 @@ class Store:
         rows = await database.fetch(queries.payments, tenant, after, status, reference, limit)
         return [_existing_payment(row) for row in rows]
 
-    async def take_up(self, tx: Transaction, now: datetime, until: datetime, limit: int) -> list[Payment]:
-        return [_existing_payment(row) for row in await tx.fetch(queries.take_up_payments, now, until, limit)]
+    async def workers(self, database: Database, lease: Lease) -> list[int]:
+        """The processes that have payments or refunds under lease."""
+        return [row["worker"] for row in await database.fetch(queries.workers, lease.now, lease.until)]
+
+    async def take_up(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> list[Payment]:
+        rows = await tx.fetch(queries.take_up_payments, lease.now, lease.until, limit, lease.worker, dead)
+        return [_existing_payment(row) for row in rows]
 
     async def insert_refund(self, tx: Transaction, r: Refund) -> None:
         await tx.execute(
             queries.insert_refund,
             r.id, r.payment, r.tenant, r.client_id, r.amount, r.currency, r.reason, r.by_card,
             r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
-            r.waiting.client_id if r.waiting else None, r.receipt, r.trace, r.created_at, r.resume_at,
+            r.waiting.client_id if r.waiting else None, r.receipt, r.trace, r.created_at, r.resume_at, r.worker,
         )  # fmt: skip
 
     async def save_refund(self, tx: Transaction, r: Refund) -> bool:
@@ -140,7 +155,8 @@ class Store:
             r.id, r.version, r.status, r.reversed, r.restored,
             failure.code if failure else None, failure.message if failure else None, failure.by if failure else None,
             r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
-            r.waiting.client_id if r.waiting else None, r.receipt, r.updated_at, r.resume_at, r.attempts,
+            r.waiting.client_id if r.waiting else None, r.receipt, r.updated_at, r.resume_at, r.worker,
+            r.attempts,
         )  # fmt: skip
         return saved is not None
 
@@ -151,8 +167,9 @@ class Store:
         row = await database.fetchrow(queries.refund, refund, tenant)
         return None if row is None else _refund(row)
 
-    async def take_up_refunds(self, tx: Transaction, now: datetime, until: datetime, limit: int) -> list[Refund]:
-        return [_refund(row) for row in await tx.fetch(queries.take_up_refunds, now, until, limit)]
+    async def take_up_refunds(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> list[Refund]:
+        rows = await tx.fetch(queries.take_up_refunds, lease.now, lease.until, limit, lease.worker, dead)
+        return [_refund(row) for row in rows]
 
     async def clearing(self, database: Database, tenant: str, currency: str) -> AccountId | None:
         found: AccountId | None = await database.fetchval(queries.clearing, tenant, currency)
@@ -222,6 +239,7 @@ def _existing_payment(row: Row) -> Payment:
         updated_at=row["updated_at"],
         expires_at=row["expires_at"],
         resume_at=row["resume_at"],
+        worker=row["worker"],
         attempts=row["attempts"],
         version=row["version"],
     )
@@ -247,6 +265,7 @@ def _refund(row: Row) -> Refund:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         resume_at=row["resume_at"],
+        worker=row["worker"],
         attempts=row["attempts"],
         version=row["version"],
     )

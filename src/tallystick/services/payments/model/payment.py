@@ -35,7 +35,7 @@ from tallystick.kernel.money import Money
 
 #: An authorization that nobody captures is given back after this.
 AUTHORIZATION_LIFE: Final = timedelta(days=7)
-#: How long whoever works on a payment has it to themselves; then the worker takes it up.
+#: How long whoever works on a payment has it to themselves while their process lives; then the worker takes it up.
 LEASE: Final = timedelta(seconds=30)
 #: The pauses between the tries to go on with a payment, by try; the last one for ever.
 BACKOFF: Final = tuple(timedelta(seconds=s) for s in (2, 5, 15, 30, 60, 300, 900, 3600))
@@ -120,6 +120,8 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     expires_at: datetime | None = None
     resume_at: datetime | None = None
+    worker: int | None = None
+    """The process that works on it (its `Life.number`); nobody, when it rests or waits for its next try."""
     attempts: int = 0
     version: int = 0
 
@@ -301,13 +303,13 @@ def released(p: Payment) -> Payment:
 def resting(p: Payment, now: datetime) -> Payment:
     """As it is stored when there is nothing more to do for now: an authorization comes back when it expires."""
     resume_at = p.expires_at if p.status == "authorized" else None
-    return msgspec.structs.replace(p, resume_at=resume_at, attempts=0, waiting=None, updated_at=now)
+    return msgspec.structs.replace(p, resume_at=resume_at, worker=None, attempts=0, waiting=None, updated_at=now)
 
 
 def postponed(p: Payment, now: datetime) -> Payment:
     """As it is stored when a step could not be done: it is tried again after a pause that grows."""
     pause = BACKOFF[min(p.attempts, len(BACKOFF) - 1)]
-    return msgspec.structs.replace(p, resume_at=now + pause, attempts=p.attempts + 1, updated_at=now)
+    return msgspec.structs.replace(p, resume_at=now + pause, worker=None, attempts=p.attempts + 1, updated_at=now)
 
 
 def taken_up(p: Payment, now: datetime) -> Payment:
@@ -320,7 +322,7 @@ def taken_up(p: Payment, now: datetime) -> Payment:
     return p
 
 
-def with_capture(p: Payment, amount: Money | None, waiting: Waiting, now: datetime) -> Payment:
+def with_capture(p: Payment, amount: Money | None, waiting: Waiting, worker: int, now: datetime) -> Payment:
     """The payment with the intent to capture. Raises CaptureNotPossible, CaptureTooLarge, PaymentCurrencyMismatch."""
     if not _awaits_capture(p):
         raise CaptureNotPossible(state(p, "captured"), payment_status=p.status)
@@ -329,15 +331,23 @@ def with_capture(p: Payment, amount: Money | None, waiting: Waiting, now: dateti
     if minor > p.amount:
         raise CaptureTooLarge(f"{p.money} are authorized", authorized=str(p.amount), requested=str(minor))
     return msgspec.structs.replace(
-        p, intent="capture", intent_amount=minor, waiting=waiting, resume_at=now + LEASE, updated_at=now
+        p,
+        intent="capture",
+        intent_amount=minor,
+        waiting=waiting,
+        resume_at=now + LEASE,
+        worker=worker,
+        updated_at=now,
     )
 
 
-def with_cancel(p: Payment, waiting: Waiting, now: datetime) -> Payment:
+def with_cancel(p: Payment, waiting: Waiting, worker: int, now: datetime) -> Payment:
     """The payment with the intent to cancel. Raises CancelNotPossible."""
     if not _awaits_capture(p):
         raise CancelNotPossible(state(p, "canceled"), payment_status=p.status)
-    return msgspec.structs.replace(p, intent="cancel", waiting=waiting, resume_at=now + LEASE, updated_at=now)
+    return msgspec.structs.replace(
+        p, intent="cancel", waiting=waiting, resume_at=now + LEASE, worker=worker, updated_at=now
+    )
 
 
 def _awaits_capture(p: Payment) -> bool:

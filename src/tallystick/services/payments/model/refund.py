@@ -53,6 +53,7 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     resume_at: datetime | None = None
+    worker: int | None = None
     attempts: int = 0
     version: int = 0
 
@@ -67,6 +68,7 @@ def with_refund(
     waiting: Waiting,
     receipt: FactId,
     trace: str,
+    worker: int,
     now: datetime,
 ) -> tuple[Payment, Refund]:
     """The payment with the amount set aside, and the refund. Raises RefundNotPossible, RefundTooLarge,
@@ -98,6 +100,7 @@ def with_refund(
         created_at=now,
         updated_at=now,
         resume_at=now + LEASE,
+        worker=worker,
     )
     return msgspec.structs.replace(p, refunding=p.refunding + minor, updated_at=now), made
 
@@ -136,12 +139,12 @@ def restored(r: Refund) -> Refund:
 
 
 def refund_resting(r: Refund, now: datetime) -> Refund:
-    return msgspec.structs.replace(r, resume_at=None, attempts=0, waiting=None, updated_at=now)
+    return msgspec.structs.replace(r, resume_at=None, worker=None, attempts=0, waiting=None, updated_at=now)
 
 
 def refund_postponed(r: Refund, now: datetime) -> Refund:
     pause = BACKOFF[min(r.attempts, len(BACKOFF) - 1)]
-    return msgspec.structs.replace(r, resume_at=now + pause, attempts=r.attempts + 1, updated_at=now)
+    return msgspec.structs.replace(r, resume_at=now + pause, worker=None, attempts=r.attempts + 1, updated_at=now)
 
 
 def refund_transfers(r: Refund) -> list[TransferId]:

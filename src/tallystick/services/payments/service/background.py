@@ -10,7 +10,7 @@ import msgspec
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.auth import Authenticator
-from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.db import Database, Life, Transaction
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.services.payments import model
@@ -20,7 +20,7 @@ from tallystick.services.payments.service.journal import Journal, disputed_fact
 from tallystick.services.payments.service.payments import Payments
 from tallystick.services.payments.service.refunds import Refunds
 from tallystick.services.payments.service.work import Work
-from tallystick.services.payments.store import Saving, Store
+from tallystick.services.payments.store import Lease, Saving, Store
 
 #: Payments and refunds that one replica goes on with at once.
 RESUMED_AT_ONCE: Final = 64
@@ -41,6 +41,7 @@ class Background:
         authenticator: Authenticator,
         clock: Clock,
         work: Work,
+        life: Life,
     ) -> None:
         self._database = database
         self._store = store
@@ -51,10 +52,12 @@ class Background:
         self._authenticator = authenticator
         self._clock = clock
         self._work = work
+        self._life = life
         self._resuming = 0
 
     async def resume(self) -> int:
-        """Starts to go on with payments and refunds that are due; how many it took up. Authorizations expire here.
+        """Starts to go on with payments and refunds that are due, or whose process has ended; how many it took up.
+        Authorizations expire here.
 
         It doesn't wait for them: one that is held up by a slow acquirer holds up no other. `Work.drain` waits.
         """
@@ -62,19 +65,20 @@ class Background:
         if room <= 0:
             return 0
         now = self._clock.now()
+        lease = Lease(now, now + LEASE, self._life.number)
+        dead = await self._life.absent(await self._store.workers(self._database, lease))
         async with self._database.transaction() as tx:
-            payments = await self._take_up(tx, room)
-            refunds = await self._store.take_up_refunds(tx, now, now + LEASE, room - len(payments))
+            payments = await self._take_up(tx, lease, dead, room)
+            refunds = await self._store.take_up_refunds(tx, lease, dead, room - len(payments))
         for p in payments:
             self._resume(p.tenant, p.client_id, ids.payments.text(p.id), partial(self._payments.advance, p))
         for r in refunds:
             self._resume(r.tenant, r.client_id, ids.refunds.text(r.id), partial(self._refunds.advance, r))
         return len(payments) + len(refunds)
 
-    async def _take_up(self, tx: Transaction, limit: int) -> Sequence[Payment]:
-        now = self._clock.now()
-        found = await self._store.take_up(tx, now, now + LEASE, limit)
-        wanted = [model.taken_up(p, now) for p in found]
+    async def _take_up(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> Sequence[Payment]:
+        found = await self._store.take_up(tx, lease, dead, limit)
+        wanted = [model.taken_up(p, lease.now) for p in found]
         changed = [p for p, before in zip(wanted, found, strict=True) if p is not before]
         if changed:
             await self._store.save(tx, [Saving(p) for p in changed])

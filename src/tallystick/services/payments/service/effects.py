@@ -7,6 +7,8 @@ tried again later. A refusal for good is an outcome, not an error.
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import Any, Final, Literal
 
 import msgspec
@@ -171,8 +173,12 @@ class Effects:
         try:
             decision = await self._ask("/authorizations", body, request_id, token, card=p.token)
         except (TokenNotFound, TokenDestroyed):
-            # Gone now, but an earlier try may have come through.
+            # Gone now, but an earlier try may have come through, or be on its way still: a process that worked on this may have
+            # ended a moment ago. Nothing new leaves the vault with this number, so the acquirer's time is the longest to wait.
             earlier = await self._became_of("/authorizations", request_id, token)
+            if earlier is None and p.version > 0:
+                await asyncio.sleep(timedelta(milliseconds=self._acquirer_timeout_ms).total_seconds())
+                earlier = await self._became_of("/authorizations", request_id, token)
             if earlier is None:
                 return model.refused_by_issuer(p, "token_destroyed", "The stored card was destroyed.")
             decision = earlier

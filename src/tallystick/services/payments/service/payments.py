@@ -13,7 +13,7 @@ import msgspec
 
 from tallystick.chassis import idempotency, telemetry
 from tallystick.chassis.auth import Authenticator, Subject
-from tallystick.chassis.db import CommitUnknown, Database
+from tallystick.chassis.db import CommitUnknown, Database, Life
 from tallystick.chassis.idempotency import Entry, Fresh, Outcome
 from tallystick.contracts.payments.problems import (
     AccountNotFound,
@@ -61,6 +61,7 @@ class Payments:
         authenticator: Authenticator,
         clock: Clock,
         work: Work,
+        life: Life,
         render: Render,
     ) -> None:
         self._database = database
@@ -71,6 +72,7 @@ class Payments:
         self._authenticator = authenticator
         self._clock = clock
         self._work = work
+        self._life = life
         self._render = render
 
     async def create(self, subject: Subject, new: NewPayment, entry: Entry, trace: str) -> Made:
@@ -140,18 +142,22 @@ class Payments:
             created_at=now,
             updated_at=now,
             resume_at=now + LEASE,
+            worker=self._life.number,
         )
 
     async def capture(self, subject: Subject, payment: PaymentId, amount: Money | None, entry: Entry) -> Made:
         """Captures an authorized payment, all or part of it, once. What is left is released."""
         return await self._intend(
-            subject, payment, entry, lambda p, owed: model.with_capture(p, amount, owed, self._clock.now())
+            subject,
+            payment,
+            entry,
+            lambda p, owed: model.with_capture(p, amount, owed, self._life.number, self._clock.now()),
         )
 
     async def cancel(self, subject: Subject, payment: PaymentId, entry: Entry) -> Made:
         """Cancels an authorized payment: the acquirer gives the authorization back, the hold is released."""
         return await self._intend(
-            subject, payment, entry, lambda p, owed: model.with_cancel(p, owed, self._clock.now())
+            subject, payment, entry, lambda p, owed: model.with_cancel(p, owed, self._life.number, self._clock.now())
         )
 
     async def _intend(

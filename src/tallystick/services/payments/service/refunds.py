@@ -6,7 +6,7 @@ import msgspec
 
 from tallystick.chassis import idempotency, telemetry
 from tallystick.chassis.auth import Authenticator, Subject
-from tallystick.chassis.db import Database
+from tallystick.chassis.db import Database, Life
 from tallystick.chassis.idempotency import Entry, Fresh
 from tallystick.contracts.payments.problems import PaymentNotFound, RefundNotFound
 from tallystick.kernel import ids
@@ -34,6 +34,7 @@ class Refunds:
         authenticator: Authenticator,
         clock: Clock,
         work: Work,
+        life: Life,
         render: RenderRefund,
     ) -> None:
         self._database = database
@@ -43,6 +44,7 @@ class Refunds:
         self._authenticator = authenticator
         self._clock = clock
         self._work = work
+        self._life = life
         self._render = render
 
     async def create(
@@ -77,6 +79,7 @@ class Refunds:
                     waiting=waiting(entry),
                     receipt=ids.facts.new(),
                     trace=trace,
+                    worker=self._life.number,
                     now=self._clock.now(),
                 )
             except Problem as refusal:

@@ -4,11 +4,11 @@
 WITH asked AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::uuid[], $8::bigint[],
                          $9::text[], $10::text[], $11::uuid[], $12::uuid[], $13::uuid[], $14::text[], $15::text[], $16::text[],
-                         $17::text[], $18::text[], $19::text[], $20::timestamptz[], $21::timestamptz[], $22::uuid[],
-                         $23::text[], $24::bytea[])
+                         $17::text[], $18::text[], $19::text[], $20::timestamptz[], $21::timestamptz[], $22::bigint[],
+                         $23::uuid[], $24::text[], $25::bytea[])
         WITH ORDINALITY AS a (tenant, client_id, route, key, digest, fields, id, amount, currency, token, source, destination,
-                              clearing, capture, card, description, reference, metadata, trace, at, resume_at, receipt, type,
-                              fact, place)
+                              clearing, capture, card, description, reference, metadata, trace, at, resume_at, worker, receipt,
+                              type, fact, place)
 ), taken AS (
     INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource)
     SELECT tenant, client_id, route, key, digest, fields, id FROM asked
@@ -20,9 +20,9 @@ WITH asked AS (
 ), stored AS (
     INSERT INTO payment (id, tenant, client_id, status, amount, currency, token, source, destination, clearing, capture, card,
                          description, reference, metadata, waiting_route, waiting_key, waiting_client, receipt, trace,
-                         created_at, updated_at, resume_at)
+                         created_at, updated_at, resume_at, worker)
     SELECT id, tenant, client_id, 'received', amount, currency, token, source, destination, clearing, capture, card,
-           description, reference, metadata, route, key, client_id, receipt, trace, at, at, resume_at
+           description, reference, metadata, route, key, client_id, receipt, trace, at, at, resume_at, worker
     FROM fresh
 ), told AS (
     INSERT INTO outbox (id, type, fact) SELECT receipt, type, fact FROM fresh ORDER BY place
@@ -37,13 +37,14 @@ WITH asked AS (
     SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::int[],
                          $9::text[], $10::bool[], $11::bool[], $12::text[], $13::text[], $14::bigint[], $15::text[],
                          $16::text[], $17::text[], $18::bool[], $19::text[], $20::text[], $21::text[], $22::uuid[],
-                         $23::timestamptz[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::text[], $28::text[],
-                         $29::text[], $30::text[], $31::smallint[], $32::bytea[], $33::uuid[], $34::text[], $35::bytea[])
+                         $23::timestamptz[], $24::timestamptz[], $25::timestamptz[], $26::bigint[], $27::int[], $28::text[],
+                         $29::text[], $30::text[], $31::text[], $32::smallint[], $33::bytea[], $34::uuid[], $35::text[],
+                         $36::bytea[])
         WITH ORDINALITY AS a (id, version, status, captured, refunded, refunding, risk_decision, risk_score, risk_reasons,
                               held, released, acquirer_id, intent, intent_amount, decline_code, decline_text, declined_by,
                               disputed, waiting_route, waiting_key, waiting_client, receipt, updated_at, expires_at,
-                              resume_at, attempts, tenant, client_id, route, key, answer_status, answer, fact_id, fact_type,
-                              fact, place)
+                              resume_at, worker, attempts, tenant, client_id, route, key, answer_status, answer, fact_id,
+                              fact_type, fact, place)
 ), saved AS (
     UPDATE payment
     SET status = p.status, captured = p.captured, refunded = p.refunded, refunding = p.refunding,
@@ -52,7 +53,7 @@ WITH asked AS (
         decline_code = p.decline_code, decline_text = p.decline_text, declined_by = p.declined_by, disputed = p.disputed,
         waiting_route = p.waiting_route, waiting_key = p.waiting_key, waiting_client = p.waiting_client,
         receipt = p.receipt, updated_at = p.updated_at, expires_at = p.expires_at, resume_at = p.resume_at,
-        attempts = p.attempts, version = payment.version + 1
+        worker = p.worker, attempts = p.attempts, version = payment.version + 1
     FROM asked AS p
     WHERE payment.id = p.id AND payment.version = p.version
     RETURNING p.place
@@ -88,25 +89,34 @@ WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR sta
 ORDER BY tenant, id DESC
 LIMIT $5;
 
+-- name: workers
+-- The processes that have payments or refunds under a lease, which ends between the two times.
+SELECT worker FROM payment WHERE resume_at > $1 AND resume_at <= $2 AND worker IS NOT NULL
+UNION
+SELECT worker FROM refund WHERE resume_at > $1 AND resume_at <= $2 AND worker IS NOT NULL;
+
 -- name: take_up_payments
--- Payments that are due, leased to whoever asks: nobody else gets them until the lease ends, and whoever had them before
--- can't save any more.
-UPDATE payment SET resume_at = $2, version = version + 1
-WHERE id IN (SELECT id FROM payment WHERE resume_at <= $1 ORDER BY resume_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+-- Payments that are due, and those under the lease of a dead process ($5), leased to whoever asks ($4): nobody else gets them
+-- until the lease ends, and whoever had them before can't save any more.
+UPDATE payment SET resume_at = $2, worker = $4, version = version + 1
+WHERE id IN (
+    SELECT id FROM payment WHERE resume_at <= $2 AND (resume_at <= $1 OR worker = ANY ($5::bigint[]))
+    ORDER BY resume_at LIMIT $3 FOR UPDATE SKIP LOCKED
+)
 RETURNING *;
 
 -- name: insert_refund
 -- A refund as it is requested; its payment is locked and has set the amount aside.
 INSERT INTO refund (id, payment, tenant, client_id, status, amount, currency, reason, by_card, waiting_route, waiting_key,
-                    waiting_client, receipt, trace, created_at, updated_at, resume_at)
-VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15);
+                    waiting_client, receipt, trace, created_at, updated_at, resume_at, worker)
+VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16);
 
 -- name: save_refund
 -- A refund as it is after a step, only if nobody has changed it since it was read.
 UPDATE refund
 SET status = $3, reversed = $4, restored = $5, failure_code = $6, failure_text = $7, failed_by = $8, waiting_route = $9,
-    waiting_key = $10, waiting_client = $11, receipt = $12, updated_at = $13, resume_at = $14, attempts = $15,
-    version = version + 1
+    waiting_key = $10, waiting_client = $11, receipt = $12, updated_at = $13, resume_at = $14,
+    worker = $15, attempts = $16, version = version + 1
 WHERE id = $1 AND version = $2
 RETURNING id;
 
@@ -123,9 +133,12 @@ RETURNING id;
 SELECT * FROM refund WHERE id = $1 AND tenant = $2;
 
 -- name: take_up_refunds
--- Refunds that are due, leased as payments are.
-UPDATE refund SET resume_at = $2, version = version + 1
-WHERE id IN (SELECT id FROM refund WHERE resume_at <= $1 ORDER BY resume_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+-- Refunds that are due or a dead process's, leased as payments are.
+UPDATE refund SET resume_at = $2, worker = $4, version = version + 1
+WHERE id IN (
+    SELECT id FROM refund WHERE resume_at <= $2 AND (resume_at <= $1 OR worker = ANY ($5::bigint[]))
+    ORDER BY resume_at LIMIT $3 FOR UPDATE SKIP LOCKED
+)
 RETURNING *;
 
 -- name: clearing
