@@ -108,6 +108,11 @@ def _what_people_see(ledger: Commands) -> None:
     explained = ledger.shown("explain", "customers:1:wallet")
     assert "credits posted +100.00" in explained
     assert "available = 116.75" in explained
+    february = ledger.told("explain", "customers:1:wallet", "--effective", "2026-02-15T00:00:00Z")
+    assert (february["balance"]["posted"]["amount"], len(february["dated_back"]["entries"])) == ("6975", 2)
+    explained = ledger.shown("explain", "customers:1:wallet", "--effective", "2026-02-15T00:00:00Z", "--limit", "1")
+    for text in ("1 earlier ones: credits posted +100.00", "effective 2026-02-01 00:00:00", "available = 69.75"):
+        assert text in explained
 
 
 def _postings(ledger: Commands) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.ledger.problems import BookOutOfBalance
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import Command, Days, Header, Result, State, Unit, decide
@@ -169,6 +170,76 @@ async def test_a_balance_at_any_effective_time_is_the_sum_up_to_it(books: Books,
         done = await connection.execute(change)
         if done != "UPDATE 0":
             assert await books.ledger.faults() != [], change
+        await connection.execute(undo)
+    await connection.close()
+
+
+async def test_a_balance_is_explained_at_any_effective_time(books: Books, service: ServiceDatabase) -> None:
+    """By what was recorded by then, and by what was recorded later and counts since before: against the transfers one by one."""
+    bank, one = await books.open(side="debit"), await books.open()
+    rng = random.Random(7)
+    posted: list[tuple[datetime, datetime, int, int, bool]] = []  # effective, recorded, sequence, amount, out
+
+    async def noted(effective: datetime | None, amount: int, *, out: bool) -> None:
+        debit, credit = (one, bank) if out else (bank, one)
+        if effective is None:
+            (result,) = await books.post(move("post", debit, credit, amount))
+        else:
+            result = await dated(books, debit, credit, amount, effective)
+        assert result.transfer is not None, result
+        recorded = result.transfer.recorded_at
+        posted.append((effective or recorded, recorded, result.transfer.sequence, amount, out))
+
+    for nth in range(50):
+        books.clock.advance(timedelta(hours=rng.choice([1, 7, 30, 400])))
+        now = books.clock.now()
+        back = timedelta(seconds=rng.choice([1, 100, 10_000, 400_000, 4_000_000, 40_000_000]))
+        await noted(now - back if nth % 5 else None, rng.randint(1, 100), out=nth % 3 == 0)
+    (held,) = await books.post(move("hold", bank, one, 11))
+    assert held.transfer is not None
+    for amount in (3, 4):
+        books.clock.advance(timedelta(days=1))
+        await noted(None, amount, out=False)
+    books.clock.advance(timedelta(days=1))
+    explain = books.ledger.statements.explain
+    instants = [at for effective, recorded, *_ in posted for at in (effective, recorded)]
+    asked = {min(at + timedelta(microseconds=shift), books.clock.now()) for at in instants for shift in (-1, 0)}
+    split = 0
+    for at in asked:
+        limit = rng.choice([1, 3, 1000])
+        found, _ = await explain("acme", one, At(effective=at), limit)
+        assert found.account == await books.ledger.accounts.get("acme", one, At(effective=at))
+        for name, out in (("debits_posted", True), ("credits_posted", False)):
+            counts = sum(amount for effective, _, _, amount, each in posted if each is out and effective <= at)
+            assert found.step(name).result == getattr(found.account, name) == counts, (at, name)
+        assert found.step("incoming").result == (11 if at >= held.transfer.recorded_at else 0)
+        then = [sequence for _, recorded, sequence, *_ in posted if recorded <= at]
+        listed = [each.sequence for each in found.entries if each.kind == "post"]
+        assert listed == then[len(then) - len(listed) :]
+        assert len(found.entries) == limit or len(listed) == len(then)
+        late = [sequence for effective, recorded, sequence, *_ in posted if effective <= at < recorded]
+        assert found.back is not None
+        assert [each.sequence for each in found.back.entries] == late[-limit:]
+        assert found.back.more == len(late[:-limit])
+        split += found.back.more
+    assert split, "there were more than are listed"
+    recorded_only, _ = await explain("acme", one, At(instant=books.clock.now()), 10)
+    assert recorded_only.back is None
+
+    at = sorted(effective for effective, recorded, *_ in posted if effective < recorded)[20]
+    connection = await service.connection(superuser=True)
+    await connection.execute("SET session_replication_role = replica")
+    for change, undo in (
+        ("UPDATE adjustment_total SET credits = credits + 1", "UPDATE adjustment_total SET credits = credits - 1"),
+        (
+            "UPDATE adjustment SET at = at + interval '1000 days'",
+            "UPDATE adjustment SET at = at - interval '1000 days'",
+        ),
+    ):
+        assert (await explain("acme", one, At(effective=at), 10))[0].back is not None
+        await connection.execute(change)
+        with pytest.raises(BookOutOfBalance):
+            await explain("acme", one, At(effective=at), 10)
         await connection.execute(undo)
     await connection.close()
 

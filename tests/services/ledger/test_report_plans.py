@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from tallystick.chassis.db import Queries, Query
@@ -62,6 +63,14 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         header = Header(id=own, reference=f"order {nth}")
         command = move("post", bank, bob, 1, transaction=own, code="fee" if nth % 4 == 0 else "sale")
         await books.ledger.poster.post(Ask("acme", "cli_test", None, [command], atomic=True, header=header))
+    # in a book of its own, so that the others stay as they are
+    many, few = await books.open(side="debit", tenant="beta"), await books.open(tenant="beta")
+    rest, early = await books.open(tenant="beta"), books.clock.now() - timedelta(days=1)
+    for nth in range(30):
+        own, since = ids.transactions.new(), early - timedelta(minutes=nth)
+        command = move("post", many, rest if nth % 10 else few, 1, transaction=own, effective_at=since)
+        ask = Ask("beta", "cli_test", None, [command], atomic=True, header=Header(id=own, effective_at=since))
+        assert (await books.ledger.poster.post(ask)).results[0].status == "posted"
     wallets, bare = pattern("customers:1:*"), (None,) * 10
     cases: list[tuple[Query, tuple[Any, ...], int]] = [
         (REPORTS.booked, (anna, 0, last, 10), 3),
@@ -72,6 +81,10 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         (REPORTS.group_lines, (1, CROWD, 1, 10), 6),
         (REPORTS.group_lines_effective, (1, books.clock.now(), 1, 10), 60),
         (REPORTS.many_accounts, (1, 10), 3),
+        (REPORTS.dated_back, (few, early, 0, 10), 6),
+        (REPORTS.dated_back, (many, early, 0, 5), 35),
+        (REPORTS.dated_back, (many, early, 28, 5), 4),
+        (REPORTS.dated_back_before, (few, early, 0, 30), 3),
         (REPORTS.open_holds, (1, anna, last, 10), 3),
         (REPORTS.closed_holds, (1, anna, CROWD + 3, 10), 20),
         (SEARCH.accounts_fitting, (1, wallets.low, wallets.high, wallets.regex, ONE_BY_ONE), 1),

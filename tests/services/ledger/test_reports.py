@@ -372,6 +372,12 @@ def checked(found: dict[str, Any]) -> dict[str, int]:
         for name, change in entry["change"].items():
             sums[name] += int(change)
         assert {name: str(value) for name, value in sums.items()} == entry["totals"]
+    if back := found["dated_back"]:
+        for change in (back["earlier"], *(entry["change"] for entry in back["entries"])):
+            for name, value in change.items():
+                sums[name] += int(value)
+    for name in ("debits_posted", "credits_posted"):
+        assert found["totals"][name] == str(sums[name]) == str(results[name])
     for part in ("posted", "pending", "available"):
         assert found["balance"][part]["amount"] == str(results[part])
     for taking, name in ((True, "pending"), (False, "incoming")):
@@ -431,6 +437,47 @@ async def test_a_balance_is_explained(env: Env) -> None:
         then = (await env.call("GET", f"{path}?sequence={sequence}")).json
         assert checked(then)["pending"] == pending
         assert then["as_of"] == sequence
+
+
+async def test_a_balance_is_explained_by_effective_time(env: Env) -> None:
+    of = await a_shop(env)
+    for amount, day in ((50, "2026-01-01T12:00:00Z"), (7, "2026-01-01T13:00:00Z")):
+        body = {"transfers": [post("customers:1:wallet", "fees:card", amount)], "effective_at": day}
+        assert (await env.call("POST", "/v1/transactions", body)).status == 201
+    env.clock.advance(timedelta(seconds=1))
+    path = f"/v1/accounts/{of['anna']}/explain"
+    at_noon = (await env.call("GET", f"{path}?effective=2026-01-01T12:00:00Z")).json
+    recorded = (await env.call("GET", f"{path}?at=2026-01-01T12:00:00Z")).json
+    assert recorded["dated_back"] is None
+    assert checked(at_noon)["posted"] == checked(recorded)["posted"] - 50
+    assert at_noon["entries"] == recorded["entries"]
+    now = (await env.call("GET", f"/v1/accounts/{of['anna']}")).json
+    assert (at_noon["as_of"], recorded["as_of"]) == (now["as_of"], at_noon["dated_back"]["after"])
+    [late] = at_noon["dated_back"]["entries"]
+    assert (late["effective_at"], late["recorded_at"][:10]) == ("2026-01-01T12:00:00.000000Z", "2026-01-03")
+    assert late["change"]["debits_posted"] == "50"
+    short = (await env.call("GET", f"{path}?effective=2026-01-01T13:00:00Z&limit=1")).json
+    assert checked(short)["posted"] == checked(recorded)["posted"] - 57
+    back = short["dated_back"]
+    assert (back["earlier_entries"], back["earlier"]["debits_posted"], len(back["entries"])) == (1, "50", 1)
+    terms = next(step["terms"] for step in short["steps"] if step["name"] == "debits_posted")
+    assert [(term["what"], term["amount"]["amount"]) for term in terms][2:] == [
+        ("dated_back_earlier", "50"),
+        ("dated_back", "7"),
+    ]
+    # what was recorded by now counts by now: nothing is added, and the numbers are those of now
+    present = (await env.call("GET", f"{path}?effective={rfc3339(env.clock.now())}")).json
+    assert present["dated_back"]["entries"] == []
+    assert checked(present) == checked((await env.call("GET", path)).json)
+    assert [one.get("effective_at") for one in present["entries"]][-2:] == ["2026-01-01T12:00:00.000000Z", "2026-01-01T13:00:00.000000Z"]  # fmt: skip
+    before = (await env.call("GET", f"{path}?effective=2025-01-01T00:00:00Z")).json
+    assert (checked(before)["posted"], before["entries"], before["dated_back"]["entries"]) == (0, [], [])
+    assert problem(await env.call("GET", f"{path}?effective=2999-01-01T00:00:00Z")) == (422, "history-not-kept")
+    assert problem(await env.call("GET", f"{path}?effective=2026-01-01T12:00:00Z&sequence=1")) == (
+        400,
+        "invalid-request",
+    )
+    assert problem(await env.call("GET", f"{path}?effective=noon")) == (400, "invalid-request")
 
 
 async def test_frozen_and_closed_accounts_say_so_in_their_explanation(env: Env) -> None:

@@ -194,19 +194,18 @@ def explain(
     *,
     at_: Annotated[str | None, Parameter(name="--at", help="as recorded by then: an instant (RFC 3339)")] = None,
     sequence: Annotated[int | None, Parameter(help="as of this sequence of the book")] = None,
+    effective: Annotated[str | None, Parameter(help="as effective by then, whenever it was recorded")] = None,
     limit: Annotated[int, Parameter(help="entries that are listed one by one")] = 20,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """Why an account's numbers are what they are: the entries, holds and rules, and the arithmetic from them to the balance."""
-    query = {"at": at_, "sequence": sequence, "limit": limit, "book": book}
+    query = {"at": at_, "sequence": sequence, "effective": effective, "limit": limit, "book": book}
     found = run(common, client, lambda api: ask(api, "GET", at(account, "/explain"), query=query))
     if common.json:
         emit(found, common)
         return
-    from rich.table import Table
-
     show({**found["account"], "balance": found["balance"], "as_of": found["as_of"]})
     out = console()
     code = found["account"]["currency"]
@@ -215,18 +214,14 @@ def explain(
         out.print(f"\n[bold]entries[/]  [dim]after the first {before:,}, whose sums are known[/]")
     elif found["entries"]:
         out.print("\n[bold]entries[/]")
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for one in found["entries"]:
-        changes = [
-            f"{name.replace('_', ' ')} {_signed(value, code)}" for name, value in one["change"].items() if value != "0"
-        ]
-        table.add_row(
-            f"[dim]{one['recorded_at'][:19].replace('T', ' ')}[/]",
-            f"[dim]{one['sequence']}[/]",
-            one["kind"],
-            ", ".join(changes),
-        )
-    out.print(table)
+    _show_entries(found["entries"], code)
+    if back := found["dated_back"]:
+        out.print(f"\n[bold]dated back[/]  [dim]recorded later, after sequence {back['after']:,}; effective by then[/]")
+        if back["earlier_entries"]:
+            out.print(f"[dim]{back['earlier_entries']:,} earlier ones:[/] {_changes(back['earlier'], code)}")
+        _show_entries(back["entries"], code)
+        if not back["entries"]:
+            out.print("nothing")
     if found["holds"]:
         out.print("\n[bold]holds[/]")
         for one in found["holds"]:
@@ -240,6 +235,22 @@ def explain(
     out.print("\n[bold]arithmetic[/]")
     for step in found["steps"]:
         out.print(f"{step['name'].replace('_', ' ')} = {_sum(step['terms'])}[bold]{plain(step['result'])}[/]")
+
+
+def _show_entries(entries: list[Any], code: str) -> None:
+    out = console()
+    width = max((len(str(one["sequence"])) for one in entries), default=0)
+    for one in entries:
+        since = one.get("effective_at")
+        note = f"  [dim]effective {since[:19].replace('T', ' ')}[/]" if since else ""
+        when = f"{one['recorded_at'][:19].replace('T', ' ')}  {one['sequence']:>{width}}"
+        out.print(f"[dim]{when}[/]  {one['kind']:<8}  {_changes(one['change'], code)}{note}")
+
+
+def _changes(totals: dict[str, str], code: str) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_signed(value, code)}" for name, value in totals.items() if value != "0"
+    )
 
 
 def _signed(minor: str, code: str) -> str:

@@ -81,7 +81,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`change` is what the entry adds to the account's totals, `totals` what they are after it."""
+    """`change` is what the entry adds to the account's totals, `totals` what they are after it, as recorded. `effective_at`: where that is
+    not when it was recorded.
+    """
 
     version: int
     sequence: int
@@ -93,6 +95,18 @@ class ExplainedEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     change: AccountTotals
     totals: AccountTotals
     code: str | None = None
+    effective_at: str | None = None
+
+
+class DatedBack(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts by an effective time though it was recorded after it, and after the book's sequence `after`. `entries` are the last of it,
+    oldest first; `earlier` is what the `earlier_entries` ones before those add.
+    """
+
+    after: int
+    earlier_entries: int
+    earlier: AccountTotals
+    entries: list[ExplainedEntry]
 
 
 class ExplainedHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -136,7 +150,8 @@ class ExplainedStep(msgspec.Struct, frozen=True, kw_only=True):
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """`account` as of then. From the totals at the `checkpoint`, by the `entries` after it (oldest first) and the `holds` that were open, the
-    `steps` come to the balance, and to what the account's limits leave.
+    `steps` come to the balance, and to what the account's limits leave. By effective time they go by what is `dated_back` too, as far as is
+    known at the sequence `as_of`; `dated_back` is null otherwise.
     """
 
     account: Account
@@ -145,6 +160,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     totals: AccountTotals
     checkpoint: Checkpoint
     entries: list[ExplainedEntry]
+    dated_back: DatedBack | None
     holds: list[ExplainedHold]
     rules: list[ExplainedRule]
     steps: list[ExplainedStep]

@@ -16,6 +16,7 @@ from tallystick.kernel.money import MoneyWire, in_units
 from tallystick.services.ledger.api import formats, times, views
 from tallystick.services.ledger.api.camt import camt053
 from tallystick.services.ledger.model import (
+    EntryRow,
     Explanation,
     HeldRow,
     Line,
@@ -48,10 +49,13 @@ class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ExplainQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As of when: an instant (RFC 3339) or a sequence of the book; now if nothing is said. `limit`: entries that are listed one by one."""
+    """As of when: an instant (RFC 3339) by which it was recorded, a sequence of the book, or an instant by which it is effective, as far as is
+    known now; now if nothing is said. `limit`: entries that are listed one by one.
+    """
 
     at: Annotated[str, Meta(max_length=35)] | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    effective: Annotated[str, Meta(max_length=35)] | None = None
     book: wire.BookName = wire.MAIN
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_EXPLAINED_ENTRIES)] = 100
 
@@ -84,7 +88,7 @@ async def statement(ledger: Ledger, request: Request[None, StatementQuery]) -> R
 
 async def explain(ledger: Ledger, request: Request[None, ExplainQuery]) -> Reply[wire.Explanation]:
     query = request.query
-    at = At(query.sequence, times.instant(query.at))
+    at = At(query.sequence, times.instant(query.at), times.instant(query.effective, "effective"))
     found, rule = await ledger.statements.explain(
         request.subject.tenant, account_ref(request.path["id"]), at, query.limit, query.book
     )
@@ -176,27 +180,35 @@ def _explanation(found: Explanation, rule: Rule | None) -> wire.Explanation:
             sequence=found.checkpoint.sequence,
             totals=_totals(found.checkpoint.totals),
         ),
-        entries=[
-            wire.ExplainedEntry(
-                version=entry.version,
-                sequence=entry.sequence,
-                recorded_at=rfc3339(entry.recorded_at),
-                transfer=ids.transfers.text(entry.transfer),
-                kind=entry.kind,
-                side="debit" if entry.side == "debit" else "credit",
-                other_account=ids.accounts.text(entry.other),
-                change=_totals(effect(entry)),
-                totals=_totals(
-                    Totals(entry.debits_pending, entry.debits_posted, entry.credits_pending, entry.credits_posted)
-                ),
-                code=entry.code,
-            )
-            for entry in found.entries
-        ],
+        entries=[_entry(entry) for entry in found.entries],
+        dated_back=None
+        if found.back is None
+        else wire.DatedBack(
+            after=found.back.after,
+            earlier_entries=found.back.more,
+            earlier=_totals(found.back.earlier),
+            entries=[_entry(entry) for entry in found.back.entries],
+        ),
         holds=[_hold(found, one, counts=True) for one in found.holds]
         + [_hold(found, one, counts=False) for one in found.expired],
         rules=_rules(found, rule),
         steps=[_step(step, row.currency) for step in found.steps],
+    )
+
+
+def _entry(entry: EntryRow) -> wire.ExplainedEntry:
+    return wire.ExplainedEntry(
+        version=entry.version,
+        sequence=entry.sequence,
+        recorded_at=rfc3339(entry.recorded_at),
+        effective_at=None if entry.effective_at == entry.recorded_at else rfc3339(entry.effective_at),
+        transfer=ids.transfers.text(entry.transfer),
+        kind=entry.kind,
+        side="debit" if entry.side == "debit" else "credit",
+        other_account=ids.accounts.text(entry.other),
+        change=_totals(effect(entry)),
+        totals=_totals(Totals(entry.debits_pending, entry.debits_posted, entry.credits_pending, entry.credits_posted)),
+        code=entry.code,
     )
 
 

@@ -18,6 +18,7 @@ from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule
 from tallystick.services.ledger.model.exchange import Exchange, Leg, Ratio, Worthless, legs
 from tallystick.services.ledger.model.explain import (
     Checkpoint,
+    DatedBack,
     Explanation,
     HeldRow,
     Step,
@@ -115,6 +116,7 @@ __all__ = [
     "CommandKind",
     "Crossing",
     "CurrencyTotal",
+    "DatedBack",
     "Days",
     "Decided",
     "Due",

@@ -1,14 +1,15 @@
 """Why an account's numbers are what they are: from known totals, by each entry, with what is held, to posted, pending and available, and to
-what the account's limits leave. Pure; amounts are minor units.
+what the account's limits leave. By effective time also by what was recorded later and dated back. Pure; amounts are minor units.
 
 Each step is a sum that anybody can add up again: its terms make its result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from functools import reduce
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -26,12 +27,26 @@ class Totals(NamedTuple):
         return Totals(*(one + two for one, two in zip(self, other, strict=True)))
 
 
+NOTHING: Final = Totals(0, 0, 0, 0)
+
+
 class Checkpoint(NamedTuple):
     """The account's totals right after its entry number `version`, at the book's `sequence`. Version 0: it had no entry."""
 
     version: int
     sequence: int
     totals: Totals
+
+
+class DatedBack(NamedTuple):
+    """What counts by an effective time though it was recorded later, after the book's sequence `after`: the last `entries` of it, oldest
+    first, and `earlier`, what the `more` ones before those add. It holds nothing.
+    """
+
+    after: int
+    more: int
+    earlier: Totals
+    entries: Sequence[EntryRow]
 
 
 class HeldRow(NamedTuple):
@@ -66,12 +81,13 @@ class Step(msgspec.Struct, frozen=True):
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """`account` has the totals that are explained. `entries` are oldest first. `expired` are holds that count no longer, though the sweep has
-    not recorded that yet.
+    not recorded that yet. `back`: by effective time.
     """
 
     account: AccountRow
     checkpoint: Checkpoint
     entries: Sequence[EntryRow]
+    back: DatedBack | None
     holds: Sequence[HeldRow]
     expired: Sequence[HeldRow]
     steps: Sequence[Step]
@@ -87,27 +103,36 @@ def effect(entry: EntryRow) -> Totals:
     return Totals(held, moved, 0, 0) if entry.side == "debit" else Totals(0, 0, held, moved)
 
 
+def added(entries: Iterable[EntryRow]) -> Totals:
+    """What they add together."""
+    return reduce(Totals.plus, map(effect, entries), NOTHING)
+
+
 def explain(
     account: AccountRow,
     checkpoint: Checkpoint,
     entries: Sequence[EntryRow],
     holds: Sequence[HeldRow],
     expired: Sequence[HeldRow],
+    *,
+    back: DatedBack | None = None,
 ) -> Explanation:
     """The arithmetic, made from the checkpoint, the entries and the holds alone. Whether it comes to what the account says: `fault`."""
     totals = checkpoint.totals
-    changes = Totals(0, 0, 0, 0)
-    for entry in entries:
-        changes = changes.plus(effect(entry))
+    changes = added(entries)
+    earlier, later = (NOTHING, NOTHING) if back is None else (back.earlier, added(back.entries))
     gone = {
         side: sum(one.remaining for one in expired if one.side_on(account.id) == side) for side in ("debit", "credit")
     }
     steps = []
-    after = totals.plus(changes)
-    for name, start, change, left in zip(
-        Totals._fields, totals, changes, (gone["debit"], 0, gone["credit"], 0), strict=True
+    for name, start, change, before, since, left in zip(
+        Totals._fields, totals, changes, earlier, later, (gone["debit"], 0, gone["credit"], 0), strict=True
     ):
         terms = [Term("checkpoint", start), Term("entries", change)]
+        if before:
+            terms.append(Term("dated_back_earlier", before))
+        if since:
+            terms.append(Term("dated_back", since))
         if left:
             terms.append(Term("expired_holds", -left))
         steps.append(_step(name, *terms))
@@ -149,7 +174,7 @@ def explain(
             )
         )
     return Explanation(
-        account=account, checkpoint=checkpoint, entries=entries, holds=holds, expired=expired, steps=steps
+        account=account, checkpoint=checkpoint, entries=entries, back=back, holds=holds, expired=expired, steps=steps
     )
 
 

@@ -205,10 +205,11 @@ class Accounts:
         return [found.get(key) or AccountNotFound() for key in wanted]
 
     async def get(self, tenant: str, account: AccountId | str, at: At, book: str = MAIN) -> AccountRow:
-        """The account as of `at`. Raises AccountNotFound, and HistoryNotKept for a time before it was opened or still to come."""
-        if at.effective is not None:
-            return await self._effective(tenant, account, at.effective, book)
-        if at.sequence is None and at.instant is None:
+        """The account as of `at`. Raises AccountNotFound, and HistoryNotKept for a time before it was opened or still to come.
+
+        By effective time it is the posted balance as it is known now to have been then; what was held then, as it was recorded then.
+        """
+        if at == At():
             return await self.found(self._database, tenant, account, book, self._clock.now())
         async with self._database.transaction(snapshot=True) as tx:
             return await self.read(tx, tenant, account, at, book)
@@ -219,8 +220,10 @@ class Accounts:
         """As `get`, in a transaction that reads more."""
         now = self._clock.now()
         row = await self.found(tx, tenant, account, book, now)
-        if at.sequence is None and at.instant is None:
+        if at == At():
             return row
+        if at.effective is not None:
+            return await self._effective(tx, row, at.effective, now)
         sequence = await self._sequence(tx, row, at, now)
         version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
         return msgspec.structs.replace(
@@ -233,16 +236,12 @@ class Accounts:
             credits_posted=c,
         )
 
-    async def _effective(self, tenant: str, account: AccountId | str, effective: datetime, book: str) -> AccountRow:
-        """The posted balance as it is known now to have been then; what was held then, as it was recorded then."""
-        now = self._clock.now()
-        async with self._database.transaction(snapshot=True) as tx:
-            row = await self.found(tx, tenant, account, book, now)
-            if effective > now:
-                raise HistoryNotKept("that time is still to come", as_of=row.as_of)
-            sequence = await self._store.sequence_at(tx, row.book, effective)
-            version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
-            debits, credits_ = await self._store.adjusted_at(tx, row.id, effective)
+    async def _effective(self, tx: Transaction, row: AccountRow, effective: datetime, now: datetime) -> AccountRow:
+        if effective > now:
+            raise HistoryNotKept("that time is still to come", as_of=row.as_of)
+        sequence = await self._store.sequence_at(tx, row.book, effective)
+        version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
+        debits, credits_ = await self._store.adjusted_at(tx, row.id, effective)
         return msgspec.structs.replace(
             row,
             version=version,

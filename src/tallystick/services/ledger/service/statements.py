@@ -23,6 +23,7 @@ from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import (
     AccountRow,
     Checkpoint,
+    DatedBack,
     Explanation,
     HeldRow,
     Posted,
@@ -143,20 +144,25 @@ class Statements:
     async def explain(
         self, tenant: str, account: AccountId | str, at: At, limit: int, book: str = MAIN
     ) -> tuple[Explanation, Rule | None]:
-        """What makes the account's numbers as of `at`, by its last `limit` entries up to then, and the rule of the chart that it is under.
+        """What makes the account's numbers as of `at`, by its last `limit` entries up to then, and the rule of the chart that it is under. By
+        effective time also by the last `limit` of those that were recorded later and count since before.
 
         Raises AccountNotFound, HistoryNotKept; ExplanationOutOfReach when holds that counted then can't be found; BookOutOfBalance when
         entries and holds do not make the numbers.
         """
         now = self._clock.now()
-        present = at.sequence is None and at.instant is None
+        present = at == At()
         async with self._database.transaction(snapshot=True) as tx:
             row = await self._accounts.read(tx, tenant, account, at, book)
-            entries = await self._store.entries(tx, row.book, row.id, row.as_of + 1, limit)
+            back, last = None, row.as_of
+            if at.effective is not None:
+                last = await self._store.sequence_at(tx, row.book, at.effective)
+                back = await self._dated_back(tx, row, at.effective, last, limit)
+            entries = await self._store.entries(tx, row.book, row.id, last + 1, limit)
             entries.reverse()
-            start = entries[0].sequence - 1 if entries else row.as_of
+            start = entries[0].sequence - 1 if entries else last
             version, *totals = await self._store.account_at(tx, row.book, row.id, start)
-            holds = await self._holds(tx, row)
+            holds = await self._holds(tx, row, last)
             expired = [one for one in holds if present and one.expires_at is not None and one.expires_at <= now]
             chart, _ = await self._store.chart(tx, row.book) or (NO_CHART, None)
         found = explain(
@@ -165,6 +171,7 @@ class Statements:
             entries,
             [one for one in holds if one not in expired],
             expired,
+            back=back,
         )
         fault = explanation_fault(found)
         if fault is not None and not present and fault.startswith(("pending", "incoming")):
@@ -172,16 +179,27 @@ class Statements:
         _sound(fault, row)
         return found, chart.rule_for(row.path)
 
-    async def _holds(self, tx: Transaction, row: AccountRow) -> list[HeldRow]:
-        """The holds that were open on the account at its `as_of`, in the order in which they were made."""
+    async def _dated_back(
+        self, tx: Transaction, row: AccountRow, effective: datetime, last: int, limit: int
+    ) -> DatedBack:
+        entries = await self._store.dated_back(tx, row.id, effective, last, limit)
+        entries.reverse()
+        more, debits, credits_ = 0, 0, 0
+        if len(entries) == limit:
+            first = entries[0].sequence
+            more, debits, credits_ = await self._store.dated_back_before(tx, row.id, effective, last, first)
+        return DatedBack(last, more, Totals(0, debits, 0, credits_), entries)
+
+    async def _holds(self, tx: Transaction, row: AccountRow, last: int) -> list[HeldRow]:
+        """The holds that were open on the account at the sequence `last`, in the order in which they were made."""
         if not (row.debits_pending or row.credits_pending) and row.version == 0:
             return []
-        found = await self._store.open_holds(tx, row.book, row.id, row.as_of, MAX_HOLDS + 1)
+        found = await self._store.open_holds(tx, row.book, row.id, last, MAX_HOLDS + 1)
         if len(found) > MAX_HOLDS:
             raise ExplanationOutOfReach("the account has more open holds than one answer lists", holds=MAX_HOLDS)
         listed = [sum(one.remaining for one in found if one.side_on(row.id) == side) for side in ("debit", "credit")]
         if listed[0] < row.debits_pending or listed[1] < row.credits_pending:
-            found += await self._store.closed_holds(tx, row.book, row.id, row.as_of, AROUND)
+            found += await self._store.closed_holds(tx, row.book, row.id, last, AROUND)
             found.sort(key=lambda one: one.sequence)
         return found
 

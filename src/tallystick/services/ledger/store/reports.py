@@ -6,7 +6,7 @@ from datetime import datetime
 
 from tallystick.chassis.db import Row, Transaction
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import AccountLine, Group, HeldRow, Line
+from tallystick.services.ledger.model import AccountLine, EntryRow, Group, HeldRow, Line
 from tallystick.services.ledger.store.sql import of_reports
 
 
@@ -39,6 +39,19 @@ class Reports:
     async def many_accounts(self, tx: Transaction, book: int, upto: int) -> int:
         count: int = await tx.fetchval(of_reports.many_accounts, book, upto)
         return count
+
+    async def dated_back(
+        self, tx: Transaction, account: AccountId, effective: datetime, last: int, limit: int
+    ) -> list[EntryRow]:
+        """What was recorded after the sequence and is effective by then, newest first."""
+        return [EntryRow(*row) for row in await tx.fetch(of_reports.dated_back, account, effective, last, limit)]
+
+    async def dated_back_before(
+        self, tx: Transaction, account: AccountId, effective: datetime, last: int, first: int
+    ) -> tuple[int, int, int]:
+        """How many of those there are before the sequence `first`, their debits and their credits."""
+        row = await tx.fetchrow(of_reports.dated_back_before, account, effective, last, first)
+        return (0, 0, 0) if row is None else (row[0], row[1], row[2])
 
     async def open_holds(
         self, tx: Transaction, book: int, account: AccountId, sequence: int, limit: int
