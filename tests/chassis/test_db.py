@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
@@ -576,6 +577,17 @@ def test_no_string_becomes_a_query() -> None:
     assert loaded.append.name == "append"
     with pytest.raises(AttributeError, match="did you mean append"):
         _ = loaded.apend
+
+
+async def test_a_unix_socket_takes_a_large_batch_at_once(service: ServiceDatabase) -> None:
+    with socket.socket(socket.AF_UNIX) as plain:
+        usual = plain.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    connection = await (await service.open()).connect()
+    try:
+        own = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+        assert own.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > usual
+    finally:
+        await connection.close()
 
 
 async def test_the_chassis_own_queries_prepare(chassis_database: ServiceDatabase) -> None:

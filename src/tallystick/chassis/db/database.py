@@ -7,6 +7,8 @@ connection opens; the application's deadline (a stopped server answers nothing, 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -35,6 +37,9 @@ Row: TypeAlias = "asyncpg.Record"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 ROLLBACK_S: Final = 2.0
+#: Bytes that a Unix socket takes at once (the kernel may allow less). With the usual 200 KiB the second half of a large batch would
+#: stay with us until the event loop comes by again, and the server would wait for what the process computes meanwhile.
+SEND_BUFFER: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +197,8 @@ class Database:
             },
         )
         try:
+            if self.dsn.host.startswith("/"):
+                _widen(connection)
             # Known since PostgreSQL 17 only, and an unknown setting at start-up would refuse the connection.
             if connection.get_server_version() >= (17, 0):
                 await connection.execute(
@@ -358,6 +365,13 @@ class Database:
         if deadline is not None and deadline.expired:
             return DeadlineExceeded("the database did not answer in time; nothing was stored", outcome_unknown=False)
         return DatabaseUnavailable("the database did not answer in time; nothing was stored")
+
+
+def _widen(connection: Connection) -> None:
+    """The driver has no option for it."""
+    descriptor = connection._transport.get_extra_info("socket").fileno()  # type: ignore[attr-defined]
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 def _ms(seconds: float) -> str:
