@@ -277,6 +277,24 @@ async def test_an_expired_hold_blocks_nobody_before_the_sweep(books: Books, serv
     await books.sound()
 
 
+async def test_an_expired_hold_blocks_nobody_by_a_clock_that_is_behind(books: Books, service: ServiceDatabase) -> None:
+    """What has expired by the book's time has expired for every replica, whatever its own clock says."""
+    bank, customer, shop = await books.open(side="debit"), await books.open(floor=0), await books.open()
+    behind = ledger_on(await service.open(), ManualClock(START))
+    await books.post(move("post", bank, customer, 100), move("hold", customer, shop, 60, expires_in=30))
+
+    async def post(*commands: Command) -> list[str]:
+        return statuses((await behind.poster.post(Ask("acme", "cli_test", None, commands, atomic=False))).results)
+
+    books.clock.advance(timedelta(seconds=30))
+    assert await post(move("post", customer, bank, 41)) == ["rejected"], "nobody has written since it expired"
+    await books.post(move("post", bank, customer, 1))
+    assert await post(move("post", customer, bank, 101)) == ["posted"]
+    expired = await service.query("SELECT amount FROM transfer WHERE kind = 'expire'")
+    assert [row["amount"] for row in expired] == [60]
+    await books.sound()
+
+
 async def test_the_sweep_takes_off_what_is_due_and_only_that(books: Books, service: ServiceDatabase) -> None:
     debit, credit = await books.open(), await books.open()
     made = await books.post(*(move("hold", debit, credit, n, expires_in=n) for n in (30, 10, 20, 40)))

@@ -331,8 +331,9 @@ class Poster:
         state = await self._store.load(tx, units, locked)
         now = self._clock.now()
         await self._store.learn_days(tx, units, state, now)
+        instants = {number: book.next_instant(now) for number, book in locked.items()}
         decided = decide(units, state, now)
-        await self._look_for_expired(tx, decided.results, state, now)
+        await self._look_for_expired(tx, _short(decided.results, state), instants)
         writing = self._store.prepare(state, decided)
         proposals: list[ProposalRow] = []
         for (place, work), results in zip(works, decided.results, strict=True):
@@ -389,12 +390,14 @@ class Poster:
                 answers[place] = problem
 
     async def _look_for_expired(
-        self, tx: Transaction, results: Iterable[Sequence[Result]], state: State, now: datetime
+        self, tx: Transaction, short: dict[int, set[AccountId]], instants: dict[int, datetime]
     ) -> None:
-        """An expired hold never blocks money. Only a refusal can be its doing, so the others don't pay for the question."""
-        short = _short(results, state)
-        if short and (due := await self._store.due_holds_of(tx, short, now, SWEEP)):
-            raise _Expired(due)
+        """An expired hold never blocks money. Only a refusal can be its doing, so the others don't pay for the question. What has expired is
+        said by the book's time, as the rules say it: the clock of the replica that wrote last may be ahead of this one's.
+        """
+        for book, accounts in short.items():
+            if due := await self._store.due_holds_of(tx, accounts, instants[book], SWEEP):
+                raise _Expired(due)
 
     @staticmethod
     def _answer(work: Work, results: list[Result], writing: Writing, proposals: list[ProposalRow]) -> Answered:
@@ -420,15 +423,15 @@ class Poster:
         return Answered(results, receipt, status, body)
 
 
-def _short(results: Iterable[Sequence[Result]], state: State) -> set[AccountId]:
-    """The accounts that had too little for something while holds held some of theirs."""
-    short: set[AccountId] = set()
+def _short(results: Iterable[Sequence[Result]], state: State) -> dict[int, set[AccountId]]:
+    """By book, the accounts that had too little for something while holds held some of theirs."""
+    short: dict[int, set[AccountId]] = {}
     for unit in results:
         for result in unit:
             if result.reason in _SHORT and result.account is not None:
                 account = state.accounts[result.account]
                 if account.debits_pending or account.credits_pending:
-                    short.add(account.id)
+                    short.setdefault(account.book, set()).add(account.id)
     return short
 
 
