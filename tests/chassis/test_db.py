@@ -18,7 +18,7 @@ import pytest
 from tallystick.chassis import db
 from tallystick.chassis.db import Database, Query
 from tallystick.chassis.deadline import Deadline
-from tallystick.kernel.problem import DeadlineExceeded, Overloaded
+from tallystick.kernel.problem import DeadlineExceeded, Overloaded, Problem
 from tests.support.parts import Server, ServiceDatabase, new_secret
 
 
@@ -456,6 +456,49 @@ async def test_a_full_disk_is_said_reads_go_on_and_nothing_is_lost(directory: Pa
             assert not mount("-o", "remount,size=300m", str(disk))
             await database.execute(Q["add_big"], 1000, filler)
             assert [row["id"] for row in await database.fetch(Q["ids"])] == [*stored, 1000]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)  # noqa: ASYNC221 - a moment
+
+
+async def test_a_server_without_room_for_its_log_is_away_and_what_it_was_storing_is_unknown(directory: Path) -> None:
+    """It panics, and a commit that waited for that may be in the log all the same. Nobody is told that it is not."""
+    disk = directory / "disk"
+    disk.mkdir()
+    refusal = mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk))
+    if refusal:
+        pytest.skip(f"needs the right to mount a small tmpfs: {refusal}")
+    settings = {"max_wal_size": "'1GB'", "checkpoint_timeout": "'1h'", "wal_compression": "off"}
+    stored: set[int] = set()
+    unknown: set[int] = set()
+    refused: dict[int, Problem] = {}
+    try:
+        async with own_server(directory, wal=disk / "wal", settings=settings) as (server, service):
+            database = await service.open()
+            filler = os.urandom(20_000)
+
+            async def write(numbers: range) -> None:
+                for number in numbers:
+                    try:
+                        await database.execute(Q["add_big"], number, filler)
+                        stored.add(number)
+                    except db.CommitUnknown:
+                        unknown.add(number)
+                    except Problem as error:
+                        refused[number] = error
+                        return
+
+            await asyncio.gather(*(write(range(10_000 * n + 1, 10_000 * (n + 1))) for n in range(8)))
+            assert stored
+            assert unknown
+            assert {error.slug for error in refused.values()} == {"database-unavailable"}
+            async with asyncio.timeout(30):
+                await server.part.exited()
+            assert "PANIC" in server.part.log.read_text()
+            assert not mount("-o", "remount,size=300m", str(disk))
+            await server.part.start()
+            found = {row["id"] for row in await database.fetch(Q["ids"])}
+            assert stored <= found <= stored | unknown
+            await database.execute(Q["add_big"], 10_000, filler)
     finally:
         subprocess.run(["umount", str(disk)], check=True)  # noqa: ASYNC221 - a moment
 

@@ -36,7 +36,15 @@ from tallystick.chassis.web import (
     read_cursor,
 )
 from tallystick.chassis.web.decode import MAX_DEPTH, body_decoder, check_strict, locate, query_decoder
-from tallystick.kernel.problem import Conflict, InvalidRequest, MethodNotAllowed, NotFound, Problem
+from tallystick.kernel.problem import (
+    Conflict,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    StorageFull,
+    Unavailable,
+)
 from tests.support.http import Answer, World, ask, world
 
 POLICY = """
@@ -712,6 +720,23 @@ async def test_a_listed_problem_is_an_answer(env: Env) -> None:
     assert b"inner" not in answer.content
     assert [line["event"] for line in lines] == ["request.refused", "request.done"]
     assert (lines[0]["reason"], lines[1]["slug"]) == ("inner", "sold-out")
+
+
+@pytest.mark.parametrize(
+    ("problem", "wish"),
+    [
+        (Unavailable(), "1"),
+        (Unavailable(headers={"Retry-After": "7"}), "7"),
+        (Unavailable(headers={"retry-after": "7"}), "7"),
+        (StorageFull(), "1"),
+        (Conflict(), None),
+        (Problem(), None),
+    ],
+)
+async def test_whoever_may_ask_again_is_told_when(env: Env, problem: Problem, wish: str | None) -> None:
+    env.shop.raises = problem
+    answer = await env.sell()
+    assert (answer.status, answer.header("retry-after")) == (problem.status, wish)
 
 
 async def test_a_problem_that_the_row_does_not_list_is_told(env: Env) -> None:

@@ -69,6 +69,8 @@ class PlatformUnderTest:
     port: int
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    around: tuple[str, ...] = ()
+    """What comes before the command `tallystick up`."""
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -91,7 +93,7 @@ class PlatformUnderTest:
         """`tallystick up` in the foreground; returns when it says that it is ready."""
         with (self.data.parent / "up.log").open("a") as log:
             self.process = subprocess.Popen(
-                [*self._command("up"), "--port", str(self.port), *self.options],
+                [*self.around, *self._command("up"), "--port", str(self.port), *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,79 +1,80 @@
-"""PostgreSQL's disk is full in the middle of payments: it is said at the edge, reads go on, and nothing is lost or doubled."""
+"""PostgreSQL's disk is full in the middle of payments: it is said at the edge, and nothing is lost or doubled. Once it is the disk of tables
+and write-ahead log, once that of the write-ahead log alone, without which PostgreSQL can't live.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
-from tallystick.cli.apiclient import ApiClient
+from tallystick.cli.apiclient import Answer, ApiClient
+from tests.support.disk import Disk, refusal
 from tests.support.parts import remove, short_directory
 from tests.system.conftest import PlatformUnderTest, three_free_ports
-from tests.system.stream import Stream, client_of, streaming
+from tests.system.stream import Stream, client_of, money, streaming
 
-SIZE = "640m"
+SEGMENT = 16 << 20
+#: Left in the last segment that there is, for the payments to fill.
+LEFT = 256 << 10
 
+NO_ROOM = "No space left on device"
 
-def mount(*arguments: str) -> str:
-    """What `mount` complains about; nothing when it worked."""
-    ran = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    return "" if ran.returncode == 0 else ran.stderr.strip() or f"status {ran.returncode}"
+Small = Callable[[str, str], tuple[PlatformUnderTest, Disk]]
 
 
 @pytest.fixture
-def small() -> Iterator[PlatformUnderTest]:
-    """A platform whose PostgreSQL, tables and write-ahead log, lies on a disk of its own."""
-    one = PlatformUnderTest(short_directory() / "data", three_free_ports())
-    disk = one.data / "postgres"
-    mounted = False
-    try:
+def small() -> Iterator[Small]:
+    """`small("postgres/pg_wal", "160m")` -> a platform for which this directory of its data is a disk of that size."""
+    made: list[PlatformUnderTest] = []
+    directory = short_directory()
+
+    def make(place: str, size: str) -> tuple[PlatformUnderTest, Disk]:
+        if why := refusal(directory):
+            pytest.skip(f"this system gives no small disk, neither by mounting one nor in a namespace: {why}")
+        one = PlatformUnderTest(directory / "data", three_free_ports())
+        made.append(one)
         one.start()
         assert one.stop() == 0
-        aside = one.data / "aside"
-        disk.rename(aside)
-        disk.mkdir(mode=0o700)
-        if refusal := mount("-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)):
-            pytest.skip(f"needs the right to mount a small tmpfs: {refusal}")
-        mounted = True
-        subprocess.run(["cp", "-a", f"{aside}/.", str(disk)], check=True)
-        shutil.rmtree(aside)
+        disk = Disk(one.data / place, size)
+        one.around = disk.around
         one.start()
-        yield one
-    finally:
+        return one, disk
+
+    yield make
+    for one in made:
         one.stop()
-        if mounted:
-            subprocess.run(["umount", str(disk)], check=True)
-        remove(one.data.parent)
+    remove(directory)
 
 
-def fill(disk: Path) -> Path:
-    """Takes all that is free, to the last byte."""
-    file = disk / "filler"
-    with file.open("wb", buffering=0) as out, suppress(OSError):
-        while True:
-            out.write(bytes(1 << 20))
-    with file.open("ab", buffering=0) as out, suppress(OSError):
-        while True:
-            out.write(bytes(512))
-    return file
+def supervisor(platform: PlatformUnderTest) -> int:
+    assert platform.process is not None
+    return platform.process.pid
 
 
-async def until_refused(stream: Stream, slug: str) -> None:
+async def until_refused(stream: Stream, *slugs: str) -> None:
     async with asyncio.timeout(60):
-        while not stream.errors[slug]:
+        while not any(stream.errors[slug] for slug in slugs):
             await asyncio.sleep(0.05)
 
 
-def test_a_full_disk_is_told_at_the_edge_and_nothing_is_lost(small: PlatformUnderTest, tmp_path: Path) -> None:
+def verified(platform: PlatformUnderTest) -> None:
+    found = platform.cli("verify", "--json")
+    assert (found.status, [check for check in found.json["checks"] if check["faults"]]) == (0, [])
+
+
+def test_a_full_disk_is_told_at_the_edge_and_nothing_is_lost(small: Small, tmp_path: Path) -> None:
+    platform, disk = small("postgres", "640m")
+
     async def scenario() -> Stream:
-        credentials = client_of(small, tmp_path / "stream.json")
+        credentials = client_of(platform, tmp_path / "stream.json")
         async with streaming(credentials) as stream:
-            filler = await asyncio.to_thread(fill, small.data / "postgres")
+            filler = await asyncio.to_thread(disk.fill, supervisor(platform))
             await until_refused(stream, "storage-full")
             async with ApiClient(credentials, connections=2) as api:  # reads need no room
                 answer = await api.request("GET", f"/v1/accounts/{stream.shop}")
@@ -87,5 +88,88 @@ def test_a_full_disk_is_told_at_the_edge_and_nothing_is_lost(small: PlatformUnde
 
     stream = asyncio.run(scenario())
     print(f"{stream.sent} payments, errors: {dict(stream.errors)}")
-    found = small.cli("verify", "--json")
-    assert (found.status, [check for check in found.json["checks"] if check["faults"]]) == (0, [])
+    verified(platform)
+
+
+@asynccontextmanager
+async def superuser(platform: PlatformUnderTest) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    password = (platform.data / "secrets" / "postgres").read_text().strip()
+    connection = await asyncpg.connect(
+        host=str(platform.data / "run" / "pg"), user="postgres", password=password, database="postgres"
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def use_up(platform: PlatformUnderTest, log: Path) -> None:
+    """Goes on to the last segment that there is on the full disk, and leaves a little of it to the payments."""
+    async with superuser(platform) as connection:
+
+        async def written() -> tuple[str, int]:
+            row = await connection.fetchrow(
+                "SELECT file_name, file_offset FROM pg_walfile_name_offset(pg_current_wal_insert_lsn())"
+            )
+            assert row is not None
+            return row["file_name"], row["file_offset"]
+
+        while (await written())[0] < max(file.name for file in log.glob("?" * 24)):
+            await connection.execute("SELECT pg_logical_emit_message(false, '', 'x')")
+            await connection.execute("SELECT pg_switch_wal()")
+        while SEGMENT - (await written())[1] > LEFT + (128 << 10):
+            await connection.execute("SELECT pg_logical_emit_message(false, '', repeat('x', 100000))")
+
+
+def postgres(status: Any) -> Any:
+    return next(part for part in status["parts"] if part["name"] == "postgres")
+
+
+async def told(api: ApiClient, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
+    """An answer of the edge that says clearly that it can't be done now."""
+    answer = await api.request(method, path, body, idempotency_key=key)
+    assert (answer.status, answer.headers.get("Content-Type")) == (503, "application/problem+json"), answer.body
+    assert answer.json()["retryable"] is True
+    assert int(answer.headers["Retry-After"]) >= 1
+    return answer
+
+
+def test_without_room_for_the_write_ahead_log_all_stops_and_comes_back(small: Small, tmp_path: Path) -> None:
+    platform, disk = small("postgres/pg_wal", "160m")
+    log = disk.seen(supervisor(platform))
+
+    async def scenario() -> Stream:
+        credentials = client_of(platform, tmp_path / "stream.json")
+        async with ApiClient(credentials, connections=2, attempts=1) as api, streaming(credentials) as stream:
+            await api.token()
+            filler = await asyncio.to_thread(disk.fill, supervisor(platform))
+            await use_up(platform, log)
+            # who waits gets a 202 or an error of the database; later it is identity's feed that is too old
+            await until_refused(stream, "database-unavailable", "outcome-unknown", "revocation-feed-stale")
+            await asyncio.to_thread(platform.until, lambda found: NO_ROOM in str(postgres(found)["error"]))
+            before = dict(stream.answers)
+            for n in range(10):
+                payment = {
+                    "amount": money(100),
+                    "source": {"type": "account", "account": stream.payer},
+                    "destination": {"account": stream.shop},
+                }
+                await told(api, "POST", "/v1/payments", payment, f"full-{n}")
+                await told(api, "GET", f"/v1/accounts/{stream.shop}")
+                await asyncio.sleep(0.5)
+            assert stream.answers == before, "nothing was acknowledged that could not be written"
+            filler.unlink()
+            await stream.until(20)
+        return stream
+
+    before = platform.pids()
+    stream = asyncio.run(scenario())
+    print(f"{stream.sent} payments, errors: {dict(stream.errors)}")
+    after = platform.until_ready()
+    assert 'PANIC:  could not write to file "pg_wal/' in (platform.data / "logs" / "postgres.log").read_text()
+    assert postgres(after)["restarts"] >= 1
+    pids = platform.pids()
+    assert {name for name, pid in before.items() if pids[name] != pid} == {"postgres"}, (
+        "nothing else had to be restarted"
+    )
+    verified(platform)

@@ -63,6 +63,8 @@ PEER = b"x-tallystick-peer"
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BUDGET = re.compile(rb"[1-9][0-9]{0,5}")
 _PROBLEM = b"application/problem+json"
+#: Seconds after which to ask again, where a retryable problem says nothing better.
+_A_MOMENT = b"1"
 _UNLISTED = metrics.counter("problems_unlisted", "Problems that the endpoint's row does not list", ["route", "slug"])
 _FAILURES = metrics.counter("requests_failed", "Requests that ended in an unexpected exception", ["route"])
 
@@ -346,7 +348,10 @@ class Application:
         except (TypeError, ValueError) as error:  # an extension that is no JSON: a bug, but the answer stays the answer
             log.error("problem.not-rendered", route=route, slug=problem.slug, error=error)
             content = _encode(Problem(problem.title).document(call.trace.trace_id) | {"status": problem.status})
-        return Answer(problem.status, [(b"content-type", _PROBLEM), *header_list(problem.headers.items())], content)
+        headers = [(b"content-type", _PROBLEM), *header_list(problem.headers.items())]
+        if problem.retryable and problem.status >= 500 and not any(name == b"retry-after" for name, _ in headers):
+            headers.append((b"retry-after", _A_MOMENT))
+        return Answer(problem.status, headers, content)
 
     def _done(self, bound: Bound | None, call: Call, answer: Answer, seconds: float) -> None:
         if bound is None:
