@@ -277,6 +277,26 @@ async def test_an_expired_hold_blocks_nobody_before_the_sweep(books: Books, serv
     await books.sound()
 
 
+async def test_what_there_is_counts_what_an_expired_hold_held(books: Books) -> None:
+    bank, customer, shop = await books.open(side="debit"), await books.open(floor=0), await books.open()
+    await books.post(move("post", bank, customer, 100))
+
+    async def most() -> list[int | None]:
+        """Moves what there is, and holds the rest, in two requests; then gives it back."""
+        made = [
+            (await books.post(move("post", customer, bank, 60, balancing=True)))[0],
+            (await books.post(move("hold", customer, shop, 60, balancing=True, expires_in=10)))[0],
+        ]
+        await books.post(move("post", bank, customer, 60))
+        return [None if one.transfer is None else one.transfer.amount for one in made]
+
+    await books.post(move("hold", customer, shop, 50, expires_in=30))
+    assert await most() == [50, None], "nothing is left to hold"
+    books.clock.advance(timedelta(seconds=30, microseconds=10))
+    assert await most() == [60, 50]
+    await books.sound()
+
+
 async def test_an_expired_hold_blocks_nobody_by_a_clock_that_is_behind(books: Books, service: ServiceDatabase) -> None:
     """What has expired by the book's time has expired for every replica, whatever its own clock says."""
     bank, customer, shop = await books.open(side="debit"), await books.open(floor=0), await books.open()

@@ -20,6 +20,7 @@ CommandKind = Literal["post", "hold", "increase", "capture", "void", "reverse", 
 HoldStatus = Literal["held", "captured", "voided", "expired"]
 Status = Literal["posted", "held", "rejected"]
 
+_LACKING: Final = frozenset({Reason.INSUFFICIENT_FUNDS, Reason.CEILING_EXCEEDED, Reason.NOTHING_TO_MOVE})
 _EXPIRY: Final = b"tallystick.ledger.expiry:"
 _LEG: Final = b"tallystick.ledger.leg:"
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -254,6 +255,16 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     account: AccountId | None = None
     breached_on: tuple[date, ...] = ()
     rules: tuple[ApprovalRule, ...] = ()
+
+    @property
+    def lacking(self) -> tuple[AccountId, ...]:
+        """The accounts that had too little for it, or for all that it asked for: what is held may be the cause."""
+        if self.reason in _LACKING and self.account is not None:
+            return (self.account,)
+        made = self.transfer
+        if made is None or self.existed or made.asked is None or made.asked == made.amount:
+            return ()
+        return made.debit_account, made.credit_account
 
 
 class Book(msgspec.Struct, gc=False):

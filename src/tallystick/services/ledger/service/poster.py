@@ -34,7 +34,7 @@ from tallystick.chassis.db import (
     constraint_of,
 )
 from tallystick.chassis.idempotency import Answer, Fresh, Replay
-from tallystick.contracts.ledger.messages import HOME, MAIN, Reason
+from tallystick.contracts.ledger.messages import HOME, MAIN
 from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, BookQuarantined
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -57,9 +57,6 @@ ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.1
 #: While other replicas move the books on, at most 2**SITS_OUT flushes are decided under the lock before one is tried ahead of it again.
 SITS_OUT: Final = 8
-
-#: Refusals that what is held may be the cause of.
-_SHORT: Final = frozenset({Reason.INSUFFICIENT_FUNDS, Reason.CEILING_EXCEEDED})
 
 _TRANSFERS = telemetry.counter("ledger_transfers", "Transfers by what became of them", ["kind", "status"])
 _FLUSHED = telemetry.histogram(
@@ -428,8 +425,8 @@ def _short(results: Iterable[Sequence[Result]], state: State) -> dict[int, set[A
     short: dict[int, set[AccountId]] = {}
     for unit in results:
         for result in unit:
-            if result.reason in _SHORT and result.account is not None:
-                account = state.accounts[result.account]
+            for named in result.lacking:
+                account = state.accounts[named]
                 if account.debits_pending or account.credits_pending:
                     short.setdefault(account.book, set()).add(account.id)
     return short
