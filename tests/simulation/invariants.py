@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tallystick.services.ledger.model import Account, Command
+from tallystick.services.ledger.model import MICROSECOND, Account, Command
 from tests.services.ledger.support import Naive
 from tests.support.history import _Bounds
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import Answer, Intention, World
 
 Values = dict[str, Any]
+_SHORT = ("insufficient_funds", "nothing_to_move")
+_POSTED = ("post", "capture", "reverse")
 _TOTALS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
 
 
@@ -56,6 +58,9 @@ def _book(world: World, book: Values, transfers: list[Values]) -> Iterator[str]:
     if sums[0] != sums[2] or sums[1] != sums[3]:
         yield f"conservation: {sums}"
     yield from _drawn(tables, book["id"], naive)
+    yield from _transactions(tables, book["id"], transfers)
+    yield from _past(accounts, transfers)
+    yield from _blocked(world, book, transfers)
     yield from _facts(tables, book)
     yield from _in_time(world, book, transfers, seen)
     for tenant, account, as_of in world.closed:
@@ -79,7 +84,7 @@ def _replayed(accounts: dict[Any, Values], transfers: list[Values]) -> tuple[Nai
     naive.last = datetime.min.replace(tzinfo=UTC)  # the replicas' clocks may be behind the one that the world began by
     seen = {0: {key: naive.sums(key) for key in accounts}}
     for row in transfers:
-        moves = row["kind"] in {"post", "hold"}
+        moves, balancing = row["kind"] in {"post", "hold"}, row["asked"] is not None
         expires_in = (
             None if row["expires_at"] is None else int((row["expires_at"] - row["recorded_at"]).total_seconds())
         )
@@ -88,11 +93,12 @@ def _replayed(accounts: dict[Any, Values], transfers: list[Values]) -> tuple[Nai
             id=row["id"],
             debit=row["debit_account"] if moves else None,
             credit=row["credit_account"] if moves else None,
-            amount=None if row["kind"] in {"void", "expire"} else row["amount"],
+            amount=None if row["kind"] in {"void", "expire"} else row["asked" if balancing else "amount"],
             currency=row["currency"],
             target=row["target"],
             final=row["kind"] == "capture" and row["released"] > row["amount"],
             expires_in=expires_in,
+            balancing=balancing,
         )
         if not naive.apply(command, row["recorded_at"]):
             return naive, f"rules: {row['kind']} at {row['sequence']} would have been refused"
@@ -109,21 +115,127 @@ def _drawn(tables: dict[str, Any], book: int, naive: Naive) -> Iterator[str]:
     for hold in tables["hold"].values():
         if hold["book"] != book:
             continue
+        _, first, *_ = naive._original(hold["id"]) or (None, 0)
         children = naive._children(hold["id"])
+        whole = first + sum(amount for child, amount, *_ in children if child.kind == "increase")
         captured = sum(amount for child, amount, *_ in children if child.kind == "capture")
-        left = hold["amount"] - sum(released for _, _, released, *_ in children)
-        if (hold["captured"], hold["remaining"]) != (captured, left) or (hold["state"] == "held") != (left > 0):
-            yield f"hold: {hold}, and {captured} was captured and {left} is left"
+        off = sum(released for child, _, released, *_ in children if child.kind != "increase")
+        kept = tuple(hold[name] for name in ("amount", "captured", "remaining", "expires_at"))
+        right = (whole, captured, whole - off, naive.expiries[hold["id"]])
+        if kept != right or (hold["state"] == "held") != (whole > off):
+            yield f"hold: {hold}, and it would be {right}"
     undone: Counter[Any] = Counter()
     for command, amount, *_ in naive.posted:
         if command.kind == "reverse":
             undone[command.target] += amount
-    kept = {row["id"]: row["reversed"] for row in tables["reversal"].values() if row["book"] == book}
-    if kept != undone:
-        yield f"reversal: {kept}, and {undone} was reversed"
+    reversed_ = {row["id"]: row["reversed"] for row in tables["reversal"].values() if row["book"] == book}
+    if reversed_ != undone:
+        yield f"reversal: {reversed_}, and {undone} was reversed"
     both = {key for key in tables["rejection"] if key in tables["transfer"]}
     if both:
         yield f"refused and posted: {both}"
+
+
+def _transactions(tables: dict[str, Any], book: int, transfers: list[Values]) -> Iterator[str]:
+    """A transaction is all of the transfers with its numbers, and they are nobody else's. What undoes one leaves nothing of it on any account."""
+    made: dict[Any, list[Values]] = {}
+    for row in transfers:
+        if row["transaction"] is not None:
+            made.setdefault(row["transaction"], []).append(row)
+    rows = {row["id"]: row for row in tables["transaction"].values() if row["book"] == book}
+    if made.keys() != rows.keys():
+        yield f"transaction: {set(rows)} are kept, and there are transfers of {set(made)}"
+        return
+    undone: Counter[Any] = Counter()
+    for own, row in rows.items():
+        legs = made[own]
+        if [leg["sequence"] for leg in legs] != list(range(row["first"], row["last"] + 1)):
+            yield f"transaction: {row} has {legs}"
+        if row["recorded_at"] != legs[-1]["recorded_at"] or {leg["effective_at"] for leg in legs} != {
+            row["effective_at"]
+        }:
+            yield f"transaction: the times of {row} are not those of {legs}"
+        if row["reverses"] is not None:
+            undone[row["reverses"]] += 1
+            if _moved(made[row["reverses"]]) != {account: -moved for account, moved in _moved(legs).items()}:
+                yield f"undone: {row} leaves something of what it reverses"
+    if any(many > 1 for many in undone.values()):
+        yield f"undone: more than once: {undone}"
+
+
+def _moved(legs: list[Values]) -> dict[Any, int]:
+    """Debits less credits, by account."""
+    found: Counter[Any] = Counter()
+    for leg in legs:
+        found[leg["debit_account"]] += leg["amount"]
+        found[leg["credit_account"]] -= leg["amount"]
+    return found
+
+
+def _effective(transfers: list[Values], account: Any, before: datetime) -> tuple[int, int]:
+    """Posted debits and credits of what is effective before that."""
+    sums = [0, 0]
+    for row in transfers:
+        if row["kind"] in _POSTED and (row["effective_at"] or row["recorded_at"]) < before:
+            for side, name in enumerate(("debit_account", "credit_account")):
+                sums[side] += row["amount"] if row[name] == account else 0
+    return sums[0], sums[1]
+
+
+def _past(accounts: dict[Any, Values], transfers: list[Values]) -> Iterator[str]:
+    """What is dated back breaks no floor at the end of any day that was over, as it was known then."""
+    for row in transfers:
+        if row["effective_at"] is None:
+            continue
+        if row["effective_at"] >= row["recorded_at"] or row["kind"] not in {"post", "reverse"}:
+            yield f"past: {row} is not dated back"
+        for side in ("debit", "credit"):
+            account = accounts[row[f"{side}_account"]]
+            if account["floor"] is None or account["normal_side"] == side:
+                continue
+            day = row["effective_at"].date()
+            while day < row["recorded_at"].date():
+                day += timedelta(days=1)
+                over = datetime.combine(day, time(), UTC)
+                debits, credits_ = _effective(transfers[: row["sequence"]], account["id"], over)
+                if (debits - credits_ if account["normal_side"] == "debit" else credits_ - debits) < account["floor"]:
+                    yield f"past: {row['sequence']} breaks the floor of {account['id']} before {over}"
+
+
+def _blocked(world: World, book: Values, transfers: list[Values]) -> Iterator[str]:
+    """Nobody was refused, or moved less than was asked for, because of a hold that had expired by the book's time."""
+    tables = world.server.tables
+    for one in world.intentions:
+        for command in one.commands:
+            row = tables["transfer"].get((book["id"], command.id))
+            no = tables["rejection"].get((book["id"], command.id))
+            if row is not None and (row["asked"] or 0) > row["amount"]:
+                known, now = transfers[: row["sequence"] - 1], row["recorded_at"]
+            elif no is not None and no["reason"] in _SHORT and no["after"] and command.kind in {"post", "hold"}:
+                known = transfers[: no["after"]]
+                now = known[-1]["recorded_at"]
+            else:
+                continue
+            takes = [
+                (side, named)
+                for side, named in (("debit", command.debit), ("credit", command.credit))
+                if (account := tables["account"][named,])["floor"] is not None and account["normal_side"] != side
+            ]
+            # Of two the other one may be the cause of a refusal.
+            if row is not None or len(takes) == 1:
+                for hold in (hold for side, named in takes for hold in _due(known, side, named, now)):
+                    yield f"blocked: {one.number} {command} by {hold}, which had expired"
+
+
+def _due(known: list[Values], side: str, account: Any, now: datetime) -> Iterator[Values]:
+    """Holds that had expired and still held something of the account."""
+    for hold in known:
+        if hold["kind"] == "hold" and hold[f"{side}_account"] == account:
+            drawn = [row for row in known if row["target"] == hold["id"]]
+            expiries = [row["expires_at"] for row in [hold, *drawn] if row["expires_at"] is not None]
+            left = hold["amount"] - sum(row["released"] for row in drawn)
+            if left and expiries and expiries[-1] <= now:
+                yield hold
 
 
 def _facts(tables: dict[str, Any], book: Values) -> Iterator[str]:
@@ -172,12 +284,32 @@ def _in_time(world: World, book: Values, transfers: list[Values], seen: dict[int
     for read in reads:
         if not bounds.low(read.sent) <= read.row.as_of <= bounds.high(read.got):
             yield f"stale: {read}"
-        dp, d, cp, c = seen[read.row.as_of][read.row.id]
+        at = read.row.as_of
+        dp, d, cp, c = seen[at][read.row.id]
+        if read.effective is not None:
+            # As it is known now; what was held then, as it was recorded then.
+            until = read.effective + MICROSECOND
+            d, c = _effective(transfers[:at], read.row.id, until)
+            dp, _, cp, _ = seen[sum(row["recorded_at"] < until for row in transfers[:at])][read.row.id]
         if (read.row.debits_posted, read.row.credits_posted) != (d, c):
             yield f"balance: {read}"
-        # Expired holds are not counted before they are swept.
-        if read.row.debits_pending > dp or read.row.credits_pending > cp:
+        # Of now, expired holds are not counted before they are swept.
+        held = (read.row.debits_pending, read.row.credits_pending)
+        if held != (dp, cp) if read.effective is not None else held[0] > dp or held[1] > cp:
             yield f"pending: {read}"
+    tables = world.server.tables
+    for look in world.found:
+        if look.tenant != book["tenant"]:
+            continue
+        kept = tables["transaction"].get((book["id"], look.id))
+        if look.transfers is None:
+            if kept is not None and kept["last"] <= bounds.low(look.sent):
+                yield f"stale: {look}"
+            continue
+        row, legs = look.transfers
+        right = [] if kept is None else [values for values in transfers if values["transaction"] == look.id]
+        if msgspec.structs.asdict(row) != kept or [msgspec.structs.asdict(leg) for leg in legs] != right:
+            yield f"transaction: {look} is not {kept}"
 
 
 def _answers(world: World) -> Iterator[str]:
@@ -196,6 +328,13 @@ def _answers(world: World) -> Iterator[str]:
             for answers in one.answers:
                 if (no := _contradicts(answers[place], row, refusal)) is not None:
                     yield f"answer: {one.number}.{place} {command.kind} was told {answers[place]}, but {no}"
+            if row is not None and (no := _differs(command, row)) is not None:
+                yield f"said: {one.number}.{place} has another {no}: {command} is {row}"
+        row = None if one.header is None else tables["transaction"].get((book, one.header.id))
+        if one.header is not None and row is not None:
+            header = msgspec.structs.asdict(one.header)
+            if {name: row[name] for name in header} != header:
+                yield f"said: {one.number} has another header: {row}"
         yield from _whole(one, book, tables)
 
 
@@ -214,9 +353,35 @@ def _contradicts(answer: Answer, row: Values | None, refusal: Values | None) -> 
     return None
 
 
+def _differs(command: Command, row: Values) -> str | None:
+    """What is not as the command says. One that is balancing moved something, up to what it asked for."""
+    said: Values = {
+        "kind": command.kind,
+        "target": command.target,
+        "transaction": command.transaction,
+        "effective_at": command.effective_at,
+        "code": command.code,
+        "asked": command.amount if command.balancing else None,
+    }
+    if command.kind in {"post", "hold"}:
+        said |= {"debit_account": command.debit, "credit_account": command.credit}
+    if command.amount is not None and not command.balancing:
+        said["amount"] = command.amount
+    if command.expires_in is not None:
+        said["expires_at"] = row["recorded_at"] + timedelta(seconds=command.expires_in)
+    if command.kind == "increase":
+        said["released"] = -row["amount"]
+    return next((name for name, value in said.items() if row[name] != value), None)
+
+
 def _whole(one: Intention, book: int | None, tables: dict[str, Any]) -> Iterator[str]:
-    if not one.atomic:
-        return
-    there = [(book, command.id) in tables["transfer"] for command in one.commands]
-    if any(there) and not all(there):
-        yield f"atomic: of {one.number} only a part is there: {there}"
+    """Of each unit and each chain there is all or nothing, and whoever was told so was told which of them was refused."""
+    for places in one.wholes():
+        there = [(book, one.commands[place].id) in tables["transfer"] for place in places]
+        if any(there) and not all(there):
+            yield f"{'atomic' if one.atomic else 'chain'}: of {one.number} only a part is there: {there}"
+        for answers in one.answers:
+            refused = [answers[place].reason for place in places if answers[place].status == "rejected"]
+            culprits = [reason for reason in refused if reason != "linked_transfer_failed"]
+            if refused and (len(refused), len(culprits)) != (len(places), 1):
+                yield f"{'atomic' if one.atomic else 'chain'}: of {one.number} {list(places)} was told {answers}"

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ from tallystick.chassis.db import (
     Signal,
     UniqueViolation,
 )
-from tallystick.services.ledger.model import MICROSECOND, Transfer
+from tallystick.services.ledger.model import MICROSECOND, TransactionRow, Transfer
 
 #: Seconds that a lock is waited for, as in `Bounds`.
 LOCK_S = 2.0
@@ -35,6 +35,9 @@ LOCK_S = 2.0
 Key = tuple[Any, ...]
 Values = dict[str, Any]
 _TRANSFER = [field.name for field in msgspec.structs.fields(Transfer)]
+_TRANSACTION = [field.name for field in msgspec.structs.fields(TransactionRow)]
+#: Kinds that move what is posted.
+_POSTED = ("post", "capture", "reverse")
 
 
 class Row:
@@ -101,6 +104,8 @@ class Server:
                 "account",
                 "transfer",
                 "number",
+                "transaction",
+                "reversed",
                 "hold",
                 "reversal",
                 "rejection",
@@ -129,9 +134,12 @@ class Server:
 class Transaction:
     """Has both sides: what the service holds in its hand, and what the server knows of it."""
 
-    def __init__(self, database: SimDatabase) -> None:
+    def __init__(self, database: SimDatabase, *, snapshot: bool = False) -> None:
+        """`snapshot`: all statements see what the first one saw."""
         self.database = database
         self.server = database.server
+        self.tables = self.server.tables
+        self.snapshot = snapshot
         self.writes: dict[tuple[str, Key], Values] = {}
         self.owned: list[tuple[str, Key]] = []
         self.over = False
@@ -150,6 +158,8 @@ class Transaction:
         if faults.chance("lost_before"):
             self.abort()
             raise DatabaseUnavailable("lost before it was run")
+        if self.snapshot and self.tables is self.server.tables:
+            self.tables = {name: dict(table) for name, table in self.tables.items()}
         try:
             rows: list[Row] = await STATEMENTS[query.name](self, *args)
         except (Contended, UniqueViolation, CheckViolation):
@@ -180,10 +190,10 @@ class Transaction:
     def get(self, table: str, key: Key) -> Values | None:
         """The row as this transaction sees it now."""
         own = self.writes.get((table, key))
-        return self.server.tables[table].get(key) if own is None else own
+        return self.tables[table].get(key) if own is None else own
 
     def rows(self, table: str) -> list[Values]:
-        found = dict(self.server.tables[table])
+        found = dict(self.tables[table])
         found.update((key, row) for (name, key), row in self.writes.items() if name == table)
         return list(found.values())
 
@@ -323,7 +333,7 @@ class SimDatabase:
         await self.server.faults.pause()
         if self.server.faults.chance("lost_before"):
             raise DatabaseUnavailable("no connection")
-        tx = Transaction(self)
+        tx = Transaction(self, snapshot=snapshot)
         self.open.add(tx)
         try:
             try:
@@ -545,11 +555,13 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
     """As the `.sql`, part by part: the books as they were known, ids and keys that nobody has, then all the rest."""
     if not any(was is None for was in args[1]) and tx.server.faults.chance("no_lock"):
         raise Contended("the row is locked by others")
+    before = {}
     for number, was, revision, sequence, instant, refused in zip(*args[:6], strict=True):
         await tx.lock("book", (number,))
         row = tx.get("book", (number,)) or {}
         if was is not None and (row["sequence"], row["revision"]) != (was, revision):
             raise _failed("book_moved")
+        before[number] = row["sequence"]
         await tx.update("book", (number,), sequence=sequence, recorded_at=instant, revision=row["revision"] + refused)
     if any(tx.get("rejection", key) is not None for key in zip(*args[7:9], strict=True)):
         raise _failed("id_taken")
@@ -561,7 +573,7 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
             raise _failed("key_taken")
     names = ("book", "id", "digest", "reason", "available", "required", "currency")
     for values in zip(*args[9:16], strict=True):
-        row = dict(zip(names, values, strict=True))
+        row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
     await _post(tx, args[6])
@@ -584,7 +596,7 @@ async def _post(tx: Transaction, rows: Sequence[Any]) -> None:
             raise UniqueViolation("save", "23505", "transfer_pkey", "")
         amount, kind = transfer["amount"], transfer["kind"]
         pending = amount if kind == "hold" else -transfer["released"]
-        posted = amount if kind in {"post", "capture", "reverse"} else 0
+        posted = amount if kind in _POSTED else 0
         for side, name in (("debit_account", "debits"), ("credit_account", "credits")):
             key = (transfer[side],)
             await tx.lock("account", key)
@@ -654,6 +666,24 @@ async def draw_holds(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
 
 
 @statement
+async def insert_transactions(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
+    for values in zip(*columns, strict=True):
+        row = dict(zip(_TRANSACTION, values, strict=True))
+        if not await tx.insert("transaction", (row["book"], row["id"]), row):
+            raise UniqueViolation("insert_transactions", "23505", "transaction_pkey", "")
+        undone = row["reverses"]
+        if undone is not None and not await tx.insert("reversed", (row["book"], undone), row):
+            raise UniqueViolation("insert_transactions", "23505", "transaction_reverses", "")
+    return []
+
+
+@statement
+async def transactions_of(tx: Transaction, books_: Sequence[int], ids: Sequence[Any]) -> list[Row]:
+    keys = zip(books_, ids, strict=True)
+    return [Row(**row) for key in keys if (row := tx.get("transaction", key)) is not None]
+
+
+@statement
 async def draw_reversals(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
     for book, target, whole, amount in zip(*columns, strict=True):
         await tx.lock("reversal", (book, target))
@@ -688,6 +718,81 @@ async def due_holds(tx: Transaction, now: datetime, limit: int) -> list[Row]:
 @statement
 async def due_holds_of(tx: Transaction, now: datetime, limit: int, accounts: Sequence[Any]) -> list[Row]:
     return _due(tx, now, limit, accounts)
+
+
+# ---- what was -------------------------------------------------------------------------------------------------------
+
+
+def _numbered(tx: Transaction, of_book: int) -> list[Values]:
+    return sorted((row for row in tx.rows("transfer") if row["book"] == of_book), key=lambda row: row["sequence"])
+
+
+def _sequence_at(tx: Transaction, of_book: int, at: datetime) -> int:
+    begun = (tx.get("book", (of_book,)) or {})["created_at"]
+    return 0 if at < begun else sum(row["recorded_at"] <= at for row in _numbered(tx, of_book))
+
+
+def _totals_at(tx: Transaction, account: Any, of_book: int, upto: int) -> list[Row]:
+    """As the account's last entry up to there says."""
+    for row in reversed(_numbered(tx, of_book)[:upto]):
+        for side, key in (("dr", "debit_account"), ("cr", "credit_account")):
+            if row[key] == account:
+                return [Row(**{name: row[f"{side}_{name}"] for name in _POSTING})]
+    return []
+
+
+def _adjustments(tx: Transaction, account: Any) -> Iterator[tuple[datetime, int, int]]:
+    """When it counts, debits and credits: from when it is effective, and no longer from when it was recorded."""
+    for row in tx.rows("transfer"):
+        if row["effective_at"] is not None and account in (row["debit_account"], row["credit_account"]):
+            debits, credits_ = (row["amount"], 0) if row["debit_account"] == account else (0, row["amount"])
+            yield row["effective_at"], debits, credits_
+            yield row["recorded_at"], -debits, -credits_
+
+
+@statement
+async def between(tx: Transaction, of_book: int, first: int, last: int) -> list[Row]:
+    return [Row(**row) for row in _numbered(tx, of_book)[first - 1 : last]]
+
+
+@statement
+async def sequence_at(tx: Transaction, of_book: int, at: datetime) -> list[Row]:
+    return [Row(sequence=_sequence_at(tx, of_book, at))]
+
+
+@statement
+async def account_at(tx: Transaction, of_book: int, wanted: Any, sequence: int) -> list[Row]:
+    return _totals_at(tx, wanted, of_book, sequence)
+
+
+@statement
+async def adjusted_at(tx: Transaction, wanted: Any, at: datetime) -> list[Row]:
+    found = [one for one in _adjustments(tx, wanted) if one[0] <= at]
+    return [Row(debits=sum(one[1] for one in found), credits=sum(one[2] for one in found))]
+
+
+@statement
+async def days(
+    tx: Transaction, accounts: Sequence[Any], books_: Sequence[int], firsts: Sequence[date], today: date
+) -> list[Row]:
+    found = []
+    for wanted, of_book, first in sorted(zip(accounts, books_, firsts, strict=True)):
+        for nth in range((today - first).days):
+            day = first + timedelta(days=nth)
+            end = datetime.combine(day + timedelta(days=1), time(), UTC) - MICROSECOND
+            totals = _totals_at(tx, wanted, of_book, _sequence_at(tx, of_book, end))
+            debits, credits_ = (totals[0]["debits_posted"], totals[0]["credits_posted"]) if totals else (0, 0)
+            found.append(Row(account=wanted, day=day, debits=debits, credits=credits_))
+    return found
+
+
+@statement
+async def day_adjustments(tx: Transaction, accounts: Sequence[Any]) -> list[Row]:
+    return [
+        Row(account=wanted, day=at.date(), debits=debits, credits=credits_)
+        for wanted in sorted(accounts)
+        for at, debits, credits_ in _adjustments(tx, wanted)
+    ]
 
 
 @statement

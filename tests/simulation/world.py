@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 from uuid import UUID
 
@@ -20,10 +21,22 @@ import msgspec
 from tallystick.chassis.db import CommitUnknown, Contended, Database, DatabaseUnavailable
 from tallystick.chassis.idempotency import Digester, Entry, InProgress
 from tallystick.chassis.outbox import Outbox
-from tallystick.contracts.ledger.problems import AccountHasHolds
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.contracts.ledger.messages import MAIN, ReverseTransaction
+from tallystick.contracts.ledger.problems import AccountHasHolds, TransactionNotFound
+from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 from tallystick.kernel.problem import Overloaded
-from tallystick.services.ledger.model import AccountRow, Command, NewAccount, Result
+from tallystick.services.ledger.api.transactions import undone
+from tallystick.services.ledger.model import (
+    AccountRow,
+    Command,
+    Header,
+    NewAccount,
+    Result,
+    TransactionRow,
+    Transfer,
+)
 from tallystick.services.ledger.model.values import CommandKind
 from tallystick.services.ledger.service import Answered, Ask, At, Ledger
 from tallystick.services.ledger.store import Store
@@ -31,7 +44,7 @@ from tests.services.ledger.support import START
 from tests.simulation.loop import VirtualLoop, run
 from tests.simulation.server import Faults, Server, SimDatabase
 
-REPLICAS, CLIENTS, REQUESTS = 3, 5, 6
+REPLICAS, CLIENTS, REQUESTS = 3, 5, 7
 TENANTS = ("acme", "beta")
 #: After these the same request, sent again, may be answered.
 AGAIN = (Contended, DatabaseUnavailable, CommitUnknown, Overloaded, InProgress)
@@ -60,17 +73,37 @@ class Intention:
     atomic: bool
     key: str | None
     first_sent: float = 0.0
+    header: Header | None = None
     first_answer: float = float("inf")
     answers: list[tuple[Answer, ...]] = field(default_factory=list)
     bodies: set[bytes] = field(default_factory=set)
 
+    def wholes(self) -> list[range]:
+        """The places of commands of which there are all or none: the whole of it, or chains of what is linked to the next."""
+        if self.atomic:
+            return [range(len(self.commands))]
+        ends = [place for place, command in enumerate(self.commands, 1) if not command.linked]
+        return [range(first, end) for first, end in pairwise([0, *ends])]
+
 
 @dataclass
 class Seen:
-    """A balance that was read."""
+    """A balance that was read: as of now, or by effective time as it was known now."""
 
     tenant: str
     row: AccountRow
+    sent: float
+    got: float
+    effective: datetime | None = None
+
+
+@dataclass
+class Found:
+    """A transaction that was asked for; None: it was not there."""
+
+    tenant: str
+    id: TransactionId
+    transfers: tuple[TransactionRow, Sequence[Transfer]] | None
     sent: float
     got: float
 
@@ -78,11 +111,11 @@ class Seen:
 class SimClock:
     """A replica's clock, which is off by `skew`."""
 
-    def __init__(self, loop: VirtualLoop, skew: timedelta) -> None:
-        self.loop, self.skew = loop, skew
+    def __init__(self, world: World, skew: timedelta) -> None:
+        self.world, self.skew = world, skew
 
     def now(self) -> datetime:
-        return START + timedelta(seconds=self.loop.now) + self.skew
+        return self.world.now() + self.skew
 
 
 class Replica:
@@ -98,7 +131,7 @@ class Replica:
         self.database = SimDatabase(world.server)
         self.died: asyncio.Future[None] = world.loop.create_future()
         skew = timedelta(milliseconds=world.rng.choice([0, 0, 0, -300, 400]))
-        self.clock = SimClock(world.loop, skew)
+        self.clock = SimClock(world, skew)
         self.ledger = world.make_ledger(
             database=cast("Database", self.database),
             store=Store(),
@@ -125,8 +158,9 @@ class Replica:
         return task.result()
 
     async def _sweep(self) -> None:
+        pace = self.world.rng.choice([1, 3])
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(pace)
             try:
                 await self.ledger.sweep()
             except AGAIN:
@@ -138,6 +172,8 @@ class World:
         self.seed, self.loop, self.make_ledger = seed, loop, make_ledger
         self.rng = random.Random(seed)
         rng = self.rng
+        # In most runs a day ends.
+        self.began = START - timedelta(seconds=rng.uniform(0, 6))
         harsh = rng.choice([0, 0.3, 1.0, 2.0])
         self.faults = Faults(
             random.Random(rng.random()),
@@ -153,6 +189,7 @@ class World:
         self.trace: list[str] = []
         self.intentions: list[Intention] = []
         self.seen: list[Seen] = []
+        self.found: list[Found] = []
         self.closed: list[tuple[str, AccountId, int]] = []
         self.wrong: list[str] = []
         self.accounts: dict[str, list[AccountId]] = {}
@@ -160,6 +197,14 @@ class World:
 
     def note(self, *what: Any) -> None:
         self.trace.append(f"{self.loop.now:.6f} {' '.join(map(str, what))}")
+
+    def now(self) -> datetime:
+        """By a clock that is right."""
+        return self.began + timedelta(seconds=self.loop.now)
+
+    def past(self, rng: random.Random) -> datetime:
+        """So long ago that it is past by every clock: some seconds, or days."""
+        return self.now() - timedelta(days=rng.choice([0, 0, 1, 2, 3]), seconds=rng.uniform(1, 4))
 
     def uuid(self) -> UUID:
         return UUID(int=self.rng.getrandbits(128), version=4)
@@ -238,7 +283,7 @@ class World:
                 await self._close(rng)
                 continue
             else:
-                intention = self._intend(rng)
+                intention = await self._intend(rng)
                 mine.append(intention)
             if rng.random() < 0.15:
                 self.faults.reached["duplicated"] += 1
@@ -246,35 +291,98 @@ class World:
             else:
                 await self._say(intention, rng)
 
-    def _intend(self, rng: random.Random) -> Intention:
-        number = len(self.intentions)
+    async def _intend(self, rng: random.Random) -> Intention:
         tenant = rng.choice(list(self.accounts))
-        commands = tuple(self._command(rng, tenant, number) for _ in range(rng.choice([1, 1, 1, 2, 3])))
+        chance = rng.random()
+        unmade = await self._undo(rng, tenant) if chance < 0.1 else None
+        # Nothing is awaited from here on: its number is its own.
+        number = len(self.intentions)
+        header, commands = unmade or (None, [])
+        if unmade is not None:
+            commands = [msgspec.structs.replace(one, code=f"{number}-{rng.getrandbits(32)}") for one in commands]
+        elif chance < 0.3:
+            header = Header(
+                id=TransactionId(self.uuid()),
+                reference=f"ref-{number}",
+                effective_at=self.past(rng) if rng.random() < 0.6 else None,
+            )
+            kinds = ["post"] if header.effective_at is not None or rng.random() < 0.7 else ["post", "hold"]
+            for _ in range(rng.choice([1, 2, 2, 3])):
+                made = self._move(rng, tenant, number, rng.choice(kinds))
+                commands.append(msgspec.structs.replace(made, transaction=header.id, effective_at=header.effective_at))
+        else:
+            for _ in range(rng.choice([1, 1, 1, 2, 3])):
+                commands.append(self._command(rng, tenant, number, commands))
+        atomic = header is not None or rng.random() < 0.5
+        if not atomic:
+            last = len(commands) - 1
+            commands = [
+                msgspec.structs.replace(one, linked=nth < last and rng.random() < 0.6)
+                for nth, one in enumerate(commands)
+            ]
         key = f"key-{number}" if rng.random() < 0.5 else None
-        intention = Intention(number, tenant, commands, rng.random() < 0.5, key, self.loop.now)
+        intention = Intention(number, tenant, tuple(commands), atomic, key, self.loop.now, header)
         self.intentions.append(intention)
         return intention
 
-    def _command(self, rng: random.Random, tenant: str, number: int) -> Command:
-        kind = rng.choice(["post", "post", "hold", "hold", "capture", "void", "reverse"])
-        own = [c for i in self.intentions[-12:] if i.tenant == tenant for c in i.commands]
-        targets = [c.id for c in own if (c.kind == "hold") == (kind != "reverse")]
-        common: dict[str, Any] = {"id": TransferId(self.uuid()), "code": f"{number}-{rng.getrandbits(32)}"}
-        if kind in {"post", "hold"} or not targets:
-            debit, credit = rng.sample(self.accounts[tenant], 2)
-            expires = rng.choice([None, 1, 2]) if kind == "hold" else None
-            made: CommandKind = "hold" if kind == "hold" else "post"
-            return Command(
-                kind=made, debit=debit, credit=credit, amount=rng.randint(1, 60), currency="EUR", expires_in=expires, **common
-            )  # fmt: skip
-        amount = None if kind == "void" else rng.choice([None, rng.randint(1, 40)])
+    async def _undo(self, rng: random.Random, tenant: str) -> tuple[Header, list[Command]] | None:
+        """The reversal as a whole of a transaction that a client has just looked up; None without one."""
+        made = [one.header for one in self.intentions if one.tenant == tenant and one.header is not None]
+        if not made:
+            return None
+        wanted, replica, sent = rng.choice(made[-6:]).id, rng.choice(self.replicas), self.loop.now
+        try:
+            there = await replica.ask(replica.ledger.transactions.get(tenant, MAIN, wanted), 3)
+            if there is None:
+                return None
+        except AGAIN:
+            return None
+        except TransactionNotFound:
+            there = None
+        self.found.append(Found(tenant, wanted, there, sent, self.loop.now))
+        if there is None:
+            return None
+        asked = ReverseTransaction(
+            id=ids.transactions.text(TransactionId(self.uuid())),
+            effective_at=rfc3339(self.past(rng)) if rng.random() < 0.3 else None,
+        )
+        return undone(asked, *there)
+
+    def _move(self, rng: random.Random, tenant: str, number: int, kind: str) -> Command:
+        debit, credit = rng.sample(self.accounts[tenant], 2)
+        if rng.random() < 0.2 and credit != self.accounts[tenant][1]:
+            debit = self.accounts[tenant][1]  # from where there is always something
         return Command(
             kind=cast("CommandKind", kind),
+            id=TransferId(self.uuid()),
+            code=f"{number}-{rng.getrandbits(32)}",
+            debit=debit,
+            credit=credit,
+            amount=rng.randint(1, 60),
+            currency="EUR",
+            expires_in=rng.choice([None, 1, 2]) if kind == "hold" else None,
+            balancing=rng.random() < 0.2,
+        )
+
+    def _command(self, rng: random.Random, tenant: str, number: int, before: list[Command]) -> Command:
+        """`before`: those that it comes after, which it may be about too."""
+        kind = rng.choice(["post", "hold", "hold", "increase", "capture", "capture", "void", "reverse"])
+        own = [c for i in self.intentions[-12:] if i.tenant == tenant for c in i.commands] + before
+        targets = [c.id for c in own if (c.kind == "hold") == (kind != "reverse")]
+        if kind in {"post", "hold"} or not targets:
+            return self._move(rng, tenant, number, "hold" if kind == "hold" else "post")
+        amount = None if kind == "void" else rng.randint(1, 40)
+        if kind in {"capture", "reverse"} and rng.random() < 0.5:
+            amount = None
+        return Command(
+            kind=cast("CommandKind", kind),
+            id=TransferId(self.uuid()),
+            code=f"{number}-{rng.getrandbits(32)}",
             target=rng.choice(targets),
             amount=amount,
             currency=None if amount is None else "EUR",
             final=kind == "capture" and rng.random() < 0.3,
-            **common,
+            expires_in=rng.choice([None, 1, 3]) if kind == "increase" else None,
         )
 
     async def _say(self, intention: Intention, rng: random.Random) -> None:
@@ -283,7 +391,8 @@ class World:
             replica = rng.choice(self.replicas)
             entry = self._entry(intention)
             ask = Ask(
-                intention.tenant, "cli_sim", None, intention.commands, intention.atomic, entry, None if entry is None else render
+                intention.tenant, "cli_sim", None, intention.commands, intention.atomic, entry, None if entry is None else render,
+                header=intention.header,
             )  # fmt: skip
             try:
                 answered = await replica.ask(replica.ledger.poster.post(ask), rng.uniform(0.5, 6))
@@ -326,12 +435,13 @@ class World:
     async def _read(self, rng: random.Random) -> None:
         tenant = rng.choice(list(self.accounts))
         account, replica, sent = rng.choice(self.accounts[tenant]), rng.choice(self.replicas), self.loop.now
+        effective = self.past(rng) if rng.random() < 0.5 else None
         try:
-            row = await replica.ask(replica.ledger.accounts.get(tenant, account, At()), 3)
+            row = await replica.ask(replica.ledger.accounts.get(tenant, account, At(effective=effective)), 3)
         except AGAIN:
             return
         if row is not None:
-            self.seen.append(Seen(tenant, row, sent, self.loop.now))
+            self.seen.append(Seen(tenant, row, sent, self.loop.now, effective))
 
     async def _close(self, rng: random.Random) -> None:
         tenant = rng.choice(list(self.accounts))
@@ -377,6 +487,25 @@ class Report:
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
 
+def drawn(world: World) -> Counter[str]:
+    """What was posted, by its kind."""
+    tables = world.server.tables
+    found = Counter(row["kind"] for row in tables["transfer"].values())
+    for row in tables["transfer"].values():
+        found["balancing"] += row["asked"] is not None
+        found["balancing_less"] += row["asked"] is not None and row["asked"] > row["amount"]
+        found["dated"] += row["effective_at"] is not None
+    found["transactions"] = len(tables["transaction"])
+    found["undone"] = len(tables["reversed"])
+    for one in world.intentions:
+        if not one.atomic:
+            chains = [[one.commands[place].id for place in whole] for whole in one.wholes() if len(whole) > 1]
+            there = {row["id"] for row in tables["transfer"].values()}
+            found["chains"] += sum(all(each in there for each in chain) for chain in chains)
+            found["chains_refused"] += sum(not any(each in there for each in chain) for chain in chains)
+    return +found
+
+
 def simulate(seed: int, make_ledger: MakeLedger = Ledger) -> Report:
     """`make_ledger` is for ledgers with a bug in them."""
     from tests.simulation.invariants import violations
@@ -398,7 +527,7 @@ def simulate(seed: int, make_ledger: MakeLedger = Ledger) -> Report:
     return Report(
         seed,
         world.wrong + violations(world),
-        world.faults.reached,
+        world.faults.reached + drawn(world),
         len(world.server.tables["transfer"]),
         world.trace,
     )
