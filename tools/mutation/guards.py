@@ -158,6 +158,7 @@ def run(sample: int | None, seed: int, *, only: str = "") -> int:
 
 async def _run(sample: int | None, seed: int, only: str) -> int:
     from tests.services.ledger import test_guard_edges as edges
+    from tests.services.ledger import test_guard_tables as tables
     from tests.support.parts import Server, remove, short_directory
 
     folder = short_directory()
@@ -166,7 +167,7 @@ async def _run(sample: int | None, seed: int, only: str) -> int:
     try:
         every = [one for one in await _all(server) if only in one.name]
         every = random.Random(seed).sample(every, min(sample or len(every), len(every)))  # noqa: S311 - a choice, not a secret
-        tests = [test for name, test in vars(edges).items() if name.startswith("test_")]
+        tests = [test for module in (edges, tables) for name, test in vars(module).items() if name.startswith("test_")]
         async with edges.filled_on(server) as filled:
             connection = filled.hand.connection
             if await killed(connection, tests, filled, Change("none", "SELECT")):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Generic, NewType, TypeVar, cast
 from uuid import UUID
 
@@ -32,9 +33,10 @@ class InvalidId(InvalidRequest):
     slug, title = "invalid-id", "This is not an id of that kind"
 
 
+@lru_cache(maxsize=4096)
 def encode(value: int) -> str:
     """128 bits as 26 characters, the first of which is at most 7."""
-    # By three characters at a time: an id is written a dozen times on a payment's way.
+    # By three characters at a time, and remembered: an id is written a dozen times on a payment's way.
     triples = _TRIPLES
     high, low = value >> 65, value & _LOW
     return (

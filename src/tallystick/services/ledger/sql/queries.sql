@@ -41,8 +41,8 @@ CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.pat
 -- All that a flush of plain postings stores, and the last statement of every other flush: so that it is one round trip and one commit,
 -- and the triggers judge all of it or nothing. It stores only if the books stand where they stood when it was decided, no id was posted
 -- and refused, and nobody has the keys; otherwise it raises which of these it was. Each part waits for the one before it by reading it:
--- the books first, whose locks decide who is next. The account totals are moved by sums made here from the transfers alone; the running
--- totals in the transfers come from the model.
+-- the books first, whose locks decide who is next. The account totals are moved by the database from the amounts of the transfers; the
+-- running totals in the transfers come from the model, and the triggers compare the two.
 -- $1-$6 books: id, sequence and revision as they were (null: their locks are held), sequence and instant as they are to be, and how many
 -- refusals are new, each of which moves the revision. $7 the transfers.
 -- $8, $9 their ids. $10-$16 refusals, at $17. $18-$26 idempotency keys that are answered. $27-$29 facts.
@@ -79,12 +79,6 @@ WITH moved AS (
     FROM sure CROSS JOIN unnest($10::integer[], $11::uuid[], $12::bytea[], $13::text[], $14::bigint[], $15::bigint[], $16::text[])
         AS n (book, id, digest, reason, available, required, currency)
     WHERE sure.ours
-), t AS MATERIALIZED (
-    SELECT u.*,
-        CASE kind WHEN 'hold' THEN amount ELSE -released END AS pending,
-        CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS posted
-    FROM sure CROSS JOIN unnest($7::decided_transfer[]) AS u
-    WHERE sure.ours
 ), posted AS (
     INSERT INTO transfer (
         book, sequence, id, kind, target, debit_account, credit_account, amount, released,
@@ -92,25 +86,13 @@ WITH moved AS (
         dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
         cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, transaction, effective_at, asked
     )
-    SELECT book, sequence, id, kind, target, debit_account, credit_account, amount, released,
-        currency, recorded_at, expires_at, code, metadata,
-        dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
-        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, transaction, effective_at, asked
-    FROM t
-), change AS (
-    SELECT account, count(*) AS n, max(sequence) AS sequence,
-        sum(dp)::bigint AS dp, sum(d)::bigint AS d, sum(cp)::bigint AS cp, sum(c)::bigint AS c
-    FROM (
-        SELECT debit_account AS account, sequence, pending AS dp, posted AS d, 0::bigint AS cp, 0::bigint AS c FROM t
-        UNION ALL
-        SELECT credit_account, sequence, 0, 0, pending, posted FROM t
-    ) AS side
-    GROUP BY account
-), totals AS (
-    UPDATE account AS a SET version = a.version + x.n, sequence = x.sequence,
-        debits_pending = a.debits_pending + x.dp, debits_posted = a.debits_posted + x.d,
-        credits_pending = a.credits_pending + x.cp, credits_posted = a.credits_posted + x.c
-    FROM change AS x WHERE a.id = x.account
+    SELECT u.book, u.sequence, u.id, u.kind, u.target, u.debit_account, u.credit_account, u.amount, u.released,
+        u.currency, u.recorded_at, u.expires_at, u.code, u.metadata,
+        u.dr_version, u.dr_debits_pending, u.dr_debits_posted, u.dr_credits_pending, u.dr_credits_posted,
+        u.cr_version, u.cr_debits_pending, u.cr_debits_posted, u.cr_credits_pending, u.cr_credits_posted,
+        u.transaction, u.effective_at, u.asked
+    FROM sure CROSS JOIN unnest($7::decided_transfer[]) AS u
+    WHERE sure.ours
 ), told AS (
     INSERT INTO outbox (id, type, fact)
     SELECT f.id, f.type, f.fact
