@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.table import Table
 
 from tallystick.cli.commands import dispatch
 from tallystick.cli.ledger.files.reading import File, Survey, lines
@@ -21,7 +22,7 @@ from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
 from tallystick.cli.ledger.plot import TERMINAL, in_terminal, wanted
 from tallystick.cli.ledger.series import Series, span, thinned
-from tallystick.cli.output import Failed
+from tallystick.cli.output import Failed, console
 from tallystick.kernel.currencies import EXPONENTS
 
 # ---- amounts --------------------------------------------------------------------------------------------------------
@@ -207,6 +208,20 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 def series(*amounts: int, code: str = "EUR") -> Series:
     steps = [(BEGIN + timedelta(days=n), amount) for n, amount in enumerate(amounts)]
     return Series("customers:1 & <co>", code, steps, BEGIN + timedelta(days=len(amounts)))
+
+
+def test_what_is_piped_is_not_cut_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An id that ends in dots can't be used for anything."""
+    table = Table(box=None)
+    for text in ("account", "name"):
+        table.add_column(text, no_wrap=True)
+    table.add_row("acc_01m8h2an9ge12vjj45xsk8vn2p", "x" * 200)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console().print(table)
+    assert "x" * 200 in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    console().print(table)
+    assert "x" * 200 not in capsys.readouterr().out, "who says how wide it is, is believed"
 
 
 def test_a_plot_in_the_terminal_has_its_axes_and_steps() -> None:

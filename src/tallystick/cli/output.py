@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from cyclopts import Parameter
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tallystick.local.layout import Layout
+
+#: Columns of what is read by a program or a file: nothing is cut off.
+UNBOUNDED: Final = 1000
 
 __all__ = ["NO", "NOT_RUNNING", "OK", "PART_FAILED", "USAGE", "Common", "Failed", "console", "emit"]
 
@@ -45,7 +49,10 @@ def emit(document: Any, common: Common) -> None:
 
 
 def console(*, error: bool = False) -> Console:
-    """Rich, for tables and colours; plain text when it isn't a terminal."""
+    """Rich, for tables and colours; plain text when it isn't a terminal, as wide as it needs to be unless COLUMNS says how wide."""
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False, soft_wrap=True)
+    out = Console(stderr=error, highlight=False, soft_wrap=True)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = UNBOUNDED
+    return out

@@ -59,7 +59,8 @@ def accounts(
         ("available", "right"),
         ("", "left"),
     ):
-        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+        # On a narrow terminal a name goes on in the next line: an id that is cut off is of no use.
+        table.add_column(name, justify=side, no_wrap=name != "name", overflow="fold")  # type: ignore[arg-type]
     for one in found:
         balance = one["balance"]
         state = "[red]closed[/]" if one["closed"] else "[yellow]frozen[/]" if one["frozen"] else ""

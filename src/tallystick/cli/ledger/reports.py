@@ -83,7 +83,7 @@ def _show_statement(found: dict[str, Any]) -> None:
         ("credit", "right"),
         ("balance", "right"),
     ):
-        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(name, justify=side, no_wrap=name != "code", overflow="fold")  # type: ignore[arg-type]
     table.add_row("opening", "", "", "", "", plain(found["opening"]))
     for one in found["data"]:
         amount = plain(one["amount"])
@@ -160,7 +160,7 @@ def trial_balance(
         ("balance", "right"),
         ("", "left"),
     ):
-        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(name, justify=side, no_wrap=name != "account", overflow="fold")  # type: ignore[arg-type]
     for one in found["data"]:
         what = one.get("path") or one.get("account") or "(no path)"
         if one.get("accounts") is not None:

@@ -22,7 +22,10 @@ def registered(text: str) -> tuple[str, ...]:
     if scopes is None:
         raise InvalidScope("scopes are separated by one space")
     if unknown := sorted(set(scopes) - SCOPES.keys()):
-        raise InvalidScope(f"unknown: {', '.join(unknown[:5])[:200]}", known=sorted(SCOPES))
+        raise InvalidScope(
+            f"there is no scope {', '.join(unknown[:5])[:200]}; there are {', '.join(sorted(SCOPES))}",
+            known=sorted(SCOPES),
+        )
     if len(set(scopes)) != len(scopes):
         raise InvalidScope("a scope is there twice")
     return tuple(sorted(scopes))
