@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.mutation import rules
 from tools.mutation.guards import of_function
 from tools.mutation.source import mutants
 
@@ -19,6 +20,7 @@ SOURCE = '''
 """A docstring is no rule."""
 
 LIMIT: Final = 5
+owner: Owner | str | None = None
 
 
 def taken(a: int, b: int | str | None) -> bool | int | None:
@@ -47,12 +49,13 @@ def test_each_change_is_another_one(tmp_path: Path) -> None:
         "max(a, 0) -> min(a, 0)",
         "not a -> a",
         "0 -> 1",
+        "5 -> 6",
     ):
         assert wanted in whats, wanted
     sources = [one.source for one in made]
     assert len(set(sources)) == len(sources)
     assert ast.unparse(ast.parse(SOURCE)) not in sources
-    assert not any("docstring" in what or "int |" in what for what in whats)
+    assert not any("docstring" in what or "int |" in what or "Owner" in what for what in whats)
 
 
 GUARD = """CREATE FUNCTION guard() RETURNS trigger AS $function$
@@ -76,6 +79,13 @@ def test_each_change_to_a_guard_is_one_place() -> None:
     }
     assert "(a.total) IS DISTINCT FROM (b.total + 1)" in made["does not compare a.version"]
     assert all("ERRCODE = 'check_violation'" in sql for sql in made.values())
+
+
+def test_what_tests_a_module_is_there() -> None:
+    modules = {path.stem for path in rules.MODEL.glob("*.py")}
+    assert rules.OF.keys() <= modules
+    for test in {*rules.DECIDING, *(test for tests in rules.OF.values() for test in tests)}:
+        assert (rules.TESTS / test).is_file(), test
 
 
 @pytest.mark.timeout(600)

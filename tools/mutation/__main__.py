@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import sys
 
@@ -17,12 +18,13 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="try so many, chosen at random")
     parser.add_argument("--seed", type=int, help="which sample")
     parser.add_argument("--only", default="", help="modules or objects whose name has this in it")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="python: how many at a time")
     given = parser.parse_args()
     seed = secrets.randbelow(2**32) if given.seed is None else given.seed
     if given.what == "python":
         from tools.mutation import rules
 
-        return int(bool(rules.run(given.sample, seed, only=given.only)))
+        return int(bool(rules.run(given.sample, seed, only=given.only, jobs=given.jobs)))
     from tools.mutation import guards
 
     return int(bool(guards.run(given.sample, seed, only=given.only)))

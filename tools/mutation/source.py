@@ -66,10 +66,12 @@ def _places(tree: ast.AST) -> Iterator[Place]:
         elif isinstance(node, ast.arg | ast.FunctionDef | ast.AsyncFunctionDef):
             said = node.annotation if isinstance(node, ast.arg) else node.returns
             types.update(ast.walk(said) if said is not None else ())
+        elif isinstance(node, ast.AnnAssign):
+            types.update(ast.walk(node.annotation))
         elif isinstance(node, ast.ClassDef):
             types.update(part for keyword in node.keywords for part in ast.walk(keyword))
     for parent in ast.walk(tree):
-        if isinstance(parent, ast.AnnAssign) or parent in types:
+        if parent in types:
             continue
         for name, value in ast.iter_fields(parent):
             if name in {"annotation", "returns", "decorator_list"}:

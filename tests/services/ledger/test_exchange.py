@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tallystick.services.ledger.model import MAX, Exchange, Ratio, Worthless, legs
 
@@ -86,6 +87,20 @@ def test_a_spread_is_kept_back_and_one_of_nothing_has_no_leg() -> None:
         ("spread", 25, "income:fx"),
     ]
     assert [leg.role for leg in legs(exchange(100, (1, 1), spread=(25, 10_000)))] == ["sell", "buy"]
+
+
+def test_a_spread_that_goes_nowhere_stays_with_the_pool() -> None:
+    made = legs(replace(exchange(10_000, (1, 1), spread=(25, 10_000)), spread_to=None))
+    assert [(leg.role, leg.amount) for leg in made] == [("sell", 10_000), ("buy", 9_975)]
+
+
+def test_what_is_bought_is_an_amount() -> None:
+    assert legs(exchange(MAX, (1, 1)))[1].amount == MAX
+    with pytest.raises(Worthless, match=r"^more would be bought than an amount can be$"):
+        legs(exchange(1, (MAX + 1, 1)))
+    assert legs(exchange(1, (1, 1)))[1].amount == 1
+    with pytest.raises(Worthless, match=r"^nothing would be bought at this rate$"):
+        legs(exchange(1, (1, 1), spread=(1, 1)))
 
 
 def test_an_exchange_that_gives_nothing_is_none() -> None:

@@ -1,0 +1,256 @@
+"""Maker-checker without a book: which rules are about what, whose approvals count, and what a signature is good for."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from tallystick.contracts.ledger.messages import Reason
+from tallystick.kernel import ids
+from tallystick.kernel.ids import ProposalId
+from tallystick.services.ledger.model import (
+    EVERYTHING,
+    ApprovalRule,
+    Command,
+    Movement,
+    ProposalRow,
+    Result,
+    Signed,
+    State,
+    Unit,
+    agreed,
+    decide,
+    digest,
+    may_approve,
+    missing,
+    needed,
+)
+from tests.services.ledger.support import START, account, aid, hold, on, post, state, tid
+
+RULE = ApprovalRule("EUR", 100, 2, ("cli_a", "cli_b"), 60)
+PEOPLE = replace(RULE, pattern="people:**")
+
+
+def by(approver: str, decision: Any = "approve") -> Signed:
+    return Signed(approver, decision, START, "")
+
+
+# ---- which rules ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_is_about_the_accounts_at_its_pattern() -> None:
+    assert RULE.pattern == EVERYTHING == "**"
+    assert [RULE.concerns(path) for path in (None, "a")] == [True, True]
+    assert [PEOPLE.concerns(path) for path in (None, "a", "people:anna")] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("movements", "concerns"),
+    [
+        ([], False),
+        ([(None, None, 100, "EUR")], False),
+        ([(None, None, 101, "EUR")], True),
+        ([(None, None, 60, "EUR"), (None, None, 41, "EUR")], True),
+        ([(None, None, 60, "EUR"), (None, None, 41, "USD")], False),
+        ([("people:a", "b", 101, "EUR")], True),
+        ([("b", "people:a", 101, "EUR")], True),
+    ],
+)
+def test_what_concerns_a_rule_is_summed(movements: list[tuple[Any, ...]], concerns: bool) -> None:
+    moves = [Movement(*one) for one in movements]
+    assert needed([RULE], iter(moves)) == ((RULE,) if concerns else ())
+    some = any("people:a" in one for one in movements)
+    assert needed([PEOPLE, RULE], moves) == ((PEOPLE, RULE) if some else (RULE,) if concerns else ())
+    assert needed([], moves) == ()
+
+
+# ---- whose approvals ------------------------------------------------------------------------------------------------------
+
+
+def test_each_approver_counts_once_and_for_their_own_rules() -> None:
+    other = ApprovalRule("EUR", 0, 1, ("cli_c",), 60)
+    assert missing([RULE], []) == 2
+    assert missing([RULE], [by("cli_a"), by("cli_a")]) == 1
+    assert missing([RULE], [by("cli_a"), by("cli_x")]) == 1
+    assert missing([RULE], [by("cli_a"), by("cli_b", "reject")]) == 1
+    assert missing([RULE, other], [by("cli_a"), by("cli_b")]) == 1
+    assert missing([other, RULE], [by("cli_c")]) == 2
+    assert missing([RULE, other], [by("cli_a"), by("cli_b"), by("cli_c")]) == 0
+    assert missing([], []) == 0
+
+
+def test_who_may_approve() -> None:
+    other = ApprovalRule("EUR", 0, 1, ("cli_c",), 60)
+    assert may_approve([RULE, other], "cli_c", "cli_x")
+    assert not may_approve([RULE], "cli_c", "cli_x")
+    assert not may_approve([RULE], "cli_a", "cli_a")
+
+
+# ---- proposals and signatures ---------------------------------------------------------------------------------------------
+
+PROPOSAL = ProposalId(tid(5))
+
+
+def proposal(**more: Any) -> ProposalRow:
+    usual: dict[str, Any] = {
+        "id": PROPOSAL, "book": 1, "tenant": "acme", "book_name": "main", "proposer": "cli_x", "content": "{}", "plan": "p", "digest": "d",
+        "rules": (RULE,), "status": "pending", "reason": None, "trace": None, "created_at": START, "expires_at": START + timedelta(seconds=60),
+        "decisions": (by("cli_a"),),
+    }  # fmt: skip
+    return ProposalRow(**usual | more)
+
+
+def test_what_is_pending_expires_by_itself() -> None:
+    row, end = proposal(), START + timedelta(seconds=60)
+    assert row.at(end - timedelta(microseconds=1)) == row
+    assert row.at(end) == replace(row, status="expired")
+    assert row.at(end + timedelta(days=1)) == replace(row, status="expired")
+    done = proposal(status="posted")
+    assert done.at(end + timedelta(days=1)) == done
+    assert row.missing == 1
+
+
+def test_what_is_signed_never_changes() -> None:
+    """The content word for word, whatever its order: the digest is what approvers have signed."""
+    content = '{"b":1, "a":2}'
+    expected = "a6acb896dbc940ced23cdb2ef6b15fab231313cbbf396c7a9b2c1cfad3100f47"
+    assert digest("prp_1", "main", content, "plan") == expected
+    others = [("prp_2", "main", content, "plan"), ("prp_1", "other", content, "plan"), ("prp_1", "main", "{}", "plan"), ("prp_1", "main", content, "x")]  # fmt: skip
+    assert len({expected, *(digest(*one) for one in others)}) == 5
+
+
+def statement(**more: Any) -> bytes:
+    said = {
+        "proposal": ids.proposals.text(PROPOSAL),
+        "digest": "d",
+        "decision": "approve",
+        "iat": int(START.timestamp()),
+    }
+    return msgspec.json.encode(said | more)
+
+
+def test_a_signature_is_good_for_what_it_says() -> None:
+    assert agreed(statement(), proposal(), "approve", START)
+    assert agreed(statement(decision="reject"), proposal(), "reject", START)
+    for wrong in (
+        {"proposal": "prp_1"},
+        {"digest": "e"},
+        {"decision": "reject"},
+        {"decision": "maybe"},
+        {"iat": "now"},
+    ):
+        assert not agreed(statement(**wrong), proposal(), "approve", START)
+    for broken in (b"", b"{}", b"[" * 100_000, b'{"proposal":"\xff"}'):
+        assert not agreed(broken, proposal(), "approve", START)
+
+
+def test_a_signature_is_good_for_ten_minutes() -> None:
+    for off, good in ((600, True), (601, False), (-600, True), (-601, False)):
+        assert agreed(statement(), proposal(), "approve", START + timedelta(seconds=off)) is good
+
+
+# ---- what is asked of commands ------------------------------------------------------------------------------------------
+
+
+def guarded() -> State:
+    """Account 1 is of the bank, 2 and 3 are people's, 4 is in transit: above 100 of people's money needs approvals, of any 1000."""
+    paths = {1: "bank", 2: "people:anna", 3: "people:bert", 4: "transit:in:other:EUR", 5: None}
+    found = state(*(replace(account(n), path=path, transit=n == 4) for n, path in paths.items()), account(6, currency="USD"))  # fmt: skip
+    found.paths[1, "people:anna"] = aid(2)
+    decide([Unit(1, [post(900, 1, 2, 500), hold(901, 2, 1, 400), post(902, 1, 5, 500)], atomic=False)], found, START)
+    found.books[1].approvals = (PEOPLE, ANY)
+    return found
+
+
+ANY = replace(RULE, above=1000)
+
+
+def said(*commands: Command, found: State | None = None, **more: Any) -> list[Result]:
+    return decide([Unit(1, commands, **{"atomic": False} | more)], found or guarded(), START).results[0]
+
+
+def asked(*commands: Command, **more: Any) -> list[tuple[ApprovalRule, ...] | None]:
+    """The rules that are asked for; None: decided."""
+    results = said(*commands, **more)
+    assert all((one.reason is Reason.APPROVAL_REQUIRED) is bool(one.rules) for one in results)
+    assert all(one.status == "rejected" for one in results if one.rules)
+    return [one.rules or None for one in results]
+
+
+@pytest.mark.parametrize(
+    ("command", "rules"),
+    [
+        (post(1, 1, 2, 100), None),
+        (post(1, 1, 2, 101), (PEOPLE,)),
+        (post(1, 2, 1, 101), (PEOPLE,)),
+        (hold(1, 1, 2, 101), (PEOPLE,)),
+        (post(1, 1, 5, 1000), None),
+        (post(1, 1, 5, 1001), (ANY,)),
+        (post(1, 1, 2, 1001), (PEOPLE, ANY)),
+        (Command(kind="post", id=tid(1), debit=aid(1), credit="people:anna", amount=101, currency="EUR"), (PEOPLE,)),
+        (Command(kind="post", id=tid(1), debit=aid(1), credit="people:gone", amount=101, currency="EUR"), None),
+        (Command(kind="post", id=tid(1), debit=aid(99), credit=aid(2), amount=101, currency="EUR"), (PEOPLE,)),
+        (Command(kind="post", id=tid(1), debit=aid(1), credit=aid(2)), None),
+        (Command(kind="post", id=tid(1), amount=1001, currency="EUR"), (ANY,)),
+        (Command(kind="post", id=tid(1), debit=aid(1), credit=aid(2), amount=1001), None),
+        (on("capture", 1, 901), None),
+        (on("void", 1, 901), None),
+        (on("expire", 1, 901), None),
+        (on("increase", 1, 901, 100), None),
+        (on("increase", 1, 901, 101), (PEOPLE,)),
+        (on("reverse", 1, 900, 101), (PEOPLE,)),
+        (on("reverse", 1, 900, 100), None),
+        (on("reverse", 1, 900), (PEOPLE,)),
+        (on("reverse", 1, 902), None),
+        (on("reverse", 1, 999, 1001), None),
+        (post(1, 4, 2, 5000), None),
+    ],
+)
+def test_what_a_command_moves_anew_is_asked_about(command: Command, rules: tuple[ApprovalRule, ...] | None) -> None:
+    assert asked(command) == [rules]
+    found = guarded()
+    assert asked(command, found=found, approved=True) == [None]
+    found.books[1].approvals = ()
+    assert asked(replace(command, id=tid(2)), found=found) == [None]
+
+
+def test_what_says_no_amount_moves_none() -> None:
+    found = guarded()
+    found.books[1].approvals = (replace(PEOPLE, above=0),)
+    (no,) = said(Command(kind="post", id=tid(1), debit=aid(1), credit=aid(2), currency="EUR"), found=found)
+    assert no.reason is Reason.AMOUNT_MUST_BE_POSITIVE
+
+
+def test_what_is_asked_for_may_come_again() -> None:
+    found = guarded()
+    before = found.books[1].revision
+    assert asked(post(1, 1, 2, 101), found=found) == [(PEOPLE,)]
+    assert (found.rejections, found.books[1].revision) == ({}, before)
+    (done,) = said(post(1, 1, 2, 101), found=found, approved=True)
+    assert done.status == "posted"
+    (again,) = said(post(1, 1, 2, 101), found=found)
+    assert (again.status, again.existed) == ("posted", True), "what is posted is not asked about again"
+
+
+def test_a_unit_is_asked_about_as_a_whole_and_others_each_for_itself() -> None:
+    two = post(1, 1, 2, 60), post(2, 1, 2, 60)
+    assert asked(*two, atomic=True) == [(PEOPLE,)] * 2
+    assert asked(*two) == [None, None]
+    assert asked(post(3, 1, 2, 101), *two) == [(PEOPLE,), None, None]
+    chain = replace(two[0], linked=True), two[1], post(3, 1, 2, 5)
+    assert asked(*chain) == [(PEOPLE,), (PEOPLE,), None]
+    found = guarded()
+    said(two[0], found=found)
+    assert asked(*two, found=found, atomic=True) == [(PEOPLE,)] * 2, "half of it is there, not all of it"
+    said(two[1], found=found)
+    assert asked(*two, found=found, atomic=True) == [None, None]
+
+
+def test_a_chain_of_a_crossing_is_still_one() -> None:
+    """It may touch a transit account in a book with rules too."""
+    assert [one.status for one in said(post(1, 4, 2, 5000), crossing=True)] == ["posted"]
+    assert said(post(1, 4, 2, 5000))[0].reason is Reason.TRANSIT_ACCOUNT

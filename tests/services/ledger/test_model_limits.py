@@ -1,0 +1,159 @@
+"""How much can be moved, to the minor unit: each limit of each side by itself, and limits of past days."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+from tallystick.contracts.ledger.messages import Reason
+from tallystick.services.ledger.model import MAX, Account, Days, dated, is_limited
+from tallystick.services.ledger.model.limits import breached, check_not_frozen, check_room, most, positive
+from tallystick.services.ledger.model.refusal import Refused
+from tests.services.ledger.support import aid
+
+
+def of(number: int, *, side: str = "credit", dp: int = 0, d: int = 0, cp: int = 0, c: int = 0, **more: Any) -> Account:
+    """With these totals: debits pending and posted, credits pending and posted."""
+    return Account(
+        aid(number), 1, "EUR", side == "debit", more.pop("floor", None), False, 0, dp, d, cp, c, **more
+    )  # fmt: skip
+
+
+#: What is debited and what is credited, how much there is room for between them, and which account (1 is debited, 2 credited) is narrow.
+TOTALS: list[tuple[Account, Account, int, int, str]] = [
+    # A debit takes from an account that credits make grow: what is in, less what holds may still take, down to the floor.
+    (of(1, dp=3, d=20, cp=1000, c=100, floor=7), of(2), 70, 1, "insufficient_funds"),
+    (of(1, dp=3, d=20, c=100, floor=-7), of(2), 84, 1, "insufficient_funds"),
+    # A credit takes from one that debits make grow.
+    (of(1), of(2, side="debit", dp=1000, d=100, cp=3, c=20, floor=7), 70, 2, "insufficient_funds"),
+    # A debit fills an account that debits make grow: what is in, and what holds may still bring, up to the ceiling.
+    (of(1, side="debit", dp=3, d=50, cp=1000, c=20, ceiling=100), of(2), 67, 1, "ceiling_exceeded"),
+    # A credit fills one that credits make grow.
+    (of(1), of(2, dp=1000, d=20, cp=3, c=50, ceiling=100), 67, 2, "ceiling_exceeded"),
+    # The narrower of both.
+    (of(1, c=50, floor=0), of(2, ceiling=40), 40, 2, "ceiling_exceeded"),
+    (of(1, c=40, floor=0), of(2, ceiling=50), 40, 1, "insufficient_funds"),
+    (of(1, c=40, floor=0), of(2, ceiling=40), 40, 1, "insufficient_funds"),
+    # A floor is nothing to what fills, a ceiling nothing to what takes.
+    (of(1, side="debit", floor=7, ceiling=30), of(2, floor=7), 30, 1, "ceiling_exceeded"),
+    (of(1, c=10, floor=0, ceiling=5), of(2, side="debit", ceiling=0), 10, 1, "insufficient_funds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("debit", "credit", "room", "narrow", "reason"), TOTALS)
+def test_there_is_room_to_the_last_minor_unit(
+    debit: Account, credit: Account, room: int, narrow: int, reason: str
+) -> None:
+    check_room(debit, credit, room)
+    with pytest.raises(Refused) as no:
+        check_room(debit, credit, room + 1)
+    assert (no.value.reason, no.value.account, no.value.currency) == (reason, aid(narrow), "EUR")
+    assert (no.value.available, no.value.required, no.value.pinned) == (room, room + 1, True)
+    assert str(no.value) == reason
+
+
+@pytest.mark.parametrize(("debit", "credit", "room", "narrow", "reason"), TOTALS)
+def test_a_balancing_move_is_as_much_as_there_is_room_for(
+    debit: Account, credit: Account, room: int, narrow: int, reason: str
+) -> None:
+    del narrow, reason
+    assert [most(debit, credit, asked) for asked in (1, room, room + 1, MAX)] == [1, room, room, room]
+
+
+def test_a_balancing_move_of_nothing_is_refused_and_says_where_there_is_none() -> None:
+    for debit, credit, narrow in (
+        (of(1, floor=0), of(2), 1),
+        (of(1, floor=5), of(2), 1),
+        (of(1, floor=0), of(2, ceiling=0), 1),
+        (of(1), of(2, ceiling=0), 2),
+        (of(1, floor=0), of(2, ceiling=-1), 2),
+    ):
+        with pytest.raises(Refused) as no:
+            most(debit, credit, 9)
+        assert (no.value.reason, no.value.account) == ("nothing_to_move", aid(narrow))
+        assert (no.value.available, no.value.required, no.value.currency) == (0, 9, "EUR")
+    assert most(of(1, c=1, floor=0), of(2), 9) == 1
+
+
+def test_no_total_may_wrap_on_any_side() -> None:
+    for debit, credit in ((of(1, dp=3, d=4), of(2)), (of(1), of(2, cp=3, c=4))):
+        check_room(debit, credit, MAX - 7)
+        assert most(debit, credit, MAX) == MAX - 7
+        with pytest.raises(Refused) as no:
+            check_room(debit, credit, MAX - 6)
+        assert no.value.reason == "amount_overflow"
+    # The other side of an account is no part of it.
+    check_room(of(1, cp=MAX, c=0), of(2, dp=MAX), MAX)
+    assert most(of(1, cp=MAX), of(2, dp=MAX), MAX) == MAX
+
+
+def test_an_amount_is_at_least_one_and_fits() -> None:
+    assert [positive(amount) for amount in (1, MAX)] == [1, MAX]
+    for amount, reason in ((None, Reason.AMOUNT_MUST_BE_POSITIVE), (0, Reason.AMOUNT_MUST_BE_POSITIVE), (MAX + 1, Reason.AMOUNT_OVERFLOW)):  # fmt: skip
+        with pytest.raises(Refused) as no:
+            positive(amount)
+        assert no.value.reason is reason
+
+
+def test_who_is_frozen_is_named() -> None:
+    check_not_frozen(of(1), of(2))
+    for debit, credit, named in ((True, False, 1), (False, True, 2), (True, True, 1)):
+        with pytest.raises(Refused) as no:
+            check_not_frozen(of(1, frozen=debit), of(2, frozen=credit))
+        assert (no.value.reason, no.value.account) == (Reason.ACCOUNT_FROZEN, aid(named))
+
+
+# ---- days that are past -------------------------------------------------------------------------------------------------
+
+FIRST = date(2026, 1, 1)
+
+
+def days(*nth: int) -> list[date]:
+    return [FIRST + timedelta(days=one) for one in nth]
+
+
+def test_a_limit_of_either_kind_is_one() -> None:
+    assert [is_limited(of(1)), is_limited(of(1, floor=0)), is_limited(of(1, ceiling=0)), is_limited(of(1, floor=0, ceiling=0))] == [False, True, True, True]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "change", "since", "broken"),
+    [
+        ({"floor": 10}, -10, 0, (1, 3)),
+        ({"floor": 10}, -9, 0, (3,)),
+        ({"floor": 10}, -10, 2, (3,)),
+        ({"floor": 10}, -10, -5, (1, 3)),
+        ({"floor": 10}, -10, 9, ()),
+        ({"floor": 10}, 1, 0, ()),
+        ({"ceiling": 30}, 10, 0, (2,)),
+        ({"ceiling": 30}, 11, 0, (0, 2)),
+        ({"ceiling": 30}, 11, 1, (2,)),
+        ({"ceiling": 25}, 1, 0, (2,)),
+        ({"ceiling": 20}, -1, 0, ()),
+        ({"floor": 10, "ceiling": 30}, 11, 0, (0, 2)),
+        ({"floor": 10, "ceiling": 30}, -10, 0, (1, 3)),
+        ({}, -100, 0, ()),
+    ],
+)
+def test_which_past_days_a_change_breaks(
+    limits: dict[str, Any], change: int, since: int, broken: tuple[int, ...]
+) -> None:
+    """What moves an account towards its limits from outside of them breaks nothing."""
+    past = Days(FIRST, [20, 19, 25, 5])
+    assert breached(of(1, **limits), past, FIRST + timedelta(days=since), change) == days(*broken)
+
+
+def test_the_past_is_another_from_that_day_on() -> None:
+    for since, then in (
+        (-3, [5, 6, 7]),
+        (0, [5, 6, 7]),
+        (1, [1, 6, 7]),
+        (2, [1, 2, 7]),
+        (3, [1, 2, 3]),
+        (9, [1, 2, 3]),
+    ):
+        past = Days(FIRST, [1, 2, 3])
+        dated(past, FIRST + timedelta(days=since), 4)
+        assert past.balances == then

@@ -1,0 +1,411 @@
+"""What the records of a file ask for, each by itself: ids, commands word for word, and what is wrong with a record and where."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tallystick.contracts.ledger.messages import (
+    MAX_EXPIRES_IN,
+    AccountRecord,
+    LegRecord,
+    TransactionRecord,
+    TransferRecord,
+)
+from tallystick.contracts.ledger.messages.imports import ExchangeRecord
+from tallystick.contracts.ledger.messages.transactions import Rate
+from tallystick.kernel import ids
+from tallystick.kernel.ids import AccountId, InvalidId, TransactionId
+from tallystick.kernel.money import MoneyWire
+from tallystick.services.ledger.model import (
+    MAX,
+    Command,
+    Header,
+    NewAccount,
+    Reader,
+    State,
+    Transfer,
+    Unfit,
+    Unit,
+    account_id,
+    called,
+    decide,
+    leg_id,
+    limit,
+    new_account,
+)
+from tallystick.services.ledger.model.imports import ImportRow, Tally
+from tallystick.services.ledger.model.records import opening_id, transaction_id, transfer_id
+from tests.services.ledger.support import START, account, aid, hold, state, tid
+
+BOOK = 7
+NOW = START
+EARLIER, LATER = "2025-12-31T00:00:00Z", "2026-01-02T00:00:00Z"
+EUR_5 = MoneyWire("5", "EUR")
+TXN = TransactionId(tid(77))
+
+
+def named(said: str) -> AccountId | str:
+    """Accounts are called by numbers here; a path stands for itself."""
+    if said == "?":
+        raise InvalidId("nobody's")
+    return aid(int(said)) if said.isdigit() else said
+
+
+def reader(*, restoring: bool = False) -> Reader:
+    return Reader(BOOK, named, NOW, restoring=restoring)
+
+
+def transfer(**said: Any) -> TransferRecord:
+    usual: dict[str, Any] = {"id": "t1", "debit_account": "1", "credit_account": "2", "amount": EUR_5}
+    if said.get("kind", "post") not in ("post", "hold"):
+        usual |= {"debit_account": None, "credit_account": None, "target": "t0"}
+    return TransferRecord(**usual | said)
+
+
+def leg(**said: Any) -> LegRecord:
+    one = transfer(**{"id": None} | said)
+    return LegRecord(**{name: getattr(one, name) for name in LegRecord.__struct_fields__})
+
+
+def told(record: TransferRecord | TransactionRecord, *, restoring: bool = False) -> Command:
+    """The only command of a record."""
+    (command,) = reader(restoring=restoring).unit(record).commands
+    return command
+
+
+# ---- ids ----------------------------------------------------------------------------------------------------------------
+
+
+def test_ids_follow_from_what_the_file_says_and_never_change() -> None:
+    """They are in the books: other ones for the same file would bring it in twice."""
+    assert str(account_id(BOOK, "a")) == "480d8803-14af-8bad-a09e-437c28a046ce"
+    assert str(transfer_id(BOOK, "a")) == "92270af9-b0ba-803b-a2d1-cf9717829cee"
+    assert str(transaction_id(BOOK, "a")) == "cc9fa7d2-2da6-8f4b-8001-87e67cf78465"
+    assert str(opening_id(BOOK, "a")) == "8663fafe-ff62-80c9-811f-184e923158a3"
+    assert transfer_id(BOOK, ids.transfers.text(tid(5))) == tid(5)
+    assert transaction_id(BOOK, ids.transactions.text(TXN)) == TXN
+    for wrong in (lambda: transfer_id(BOOK, "trf_x"), lambda: transaction_id(BOOK, "txn_x")):
+        with pytest.raises(InvalidId):
+            wrong()
+
+
+# ---- accounts -----------------------------------------------------------------------------------------------------------
+
+ACCOUNT = AccountRecord(
+    name="Anna", currency="EUR", normal_side="credit", id="A1", path="anna:wallet", floor="-5", ceiling="100", code="c", metadata={"b": "2", "a": "1"}
+)  # fmt: skip
+
+
+def test_an_account_is_opened_as_its_record_says() -> None:
+    expected = NewAccount(
+        id=account_id(BOOK, "A1"), name="Anna", currency="EUR", normal_side="credit", floor=-5, ceiling=100, code="c", path="anna:wallet",
+        metadata='{"a":"1","b":"2"}', kind=None,
+    )  # fmt: skip
+    assert new_account(ACCOUNT, BOOK, restoring=False) == expected
+    assert new_account(replace(ACCOUNT, kind="equity"), BOOK, restoring=False).kind == "equity"
+    restored = replace_new(expected, floor=None, ceiling=None, kind="liability")
+    assert new_account(ACCOUNT, BOOK, restoring=True) == restored, "its limits come when all else is there"
+    assert new_account(replace(ACCOUNT, kind="equity"), BOOK, restoring=True).kind == "equity"
+    assert new_account(replace(ACCOUNT, metadata={}), BOOK, restoring=False).metadata is None
+
+
+def replace_new(one: NewAccount, **more: Any) -> NewAccount:
+    return replace(one, **more)
+
+
+def test_an_account_is_called_by_its_id_or_else_its_path() -> None:
+    assert called(ACCOUNT) == "A1"
+    assert called(replace(ACCOUNT, id=None)) == "anna:wallet"
+    refused("/id", "id_missing", lambda: called(replace(ACCOUNT, id=None, path=None)))
+
+
+def test_transit_accounts_come_as_ordinary_ones_of_a_copy_and_else_not() -> None:
+    transit = replace(ACCOUNT, path="transit:out:other:EUR")
+    refused("/path", "transit-account", lambda: new_account(transit, BOOK, restoring=False))
+    assert new_account(transit, BOOK, restoring=True).path == "was-transit:out:other:EUR"
+
+
+def test_limits_are_minor_units_that_fit() -> None:
+    assert [limit(text, "/floor") for text in (None, "0", "-5", str(MAX), str(-MAX))] == [None, 0, -5, MAX, -MAX]
+    for wrong in (str(MAX + 1), str(-MAX - 1)):
+        refused("/floor", "invalid-amount", lambda wrong=wrong: limit(wrong, "/floor"))
+    for name in ("floor", "ceiling"):
+        record = replace(ACCOUNT, **{name: str(MAX + 1)})
+        refused(f"/{name}", "invalid-amount", lambda record=record: new_account(record, BOOK, restoring=False))
+    refused(
+        "/currency", "unknown-currency", lambda: new_account(replace(ACCOUNT, currency="XXQ"), BOOK, restoring=False)
+    )
+
+
+def refused(field: str | None, reason: str, what: Any) -> None:
+    with pytest.raises(Unfit) as no:
+        what()
+    assert (no.value.field, no.value.reason) == (field, reason)
+    assert str(no.value) == no.value.detail != ""
+
+
+# ---- openings -----------------------------------------------------------------------------------------------------------
+
+
+def opening(amount: int, **said: Any) -> AccountRecord:
+    return replace(ACCOUNT, opening=MoneyWire(str(amount), said.pop("of", "EUR")), **said)
+
+
+@pytest.mark.parametrize(
+    ("side", "amount", "debits"), [("debit", 1, True), ("debit", -1, False), ("credit", 1, False), ("credit", -1, True)]
+)
+def test_an_opening_balance_is_in_the_accounts_direction(side: Any, amount: int, debits: bool) -> None:
+    unit = reader().opening(opening(amount, normal_side=side, effective_at=EARLIER))
+    own, other = account_id(BOOK, "A1"), "equity:opening-balances:EUR"
+    debit, credit = (own, other) if debits else (other, own)
+    expected = Command(
+        kind="post", id=opening_id(BOOK, "A1"), debit=debit, credit=credit, amount=1, currency="EUR", code="opening",
+        effective_at=NOW - timedelta(days=1),
+    )  # fmt: skip
+    assert unit == Unit(BOOK, [expected], atomic=True)
+
+
+def test_an_opening_balance_comes_from_the_account_that_is_named() -> None:
+    unit = reader().opening(opening(5, opening_account="3"))
+    assert unit is not None
+    assert unit.commands[0].debit == aid(3)
+    assert unit.commands[0].effective_at is None
+
+
+def test_openings_that_are_none_or_wrong() -> None:
+    assert reader().opening(ACCOUNT) is None
+    assert reader().opening(opening(0)) is None
+    assert reader().opening(opening(1)) is not None
+    for amount in (MAX, -MAX):
+        unit = reader().opening(opening(amount))
+        assert unit is not None
+        assert unit.commands[0].amount == MAX
+    for field, reason, record in (
+        ("/opening/currency", "currency_mismatch", opening(5, of="USD")),
+        ("/opening/amount", "invalid-amount", opening(MAX + 1)),
+        ("/opening/amount", "invalid-amount", opening(-MAX - 1)),
+        ("/opening_account", "invalid-id", opening(5, opening_account="?")),
+        ("/effective_at", "invalid-request", opening(5, effective_at="2025-99-99T00:00:00Z")),
+        ("/id", "id_missing", opening(5, id=None, path=None)),
+    ):
+        refused(field, reason, lambda record=record: reader().opening(record))
+
+
+# ---- transfers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_transfer_becomes_the_command_that_it_says() -> None:
+    said = transfer(code="c", metadata={"b": "2", "a": "1"}, effective_at=EARLIER, credit_account="shop")
+    expected = Command(
+        kind="post", id=transfer_id(BOOK, "t1"), debit=aid(1), credit="shop", amount=5, currency="EUR", code="c", metadata='{"a":"1","b":"2"}',
+        effective_at=NOW - timedelta(days=1),
+    )  # fmt: skip
+    assert reader().unit(said) == Unit(BOOK, [expected], atomic=False)
+
+
+TARGET = transfer_id(BOOK, "t0")
+OWN = transfer_id(BOOK, "t1")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"kind": "hold", "expires_in": 60}, {"kind": "hold", "debit": aid(1), "credit": aid(2), "amount": 5, "currency": "EUR", "expires_in": 60}),
+        ({"kind": "increase", "expires_in": 60}, {"kind": "increase", "target": TARGET, "amount": 5, "currency": "EUR", "expires_in": 60}),
+        ({"kind": "capture", "final": True}, {"kind": "capture", "target": TARGET, "amount": 5, "currency": "EUR", "final": True}),
+        ({"kind": "capture", "amount": None, "expires_in": 60}, {"kind": "capture", "target": TARGET}),
+        ({"kind": "void"}, {"kind": "void", "target": TARGET}),
+        ({"kind": "expire"}, {"kind": "void", "target": TARGET}),
+        ({"kind": "reverse"}, {"kind": "reverse", "target": TARGET, "amount": 5, "currency": "EUR"}),
+        ({"kind": "reverse", "amount": None}, {"kind": "reverse", "target": TARGET}),
+    ],
+)  # fmt: skip
+def test_each_kind_says_what_it_needs(said: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert told(transfer(**said)) == Command(id=OWN, **expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "reason", "said"),
+    [
+        ("/id", "id_missing", {"id": None}),
+        ("/id", "invalid-id", {"id": "trf_x"}),
+        ("/kind", "invalid-unit", {"debit_account": None}),
+        ("/kind", "invalid-unit", {"credit_account": None}),
+        ("/kind", "invalid-unit", {"kind": "hold", "credit_account": None}),
+        ("/kind", "invalid-unit", {"kind": "capture", "debit_account": "1", "credit_account": "2"}),
+        ("/target", "invalid-unit", {"target": "t0"}),
+        ("/target", "invalid-unit", {"kind": "hold", "target": "t0"}),
+        ("/target", "invalid-unit", {"kind": "void", "target": None}),
+        ("/target", "invalid-id", {"kind": "void", "target": "trf_x"}),
+        ("/amount", "invalid-unit", {"amount": None}),
+        ("/amount", "invalid-unit", {"kind": "hold", "amount": None}),
+        ("/amount", "invalid-unit", {"kind": "increase", "amount": None}),
+        ("/amount", "invalid-amount", {"amount": MoneyWire("0", "EUR")}),
+        ("/amount", "unknown-currency", {"amount": MoneyWire("1", "XXQ")}),
+        ("/debit_account", "invalid-id", {"debit_account": "?"}),
+        ("/credit_account", "invalid-id", {"credit_account": "?"}),
+        ("/effective_at", "invalid-request", {"effective_at": "2025-99-99T00:00:00Z"}),
+        ("/expires_at", "invalid-request", {"kind": "hold", "expires_at": "2025-99-99T00:00:00Z"}),
+    ],
+)
+def test_what_is_wrong_with_a_transfer_and_where(field: str, reason: str, said: dict[str, Any]) -> None:
+    refused(field, reason, lambda: reader().unit(transfer(**said)))
+    if field != "/id":
+        # The same of a transaction's.
+        inside = TransactionRecord(id="x", transfers=[leg(), leg(**said)])
+        if field == "/effective_at":
+            reason = "invalid-unit"
+        refused(f"/transfers/1{field}", reason, lambda: reader().unit(inside))
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ({}, None),
+        ({"expires_in": 60}, 60),
+        ({"expires_in": 60, "expires_at": LATER}, 60),
+        ({"expires_at": LATER}, 86400),
+        ({"expires_at": "2026-01-01T00:00:01.2Z"}, 2),
+        ({"expires_at": "2026-01-01T00:00:00Z"}, 1),
+        ({"expires_at": EARLIER}, 1),
+        ({"expires_at": "2999-01-01T00:00:00Z"}, MAX_EXPIRES_IN),
+    ],
+)
+def test_a_hold_expires_in_what_is_left_of_its_time(said: dict[str, Any], left: int | None) -> None:
+    for kind in ("hold", "increase"):
+        assert told(transfer(kind=kind, **said)).expires_in == left
+
+
+# ---- transactions -------------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_a_unit_with_a_header() -> None:
+    exchange = ExchangeRecord(EUR_5, EUR_5, Rate(1, 1), "down", [])
+    record = TransactionRecord(
+        [leg(), leg(id="own", debit_account="2", credit_account="1")], "x", "r", "d", {"b": "2", "a": "1"}, EARLIER, "x0", [exchange]
+    )  # fmt: skip
+    own = transaction_id(BOOK, "x")
+    unit = reader().unit(record)
+    at = NOW - timedelta(days=1)
+    assert (unit.book, unit.atomic) == (BOOK, True)
+    assert unit.header == Header(
+        id=own, reference="r", description="d", metadata='{"a":"1","b":"2"}', effective_at=at, reverses=transaction_id(BOOK, "x0"),
+        exchanges='[{"sold":{"amount":"5","currency":"EUR"},"bought":{"amount":"5","currency":"EUR"},'
+        '"rate":{"numerator":1,"denominator":1},"rounding":"down","transfers":[]}]',
+    )  # fmt: skip
+    assert [(one.id, one.transaction, one.effective_at) for one in unit.commands] == [
+        (leg_id(own, 0), own, at),
+        (transfer_id(BOOK, "own"), own, at),
+    ]
+    plain = reader().unit(TransactionRecord([leg()], reference="r")).header
+    assert plain == Header(id=transaction_id(BOOK, "r"), reference="r")
+
+
+@pytest.mark.parametrize(
+    ("field", "reason", "said"),
+    [
+        ("/id", "id_missing", {"id": None}),
+        ("/id", "invalid-id", {"id": "txn_x"}),
+        ("/id", "invalid-id", {"reverses": "txn_x"}),
+        ("/effective_at", "invalid-request", {"effective_at": "2025-99-99T00:00:00Z"}),
+        ("/effective_at", "invalid-unit", {"effective_at": EARLIER, "transfers": [leg(), leg(kind="hold")]}),
+        ("/transfers/1/effective_at", "invalid-unit", {"transfers": [leg(), leg(effective_at=EARLIER)]}),
+        ("/transfers/1/id", "invalid-id", {"transfers": [leg(), leg(id="trf_x")]}),
+        ("/transfers", "invalid-unit", {"transfers": [leg(id="t1"), leg(id="t1")]}),
+    ],
+)
+def test_what_is_wrong_with_a_transaction_and_where(field: str, reason: str, said: dict[str, Any]) -> None:
+    record = TransactionRecord(**{"id": "x", "transfers": [leg()]} | said)
+    refused(field, reason, lambda: reader().unit(record))
+
+
+def test_a_transaction_of_today_may_hold() -> None:
+    unit = reader().unit(TransactionRecord([leg(kind="hold"), leg(kind="reverse")], "x"))
+    assert [one.kind for one in unit.commands] == ["hold", "reverse"]
+    back = reader().unit(TransactionRecord([leg(), leg(kind="reverse")], "x", effective_at=EARLIER))
+    assert [one.effective_at for one in back.commands] == [NOW - timedelta(days=1)] * 2
+
+
+# ---- what an export brings back -----------------------------------------------------------------------------------------
+
+
+def test_what_is_restored_is_effective_since_it_was() -> None:
+    for said, at in (
+        ({"recorded_at": EARLIER}, NOW - timedelta(days=1)),
+        ({"recorded_at": "2025-12-31T12:00:00Z", "effective_at": EARLIER}, NOW - timedelta(days=1)),
+        ({"recorded_at": LATER}, None),
+        ({"recorded_at": "2026-01-01T00:00:00Z"}, None),
+        ({}, None),
+    ):
+        assert told(transfer(**said), restoring=True).effective_at == at
+        unit = reader(restoring=True).unit(TransactionRecord([leg(), leg(**said)], "x"))
+        assert [one.effective_at for one in unit.commands] == [at] * 2
+        assert unit.header is not None
+        assert unit.header.effective_at == at
+    held = reader(restoring=True).unit(TransactionRecord([leg(kind="hold"), leg(recorded_at=EARLIER)], "x"))
+    assert [one.effective_at for one in held.commands] == [None, None], "what is held is held now"
+    assert told(transfer(kind="void", recorded_at=EARLIER), restoring=True).effective_at is None
+    assert told(transfer(kind="reverse", recorded_at=EARLIER), restoring=True).effective_at == NOW - timedelta(days=1)
+    wrong = "2025-99-99T00:00:00Z"
+    refused("/recorded_at", "invalid-request", lambda: reader(restoring=True).unit(transfer(recorded_at=wrong)))
+    inside = TransactionRecord([leg(), leg(recorded_at=wrong)], "x")
+    refused("/transfers/1/recorded_at", "invalid-request", lambda: reader(restoring=True).unit(inside))
+
+
+def test_an_export_names_the_accounts_of_every_transfer() -> None:
+    command = told(transfer(kind="capture", debit_account="1", credit_account="2"), restoring=True)
+    assert (command.debit, command.credit, command.target) == (None, None, TARGET)
+    opened = told(transfer(debit_account=None, credit_account=None), restoring=True)
+    assert (opened.debit, opened.credit) == (None, None)
+
+
+def test_a_restored_capture_was_final_if_it_released_more() -> None:
+    for kind, said, final in (
+        ("capture", {"released": MoneyWire("6", "EUR")}, True),
+        ("capture", {"released": EUR_5, "final": True}, False),
+        ("capture", {"final": True}, True),
+        ("capture", {"released": MoneyWire("6", "EUR"), "amount": None}, False),
+        ("reverse", {"released": MoneyWire("6", "EUR")}, False),
+    ):
+        assert told(transfer(kind=kind, **said), restoring=True).final is final
+    assert told(transfer(kind="capture", released=MoneyWire("6", "EUR"))).final is False
+
+
+def posted(number: int) -> Transfer:
+    found: State = state(account(1), account(2))
+    (made,) = decide([Unit(1, [hold(number, 1, 2, 5)], atomic=False)], found, NOW).transfers
+    return made
+
+
+def test_what_time_and_balances_decided_is_as_it_was() -> None:
+    def back(record: TransferRecord, *, restoring: bool = True) -> Transfer:
+        again = reader(restoring=restoring)
+        again.unit(record)
+        return again.as_it_was(made)
+
+    made, own = posted(5), ids.transfers.text(tid(5))
+    more, less = MoneyWire("9", "EUR"), MoneyWire("4", "EUR")
+    assert back(transfer(id=own)) == made
+    assert back(transfer(id=own, kind="expire")) == replace(made, kind="expire")
+    assert back(transfer(id=own, kind="expire"), restoring=False) == made
+    for kind in ("post", "hold"):
+        assert back(transfer(id=own, kind=kind, asked=more)) == replace(made, asked=9)
+        assert back(transfer(id=own, kind=kind, asked=EUR_5)) == replace(made, asked=5)
+        refused("/asked", "invalid-amount", lambda kind=kind: back(transfer(id=own, kind=kind, asked=less)))
+    assert back(transfer(id=own, kind="capture", asked=more)) == made
+    assert back(transfer(id=own, asked=more), restoring=False) == made
+    assert back(transfer(id="another", asked=more)) == made
+    refused("/asked", "invalid-amount", lambda: back(transfer(asked=MoneyWire("0", "EUR"))))
+
+
+def test_an_import_counts_on_from_where_it_was() -> None:
+    row = ImportRow(
+        id=ids.imports.new(), book=1, book_name="main", tenant="acme", actor="cli", mode="whole", dry_run=False, state="open", rows=9, sha256=b"",
+        wanted_sequence=None, staged=9, line=1, tries=0, accounts=2, accounts_known=3, transfers=4, transfers_known=5, refused=6, reason=None,
+        sequence=None, created_at=START, finished_at=None,
+    )  # fmt: skip
+    assert Tally.of(row) == Tally(line=1, accounts=2, accounts_known=3, transfers=4, transfers_known=5, refused=6)
