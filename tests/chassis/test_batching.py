@@ -238,6 +238,20 @@ async def test_flushes_keep_their_pace() -> None:
     assert began[1] - began[0] >= 0.049
 
 
+async def test_enough_items_do_not_wait_for_the_pace() -> None:
+    sizes: list[int] = []
+
+    async def flush(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        return items
+
+    batcher = Batcher(flush, pace=3600.0, enough=3, name="enough")
+    async with asyncio.timeout(10):
+        await batcher.submit(0)
+        await asyncio.gather(*(batcher.submit(n) for n in range(3)))
+    assert sizes == [1, 3]
+
+
 async def test_after_a_quiet_time_nobody_waits_for_the_pace() -> None:
     async def flush(items: list[int]) -> list[int]:
         return items

@@ -37,7 +37,7 @@ class Batcher(Generic[I, O]):
     At most `concurrency` flushes run at once, each of at most `max_batch` items; at most `max_waiting` items wait (then `Overloaded`).
     A second flush begins beside a first one only when that takes longer than `patience` seconds or a whole batch waits: batches stay
     large, because the cost of one hardly depends on its size, and a flush that is stuck does not hold up the others. For the same
-    reason flushes begin at least `pace` seconds after one another; the first after a quiet time begins at once. An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
+    reason flushes begin at least `pace` seconds after one another, unless `enough` items wait; the first after a quiet time begins at once. An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
     deadline or other context, but for one thing: the trace of the first sampled item is the flush's, so that what it calls is seen in
     that trace; the other sampled items' traces get a span that says how long their flush took. A caller that goes away does
     not end it, and an item whose caller left while it waited is not flushed.
@@ -52,9 +52,10 @@ class Batcher(Generic[I, O]):
         concurrency: int = 1,
         patience: float = 0.05,
         pace: float = 0.0,
+        enough: int | None = None,
         name: str,
     ) -> None:
-        if min(max_batch, max_waiting, concurrency) < 1 or min(patience, pace) < 0:
+        if min(max_batch, max_waiting, concurrency, enough or 1) < 1 or min(patience, pace) < 0:
             raise ValueError("a batcher's bounds are at least 1, its patience and pace at least 0")
         self.name = name
         self._sizes = _sizes.labels(name)
@@ -64,6 +65,7 @@ class Batcher(Generic[I, O]):
         self._concurrency = concurrency
         self._patience = patience
         self._pace = pace
+        self._enough = max_batch if enough is None else enough
         self._began = 0.0
         self._impatient: asyncio.TimerHandle | None = None
         self._waiting: deque[_Item[I, O]] = deque()
@@ -133,7 +135,7 @@ class Batcher(Generic[I, O]):
         loop = asyncio.get_running_loop()
         while self._waiting:
             early = self._began + self._pace - loop.time()
-            if early > 0 and len(self._waiting) < self._max_batch:
+            if early > 0 and len(self._waiting) < self._enough:
                 await asyncio.sleep(early)
             if not (batch := self._take()):
                 return

@@ -32,6 +32,20 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.fixture
+def as_new(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The same of those that were decided under the lock as if nobody had their ids and keys."""
+    seen: list[int] = []
+    plain = Poster._as_new
+
+    async def _as_new(self: Poster, works: list[Any]) -> Any:
+        seen.append(len(works))
+        return await plain(self, works)
+
+    monkeypatch.setattr(Poster, "_as_new", _as_new)
+    return seen
+
+
 async def funded(books: Books, amount: int = 100) -> tuple[Any, Any]:
     """A customer with a floor of zero and this much, and a bank."""
     bank, customer = await books.open(side="debit"), await books.open(floor=0)
@@ -85,12 +99,32 @@ async def test_a_thousand_and_a_thousand_spend_the_money_once(books: Books, lock
     await books.sound()
 
 
-async def test_what_another_replica_posted_counts(books: Books, service: ServiceDatabase, locked: list[int]) -> None:
+async def test_what_another_replica_posted_counts(
+    books: Books, service: ServiceDatabase, locked: list[int], as_new: list[int]
+) -> None:
     bank, customer = await funded(books)
     other = await other_replica(books, service)
     assert reasons(await post(other, move("post", customer, bank, 80))) == [None]
     assert reasons(await post(books.ledger, move("post", customer, bank, 80))) == ["insufficient_funds"]
-    assert locked == [1]
+    assert (as_new, locked) == ([1], [])
+    await books.sound()
+
+
+async def test_a_key_that_another_replica_has_answered_is_answered_as_it_was(
+    books: Books, service: ServiceDatabase, locked: list[int], as_new: list[int]
+) -> None:
+    """Also where it is taken for new: the key refuses that, and nothing of it is stored."""
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
+    first = move("post", customer, bank, 10)
+    assert reasons(await post(other, first, entry=key)) == [None]
+    assert await post(books.ledger, move("post", customer, bank, 10), entry=key) == []  # the stored answer
+    assert (as_new, locked) == ([1], [1])
+    # Its own id instead, without the key: the transfer that is there.
+    (again,) = await post(books.ledger, first)
+    assert (again.status, again.existed) == ("posted", True)
+    assert await books.balance(customer) == (90, 90)
     await books.sound()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tallystick.chassis.db import Database
+from tallystick.chassis.db import Database, Transaction
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import Key, State, Unit
 from tallystick.services.ledger.store import Store
@@ -22,9 +22,10 @@ class Head:
     is decided, and that at most one other is decided and not yet stored.
     """
 
-    def __init__(self, database: Database, store: Store) -> None:
-        self._database = database
+    def __init__(self, store: Store, source: Database | Transaction) -> None:
+        """`source`: where it reads; in a transaction that holds the books' locks it is of one use only."""
         self._store = store
+        self._source = source
         self.epoch = 0
         self.state = State({}, {})
         self._last: set[Key] = set()
@@ -61,9 +62,9 @@ class Head:
                     elif named is not None:
                         accounts.add(named)
         if unknown := [book for book in books if book not in state.books]:
-            state.books.update(await self._store.heads(self._database, unknown))
+            state.books.update(await self._store.heads(self._source, unknown))
         await self._store.learn(
-            self._database,
+            self._source,
             [key for key in targets if key not in state.transfers and key not in keys],
             [account for account in accounts if account not in state.accounts],
             [path for path in paths if path not in state.paths],

@@ -1,11 +1,12 @@
 """The way of every transfer into the book. Requests that wait are posted together: one decision, one commit for all.
 
-A flush goes one of two ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while the flush before it
-is being stored, and stored only if the books are just as they were known: plain postings by one statement, which is the transaction. **Under the lock**: lock the
-books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when another replica has moved the books on, an id or
+A flush goes one of three ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while the flush before it
+is being stored, and stored only if the books are just as they were known: plain postings by one statement, which is the transaction. **Under the lock,
+as new**: lock the books, read the accounts, decide, save: while other replicas write to them too. **Under the lock**: lock the
+books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when an id or
 a key was used before, or anything else was not as expected: then nothing of the first try is stored, and it is decided anew.
 
-Either way whoever holds a book's row lock stores alone and what it stores was decided on what the one before it stored, so any number of
+Whichever it is, whoever holds a book's row lock stores alone and what it stores was decided on what the one before it stored, so any number of
 replicas take turns and the sequence has no gap. ADR 6 says what is known of
 the alternative, locking the accounts, and ADR 21 why deciding ahead is safe.
 """
@@ -19,8 +20,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
 
-import msgspec
-
 from tallystick.chassis import idempotency, telemetry
 from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.db import (
@@ -33,21 +32,22 @@ from tallystick.chassis.db import (
     UniqueViolation,
     constraint_of,
 )
-from tallystick.chassis.idempotency import Answer, Fresh, Replay
+from tallystick.chassis.idempotency import Fresh, Replay
 from tallystick.contracts.ledger.messages import HOME, MAIN
 from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, BookQuarantined
-from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Book, Due, ProposalRow, Result, State, decide
+from tallystick.services.ledger.model import Book, Due, ProposalRow, Result, decide
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
-from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.service.head import Head
-from tallystick.services.ledger.store import MOVED, TAKEN, Store, Writing
+from tallystick.services.ledger.service.plan import Plan, Stale, answered, plannable, planned, short
+from tallystick.services.ledger.store import MOVED, TAKEN, Store
 
 #: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
 SMALL: Final = 16
+#: Requests that are flushed together without waiting for more: beyond this the cost of one hardly falls.
+ENOUGH: Final = 32
 #: Expired holds that are taken off in one flush.
 SWEEP: Final = 500
 #: Rounds of sweeping before one flush; more than this only if sweeping has no effect.
@@ -62,27 +62,6 @@ _TRANSFERS = telemetry.counter("ledger_transfers", "Transfers by what became of 
 _FLUSHED = telemetry.histogram(
     "ledger_flush_transfers", "Transfers decided in one transaction", buckets=telemetry.SIZES
 )
-
-
-class _Stale(Exception):
-    """The books, an id or a key are not as they were known. Nothing of this try is stored."""
-
-    def __init__(self, *, moved: bool) -> None:
-        """`moved`: another replica writes to the books too."""
-        super().__init__()
-        self.moved = moved
-
-
-class _Plan(msgspec.Struct):
-    """A flush that is decided and not stored yet. `known`: the books' (sequence, revision) that it was decided on."""
-
-    known: dict[int, tuple[int, int]]
-    epoch: int
-    now: datetime
-    writing: Writing
-    results: list[list[Result]]
-    answers: list[Answered] = []
-    proposals: list[ProposalRow] = []
 
 
 class _Expired(Exception):
@@ -101,13 +80,15 @@ class Poster:
         self._store = store
         self._clock = clock
         self._books: dict[tuple[str, str], int] = {}
-        self._head = Head(database, store)
+        self._head = Head(store, database)
         # A flush holds the first while it is decided and until it has the second, which it holds while it is stored. So one is stored
         # while the next is decided, in one order.
         self._deciding = asyncio.Lock()
         self._storing = asyncio.Lock()
         self._sit_out = self._moved = 0
-        self._small: Batcher[Work, Answered] = Batcher(self._flush, max_batch=256, pace=WORK_PACE, name="ledger.post")
+        self._small: Batcher[Work, Answered] = Batcher(
+            self._flush, max_batch=256, pace=WORK_PACE, enough=ENOUGH, name="ledger.post"
+        )
         self._large: Batcher[Work, Answered] = Batcher(
             self._flush, max_batch=1, concurrency=2, patience=0.0, name="ledger.post-large"
         )
@@ -158,19 +139,27 @@ class Poster:
 
     async def _flush(self, asks: list[Work]) -> list[Answered | Exception]:
         unknown: CommitUnknown | None = None
+        others = self._sit_out > 0
         async with self._decided(asks) as plan:
-            if plan is not None:
-                try:
-                    return await self._store_plan(plan)
-                except _Stale as stale:
-                    if stale.moved:
-                        # Others write too: deciding ahead is in vain while they do. Tried again ever more seldom.
-                        self._moved = min(self._moved + 1, SITS_OUT)
-                        self._sit_out = 2**self._moved
-                except CommitUnknown as error:
-                    unknown = error
-                except DatabaseError as error:
-                    telemetry.log.warning("ledger.plan.refused", constraint=error.constraint)
+            try:
+                if plan is not None:
+                    try:
+                        return await self._store_plan(plan)
+                    except Stale as stale:
+                        others = stale.moved
+                        if others:
+                            # Deciding ahead is in vain while they write too. Tried again ever more seldom.
+                            self._moved = min(self._moved + 1, SITS_OUT)
+                            self._sit_out = 2**self._moved
+                self._head.forget()
+                if others and plannable(asks):
+                    return await self._as_new(asks)
+            except Stale:
+                pass
+            except CommitUnknown as error:
+                unknown = error
+            except DatabaseError as error:
+                telemetry.log.warning("ledger.plan.refused", constraint=error.constraint)
             self._head.forget()
             try:
                 return await self._locked(asks, unknown)
@@ -178,7 +167,7 @@ class Poster:
                 self._head.forget()
 
     @asynccontextmanager
-    async def _decided(self, asks: list[Work]) -> AsyncIterator[_Plan | None]:
+    async def _decided(self, asks: list[Work]) -> AsyncIterator[Plan | None]:
         """The turn to store `asks`, with their plan; None: they have to be decided under the lock. While they are stored the next are decided,
         unless it would be in vain.
         """
@@ -197,15 +186,12 @@ class Poster:
             if deciding:
                 self._deciding.release()
 
-    async def _plan(self, works: list[Work]) -> _Plan | None:
+    async def _plan(self, works: list[Work]) -> Plan | None:
         """Decides ahead of the lock."""
         if self._sit_out:
             self._sit_out -= 1
             return None
-        if any(work.ask.dated for work in works):
-            return None  # what is dated back is judged by past days, which nobody has in memory
-        keys = [work.ask.entry.identity for work in works if work.ask.entry is not None]
-        if len(set(keys)) < len(keys):
+        if not plannable(works):
             return None
         units = [work.unit for work in works]
         head = self._head
@@ -219,22 +205,18 @@ class Poster:
             now = self._clock.now()
             state = head.state
             decided = decide(units, state, now)
-            if _short(decided.results, state):
+            if short(decided.results, state):
                 head.forget()
                 return None
-            writing = self._store.prepare(state, decided, known)
-            plan = _Plan(known, epoch, now, writing, decided.results)
-            for work, results in zip(works, decided.results, strict=True):
-                plan.answers.append(self._answer(work, results, writing, plan.proposals))
-                if work.ask.entry is not None:
-                    writing.about.append(work.ask.commands[0].id)
+            plan = planned(works, state, decided, now, known)
+            plan.epoch = epoch
         except BaseException:
             head.forget()
             raise
         return plan
 
-    async def _store_plan(self, plan: _Plan) -> list[Answered | Exception]:
-        """Raises _Stale when it was decided on what is no longer so, and what the database raises."""
+    async def _store_plan(self, plan: Plan) -> list[Answered | Exception]:
+        """Raises Stale when it was decided on what is no longer so, and what the database raises."""
         try:
             if plan.writing.plain and not plan.proposals:
                 await self._store.save(self._database, plan.writing, plan.now)
@@ -242,19 +224,44 @@ class Poster:
                 async with self._database.transaction() as tx:
                     found = await self._store.lock_books(tx, plan.known)
                     if {number: (book.sequence, book.revision) for number, book in found.items()} != plan.known:
-                        raise _Stale(moved=True)
-                    await self._store.save(tx, plan.writing, plan.now)
-                    if plan.proposals:
-                        await self._store.insert_proposals(tx, plan.proposals)
+                        raise Stale(moved=True)
+                    await self._save(tx, plan)
         except BaseException as error:
             self._head.forget()
-            constraint = constraint_of(error)
-            if isinstance(error, UniqueViolation) or constraint in TAKEN or constraint == MOVED:
-                raise _Stale(moved=constraint == MOVED) from None
+            if (stale := _stale(error)) is not None:
+                raise stale from None
             raise
         self._moved = 0
         self._told(plan.results)
         return list(plan.answers)
+
+    async def _as_new(self, works: list[Work]) -> list[Answered | Exception]:
+        """Decides and stores under the lock, as if nobody had the ids and keys. Raises Stale when somebody has, or when more is to be looked up."""
+        units = [work.unit for work in works]
+        try:
+            async with self._database.transaction() as tx:
+                head = Head(self._store, tx)
+                head.state.books = await self._store.lock_books(tx, {work.book for work in works})
+                if any(book.quarantined for book in head.state.books.values()):
+                    raise Stale(moved=False)
+                await head.learn(units)
+                now = self._clock.now()
+                decided = decide(units, head.state, now)
+                if short(decided.results, head.state):
+                    raise Stale(moved=False)
+                plan = planned(works, head.state, decided, now, {})
+                await self._save(tx, plan)
+        except DatabaseError as error:
+            if (stale := _stale(error)) is not None:
+                raise stale from None
+            raise
+        self._told(plan.results)
+        return list(plan.answers)
+
+    async def _save(self, tx: Transaction, plan: Plan) -> None:
+        await self._store.save(tx, plan.writing, plan.now)
+        if plan.proposals:
+            await self._store.insert_proposals(tx, plan.proposals)
 
     async def _locked(self, asks: list[Work], unknown: CommitUnknown | None = None) -> list[Answered | Exception]:
         attempt = 0 if unknown is None else 1
@@ -330,11 +337,11 @@ class Poster:
         await self._store.learn_days(tx, units, state, now)
         instants = {number: book.next_instant(now) for number, book in locked.items()}
         decided = decide(units, state, now)
-        await self._look_for_expired(tx, _short(decided.results, state), instants)
+        await self._look_for_expired(tx, short(decided.results, state), instants)
         writing = self._store.prepare(state, decided)
         proposals: list[ProposalRow] = []
         for (place, work), results in zip(works, decided.results, strict=True):
-            answers[place] = self._answer(work, results, writing, proposals)
+            answers[place] = answered(work, results, writing, proposals)
         # Their keys are claimed already.
         stored, writing.answers = writing.answers, []
         await self._store.save(tx, writing, now)
@@ -396,40 +403,12 @@ class Poster:
             if due := await self._store.due_holds_of(tx, accounts, instants[book], SWEEP):
                 raise _Expired(due)
 
-    @staticmethod
-    def _answer(work: Work, results: list[Result], writing: Writing, proposals: list[ProposalRow]) -> Answered:
-        """The answer, which is added to what is to be stored together with the fact."""
-        ask, facts, stored = work.ask, writing.facts, writing.answers
-        if ask.propose is not None and results[0].rules:
-            proposed = ask.propose(work.book, results[0].rules)
-            proposals.append(proposed.row)
-            facts.append(proposed.fact)
-            if ask.entry is not None:
-                stored.append(Answer(ask.entry, proposed.status, proposed.body))
-            return Answered(results, None, proposed.status, proposed.body)
-        new = [result.transfer for result in results if result.transfer is not None and not result.existed]
-        receipt = None
-        if new:
-            fact = posted_fact(ask.tenant, ask.actor, ask.trace, new)
-            receipt = ids.facts.text(fact.id)
-            facts.append(fact)
-        if ask.entry is None or ask.render is None:
-            return Answered(results, receipt)
-        status, body = ask.render(results, receipt)
-        stored.append(Answer(ask.entry, status, body))
-        return Answered(results, receipt, status, body)
 
-
-def _short(results: Iterable[Sequence[Result]], state: State) -> dict[int, set[AccountId]]:
-    """By book, the accounts that had too little for something while holds held some of theirs."""
-    short: dict[int, set[AccountId]] = {}
-    for unit in results:
-        for result in unit:
-            for named in result.lacking:
-                account = state.accounts[named]
-                if account.debits_pending or account.credits_pending:
-                    short.setdefault(account.book, set()).add(account.id)
-    return short
+def _stale(error: BaseException) -> Stale | None:
+    constraint = constraint_of(error)
+    if isinstance(error, UniqueViolation) or constraint in TAKEN or constraint == MOVED:
+        return Stale(moved=constraint == MOVED)
+    return None
 
 
 def _count(results: Iterable[Sequence[Result]]) -> None:

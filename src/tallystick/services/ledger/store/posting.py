@@ -160,7 +160,7 @@ class Posting:
 
     async def learn(
         self,
-        database: Database,
+        source: Database | Transaction,
         keys: Iterable[Key],
         accounts: Iterable[AccountId],
         paths: Sequence[tuple[int, str]],
@@ -170,9 +170,9 @@ class Posting:
         yet. Nothing is locked: it holds as long as the books do not move on.
         """
         if paths:
-            await self._at_paths(database, paths, state)
+            await self._at_paths(source, paths, state)
         if keys := list(keys):
-            for row in await database.fetch(queries.known, *arguments(keys, 2)):
+            for row in await source.fetch(queries.known, *arguments(keys, 2)):
                 take(row, state)
         wanted = set(accounts)
         for key in keys:
@@ -180,7 +180,7 @@ class Posting:
             if target is not None:
                 wanted.update((target.debit_account, target.credit_account))
         if missing := [each for each in wanted if each not in state.accounts]:
-            rows = await database.fetch(queries.accounts_for_posting, missing)
+            rows = await source.fetch(queries.accounts_for_posting, missing)
             state.accounts.update((row[0], Account(*row)) for row in rows)
 
     async def heads(self, source: Database | Transaction, books: Iterable[int]) -> dict[int, Book]:
