@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,19 @@ class PlatformUnderTest:
 
     def _command(self, command: str) -> list[str]:
         return [sys.executable, "-m", "tallystick", command, "--data", str(self.data)]
+
+
+@contextmanager
+def replicated(**replicas: int) -> Iterator[PlatformUnderTest]:
+    """A platform that runs, with so many replicas of these services."""
+    options = [part for name, count in replicas.items() for part in ("--replicas", f"{name}={count}")]
+    one = PlatformUnderTest(short_directory() / "data", three_free_ports(), tuple(options))
+    try:
+        one.start()
+        yield one
+    finally:
+        one.stop()
+        remove(one.data.parent)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.parts import remove, short_directory
-from tests.system.conftest import PlatformUnderTest, three_free_ports
+from tests.system.conftest import PlatformUnderTest, replicated
 from tests.system.stream import Stream, client_of, streaming
 
 DOUBLE = ("payments", "ledger", "identity", "vault", "risk")
@@ -21,14 +20,8 @@ SINGLE = ("audit", "notify")
 @pytest.fixture(scope="module")
 def doubled() -> Iterator[PlatformUnderTest]:
     """A platform with two replicas of each service that a payment needs."""
-    options = [part for name in DOUBLE for part in ("--replicas", f"{name}=2")]
-    one = PlatformUnderTest(short_directory() / "data", three_free_ports(), tuple(options))
-    try:
-        one.start()
+    with replicated(**dict.fromkeys(DOUBLE, 2)) as one:
         yield one
-    finally:
-        one.stop()
-        remove(one.data.parent)
 
 
 def kill(platform: PlatformUnderTest, name: str) -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 
 from tallystick.cli.apiclient import ApiClient, Credentials
-from tests.support.parts import remove, short_directory
-from tests.system.conftest import PlatformUnderTest, three_free_ports
+from tests.system.conftest import PlatformUnderTest, replicated
 from tests.system.recorder import Recorder
 
 SCOPE = "accounts:write accounts:read transfers:write transfers:read"
@@ -29,13 +28,8 @@ LOAD_S = 10
 
 @pytest.fixture(scope="module")
 def doubled() -> Iterator[PlatformUnderTest]:
-    one = PlatformUnderTest(short_directory() / "data", three_free_ports(), ("--replicas", "ledger=2"))
-    try:
-        one.start()
+    with replicated(ledger=2) as one:
         yield one
-    finally:
-        one.stop()
-        remove(one.data.parent)
 
 
 def tenant(platform: PlatformUnderTest, directory: Path, name: str) -> Credentials:

@@ -21,8 +21,7 @@ import pytest
 from tallystick.cli.apiclient import Answer, ApiClient
 from tallystick.kernel import ids
 from tallystick.services.payments.model import Role, request_id
-from tests.support.parts import remove, short_directory
-from tests.system.conftest import PlatformUnderTest, three_free_ports
+from tests.system.conftest import PlatformUnderTest, replicated
 from tests.system.stream import client_of, made, money
 
 #: A lease is 30 s. A dead process's work is taken up after 2 to 3 s; the rest is for a busy machine.
@@ -33,13 +32,8 @@ PAYMENTS = 8
 @pytest.fixture(scope="module")
 def pair() -> Iterator[PlatformUnderTest]:
     """A platform with two replicas of payments."""
-    one = PlatformUnderTest(short_directory() / "data", three_free_ports(), ("--replicas", "payments=2"))
-    try:
-        one.start()
+    with replicated(payments=2) as one:
         yield one
-    finally:
-        one.stop()
-        remove(one.data.parent)
 
 
 @asynccontextmanager
