@@ -233,7 +233,13 @@ async def main(given: argparse.Namespace) -> None:
     directory = Path(tempfile.mkdtemp(prefix="ts-growth-", dir="/tmp"))
     directory.chmod(0o755)
     password = Secret(secrets.token_urlsafe(24))
-    server = Postgres(directory / "pg", directory / "run", password=password, log=directory / "log" / "postgres.log")
+    server = Postgres(
+        directory / "pg",
+        directory / "run",
+        password=password,
+        log=directory / "log" / "postgres.log",
+        settings={name: f"'{value}'" for name, _, value in (one.partition("=") for one in given.setting)},
+    )
     await server.start()
     try:
         superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
@@ -276,5 +282,8 @@ if __name__ == "__main__":
     parser.add_argument("--step", type=int, default=1_000_000)
     parser.add_argument("--slice", type=float, default=4, help="seconds of pgbench before each step")
     parser.add_argument("--partition", type=int, default=0, help="sequences in each part; 0: one table")
+    parser.add_argument(
+        "--setting", action="append", default=[], help="NAME=VALUE of PostgreSQL, over those of one machine; repeatable"
+    )
     parser.add_argument("--json", type=Path)
     asyncio.run(main(parser.parse_args()))
