@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -429,18 +429,13 @@ async def test_a_stopped_server_hangs_nobody(directory: Path) -> None:
 
 
 async def test_a_full_disk_is_said_reads_go_on_and_nothing_is_lost(directory: Path) -> None:
-    disk = directory / "disk"
-    disk.mkdir()
-    refusal = mount("-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk))
-    if refusal:
-        pytest.skip(f"needs the right to mount a small tmpfs: {refusal}")
     settings = {
         "shared_buffers": "'16MB'",
         "min_wal_size": "'32MB'",
         "max_wal_size": "'1GB'",
         "checkpoint_timeout": "'1h'",
     }
-    try:
+    with small_disk(directory, "80m") as disk:
         async with own_server(directory, data=disk / "pg", wal=directory / "wal", settings=settings) as (_, service):
             database = await service.open()
             stored = []
@@ -456,22 +451,15 @@ async def test_a_full_disk_is_said_reads_go_on_and_nothing_is_lost(directory: Pa
             assert not mount("-o", "remount,size=300m", str(disk))
             await database.execute(Q["add_big"], 1000, filler)
             assert [row["id"] for row in await database.fetch(Q["ids"])] == [*stored, 1000]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)  # noqa: ASYNC221 - a moment
 
 
 async def test_a_server_without_room_for_its_log_is_away_and_what_it_was_storing_is_unknown(directory: Path) -> None:
     """It panics, and a commit that waited for that may be in the log all the same. Nobody is told that it is not."""
-    disk = directory / "disk"
-    disk.mkdir()
-    refusal = mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk))
-    if refusal:
-        pytest.skip(f"needs the right to mount a small tmpfs: {refusal}")
     settings = {"max_wal_size": "'1GB'", "checkpoint_timeout": "'1h'", "wal_compression": "off"}
     stored: set[int] = set()
     unknown: set[int] = set()
     refused: dict[int, Problem] = {}
-    try:
+    with small_disk(directory, "64m") as disk:
         async with own_server(directory, wal=disk / "wal", settings=settings) as (server, service):
             database = await service.open()
             filler = os.urandom(20_000)
@@ -499,8 +487,19 @@ async def test_a_server_without_room_for_its_log_is_away_and_what_it_was_storing
             found = {row["id"] for row in await database.fetch(Q["ids"])}
             assert stored <= found <= stored | unknown
             await database.execute(Q["add_big"], 10_000, filler)
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, size: str) -> Iterator[Path]:
+    disk = directory / "disk"
+    disk.mkdir()
+    refusal = mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk))
+    if refusal:
+        pytest.skip(f"needs the right to mount a small tmpfs: {refusal}")
+    try:
+        yield disk
     finally:
-        subprocess.run(["umount", str(disk)], check=True)  # noqa: ASYNC221 - a moment
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def mount(*arguments: str) -> str:

@@ -334,10 +334,17 @@ class SimDatabase:
         if self.server.faults.chance("lost_before"):
             raise DatabaseUnavailable("no connection")
         tx = Transaction(self, snapshot=snapshot)
+        async with self._committed(tx):
+            yield tx
+        for call in tx.after:
+            call()
+
+    @asynccontextmanager
+    async def _committed(self, tx: Transaction) -> AsyncIterator[None]:
         self.open.add(tx)
         try:
             try:
-                yield tx
+                yield
             except BaseException:
                 await self.alive()
                 if not tx.over:
@@ -347,8 +354,6 @@ class SimDatabase:
             await tx.commit()
         finally:
             self.open.discard(tx)
-        for call in tx.after:
-            call()
 
     async def fetch(self, query: Query, *args: Any) -> list[Row]:
         """A statement of its own; one that writes is a transaction, and what becomes of it may stay unknown."""
@@ -367,22 +372,11 @@ class SimDatabase:
 
     async def _store(self, query: Query, *args: Any) -> list[Row]:
         tx = Transaction(self)
-        self.open.add(tx)
-        try:
+        async with self._committed(tx):
             try:
-                rows = await tx.fetch(query, *args)
+                return await tx.fetch(query, *args)
             except DatabaseUnavailable:
                 raise CommitUnknown("the connection is lost") from None
-            except BaseException:
-                await self.alive()
-                if not tx.over:
-                    tx.abort()
-                raise
-            self.open.discard(tx)
-            await tx.commit()
-        finally:
-            self.open.discard(tx)
-        return rows
 
     async def fetchrow(self, query: Query, *args: Any) -> Row | None:
         rows = await self.fetch(query, *args)

@@ -13,14 +13,15 @@ from cyclopts import Parameter
 from tallystick.cli.failure import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Failed
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
+    from rich.table import Table
 
     from tallystick.local.layout import Layout
 
 #: Columns of what is read by a program or a file: nothing is cut off.
 UNBOUNDED: Final = 1000
 
-__all__ = ["NO", "NOT_RUNNING", "OK", "PART_FAILED", "USAGE", "Common", "Failed", "console", "emit"]
+__all__ = ["NO", "NOT_RUNNING", "OK", "PART_FAILED", "USAGE", "Common", "Failed", "columns", "console", "emit"]
 
 
 @Parameter(name="*")
@@ -56,3 +57,15 @@ def console(*, error: bool = False) -> Console:
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = UNBOUNDED
     return out
+
+
+def columns(sides: dict[str, JustifyMethod], *, wraps: str) -> Table:
+    """A table of these columns, each on its side. On a narrow terminal the one that `wraps` goes on in the next line, and nothing is cut off: an id
+    that ends in dots is of no use.
+    """
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for name, side in sides.items():
+        made.add_column(name, justify=side, no_wrap=name != wraps, overflow="fold")
+    return made

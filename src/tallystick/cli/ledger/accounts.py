@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, pages, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import Plot, balances_between, draw, wanted
-from tallystick.cli.output import USAGE, Common, Failed, console, emit
+from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit
 from tallystick.kernel.money import in_units
 
 if TYPE_CHECKING:
@@ -48,19 +48,10 @@ def accounts(
             else f"the book {book} has no accounts yet: `tallystick ledger import` brings some, POST /v1/accounts opens one"
         )
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, side in (
-        ("account", "left"),
-        ("name", "left"),
-        ("kind", "left"),
-        ("posted", "right"),
-        ("available", "right"),
-        ("", "left"),
-    ):
-        # On a narrow terminal a name goes on in the next line: an id that is cut off is of no use.
-        table.add_column(name, justify=side, no_wrap=name != "name", overflow="fold")  # type: ignore[arg-type]
+    table = columns(
+        {"account": "left", "name": "left", "kind": "left", "posted": "right", "available": "right", "": "left"},
+        wraps="name",
+    )
     for one in found:
         balance = one["balance"]
         state = "[red]closed[/]" if one["closed"] else "[yellow]frozen[/]" if one["frozen"] else ""

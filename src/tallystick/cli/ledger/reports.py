@@ -10,7 +10,7 @@ from tallystick.cli.ledger.accounts import escaped, show
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, named, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import Plot, balances_between, draw, wanted
-from tallystick.cli.output import USAGE, Common, Failed, console, emit
+from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -69,21 +69,13 @@ async def _statement(api: ApiClient, account: str, query: dict[str, object], lim
 
 
 def _show_statement(found: dict[str, Any]) -> None:
-    from rich.table import Table
-
     out = console()
     out.print(f"[bold]{found['path'] or found['account']}[/]  {escaped(found['name'])}")
     out.print(f"[dim]{found['from']} to {found['to']}, as of sequence {found['as_of']} of {found['book']}[/]")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, side in (
-        ("recorded", "left"),
-        ("kind", "left"),
-        ("code", "left"),
-        ("debit", "right"),
-        ("credit", "right"),
-        ("balance", "right"),
-    ):
-        table.add_column(name, justify=side, no_wrap=name != "code", overflow="fold")  # type: ignore[arg-type]
+    table = columns(
+        {"recorded": "left", "kind": "left", "code": "left", "debit": "right", "credit": "right", "balance": "right"},
+        wraps="code",
+    )
     table.add_row("opening", "", "", "", "", plain(found["opening"]))
     for one in found["data"]:
         amount = plain(one["amount"])
@@ -144,23 +136,15 @@ def trial_balance(
     if common.json:
         emit(found, common)
         return
-    from rich.table import Table
-
     out = console()
     out.print(f"[bold]trial balance of {found['book']}[/]  [dim]as of sequence {found['as_of']:,}[/]")
     if not found["data"]:
         out.print("[dim]nothing is posted in this book yet[/]")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, side in (
-        ("account", "left"),
-        ("kind", "left"),
-        ("debits", "right"),
-        ("credits", "right"),
-        ("balance", "right"),
-        ("", "left"),
-    ):
-        table.add_column(name, justify=side, no_wrap=name != "account", overflow="fold")  # type: ignore[arg-type]
+    table = columns(
+        {"account": "left", "kind": "left", "debits": "right", "credits": "right", "balance": "right", "": "left"},
+        wraps="account",
+    )
     for one in found["data"]:
         what = one.get("path") or one.get("account") or "(no path)"
         if one.get("accounts") is not None:

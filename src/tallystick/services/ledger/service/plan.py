@@ -51,13 +51,13 @@ def planned(
     """The plan of what was decided of these."""
     plan = Plan(known, now, Store.prepare(state, decided, known or None), decided.results)
     for work, results in zip(works, decided.results, strict=True):
-        plan.answers.append(answered(work, results, plan.writing, plan.proposals))
+        plan.answers.append(_answered(work, results, plan.writing, plan.proposals))
         if work.ask.entry is not None:
             plan.writing.about.append(work.ask.commands[0].id)
     return plan
 
 
-def answered(work: Work, results: list[Result], writing: Writing, proposals: list[ProposalRow]) -> Answered:
+def _answered(work: Work, results: list[Result], writing: Writing, proposals: list[ProposalRow]) -> Answered:
     """The answer, which is added to what is to be stored together with the fact."""
     ask, facts, stored = work.ask, writing.facts, writing.answers
     if ask.propose is not None and results[0].rules:

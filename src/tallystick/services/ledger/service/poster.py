@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
@@ -38,10 +38,10 @@ from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, Bo
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Book, Due, ProposalRow, Result, decide
+from tallystick.services.ledger.model import Book, Due, Result, State, Unit, decide
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
 from tallystick.services.ledger.service.head import Head
-from tallystick.services.ledger.service.plan import Plan, Stale, answered, plannable, planned, short
+from tallystick.services.ledger.service.plan import Plan, Stale, plannable, planned, short
 from tallystick.services.ledger.store import MOVED, TAKEN, Store
 
 #: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
@@ -200,20 +200,25 @@ class Poster:
             known = await head.learn(units)
             if head.epoch != epoch:
                 return None  # the flush before was not stored, while this one asked: what it was told rests on that one
-            if any(head.state.books[number].quarantined for number in known):
-                return None
-            now = self._clock.now()
-            state = head.state
-            decided = decide(units, state, now)
-            if short(decided.results, state):
+            plan = self._planned(works, units, head.state, known)
+            if plan is None:
                 head.forget()
                 return None
-            plan = planned(works, state, decided, now, known)
             plan.epoch = epoch
         except BaseException:
             head.forget()
             raise
         return plan
+
+    def _planned(
+        self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, tuple[int, int]]
+    ) -> Plan | None:
+        """None when more is to be looked up: what a book in quarantine says, or holds that may have expired."""
+        if any(state.books[work.book].quarantined for work in works):
+            return None
+        now = self._clock.now()
+        decided = decide(units, state, now)
+        return None if short(decided.results, state) else planned(works, state, decided, now, known)
 
     async def _store_plan(self, plan: Plan) -> list[Answered | Exception]:
         """Raises Stale when it was decided on what is no longer so, and what the database raises."""
@@ -242,14 +247,10 @@ class Poster:
             async with self._database.transaction() as tx:
                 head = Head(self._store, tx)
                 head.state.books = await self._store.lock_books(tx, {work.book for work in works})
-                if any(book.quarantined for book in head.state.books.values()):
-                    raise Stale(moved=False)
                 await head.learn(units)
-                now = self._clock.now()
-                decided = decide(units, head.state, now)
-                if short(decided.results, head.state):
+                plan = self._planned(works, units, head.state, {})
+                if plan is None:
                     raise Stale(moved=False)
-                plan = planned(works, head.state, decided, now, {})
                 await self._save(tx, plan)
         except DatabaseError as error:
             if (stale := _stale(error)) is not None:
@@ -338,17 +339,14 @@ class Poster:
         instants = {number: book.next_instant(now) for number, book in locked.items()}
         decided = decide(units, state, now)
         await self._look_for_expired(tx, short(decided.results, state), instants)
-        writing = self._store.prepare(state, decided)
-        proposals: list[ProposalRow] = []
-        for (place, work), results in zip(works, decided.results, strict=True):
-            answers[place] = answered(work, results, writing, proposals)
+        plan = planned([work for _, work in works], state, decided, now, {})
+        for (place, _), answer in zip(works, plan.answers, strict=True):
+            answers[place] = answer
         # Their keys are claimed already.
-        stored, writing.answers = writing.answers, []
-        await self._store.save(tx, writing, now)
+        stored, plan.writing.answers, plan.writing.about = plan.writing.answers, [], []
+        await self._save(tx, plan)
         if stored:
             await idempotency.complete(tx, stored)
-        if proposals:
-            await self._store.insert_proposals(tx, proposals)
         return decided.results
 
     async def _shut_out(
@@ -394,12 +392,12 @@ class Poster:
                 answers[place] = problem
 
     async def _look_for_expired(
-        self, tx: Transaction, short: dict[int, set[AccountId]], instants: dict[int, datetime]
+        self, tx: Transaction, lacking: dict[int, set[AccountId]], instants: dict[int, datetime]
     ) -> None:
         """An expired hold never blocks money. Only a refusal can be its doing, so the others don't pay for the question. What has expired is
         said by the book's time, as the rules say it: the clock of the replica that wrote last may be ahead of this one's.
         """
-        for book, accounts in short.items():
+        for book, accounts in lacking.items():
             if due := await self._store.due_holds_of(tx, accounts, instants[book], SWEEP):
                 raise _Expired(due)
 

@@ -47,15 +47,10 @@ SELECT count(*) FROM (SELECT FROM account WHERE book = $1 LIMIT $2) AS a;
 -- name: dated_back
 -- What was recorded on the account $1 after the sequence $3, of all that is effective up to the instant $2: the $4 newest, newest first. Each has
 -- the row of its effective time there; that of when it was recorded is later.
-SELECT t.sequence, t.id AS transfer, CASE WHEN t.debit_account = $1 THEN 'debit' ELSE 'credit' END AS side,
-    CASE WHEN t.debit_account = $1 THEN t.credit_account ELSE t.debit_account END AS other, t.kind, t.amount, t.released, t.currency,
-    t.recorded_at, t.code, CASE WHEN t.debit_account = $1 THEN t.dr_version ELSE t.cr_version END AS version,
-    CASE WHEN t.debit_account = $1 THEN t.dr_debits_pending ELSE t.cr_debits_pending END AS debits_pending,
-    CASE WHEN t.debit_account = $1 THEN t.dr_debits_posted ELSE t.cr_debits_posted END AS debits_posted,
-    CASE WHEN t.debit_account = $1 THEN t.dr_credits_pending ELSE t.cr_credits_pending END AS credits_pending,
-    CASE WHEN t.debit_account = $1 THEN t.dr_credits_posted ELSE t.cr_credits_posted END AS credits_posted, t.transaction, t.effective_at
+SELECT e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.released, e.currency, e.recorded_at, e.code, e.version,
+    e.debits_pending, e.debits_posted, e.credits_pending, e.credits_posted, e.transaction, e.effective_at
 FROM (SELECT book, sequence FROM adjustment WHERE account = $1 AND at <= $2 AND sequence > $3 ORDER BY sequence DESC LIMIT $4) AS a
-CROSS JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = a.book AND o.sequence = a.sequence LIMIT 1) AS t
+CROSS JOIN LATERAL (SELECT o.* FROM entry AS o WHERE o.book = a.book AND o.sequence = a.sequence AND o.account = $1 LIMIT 1) AS e
 ORDER BY a.sequence DESC;
 
 -- name: dated_back_before
