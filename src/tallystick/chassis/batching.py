@@ -7,6 +7,7 @@ round trip, one fsync, is shared by as many as came meanwhile.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
@@ -66,7 +67,7 @@ class Batcher(Generic[I, O]):
         self._patience = patience
         self._pace = pace
         self._enough = max_batch if enough is None else enough
-        self._began = 0.0
+        self._began = -math.inf  # the loop's clock may have begun a moment ago: on a machine that just started it has
         self._impatient: asyncio.TimerHandle | None = None
         self._waiting: deque[_Item[I, O]] = deque()
         self._running = 0
