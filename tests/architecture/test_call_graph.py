@@ -113,6 +113,7 @@ def test_envoys_access_rules_are_the_charters() -> None:
     topology = envoy.Topology(
         trust_domain="td",
         public_port=1,
+        mtls_port=2,
         mesh_dir=Path("/m"),
         ads_socket=Path("/a"),
         admin_socket=Path("/b"),

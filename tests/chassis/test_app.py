@@ -38,6 +38,7 @@ class Replica:
             "TALLYSTICK_REPLICA": str(number),
             "TALLYSTICK_LISTEN": str(self.socket),
             "TALLYSTICK_PUBLIC_URL": "https://localhost:8443",
+            "TALLYSTICK_MTLS_URL": "https://localhost:8446",
             "TALLYSTICK_TRUST_DOMAIN": "tallystick.test",
             "TALLYSTICK_DRAIN_SECONDS": "2",
             **environ,

@@ -28,7 +28,7 @@ from tallystick.chassis.telemetry.logs import captured
 from tallystick.kernel.clock import ManualClock
 from tallystick.kernel.problem import Forbidden, Upstream
 from tests.support.parts import NatsServer
-from tests.support.tokens import PUBLIC_URL, TRUST_DOMAIN, Holder, IdentityServer, Issuer, authorization
+from tests.support.tokens import MTLS_URL, PUBLIC_URL, TRUST_DOMAIN, Holder, IdentityServer, Issuer, authorization
 
 PATH = "/v1/payments"
 
@@ -47,6 +47,7 @@ class World:
         self.feed = RevocationFeed(mesh.revocations, monotonic=lambda: time.monotonic() + self.elapsed)
         self.auth = Authenticator(
             public_url=PUBLIC_URL,
+            mtls_url=MTLS_URL,
             trust_domain=TRUST_DOMAIN,
             identity=mesh,
             proofs=ProofStore(store, "payments"),

@@ -24,6 +24,7 @@ BASE = {
     "TALLYSTICK_SERVICE": "shop",
     "TALLYSTICK_LISTEN": "/run/shop.sock",
     "TALLYSTICK_PUBLIC_URL": "https://localhost:8443",
+    "TALLYSTICK_MTLS_URL": "https://localhost:8446",
     "TALLYSTICK_TRUST_DOMAIN": "tallystick.test",
 }
 

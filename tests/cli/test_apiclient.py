@@ -1,16 +1,22 @@
 """The client of the edge, against a TLS 1.3 server that checks its tokens and proofs and misbehaves on request."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tallystick.cli.apiclient import Answer, ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
-from tests.support.edge import Edge, certificate
+from tallystick.cli.client import fresh_certificate
+from tests.support.edge import ISSUER, Edge, certificate
 
 
 async def hang_up(request: web.Request) -> web.StreamResponse:
@@ -141,6 +147,73 @@ async def test_token_answers_that_are_none(edge: Edge, api: ApiClient, answer: b
     edge.next_token = [web.Response(body=answer)]
     with pytest.raises(TokenRefused):
         await api.token()
+
+
+# ---- with a certificate -----------------------------------------------------------------------------------------------
+
+
+async def test_with_a_certificate_no_proof_is_sent(edge_for_certificates: Edge, directory: Path) -> None:
+    """The token comes from the API's own origin, for the issuer's name; and from there on the connection says it all."""
+    edge, certificate = edge_for_certificates, json.loads((directory / "certificate.json").read_text())
+    assert edge.certificate == certificate["tls_client_certificate"]
+    async with ApiClient(edge.credentials(issuer=ISSUER, **certificate), timeout=5) as api:
+        assert (await api.request("POST", "/v1/payments", {}, idempotency_key="k")).status == 201
+        assert (await api.request("GET", "/v1/payments?limit=5")).status == 201
+    assert (len(edge.tokens), edge.proofs) == (1, [])
+    for kind in ("DPoP", "N_A", ""):
+        edge.next_token = [web.json_response({"access_token": "x.y.z", "token_type": kind, "expires_in": 60})]
+        async with ApiClient(edge.credentials(issuer=ISSUER, **certificate), attempts=1) as api:
+            with pytest.raises(TokenRefused):
+                await api.token()
+
+
+async def test_without_or_with_another_certificate_the_edge_does_not_speak(
+    edge_for_certificates: Edge, directory: Path
+) -> None:
+    edge = edge_for_certificates
+    for shown in ({}, fresh_certificate("cli_one")):
+        async with ApiClient(edge.credentials(issuer=edge.url, **shown), attempts=1, timeout=5) as api:
+            with pytest.raises(EdgeUnreachable):
+                await api.token()
+
+
+@pytest.fixture
+async def edge_for_certificates(directory: Path) -> AsyncIterator[Edge]:
+    certificate = fresh_certificate("cli_one")
+    (directory / "certificate.json").write_text(json.dumps(certificate))
+    made = Edge(directory)
+    made.certificate = certificate["tls_client_certificate"]
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def test_a_fresh_certificate() -> None:
+    made = fresh_certificate("cli_one")
+    [found] = x509.load_pem_x509_certificates(made["tls_client_certificate"].encode())
+    found.verify_directly_issued_by(found)
+    assert found.subject.rfc4514_string() == "CN=cli_one"
+    assert found.not_valid_after_utc - found.not_valid_before_utc > timedelta(days=3650)
+    key = serialization.load_pem_private_key(made["tls_client_key"].encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert key.public_key() == found.public_key()
+    assert fresh_certificate("cli_one") != made
+
+
+def test_certificates_that_are_none(edge_free: Credentials, directory: Path) -> None:
+    certificate(directory)
+    good, other = fresh_certificate("cli_one"), fresh_certificate("cli_two")
+    ca = str(directory / "ca.pem")
+    for change in (
+        {"tls_client_key": None},
+        {"tls_client_key": other["tls_client_key"]},
+        {"tls_client_key": "no"},
+        {"tls_client_certificate": ""},
+        {"tls_client_certificate": good["tls_client_key"]},
+    ):
+        with pytest.raises(CredentialsError, match="client certificate and its key"):
+            msgspec.structs.replace(edge_free, ca=ca, **{**good, **change}).tls()
+    msgspec.structs.replace(edge_free, ca=ca, **good).tls()
 
 
 # ---- credentials -----------------------------------------------------------------------------------------------------

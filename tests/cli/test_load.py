@@ -16,9 +16,10 @@ import pytest
 from cryptography import x509
 
 from tallystick.chassis.auth import jose
-from tallystick.cli.apiclient import ApiClient, Signer
+from tallystick.cli.apiclient import ApiClient, Credentials, Signer
 from tallystick.cli.bench import load
 from tallystick.cli.bench.load import Generator, Shot
+from tallystick.cli.client import fresh_certificate
 from tests.fabric.support import Authority
 
 Answer = Callable[[asyncio.StreamWriter, int], Awaitable[None]]
@@ -54,11 +55,17 @@ async def good(writer: asyncio.StreamWriter, number: int) -> None:
 
 
 @asynccontextmanager
-async def generator(directory: Path, answer: Answer) -> AsyncIterator[tuple[Generator, Server]]:
+async def generator(
+    directory: Path, answer: Answer, certificate: dict[str, str] | None = None
+) -> AsyncIterator[tuple[Generator, Server]]:
+    """`certificate`: what the generator comes with, by the names of `Credentials`; the server insists on it."""
     authority = Authority(directory / "ca")
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*authority.leaf("edge", x509.DNSName("localhost"), address))
+    if certificate is not None:
+        tls.verify_mode = ssl.CERT_REQUIRED
+        tls.load_verify_locations(cadata=certificate["tls_client_certificate"])
     server = Server(answer)
     async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls) as listening:
         port = listening.sockets[0].getsockname()[1]
@@ -66,7 +73,17 @@ async def generator(directory: Path, answer: Answer) -> AsyncIterator[tuple[Gene
         async def token() -> str:
             return "token"
 
-        credentials = SimpleNamespace(api=f"https://localhost:{port}", ca=str(authority.root))
+        url = f"https://localhost:{port}"
+        credentials = Credentials(
+            client_id="",
+            tenant="",
+            issuer=url,
+            api=url,
+            scope="",
+            private_key_jwk={},
+            ca=str(authority.root),
+            **(certificate or {}),
+        )
         api = SimpleNamespace(credentials=credentials, proof_key=Signer(), token=token)
         made = Generator(cast(ApiClient, api), connections=2, judge=lambda body: None if body == b"ok" else "no")
         await made.open()
@@ -89,6 +106,13 @@ async def test_each_request_has_a_proof_of_its_own(directory: Path) -> None:
     assert len({each["jti"] for each in claims}) == 20
     assert {each["htm"] for each in claims} == {"POST"}
     assert all("Authorization: DPoP token\r\n" in head and "Idempotency-Key: key\r\n" in head for head in server.heads)
+
+
+async def test_with_a_certificate_nothing_is_signed(directory: Path) -> None:
+    async with generator(directory, good, fresh_certificate("cli_one")) as (made, server):
+        result = await made.open_loop(shot, 0.2, 100)
+    assert (result.good, result.broken) == (20, 0)
+    assert all("Authorization: Bearer token\r\n" in head and "DPoP" not in head for head in server.heads)
 
 
 async def test_a_late_answer_is_given_up_and_the_next_request_has_a_new_connection(

@@ -106,6 +106,7 @@ def topology_in(folder: Path, **more: Any) -> envoy.Topology:
     return envoy.Topology(
         trust_domain="test.tallystick",
         public_port=more.pop("public_port", None) or free_port(),
+        mtls_port=more.pop("mtls_port", None) or free_port(),
         mesh_dir=folder / "mesh",
         ads_socket=folder / "ads.sock",
         admin_socket=folder / "admin.sock",

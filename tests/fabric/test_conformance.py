@@ -51,6 +51,15 @@ class Mesh:
             connector=aiohttp.TCPConnector(ssl=context, limit=64, force_close=False),
         )
 
+    def mutual(self, certificate: tuple[Path, Path] | None) -> aiohttp.ClientSession:
+        """The edge's other port; `certificate` are its file and its key's."""
+        context = ssl.create_default_context(cafile=str(self.authority.root))
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
+        return aiohttp.ClientSession(
+            f"https://localhost:{self.topology.mtls_port}", connector=aiohttp.TCPConnector(ssl=context)
+        )
+
     def service(self, caller: str, target: str) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             "http://mesh",
@@ -274,6 +283,7 @@ async def test_outside_only_the_charters_paths_exist(folder: Path) -> None:
 async def test_outside_what_only_the_platform_may_say_is_removed(folder: Path) -> None:
     forged = {
         "x-tallystick-peer": "spiffe://test.tallystick/ns/tallystick/sa/payments",
+        "x-tallystick-certificate": "ab" * 32,
         "X-Tallystick-Anything": "1",
         "x-forwarded-client-cert": "URI=spiffe://evil",
         "x-forwarded-for": "10.0.0.1",
@@ -288,21 +298,29 @@ async def test_outside_what_only_the_platform_may_say_is_removed(folder: Path) -
         "baggage": "evil=1",
         "x-request-id": "evil",
     }
-    async with mesh(folder, {"payments": [()]}, trace_percent=100) as it, it.edge() as session:
-        status, seen, _ = await ask(session, "POST", "/v1/payments", headers=forged, data=b"{}")
-        assert status == 200
-        arrived = {key.lower(): value for key, value in seen["headers"]}
-        assert not {key for key in arrived if key.startswith("x-tallystick")}
-        assert {key for key in arrived if key.startswith("x-envoy")} == {"x-envoy-external-address"}
-        assert arrived["x-envoy-external-address"] != "10.0.0.1", "from the connection"
-        assert not arrived.keys() & {"forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-client-cert"}
-        assert not arrived.keys() & {"baggage", "tallystick-timeout-ms"}
-        assert "10.0.0.1" not in arrived["x-forwarded-for"]
-        assert arrived["x-request-id"] != "evil"
-        version, trace, _, flags = arrived["traceparent"].split("-")
-        assert (version, flags, len(trace)) == ("00", "01", 32), "100 % sampled here"
-        assert trace != "1" * 32
-        assert arrived.get("tracestate", "") == ""
+    async with mesh(folder, {"payments": [()]}, trace_percent=100) as it:
+        own = it.authority.leaf("client", x509.DNSName("client"))
+        for session, ours in ((it.edge(), set()), (it.mutual(own), {"x-tallystick-certificate"})):
+            async with session:
+                await removed(session, forged, ours)
+
+
+async def removed(session: aiohttp.ClientSession, forged: dict[str, str], ours: set[str]) -> None:
+    """`ours`: what the edge itself sets there."""
+    status, seen, _ = await ask(session, "POST", "/v1/payments", headers=forged, data=b"{}")
+    assert status == 200
+    arrived = {key.lower(): value for key, value in seen["headers"]}
+    assert {key for key in arrived if key.startswith("x-tallystick")} == ours
+    assert {key for key in arrived if key.startswith("x-envoy")} == {"x-envoy-external-address"}
+    assert arrived["x-envoy-external-address"] != "10.0.0.1", "from the connection"
+    assert not arrived.keys() & {"forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-client-cert"}
+    assert not arrived.keys() & {"baggage", "tallystick-timeout-ms"}
+    assert "10.0.0.1" not in arrived["x-forwarded-for"]
+    assert arrived["x-request-id"] != "evil"
+    version, trace, _, flags = arrived["traceparent"].split("-")
+    assert (version, flags, len(trace)) == ("00", "01", 32), "100 % sampled here"
+    assert trace != "1" * 32
+    assert arrived.get("tracestate", "") == ""
 
 
 async def test_outside_bad_requests_get_problem_documents(folder: Path) -> None:

@@ -65,21 +65,33 @@ def test_where_the_data_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 def test_ports_stay_what_they_were() -> None:
     first = states.plan(None, None, None, None)
-    assert (first.port, first.ops_port, first.nats_port) == (8443, 8444, 8445)
+    assert (first.port, first.ops_port, first.nats_port, first.mtls_port) == (8443, 8444, 8445, 8446)
     moved = states.plan(first, 9443, None, {"ledger": 2})
-    assert (moved.port, moved.ops_port, moved.nats_port) == (9443, 9444, 9445)
+    assert (moved.port, moved.ops_port, moved.nats_port, moved.mtls_port) == (9443, 9444, 9445, 9446)
     again = states.plan(moved, None, None, None)
     assert again == moved
     assert states.plan(moved, None, 7000, None).ops_port == 7000
-    assert again.url == "https://localhost:9443"
+    assert (again.url, again.mtls_url) == ("https://localhost:9443", "https://localhost:9446")
     assert states.plan(None, 443, None, None).url == "https://localhost"
 
 
-@given(st.one_of(st.none(), st.integers(1, 65533)), st.one_of(st.none(), st.integers(1, 65533)))
+@given(st.one_of(st.none(), st.integers(1, 65531)), st.one_of(st.none(), st.integers(1, 65535)))
 def test_no_two_ports_are_the_same(port: int | None, ops: int | None) -> None:
     found = states.plan(None, port, ops, None)
     if ops != found.port:
-        assert len({found.port, found.ops_port, found.nats_port}) == 3
+        ports = {found.port, found.ops_port, found.nats_port, found.mtls_port}
+        assert len(ports) == 4
+        assert max(ports) <= 65535
+
+
+def test_a_platform_from_before_the_second_edge_gets_a_port_for_it(directory: Path) -> None:
+    layout = Layout(directory)
+    for ops, expected in ((7444, 7446), (7446, 7447)):
+        layout.state.write_text(f'{{"port": 7443, "ops_port": {ops}, "nats_port": 7445, "replicas": {{"risk": 2}}}}')
+        found = states.read(layout)
+        assert found is not None
+        assert (found.mtls_port, found.ops_port, found.nats_port, found.replicas) == (expected, ops, 7445, {"risk": 2})
+        assert states.plan(found, None, None, None) == found
 
 
 def test_state_is_written_and_read(directory: Path) -> None:
@@ -136,6 +148,7 @@ def test_a_name_is_not_a_path(directory: Path, name: str) -> None:
 def sample() -> control.Status:
     return control.Status(
         edge="https://localhost:1",
+        mtls="https://localhost:4",
         ca="/ca.pem",
         ops="http://127.0.0.1:2",
         data="/data",

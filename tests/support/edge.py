@@ -23,6 +23,9 @@ from tallystick.chassis.auth.jose import sha256
 from tallystick.cli.apiclient import Credentials
 from tests.support.parts import free_port
 
+#: Where nobody listens: of clients that come with a certificate it is a name only.
+ISSUER = "https://localhost:1"
+
 
 class Edge:
     """Token endpoint and one resource. `next` holds what to do with the next requests to the resource, None for the normal."""
@@ -31,6 +34,8 @@ class Edge:
         self.directory = directory
         self.port = free_port()
         self.url = f"https://localhost:{self.port}"
+        #: The certificate that clients have to come with, PEM: tokens are bound to it then, and no proof is asked for.
+        self.certificate: str | None = None
         self.key = ECKey.generate_key("P-256", {"kid": "c1"})
         self.next: list[Any] = []
         self.next_token: list[Any] = []
@@ -50,6 +55,9 @@ class Edge:
     async def start(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate(self.directory))
+        if self.certificate is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=self.certificate)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=context).start()
 
@@ -69,7 +77,10 @@ class Edge:
         return msgspec.convert({**members, **changes}, Credentials)
 
     def proved(self, request: web.Request, token: str | None) -> str:
-        """The thumbprint of the key of a request's proof, which is good."""
+        """The thumbprint of the key of a request's proof, which is good; "" where a certificate does."""
+        if self.certificate is not None:
+            assert "DPoP" not in request.headers
+            return ""
         [proof] = request.headers.getall("DPoP")
         assert proof not in self.proofs
         self.proofs.append(proof)
@@ -87,20 +98,21 @@ class Edge:
         found = jwt.decode(str(form["client_assertion"]), self.key, algorithms=["ES256"])
         assert found.header["typ"] == "client-authentication+jwt"
         assert found.header["kid"] == "c1"
-        assert found.claims["aud"] == self.url
+        assert found.claims["aud"] == (self.url if self.certificate is None else ISSUER)
         assert found.claims["iss"] == found.claims["sub"] == form["client_id"] == "cli_one"
         assert found.claims["exp"] - time.time() <= 60
         assert form["grant_type"] == "client_credentials"
         if self.next_token and (answer := self.next_token.pop(0)) is not None:
             return answer if isinstance(answer, web.Response) else await answer(request)
         self.tokens.append(f"token.{len(self.tokens)}.x")
-        return web.json_response({"access_token": self.tokens[-1], "token_type": "DPoP", "expires_in": self.life})
+        kind = "DPoP" if self.certificate is None else "Bearer"
+        return web.json_response({"access_token": self.tokens[-1], "token_type": kind, "expires_in": self.life})
 
     async def _resource(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.requests.append((request.method, request.path_qs, dict(request.headers), body))
         scheme, _, token = request.headers["Authorization"].partition(" ")
-        assert scheme == "DPoP"
+        assert scheme == ("DPoP" if self.certificate is None else "Bearer")
         try:
             self.proved(request, token)
         except Refused as refused:

@@ -19,7 +19,7 @@ from tallystick.chassis.auth.replay import ProofStore
 from tallystick.chassis.auth.revocation import RevocationFeed
 from tallystick.chassis.call import Client
 from tallystick.kernel.clock import SystemClock
-from tests.support.tokens import PUBLIC_URL, TRUST_DOMAIN, Holder, IdentityServer, Issuer
+from tests.support.tokens import MTLS_URL, PUBLIC_URL, TRUST_DOMAIN, Holder, IdentityServer, Issuer
 
 
 @dataclass
@@ -119,6 +119,7 @@ async def world(directory: Path, valkey: Valkey) -> AsyncIterator[World]:
     feed = RevocationFeed(inner.revocations)
     authenticator = Authenticator(
         public_url=PUBLIC_URL,
+        mtls_url=MTLS_URL,
         trust_domain=TRUST_DOMAIN,
         identity=inner,
         proofs=ProofStore(valkey, "shop"),

@@ -13,6 +13,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 PUBLIC_URL = "https://localhost:8443"
+MTLS_URL = "https://localhost:8446"
 TRUST_DOMAIN = "tallystick.test"
 
 AnyKey = ECKey | RSAKey | OKPKey | OctKey

@@ -55,11 +55,11 @@ class Result:
         return json.loads(self.out)
 
 
-def three_free_ports() -> int:
-    """The first of three free ports in a row: edge, metrics, bus."""
+def free_ports() -> int:
+    """The first of four free ports in a row: edge, metrics, bus, and the edge's other one, for clients with a certificate."""
     while True:
         port = free_port()
-        if port < 65533 and port_is_free(port + 1) and port_is_free(port + 2):
+        if port < 65532 and all(port_is_free(port + n) for n in (1, 2, 3)):
             return port
 
 
@@ -76,6 +76,10 @@ class PlatformUnderTest:
     @property
     def url(self) -> str:
         return f"https://localhost:{self.port}"
+
+    @property
+    def mtls_port(self) -> int:
+        return self.port + 3
 
     @property
     def ops(self) -> str:
@@ -177,7 +181,7 @@ class PlatformUnderTest:
 def replicated(**replicas: int) -> Iterator[PlatformUnderTest]:
     """A platform that runs, with so many replicas of these services."""
     options = [part for name, count in replicas.items() for part in ("--replicas", f"{name}={count}")]
-    one = PlatformUnderTest(short_directory() / "data", three_free_ports(), tuple(options))
+    one = PlatformUnderTest(short_directory() / "data", free_ports(), tuple(options))
     try:
         one.start()
         yield one
@@ -191,7 +195,7 @@ def new_platform() -> Iterator[NewPlatform]:
     made: list[PlatformUnderTest] = []
 
     def make(*options: str, **environment: str) -> PlatformUnderTest:
-        one = PlatformUnderTest(short_directory() / "data", three_free_ports(), options, environment)
+        one = PlatformUnderTest(short_directory() / "data", free_ports(), options, environment)
         made.append(one)
         return one
 
@@ -202,7 +206,7 @@ def new_platform() -> Iterator[NewPlatform]:
 
 @pytest.fixture(scope="session")
 def _shared() -> Iterator[PlatformUnderTest]:
-    one = PlatformUnderTest(short_directory() / "data", three_free_ports())
+    one = PlatformUnderTest(short_directory() / "data", free_ports())
     try:
         one.start()
         yield one

@@ -45,6 +45,21 @@ def pay(credentials: Path) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def test_a_client_in_another_language_comes_with_a_certificate(platform: PlatformUnderTest, tmp_path: Path) -> None:
+    file = tmp_path / "bound.json"
+    name = f"bound-{time.monotonic_ns()}"
+    arguments = ("--bind", "certificate", "--scope", "accounts:read", "--out", str(file))
+    made = platform.cli("client", "create", name, *arguments)
+    assert made.status == 0, made.err
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not on this machine: the client in another language can't be run")
+    command = [node, str(HOW_TO / "certificate-bound.mjs"), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    said = re.fullmatch(r"\d+ accounts by a token of type Bearer, bound to [\w-]{43}\n", done.stdout)
+    assert said, (done.stdout, done.stderr)
+
+
 def test_a_client_in_another_language_pays_and_a_stranger_verifies_the_receipt(
     platform: PlatformUnderTest, credentials: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tallystick.cli.apiclient import Answer, ApiClient
 from tests.support.disk import Disk, refusal
 from tests.support.parts import remove, short_directory
-from tests.system.conftest import PlatformUnderTest, three_free_ports
+from tests.system.conftest import PlatformUnderTest, free_ports
 from tests.system.stream import Stream, client_of, money, streaming
 
 SEGMENT = 16 << 20
@@ -37,7 +37,7 @@ def small() -> Iterator[Small]:
     def make(place: str, size: str) -> tuple[PlatformUnderTest, Disk]:
         if why := refusal(directory):
             pytest.skip(f"this system gives no small disk, neither by mounting one nor in a namespace: {why}")
-        one = PlatformUnderTest(directory / "data", three_free_ports())
+        one = PlatformUnderTest(directory / "data", free_ports())
         made.append(one)
         one.start()
         assert one.stop() == 0

@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The Unix socket that the service answers on. Whoever can write to it can name any peer: it is 0600."""
     public_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+$", max_length=200)]
     """The edge as clients see it, without a path: the origin that DPoP proofs are made for."""
+    mtls_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+$", max_length=200)]
+    """The same for clients that come with a certificate (RFC 8705): a port or a name of its own."""
     trust_domain: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]+$", max_length=255)]
     mesh_dir: Path | None = None
     """Where this service's outbound sockets are, one `<target>.sock` each."""

@@ -1,7 +1,8 @@
-"""A client of the edge: gets a token by `private_key_jwt`, proves its key with each request, repeats what is safe to repeat.
+"""A client of the edge: gets a token by `private_key_jwt`, proves its key with each request (or its certificate with each connection),
+repeats what is safe to repeat.
 
 It knows the platform only by its public contract, as a client in another language would: RFC 6749 and 7523 (token), RFC 9449
-(proof), RFC 9457 (problems), `Idempotency-Key`.
+(proof), RFC 8705 (certificate), RFC 9457 (problems), `Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class TokenRefused(Exception):
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """The file that `tallystick client create` writes. `ca` is the path of the CA's PEM file, `api` and `issuer` are origins."""
+    """The file that `tallystick client create` writes. `ca` is the path of the CA's PEM file, `api` and `issuer` are origins.
+
+    With a `tls_client_certificate` (PEM, and its key) tokens are bound to that (RFC 8705), and `api` is the edge's origin for such clients.
+    """
 
     client_id: str
     tenant: str
@@ -61,6 +65,12 @@ class Credentials(msgspec.Struct, frozen=True):
     scope: str
     private_key_jwk: dict[str, Any]
     ca: str
+    tls_client_certificate: str | None = None
+    tls_client_key: str | None = None
+
+    @property
+    def certificate_bound(self) -> bool:
+        return self.tls_client_certificate is not None
 
     @classmethod
     def load(cls, path: Path) -> Credentials:
@@ -88,6 +98,25 @@ class Credentials(msgspec.Struct, frozen=True):
             return ec.EllipticCurvePrivateNumbers(private, public).private_key()
         except (KeyError, ValueError, TypeError, AttributeError):
             raise CredentialsError("the private key is not a valid JWK") from None
+
+    def tls(self) -> ssl.SSLContext:
+        """TLS 1.3 with the CA and, if there is one, the certificate. Raises CredentialsError."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise CredentialsError(f"the CA file {self.ca} can't be used") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if self.tls_client_certificate is not None:
+            pem = f"{self.tls_client_certificate}\n{self.tls_client_key or ''}\n"
+            # OpenSSL reads it from a file; this one is in memory and has no name
+            with os.fdopen(os.memfd_create("certificate"), "wb") as file:
+                file.write(pem.encode())
+                file.flush()
+                try:
+                    context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+                except ssl.SSLError:
+                    raise CredentialsError("the client certificate and its key are not a pair") from None
+        return context
 
 
 class Signer:
@@ -200,11 +229,7 @@ class ApiClient:
         self._asking: asyncio.Task[str] | None = None
 
     async def __aenter__(self) -> Self:
-        try:
-            context = ssl.create_default_context(cafile=self.credentials.ca)
-        except (OSError, ssl.SSLError) as error:
-            raise CredentialsError(f"the CA file {self.credentials.ca} can't be used") from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context = self.credentials.tls()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context, limit=self._connections, keepalive_timeout=60),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -232,7 +257,7 @@ class ApiClient:
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a request, with a fresh proof each time it is sent. `path` may have a query; `body` is encoded unless it is bytes.
+        """Send a request, with a fresh proof each time it is sent, unless it has a certificate. `path` may have a query; `body` is encoded unless it is bytes.
 
         It is repeated, with growing pauses, when the edge was not reached, was busy or lost it, if that is safe: when the method
         is idempotent or the request has an idempotency key. Any answer is returned, problems too. Raises EdgeUnreachable when there
@@ -252,8 +277,11 @@ class ApiClient:
         while True:
             attempt += 1
             token = await self.token()
-            fixed["Authorization"] = f"DPoP {token}"
-            fixed["DPoP"] = self._proof_key.proof(method, bare, token)
+            if self.credentials.certificate_bound:
+                fixed["Authorization"] = f"Bearer {token}"
+            else:
+                fixed["Authorization"] = f"DPoP {token}"
+                fixed["DPoP"] = self._proof_key.proof(method, bare, token)
             try:
                 answer = await self._send(method, url, content, fixed, attempt)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -297,7 +325,9 @@ class ApiClient:
 
     async def _ask_for_token(self) -> str:
         issuer = self.credentials.issuer.rstrip("/")
-        url = f"{issuer}/oauth2/token"
+        bound = self.credentials.certificate_bound
+        # with a certificate, the token endpoint is the one beside the API (RFC 8705, 5): metadata says so under `mtls_endpoint_aliases`
+        url = f"{self._api if bound else issuer}/oauth2/token"
         for attempt in range(1, self._attempts + 1):
             form = {
                 "grant_type": "client_credentials",
@@ -309,10 +339,9 @@ class ApiClient:
             asked_at = time.monotonic()
             try:
                 data = aiohttp.FormData(form)()
-                headers = {
-                    "DPoP": self._proof_key.proof("POST", url),
-                    "Content-Type": "application/x-www-form-urlencoded",
-                }
+                headers = {"Content-Type": "application/x-www-form-urlencoded"}
+                if not bound:
+                    headers["DPoP"] = self._proof_key.proof("POST", url)
                 answer = await self._send("POST", url, data, headers, attempt)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if attempt == self._attempts:
@@ -332,8 +361,12 @@ class ApiClient:
             token, kind, life = document["access_token"], document["token_type"], int(document["expires_in"])
         except (ValueError, TypeError, KeyError) as error:
             raise TokenRefused("invalid_response", "the token endpoint's answer can't be read") from error
-        if not isinstance(token, str) or str(kind).lower() != "dpop":
-            raise TokenRefused("invalid_response", "the token isn't bound to a key")
+        if not isinstance(token, str) or str(kind).lower() != (
+            "bearer" if self.credentials.certificate_bound else "dpop"
+        ):
+            raise TokenRefused(
+                "invalid_response", "the token isn't bound to a key, or not to a certificate as it should be"
+            )
         self._token = token
         self._token_until = asked_at + max(1.0, life - 10.0)
         return token

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import cyclopts
 from cyclopts import Parameter
@@ -15,11 +17,16 @@ from cyclopts import Parameter
 from tallystick.cli.administration import administer
 from tallystick.cli.output import NO, USAGE, Common, Failed, console, emit
 from tallystick.cli.tenant import checked
+from tallystick.local import control
 
 if TYPE_CHECKING:
     from tallystick.contracts.identity.client import IdentityAdmin
     from tallystick.contracts.identity.messages import Client
     from tallystick.local.layout import Layout
+
+Binding = Literal["dpop", "certificate"]
+BIND_HELP = "what its tokens are bound to: a key that signs each request, or the certificate of its connections"
+CERTIFICATE_LIFE: Final = timedelta(days=10 * 365)
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -33,6 +40,7 @@ def create(
     *,
     scope: Annotated[str, Parameter(help='what it may ask for, such as "accounts:write payments:write"')],
     tenant: Annotated[str, Parameter(help="whose client it is")] = "default",
+    bind: Annotated[Binding, Parameter(help=BIND_HELP)] = "dpop",
     out: Annotated[
         Path | None, Parameter(help="the file for its key, mode 0600 [clients/NAME.json in the data directory]")
     ] = None,
@@ -40,33 +48,58 @@ def create(
 ) -> None:
     """Register a client with a fresh key, and write its credentials to a file.
 
-    The private key is in that file and nowhere else: the platform keeps the public half only.
+    The private key is in that file and nowhere else: the platform keeps the public half only. With `--bind certificate` a self-signed
+    certificate is in it too, with a key of its own; the client then comes by the edge's port for mutual TLS.
     """
+    checked(tenant)
+    edge = running(common)
+    file = out or _file(common.layout, name)
+    made = register(common, edge, Registration(tenant, name, scope, bind), file)
+    if common.json:
+        told = {"client_id": made.client_id, "tenant": made.tenant, "scope": made.scope, "bind": bind}
+        emit({**told, "file": str(file)}, common)
+    else:
+        print(f"client {made.client_id} of tenant {made.tenant}\ncredentials in {file}")
+
+
+class Registration(NamedTuple):
+    """A client to be registered: `create` says what the members are."""
+
+    tenant: str
+    name: str
+    scope: str
+    bind: Binding = "dpop"
+
+
+def running(common: Common) -> control.Status:
+    """Where the edge is. Raises NotRunning."""
+    return asyncio.run(control.ask(common.layout, control.GetStatus(), control.Status))
+
+
+def register(common: Common, edge: control.Status, asked: Registration, file: Path) -> Client:
+    """Register a client and write its credentials to `file`, which is new. Raises Failed."""
     from tallystick.contracts.identity.messages import PublicJwks
 
-    checked(tenant)
-    issuer = _issuer(common)
-    file = out or _file(common.layout, name)
+    certificate = asked.bind == "certificate"
     private, public = fresh_key()
     with new_file(file) as write:
         made = administer(
-            common, lambda identity: identity.create_client(tenant, name, scope, PublicJwks(keys=[public]))
+            common,
+            lambda identity: identity.create_client(
+                asked.tenant, asked.name, asked.scope, PublicJwks(keys=[public]), certificate_bound=certificate
+            ),
         )
-        write(
-            {
-                "client_id": made.client_id,
-                "tenant": made.tenant,
-                "issuer": issuer,
-                "api": issuer,
-                "scope": made.scope,
-                "private_key_jwk": private,
-                "ca": str(common.layout.ca),
-            }
-        )
-    if common.json:
-        emit({"client_id": made.client_id, "tenant": made.tenant, "scope": made.scope, "file": str(file)}, common)
-    else:
-        print(f"client {made.client_id} of tenant {made.tenant}\ncredentials in {file}")
+        known = {
+            "client_id": made.client_id,
+            "tenant": made.tenant,
+            "issuer": edge.edge,
+            "api": edge.mtls if certificate else edge.edge,
+            "scope": made.scope,
+            "private_key_jwk": private,
+            "ca": str(common.layout.ca),
+        }
+        write(known | (fresh_certificate(made.client_id) if certificate else {}))
+    return made
 
 
 @client.command(name="list")
@@ -86,7 +119,8 @@ def list_(
         state = f"[red]revoked {each.revoked_at}[/]" if each.revoked_at else "[green]active[/]"
         console().print(f"{each.client_id}  {each.tenant}  ", end="")
         console().print(each.name, markup=False, end="")
-        console().print(f"  {state}  [dim]{each.scope}[/]")
+        bound = "certificate  " if each.tls_client_certificate_bound_access_tokens else ""
+        console().print(f"  {state}  {bound}[dim]{each.scope}[/]")
 
 
 @client.command
@@ -161,13 +195,37 @@ def fresh_key() -> tuple[dict[str, str], Any]:
     return private, PublicJwk(kty="EC", crv="P-256", kid=kid, alg="ES256", use="sig", x=x, y=y)
 
 
-def _issuer(common: Common) -> str:
-    """The edge's origin, which is the issuer too. Raises NotRunning."""
-    import asyncio
+def fresh_certificate(client_id: str) -> dict[str, str]:
+    """A new P-256 key and a certificate that it signs for itself, both PEM, by the names of `Credentials`.
 
-    from tallystick.local import control
+    What it says is for people: tokens are bound to its hash, and nobody asks who made it or until when it lasts.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    return asyncio.run(control.ask(common.layout, control.GetStatus(), control.Status)).edge
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, client_id)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + CERTIFICATE_LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {
+        "tls_client_certificate": made.public_bytes(pem).decode(),
+        "tls_client_key": private.decode(),
+    }
 
 
 async def _all(identity: IdentityAdmin, tenant: str | None) -> list[Client]:

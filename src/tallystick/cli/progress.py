@@ -19,7 +19,7 @@ class UpProgress(Protocol):
     def process(self, name: str, phase: str, detail: str) -> None: ...
     def ready(self, platform: Platform, seconds: float) -> None: ...
     def status(self, found: Status) -> None: ...
-    def announce(self, edge: str, ca: str, ops: str, seconds: float) -> None: ...
+    def announce(self, found: Status, seconds: float) -> None: ...
     def stopping(self) -> None: ...
     def close(self) -> None: ...
 
@@ -52,19 +52,19 @@ class LineProgress:
                 self.process(f"{service.name}-{number}", replica.phase, replica.error or "")
 
     def ready(self, platform: Platform, seconds: float) -> None:
-        self.announce(
-            platform.state.url, str(platform.layout.ca), f"http://127.0.0.1:{platform.state.ops_port}", seconds
-        )
+        self.announce(platform.status(), seconds)
 
-    def announce(self, edge: str, ca: str, ops: str, seconds: float) -> None:
+    def announce(self, found: Status, seconds: float) -> None:
         if self._common.json:
-            emit({"ready": True, "seconds": round(seconds, 2), "edge": edge, "ca": ca, "ops": ops}, self._common)
+            told = {"edge": found.edge, "mtls": found.mtls, "ca": found.ca, "ops": found.ops}
+            emit({"ready": True, "seconds": round(seconds, 2), **told}, self._common)
             sys.stdout.flush()
             return
         self._say(f"ready in {seconds:.1f} s")
-        self._say(f"API      {edge}")
-        self._say(f"CA file  {ca}")
-        self._say(f"metrics  {ops}/sd")
+        self._say(f"API      {found.edge}")
+        self._say(f"mTLS     {found.mtls}")
+        self._say(f"CA file  {found.ca}")
+        self._say(f"metrics  {found.ops}/sd")
 
     def stopping(self) -> None:
         self._say("stopping")
@@ -94,9 +94,9 @@ class LiveProgress(LineProgress):
             self._at[name] = time.monotonic() - self._began
         self._draw()
 
-    def announce(self, edge: str, ca: str, ops: str, seconds: float) -> None:
+    def announce(self, found: Status, seconds: float) -> None:
         self._end_live()
-        super().announce(edge, ca, ops, seconds)
+        super().announce(found, seconds)
 
     def stopping(self) -> None:
         self._end_live()

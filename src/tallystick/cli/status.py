@@ -61,7 +61,7 @@ def _show(found: control.Status) -> None:
 
     out = console()
     out.print(
-        f"[bold]{'ready' if found.ready else 'not ready'}[/]  {found.edge}   CA {found.ca}   metrics {found.ops}/sd"
+        f"[bold]{'ready' if found.ready else 'not ready'}[/]  {found.edge}   mTLS {found.mtls}   CA {found.ca}   metrics {found.ops}/sd"
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("process", "state", "pid", "since", "restarts", "version"):

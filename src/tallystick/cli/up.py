@@ -25,12 +25,17 @@ if TYPE_CHECKING:
     from tallystick.local.environment import Options
 
 DETACHED_WITHIN = 300.0
+#: Three ports come after the edge's: metrics, bus, and the edge's other one for clients with a certificate. One more, should
+#: `--ops-port` have taken one of these.
+MAX_PORT = 65531
 
 
 def up(
     *,
     detach: Annotated[bool, Parameter(alias="-d", negative="", help="return once it is ready, and let it run")] = False,
-    port: Annotated[int | None, Parameter(help="the edge's port on loopback; kept for the next start [8443]")] = None,
+    port: Annotated[
+        int | None, Parameter(help="the edge's port on loopback, the first of four; kept for the next start [8443]")
+    ] = None,
     ops_port: Annotated[int | None, Parameter(help="the metrics' port on loopback [the edge's + 1]")] = None,
     replicas: Annotated[
         list[str] | None, Parameter(negative="", help="SERVICE=N, as often as needed; kept for the next start")
@@ -125,7 +130,7 @@ def _detach(layout: Layout, common: Common) -> int:
                 found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
                 progress.status(found)
                 if found.ready:
-                    progress.announce(found.edge, found.ca, found.ops, time.monotonic() - began)
+                    progress.announce(found, time.monotonic() - began)
                     return OK
             time.sleep(0.1)
     finally:
@@ -141,7 +146,14 @@ def _runs_already(layout: Layout, common: Common) -> int:
         ) from error
     if common.json:
         emit(
-            {"already_running": True, "edge": found.edge, "ca": found.ca, "pid": found.pid, "ready": found.ready},
+            {
+                "already_running": True,
+                "edge": found.edge,
+                "mtls": found.mtls,
+                "ca": found.ca,
+                "pid": found.pid,
+                "ready": found.ready,
+            },
             common,
         )
     else:
@@ -163,6 +175,6 @@ def _replicas(given: list[str], charters: Mapping[str, Charter]) -> dict[str, in
 
 
 def _port(port: int | None) -> int | None:
-    if port is not None and not 1 <= port <= 65533:
-        raise Failed(f"{port} is not a port that can be had: 1 to 65533, the next two are used as well", USAGE)
+    if port is not None and not 1 <= port <= MAX_PORT:
+        raise Failed(f"{port} is not a port that can be had: 1 to {MAX_PORT}, the next ones are used as well", USAGE)
     return port

@@ -15,7 +15,7 @@ COMMON = "identity"
 
 def mermaid(charters: Mapping[str, Charter]) -> str:
     """A flowchart: thick arrows are calls (time budget, what happens without an answer), dotted ones are facts on the bus."""
-    lines = ["flowchart LR", '    client(["API client"]) -->|"TLS 1.3, DPoP"| edge["Envoy, the edge"]']
+    lines = ["flowchart LR", '    client(["API client"]) -->|"TLS 1.3, DPoP or certificate"| edge["Envoy, the edge"]']
     for name, charter in charters.items():
         if charter.edge.paths:
             lines.append(f'    edge -->|"{"<br>".join(path.prefix for path in charter.edge.paths)}"| {name}')

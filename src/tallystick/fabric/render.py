@@ -21,6 +21,7 @@ Files = dict[str, str]
 EXAMPLE = envoy.Topology(
     trust_domain="tallystick.example",
     public_port=8443,
+    mtls_port=8446,
     mesh_dir=Path("/run/tallystick/mesh"),
     ads_socket=Path("/run/tallystick/ads.sock"),
     admin_socket=Path("/run/tallystick/envoy.sock"),

@@ -58,6 +58,8 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     edge: str
+    mtls: str
+    """The same edge, for clients that come with a certificate."""
     ca: str
     ops: str
     data: str

@@ -215,6 +215,7 @@ def _ports(layout: Layout) -> Iterator[Finding]:
     state = states.read(layout) or states.plan(None, None, None, None)
     for name, port, option in (
         ("edge", state.port, "--port"),
+        ("edge, mutual TLS", state.mtls_port, "--port"),
         ("metrics", state.ops_port, "--ops-port"),
         ("bus", state.nats_port, "--port"),
     ):

@@ -35,6 +35,7 @@ def environment(layout: Layout, state: State, options: Options, charter: Charter
         "LISTEN": str(layout.listen(service, number)),
         "MESH_DIR": str(layout.mesh / service),
         "PUBLIC_URL": state.url,
+        "MTLS_URL": state.mtls_url,
         "TRUST_DOMAIN": state.trust_domain,
         "DATABASE_HOST": str(layout.postgres_sockets),
         "DATABASE_PORT": "5432",

@@ -82,6 +82,7 @@ class Platform:
         self._topology = fabric_envoy.Topology(
             trust_domain=state.trust_domain,
             public_port=state.port,
+            mtls_port=state.mtls_port,
             mesh_dir=layout.mesh,
             ads_socket=layout.ads,
             admin_socket=layout.envoy_admin,
@@ -332,6 +333,7 @@ class Platform:
         whole = all(part.ready for part in parts) and all(r.ready for s in services for r in s.replicas)
         return control.Status(
             edge=self.state.url,
+            mtls=self.state.mtls_url,
             ca=str(self.layout.ca),
             ops=f"http://127.0.0.1:{self.state.ops_port}",
             data=str(self.layout.data),
@@ -369,11 +371,12 @@ class Platform:
                 self._report("supervisor", "error", f"while stopping: {type(result).__name__}: {result}")
 
     async def _close_edge(self) -> None:
-        """Take the public listener away, so that nothing new comes in, and wait for what is under way."""
+        """Take the public listeners away, so that nothing new comes in, and wait for what is under way."""
         envoy = self._parts["envoy"].unit if "envoy" in self._parts else None
         if not isinstance(envoy, Envoy) or envoy.pid is None:
             return
-        self._ads.remove("listener", "edge")
+        for name in fabric_envoy.EDGE_LISTENERS:
+            self._ads.remove("listener", name)
         loop = asyncio.get_running_loop()
         ending = loop.time() + EDGE_DRAIN
         while loop.time() < ending:

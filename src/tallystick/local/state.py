@@ -25,6 +25,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ops_port: int
     """Metrics and their discovery, on loopback."""
     nats_port: int
+    mtls_port: int = 0
+    """The edge for clients that come with a certificate, on loopback. 0 in a file from before there was one: `read` sees to that."""
     host: str = "localhost"
     trust_domain: str = TRUST_DOMAIN
     replicas: dict[str, int] = {}
@@ -33,17 +35,29 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def url(self) -> str:
         """The edge's origin: what clients call, and what DPoP proofs are made for."""
-        return f"https://{self.host}" + ("" if self.port == 443 else f":{self.port}")
+        return _origin(self.host, self.port)
+
+    @property
+    def mtls_url(self) -> str:
+        """The edge's other origin, for clients that come with a certificate."""
+        return _origin(self.host, self.mtls_port)
+
+
+def _origin(host: str, port: int) -> str:
+    return f"https://{host}" + ("" if port == 443 else f":{port}")
 
 
 def read(layout: Layout) -> State | None:
     """The platform's state, or None when it was never started here. Raises LayoutError when the file is damaged."""
     try:
-        return msgspec.json.decode(layout.state.read_bytes(), type=State)
+        found = msgspec.json.decode(layout.state.read_bytes(), type=State)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
         raise LayoutError(f"{layout.state} is damaged ({error}): correct or delete it; it only holds ports") from error
+    if found.mtls_port:
+        return found
+    return msgspec.structs.replace(found, mtls_port=_next(found.port + 3, found.ops_port, found.nats_port))
 
 
 def write(layout: Layout, state: State) -> None:
@@ -55,15 +69,22 @@ def plan(previous: State | None, port: int | None, ops_port: int | None, replica
     edge = port or (previous.port if previous else DEFAULT_PORT)
     moved = previous is None or previous.port != edge
     ops = ops_port or (edge + 1 if moved or previous is None else previous.ops_port)
-    bus = edge + 2 if moved or previous is None else previous.nats_port
-    if bus == ops:
-        bus += 1
+    bus = _next(edge + 2 if moved or previous is None else previous.nats_port, ops)
+    mtls = _next(edge + 3 if moved or previous is None else previous.mtls_port, ops, bus)
     return State(
         port=edge,
         ops_port=ops,
         nats_port=bus,
+        mtls_port=mtls,
         replicas=replicas if replicas is not None else (previous.replicas if previous else {}),
     )
+
+
+def _next(port: int, *taken: int) -> int:
+    """The first from `port` on that nothing else has."""
+    while port in taken:
+        port += 1
+    return port
 
 
 class Lock:

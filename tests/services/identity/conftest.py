@@ -28,7 +28,15 @@ from tallystick.services.identity.app import assemble
 from tallystick.services.identity.model.signing import Rotation
 from tallystick.services.identity.service import Identity
 from tests.conftest import DatabaseFor
-from tests.services.identity.support import ISSUER, TRUST_DOMAIN, ApiClient, PeerIdentity, SigningJwk, inner
+from tests.services.identity.support import (
+    ISSUER,
+    MTLS_ORIGIN,
+    TRUST_DOMAIN,
+    ApiClient,
+    PeerIdentity,
+    SigningJwk,
+    inner,
+)
 from tests.support.parts import NatsServer, ServiceDatabase
 
 ROTATION = Rotation(life=timedelta(days=7), publish_ahead=timedelta(minutes=20), keep=timedelta(minutes=15))
@@ -81,6 +89,7 @@ class World:
         asked = PeerIdentity(lambda: self.app, service)
         return Authenticator(
             public_url=ISSUER,
+            mtls_url=MTLS_ORIGIN,
             trust_domain=TRUST_DOMAIN,
             identity=asked,
             proofs=ProofStore(self.valkey, service),
@@ -109,6 +118,7 @@ def _identity(world: World) -> Identity:
         authorizer=Authorizer.load(PACKAGE),
         publish=publish,
         issuer=ISSUER,
+        mtls_origin=MTLS_ORIGIN,
         trust_domain=TRUST_DOMAIN,
         rotation=ROTATION,
     )

@@ -25,6 +25,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.services.identity.model.assertions import TYPE
 
 ISSUER = "https://localhost:8443"
+MTLS_ORIGIN = "https://localhost:8446"
 TRUST_DOMAIN = "test.tallystick"
 FORM = "application/x-www-form-urlencoded"
 

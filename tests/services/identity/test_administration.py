@@ -202,9 +202,10 @@ async def test_metadata(world: World) -> None:
     assert not {"authorization_endpoint", "userinfo_endpoint", "registration_endpoint"} & set(document)
 
 
-async def test_the_resource_takes_no_bearer_tokens(world: World) -> None:
+async def test_the_resource_takes_tokens_that_are_bound(world: World) -> None:
     document = (await send(world.app, "GET", "/.well-known/oauth-protected-resource")).json
     assert document["resource"] == ISSUER
     assert document["authorization_servers"] == [ISSUER]
-    assert document["dpop_bound_access_tokens_required"] is True
-    assert document["bearer_methods_supported"] == []
+    assert document["tls_client_certificate_bound_access_tokens"] is True
+    assert document["dpop_signing_alg_values_supported"]
+    assert document["bearer_methods_supported"] == ["header"], "in no form and no query"

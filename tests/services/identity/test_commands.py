@@ -21,7 +21,7 @@ from tallystick.cli.commands import dispatch
 from tallystick.local import control
 from tallystick.local.layout import Layout
 from tests.services.identity.conftest import World
-from tests.services.identity.support import ISSUER, ApiClient, peer
+from tests.services.identity.support import ISSUER, MTLS_ORIGIN, ApiClient, peer
 
 
 @dataclass
@@ -60,6 +60,7 @@ async def command_line(world: World, directory: Path, capsys: pytest.CaptureFixt
             return control.Refused("only the state can be asked for here")
         return control.Status(
             edge=ISSUER,
+            mtls=MTLS_ORIGIN,
             ca=str(layout.ca),
             ops="http://127.0.0.1:1",
             data=str(layout.data),

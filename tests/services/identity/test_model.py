@@ -309,9 +309,12 @@ def test_contradictions_about_who_asks(claims: dict[str, Any], client_id: str | 
 # ---- tokens
 
 
+BOUND = tokens.Binding("jkt", "T" * 43)
+
+
 def access(life: int = 120, jti: str = "t1") -> tokens.AccessToken:
     claims = tokens.access_claims(
-        client(), ("payments:write",), issuer=ISSUER, audience=ISSUER, jti=jti, thumbprint="T" * 43, now=NOW
+        client(), ("payments:write",), issuer=ISSUER, audience=ISSUER, jti=jti, bound_to=BOUND, now=NOW
     )
     assert claims["exp"] - claims["iat"] == 120
     read = tokens.read_access_claims(

@@ -37,6 +37,7 @@ async def run(env: Env, directory: Path, capsys: pytest.CaptureFixture[str]) -> 
         del request
         return control.Status(
             edge="https://localhost:8443",
+            mtls="https://localhost:8446",
             ca=str(layout.ca),
             ops="http://127.0.0.1:1",
             data=str(layout.data),

@@ -187,6 +187,7 @@ async def _authenticator(runtime: Runtime, bus: Bus | None) -> Authenticator:
         await bus.subscribe(SUBJECT, feed.receive)
     return Authenticator(
         public_url=settings.public_url,
+        mtls_url=settings.mtls_url,
         trust_domain=settings.trust_domain,
         identity=identity,
         proofs=ProofStore(runtime.valkey, runtime.name),

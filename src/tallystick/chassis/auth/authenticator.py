@@ -1,16 +1,21 @@
 """Authentication of a request: at the edge by access token and proof of possession, inside by transaction token.
 
 The order of the edge's checks is chosen so that nothing is remembered for, and nothing is sent out for, a request that isn't good:
-token, expiry, revocation, then the proof by the key that the token is bound to, then whether the proof is new.
+token, expiry, revocation, then the proof by the key that the token is bound to, then whether the proof is new. A token that is bound to a
+certificate (RFC 8705) needs no proof: the edge says which certificate the connection came with, and has made sure of its key.
 """
 
 import asyncio
+import hmac
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from tallystick.chassis import telemetry
+from tallystick.chassis.auth import certificate
 from tallystick.chassis.auth.dpop import ProofVerifier
 from tallystick.chassis.auth.flight import SingleFlight
 from tallystick.chassis.auth.identity import Exchanged, Identity
@@ -18,6 +23,7 @@ from tallystick.chassis.auth.jose import Refused, sha256
 from tallystick.chassis.auth.problems import (
     IdentityUnavailable,
     RevocationFeedStale,
+    Scheme,
     invalid_proof,
     invalid_token,
     missing_token,
@@ -54,14 +60,18 @@ class Authenticator:
         self,
         *,
         public_url: str,
+        mtls_url: str,
         trust_domain: str,
         identity: Identity,
         proofs: ProofStore,
         feed: RevocationFeed,
         clock: Clock,
     ) -> None:
-        """`public_url` is the edge's origin: the issuer and the audience of access tokens, and what proofs are made for."""
+        """`public_url` is the edge's origin: the issuer and the audience of access tokens, and what proofs are made for. `mtls_url` is its
+        other one, for clients with a certificate: what proofs are made for that are sent there.
+        """
         self._public_url = public_url.rstrip("/")
+        self._mtls_url = mtls_url.rstrip("/")
         self._trust_domain = trust_domain
         self._identity = identity
         self._proofs = proofs
@@ -113,32 +123,44 @@ class Authenticator:
         is seen. `money` fails closed where otherwise a weaker answer would do. Raises CredentialsRefused (401),
         RevocationFeedStale, ReplayCheckUnavailable, IdentityUnavailable (503).
         """
-        text = _bearer_of_proof(headers)
-        digest = sha256(text)
+        sent = _sent(headers)
+        digest = sha256(sent.token)
         now = self._clock.now().timestamp()
         try:
-            verified = await self._access(text, digest, now)
+            verified = await self._access(sent.token, digest, now)
         except Refused as refused:
-            raise invalid_token(f"The access token is not valid: {refused.reason}.") from None
+            raise invalid_token(f"The access token is not valid: {refused.reason}.", sent.scheme) from None
         if money and self._feed.stale:
             raise RevocationFeedStale
-        proofs = [value for name, value in headers if name == b"dpop"]
-        if len(proofs) != 1:
+        if verified.certificate:
+            _shown(verified.certificate, sent)
+        else:
+            await self._proved(verified.jkt, sent, digest=digest, now=now, method=method, path=path, money=money)
+        return verified.subject
+
+    async def _proved(
+        self, jkt: str, sent: "_Sent", *, digest: bytes, now: float, method: str, path: str, money: bool
+    ) -> None:
+        """The token came with a new proof by its key, for this request (RFC 9449 section 4.3)."""
+        if sent.scheme != "DPoP":  # section 7.2: or binding it would have been for nothing
+            raise invalid_token(
+                "This access token is bound to a key: it is presented with the DPoP scheme.", sent.scheme
+            )
+        if not sent.proof:
             raise invalid_proof("There has to be exactly one DPoP header.")
         try:
             proof = self._verifier.verify(
-                proofs[0].decode("latin-1"),
+                sent.proof.decode("latin-1"),
                 method=method,
-                url=self._public_url + path,
+                # the origin is ours by configuration; which of both it was is for the edge to say
+                url=(self._mtls_url if sent.certificate else self._public_url) + path,
                 now=now,
                 token_hash=digest,
-                jkt=verified.jkt,
+                jkt=jkt,
             )
-            request = next((value for name, value in headers if name == REQUEST_HEADER), b"")
-            await self._proofs.claim(proof, money=money, request=request)
+            await self._proofs.claim(proof, money=money, request=sent.request)
         except Refused as refused:
             raise invalid_proof(f"The DPoP proof is not valid: {refused.reason}.") from None
-        return verified.subject
 
     async def _access(self, text: str, digest: bytes, now: float) -> Verified:
         verified = self._tokens.get(digest)
@@ -252,21 +274,50 @@ class Authenticator:
             return check()
 
 
-def _bearer_of_proof(headers: Headers) -> str:
-    """The token of the `Authorization: DPoP` header. Raises CredentialsRefused.
+class _Sent(msgspec.Struct, frozen=True):
+    """What a request says of who sends it. `proof`, `certificate` and `request` are empty where there is none, or more than one."""
 
-    `Bearer` is refused whatever it carries: our tokens are bound to a key, and accepting one without its proof would undo that
-    (RFC 9449 section 7.2).
-    """
-    found = [value for name, value in headers if name == b"authorization"]
-    if not found:
-        raise missing_token()
-    if len(found) > 1:
-        raise invalid_token("There has to be exactly one Authorization header.")
-    scheme, _, token = found[0].decode("latin-1").partition(" ")
-    if scheme.lower() != "dpop":
-        raise invalid_token("Access tokens are presented with the DPoP scheme.")
+    scheme: Scheme
+    token: str
+    proof: bytes
+    certificate: bytes
+    request: bytes
+
+
+_READ: Final = frozenset({b"authorization", b"dpop", REQUEST_HEADER, certificate.HEADER})
+_SCHEMES: Final[dict[str, Scheme]] = {"dpop": "DPoP", "bearer": "Bearer"}
+
+
+def _sent(headers: Headers) -> _Sent:
+    """Reads the headers, in one pass. Raises CredentialsRefused for what is no token."""
+    found: dict[bytes, bytes | None] = {}
+    for name, value in headers:
+        if name in _READ:
+            found[name] = None if name in found else value
+    shown = found.get(certificate.HEADER) or b""
+    offered: Scheme = "Bearer" if shown else "DPoP"
+    if b"authorization" not in found:
+        raise missing_token(offered)
+    authorization = found[b"authorization"]
+    if authorization is None:
+        raise invalid_token("There has to be exactly one Authorization header.", offered)
+    asked, _, token = authorization.decode("latin-1").partition(" ")
+    scheme = _SCHEMES.get(asked.lower())
+    if scheme is None:
+        raise invalid_token("Access tokens are presented with the DPoP or the Bearer scheme.", offered)
     token = token.lstrip(" ")
     if len(token) > MAX_TOKEN:
-        raise invalid_token("The access token is too long.")
-    return token
+        raise invalid_token("The access token is too long.", scheme)
+    return _Sent(scheme, token, found.get(b"dpop") or b"", shown, found.get(REQUEST_HEADER) or b"")
+
+
+def _shown(bound_to: bytes, sent: _Sent) -> None:
+    """The connection came with the certificate that the token is bound to (RFC 8705 section 3). Raises CredentialsRefused."""
+    if sent.scheme != "Bearer":
+        raise invalid_token(
+            "This access token is bound to a certificate: it is presented with the Bearer scheme.", sent.scheme
+        )
+    if not sent.certificate:
+        raise invalid_token("This access token is bound to a certificate: it is good over mutual TLS only.", "Bearer")
+    if not hmac.compare_digest(sent.certificate, bound_to):
+        raise invalid_token("This access token is bound to another certificate.", "Bearer")

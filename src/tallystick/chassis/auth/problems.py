@@ -1,4 +1,6 @@
-"""The ways authentication says no. Each one's `headers` go out with the answer (RFC 9449 section 7.1, RFC 6750 section 3)."""
+"""The ways authentication says no. Each one's `headers` go out with the answer: RFC 9449 section 7.1 (DPoP), RFC 6750 section 3 (Bearer,
+which here means a token that is bound to a certificate, RFC 8705 section 3).
+"""
 
 from typing import Literal
 
@@ -7,26 +9,38 @@ from tallystick.kernel.problem import Forbidden, Unauthenticated, Unavailable
 #: RFC 9864 names Ed25519 outright; `EdDSA` is the older name of the same in JOSE.
 PROOF_ALGORITHMS = ("ES256", "PS256", "EdDSA", "Ed25519")
 
+#: How a token is presented: with a proof by its key, or over a connection with its certificate.
+Scheme = Literal["DPoP", "Bearer"]
 
-def challenge(error: str | None = None, description: str | None = None, **more: str) -> dict[str, str]:
-    """`WWW-Authenticate` for the DPoP scheme. A request without any credential gets no error code (RFC 6750 section 3.1)."""
-    parts = {"error": error, "error_description": description, **more, "algs": " ".join(PROOF_ALGORITHMS)}
-    return {"WWW-Authenticate": "DPoP " + ", ".join(f'{name}="{value}"' for name, value in parts.items() if value)}
+
+def challenge(scheme: Scheme, **parts: str | None) -> dict[str, str]:
+    """`WWW-Authenticate`: what went wrong, under the scheme that was used. The DPoP scheme is named in any case, and first: it is taken
+    everywhere.
+    """
+    algorithms = f'algs="{" ".join(PROOF_ALGORITHMS)}"'
+    told = ", ".join(f'{name}="{value}"' for name, value in parts.items() if value)
+    if scheme == "Bearer":
+        return {"WWW-Authenticate": f"DPoP {algorithms}, Bearer {told}".rstrip()}
+    return {"WWW-Authenticate": f"DPoP {told}, {algorithms}" if told else f"DPoP {algorithms}"}
 
 
 class CredentialsRefused(Unauthenticated):
     """401. `reason` is a fixed text of ours: never a part of the token, so that nothing of it reaches a log or an answer."""
 
-    def __init__(self, error: Literal["invalid_token", "invalid_dpop_proof"] | None, reason: str) -> None:
-        super().__init__(reason, headers=challenge(error, reason if error else None), error=error or "missing_token")
+    def __init__(
+        self, error: Literal["invalid_token", "invalid_dpop_proof"] | None, reason: str, scheme: Scheme = "DPoP"
+    ) -> None:
+        told = challenge(scheme, error=error, error_description=reason if error else None)
+        super().__init__(reason, headers=told, error=error or "missing_token")
 
 
-def missing_token() -> CredentialsRefused:
-    return CredentialsRefused(None, "This endpoint needs a DPoP-bound access token.")
+def missing_token(scheme: Scheme = "DPoP") -> CredentialsRefused:
+    """A request without any credential gets no error code (RFC 6750 section 3.1). `Bearer` where a certificate came with it."""
+    return CredentialsRefused(None, "This endpoint needs a sender-constrained access token.", scheme)
 
 
-def invalid_token(reason: str) -> CredentialsRefused:
-    return CredentialsRefused("invalid_token", reason)
+def invalid_token(reason: str, scheme: Scheme = "DPoP") -> CredentialsRefused:
+    return CredentialsRefused("invalid_token", reason, scheme)
 
 
 def invalid_proof(reason: str) -> CredentialsRefused:
@@ -39,9 +53,11 @@ class InsufficientScope(Forbidden):
     slug = "insufficient-scope"
     title = "The access token lacks a scope"
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, scheme: Scheme = "DPoP") -> None:
         super().__init__(
-            f"This needs the scope {scope}.", headers=challenge("insufficient_scope", None, scope=scope), scope=scope
+            f"This needs the scope {scope}.",
+            headers=challenge(scheme, error="insufficient_scope", scope=scope),
+            scope=scope,
         )
 
 

@@ -13,7 +13,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """An authenticated client, at the edge (access token) or inside (transaction token).
 
     `tenant` scopes every query. `client_id` is `cli_...`. `token_id` is the token's `jti`. `jkt` is the thumbprint (RFC 7638) of
-    the key that an access token is bound to, empty inside. `actor` is who acts: the client,
+    the key that an access token is bound to, empty inside, and for a token that is bound to a certificate (RFC 8705). `actor` is who acts: the client,
     or the service that acts on its behalf in the background (claim `act`, RFC 8693 section 4.1). `caller` is the service that
     the mesh authenticated as the peer, empty at the edge. `inner` says that it came by a transaction token. `credential` is the token itself, kept so that
     `Authenticator.exchange` can pass the context on; its repr shows nothing.
@@ -33,7 +33,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     def require_scope(self, scope: str) -> None:
         """Raise `InsufficientScope` (403, RFC 6750 section 3.1) unless the token carries `scope`."""
         if scope not in self.scopes:
-            raise InsufficientScope(scope)
+            raise InsufficientScope(scope, "DPoP" if self.jkt or self.inner else "Bearer")
 
 
 #: What a policy may look at: Cedar's strings, 64-bit integers, booleans and sets of strings.

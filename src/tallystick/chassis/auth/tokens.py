@@ -11,6 +11,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from tallystick.chassis import telemetry
+from tallystick.chassis.auth.certificate import as_told
 from tallystick.chassis.auth.flight import SingleFlight
 from tallystick.chassis.auth.jose import Jwk, PublicKey, Refused, parse, public_key, verify
 from tallystick.chassis.auth.problems import IdentityUnavailable
@@ -27,7 +28,8 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 class Verified(msgspec.Struct, frozen=True):
     """A token whose signature and claims held. Expiry and revocation are checked again at each use.
 
-    `jkt` is the thumbprint of the key that the token is bound to (access tokens). `ids` are the token ids by which it can be
+    `jkt` is the thumbprint of the key that an access token is bound to (RFC 9449), `certificate` the SHA-256 of the certificate (RFC 8705)
+    as the edge tells it, in hex; exactly one of both is there. `ids` are the token ids by which it can be
     revoked: its own, and for a transaction token that of the access token it was exchanged for. `background`: identity gave it
     to a service for work that goes on without the client.
     """
@@ -38,6 +40,7 @@ class Verified(msgspec.Struct, frozen=True):
     issued_at: float
     expires_at: float
     jkt: str = ""
+    certificate: bytes = b""
     background: bool = False
 
 
@@ -48,8 +51,15 @@ class _Header(msgspec.Struct):
     crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+Thumbprint = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$", max_length=43)]
+"""A SHA-256 in base64url."""
+
+
 class _Confirmation(msgspec.Struct):
-    jkt: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{43}$", max_length=43)]
+    """RFC 7800, section 3.1."""
+
+    jkt: Thumbprint | None = None
+    x5t: Thumbprint | None = msgspec.field(default=None, name="x5t#S256")
 
 
 class _Claims(msgspec.Struct):
@@ -98,6 +108,9 @@ class KeyUnknown(Refused):
 def access_token(token: str, keys: Mapping[str, PublicKey], *, issuer: str, audience: str, now: float) -> Verified:
     """Check an access token but for binding, revocation and replay. Raises Refused, `KeyUnknown` for an unknown `kid`."""
     kid, claims = _open(token, "at+jwt", _access, keys=keys, issuer=issuer, audience=audience, now=now)
+    jkt, x5t = claims.cnf.jkt, claims.cnf.x5t
+    if (jkt is None) == (x5t is None):
+        raise Refused("it isn't bound to either a key or a certificate")
     subject = Subject(
         tenant=claims.tenant,
         client_id=claims.client_id,
@@ -106,9 +119,10 @@ def access_token(token: str, keys: Mapping[str, PublicKey], *, issuer: str, audi
         actor=claims.client_id,
         expires_at=datetime.fromtimestamp(claims.exp, UTC),
         credential=Secret(token),
-        jkt=claims.cnf.jkt,
+        jkt=jkt or "",
     )
-    return Verified(subject, kid, (claims.jti,), claims.iat, claims.exp, claims.cnf.jkt)
+    certificate = as_told(x5t) if x5t else b""
+    return Verified(subject, kid, (claims.jti,), claims.iat, claims.exp, jkt or "", certificate)
 
 
 def transaction_token(

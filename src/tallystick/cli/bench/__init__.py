@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from cyclopts import Parameter
 
+from tallystick.cli.client import BIND_HELP, Binding
 from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
 from tallystick.cli.own_client import own_client
 from tallystick.local import control
@@ -39,6 +40,7 @@ def bench(
     connections: Annotated[int, Parameter(help="to the edge")] = 64,
     accounts: Annotated[int, Parameter(help="that money moves between")] = 1000,
     hot: Annotated[bool, Parameter(help="transfers: all of them from one account", negative="")] = False,
+    bind: Annotated[Binding, Parameter(help=BIND_HELP)] = "dpop",
     baseline: Annotated[bool, Parameter(help="measure pgbench in the same run")] = True,
     out: Annotated[Path | None, Parameter(help="write the result there too, as JSON")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
@@ -51,8 +53,8 @@ def bench(
 
     if seconds < 2 or connections < 1 or accounts < 2 or (rate is not None and rate <= 0):
         raise Failed("--seconds from 2, --connections from 1, --accounts from 2, --rate above 0", USAGE)
-    credentials = own_client(common, "bench", SCOPE)
-    plan = Plan(subject, seconds, rate, connections, accounts, hot)
+    credentials = own_client(common, "bench" if bind == "dpop" else f"bench-{bind}", SCOPE, bind)
+    plan = Plan(subject, seconds, rate, connections, accounts, hot, bind)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report = runner.run(_run(common, credentials, plan, baseline=baseline))
     if out is not None:
@@ -72,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True):
     connections: int
     accounts: int
     hot: bool
+    bind: Binding
 
 
 async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) -> dict[str, Any]:
@@ -110,6 +113,7 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
         "machine": _machine(),
         "connections": plan.connections,
         "accounts": plan.accounts,
+        "bind": plan.bind,
         "baseline": None
         if base is None
         else {
@@ -255,8 +259,9 @@ def _show(report: dict[str, Any]) -> None:
 
     out = console()
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in (report["subject"], "rate/s", "x base", "p50 ms", "p90", "p99", "p99.9", "errors"):
-        table.add_column(heading, justify="left" if heading == report["subject"] else "right")
+    subject = f"{report['subject']}, tokens bound by {report['bind']}"
+    for heading in (subject, "rate/s", "x base", "p50 ms", "p90", "p99", "p99.9", "errors"):
+        table.add_column(heading, justify="left" if heading == subject else "right")
     if report["baseline"]:
         table.add_row("base: pgbench tpcb-like", f"{report['baseline']['tps']:.0f}", "1", "", "", "", "", "")
     for name, figures in (

@@ -1,4 +1,4 @@
-"""The load generator: many signed requests over few connections, at a rate that does not wait for the answers.
+"""The load generator: many requests, each signed or none (by what the token is bound to), over few connections, at a rate that does not wait for the answers.
 
 Open loop: request number n is *due* at n / rate, and its latency counts from then, whether or not a connection was free. A closed
 loop would ask a slow server less often and call it fast (coordinated omission). HTTP is spoken by httptools over asyncio, because
@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import os
-import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -141,8 +140,9 @@ class Generator:
         parts = urlsplit(api.credentials.api)
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._origin = f"https://{parts.netloc}"
-        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nAuthorization: DPoP "
-        self._tls = ssl.create_default_context(cafile=api.credentials.ca)
+        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nAuthorization: "
+        self._tls = api.credentials.tls()
+        self._proves = not api.credentials.certificate_bound
         self._api = api
         self._signer = api.proof_key
         self._size = connections
@@ -273,20 +273,23 @@ class Generator:
         return connection
 
     def _request(self, shot: Shot) -> bytes:
-        htu = self._htus.get(shot.path)
+        head = f"POST {shot.path}{self._head}{self._token}\r\nContent-Length: {len(shot.body)}\r\n"
+        if self._proves:
+            head += f"DPoP: {self._proof(shot.path)}\r\n"
+        return f"{head}Idempotency-Key: {shot.key}\r\n\r\n".encode() + shot.body
+
+    def _proof(self, path: str) -> str:
+        htu = self._htus.get(path)
         if htu is None:
-            htu = self._htus[shot.path] = json.dumps(self._origin + shot.path)
+            htu = self._htus[path] = json.dumps(self._origin + path)
         claims = f'{{"jti":"{self._run}{next(self._numbers)}","htm":"POST","htu":{htu},"iat":{int(time.time())},"ath":"{self._ath}"}}'
-        head = (
-            f"POST {shot.path}{self._head}{self._token}\r\nContent-Length: {len(shot.body)}\r\n"
-            f"DPoP: {self._signer.sign_claims(claims.encode())}\r\nIdempotency-Key: {shot.key}\r\n\r\n"
-        )
-        return head.encode() + shot.body
+        return self._signer.sign_claims(claims.encode())
 
     async def _fresh_token(self) -> None:
         now = time.monotonic()
         if now < self._token_until:
             return
         self._token_until = now + 1.0
-        self._token = await self._api.token()
-        self._ath = base64.urlsafe_b64encode(hashlib.sha256(self._token.encode()).digest()).rstrip(b"=").decode()
+        token = await self._api.token()
+        self._token = f"DPoP {token}" if self._proves else f"Bearer {token}"
+        self._ath = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()

@@ -40,12 +40,21 @@ class IdentityAdmin:
         path = f"/internal/admin/tenants?{_page(after, limit)}"
         return await self._client.request("GET", path, answer=Page[Tenant])
 
-    async def create_client(self, tenant: str, name: str, scope: str, jwks: PublicJwks) -> Client:
+    async def create_client(
+        self, tenant: str, name: str, scope: str, jwks: PublicJwks, *, certificate_bound: bool = False
+    ) -> Client:
         """TenantNotFound, InvalidScope, InvalidClientKey."""
+        asked = CreateClient(
+            tenant=tenant,
+            name=name,
+            scope=scope,
+            jwks=jwks,
+            tls_client_certificate_bound_access_tokens=certificate_bound,
+        )
         return await self._client.request(
             "POST",
             "/internal/admin/clients",
-            CreateClient(tenant=tenant, name=name, scope=scope, jwks=jwks),
+            asked,
             answer=Client,
             problems=(TenantNotFound, InvalidScope, InvalidClientKey),
         )

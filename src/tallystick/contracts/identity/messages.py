@@ -133,6 +133,8 @@ class CreateClient(_Message, frozen=True):
     name: ClientName
     scope: ScopeText
     jwks: PublicJwks
+    tls_client_certificate_bound_access_tokens: bool = False
+    """RFC 8705, 3.4: its tokens are bound to the certificate that it comes with. Otherwise they are bound to a DPoP key (RFC 9449)."""
 
 
 class Client(_Message, frozen=True):
@@ -141,6 +143,7 @@ class Client(_Message, frozen=True):
     name: str
     scope: str
     key_ids: list[str]
+    tls_client_certificate_bound_access_tokens: bool
     created_at: str
     revoked_at: str | None = None
 

@@ -15,6 +15,7 @@ import msgspec
 from tallystick.chassis.charter import Charter, pairs, workloads
 from tallystick.fabric.envoy import edge, mesh, parts
 from tallystick.fabric.envoy.bootstrap import ARGUMENTS, bootstrap
+from tallystick.fabric.envoy.edge import LISTENERS as EDGE_LISTENERS
 from tallystick.fabric.envoy.parts import BUNDLE, EDGE_IDENTITY, Json, identity
 from tallystick.fabric.envoy.static import fold
 from tallystick.fabric.envoy.topology import Topology, short
@@ -24,6 +25,7 @@ __all__ = (
     "ARGUMENTS",
     "BUNDLE",
     "EDGE_IDENTITY",
+    "EDGE_LISTENERS",
     "Json",
     "Resources",
     "Topology",
@@ -39,7 +41,7 @@ __all__ = (
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """All that the control plane serves. `secrets` are names only: the identity agent fills them.
 
-    `identity-<service>` is a `TlsCertificate`, `edge` the certificate of the public listener, `bundle` a
+    `identity-<service>` is a `TlsCertificate`, `edge` the certificate of the public listeners, `bundle` a
     `CertificateValidationContext` with the platform's trusted roots.
     """
 
@@ -54,7 +56,7 @@ def resources(charters: Mapping[str, Charter], topology: Topology) -> Resources:
     hops = list(pairs(charters))
     return Resources(
         listeners=[
-            edge.listener(charters, topology),
+            *edge.listeners(charters, topology),
             *(mesh.inbound_listener(target, charters, topology) for target in mesh.targets(charters)),
             *(mesh.outbound_listener(caller, target, charters, topology) for caller, target in hops),
         ],

@@ -1,4 +1,9 @@
-"""The one listener that the outside can reach: TLS 1.3, the charters' edge paths and nothing else."""
+"""The two listeners that the outside can reach: TLS 1.3, the charters' edge paths and nothing else.
+
+They are the same but for one thing: the second asks for the client's certificate, and tells the services its SHA-256, so that
+access tokens can be bound to it (RFC 8705, section 3). It has a port of its own, because a browser that is asked for a certificate
+shows its user a list of them (section 5).
+"""
 
 from __future__ import annotations
 
@@ -15,18 +20,44 @@ from tallystick.fabric.envoy.topology import Topology
 FOREIGN_PREFIXES = ("x-tallystick-", "x-envoy-", "x-forwarded-")
 FOREIGN = ("forwarded", "x-request-id", "x-real-ip", "traceparent", "tracestate", "baggage", "tallystick-timeout-ms")
 
+#: What the second listener tells the services: the SHA-256 of the client's certificate, in hex. It begins as all headers
+#: do that only the platform may set, so what a client says by this name is removed at both, and `mesh` removes a service's.
+CERTIFICATE = "x-tallystick-certificate"
+
 #: Bytes that Envoy holds for a client that reads or writes slowly, and of a body that it may have to send again.
 BUFFER_BYTES = 64 << 10
-
 
 #: Under this name a route says whose it is, for the rate limit.
 METADATA = "tallystick"
 
+PLAIN = "edge"
+MUTUAL = "edge-mtls"
+LISTENERS = (PLAIN, MUTUAL)
 
-def listener(charters: Mapping[str, Charter], topology: Topology) -> Json:
+#: Asked for, whoever made it and whatever it says: a token is bound to this one by its hash, and the handshake proves that the
+#: client has its key (TLS 1.3, CertificateVerify). No authorities are named, by which some clients would choose what to show.
+ANY_CERTIFICATE: Json = {"validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}}
+#: Envoy asks, but does not insist while there is nothing to verify against: that is for `_uncertified`. A resumed session takes the certificate over from its ticket, without a signature: whoever stole that would not need the key.
+PROVED_EACH_TIME: Json = {
+    "require_client_certificate": True,
+    "disable_stateless_session_resumption": True,
+    "disable_stateful_session_resumption": True,
+}
+
+
+def listeners(charters: Mapping[str, Charter], topology: Topology) -> list[Json]:
+    """The one for everybody, and the one for clients that come with a certificate."""
+    return [
+        _listener(PLAIN, topology.public_port, charters, topology),
+        _listener(MUTUAL, topology.mtls_port, charters, topology),
+    ]
+
+
+def _listener(name: str, port: int, charters: Mapping[str, Charter], topology: Topology) -> Json:
+    mutual = name == MUTUAL
     manager = typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="edge",
+        stat_prefix=PLAIN,  # both count as one edge
         codec_type="AUTO",
         server_name="tallystick",
         # the address of the client is the connection's; nothing that it says about itself is believed
@@ -59,11 +90,11 @@ def listener(charters: Mapping[str, Charter], topology: Topology) -> Json:
         tracing=parts.tracing(topology.trace_percent, operation="edge"),
         access_log=parts.access_log("edge"),
         http_filters=[_rate_limit(charters), parts.router()],
-        route_config=_routes(charters),
+        route_config=_routes(name, charters),
     )
     return {
-        "name": "edge",
-        "address": {"socket_address": {"address": topology.public_address, "port_value": topology.public_port}},
+        "name": name,
+        "address": {"socket_address": {"address": topology.public_address, "port_value": port}},
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [
             {
@@ -81,7 +112,9 @@ def listener(charters: Mapping[str, Charter], topology: Topology) -> Json:
                             "tls_certificate_sds_secret_configs": [
                                 {"name": parts.EDGE_IDENTITY, "sds_config": parts.ads()}
                             ],
+                            **(ANY_CERTIFICATE if mutual else {}),
                         },
+                        **(PROVED_EACH_TIME if mutual else {}),
                     ),
                 },
                 "filters": [
@@ -148,8 +181,8 @@ def _rate_limit(charters: Mapping[str, Charter]) -> Json:
     }
 
 
-def _routes(charters: Mapping[str, Charter]) -> Json:
-    routes: list[Json] = []
+def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
+    routes: list[Json] = [_uncertified()] if listener == MUTUAL else []
     for name, charter in charters.items():
         for path in charter.edge.paths:
             routes += _service_routes(name, charter, {"path_separated_prefix": path.prefix})
@@ -158,10 +191,28 @@ def _routes(charters: Mapping[str, Charter]) -> Json:
     # deny by default: what no charter names does not exist; the body is made by the local reply mapper
     routes.append({"name": "nowhere", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
     return {
-        "name": "edge",
-        "virtual_hosts": [{"name": "edge", "domains": ["*"], "routes": routes}],
+        "name": listener,
+        "virtual_hosts": [{"name": listener, "domains": ["*"], "routes": routes}],
         "response_headers_to_add": parts.headers(parts.ANSWER_HEADERS, "ADD_IF_ABSENT"),
         "request_headers_to_remove": ["x-envoy-expected-rq-timeout-ms"],
+        **(
+            {
+                "request_headers_to_add": parts.headers(
+                    {CERTIFICATE: "%DOWNSTREAM_PEER_FINGERPRINT_256%"}, "OVERWRITE_IF_EXISTS_OR_ADD"
+                )
+            }
+            if listener == MUTUAL
+            else {}
+        ),
+    }
+
+
+def _uncertified() -> Json:
+    """A client without a certificate is told so, and nothing of its request goes further."""
+    return {
+        "name": "uncertified",
+        "match": {"prefix": "/", "tls_context": {"presented": False}},
+        "direct_response": {"status": 421},
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from tallystick.chassis.charter import Charter, timeout_ms
 from tallystick.fabric.envoy import parts
+from tallystick.fabric.envoy.edge import CERTIFICATE
 from tallystick.fabric.envoy.parts import Json, typed
 from tallystick.fabric.envoy.topology import Topology
 
@@ -68,6 +69,8 @@ def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Top
                 "request_headers_to_add": parts.headers(
                     {PEER: "%DOWNSTREAM_PEER_URI_SAN%"}, "OVERWRITE_IF_EXISTS_OR_ADD"
                 ),
+                # that is the edge's to say, and the edge does not come this way
+                "request_headers_to_remove": [CERTIFICATE],
             }
         ],
     }

@@ -207,6 +207,13 @@ _OWN: dict[int, tuple[str, str, str, bool]] = {
         (504, problem.DeadlineExceeded, "The service did not answer in time; its outcome is not known."),
     )
 } | {
+    # RFC 9110, 15.5.20: another connection may do, one that shows a certificate
+    421: (
+        "certificate-required",
+        "This port is for clients with a certificate",
+        "Connect again with a client certificate (RFC 8705), or use the API's other port.",
+        False,
+    ),
     408: ("request-timeout", "The request was not sent in time", "The request took too long to arrive.", True),
     426: ("http-version-unknown", "This version of HTTP is not spoken here", "Send HTTP/1.1 or HTTP/2.", False),
     501: (

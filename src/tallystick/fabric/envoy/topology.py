@@ -16,6 +16,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
 
     trust_domain: str
     public_port: int
+    mtls_port: int
+    """The same edge for clients that come with a certificate (RFC 8705)."""
     mesh_dir: Path
     """`<mesh_dir>/<caller>/<target>.sock` is written by the caller, `<mesh_dir>/in/<target>.sock` only by Envoy."""
     ads_socket: Path

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tallystick.chassis.auth import certificate
 from tallystick.chassis.web import Endpoint, Page, Reply, Request
 from tallystick.chassis.web.paging import Paging, page, read_cursor
 from tallystick.contracts.identity import messages
@@ -47,7 +48,8 @@ async def token(service: Identity, request: Request) -> Reply[Any]:
     try:
         form = parse_form(request.headers.get("content-type"), request.raw_body)
         client = await _authenticated(service, request, form)
-        return _oauth(await service.tokens.issue(client, form, request.headers.all("dpop")))
+        proofs = request.headers.all("dpop")
+        return _oauth(await service.tokens.issue(client, form, proofs, _certificate(request)))
     except Refusal as refusal:
         return _refused(refusal)
 
@@ -72,7 +74,9 @@ async def introspect(service: Identity, request: Request) -> Reply[Any]:
 
 
 async def authorization_server(service: Identity, request: Request) -> Reply[Any]:  # noqa: ARG001
-    return Reply.raw(msgspec.json.encode(metadata.authorization_server(service.issuer)), headers=CACHED)
+    return Reply.raw(
+        msgspec.json.encode(metadata.authorization_server(service.issuer, service.mtls_origin)), headers=CACHED
+    )
 
 
 async def protected_resource(service: Identity, request: Request) -> Reply[Any]:  # noqa: ARG001
@@ -87,6 +91,12 @@ async def jwks(service: Identity, request: Request) -> Reply[Any]:  # noqa: ARG0
 async def _authenticated(service: Identity, request: Request, form: Any) -> Client:
     source = request.headers.get("x-envoy-external-address", "")  # set by the edge, whatever the client says
     return await service.authentication.authenticate(form, source, authorization="authorization" in request.headers)
+
+
+def _certificate(request: Request) -> str | None:
+    """The `x5t#S256` of the certificate that the client came with, set by the edge, whatever the client says."""
+    told = request.headers.all(certificate.HEADER.decode())
+    return certificate.thumbprint(told[0]) if len(told) == 1 else None
 
 
 def _oauth(value: Any) -> Reply[Any]:
@@ -182,6 +192,7 @@ def _client(client: Client) -> messages.Client:
         name=client.name,
         scope=" ".join(client.scopes),
         key_ids=[key.kid for key in client.keys],
+        tls_client_certificate_bound_access_tokens=client.certificate_bound,
         created_at=rfc3339(client.created_at),
         revoked_at=rfc3339(client.revoked_at) if client.revoked_at else None,
     )
@@ -207,7 +218,7 @@ METADATA = "Says what this server can do; everyone may know"
 ENDPOINTS = (
     Endpoint(
         "POST", "/oauth2/token", token, public=BY_ASSERTION, media="form", rate="token",
-        summary="Get an access token by client credentials (RFC 6749, 4.4), bound to a DPoP key (RFC 9449)",
+        summary="Get an access token by client credentials (RFC 6749, 4.4), bound to a DPoP key (RFC 9449) or to a certificate (RFC 8705)",
     ),
     Endpoint(
         "POST", "/oauth2/revoke", revoke, public=BY_ASSERTION, media="form", rate="token",

@@ -47,6 +47,7 @@ async def wire(runtime: Runtime) -> Wiring:
         authorizer=runtime.authorizer,
         publish=publish,
         issuer=settings.public_url,
+        mtls_origin=settings.mtls_url,
         trust_domain=settings.trust_domain,
         rotation=Rotation(
             life=timedelta(hours=settings.key_life_hours),
@@ -72,6 +73,7 @@ def assemble(
     authorizer: Authorizer,
     publish: Publish,
     issuer: str,
+    mtls_origin: str,
     trust_domain: str,
     rotation: Rotation,
 ) -> Identity:
@@ -94,12 +96,14 @@ def assemble(
         outbox=outbox,
         clock=clock,
         issuer=issuer,
+        mtls_origin=mtls_origin,
         keys=keys,
         revocations=revocations,
         seen=ProofStore(valkey, "identity"),
     )
     return Identity(
         issuer=issuer,
+        mtls_origin=mtls_origin,
         authentication=ClientAuthentication(store, clock, issuer, failures),
         tokens=tokens,
         transactions=TransactionTokens(

@@ -45,6 +45,7 @@ class Store:
             list(client.scopes),
             msgspec.json.encode([[key.jwk, key.algorithms] for key in client.keys]).decode(),
             client.created_at,
+            client.certificate_bound,
         )
         return row is not None
 
@@ -150,6 +151,7 @@ def _client(row: Row) -> Client:
         keys=tuple(ClientKey(jwk["kid"], jwk, tuple(algorithms)) for jwk, algorithms in keys),
         created_at=row["created_at"],
         revoked_at=row["revoked_at"],
+        certificate_bound=row["tls_client_certificate_bound_access_tokens"],
     )
 
 

@@ -39,6 +39,8 @@ class Client:
     keys: tuple[ClientKey, ...]
     created_at: datetime
     revoked_at: datetime | None = None
+    certificate_bound: bool = False
+    """Its tokens are bound to the certificate that it comes with (RFC 8705, 3.4), not to a DPoP key."""
 
     @property
     def active(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from tallystick.kernel import ids
 from tallystick.services.identity.model.clients import Client
@@ -18,6 +18,22 @@ TRANSACTION_TYPE = "txntoken+jwt"
 TRANSACTION_LIFE = timedelta(seconds=120)
 
 Claims = dict[str, Any]
+
+TokenType = Literal["DPoP", "Bearer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What an access token is bound to: the member of `cnf` and its value, a SHA-256 in base64url."""
+
+    method: Literal["jkt", "x5t#S256"]
+    """A DPoP key (RFC 9449, 6.1) or a certificate (RFC 8705, 3.1)."""
+    thumbprint: str
+
+    @property
+    def token_type(self) -> TokenType:
+        """How such a token is presented: RFC 8705, 3, leaves the type `Bearer`."""
+        return "DPoP" if self.method == "jkt" else "Bearer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +51,9 @@ class AccessToken:
 
 
 def access_claims(
-    client: Client, scopes: tuple[str, ...], *, issuer: str, audience: str, jti: str, thumbprint: str, now: datetime
+    client: Client, scopes: tuple[str, ...], *, issuer: str, audience: str, jti: str, bound_to: Binding, now: datetime
 ) -> Claims:
-    """RFC 9068, 2.2. The subject is the client itself; `cnf.jkt` binds the token to its DPoP key (RFC 9449, 6.1)."""
+    """RFC 9068, 2.2. The subject is the client itself."""
     client_id = ids.clients.text(client.id)
     issued = int(now.timestamp())
     return {
@@ -50,7 +66,7 @@ def access_claims(
         "iat": issued,
         "exp": issued + int(token_life(scopes).total_seconds()),
         "jti": jti,
-        "cnf": {"jkt": thumbprint},
+        "cnf": {bound_to.method: bound_to.thumbprint},
     }
 
 
@@ -155,9 +171,12 @@ def _transaction(
 
 
 def introspection(token: AccessToken) -> Claims:
-    """The answer for an active token (RFC 7662, 2.2; `cnf` by RFC 9449, 6.2)."""
+    """The answer for an active token (RFC 7662, 2.2; `cnf` by RFC 9449, 6.2, and RFC 8705, 3.2)."""
     kept = ("iss", "aud", "sub", "client_id", "tenant", "scope", "iat", "exp", "jti", "cnf")
-    return {"active": True, "token_type": "DPoP"} | {name: token.claims[name] for name in kept if name in token.claims}
+    token_type: TokenType = "DPoP" if "jkt" in token.claims["cnf"] else "Bearer"
+    return {"active": True, "token_type": token_type} | {
+        name: token.claims[name] for name in kept if name in token.claims
+    }
 
 
 INACTIVE: Mapping[str, Any] = {"active": False}
@@ -169,6 +188,7 @@ __all__ = [
     "TRANSACTION_LIFE",
     "TRANSACTION_TYPE",
     "AccessToken",
+    "Binding",
     "Claims",
     "access_claims",
     "introspection",

@@ -1,6 +1,6 @@
 """Identity's use cases, sorted by what they are about.
 
-`authentication` (RFC 7523), `tokens` (RFC 6749, 7009, 7662, 9068, 9449), `transactions` (RFC 8693, transaction tokens),
+`authentication` (RFC 7523), `tokens` (RFC 6749, 7009, 7662, 8705, 9068, 9449), `transactions` (RFC 8693, transaction tokens),
 `signing` (RFC 7517), `revocations`, `administration`, `failures`, `metadata` (RFC 8414, 9728).
 """
 
@@ -22,6 +22,7 @@ class Identity:
     """The wired use cases."""
 
     issuer: str
+    mtls_origin: str
     authentication: ClientAuthentication
     tokens: AccessTokens
     transactions: TransactionTokens

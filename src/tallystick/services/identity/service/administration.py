@@ -79,6 +79,7 @@ class Administration:
             scopes=scopes.registered(request.scope),
             keys=keys,
             created_at=now,
+            certificate_bound=request.tls_client_certificate_bound_access_tokens,
         )
         client_id = ids.clients.text(client.id)
         async with self._database.transaction() as tx:
@@ -90,7 +91,11 @@ class Administration:
                 actor=caller,
                 resource=client_id,
                 at=now,
-                data={"scope": " ".join(client.scopes), "key_ids": [key.kid for key in keys]},
+                data={
+                    "scope": " ".join(client.scopes),
+                    "key_ids": [key.kid for key in keys],
+                    "tls_client_certificate_bound_access_tokens": client.certificate_bound,
+                },
             )
             await self._outbox.append(tx, [told])
         return client

@@ -1,4 +1,4 @@
-"""What this server says of itself: RFC 8414, OpenID Connect Discovery 1.0, RFC 9728. Only what exists is advertised."""
+"""What this server says of itself: RFC 8414, OpenID Connect Discovery 1.0, RFC 8705, RFC 9728. Only what exists is advertised."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ JWKS = "/oauth2/jwks"
 MAX_AGE_SECONDS = 300
 
 
-def authorization_server(issuer: str) -> dict[str, Any]:
-    """RFC 8414, 2. There is no authorization endpoint, so no response type, and nothing of what needs one."""
+def authorization_server(issuer: str, mtls_origin: str) -> dict[str, Any]:
+    """RFC 8414, 2. There is no authorization endpoint, so no response type, and nothing of what needs one.
+
+    The endpoints at `mtls_origin` are for clients with a certificate (RFC 8705, 5); the issuer is the same.
+    """
     authentication = ["private_key_jwt"]
     algorithms = list(assertions.ALGORITHMS)
     return {
@@ -36,18 +39,27 @@ def authorization_server(issuer: str) -> dict[str, Any]:
         "response_types_supported": [],
         "scopes_supported": list(SCOPES),
         "dpop_signing_alg_values_supported": algorithms,
+        "tls_client_certificate_bound_access_tokens": True,
+        "mtls_endpoint_aliases": {
+            "token_endpoint": mtls_origin + TOKEN,
+            "revocation_endpoint": mtls_origin + REVOKE,
+            "introspection_endpoint": mtls_origin + INTROSPECT,
+        },
         "protected_resources": [issuer],
     }
 
 
 def protected_resource(issuer: str) -> dict[str, Any]:
-    """RFC 9728, 2. The API takes no bearer token, in no place: only tokens bound to a DPoP key."""
+    """RFC 9728, 2. The API takes no token that is its bearer's: each is bound to a DPoP key or to a certificate. The latter have the
+    type Bearer (RFC 8705, 3) and are good over mutual TLS only.
+    """
     return {
         "resource": issuer,
         "authorization_servers": [issuer],
         "scopes_supported": list(SCOPES),
-        "bearer_methods_supported": [],
+        "bearer_methods_supported": ["header"],
         "dpop_signing_alg_values_supported": list(assertions.ALGORITHMS),
-        "dpop_bound_access_tokens_required": True,
+        "dpop_bound_access_tokens_required": False,
+        "tls_client_certificate_bound_access_tokens": True,
         "resource_name": "Tallystick",
     }

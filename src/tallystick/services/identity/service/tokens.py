@@ -26,7 +26,9 @@ from tallystick.services.identity.store import Store
 
 
 class AccessTokens:
-    """`issuer` is also the audience: authorization server and API are one origin."""
+    """`issuer` is also the audience: authorization server and API are one origin. `mtls_origin` is where clients come with a certificate;
+    what it gives out says the same issuer and audience, since it is the same server (RFC 8705, 5).
+    """
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class AccessTokens:
         outbox: Outbox,
         clock: Clock,
         issuer: str,
+        mtls_origin: str,
         keys: SigningKeys,
         revocations: Revocations,
         seen: ProofStore,
@@ -45,19 +48,28 @@ class AccessTokens:
         self._outbox = outbox
         self._clock = clock
         self._issuer = issuer
+        self._mtls_origin = mtls_origin
         self._keys = keys
         self._revocations = revocations
         self._seen = seen
         self._proofs = ProofVerifier()
 
-    async def issue(self, client: Client, form: Mapping[str, str], proofs: Sequence[str]) -> dict[str, Any]:
-        """The answer of the token endpoint (RFC 6749, 5.1). Raises Refusal."""
+    async def issue(
+        self, client: Client, form: Mapping[str, str], proofs: Sequence[str], certificate: str | None
+    ) -> dict[str, Any]:
+        """The answer of the token endpoint (RFC 6749, 5.1). `certificate` is the thumbprint of the one that the client came with, by the
+        word of the edge. Raises Refusal.
+        """
         if required(form, "grant_type") != "client_credentials":
             raise Refusal("unsupported_grant_type", "This server supports client_credentials.")
         if form.get("resource", self._issuer) != self._issuer:
             raise Refusal("invalid_target", "The only resource is the issuer itself.")
         granted = scopes.granted(form.get("scope"), client.scopes)
-        proof = await self._prove(proofs)
+        if client.certificate_bound:
+            bound_to = _shown(certificate, proofs)
+        else:
+            origin = self._issuer if certificate is None else self._mtls_origin
+            bound_to = tokens.Binding("jkt", (await self._prove(proofs, origin)).jkt)
         now = self._clock.now()
         claims = tokens.access_claims(
             client,
@@ -65,25 +77,25 @@ class AccessTokens:
             issuer=self._issuer,
             audience=self._issuer,
             jti=secrets.token_urlsafe(16),
-            thumbprint=proof.jkt,
+            bound_to=bound_to,
             now=now,
         )
         return {
             "access_token": await self._keys.sign("access", tokens.ACCESS_TYPE, claims),
-            "token_type": "DPoP",
+            "token_type": bound_to.token_type,
             "expires_in": claims["exp"] - claims["iat"],
             "scope": claims["scope"],
         }
 
-    async def _prove(self, proofs: Sequence[str]) -> Proof:
-        """The key that the token will be bound to (RFC 9449, 5): one proof, for this endpoint, not seen before."""
+    async def _prove(self, proofs: Sequence[str], origin: str) -> Proof:
+        """The key that the token will be bound to (RFC 9449, 5): one proof, for this endpoint where it was asked, not seen before."""
         if len(proofs) != 1:
             raise Refusal("invalid_dpop_proof", "The request needs one DPoP proof.", reason="dpop-count")
         try:
             proof = self._proofs.verify(
                 proofs[0],
                 method="POST",
-                url=self._issuer + metadata.TOKEN,
+                url=origin + metadata.TOKEN,
                 now=self._clock.now().timestamp(),
             )
             # Fails closed when the memory of proofs is away: a token can wait, a stolen proof must not get one.
@@ -144,3 +156,20 @@ class AccessTokens:
         if token is None or token.tenant != client.tenant:
             return tokens.INACTIVE
         return tokens.introspection(token)
+
+
+def _shown(certificate: str | None, proofs: Sequence[str]) -> tokens.Binding:
+    """The certificate that the token will be bound to (RFC 8705, 3). Raises Refusal."""
+    if certificate is None:
+        raise Refusal(
+            "invalid_request",
+            "The tokens of this client are bound to a certificate: ask at the token endpoint for mutual TLS.",
+            reason="no-certificate",
+        )
+    if proofs:  # it would believe that its token is bound to this key
+        raise Refusal(
+            "invalid_request",
+            "The tokens of this client are bound to a certificate: it sends no DPoP proof.",
+            reason="proof-and-certificate",
+        )
+    return tokens.Binding("x5t#S256", certificate)

@@ -12,24 +12,24 @@ SELECT name, created_at FROM tenant WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: insert_client
 -- Nothing comes back when there is no such tenant.
-INSERT INTO client (id, tenant, name, scopes, keys, created_at)
-SELECT $1, tenant.name, $3, $4, $5, $6 FROM tenant WHERE tenant.name = $2
+INSERT INTO client (id, tenant, name, scopes, keys, created_at, tls_client_certificate_bound_access_tokens)
+SELECT $1, tenant.name, $3, $4, $5, $6, $7 FROM tenant WHERE tenant.name = $2
 RETURNING id;
 
 -- name: get_client
 -- One client, to authenticate it or to say whose it is.
-SELECT id, tenant, name, scopes, keys, created_at, revoked_at FROM client WHERE id = $1;
+SELECT id, tenant, name, scopes, keys, created_at, revoked_at, tls_client_certificate_bound_access_tokens FROM client WHERE id = $1;
 
 -- name: list_clients
 -- $1: a tenant, or null for all of them.
-SELECT id, tenant, name, scopes, keys, created_at, revoked_at FROM client
+SELECT id, tenant, name, scopes, keys, created_at, revoked_at, tls_client_certificate_bound_access_tokens FROM client
 WHERE ($1::text IS NULL OR tenant = $1) AND id > $2
 ORDER BY id LIMIT $3;
 
 -- name: revoke_client
 -- Nothing comes back when there is none, or when it is revoked already: the first instant stays.
 UPDATE client SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL
-RETURNING id, tenant, name, scopes, keys, created_at, revoked_at;
+RETURNING id, tenant, name, scopes, keys, created_at, revoked_at, tls_client_certificate_bound_access_tokens;
 
 -- name: use_assertion
 -- The primary key lets one of any number of racing requests through: the others get nothing back.
