@@ -287,6 +287,29 @@ async def test_an_account_of_another_currency_or_book_is_found(filled: Filled) -
     assert await hand.refused() == RUNNING
 
 
+async def test_each_entry_has_its_accounts_currency_and_book(filled: Filled) -> None:
+    """Not only the last one of each account."""
+    hand = filled.hand.again()
+    for _ in range(3):
+        hand.add("post", filled.bank, filled.anna, 7)
+    assert await hand.refused() is None
+    for place in (0, 1):
+        other = hand.again()
+        other.rows = deepcopy(hand.rows)
+        other.rows[place]["currency"] = "USD"
+        assert await other.refused() == RUNNING, place
+    other = hand.again()
+    other.first(
+        "INSERT INTO book (id, tenant, recorded_at, created_at, sequence) OVERRIDING SYSTEM VALUE VALUES (78, 'beta', now(), now(), 1)"
+    )
+    other.rows = deepcopy(hand.rows[1:])
+    other.rows.append({**hand.rows[0], "book": 78, "sequence": 1})
+    for row in other.rows[:2]:
+        row["sequence"] -= 1
+    other.sequence -= 1
+    assert await other.refused() == RUNNING
+
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
