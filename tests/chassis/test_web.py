@@ -798,8 +798,8 @@ def test_the_document_is_openapi_3_1() -> None:
     assert sorted(names) == sorted(set(names))
     assert {"sell", "postOauth2Token", "getTileTile"} <= set(names)
     sale = document["paths"]["/v1/sales"]["post"]
-    assert sale["security"] == [{"dpop": ["payments:write"]}]
-    assert {each["name"]: each["required"] for each in sale["parameters"]} == {"Idempotency-Key": True, "DPoP": True}
+    assert sale["security"] == [{"dpop": ["payments:write"]}, {"certificate": ["payments:write"]}]
+    assert {each["name"]: each["required"] for each in sale["parameters"]} == {"Idempotency-Key": True, "DPoP": False}
     assert set(sale["responses"]) >= {"201", "400", "401", "403", "409", "413", "415", "429", "500", "503", "504"}
     assert "It is sold out" in sale["responses"]["409"]["description"]
     listing_names = [each["name"] for each in document["paths"]["/v1/sales"]["get"]["parameters"]]

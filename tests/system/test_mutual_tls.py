@@ -100,6 +100,17 @@ def test_the_command_line_uses_the_certificate_by_itself(platform: PlatformUnder
     assert set(bound.values()) == {False}
 
 
+def test_the_load_generator_comes_with_a_certificate(platform: PlatformUnderTest) -> None:
+    short = ("--seconds", "2", "--accounts", "10", "--connections", "4", "--no-baseline")
+    found = platform.cli("bench", "transfers", "--bind", "certificate", *short, "--json")
+    assert found.status == 0, found
+    assert found.json["bind"] == "certificate"
+    assert found.json["most"]["statuses"].keys() == {"200"} or found.json["most"]["statuses"].keys() == {"201"}
+    written = json.loads((platform.data / "secrets" / "clients" / "bench-certificate.json").read_text())
+    plant("private key", written["private_key_jwk"]["d"])
+    assert written["api"] == f"https://localhost:{platform.mtls_port}"
+
+
 async def test_the_whole_way_and_what_a_thief_gets(platform: PlatformUnderTest, file: Path, tmp_path: Path) -> None:
     certificate, key, digest = self_signed(tmp_path, "mine")
     other = self_signed(tmp_path, "thief")[:2]

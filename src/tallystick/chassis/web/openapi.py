@@ -19,6 +19,7 @@ from tallystick.chassis.web.table import PARAMETER, Endpoint
 from tallystick.kernel.problem import Problem
 
 DPOP = "dpop"
+CERTIFICATE = "certificate"
 MESH = "mesh"
 _REF = "#/components/schemas/{name}"
 
@@ -166,8 +167,8 @@ def _headers(row: Endpoint) -> list[dict[str, Any]]:
             {
                 "name": "DPoP",
                 "in": "header",
-                "required": True,
-                "description": "Proof of possession of the token's key for this request (RFC 9449)",
+                "required": False,
+                "description": "Proof of possession of the token's key for this request (RFC 9449), if it is bound to one",
                 "schema": {"type": "string"},
             }
         )
@@ -212,7 +213,7 @@ def _refusal(problems: Sequence[type[Problem]]) -> dict[str, Any]:
 def _security(row: Endpoint) -> list[dict[str, list[str]]]:
     if row.public is not None:
         return []
-    return [{MESH: []}] if row.mesh else [{DPOP: [row.scope or ""]}]
+    return [{MESH: []}] if row.mesh else [{DPOP: [row.scope or ""]}, {CERTIFICATE: [row.scope or ""]}]
 
 
 def _security_schemes(rows: Sequence[Endpoint]) -> dict[str, Any]:
@@ -220,9 +221,15 @@ def _security_schemes(rows: Sequence[Endpoint]) -> dict[str, Any]:
     if any(row.mesh for row in rows):
         found[MESH] = {"type": "mutualTLS", "description": "The caller's SPIFFE id, and who may call is in the charter"}
     if scopes := sorted({row.scope for row in rows if row.scope is not None}):
+        flows = {"clientCredentials": {"tokenUrl": "/oauth2/token", "scopes": dict.fromkeys(scopes, "")}}
         found[DPOP] = {
             "type": "oauth2",
             "description": "RFC 9068 access tokens bound to a key: Authorization: DPoP (RFC 9449)",
-            "flows": {"clientCredentials": {"tokenUrl": "/oauth2/token", "scopes": dict.fromkeys(scopes, "")}},
+            "flows": flows,
+        }
+        found[CERTIFICATE] = {
+            "type": "oauth2",
+            "description": "The same bound to a certificate: Authorization: Bearer, at the edge's port for mutual TLS (RFC 8705)",
+            "flows": flows,
         }
     return found

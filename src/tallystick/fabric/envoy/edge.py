@@ -37,7 +37,8 @@ LISTENERS = (PLAIN, MUTUAL)
 #: Asked for, whoever made it and whatever it says: a token is bound to this one by its hash, and the handshake proves that the
 #: client has its key (TLS 1.3, CertificateVerify). No authorities are named, by which some clients would choose what to show.
 ANY_CERTIFICATE: Json = {"validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}}
-#: Envoy asks, but does not insist while there is nothing to verify against: that is for `_uncertified`. A resumed session takes the certificate over from its ticket, without a signature: whoever stole that would not need the key.
+#: A resumed session takes the certificate over from its ticket, without a signature: whoever stole that would not need the key.
+#: Envoy asks for a certificate, but does not insist while there is nothing to verify against: that is for `_uncertified`.
 PROVED_EACH_TIME: Json = {
     "require_client_certificate": True,
     "disable_stateless_session_resumption": True,
