@@ -420,6 +420,7 @@ async def open_main(tx: Transaction, tenant: str, now: datetime) -> list[Row]:
         "recorded_at": now - MICROSECOND,
         "created_at": now,
         "revision": 0,
+        "flush": 0,
         "quarantined_at": None,
     }
     await tx.insert("book", (server.books,), row)
@@ -464,6 +465,7 @@ def _book(row: Values) -> Row:
         quarantined=row["quarantined_at"] is not None,
         strict=True,
         sealed_until=None,
+        flush=row["flush"],
         approvals=None,
     )
 
@@ -550,28 +552,37 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
     if not any(was is None for was in args[1]) and tx.server.faults.chance("no_lock"):
         raise Contended("the row is locked by others")
     before = {}
-    for number, was, revision, sequence, instant, refused in zip(*args[:6], strict=True):
+    # What it looks up it sees as it was when it began, before it waited for a lock.
+    refusals, transfers = dict(tx.tables["rejection"]), dict(tx.tables["transfer"])
+    for number, was, revision, last, sequence, instant, refused, flush in zip(*args[:8], strict=True):
         await tx.lock("book", (number,))
         row = tx.get("book", (number,)) or {}
-        if was is not None and (row["sequence"], row["revision"]) != (was, revision):
+        if was is not None and (row["sequence"], row["revision"], row["flush"]) != (was, revision, last):
             raise _failed("book_moved")
         before[number] = row["sequence"]
-        await tx.update("book", (number,), sequence=sequence, recorded_at=instant, revision=row["revision"] + refused)
-    if any(tx.get("rejection", key) is not None for key in zip(*args[7:9], strict=True)):
+        await tx.update(
+            "book",
+            (number,),
+            sequence=sequence,
+            recorded_at=instant,
+            revision=row["revision"] + refused,
+            flush=flush,
+        )
+    if any(key in refusals for key in zip(*args[9:11], strict=True)):
         raise _failed("id_taken")
-    if any(tx.get("transfer", key) is not None for key in zip(*args[9:11], strict=True)):
+    if any(key in transfers for key in zip(*args[11:13], strict=True)):
         raise _failed("id_taken")
-    for *key, digest, fields, resource, status, body in sorted(zip(*args[17:26], strict=True), key=lambda one: one[:4]):
+    for *key, digest, fields, resource, status, body in sorted(zip(*args[19:28], strict=True), key=lambda one: one[:4]):
         row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
         if not await tx.insert("idempotency", tuple(key), row):
             raise _failed("key_taken")
     names = ("book", "id", "digest", "reason", "available", "required", "currency")
-    for values in zip(*args[9:16], strict=True):
+    for values in zip(*args[11:18], strict=True):
         row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
-    await _post(tx, args[6])
-    await append(tx, *args[26:29])
+    await _post(tx, args[8])
+    await append(tx, *args[28:31])
     return [Row(ours=True)]
 
 

@@ -279,8 +279,14 @@ def undone_but_one(*args: Any) -> tuple[Header, list[Command]]:
         ("tallystick.services.ledger.model.rules.most", most_but_one, {"rules"}),
         ("tallystick.services.ledger.model.rules.Savepoint", ForgetsAccounts, {"error", "totals"}),
         ("tests.simulation.world.undone", undone_but_one, {"undone"}),
+        # Numbers alone say which flush was stored before this one.
+        (
+            "tallystick.services.ledger.store.posting.secrets.randbits",
+            lambda _: 0,
+            {"error", "rules", "answer", "totals"},
+        ),
     ],
-    ids=["most", "savepoint", "undone"],
+    ids=["most", "savepoint", "undone", "flush"],
 )
 def test_a_planted_rule_is_found(
     place: str,

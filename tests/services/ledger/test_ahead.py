@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
@@ -283,6 +284,114 @@ async def test_what_is_forgotten_while_the_next_flush_asks_is_asked_again(
     answers = await asyncio.gather(post(books.ledger, *first), books.post(*second, atomic=True))
     assert {result.status for results in answers for result in results} == {"posted"}
     assert failed.is_set()
+    await books.sound()
+
+
+# ---- sent while the one before is being stored -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> dict[int, asyncio.Future[None]]:
+    """Flushes, by their number since the first one is in here, begin to be stored only when they are let go; an exception is what becomes of them."""
+    held: dict[int, asyncio.Future[None]] = {}
+    plain, seen = Store.save, count()
+
+    async def save(self: Store, at: Any, *more: Any) -> None:
+        if held and (gate := held.get(next(seen))) is not None:
+            await gate
+        await plain(self, at, *more)
+
+    monkeypatch.setattr(Store, "save", save)
+    return held
+
+
+def large(*first: Command, account: Any, other: Any) -> list[Command]:
+    """So many that they are a flush of their own."""
+    return [*first, *(move("post", account, other, 1) for _ in range(17 - len(first)))]
+
+
+async def test_a_flush_is_sent_while_the_one_before_it_is_stored(
+    books: Books, service: ServiceDatabase, monkeypatch: pytest.MonkeyPatch, locked: list[int]
+) -> None:
+    """Both wait for the book, which somebody else has; then one after the other has it."""
+    bank, customer = await funded(books)
+    sent: list[int] = []
+    plain = books.database._single
+
+    async def single(query: Query, *more: Any) -> Any:
+        sent.append(1)
+        return await plain(query, *more)
+
+    monkeypatch.setattr(books.database, "_single", single)
+    other = await service.open()
+    async with other.transaction() as tx:
+        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+        batches = [post(books.ledger, *large(account=customer, other=bank)) for _ in range(4)]
+        answers = asyncio.gather(*batches)
+        await asyncio.sleep(0.3)
+        assert sent == [1, 1]
+    posted = await answers
+    assert locked == []
+    assert [result.transfer.sequence for results in posted for result in results if result.transfer] == [
+        *range(2, 2 + 4 * 17)
+    ]
+    assert await books.balance(customer) == (100 - 4 * 17, 100 - 4 * 17)
+    await books.sound()
+
+
+async def test_a_flush_that_comes_before_the_one_it_was_decided_on_waits_for_it(
+    books: Books, slow: dict[int, asyncio.Future[None]], locked: list[int], as_new: list[int]
+) -> None:
+    bank, customer = await funded(books)
+    slow[0] = asyncio.get_running_loop().create_future()
+    batches = [asyncio.create_task(post(books.ledger, *large(account=customer, other=bank))) for _ in range(2)]
+    await asyncio.sleep(0.3)
+    assert not any(batch.done() for batch in batches)
+    slow[0].set_result(None)
+    await asyncio.gather(*batches)
+    assert (as_new, locked) == ([], [])
+    assert await books.balance(customer) == (66, 66)
+    await books.sound()
+
+
+async def test_what_was_decided_on_a_flush_that_is_not_stored_is_not_stored_on_another_of_its_size(
+    books: Books, service: ServiceDatabase, slow: dict[int, asyncio.Future[None]]
+) -> None:
+    """The numbers are the same, and the book is another: what was refused for want of money was not refused by it."""
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    slow[0] = asyncio.get_running_loop().create_future()
+    spends = large(move("post", customer, bank, 84), account=customer, other=bank)
+    first = asyncio.create_task(post(books.ledger, *spends))
+    wants = large(account=customer, other=bank)
+    slow[1] = asyncio.get_running_loop().create_future()
+    second = asyncio.create_task(post(books.ledger, *wants))
+    await asyncio.sleep(0.2)  # both are decided: of the second all is refused
+    assert len(await post(other, *large(account=bank, other=customer))) == 17
+    slow[1].set_result(None)
+    await asyncio.sleep(0.2)
+    slow[0].set_exception(CheckViolation("save", "23514", "planted", ""))
+    assert {result.status for results in await asyncio.gather(first, second) for result in results} == {"posted"}
+    await books.sound()
+
+
+async def test_what_two_flushes_before_is_not_stored_yet_is_known(
+    books: Books, slow: dict[int, asyncio.Future[None]], locked: list[int]
+) -> None:
+    bank, customer = await funded(books)
+    slow[0] = asyncio.get_running_loop().create_future()
+    hold = move("hold", customer, bank, 30)
+    capture = Command(kind="capture", id=ids.transfers.new(), target=hold.id)
+    first = asyncio.create_task(post(books.ledger, *large(hold, account=bank, other=customer)))
+    await asyncio.sleep(0.1)
+    second = asyncio.create_task(post(books.ledger, *large(account=bank, other=customer)))
+    await asyncio.sleep(0.1)
+    third = asyncio.create_task(post(books.ledger, *large(capture, account=bank, other=customer)))
+    await asyncio.sleep(0.2)
+    slow[0].set_result(None)
+    answers = await asyncio.gather(first, second, third)
+    assert {result.status for results in answers for result in results} == {"posted", "held"}
+    assert locked == []
     await books.sound()
 
 

@@ -140,8 +140,7 @@ async def prepare_all(queries: Iterable[Query], connection: Connection) -> list[
 
 def arguments(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
     """Rows as columns, for `unnest($1::uuid[], $2::bigint[], ...)`: `width` lists, also when there are no rows."""
-    columns: list[list[Any]] = [[] for _ in range(width)]
-    for row in rows:
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+    if len(columns) != width:
+        raise ValueError(f"rows of {len(columns)} values where {width} are wanted")
     return columns

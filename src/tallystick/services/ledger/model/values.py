@@ -267,9 +267,14 @@ class Result(msgspec.Struct, frozen=True, gc=False):
         return made.debit_account, made.credit_account
 
 
+#: Where a book stands: its sequence, its revision and the number of its last flush.
+Stand = tuple[int, int, int]
+
+
 class Book(msgspec.Struct, gc=False):
     """`sequence` is that of its last transfer, `recorded_at` its instant: later transfers are never recorded as earlier. `revision` counts
-    the changes of all else that the rules read: while both stand still, so does everything in the book. A `quarantined` book takes nothing.
+    the changes of all else that the rules read: while both stand still, so does everything in the book. `flush` is the number that the last
+    flush gave itself. A `quarantined` book takes nothing.
     `strict`: what is dated back and breaks a limit on past days is refused. Nothing is effective at or before `sealed_until`.
     """
 
@@ -280,7 +285,12 @@ class Book(msgspec.Struct, gc=False):
     quarantined: bool = False
     strict: bool = True
     sealed_until: datetime | None = None
+    flush: int = 0
     approvals: tuple[ApprovalRule, ...] = ()
+
+    @property
+    def stand(self) -> Stand:
+        return self.sequence, self.revision, self.flush
 
     def next_instant(self, now: datetime) -> datetime:
         """The instant of its next transfer: later than that of the last one and than what is sealed."""

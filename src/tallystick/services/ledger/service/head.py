@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from tallystick.chassis.db import Database, Transaction
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import Key, State, Unit
+from tallystick.services.ledger.model import Key, Stand, State, Unit
 from tallystick.services.ledger.store import Store
 
 #: Accounts that are remembered from flush to flush, about 300 bytes each.
 MAX_ACCOUNTS: Final = 100_000
+#: Flushes of one replica that are stored at a time: while the database works on one, the next is there already and waits for its lock.
+STORED: Final = 2
 
 
 class Head:
     """The books as of the last flush that this replica decided, which may not be stored yet. Nothing of it is believed until a transaction
-    holds the books' locks and finds their sequence and revision as they are here: then everything else is as it is here too.
+    holds the books' locks and finds that they stand as they do here: then everything else is as it is here too.
 
     `epoch` counts how often all was forgotten: what was decided before is not to be stored. Its user sees to it that one flush at a time
-    is decided, and that at most one other is decided and not yet stored.
+    is decided, and that at most `STORED` others are decided and not yet stored.
     """
 
     def __init__(self, store: Store, source: Database | Transaction) -> None:
@@ -28,20 +31,18 @@ class Head:
         self._source = source
         self.epoch = 0
         self.state = State({}, {})
-        self._last: set[Key] = set()
-        self._touched: set[AccountId] = set()
+        #: What the last flushes were about, the latest one last.
+        self._recent: deque[tuple[set[Key], set[AccountId]]] = deque()
 
     def forget(self) -> None:
         self.epoch += 1
         self.state = State({}, {})
-        self._last = set()
-        self._touched = set()
+        self._recent.clear()
 
-    async def learn(self, units: Sequence[Unit]) -> dict[int, tuple[int, int]]:
-        """Makes `state` fit to decide `units` on; returns the (sequence, revision) of their books. What was stored under the ids of their
+    async def learn(self, units: Sequence[Unit]) -> dict[int, Stand]:
+        """Makes `state` fit to decide `units` on; returns where their books stand. What was stored under the ids of their
         commands is not looked up: new ids are the rule, and storing finds the others.
         """
-        self._drop()
         state = self.state
         keys: set[Key] = set()
         targets: set[Key] = set()
@@ -61,6 +62,7 @@ class Head:
                         paths.add((unit.book, named))
                     elif named is not None:
                         accounts.add(named)
+        self._drop(keys | targets, accounts)
         if unknown := [book for book in books if book not in state.books]:
             state.books.update(await self._store.heads(self._source, unknown))
         await self._store.learn(
@@ -75,18 +77,24 @@ class Head:
             if target is not None:
                 accounts.update((target.debit_account, target.credit_account))
         accounts.update(state.paths[path] for path in paths if path in state.paths)
-        self._last = keys | targets
-        self._touched = accounts
-        return {number: (state.books[number].sequence, state.books[number].revision) for number in books}
+        return {number: state.books[number].stand for number in books}
 
-    def _drop(self) -> None:
-        """What the last flush was not about is stored by now, and can be read again. Accounts are kept, up to a bound."""
-        state, last = self.state, self._last
-        for known in (state.transfers, state.rejections, state.holds, state.reversals, state.transactions):
-            for key in [key for key in known if key not in last]:
-                del known[key]
+    def _drop(self, keys: set[Key], accounts: set[AccountId]) -> None:
+        """The next flush is about these. What the flushes before those that are not stored yet were about can be read again. Accounts are kept, up
+        to a bound.
+        """
+        state, recent = self.state, self._recent
+        recent.append((keys, accounts))
+        if len(recent) > STORED + 1:
+            gone, _ = recent.popleft()
+            gone.difference_update(*(keys for keys, _ in recent))
+            for known in (state.transfers, state.rejections, state.holds, state.reversals, state.transactions):
+                if known:
+                    for key in gone:
+                        known.pop(key, None)
         if len(state.accounts) > MAX_ACCOUNTS:
-            for account in [account for account in state.accounts if account not in self._touched]:
+            touched = set().union(*(accounts for _, accounts in recent))
+            for account in [account for account in state.accounts if account not in touched]:
                 del state.accounts[account]
             for path in [path for path, account in state.paths.items() if account not in state.accounts]:
                 del state.paths[path]

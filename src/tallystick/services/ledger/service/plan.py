@@ -10,7 +10,7 @@ import msgspec
 from tallystick.chassis.idempotency import Answer
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import Decided, ProposalRow, Result, State
+from tallystick.services.ledger.model import Decided, ProposalRow, Result, Stand, State
 from tallystick.services.ledger.service.asks import Answered, Work
 from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.store import Store, Writing
@@ -26,9 +26,9 @@ class Stale(Exception):
 
 
 class Plan(msgspec.Struct):
-    """`known`: the books' (sequence, revision) that it was decided on, empty when their locks are held."""
+    """`known`: where the books stood that it was decided on, empty when their locks are held."""
 
-    known: Mapping[int, tuple[int, int]]
+    known: Mapping[int, Stand]
     now: datetime
     writing: Writing
     results: list[list[Result]]
@@ -45,9 +45,7 @@ def plannable(works: Sequence[Work]) -> bool:
     return len(set(keys)) == len(keys) and not any(work.ask.dated for work in works)
 
 
-def planned(
-    works: Sequence[Work], state: State, decided: Decided, now: datetime, known: Mapping[int, tuple[int, int]]
-) -> Plan:
+def planned(works: Sequence[Work], state: State, decided: Decided, now: datetime, known: Mapping[int, Stand]) -> Plan:
     """The plan of what was decided of these."""
     plan = Plan(known, now, Store.prepare(state, decided, known or None), decided.results)
     for work, results in zip(works, decided.results, strict=True):

@@ -1,7 +1,7 @@
 """The way of every transfer into the book. Requests that wait are posted together: one decision, one commit for all.
 
-A flush goes one of three ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while the flush before it
-is being stored, and stored only if the books are just as they were known: plain postings by one statement, which is the transaction. **Under the lock,
+A flush goes one of three ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while those before it
+are being stored, sent while the one before it is, and stored only if the books are just as they were known: plain postings by one statement, which is the transaction. **Under the lock,
 as new**: lock the books, read the accounts, decide, save: while other replicas write to them too. **Under the lock**: lock the
 books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when an id or
 a key was used before, or anything else was not as expected: then nothing of the first try is stored, and it is decided anew.
@@ -38,9 +38,9 @@ from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, Bo
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Book, Due, Result, State, Unit, decide
+from tallystick.services.ledger.model import Book, Due, Result, Stand, State, Unit, decide
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
-from tallystick.services.ledger.service.head import Head
+from tallystick.services.ledger.service.head import STORED, Head
 from tallystick.services.ledger.service.plan import Plan, Stale, plannable, planned, short
 from tallystick.services.ledger.store import MOVED, TAKEN, Store
 
@@ -81,16 +81,15 @@ class Poster:
         self._clock = clock
         self._books: dict[tuple[str, str], int] = {}
         self._head = Head(store, database)
-        # A flush holds the first while it is decided and until it has the second, which it holds while it is stored. So one is stored
-        # while the next is decided, in one order.
+        # A flush holds it while it is decided and until it has a place among those that are stored. So they are in one order.
         self._deciding = asyncio.Lock()
-        self._storing = asyncio.Lock()
+        self._storing: list[asyncio.Future[None]] = []
         self._sit_out = self._moved = 0
         self._small: Batcher[Work, Answered] = Batcher(
             self._flush, max_batch=256, pace=WORK_PACE, enough=ENOUGH, name="ledger.post"
         )
         self._large: Batcher[Work, Answered] = Batcher(
-            self._flush, max_batch=1, concurrency=2, patience=0.0, name="ledger.post-large"
+            self._flush, max_batch=1, concurrency=STORED + 1, patience=0.0, name="ledger.post-large"
         )
 
     async def post(self, ask: Ask) -> Answered:
@@ -140,11 +139,11 @@ class Poster:
     async def _flush(self, asks: list[Work]) -> list[Answered | Exception]:
         unknown: CommitUnknown | None = None
         others = self._sit_out > 0
-        async with self._decided(asks) as plan:
+        async with self._decided(asks) as (plan, before):
             try:
                 if plan is not None:
                     try:
-                        return await self._store_plan(plan)
+                        return await self._store_plan(plan, before)
                     except Stale as stale:
                         others = stale.moved
                         if others:
@@ -167,22 +166,29 @@ class Poster:
                 self._head.forget()
 
     @asynccontextmanager
-    async def _decided(self, asks: list[Work]) -> AsyncIterator[Plan | None]:
-        """The turn to store `asks`, with their plan; None: they have to be decided under the lock. While they are stored the next are decided,
-        unless it would be in vain.
+    async def _decided(self, asks: list[Work]) -> AsyncIterator[tuple[Plan | None, list[asyncio.Future[None]]]]:
+        """The turn to store `asks`, with their plan and those that are being stored before them. None: they have to be decided under the lock,
+        and have it to themselves. While they are stored the next are decided, unless it would be in vain.
         """
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._deciding.acquire()
         deciding = True
         try:
             plan = await self._plan(asks)
-            async with self._storing:
+            while len(self._storing) >= (1 if plan is None else STORED):
+                await asyncio.wait(self._storing, return_when=asyncio.FIRST_COMPLETED)
                 if plan is not None and plan.epoch != self._head.epoch:
                     plan = None
-                if plan is not None:
-                    self._deciding.release()
-                    deciding = False
-                yield plan
+            before = list(self._storing)
+            self._storing.append(stored)
+            if plan is not None:
+                self._deciding.release()
+                deciding = False
+            yield plan, before
         finally:
+            if stored in self._storing:
+                self._storing.remove(stored)
+            stored.set_result(None)
             if deciding:
                 self._deciding.release()
 
@@ -210,9 +216,7 @@ class Poster:
             raise
         return plan
 
-    def _planned(
-        self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, tuple[int, int]]
-    ) -> Plan | None:
+    def _planned(self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, Stand]) -> Plan | None:
         """None when more is to be looked up: what a book in quarantine says, or holds that may have expired."""
         if any(state.books[work.book].quarantined for work in works):
             return None
@@ -220,25 +224,40 @@ class Poster:
         decided = decide(units, state, now)
         return None if short(decided.results, state) else planned(works, state, decided, now, known)
 
-    async def _store_plan(self, plan: Plan) -> list[Answered | Exception]:
-        """Raises Stale when it was decided on what is no longer so, and what the database raises."""
+    async def _store_plan(self, plan: Plan, before: list[asyncio.Future[None]]) -> list[Answered | Exception]:
+        """Raises Stale when it was decided on what is no longer so, and what the database raises. `before` are being stored."""
+        try:
+            try:
+                await self._send(plan)
+            except (Stale, Contended) as error:
+                if not before or (isinstance(error, Stale) and not error.moved):
+                    raise
+                # It had the lock before the one that it was decided on, or waited for that in vain. Once that is stored it is as good as ever.
+                await asyncio.wait(before)
+                if plan.epoch != self._head.epoch:
+                    raise Stale(moved=False) from None
+                await self._send(plan)
+        except BaseException:
+            self._head.forget()
+            raise
+        self._moved = 0
+        self._told(plan.results)
+        return list(plan.answers)
+
+    async def _send(self, plan: Plan) -> None:
         try:
             if plan.writing.plain and not plan.proposals:
                 await self._store.save(self._database, plan.writing, plan.now)
             else:
                 async with self._database.transaction() as tx:
                     found = await self._store.lock_books(tx, plan.known)
-                    if {number: (book.sequence, book.revision) for number, book in found.items()} != plan.known:
+                    if {number: book.stand for number, book in found.items()} != plan.known:
                         raise Stale(moved=True)
                     await self._save(tx, plan)
-        except BaseException as error:
-            self._head.forget()
+        except DatabaseError as error:
             if (stale := _stale(error)) is not None:
                 raise stale from None
             raise
-        self._moved = 0
-        self._told(plan.results)
-        return list(plan.answers)
 
     async def _as_new(self, works: list[Work]) -> list[Answered | Exception]:
         """Decides and stores under the lock, as if nobody had the ids and keys. Raises Stale when somebody has, or when more is to be looked up."""

@@ -1,12 +1,12 @@
 -- name: lock_books
 -- First statement of every write: whoever holds a book's row decides alone what its next transfers are. In the order of ids, so that
 -- two replicas never wait for each other in a circle.
-SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, approvals::text
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, flush, approvals::text
 FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
 
 -- name: heads
 -- The same without the lock: where a replica begins that decides ahead of the lock.
-SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, approvals::text
+SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, flush, approvals::text
 FROM book WHERE id = ANY($1::integer[]);
 
 -- name: known
@@ -43,40 +43,46 @@ CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.pat
 -- and refused, and nobody has the keys; otherwise it raises which of these it was. Each part waits for the one before it by reading it:
 -- the books first, whose locks decide who is next. The account totals are moved by the database from the amounts of the transfers; the
 -- running totals in the transfers come from the model, and the triggers compare the two.
--- $1-$6 books: id, sequence and revision as they were (null: their locks are held), sequence and instant as they are to be, and how many
--- refusals are new, each of which moves the revision. $7 the transfers.
--- $8, $9 their ids. $10-$16 refusals, at $17. $18-$26 idempotency keys that are answered. $27-$29 facts.
+-- What the books were is compared where they are written and not in WHERE, which looks at how they were when the statement began: the flush
+-- before this one may be stored only then, while this one waits for its lock.
+-- $1-$8 books: id, sequence, revision and flush as they were (null: their locks are held), sequence and instant as they are to be, how many
+-- refusals are new, each of which moves the revision, and the number of this flush. $9 the transfers.
+-- $10, $11 their ids. $12-$18 refusals, at $19. $20-$28 idempotency keys that are answered. $29-$31 facts.
 WITH moved AS (
-    UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at, revision = b.revision + w.refused
-    FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bigint[])
-        AS w (book, was_sequence, was_revision, sequence, recorded_at, refused)
-    WHERE b.id = w.book AND (w.was_sequence IS NULL OR b.sequence = w.was_sequence AND b.revision = w.was_revision)
-    RETURNING b.id
+    UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at, revision = b.revision + w.refused,
+        flush = CASE
+            WHEN w.was_flush IS NULL OR (b.sequence, b.revision, b.flush) = (w.was_sequence, w.was_revision, w.was_flush) THEN w.flush
+            ELSE b.flush
+        END
+    FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::bigint[])
+        AS w (book, was_sequence, was_revision, was_flush, sequence, recorded_at, refused, flush)
+    WHERE b.id = w.book
+    RETURNING b.flush = w.flush AS ours
 ), next AS MATERIALIZED (
-    SELECT required((SELECT count(*) FROM moved) = cardinality($1), 'book_moved')
+    SELECT required((SELECT count(*) FROM moved WHERE ours) = cardinality($1), 'book_moved')
         AND required(NOT EXISTS (
-            SELECT FROM unnest($8::integer[], $9::uuid[]) AS k (book, id)
+            SELECT FROM unnest($10::integer[], $11::uuid[]) AS k (book, id)
             CROSS JOIN LATERAL (SELECT FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
         ) AND NOT EXISTS (
-            SELECT FROM unnest($10::integer[], $11::uuid[]) AS k (book, id)
+            SELECT FROM unnest($12::integer[], $13::uuid[]) AS k (book, id)
             CROSS JOIN LATERAL (SELECT FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
         ), 'id_taken') AS ours
 ), keys AS (
     INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource, status, body)
     SELECT w.tenant, w.client_id, w.route, w.key, w.digest, w.fields, w.resource, w.status, w.body
     FROM next CROSS JOIN unnest(
-        $18::text[], $19::text[], $20::text[], $21::text[], $22::bytea[], $23::bytea[], $24::uuid[], $25::smallint[], $26::bytea[]
+        $20::text[], $21::text[], $22::text[], $23::text[], $24::bytea[], $25::bytea[], $26::uuid[], $27::smallint[], $28::bytea[]
     ) AS w (tenant, client_id, route, key, digest, fields, resource, status, body)
     WHERE next.ours
     ORDER BY w.tenant, w.client_id, w.route, w.key
     ON CONFLICT DO NOTHING
     RETURNING 1
 ), sure AS MATERIALIZED (
-    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($18), 'key_taken') AS ours FROM next
+    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($20), 'key_taken') AS ours FROM next
 ), refused AS (
     INSERT INTO rejection (book, id, digest, reason, available, required, currency, recorded_at)
-    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, $17
-    FROM sure CROSS JOIN unnest($10::integer[], $11::uuid[], $12::bytea[], $13::text[], $14::bigint[], $15::bigint[], $16::text[])
+    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, $19
+    FROM sure CROSS JOIN unnest($12::integer[], $13::uuid[], $14::bytea[], $15::text[], $16::bigint[], $17::bigint[], $18::text[])
         AS n (book, id, digest, reason, available, required, currency)
     WHERE sure.ours
 ), posted AS (
@@ -91,12 +97,12 @@ WITH moved AS (
         u.dr_version, u.dr_debits_pending, u.dr_debits_posted, u.dr_credits_pending, u.dr_credits_posted,
         u.cr_version, u.cr_debits_pending, u.cr_debits_posted, u.cr_credits_pending, u.cr_credits_posted,
         u.transaction, u.effective_at, u.asked
-    FROM sure CROSS JOIN unnest($7::decided_transfer[]) AS u
+    FROM sure CROSS JOIN unnest($9::decided_transfer[]) AS u
     WHERE sure.ours
 ), told AS (
     INSERT INTO outbox (id, type, fact)
     SELECT f.id, f.type, f.fact
-    FROM sure CROSS JOIN unnest($27::uuid[], $28::text[], $29::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
+    FROM sure CROSS JOIN unnest($29::uuid[], $30::text[], $31::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
     WHERE sure.ours
     ORDER BY f.place
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -26,6 +27,7 @@ from tallystick.services.ledger.model import (
     Key,
     Rejection,
     Reversal,
+    Stand,
     State,
     TransactionRow,
     Transfer,
@@ -57,11 +59,11 @@ def _book(row: Row) -> Book:
 
 class Writing(msgspec.Struct):
     """What one flush stores: rows for the query `save` and for those that go before it, each of the same name. `books` are their numbers,
-    where they were (None: their locks are held, so they are there), and where they are to be. `ids` are those of the transfers, `answers`
+    where they stood (None: their locks are held, so they are there), and where they are to stand. `ids` are those of the transfers, `answers`
     go with keys that nobody has yet, `about` with what those are about.
     """
 
-    books: list[tuple[int, int | None, int | None, int, datetime, int]]
+    books: list[tuple[int, int | None, int | None, int | None, int, datetime, int, int]]
     transfers: list[tuple[Any, ...]]
     ids: list[Key]
     rejections: list[tuple[Any, ...]]
@@ -188,17 +190,19 @@ class Posting:
         return {row[0]: _book(row) for row in await source.fetch(queries.heads, list(books))}
 
     @staticmethod
-    def prepare(state: State, decided: Decided, known: Mapping[int, tuple[int, int]] | None = None) -> Writing:
-        """What `save` is to store, in the database's terms. It does not look at `state` again, which may go on to the next decisions.
-        `known`: the books' (sequence, revision) that it was decided on, if their locks are not held.
+    def prepare(state: State, decided: Decided, known: Mapping[int, Stand] | None = None) -> Writing:
+        """What `save` is to store, in the database's terms. It gives the flush its number and does not look at `state` again, which may go on
+        to the next decisions. `known`: where the books stood that it was decided on, if their locks are not held.
         """
         transfers = decided.transfers
         pinned = Counter(rejection.book for rejection in decided.rejections)
-        books: list[tuple[int, int | None, int | None, int, datetime, int]] = []
+        books: list[tuple[int, int | None, int | None, int | None, int, datetime, int, int]] = []
+        flush = secrets.randbits(63)
         for number in sorted({transfer.book for transfer in transfers} | pinned.keys() | (known or {}).keys()):
             book = state.books[number]
-            was = (None, None) if known is None else known[number]
-            books.append((number, *was, book.sequence, book.recorded_at, pinned[number]))
+            was = (None, None, None) if known is None else known[number]
+            books.append((number, *was, book.sequence, book.recorded_at, pinned[number], flush))
+            book.flush = flush
         writing = Writing(
             books=books,
             transfers=list(map(_SAVED, transfers)),
@@ -234,7 +238,7 @@ class Posting:
             return
         await at.fetchval(
             queries.save,
-            *arguments(writing.books, 6), writing.transfers, *arguments(writing.ids, 2), *arguments(writing.rejections, 7), now,
+            *arguments(writing.books, 8), writing.transfers, *arguments(writing.ids, 2), *arguments(writing.rejections, 7), now,
             *idempotency.answered(writing.answers, writing.about), *outbox.columns(writing.facts),
         )  # fmt: skip
 
