@@ -232,8 +232,8 @@ async def test_flushes_keep_their_pace() -> None:
         return items
 
     batcher = Batcher(flush, pace=0.05, name="paced")
-    await batcher.submit(0)
-    await asyncio.gather(*(batcher.submit(n) for n in range(1, 4)))
+    await asyncio.gather(*(batcher.submit(n) for n in range(3)))
+    await asyncio.gather(*(batcher.submit(n) for n in range(3, 5)))
     assert len(began) == 2, "what came within the pace goes together"
     assert began[1] - began[0] >= 0.049
 
@@ -250,6 +250,58 @@ async def test_enough_items_do_not_wait_for_the_pace() -> None:
         await batcher.submit(0)
         await asyncio.gather(*(batcher.submit(n) for n in range(3)))
     assert sizes == [1, 3]
+
+
+async def test_a_pause_ends_when_enough_wait() -> None:
+    sizes: list[int] = []
+
+    async def flush(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        return items
+
+    batcher = Batcher(flush, pace=3600.0, enough=3, name="pause")
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(batcher.submit(n) for n in range(5)))
+        early = [asyncio.create_task(batcher.submit(n)) for n in range(2)]
+        await asyncio.sleep(0.02)
+        assert sizes == [5], "two wait for a third"
+        await batcher.submit(2)
+        await asyncio.gather(*early)
+    assert sizes == [5, 3]
+
+
+async def test_few_callers_that_wait_for_their_answers_are_not_held_up() -> None:
+    async def flush(items: list[int]) -> list[int]:
+        await asyncio.sleep(0)
+        return items
+
+    batcher = Batcher(flush, pace=3600.0, name="few")
+
+    async def caller() -> None:
+        for n in range(50):
+            assert await batcher.submit(n) == n
+
+    async with asyncio.timeout(10):
+        await caller()
+        await asyncio.gather(*(caller() for _ in range(3)))
+
+
+async def test_company_that_stays_away_is_waited_for_no_longer_than_the_pace() -> None:
+    sizes: list[int] = []
+    began: list[float] = []
+
+    async def flush(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        began.append(asyncio.get_running_loop().time())
+        return items
+
+    batcher = Batcher(flush, pace=0.05, name="away")
+    await asyncio.gather(*(batcher.submit(n) for n in range(3)))
+    for n in range(3):
+        await batcher.submit(n)
+    assert sizes == [3, 1, 1, 1]
+    assert began[1] - began[0] >= 0.049, "three were expected"
+    assert began[3] - began[1] < 0.05, "then one"
 
 
 async def test_after_a_quiet_time_nobody_waits_for_the_pace() -> None:

@@ -1,7 +1,8 @@
 """Natural batching: while one flush is in flight, calls gather; the next flush takes them all.
 
-There is no timer. A call that finds the batcher idle is flushed at once, alone; under load the batches grow by themselves, and one
-round trip, one fsync, is shared by as many as came meanwhile.
+A call that finds the batcher idle is flushed at once, alone; under load the batches grow by themselves, and one round trip, one fsync, is
+shared by as many as came meanwhile. A pace keeps them large when many callers send little each, and nobody waits for company that isn't
+coming: as many as went last time go at once.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class Batcher(Generic[I, O]):
     At most `concurrency` flushes run at once, each of at most `max_batch` items; at most `max_waiting` items wait (then `Overloaded`).
     A second flush begins beside a first one only when that takes longer than `patience` seconds or a whole batch waits: batches stay
     large, because the cost of one hardly depends on its size, and a flush that is stuck does not hold up the others. For the same
-    reason flushes begin at least `pace` seconds after one another, unless `enough` items wait; the first after a quiet time begins at once. An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
+    reason flushes begin at least `pace` seconds after one another, unless as many items wait as the last one took, or `enough` of them; the first
+    after a quiet time begins at once. So a few callers that each wait for their answer are never held up, whatever their number.
+
+    An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
     deadline or other context, but for one thing: the trace of the first sampled item is the flush's, so that what it calls is seen in
     that trace; the other sampled items' traces get a span that says how long their flush took. A caller that goes away does
     not end it, and an item whose caller left while it waited is not flushed.
@@ -68,6 +72,9 @@ class Batcher(Generic[I, O]):
         self._pace = pace
         self._enough = max_batch if enough is None else enough
         self._began = -math.inf  # the loop's clock may have begun a moment ago: on a machine that just started it has
+        #: As many wait for no one else: what the last flush took, at most `enough`.
+        self._company = 1
+        self._paused: asyncio.Future[None] | None = None
         self._impatient: asyncio.TimerHandle | None = None
         self._waiting: deque[_Item[I, O]] = deque()
         self._running = 0
@@ -94,6 +101,8 @@ class Batcher(Generic[I, O]):
         self._waiting.append((item, future, trace if trace is not None and trace.sampled else None))
         if not self._running:
             self._start()
+        elif self._paused is not None and len(self._waiting) >= self._company:
+            self._resume()
         elif self._running < self._concurrency:
             self._consider()
         return await future
@@ -136,11 +145,12 @@ class Batcher(Generic[I, O]):
         loop = asyncio.get_running_loop()
         while self._waiting:
             early = self._began + self._pace - loop.time()
-            if early > 0 and len(self._waiting) < self._enough:
-                await asyncio.sleep(early)
+            if early > 0 and len(self._waiting) < self._company:
+                await self._pause(early)
             if not (batch := self._take()):
                 return
             self._began = loop.time()
+            self._company = min(len(batch), self._enough)
             self._sizes.observe(len(batch))
             try:
                 outputs = await self._traced(batch)
@@ -158,6 +168,22 @@ class Batcher(Generic[I, O]):
                         future.set_exception(output)
                     else:
                         future.set_result(output)
+
+    async def _pause(self, seconds: float) -> None:
+        """Until then, or until as many wait as are worth a flush."""
+        if self._paused is None:
+            loop = asyncio.get_running_loop()
+            self._paused = loop.create_future()
+            timer = loop.call_later(seconds, self._resume)
+            self._paused.add_done_callback(lambda _: timer.cancel())
+        try:
+            await self._paused
+        finally:
+            self._paused = None
+
+    def _resume(self) -> None:
+        if self._paused is not None and not self._paused.done():
+            self._paused.set_result(None)
 
     async def _traced(self, batch: list[_Item[I, O]]) -> Sequence[O | Exception]:
         items = [item for item, _, _ in batch]
