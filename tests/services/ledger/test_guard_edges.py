@@ -634,6 +634,24 @@ async def test_an_account_begins_at_a_path_and_with_a_kind(filled: Filled) -> No
         assert await alone(filled, new, path) == "account_path_form", path
 
 
+async def test_what_is_said_of_an_account_is_checked_when_it_is_opened_too(filled: Filled) -> None:
+    new = (
+        "INSERT INTO account (id, book, name, currency, normal_side, kind, code, metadata, created_at, created_sequence)"
+        " SELECT gen_random_uuid(), book, {name}, {currency}, {side}, {kind}, {code}, {metadata}, created_at, 0 FROM account LIMIT 1"
+    )
+    usual = {"name": "name", "currency": "currency", "side": "normal_side", "kind": "kind", "code": "NULL", "metadata": "NULL"}  # fmt: skip
+    assert await alone(filled, new.format(**usual)) is None
+    for said, value, constraint in (
+        ("name", "''", "account_name_check"),
+        ("currency", "'eur'", "account_currency_check"),
+        ("side", "'left'", "account_normal_side_check"),
+        ("kind", "'gift'", "account_kind"),
+        ("code", "''", "account_code_check"),
+        ("metadata", "'[]'", "account_metadata_check"),
+    ):
+        assert await alone(filled, new.format(**{**usual, said: value})) == constraint, said
+
+
 async def moved(filled: Filled, sql: str) -> list[int]:
     """By how much the statement moves the revisions of both books."""
     connection = filled.hand.connection
