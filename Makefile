@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# One worker has the tests of the whole platform, which mostly wait, the other all the rest.
+WORKERS ?= -n 2 --dist loadgroup
 
 .PHONY: help setup up test lint bench mutation docs clean
 
@@ -16,7 +18,7 @@ up: setup ## start the platform here, in the foreground (ARGS="--port 9443")
 	@exec $(BIN)/tallystick up $(ARGS)
 
 test: lint ## lint and all tests (ARGS="tests/kernel -k money")
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(WORKERS) $(ARGS)
 
 lint: setup ## format, style, types and the floors of the architecture
 	@$(BIN)/ruff format --check src tests tools bench

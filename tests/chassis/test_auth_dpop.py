@@ -12,7 +12,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from tallystick.chassis.auth.dpop import ProofVerifier, normalised
 from tallystick.chassis.auth.jose import Jwk, Refused, decode, encode, parse, public_key, sha256, thumbprint
-from tests.support.tokens import PUBLIC_URL, Holder, b64, sign
+from tests.support.tokens import NOW, PUBLIC_URL, Holder, b64, named, sign
 
 TOKEN = "a.b.c"
 URL = PUBLIC_URL + "/v1/payments"
@@ -79,13 +79,13 @@ def test_without_a_token_as_at_the_token_endpoint() -> None:
         {"url": "https://[::1/v1/payments"},
         {"url": ""},
         {"iat": None},
-        {"iat": int(time.time()) - 3600},
-        {"iat": int(time.time()) + 3600},
+        {"iat": NOW - 3600},
+        {"iat": NOW + 3600},
         {"iat": "1700000000"},
         {"iat": 10**30},
         {"iat": True},
         {"exp": 1},
-        {"nbf": int(time.time()) + 3600},
+        {"nbf": NOW + 3600},
         {"jti": None},
         {"jti": ""},
         {"jti": "x" * 257},
@@ -100,7 +100,7 @@ def test_without_a_token_as_at_the_token_endpoint() -> None:
         {"pad": "x" * 4096},
         {"key": ECKey.generate_key("P-256")},
     ],
-    ids=lambda change: json.dumps(change, default=lambda key: key.key_type)[:60],
+    ids=named,
 )
 def test_bad_proofs(change: dict[str, Any]) -> None:
     holder = Holder()

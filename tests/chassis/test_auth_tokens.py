@@ -16,7 +16,7 @@ from tallystick.chassis.auth.problems import IdentityUnavailable
 from tallystick.chassis.auth.tokens import KeySet, KeyUnknown, Verified, VerifiedTokens, access_token, transaction_token
 from tallystick.chassis.telemetry.logs import captured
 from tallystick.kernel.problem import Upstream
-from tests.support.tokens import PUBLIC_URL, TRUST_DOMAIN, Holder, Issuer, b64, sign
+from tests.support.tokens import NOW, PUBLIC_URL, TRUST_DOMAIN, Holder, Issuer, b64, named, sign
 
 ISSUER = Issuer()
 HOLDER = Holder()
@@ -49,9 +49,6 @@ def test_transaction_token() -> None:
     assert found.ids == ("t1", "a1")
     who = found.subject
     assert (who.client_id, who.actor, who.caller, who.inner) == ("cli_one", "svc_payments", "payments", True)
-
-
-NOW = int(time.time())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +94,7 @@ NOW = int(time.time())
         {"pad": "x" * 4096},
         {"key": ECKey.generate_key("P-256")},
     ],
-    ids=lambda change: json.dumps(change, default=str)[:50],
+    ids=named,
 )
 def test_bad_access_tokens(change: dict[str, Any]) -> None:
     with pytest.raises(Refused):
@@ -119,7 +116,7 @@ def test_bad_access_tokens(change: dict[str, Any]) -> None:
         {"act": "svc_payments"},
         {"header": {"kid": "k2"}},
     ],
-    ids=str,
+    ids=named,
 )
 def test_bad_transaction_tokens(change: dict[str, Any]) -> None:
     with pytest.raises(Refused):

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import secrets
 import time
 from pathlib import Path
@@ -17,6 +18,15 @@ MTLS_URL = "https://localhost:8446"
 TRUST_DOMAIN = "tallystick.test"
 
 AnyKey = ECKey | RSAKey | OKPKey | OctKey
+#: Unix seconds, for claims of parametrized tests.
+NOW = int(time.time())
+
+
+def named(change: Any) -> str:
+    """The id of a parametrized test of changed claims, the same in each process: times relative to now, of keys their type or no more."""
+    text = json.dumps(change, default=lambda key: key.key_type)
+    text = re.sub(rf"\b{str(NOW)[:5]}[0-9]{{5}}\b", lambda number: f"now{int(number[0]) - NOW:+}", text)
+    return re.sub(r"[A-Za-z0-9_-]{43}", "thumbprint", text)[:60]
 
 
 def sign(header: dict[str, Any], payload: dict[str, Any] | bytes, key: AnyKey, alg: str | None = None) -> str:

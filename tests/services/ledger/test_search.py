@@ -115,7 +115,8 @@ def question(rng: random.Random, accounts: list[str], made: list[dict[str, Any]]
     low, high = sorted((rng.randrange(1, 20), rng.randrange(1, 20)))
     maybe("min", str(low))
     maybe("max", str(high))
-    start, end = sorted(rng.choice(made)["recorded_at"] for _ in range(2))
+    # Two instants: a period that ends where it starts is refused.
+    start, end = sorted(rng.sample(sorted({one["recorded_at"] for one in made}), 2))
     maybe("recorded_from", start, start[:10])
     maybe("recorded_to", end)
     maybe("effective_from", start, start[:10], chance=0.15)
