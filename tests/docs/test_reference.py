@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import unified_diff
 from pathlib import Path
 
 from tools.reference import pages, stale
@@ -11,7 +12,11 @@ from tools.reference.text import DOCS, anchor, lists_apart
 
 
 def test_the_reference_is_what_the_code_says() -> None:
-    wrong = stale(pages())
+    made = pages()
+    wrong = stale(made)
+    for path in wrong:
+        there = (DOCS / path).read_text(encoding="utf-8").splitlines() if (DOCS / path).exists() else []
+        print(*unified_diff(there, made.get(path, "").splitlines(), path, "the code", lineterm=""), sep="\n")
     assert not wrong, f"no longer what the code says: {', '.join(wrong)}. Run: .venv/bin/python -m tools.reference"
 
 

@@ -38,6 +38,7 @@ EVERY_SCOPE = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers' plugin looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:

@@ -91,8 +91,14 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
         name="tallystick", help_flags=["--help", "-h"], version_flags=[], result_action="return_value"
     )
     app.command(target, name=name)
+    console = None
+    if not {"--help", "-h"}.isdisjoint(arguments):
+        from rich.console import Console
+
+        # A command keeps the first console that it made, with the width that the terminal had then: a second help in one process takes its own.
+        console = Console()
     try:
-        result = app(list(arguments), exit_on_error=False, print_error=False)
+        result = app(list(arguments), console=console, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         raise Failed(f"{error}\n`tallystick {name} --help` says how", USAGE) from error
     except NotRunning as error:
