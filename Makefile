@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-# One worker has the tests of the whole platform, which mostly wait, the other all the rest.
-WORKERS ?= -n 2 --dist loadgroup
+# One worker has the tests of the whole platform, which mostly wait, the other all the rest (tests/conftest.py).
+WORKERS ?= -n 2 --dist loadscope
 
 .PHONY: help setup up test lint bench mutation docs clean
 

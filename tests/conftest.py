@@ -14,15 +14,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
 import pytest_asyncio
 import valkey.asyncio
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.parts import NatsServer, Server, ServiceDatabase, ValkeyServer, remove, short_directory
 
 DatabaseFor = Callable[..., Awaitable[ServiceDatabase]]
+
+
+class Scheduling(LoadScopeScheduling):
+    """The system tests, which share a platform and what they leave in it, are one worker's, in their order; each other test is whose turn it is."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "system" if nodeid.startswith("tests/system/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -38,13 +38,10 @@ EVERY_SCOPE = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers' plugin looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.system)
-            # They share a platform and what they leave in it, so one worker does all of them, in their order.
-            item.add_marker(pytest.mark.xdist_group("system"))
 
 
 @dataclass(frozen=True)
