@@ -19,7 +19,7 @@ from tallystick.chassis.auth import (
 )
 from tallystick.chassis.auth.certificate import as_told, thumbprint
 from tallystick.chassis.telemetry.logs import captured
-from tests.chassis.test_auth_edge import PATH, World
+from tests.chassis.test_auth_edge import PATH, World, opened
 from tests.support.tokens import MTLS_URL, PUBLIC_URL, Holder, authorization, b64, sign
 
 HEADER = b"x-tallystick-certificate"
@@ -39,12 +39,8 @@ class Certificate:
 
 @pytest.fixture
 async def world(directory: Path, valkey: valkey.asyncio.Valkey) -> AsyncIterator[World]:
-    made = World(directory, valkey)
-    await made.server.start()
-    await made.feed.fetch()
-    yield made
-    await made.client.close()
-    await made.server.stop()
+    async with opened(directory, valkey) as made:
+        yield made
 
 
 @pytest.fixture

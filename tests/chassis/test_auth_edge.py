@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,20 @@ class World:
         return caught.value
 
 
-@pytest.fixture
-async def world(directory: Path, valkey: valkey.asyncio.Valkey) -> AsyncIterator[World]:
+@asynccontextmanager
+async def opened(directory: Path, valkey: valkey.asyncio.Valkey) -> AsyncIterator[World]:
     made = World(directory, valkey)
     await made.server.start()
     await made.feed.fetch()
     yield made
     await made.client.close()
     await made.server.stop()
+
+
+@pytest.fixture
+async def world(directory: Path, valkey: valkey.asyncio.Valkey) -> AsyncIterator[World]:
+    async with opened(directory, valkey) as made:
+        yield made
 
 
 async def test_a_good_request(world: World) -> None:
