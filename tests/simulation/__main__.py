@@ -19,7 +19,10 @@ def show(report: Report, *, trace: bool) -> None:
     if trace:
         print("\n".join(report.trace))
     reached = ", ".join(f"{name} {many}" for name, many in sorted(report.reached.items()))
-    print(f"seed {report.seed}: {report.transfers} transfers; {reached or 'nothing broke'}; {report.fingerprint[:16]}")
+    subjects = ", ".join(report.subjects) or "postings alone"
+    print(
+        f"seed {report.seed}: {subjects}; {report.transfers} transfers; {reached or 'nothing broke'}; {report.fingerprint[:16]}"
+    )
     for line in report.violations:
         print(f"  {line}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,32 +12,37 @@ import msgspec
 
 from tallystick.services.ledger.model import MICROSECOND, Account, Command
 from tests.services.ledger.support import Naive
+from tests.simulation.clients import CLIENT, ROUTE, Answer, Intention, Place
+from tests.simulation.server import Change, Server
 from tests.support.history import _Bounds
 
 if TYPE_CHECKING:
-    from tests.simulation.world import Answer, Intention, World
+    from tests.simulation.world import World
 
 Values = dict[str, Any]
-_SHORT = ("insufficient_funds", "nothing_to_move")
+_SHORT = ("insufficient_funds", "ceiling_exceeded", "nothing_to_move")
 _POSTED = ("post", "capture", "reverse")
 _TOTALS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
 
 
 def violations(world: World) -> list[str]:
     """Each begins with the name of the invariant that does not hold."""
-    tables = world.server.tables
-    found = ["deadlock: transactions waited in a circle"] if world.server.deadlocks else []
-    for book in tables["book"].values():
-        transfers = sorted(
-            (row for row in tables["transfer"].values() if row["book"] == book["id"]), key=lambda row: row["sequence"]
-        )
-        found += _book(world, book, transfers)
+    found = []
+    for shard in world.shards.values():
+        server = shard.server
+        if server.deadlocks:
+            found.append("deadlock: transactions waited in a circle")
+        for book in server.tables["book"].values():
+            if book["shard"] == shard.name:
+                transfers = [row for row in server.tables["transfer"].values() if row["book"] == book["id"]]
+                transfers.sort(key=lambda row: row["sequence"])
+                found += _book(world, server, book, transfers)
     found += _answers(world)
     return found
 
 
-def _book(world: World, book: Values, transfers: list[Values]) -> Iterator[str]:
-    tables = world.server.tables
+def _book(world: World, server: Server, book: Values, transfers: list[Values]) -> Iterator[str]:
+    tables = server.tables
     numbers = [row["sequence"] for row in transfers]
     if numbers != list(range(1, book["sequence"] + 1)):
         yield f"sequence: book {book['id']} is at {book['sequence']} and has {numbers}"
@@ -45,7 +50,9 @@ def _book(world: World, book: Values, transfers: list[Values]) -> Iterator[str]:
     if any(one["recorded_at"] > two["recorded_at"] for one, two in pairwise(transfers)):
         yield "time: a later transfer is recorded as earlier"
     accounts = {row["id"]: row for row in tables["account"].values() if row["book"] == book["id"]}
-    naive, seen = _replayed(accounts, transfers)
+    changes = [change for change in server.changes if change.book == book["id"]]
+    rules = Rules(book, accounts, changes)
+    naive, seen = _replayed(rules, transfers)
     if isinstance(seen, str):
         yield seen
         return
@@ -54,36 +61,89 @@ def _book(world: World, book: Values, transfers: list[Values]) -> Iterator[str]:
             yield f"totals: account {row['id']}"
         if row["floor"] is not None and naive.available(row["id"]) < row["floor"]:
             yield f"floor: account {row['id']}"
-    sums = [sum(row[name] for row in accounts.values()) for name in _TOTALS]
-    if sums[0] != sums[2] or sums[1] != sums[3]:
-        yield f"conservation: {sums}"
+        if row["ceiling"] is not None and naive.incoming(row["id"]) > row["ceiling"]:
+            yield f"ceiling: account {row['id']}"
+    for currency in {row["currency"] for row in accounts.values()}:
+        sums = [sum(row[name] for row in accounts.values() if row["currency"] == currency) for name in _TOTALS]
+        if sums[0] != sums[2] or sums[1] != sums[3]:
+            yield f"conservation: {currency} {sums}"
+    place = (book["tenant"], book["name"])
     yield from _drawn(tables, book["id"], naive)
     yield from _transactions(tables, book["id"], transfers)
-    yield from _past(accounts, transfers)
-    yield from _blocked(world, book, transfers)
+    yield from _past(rules, transfers)
+    yield from _blocked(world, place, rules, transfers)
     yield from _facts(tables, book)
-    yield from _in_time(world, book, transfers, seen)
-    for tenant, account, as_of in world.closed:
-        if tenant == book["tenant"] and any(
-            account in (row["debit_account"], row["credit_account"]) for row in transfers[as_of:]
-        ):
-            yield f"closed: something moved on {account} after {as_of}"
-    codes = Counter(row["code"] for row in transfers if row["kind"] != "expire")
+    yield from _in_time(world, place, transfers, seen)
+    said = {command.code for one in world.clients.intentions for command in one.commands}
+    codes = Counter(row["code"] for row in transfers if row["code"] in said)
     if codes and max(codes.values()) > 1:
         yield f"twice: {[code for code, many in codes.items() if many > 1]}"
 
 
-def _replayed(accounts: dict[Any, Values], transfers: list[Values]) -> tuple[Naive, dict[int, dict[Any, Any]] | str]:
-    """The naive rules over what was posted, in its order; and all accounts' sums after each number."""
-    naive = Naive(
-        {
-            key: Account(key, 1, row["currency"], row["normal_side"] == "debit", row["floor"], False, 0, 0, 0, 0, 0)
-            for key, row in accounts.items()
-        }
-    )
-    naive.last = datetime.min.replace(tzinfo=UTC)  # the replicas' clocks may be behind the one that the world began by
-    seen = {0: {key: naive.sums(key) for key in accounts}}
+class Rules:
+    """What the rules read of a book besides its transfers, as of each number: from what was stored of it, and when."""
+
+    def __init__(self, book: Values, accounts: dict[Any, Values], changes: Sequence[Change]) -> None:
+        self.book, self.accounts, self.changes = book, accounts, changes
+
+    def naive(self) -> Naive:
+        """The naive rules over no transfers yet, with accounts as they were opened."""
+        made = Naive({key: self._opened(key, row) for key, row in self.accounts.items()})
+        # The replicas' clocks may be behind the one that the world began by.
+        made.last = datetime.min.replace(tzinfo=UTC)
+        return made
+
+    def _opened(self, key: Any, row: Values) -> Account:
+        floor, ceiling = self.limits(key, 0)
+        return Account(
+            id=key,
+            book=1,
+            currency=row["currency"],
+            debit_normal=row["normal_side"] == "debit",
+            floor=floor,
+            closed=False,
+            version=0,
+            debits_pending=0,
+            debits_posted=0,
+            credits_pending=0,
+            credits_posted=0,
+            ceiling=ceiling,
+            transit=(row["path"] or "").startswith("transit:"),
+        )
+
+    @staticmethod
+    def apply(change: Change, naive: Naive) -> None:
+        if change.kind in {"closed", "frozen"}:
+            setattr(naive.accounts[change.said[0]], change.kind, change.said[1])
+        elif change.kind == "limits":
+            account = naive.accounts[change.said[0]]
+            account.floor, account.ceiling = change.said[1:3]
+
+    def limits(self, account: Any, sequence: int) -> tuple[int | None, int | None]:
+        """Floor and ceiling that counted for the transfer with this number."""
+        row = self.accounts[account]
+        found: tuple[int | None, int | None] = (row["floor"], row["ceiling"])
+        for change in reversed(self.changes):
+            if change.kind == "limits" and change.said[0] == account:
+                if change.sequence < sequence:
+                    return change.said[1:3]  # type: ignore[no-any-return]
+                found = change.said[3:5]
+        return found
+
+    def last(self, kind: str, sequence: int, default: Any) -> Any:
+        """What was said last of this kind before the transfer with this number."""
+        said = [change.said for change in self.changes if change.kind == kind and change.sequence < sequence]
+        return said[-1] if said else default
+
+
+def _replayed(rules: Rules, transfers: list[Values]) -> tuple[Naive, dict[int, dict[Any, Any]] | str]:
+    """The naive rules over what was posted, in its order, and over what was said of accounts meanwhile; and all accounts' sums after each number."""
+    naive = rules.naive()
+    changes = list(reversed(rules.changes))
+    seen = {0: {key: naive.sums(key) for key in naive.accounts}}
     for row in transfers:
+        while changes and changes[-1].sequence < row["sequence"]:
+            rules.apply(changes.pop(), naive)
         moves, balancing = row["kind"] in {"post", "hold"}, row["asked"] is not None
         expires_in = (
             None if row["expires_at"] is None else int((row["expires_at"] - row["recorded_at"]).total_seconds())
@@ -100,14 +160,22 @@ def _replayed(accounts: dict[Any, Values], transfers: list[Values]) -> tuple[Nai
             expires_in=expires_in,
             balancing=balancing,
         )
+        both = [naive.accounts[row[f"{side}_account"]] for side in ("debit", "credit")]
+        thawed = [one for one in both if row["kind"] == "capture" and any(each.transit for each in both) and one.frozen]
+        for one in thawed:
+            one.frozen = False  # what has arrived in another book has left this one
         if not naive.apply(command, row["recorded_at"]):
             return naive, f"rules: {row['kind']} at {row['sequence']} would have been refused"
+        for one in thawed:
+            one.frozen = True
         _, amount, released, debit, credit = naive.posted[-1]
         if (amount, released, debit, credit) != tuple(
             row[name] for name in ("amount", "released", "debit_account", "credit_account")
         ):
             return naive, f"rules: {row['kind']} at {row['sequence']} would have been {amount}, {released}"
-        seen[row["sequence"]] = {key: naive.sums(key) for key in accounts}
+        seen[row["sequence"]] = {key: naive.sums(key) for key in naive.accounts}
+    for change in reversed(changes):
+        rules.apply(change, naive)
     return naive, seen
 
 
@@ -182,33 +250,46 @@ def _effective(transfers: list[Values], account: Any, before: datetime) -> tuple
     return sums[0], sums[1]
 
 
-def _past(accounts: dict[Any, Values], transfers: list[Values]) -> Iterator[str]:
-    """What is dated back breaks no floor at the end of any day that was over, as it was known then."""
+def _past(rules: Rules, transfers: list[Values]) -> Iterator[str]:
+    """What is dated back breaks no limit at the end of any day that was over, as it was known then, in a book that is strict."""
     for row in transfers:
         if row["effective_at"] is None:
             continue
         if row["effective_at"] >= row["recorded_at"] or row["kind"] not in {"post", "reverse"}:
             yield f"past: {row} is not dated back"
-        for side in ("debit", "credit"):
-            account = accounts[row[f"{side}_account"]]
-            if account["floor"] is None or account["normal_side"] == side:
-                continue
-            day = row["effective_at"].date()
-            while day < row["recorded_at"].date():
-                day += timedelta(days=1)
-                over = datetime.combine(day, time(), UTC)
-                debits, credits_ = _effective(transfers[: row["sequence"]], account["id"], over)
-                if (debits - credits_ if account["normal_side"] == "debit" else credits_ - debits) < account["floor"]:
-                    yield f"past: {row['sequence']} breaks the floor of {account['id']} before {over}"
+        if rules.last("backdating", row["sequence"], rules.book["backdating"]) == "strict":
+            for over in breached(rules, transfers, row):
+                yield f"past: {row['sequence']} breaks a limit before {over}"
 
 
-def _blocked(world: World, book: Values, transfers: list[Values]) -> Iterator[str]:
+def breached(rules: Rules, transfers: list[Values], row: Values) -> list[datetime]:
+    """The ends of days at which a transfer that is dated back breaks a limit."""
+    found = []
+    for side in ("debit", "credit"):
+        account = rules.accounts[row[f"{side}_account"]]
+        floor, ceiling = rules.limits(account["id"], row["sequence"])
+        grows = account["normal_side"] == side
+        limit = ceiling if grows else floor
+        if limit is None:
+            continue
+        day = row["effective_at"].date()
+        while day < row["recorded_at"].date():
+            day += timedelta(days=1)
+            over = datetime.combine(day, time(), UTC)
+            debits, credits_ = _effective(transfers[: row["sequence"]], account["id"], over)
+            posted = debits - credits_ if account["normal_side"] == "debit" else credits_ - debits
+            if posted > limit if grows else posted < limit:
+                found.append(over)
+    return found
+
+
+def _blocked(world: World, place: Place, rules: Rules, transfers: list[Values]) -> Iterator[str]:
     """Nobody was refused, or moved less than was asked for, because of a hold that had expired by the book's time."""
-    tables = world.server.tables
-    for one in world.intentions:
-        for command in one.commands:
-            row = tables["transfer"].get((book["id"], command.id))
-            no = tables["rejection"].get((book["id"], command.id))
+    tables, number = world.tables(place), rules.book["id"]
+    for one in world.clients.intentions:
+        for command in one.commands if one.place == place else ():
+            row = tables["transfer"].get((number, command.id))
+            no = tables["rejection"].get((number, command.id))
             if row is not None and (row["asked"] or 0) > row["amount"]:
                 known, now = transfers[: row["sequence"] - 1], row["recorded_at"]
             elif no is not None and no["reason"] in _SHORT and no["after"] and command.kind in {"post", "hold"}:
@@ -216,14 +297,14 @@ def _blocked(world: World, book: Values, transfers: list[Values]) -> Iterator[st
                 now = known[-1]["recorded_at"]
             else:
                 continue
-            takes = [
+            bounds = [
                 (side, named)
                 for side, named in (("debit", command.debit), ("credit", command.credit))
-                if (account := tables["account"][named,])["floor"] is not None and account["normal_side"] != side
+                if rules.limits(named, len(known) + 1)[rules.accounts[named]["normal_side"] == side] is not None
             ]
             # Of two the other one may be the cause of a refusal.
-            if row is not None or len(takes) == 1:
-                for hold in (hold for side, named in takes for hold in _due(known, side, named, now)):
+            if row is not None or len(bounds) == 1:
+                for hold in (hold for side, named in bounds for hold in _due(known, side, named, now)):
                     yield f"blocked: {one.number} {command} by {hold}, which had expired"
 
 
@@ -257,13 +338,13 @@ def _facts(tables: dict[str, Any], book: Values) -> Iterator[str]:
         yield f"facts: told up to {reached}, the book is at {book['sequence']}"
 
 
-def _in_time(world: World, book: Values, transfers: list[Values], seen: dict[int, dict[Any, Any]]) -> Iterator[str]:
+def _in_time(world: World, place: Place, transfers: list[Values], seen: dict[int, dict[Any, Any]]) -> Iterator[str]:
     """Nothing is numbered before what had ended before it was asked for; no balance is older than what was known when it was asked."""
     number_of = {row["id"]: row["sequence"] for row in transfers}
     bounds = _Bounds()
     effects = []
-    for one in world.intentions:
-        if one.tenant != book["tenant"]:
+    for one in world.clients.intentions:
+        if one.place != place:
             continue
         numbers = [number_of[command.id] for command in one.commands if command.id in number_of]
         # An answer that nothing was done may be older than a later attempt that did something; then only the sending counts.
@@ -273,7 +354,7 @@ def _in_time(world: World, book: Values, transfers: list[Values], seen: dict[int
             bounds.began.append((one.first_sent, number - 1))
             if posted:
                 bounds.ended.append((one.first_answer, number))
-    reads = [read for read in world.seen if read.tenant == book["tenant"]]
+    reads = [read for read in world.clients.seen if read.place == place]
     for read in reads:
         bounds.ended.append((read.got, read.row.as_of))
         bounds.began.append((read.sent, read.row.as_of))
@@ -297,11 +378,11 @@ def _in_time(world: World, book: Values, transfers: list[Values], seen: dict[int
         held = (read.row.debits_pending, read.row.credits_pending)
         if held != (dp, cp) if read.effective is not None else held[0] > dp or held[1] > cp:
             yield f"pending: {read}"
-    tables = world.server.tables
-    for look in world.found:
-        if look.tenant != book["tenant"]:
+    tables, book = world.tables(place), world.number(place)
+    for look in world.clients.found:
+        if look.place != place:
             continue
-        kept = tables["transaction"].get((book["id"], look.id))
+        kept = tables["transaction"].get((book, look.id))
         if look.transfers is None:
             if kept is not None and kept["last"] <= bounds.low(look.sent):
                 yield f"stale: {look}"
@@ -313,13 +394,11 @@ def _in_time(world: World, book: Values, transfers: list[Values], seen: dict[int
 
 
 def _answers(world: World) -> Iterator[str]:
-    tables = world.server.tables
-    number = {book["tenant"]: book["id"] for book in tables["book"].values()}
-    for one in world.intentions:
-        book = number.get(one.tenant)
+    for one in world.clients.intentions:
+        tables, book = world.tables(one.place), world.number(one.place)
         if len(one.bodies) > 1:
             yield f"key: {one.number} has {len(one.bodies)} answers under one key"
-        stored = tables["idempotency"].get((one.tenant, "cli_sim", "POST /v1/transfers", one.key))
+        stored = tables["idempotency"].get((one.place[0], CLIENT, ROUTE, one.key))
         if one.bodies and (stored is None or stored["body"] not in one.bodies):
             yield f"key: the answer of {one.number} is not the one that is stored"
         for place, command in enumerate(one.commands):
@@ -374,7 +453,7 @@ def _differs(command: Command, row: Values) -> str | None:
     return next((name for name, value in said.items() if row[name] != value), None)
 
 
-def _whole(one: Intention, book: int | None, tables: dict[str, Any]) -> Iterator[str]:
+def _whole(one: Intention, book: int, tables: dict[str, Any]) -> Iterator[str]:
     """Of each unit and each chain there is all or nothing, and whoever was told so was told which of them was refused."""
     for places in one.wholes():
         there = [(book, one.commands[place].id) in tables["transfer"] for place in places]

@@ -1,4 +1,5 @@
-"""One run: several ledgers, each the real service, on one simulated PostgreSQL, with clients that repeat themselves and a fate that follows from a seed.
+"""One run: several ledgers, each the real service, on simulated PostgreSQL servers, with clients that repeat themselves and a fate that follows from a
+seed.
 
 report = simulate(seed)     # report.violations is empty, or says what is wrong
 """
@@ -9,103 +10,47 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import Any, cast
 from uuid import UUID
 
-import msgspec
-
-from tallystick.chassis.db import CommitUnknown, Contended, Database, DatabaseUnavailable
-from tallystick.chassis.idempotency import Digester, Entry, InProgress
+from tallystick.chassis.db import Database
+from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
-from tallystick.contracts.ledger.messages import MAIN, ReverseTransaction
-from tallystick.contracts.ledger.problems import AccountHasHolds, TransactionNotFound
-from tallystick.kernel import ids
-from tallystick.kernel.clock import rfc3339
-from tallystick.kernel.ids import AccountId, TransactionId, TransferId
-from tallystick.kernel.problem import Overloaded
-from tallystick.services.ledger.api.transactions import undone
-from tallystick.services.ledger.model import (
-    AccountRow,
-    Command,
-    Header,
-    NewAccount,
-    Result,
-    TransactionRow,
-    Transfer,
-)
-from tallystick.services.ledger.model.values import CommandKind
-from tallystick.services.ledger.service import Answered, Ask, At, Ledger
+from tallystick.contracts.ledger.messages import HOME, MAIN
+from tallystick.kernel.ids import AccountId
+from tallystick.services.ledger.model import NewAccount
+from tallystick.services.ledger.service import Ledger
 from tallystick.services.ledger.store import Store
 from tests.services.ledger.support import START
+from tests.simulation.clients import AGAIN, CLIENT, Clients, Place
 from tests.simulation.loop import VirtualLoop, run
 from tests.simulation.server import Faults, Server, SimDatabase
+from tests.simulation.subjects import SUBJECTS, Subject, subjects_of
+from tests.simulation.subjects.interbook import ELSEWHERE, FAR, Interbook, Way
 
-REPLICAS, CLIENTS, REQUESTS = 3, 5, 7
 TENANTS = ("acme", "beta")
-#: After these the same request, sent again, may be answered.
-AGAIN = (Contended, DatabaseUnavailable, CommitUnknown, Overloaded, InProgress)
 #: Virtual seconds within which everything must be answered once nothing breaks any more.
 QUIET_S = 120.0
+#: And those after which what nobody waits for has come to its end as well.
+LATER_S = 12.0
 
-_encode, _decode = msgspec.json.encode, msgspec.json.Decoder(list[tuple[UUID, str, int, str | None, bool]]).decode
 MakeLedger = Callable[..., Ledger]
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What a client was told of one command. `at`: virtual seconds of sending and of the answer."""
+@dataclass(frozen=True)
+class Shape:
+    """How much there is in a run; smaller ones are for looking at what a seed has found. `subjects` None: those of the seed."""
 
-    status: str
-    sequence: int
-    reason: str | None
-
-
-@dataclass
-class Intention:
-    """What a client wants once, however often it says so. Its number is the transfers' `code`."""
-
-    number: int
-    tenant: str
-    commands: tuple[Command, ...]
-    atomic: bool
-    key: str | None
-    first_sent: float = 0.0
-    header: Header | None = None
-    first_answer: float = float("inf")
-    answers: list[tuple[Answer, ...]] = field(default_factory=list)
-    bodies: set[bytes] = field(default_factory=set)
-
-    def wholes(self) -> list[range]:
-        """The places of commands of which there are all or none: the whole of it, or chains of what is linked to the next."""
-        if self.atomic:
-            return [range(len(self.commands))]
-        ends = [place for place, command in enumerate(self.commands, 1) if not command.linked]
-        return [range(first, end) for first, end in pairwise([0, *ends])]
+    clients: int = 5
+    requests: int = 7
+    replicas: int = 3
+    subjects: tuple[str, ...] | None = None
 
 
-@dataclass
-class Seen:
-    """A balance that was read: as of now, or by effective time as it was known now."""
-
-    tenant: str
-    row: AccountRow
-    sent: float
-    got: float
-    effective: datetime | None = None
-
-
-@dataclass
-class Found:
-    """A transaction that was asked for; None: it was not there."""
-
-    tenant: str
-    id: TransactionId
-    transfers: tuple[TransactionRow, Sequence[Transfer]] | None
-    sent: float
-    got: float
+USUAL = Shape()
 
 
 class SimClock:
@@ -121,14 +66,14 @@ class SimClock:
 class Replica:
     """A process with a ledger in it, that dies and is started again."""
 
-    def __init__(self, world: World, number: int) -> None:
-        self.world, self.number = world, number
+    def __init__(self, world: World, shard: Shard, number: int) -> None:
+        self.world, self.shard, self.number = world, shard, number
         self.deaths = 0
         self.start()
 
     def start(self) -> None:
         world = self.world
-        self.database = SimDatabase(world.server)
+        self.database = SimDatabase(self.shard.server)
         self.died: asyncio.Future[None] = world.loop.create_future()
         skew = timedelta(milliseconds=world.rng.choice([0, 0, 0, -300, 400]))
         self.clock = SimClock(world, skew)
@@ -138,6 +83,8 @@ class Replica:
             outbox=Outbox(),
             clock=self.clock,
             digester=Digester(bytes(32)),
+            shard=self.shard.name,
+            others={name: Way(world, self, name) for name in world.shards if name != self.shard.name},
         )
         if world.seed % 7 > 4:
             # Each request is a flush of its own, as large ones are: one is decided and two are stored at a time.
@@ -146,7 +93,7 @@ class Replica:
 
     def kill(self) -> None:
         self.deaths += 1
-        self.world.note("kill", self.number)
+        self.world.note("kill", *([] if self.shard.name == self.world.home else [self.shard.name]), self.number)
         self.database.kill()
         self.died.set_result(None)
 
@@ -161,18 +108,32 @@ class Replica:
         return task.result()
 
     async def _sweep(self) -> None:
+        """The schedules."""
         pace = self.world.rng.choice([1, 3])
         while True:
             await asyncio.sleep(pace)
-            try:
-                await self.ledger.sweep()
-            except AGAIN:
-                self.world.faults.reached["sweep_failed"] += 1
+            await self._turn(self.ledger.sweep())
+            for subject in self.world.subjects:
+                await self._turn(subject.turn(self))
+
+    async def _turn(self, turn: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await turn
+        except AGAIN:
+            self.world.faults.reached["sweep_failed"] += 1
+
+
+class Shard:
+    """A PostgreSQL server and the replicas that use it."""
+
+    def __init__(self, name: str, faults: Faults) -> None:
+        self.name, self.server = name, Server(faults)
+        self.replicas: list[Replica] = []
 
 
 class World:
-    def __init__(self, seed: int, loop: VirtualLoop, make_ledger: MakeLedger) -> None:
-        self.seed, self.loop, self.make_ledger = seed, loop, make_ledger
+    def __init__(self, seed: int, loop: VirtualLoop, make_ledger: MakeLedger, shape: Shape = USUAL) -> None:
+        self.seed, self.loop, self.make_ledger, self.shape = seed, loop, make_ledger, shape
         self.rng = random.Random(seed)
         rng = self.rng
         # In most runs a day ends.
@@ -187,16 +148,23 @@ class World:
             commit_unanswered=0.05 * harsh,
             commit_late=0.05 * harsh,
             slow=rng.choice([0, 0.01, 0.05]),
+            request_lost=0.05 * harsh,
+            answer_lost=0.1 * harsh,
         )
-        self.server = Server(self.faults)
         self.trace: list[str] = []
-        self.intentions: list[Intention] = []
-        self.seen: list[Seen] = []
-        self.found: list[Found] = []
-        self.closed: list[tuple[str, AccountId, int]] = []
         self.wrong: list[str] = []
-        self.accounts: dict[str, list[AccountId]] = {}
-        self.replicas = [Replica(self, number) for number in range(rng.randint(1, REPLICAS))]
+        self.tenants: list[str] = []
+        #: Those that are in the currency of most, by book.
+        self.accounts: dict[Place, list[AccountId]] = {}
+        self.clients = Clients(self)
+        names = subjects_of(seed) if shape.subjects is None else shape.subjects
+        self.subjects: list[Subject] = [SUBJECTS[name](self) for name in names]
+        self.home = HOME
+        self.shards = {HOME: Shard(HOME, self.faults)}
+        if any(isinstance(subject, Interbook) for subject in self.subjects):
+            self.shards[ELSEWHERE] = Shard(ELSEWHERE, self.faults)
+        for shard in self.shards.values():
+            shard.replicas += [Replica(self, shard, number) for number in range(rng.randint(1, shape.replicas))]
 
     def note(self, *what: Any) -> None:
         self.trace.append(f"{self.loop.now:.6f} {' '.join(map(str, what))}")
@@ -212,267 +180,96 @@ class World:
     def uuid(self) -> UUID:
         return UUID(int=self.rng.getrandbits(128), version=4)
 
+    def shard(self, place: Place) -> Shard:
+        return self.shards[ELSEWHERE if place[1] == FAR else HOME]
+
+    def replicas(self, place: Place) -> list[Replica]:
+        return self.shard(place).replicas
+
+    def tables(self, place: Place) -> dict[str, dict[Any, Any]]:
+        return self.shard(place).server.tables
+
+    def number(self, place: Place) -> int:
+        """The number of a book on its server; 0 as long as there is none."""
+        books = self.tables(place)["book"].values()
+        return next((row["id"] for row in books if (row["tenant"], row["name"]) == place), 0)
+
+    @staticmethod
+    async def gather(*calls: Coroutine[Any, Any, None]) -> None:
+        await asyncio.gather(*calls)
+
     # ---- the run ----------------------------------------------------------------------------------------------------
 
     async def live(self) -> None:
-        await self._open_accounts()
+        await self._furnish()
         trouble = asyncio.create_task(self._trouble())
-        clients = [asyncio.create_task(self._client(number)) for number in range(CLIENTS)]
+        clients = [
+            asyncio.create_task(self.clients.live(self.shape.requests), name=f"client {number}")
+            for number in range(self.shape.clients)
+        ]
         await asyncio.sleep(self.rng.uniform(2, 5))
         trouble.cancel()
         self.faults.heal()
-        for replica in self.replicas:
-            if replica.died.done():
-                replica.start()
+        for shard in self.shards.values():
+            for replica in shard.replicas:
+                if replica.died.done():
+                    replica.start()
+        calming = [asyncio.create_task(subject.calm()) for subject in self.subjects]
         try:
             async with asyncio.timeout(QUIET_S):
-                await asyncio.gather(*clients)
+                await asyncio.gather(*clients, *calming)
         except TimeoutError:
             self.wrong.append("liveness: somebody was not answered long after all was well again")
+        for subject in self.subjects:
+            await subject.calm()
         # What clients no longer waited for comes to its end as well.
-        await asyncio.sleep(12)
-        self.wrong += [f"late: {task}" for task in self.server.late]
+        await asyncio.sleep(LATER_S)
+        for shard in self.shards.values():
+            self.wrong += [f"late: {task}" for task in shard.server.late]
 
-    async def _open_accounts(self) -> None:
-        """Some with a floor, in each book; the first is the one that everybody wants."""
+    async def _furnish(self) -> None:
+        """Some accounts with a floor, in each book; the first is the one that everybody wants. Nothing breaks meanwhile."""
         faults, self.faults.rng = self.faults.rng, random.Random(0)
-        saved = {name: getattr(self.faults, name) for name in ("lost_before", "lost_after", "commit_lost", "commit_unanswered", "commit_late", "no_lock", "slow")}  # fmt: skip
+        saved = {one.name: getattr(self.faults, one.name) for one in fields(Faults) if one.type == "float"}
         self.faults.heal()
-        ledger = self.replicas[0].ledger
         for tenant in TENANTS[: self.rng.randint(1, 2)]:
-            shape = [("credit", 0), ("debit", None), ("credit", -30), ("debit", 0)]
-            for side, floor in shape:
-                account = AccountId(self.uuid())
-                new = NewAccount(
-                    id=account,
-                    name="an account",
-                    currency="EUR",
-                    normal_side=side,
-                    floor=floor,
-                    code=None,
-                    metadata=None,
-                )
-                await ledger.accounts.open(tenant, "cli_sim", None, new)
-                self.accounts.setdefault(tenant, []).append(account)
+            self.tenants.append(tenant)
+            await self.open_accounts((tenant, MAIN))
+        for subject in self.subjects:
+            await subject.furnish()
         self.faults.rng = faults
         for name, value in saved.items():
             setattr(self.faults, name, value)
+
+    async def open_accounts(self, place: Place) -> None:
+        for side, floor in [("credit", 0), ("debit", None), ("credit", -30), ("debit", 0)]:
+            self.accounts.setdefault(place, []).append(await self.open_account(place, side, floor))
+
+    async def open_account(self, place: Place, side: str, floor: int | None, **more: Any) -> AccountId:
+        new = NewAccount(
+            id=AccountId(self.uuid()),
+            name="an account",
+            currency=more.pop("currency", "EUR"),
+            normal_side=side,
+            floor=floor,
+            code=None,
+            metadata=None,
+            **more,
+        )
+        await self.replicas(place)[0].ledger.accounts.open(place[0], CLIENT, None, new, book=place[1])
+        return new.id
 
     async def _trouble(self) -> None:
         """Replicas die at any moment and come back."""
         often = self.rng.choice([0, 0.3, 1.5])
         while often:
             await asyncio.sleep(self.rng.expovariate(often))
-            replica = self.rng.choice(self.replicas)
+            replica = self.rng.choice([one for shard in self.shards.values() for one in shard.replicas])
             if not replica.died.done():
                 replica.kill()
                 self.faults.reached["killed"] += 1
                 await asyncio.sleep(self.rng.uniform(0, 0.5))
                 replica.start()
-
-    async def _client(self, number: int) -> None:
-        rng = random.Random(self.rng.random())
-        mine: list[Intention] = []
-        for _ in range(REQUESTS):
-            await asyncio.sleep(rng.expovariate(4))
-            chance = rng.random()
-            if chance < 0.15:
-                await self._read(rng)
-                continue
-            if chance < 0.3 and mine:
-                intention = rng.choice(mine)
-                self.faults.reached["repeated"] += 1
-            elif chance < 0.34:
-                await self._close(rng)
-                continue
-            else:
-                intention = await self._intend(rng)
-                mine.append(intention)
-            if rng.random() < 0.15:
-                self.faults.reached["duplicated"] += 1
-                await asyncio.gather(self._say(intention, rng), self._say(intention, rng))
-            else:
-                await self._say(intention, rng)
-
-    async def _intend(self, rng: random.Random) -> Intention:
-        tenant = rng.choice(list(self.accounts))
-        chance = rng.random()
-        unmade = await self._undo(rng, tenant) if chance < 0.1 else None
-        # Nothing is awaited from here on: its number is its own.
-        number = len(self.intentions)
-        header, commands = unmade or (None, [])
-        if unmade is not None:
-            commands = [msgspec.structs.replace(one, code=f"{number}-{rng.getrandbits(32)}") for one in commands]
-        elif chance < 0.3:
-            header = Header(
-                id=TransactionId(self.uuid()),
-                reference=f"ref-{number}",
-                effective_at=self.past(rng) if rng.random() < 0.6 else None,
-            )
-            kinds = ["post"] if header.effective_at is not None or rng.random() < 0.7 else ["post", "hold"]
-            for _ in range(rng.choice([1, 2, 2, 3])):
-                made = self._move(rng, tenant, number, rng.choice(kinds))
-                commands.append(msgspec.structs.replace(made, transaction=header.id, effective_at=header.effective_at))
-        else:
-            for _ in range(rng.choice([1, 1, 1, 2, 3])):
-                commands.append(self._command(rng, tenant, number, commands))
-        atomic = header is not None or rng.random() < 0.5
-        if not atomic:
-            last = len(commands) - 1
-            commands = [
-                msgspec.structs.replace(one, linked=nth < last and rng.random() < 0.6)
-                for nth, one in enumerate(commands)
-            ]
-        key = f"key-{number}" if rng.random() < 0.5 else None
-        intention = Intention(number, tenant, tuple(commands), atomic, key, self.loop.now, header)
-        self.intentions.append(intention)
-        return intention
-
-    async def _undo(self, rng: random.Random, tenant: str) -> tuple[Header, list[Command]] | None:
-        """The reversal as a whole of a transaction that a client has just looked up; None without one."""
-        made = [one.header for one in self.intentions if one.tenant == tenant and one.header is not None]
-        if not made:
-            return None
-        wanted, replica, sent = rng.choice(made[-6:]).id, rng.choice(self.replicas), self.loop.now
-        try:
-            there = await replica.ask(replica.ledger.transactions.get(tenant, MAIN, wanted), 3)
-            if there is None:
-                return None
-        except AGAIN:
-            return None
-        except TransactionNotFound:
-            there = None
-        self.found.append(Found(tenant, wanted, there, sent, self.loop.now))
-        if there is None:
-            return None
-        asked = ReverseTransaction(
-            id=ids.transactions.text(TransactionId(self.uuid())),
-            effective_at=rfc3339(self.past(rng)) if rng.random() < 0.3 else None,
-        )
-        return undone(asked, *there)
-
-    def _move(self, rng: random.Random, tenant: str, number: int, kind: str) -> Command:
-        debit, credit = rng.sample(self.accounts[tenant], 2)
-        if rng.random() < 0.2 and credit != self.accounts[tenant][1]:
-            debit = self.accounts[tenant][1]  # from where there is always something
-        return Command(
-            kind=cast("CommandKind", kind),
-            id=TransferId(self.uuid()),
-            code=f"{number}-{rng.getrandbits(32)}",
-            debit=debit,
-            credit=credit,
-            amount=rng.randint(1, 60),
-            currency="EUR",
-            expires_in=rng.choice([None, 1, 2]) if kind == "hold" else None,
-            balancing=rng.random() < 0.2,
-        )
-
-    def _command(self, rng: random.Random, tenant: str, number: int, before: list[Command]) -> Command:
-        """`before`: those that it comes after, which it may be about too."""
-        kind = rng.choice(["post", "hold", "hold", "increase", "capture", "capture", "void", "reverse"])
-        own = [c for i in self.intentions[-12:] if i.tenant == tenant for c in i.commands] + before
-        targets = [c.id for c in own if (c.kind == "hold") == (kind != "reverse")]
-        if kind in {"post", "hold"} or not targets:
-            return self._move(rng, tenant, number, "hold" if kind == "hold" else "post")
-        amount = None if kind == "void" else rng.randint(1, 40)
-        if kind in {"capture", "reverse"} and rng.random() < 0.5:
-            amount = None
-        return Command(
-            kind=cast("CommandKind", kind),
-            id=TransferId(self.uuid()),
-            code=f"{number}-{rng.getrandbits(32)}",
-            target=rng.choice(targets),
-            amount=amount,
-            currency=None if amount is None else "EUR",
-            final=kind == "capture" and rng.random() < 0.3,
-            expires_in=rng.choice([None, 1, 3]) if kind == "increase" else None,
-        )
-
-    async def _say(self, intention: Intention, rng: random.Random) -> None:
-        """Says it until it is answered; from time to time loses interest."""
-        while True:
-            replica = rng.choice(self.replicas)
-            entry = self._entry(intention)
-            ask = Ask(
-                intention.tenant, "cli_sim", None, intention.commands, intention.atomic, entry, None if entry is None else render,
-                header=intention.header,
-            )  # fmt: skip
-            try:
-                answered = await replica.ask(replica.ledger.poster.post(ask), rng.uniform(0.5, 6))
-            except AGAIN as problem:
-                self.note("again", intention.number, type(problem).__name__)
-                self.faults.reached[type(problem).__name__] += 1
-                answered = None
-            except Exception as error:  # noqa: BLE001 - it is a finding
-                self.wrong.append(f"error: {type(error).__name__} {error} for {intention.number}")
-                return
-            if answered is not None:
-                self._told(intention, answered)
-                return
-            if rng.random() < 0.1:
-                self.note("gave up", intention.number)
-                return
-            await asyncio.sleep(rng.uniform(0.05, 1))
-
-    def _entry(self, intention: Intention) -> Entry | None:
-        if intention.key is None:
-            return None
-        digest = Digester(bytes(32)).digest([str(command.id) for command in intention.commands])
-        return Entry(intention.tenant, "cli_sim", "POST /v1/transfers", intention.key, digest)
-
-    def _told(self, intention: Intention, answered: Answered) -> None:
-        if intention.key is None:
-            found = told(answered.results)
-        else:
-            intention.bodies.add(answered.body)
-            found = [
-                (one, status, number, reason, existed)
-                for one, status, number, reason, existed in _decode(answered.body)
-            ]
-        assert [one[0] for one in found] == [command.id for command in intention.commands]
-        answers = tuple(Answer(status, number, reason) for _, status, number, reason, _ in found)
-        self.note("told", intention.number, answers)
-        intention.answers.append(answers)
-        intention.first_answer = min(intention.first_answer, self.loop.now)
-
-    async def _read(self, rng: random.Random) -> None:
-        tenant = rng.choice(list(self.accounts))
-        account, replica, sent = rng.choice(self.accounts[tenant]), rng.choice(self.replicas), self.loop.now
-        effective = self.past(rng) if rng.random() < 0.5 else None
-        try:
-            row = await replica.ask(replica.ledger.accounts.get(tenant, account, At(effective=effective)), 3)
-        except AGAIN:
-            return
-        if row is not None:
-            self.seen.append(Seen(tenant, row, sent, self.loop.now, effective))
-
-    async def _close(self, rng: random.Random) -> None:
-        tenant = rng.choice(list(self.accounts))
-        account, replica = rng.choice(self.accounts[tenant]), rng.choice(self.replicas)
-        try:
-            row = await replica.ask(replica.ledger.accounts.close(tenant, "cli_sim", None, account), 3)
-            if row is not None:
-                self.closed.append((tenant, account, row.as_of))
-                self.faults.reached["closed"] += 1
-        except (*AGAIN, AccountHasHolds):
-            return
-
-
-def told(results: Sequence[Result]) -> list[tuple[UUID, str, int, str | None, bool]]:
-    return [
-        (
-            one.id,
-            one.status,
-            0 if one.transfer is None else one.transfer.sequence,
-            None if one.reason is None else one.reason.value,
-            one.existed,
-        )
-        for one in results
-    ]
-
-
-def render(results: Sequence[Result], _receipt: str | None) -> tuple[int, bytes]:
-    return 201, _encode(told(results))
 
 
 @dataclass(frozen=True)
@@ -480,6 +277,7 @@ class Report:
     """What a run came to. `trace` is the same, line by line, whenever the seed is."""
 
     seed: int
+    subjects: tuple[str, ...]
     violations: list[str]
     reached: Counter[str]
     transfers: int
@@ -492,45 +290,52 @@ class Report:
 
 def drawn(world: World) -> Counter[str]:
     """What was posted, by its kind."""
-    tables = world.server.tables
-    found = Counter(row["kind"] for row in tables["transfer"].values())
-    for row in tables["transfer"].values():
-        found["balancing"] += row["asked"] is not None
-        found["balancing_less"] += row["asked"] is not None and row["asked"] > row["amount"]
-        found["dated"] += row["effective_at"] is not None
-    found["transactions"] = len(tables["transaction"])
-    found["undone"] = len(tables["reversed"])
-    for one in world.intentions:
+    found = Counter[str]()
+    for shard in world.shards.values():
+        tables = shard.server.tables
+        for row in tables["transfer"].values():
+            found[row["kind"]] += 1
+            found["balancing"] += row["asked"] is not None
+            found["balancing_less"] += row["asked"] is not None and row["asked"] > row["amount"]
+            found["dated"] += row["effective_at"] is not None
+        found["transactions"] += len(tables["transaction"])
+        found["undone"] += len(tables["reversed"])
+    for one in world.clients.intentions:
         if not one.atomic:
+            there = {row["id"] for row in world.tables(one.place)["transfer"].values()}
             chains = [[one.commands[place].id for place in whole] for whole in one.wholes() if len(whole) > 1]
-            there = {row["id"] for row in tables["transfer"].values()}
             found["chains"] += sum(all(each in there for each in chain) for chain in chains)
             found["chains_refused"] += sum(not any(each in there for each in chain) for chain in chains)
     return +found
 
 
-def simulate(seed: int, make_ledger: MakeLedger = Ledger) -> Report:
+def simulate(seed: int, make_ledger: MakeLedger = Ledger, shape: Shape = USUAL) -> Report:
     """`make_ledger` is for ledgers with a bug in them."""
     from tests.simulation.invariants import violations
 
     made: list[World] = []
 
     async def main() -> World:
-        made.append(World(seed, cast("VirtualLoop", asyncio.get_running_loop()), make_ledger))
+        made.append(World(seed, cast("VirtualLoop", asyncio.get_running_loop()), make_ledger, shape))
         await made[0].live()
         return made[0]
 
     def over() -> None:
-        made[0].server.over = True
+        for shard in made[0].shards.values():
+            shard.server.over = True
 
     def wrong(what: str) -> None:
         made[0].wrong.append(what)
 
     world = run(main(), over, wrong)
+    found = world.wrong + violations(world)
+    for subject in world.subjects:
+        found += subject.violations()
     return Report(
         seed,
-        world.wrong + violations(world),
+        tuple(subject.name for subject in world.subjects),
+        found,
         world.faults.reached + drawn(world),
-        len(world.server.tables["transfer"]),
+        sum(len(shard.server.tables["transfer"]) for shard in world.shards.values()),
         world.trace,
     )

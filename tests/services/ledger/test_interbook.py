@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tallystick.chassis.db import CommitUnknown
+from tallystick.chassis.idempotency import Entry
 from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, TransferExists, TransferRefused
 from tallystick.kernel import ids
 from tallystick.kernel.problem import InvalidRequest
@@ -20,7 +22,7 @@ from tallystick.services.ledger.model import (
     arrival,
     transit_account,
 )
-from tallystick.services.ledger.service import Ask
+from tallystick.services.ledger.service import Ask, Poster
 from tests.conftest import DatabaseFor
 from tests.services.ledger.proxy import wire_to
 from tests.services.ledger.shards import HERE, TENANT, THERE, Shards, shards_on
@@ -63,6 +65,27 @@ async def test_money_leaves_one_book_and_arrives_in_the_other(shards: Shards, *,
     assert await shards.funds(crossing.source.book) == (900, 900)
     assert await shards.funds(crossing.destination.book) == (1100, 1100)
     assert await shards.send(crossing) == told
+    await shards.reconcile()
+
+
+async def test_a_hold_whose_commit_got_no_answer_is_found_under_its_key(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is looked up then is the stored answer, and nothing but that. Found by the simulation."""
+    plain, lost = Poster._send, asyncio.Event()
+
+    async def send(self: Poster, plan: Any) -> None:
+        await plain(self, plan)
+        if not lost.is_set():
+            lost.set()
+            raise CommitUnknown
+
+    monkeypatch.setattr(Poster, "_send", send)
+    crossing = shards.crossing(100)
+    entry = Entry(TENANT, "cli_test", "POST /v1/interbook_transfers", "one key", shards.here.digester.digest({}))
+    told = await shards.here.interbook.transfer(TENANT, "cli_test", None, crossing, entry)
+    assert lost.is_set()
+    assert (told.id, told.state, told.reason) == (crossing.id, "posted", None)
     await shards.reconcile()
 
 

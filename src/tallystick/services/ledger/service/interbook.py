@@ -144,9 +144,8 @@ class Interbook:
             crossing=True,
         )
         answered = await self._poster.post(ask)
-        begun = (
-            _begun(answered.body) if answered.replayed else _Begun(answered.results[0].id, answered.results[0].reason)
-        )
+        # With a key there is a stored answer, and nothing but that if it was looked up: replayed, or our own after a COMMIT without an answer.
+        begun = _Begun(answered.results[0].id, answered.results[0].reason) if entry is None else _begun(answered.body)
         if begun.reason is not None and begun.reason.startswith("exists_with_different_"):
             raise TransferExists("take a new id for another transfer", reason=begun.reason)
         if begun.reason in MOMENTARY:

@@ -1,0 +1,85 @@
+"""What was: transfers by number, and totals as of then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from tallystick.services.ledger.model import MICROSECOND
+from tests.simulation.server.engine import Row, Transaction, Values, of_file
+from tests.simulation.server.posting import TOTALS
+
+statement = of_file("queries")
+
+
+def _numbered(tx: Transaction, of_book: int) -> list[Values]:
+    return sorted((row for row in tx.rows("transfer") if row["book"] == of_book), key=lambda row: row["sequence"])
+
+
+def _sequence_at(tx: Transaction, of_book: int, at: datetime) -> int:
+    begun = (tx.get("book", (of_book,)) or {})["created_at"]
+    return 0 if at < begun else sum(row["recorded_at"] <= at for row in _numbered(tx, of_book))
+
+
+def _totals_at(tx: Transaction, account: Any, of_book: int, upto: int) -> list[Row]:
+    """As the account's last entry up to there says."""
+    for row in reversed(_numbered(tx, of_book)[:upto]):
+        for side, key in (("dr", "debit_account"), ("cr", "credit_account")):
+            if row[key] == account:
+                return [Row(**{name: row[f"{side}_{name}"] for name in TOTALS})]
+    return []
+
+
+def _adjustments(tx: Transaction, account: Any) -> Iterator[tuple[datetime, int, int]]:
+    """When it counts, debits and credits: from when it is effective, and no longer from when it was recorded."""
+    for row in tx.rows("transfer"):
+        if row["effective_at"] is not None and account in (row["debit_account"], row["credit_account"]):
+            debits, credits_ = (row["amount"], 0) if row["debit_account"] == account else (0, row["amount"])
+            yield row["effective_at"], debits, credits_
+            yield row["recorded_at"], -debits, -credits_
+
+
+@statement
+async def between(tx: Transaction, of_book: int, first: int, last: int) -> list[Row]:
+    return [Row(**row) for row in _numbered(tx, of_book)[first - 1 : last]]
+
+
+@statement
+async def sequence_at(tx: Transaction, of_book: int, at: datetime) -> list[Row]:
+    return [Row(sequence=_sequence_at(tx, of_book, at))]
+
+
+@statement
+async def account_at(tx: Transaction, of_book: int, wanted: Any, sequence: int) -> list[Row]:
+    return _totals_at(tx, wanted, of_book, sequence)
+
+
+@statement
+async def adjusted_at(tx: Transaction, wanted: Any, at: datetime) -> list[Row]:
+    found = [one for one in _adjustments(tx, wanted) if one[0] <= at]
+    return [Row(debits=sum(one[1] for one in found), credits=sum(one[2] for one in found))]
+
+
+@statement
+async def days(
+    tx: Transaction, accounts: Sequence[Any], books_: Sequence[int], firsts: Sequence[date], today: date
+) -> list[Row]:
+    found = []
+    for wanted, of_book, first in sorted(zip(accounts, books_, firsts, strict=True)):
+        for nth in range((today - first).days):
+            day = first + timedelta(days=nth)
+            end = datetime.combine(day + timedelta(days=1), time(), UTC) - MICROSECOND
+            totals = _totals_at(tx, wanted, of_book, _sequence_at(tx, of_book, end))
+            debits, credits_ = (totals[0]["debits_posted"], totals[0]["credits_posted"]) if totals else (0, 0)
+            found.append(Row(account=wanted, day=day, debits=debits, credits=credits_))
+    return found
+
+
+@statement
+async def day_adjustments(tx: Transaction, accounts: Sequence[Any]) -> list[Row]:
+    return [
+        Row(account=wanted, day=at.date(), debits=debits, credits=credits_)
+        for wanted in sorted(accounts)
+        for at, debits, credits_ in _adjustments(tx, wanted)
+    ]

@@ -1,0 +1,287 @@
+"""Ledgers with a bug planted in them: each has to be found out by the first seeds, by an invariant that is meant for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from tallystick.chassis.db import CommitUnknown, Transaction
+from tallystick.chassis.telemetry import logs
+from tallystick.kernel import ids
+from tallystick.kernel.ids import AccountId
+from tallystick.kernel.problem import Upstream
+from tallystick.services.ledger.api.transactions import undone
+from tallystick.services.ledger.model import (
+    Account,
+    Book,
+    Command,
+    Crossing,
+    Due,
+    Header,
+    Outcome,
+    Rejection,
+    arrival,
+    ending,
+)
+from tallystick.services.ledger.model.limits import most
+from tallystick.services.ledger.model.savepoint import Savepoint
+from tallystick.services.ledger.service import Answered, Ask, Ledger
+from tallystick.services.ledger.service.interbook import Interbook
+from tallystick.services.ledger.store import Store, Writing
+from tests.simulation.world import USUAL, Shape, simulate
+
+#: Within so many seeds a planted bug has to be found.
+BUDGET = 400
+#: Runs of postings alone, for what goes wrong with them: there are most of them in these.
+ALONE = Shape(subjects=())
+
+
+@pytest.fixture(autouse=True)
+def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs._process, "threshold", 100)
+
+
+class ForgetsTheLock(Store):
+    """Reads the books where it should lock them."""
+
+    async def lock_books(self, tx: Transaction, books: Any) -> dict[int, Book]:
+        return await self.heads(tx, sorted(books))
+
+
+class ForgetsRefusals(Store):
+    """Does not look whether an id was refused before."""
+
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        writing.ids = []
+        await super().save(at, writing, now)
+
+
+class ForgetsToCompare(Store):
+    """Stores what was decided ahead of the lock whatever became of the books meanwhile."""
+
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        writing.books = [(book, None, None, *after) for book, _, _, *after in writing.books]  # type: ignore[misc]
+        await super().save(at, writing, now)
+
+
+class ForgetsToTell(Store):
+    """Leaves the row of a hold as it was when it is drawn on without being closed."""
+
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        writing.draws = [draw for draw in writing.draws if draw[2] != "capture" or draw[3] == draw[4]]
+        await super().save(at, writing, now)
+
+
+class ForgetsTheIncrease(Store):
+    """Holds more on the accounts, and not in the hold."""
+
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        writing.draws = [draw for draw in writing.draws if draw[2] != "increase"]
+        await super().save(at, writing, now)
+
+
+class ForgetsTheHeader(Store):
+    """Stores the transfers of a transaction alone."""
+
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        writing.transactions = []
+        await super().save(at, writing, now)
+
+
+class ForgetsPastDays(Store):
+    """Judges what is dated back by what there is today."""
+
+    async def learn_days(self, *_: Any) -> None:
+        pass
+
+
+class ForgetsWhatIsDatedBack(Store):
+    """Takes a balance by effective time for what was recorded by then."""
+
+    async def adjusted_at(self, *_: Any) -> tuple[int, int]:
+        return 0, 0
+
+
+class ForgetsWhatHasExpired(Store):
+    """Leaves it to the sweep, whoever is refused until then."""
+
+    async def due_holds_of(self, *_: Any) -> list[Due]:
+        return []
+
+
+def with_store(kind: type[Store]) -> Callable[..., Ledger]:
+    def make(**parts: Any) -> Ledger:
+        return Ledger(**{**parts, "store": kind()})
+
+    return make
+
+
+def takes_unknown_for_a_failure(**parts: Any) -> Ledger:
+    """A COMMIT without an answer did nothing, it thinks: once more, with new ids."""
+    ledger = Ledger(**parts)
+    post = ledger.poster.post
+
+    async def again(ask: Ask) -> Answered:
+        try:
+            return await post(ask)
+        except CommitUnknown:
+            if ask.entry is not None:
+                raise
+            commands = [msgspec.structs.replace(one, id=ids.transfers.new()) for one in ask.commands]
+            answered = await post(msgspec.structs.replace(ask, commands=commands))
+            results = [
+                msgspec.structs.replace(result, id=one.id)
+                for result, one in zip(answered.results, ask.commands, strict=True)
+            ]
+            return Answered(results, answered.receipt)
+
+    ledger.poster.post = again  # type: ignore[method-assign]
+    return ledger
+
+
+def forgets_links(**parts: Any) -> Ledger:
+    """Posts each command of a chain for itself."""
+    ledger = Ledger(**parts)
+    post = ledger.poster.post
+
+    async def alone(ask: Ask) -> Answered:
+        commands = [msgspec.structs.replace(one, linked=False) for one in ask.commands]
+        return await post(msgspec.structs.replace(ask, commands=commands))
+
+    ledger.poster.post = alone  # type: ignore[method-assign]
+    return ledger
+
+
+def found(
+    make: Callable[..., Ledger], kinds: set[str], record_property: Callable[[str, object], None], shape: Shape = USUAL
+) -> None:
+    """Fails unless one of these invariants is broken within the budget."""
+    for seed in range(1, BUDGET + 1):
+        broken = {violation.partition(":")[0] for violation in simulate(seed, make, shape).violations}
+        if broken & kinds:
+            record_property("found at", seed)
+            print(f"found by seed {seed}: {broken}")
+            return
+    pytest.fail(f"not found by {BUDGET} seeds: the simulation is blind to it")
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds"),
+    [
+        (with_store(ForgetsTheLock), {"error", "sequence", "order", "rules", "answer"}),
+        (with_store(ForgetsRefusals), {"answer", "refused and posted"}),
+        (with_store(ForgetsToCompare), {"error", "sequence", "order", "rules", "answer"}),
+        (with_store(ForgetsToTell), {"hold", "rules"}),
+        (takes_unknown_for_a_failure, {"twice", "answer"}),
+        (with_store(ForgetsTheIncrease), {"hold"}),
+        (with_store(ForgetsTheHeader), {"transaction"}),
+        (with_store(ForgetsPastDays), {"past"}),
+        (with_store(ForgetsWhatIsDatedBack), {"balance"}),
+        (with_store(ForgetsWhatHasExpired), {"blocked"}),
+        (forgets_links, {"chain"}),
+    ],
+    ids=["lock", "refusals", "compare", "hold", "unknown", "increase", "header", "past", "dated", "expired", "chain"],
+)
+def test_a_planted_bug_is_found(
+    make: Callable[..., Ledger], kinds: set[str], record_property: Callable[[str, object], None]
+) -> None:
+    found(make, kinds, record_property, ALONE)
+
+
+def most_but_one(debit: Account, credit: Account, asked: int) -> int:
+    """Leaves something where there is less than was asked for."""
+    amount = most(debit, credit, asked)
+    return amount if amount in {asked, 1} else amount - 1
+
+
+class ForgetsAccounts(Savepoint):
+    """What the first ones of a chain did to accounts stays done."""
+
+    def roll_back(self) -> list[Rejection]:
+        self._accounts = {}
+        return super().roll_back()
+
+
+def undone_but_one(*args: Any) -> tuple[Header, list[Command]]:
+    header, commands = undone(*args)
+    return header, commands[:-1] or commands
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "kinds"),
+    [
+        ("tallystick.services.ledger.model.rules.most", most_but_one, {"rules"}),
+        ("tallystick.services.ledger.model.rules.Savepoint", ForgetsAccounts, {"error", "totals"}),
+        ("tests.simulation.clients.undone", undone_but_one, {"undone"}),
+        # Numbers alone say which flush was stored before this one.
+        (
+            "tallystick.services.ledger.store.posting.secrets.randbits",
+            lambda _: 0,
+            {"error", "rules", "answer", "totals"},
+        ),
+    ],
+    ids=["most", "savepoint", "undone", "flush"],
+)
+def test_a_planted_rule_is_found(
+    place: str,
+    wrong: Any,
+    kinds: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    monkeypatch.setattr(place, wrong)
+    found(Ledger, kinds, record_property, ALONE)
+
+
+# ---- money between books --------------------------------------------------------------------------------------------
+
+
+def arrives_anew(crossing: Crossing, transit: AccountId) -> Command:
+    """Another id in each try: who asks again posts again."""
+    return msgspec.structs.replace(arrival(crossing, transit), id=ids.transfers.new())
+
+
+def leaves_whatever_was_said(book: str, crossing: Crossing, _outcome: Outcome, attempt: int = 0) -> Command:
+    """Captures also what was refused there."""
+    return ending(book, crossing, Outcome(), attempt)
+
+
+async def takes_silence_for_no(self: Interbook, tenant: str, crossing: Crossing) -> Outcome:
+    """No answer: it has not arrived, it thinks."""
+    try:
+        return await _arrive(self, tenant, crossing)
+    except Upstream:
+        return Outcome("no_answer")
+
+
+async def nobody_resumes(*_: Any) -> int:
+    """Who is cut off is not helped."""
+    return 0
+
+
+_arrive = Interbook._arrive
+OF_INTERBOOK = "tallystick.services.ledger.service.interbook"
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "kinds"),
+    [
+        (f"{OF_INTERBOOK}.arrival", arrives_anew, {"interbook money"}),
+        (f"{OF_INTERBOOK}.ending", leaves_whatever_was_said, {"interbook money"}),
+        (f"{OF_INTERBOOK}.Interbook._arrive", takes_silence_for_no, {"interbook money"}),
+        (f"{OF_INTERBOOK}.Interbook.resume", nobody_resumes, {"interbook ended"}),
+    ],
+    ids=["anew", "capture", "silence", "resume"],
+)
+def test_money_between_books_that_is_lost_doubled_or_stuck_is_found(
+    place: str,
+    wrong: Any,
+    kinds: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    monkeypatch.setattr(place, wrong)
+    found(Ledger, kinds, record_property)
