@@ -20,7 +20,7 @@ from tallystick.cli.commands import dispatch
 from tallystick.cli.ledger.files.reading import File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
-from tallystick.cli.ledger.plot import TERMINAL, in_terminal, wanted
+from tallystick.cli.ledger.plot import TERMINAL, in_terminal, series_of, wanted
 from tallystick.cli.ledger.series import Series, span, thinned
 from tallystick.cli.output import Failed, console
 from tallystick.kernel.currencies import EXPONENTS
@@ -265,6 +265,34 @@ def test_the_axis_has_zero_and_a_few_round_numbers(low: int, width: int) -> None
     found = ticks(begin, end)
     assert 0 in found
     assert len(found) <= 10
+
+
+def told(by: str) -> dict[str, Any]:
+    """A statement as the API answers it: the second entry was dated back to the first of January, before the first one and to the same instant
+    as the third.
+    """
+    entries = [
+        {"recorded_at": "2026-01-03T00:00:00Z", "effective_at": "2026-01-03T00:00:00Z", "balance": {"amount": "10"}},
+        {"recorded_at": "2026-01-04T00:00:00Z", "effective_at": "2026-01-01T12:00:00Z", "balance": {"amount": "30"}},
+        {"recorded_at": "2026-01-05T00:00:00Z", "effective_at": "2026-01-01T12:00:00Z", "balance": {"amount": "25"}},
+    ]
+    if by == "effective":
+        entries = [{**one, "balance": {"amount": amount}} for one, amount in zip(entries[1:] + entries[:1], ("20", "15", "25"), strict=True)]  # fmt: skip
+    return {
+        "path": None, "account": "acc_1", "currency": "EUR", "by": by, "from": "2026-01-01T00:00:00Z", "to": "2026-01-06T00:00:00Z",
+        "opening": {"amount": "0"}, "data": entries,
+    }  # fmt: skip
+
+
+def test_a_history_goes_by_the_time_of_its_statement() -> None:
+    """By effective time, what counts from the same instant on is one step: there was no time between them."""
+    recorded, effective = series_of(told("recorded")), series_of(told("effective"))
+    assert [(when.day, minor) for when, minor in recorded.steps] == [(1, 0), (3, 10), (4, 30), (5, 25)]
+    assert [(when.day, when.hour, minor) for when, minor in effective.steps] == [(1, 0, 0), (1, 12, 15), (3, 0, 25)]
+    assert recorded.end == effective.end == datetime(2026, 1, 6, tzinfo=UTC)
+    for each, note in ((recorded, False), (effective, True)):
+        assert ("effective" in in_terminal(each)) is note
+        assert (b"by effective time" in picture(each, png=False)) is note
 
 
 def test_a_plot_goes_to_a_png_or_an_svg_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,7 @@ def _what_people_see(ledger: Commands) -> None:
         picture = ledger.folder / name
         assert str(picture) in ledger.shown("balance", "customers:1:wallet", "--plot", str(picture))
         assert picture.read_bytes().startswith(begin)
+    _by_effective_time(ledger)
     totals = ledger.told("trial-balance")["totals"][0]
     assert totals["debits"] == totals["credits"]
     assert "(2)" in ledger.shown("trial-balance", "--level", "1")
@@ -113,6 +114,27 @@ def _what_people_see(ledger: Commands) -> None:
     explained = ledger.shown("explain", "customers:1:wallet", "--effective", "2026-02-15T00:00:00Z", "--limit", "1")
     for text in ("1 earlier ones: credits posted +100.00", "effective 2026-02-01 00:00:00", "available = 69.75"):
         assert text in explained
+
+
+def _by_effective_time(ledger: Commands) -> None:
+    by = ("--by", "effective")
+    found = ledger.told("statement", "customers:1:wallet", *by)
+    assert (found["by"], found["from"][:10], found["closing"]["amount"]) == ("effective", "2026-01-05", "11675")
+    assert [one["effective_at"][:10] for one in found["data"][:-1]] == ["2026-01-05", "2026-02-01", "2026-03-01", "2026-03-01"]  # fmt: skip
+    february = ledger.told("statement", "customers:1:wallet", *by, "--from", "2026-02-01", "--to", "2026-02-28")
+    assert (february["opening"]["amount"], february["closing"]["amount"]) == ("10000", "6975")
+    assert (
+        ledger.told("statement", "customers:1:wallet", *by, "--sequence", str(found["as_of"]))["data"] == found["data"]
+    )
+    shown = ledger.shown("statement", "customers:1:wallet", *by, "--plot")
+    assert "2026-02-01 00:00:00" in shown
+    assert "effective, UTC" in shown
+    picture = ledger.folder / "effective.svg"
+    history = ledger.told("balance", "customers:1:wallet", "--plot", str(picture), *by)["history"]
+    assert [one["balance"]["amount"] for one in history] == ["10000", "6975", "6675", "11675"]
+    assert b"by effective time" in picture.read_bytes()
+    assert "belong to a plot" in ledger.shown("balance", "customers:1:wallet", *by, status=2)
+    assert "still to come" in ledger.shown("statement", "customers:1:wallet", *by, "--to", "2999-01-01", status=1)
 
 
 def _postings(ledger: Commands) -> None:

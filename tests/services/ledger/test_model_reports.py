@@ -30,6 +30,7 @@ from tallystick.services.ledger.model import (
     explain,
     explanation_fault,
     income_statements,
+    running,
     totals,
     unbalanced,
 )
@@ -55,8 +56,8 @@ def line(sequence: int, side: str, amount: int, debits: int, credits: int) -> Li
 
 LINES = (line(3, "debit", 5, 15, 2), line(4, "credit", 1, 15, 3))
 PAGE = Statement(
-    account=account(), span=Span(START, START + timedelta(days=1), 2, 4), as_of=4, opening=Posted(10, 2), closing=Posted(15, 3), debits=1,
-    credits=1, lines=LINES, carried=Posted(10, 2), page=1, last_page=True,
+    account=account(), effective=False, span=Span(START, START + timedelta(days=1), 2, 4), opening=Posted(10, 2), closing=Posted(15, 3),
+    debits=1, credits=1, lines=LINES, carried=Posted(10, 2), reached=Posted(15, 3), page=1, last_page=True,
 )  # fmt: skip
 
 
@@ -65,9 +66,14 @@ def test_a_statement_is_in_its_accounts_direction() -> None:
     assert [Posted(10, 2).balance(debit_normal) for debit_normal in (True, False)] == [8, -8]
 
 
-def test_a_page_reaches_its_last_entry_or_what_it_began_with() -> None:
-    assert PAGE.reached == Posted(15, 3)
-    assert replace(PAGE, lines=()).reached == PAGE.carried
+def test_a_statement_is_told_up_to_its_last_sequence() -> None:
+    assert PAGE.as_of == 4
+
+
+def test_totals_run_in_the_order_of_the_lines() -> None:
+    backwards = running(Posted(10, 2), reversed(LINES))
+    assert [(one.sequence, one.debits_posted, one.credits_posted) for one in backwards] == [(4, 10, 3), (3, 15, 3)]
+    assert running(Posted(10, 2), LINES) == list(LINES)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +84,12 @@ def test_a_page_reaches_its_last_entry_or_what_it_began_with() -> None:
         ({"opening": Posted(9, 2), "page": 2}, None),
         ({"closing": Posted(15, 4)}, "the closing balance does not follow from the last entry"),
         ({"closing": Posted(15, 4), "last_page": False}, None),
+        ({"reached": Posted(15, 4)}, "the balance at the page's end does not follow from its last entry"),
+        ({"reached": Posted(16, 3), "last_page": False}, "the balance at the page's end does not follow from its last entry"),
         ({"lines": LINES[1:]}, "the entry of sequence 4 does not follow from the one before it"),
         ({"lines": (LINES[0]._replace(amount=4), LINES[1])}, "the entry of sequence 3 does not follow from the one before it"),
         ({"lines": (LINES[0], LINES[1]._replace(side="debit"))}, "the entry of sequence 4 does not follow from the one before it"),
-        ({"lines": (), "closing": Posted(10, 2)}, None),
+        ({"lines": (), "closing": Posted(10, 2), "reached": Posted(10, 2)}, None),
     ],
 )  # fmt: skip
 def test_where_a_statement_does_not_add_up(change: dict[str, Any], why: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tallystick.chassis.db import Queries, Query
 from tallystick.kernel import ids
-from tallystick.services.ledger.model import ONE_BY_ONE, Header, pattern
+from tallystick.services.ledger.model import EPOCH, ONE_BY_ONE, Header, pattern
 from tallystick.services.ledger.service import Ask
 from tests.services.ledger.support import Books, move
 from tests.support.parts import ServiceDatabase, connect
@@ -18,6 +18,7 @@ REPORTS = Queries.load("tallystick.services.ledger", "reports")
 SEARCH = Queries.load("tallystick.services.ledger", "search")
 
 CROWD = 1500
+DAY = timedelta(days=1)
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -71,11 +72,26 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         command = move("post", many, rest if nth % 10 else few, 1, transaction=own, effective_at=since)
         ask = Ask("beta", "cli_test", None, [command], atomic=True, header=Header(id=own, effective_at=since))
         assert (await books.ledger.poster.post(ask)).results[0].status == "posted"
+    begun, later = books.clock.now(), books.clock.now() + DAY
     wallets, bare = pattern("customers:1:*"), (None,) * 10
     cases: list[tuple[Query, tuple[Any, ...], int]] = [
         (REPORTS.booked, (anna, 0, last, 10), 3),
         (REPORTS.booked, (bank, 5, last, 10), 12),
         (REPORTS.booked_count, (anna, 0, last), 3),
+        (REPORTS.turn, (1, last - 1), 2),
+        # one entry of each side, and what was dated back within the hour and since the sequence
+        (REPORTS.posted_effective, (bank, 1, later, 0, CROWD), 2),
+        (REPORTS.posted_effective, (few, 2, later, 0, 30), 10),
+        (REPORTS.posted_effective, (many, 2, early - timedelta(minutes=9), 20, 25), 20 + 5 + 1),
+        (REPORTS.booked_effective, (bank, 1, begun + timedelta(microseconds=100), 0, later, last, 10), 10),
+        (REPORTS.booked_effective, (anna, 1, EPOCH, 0, later, last, 10), 3),
+        # the page, three times: the adjustment, the transfer, its transaction; of what is recorded later nothing
+        (REPORTS.booked_effective, (many, 2, early - timedelta(minutes=20), 0, later, 30, 5), 15),
+        (REPORTS.booked_effective_count, (few, EPOCH, later, 30, 0, 30), 3 + 3 + 3),
+        (REPORTS.booked_effective_count, (anna, EPOCH, later, last, 0, last), 3),
+        (REPORTS.many_dated_back, (many, EPOCH, later, 30, 5), 5),
+        (REPORTS.many_dated_back, (many, early - timedelta(minutes=3), later, 30, 50), 4 + 30),
+        (REPORTS.turn, (1, last - 1), 2),
         (REPORTS.account_lines, (1, last, None, 10), 3),
         (REPORTS.account_lines, (1, CROWD, None, 10), 6),
         (REPORTS.group_lines, (1, CROWD, 1, 10), 6),

@@ -71,7 +71,7 @@ async def test_a_statement_of_a_day(env: Env) -> None:
     [line] = found.pop("data")
     assert found == {
         "account": of["anna"], "book": "main", "name": "customers:1:wallet", "path": "customers:1:wallet", "currency": "EUR",
-        "normal_side": "credit", "from": "2026-01-02T00:00:00.000000Z", "to": "2026-01-03T00:00:00.000000Z", "as_of": 6,
+        "normal_side": "credit", "by": "recorded", "from": "2026-01-02T00:00:00.000000Z", "to": "2026-01-03T00:00:00.000000Z", "as_of": 6,
         "opening": eur(2500), "closing": eur(1500), "debits": eur(1000), "credits": eur(0), "entries": 1, "carried": eur(2500),
         "has_more": False, "next": None,
     }  # fmt: skip

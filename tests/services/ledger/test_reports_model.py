@@ -125,14 +125,15 @@ def statement(  # noqa: PLR0917 - what it is of
         pages.append(
             Statement(
                 account=row(known, number, entries),
+                effective=False,
                 span=Span(START, START + timedelta(days=1), first, last),
-                as_of=last,
                 opening=at(first),
                 closing=at(last),
                 debits=sum(e.side == "debit" for e in booked),
                 credits=sum(e.side == "credit" for e in booked),
                 lines=lines[begin : begin + limit],
                 carried=at(first if page == 1 else lines[begin - 1].sequence),
+                reached=at(lines[min(begin + limit, len(lines)) - 1].sequence if lines else last),
                 page=page,
                 last_page=begin + limit >= len(lines),
             )

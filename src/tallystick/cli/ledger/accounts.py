@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, pages, run
 from tallystick.cli.ledger.money import plain, shown
-from tallystick.cli.ledger.plot import Plot, balances_between, draw, wanted
+from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, wanted
 from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit
 from tallystick.kernel.money import in_units
 
@@ -78,6 +78,12 @@ def balance(
     effective: Annotated[str | None, Parameter(help="as effective by then, whenever it was recorded")] = None,
     since: Annotated[str | None, Parameter(name="--from", help="where a plot begins: a day or an instant")] = None,
     until: Annotated[str | None, Parameter(name="--to", help="where a plot ends")] = None,
+    by: Annotated[
+        By | None,
+        Parameter(
+            help="by which time a plot goes: when it was recorded, or since when it counts [as --effective is said or not]"
+        ),
+    ] = None,
     plot: Plot = None,
     book: Book = "main",
     client: Client = None,
@@ -85,13 +91,14 @@ def balance(
 ) -> None:
     """What an account holds, now or as of then; its history as a plot with --plot."""
     target = wanted(plot)
-    if target is None and (since or until):
-        raise Failed("--from and --to belong to a plot: add --plot, or --plot=FILE.png", USAGE)
+    if target is None and (since or until or by):
+        raise Failed("--from, --to and --by belong to a plot: add --plot, or --plot=FILE.png", USAGE)
     query = {"at": at_, "sequence": sequence, "effective": effective, "book": book}
+    history = {"from": since, "to": until, "by": by or ("effective" if effective else "recorded"), "book": book}
 
     async def read(api: ApiClient) -> tuple[Any, Any]:
         found = await ask(api, "GET", at(account), query=query)
-        series = await balances_between(api, account, book, since, until) if target is not None else None
+        series = await balances_between(api, account, history) if target is not None else None
         return found, series
 
     found, series = run(common, client, read)

@@ -39,7 +39,8 @@ def picture(series: Series, *, png: bool) -> bytes:
     def y(minor: int) -> float:
         return HEIGHT - _BOTTOM - (minor - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
-    canvas.text((_LEFT, 28), f"{series.title}, {series.currency}", "start", bold=True)
+    note = ", by effective time" if series.effective else ""
+    canvas.text((_LEFT, 28), f"{series.title}, {series.currency}{note}", "start", bold=True)
     for tick in ticks(low, high):
         canvas.line([(_LEFT, y(tick)), (WIDTH - _RIGHT, y(tick))], _INK if tick == 0 else _GRID, 1)
         canvas.text((_LEFT - 10, y(tick) + 5), in_units(tick, series.currency), "end")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
@@ -23,6 +24,7 @@ Plot = Annotated[
         help="draw the balance's history here, or into FILE.png or FILE.svg; write it after the account", negative=""
     ),
 ]
+By = Literal["recorded", "effective"]
 
 #: Entries of one plot. More are no picture any more, and a shorter time is asked for quickly.
 MOST: Final = 50_000
@@ -48,24 +50,35 @@ def wanted(plot: bool | Path | None) -> Path | None:  # noqa: FBT001 - what the 
     return plot
 
 
-async def balances_between(api: ApiClient, account: str, book: str, since: str | None, until: str | None) -> Series:
-    """The history of an account's posted balance, from its statement. Raises Failed."""
-    first: dict[str, Any] | None = None
-    steps: list[tuple[datetime, int]] = []
+async def balances_between(api: ApiClient, account: str, query: Mapping[str, object]) -> Series:
+    """The history of an account's posted balance: that of the statement that is asked for. Raises Failed."""
+    whole: dict[str, Any] | None = None
     after: str | None = None
     while True:
-        query = {"book": book, "from": since, "to": until, "limit": 5000, "after": after}
-        page = await ask(api, "GET", at(account, "/statement"), query=query)
-        if first is None:
-            first = page
+        page = await ask(api, "GET", at(account, "/statement"), query={**query, "limit": 5000, "after": after})
+        if whole is None:
+            whole = page
             if page["entries"] > MOST:
                 raise Failed(f"{page['entries']:,} entries are too many for a plot: say --from and --to", USAGE)
-            steps.append((_when(page["from"]), int(page["opening"]["amount"])))
-        steps += [(_when(one["recorded_at"]), int(one["balance"]["amount"])) for one in page["data"]]
+        else:
+            whole["data"] += page["data"]
         if not page["has_more"]:
-            title = first["path"] or first["account"]
-            return Series(title, first["currency"], steps, _when(first["to"]))
+            return series_of(whole)
         after = page["next"]
+
+
+def series_of(statement: Mapping[str, Any]) -> Series:
+    """Of a statement with all its entries, by the time that it is ordered by. What counts from the same instant on is one step."""
+    by = statement["by"]
+    steps = [(_when(statement["from"]), int(statement["opening"]["amount"]))]
+    for one in statement["data"]:
+        step = (_when(one[f"{by}_at"]), int(one["balance"]["amount"]))
+        if step[0] == steps[-1][0]:
+            steps[-1] = step
+        else:
+            steps.append(step)
+    title = statement["path"] or statement["account"]
+    return Series(title, statement["currency"], steps, _when(statement["to"]), effective=by == "effective")
 
 
 def draw(series: Series, target: Path, *, quiet: bool) -> None:
@@ -93,7 +106,7 @@ def in_terminal(series: Series, width: int = _WIDTH, height: int = _HEIGHT) -> s
     figure = plotille.Figure()
     figure.width, figure.height = width, height
     figure.with_colors = False
-    figure.x_label, figure.y_label = "UTC", series.currency
+    figure.x_label, figure.y_label = "effective, UTC" if series.effective else "UTC", series.currency
     figure.set_y_limits(float(low), float(high))
 
     def amount(val: Any, chars: int, delta: Any, left: bool = False) -> str:  # noqa: ARG001, FBT001, FBT002 - plotille's own

@@ -9,11 +9,12 @@ from cyclopts import Parameter
 from tallystick.cli.ledger.accounts import escaped, show
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, named, run
 from tallystick.cli.ledger.money import plain, shown
-from tallystick.cli.ledger.plot import Plot, balances_between, draw, wanted
+from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, series_of, wanted
 from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
+    from tallystick.cli.ledger.series import Series
 
 PAGE = 1000
 
@@ -25,6 +26,10 @@ def statement(
     *,
     since: Annotated[str | None, Parameter(name="--from", help="a day (UTC) or an instant [its opening]")] = None,
     until: Annotated[str | None, Parameter(name="--to", help="the last day, or an instant [now]")] = None,
+    by: Annotated[
+        By, Parameter(help="which entries, and in which order: by when they were recorded, or since when they count")
+    ] = "recorded",
+    sequence: Annotated[int | None, Parameter(help="as the book was at this sequence [now]")] = None,
     limit: Annotated[int, Parameter(help="entries that are shown")] = 200,
     plot: Plot = None,
     book: Book = "main",
@@ -35,11 +40,13 @@ def statement(
     if not 1 <= limit <= 100_000:
         raise Failed("--limit is between 1 and 100000", USAGE)
     target = wanted(plot)
+    query: dict[str, object] = {"from": since, "to": until, "by": by, "sequence": sequence, "book": book}
 
-    async def read(api: ApiClient) -> tuple[dict[str, Any], Any]:
-        found = await _statement(api, account, {"from": since, "to": until, "book": book}, limit)
-        series = await balances_between(api, account, book, since, until) if target is not None else None
-        return found, series
+    async def read(api: ApiClient) -> tuple[dict[str, Any], Series | None]:
+        found = await _statement(api, account, query, limit)
+        if target is None:
+            return found, None
+        return found, await balances_between(api, account, query) if found["has_more"] else series_of(found)
 
     found, series = run(common, client, read)
     if series is not None and target is not None:
@@ -71,17 +78,35 @@ async def _statement(api: ApiClient, account: str, query: dict[str, object], lim
 def _show_statement(found: dict[str, Any]) -> None:
     out = console()
     out.print(f"[bold]{found['path'] or found['account']}[/]  {escaped(found['name'])}")
-    out.print(f"[dim]{found['from']} to {found['to']}, as of sequence {found['as_of']} of {found['book']}[/]")
+    by, other = ("effective", "recorded") if found["by"] == "effective" else ("recorded", "effective")
+    order = f"by {by} time, " if by == "effective" else ""
+    out.print(f"[dim]{found['from']} to {found['to']}, {order}as of sequence {found['as_of']} of {found['book']}[/]")
+    # The other time is of interest where it is another one.
+    dated_back = any(one["recorded_at"] != one["effective_at"] for one in found["data"])
     table = columns(
-        {"recorded": "left", "kind": "left", "code": "left", "debit": "right", "credit": "right", "balance": "right"},
+        {
+            by: "left",
+            **({other: "left"} if dated_back else {}),
+            "kind": "left",
+            "code": "left",
+            "debit": "right",
+            "credit": "right",
+            "balance": "right",
+        },
         wraps="code",
     )
-    table.add_row("opening", "", "", "", "", plain(found["opening"]))
+
+    def row(when: str, then: str, *cells: str) -> None:
+        table.add_row(when, *([then] if dated_back else []), *cells)
+
+    row("opening", "", "", "", "", "", plain(found["opening"]))
     for one in found["data"]:
         amount = plain(one["amount"])
         debit = one["side"] == "debit"
-        table.add_row(
-            one["recorded_at"][:19].replace("T", " "),
+        same = one["recorded_at"] == one["effective_at"]
+        row(
+            _to_the_second(one[f"{by}_at"]),
+            "" if same else _to_the_second(one[f"{other}_at"]),
             one["kind"],
             escaped(one.get("code") or ""),
             amount if debit else "",
@@ -89,9 +114,10 @@ def _show_statement(found: dict[str, Any]) -> None:
             plain(one["balance"]),
         )
     if found["has_more"]:
-        table.add_row("...", f"{found['entries'] - len(found['data']):,} more", "", "", "", "")
-    table.add_row(
+        row("...", "", f"{found['entries'] - len(found['data']):,} more", "", "", "", "")
+    row(
         "closing",
+        "",
         f"{found['entries']:,} entries",
         "",
         plain(found["debits"]),
@@ -100,7 +126,11 @@ def _show_statement(found: dict[str, Any]) -> None:
     )
     out.print(table)
     if not found["entries"]:
-        out.print("[dim]nothing was posted in this time[/]")
+        out.print(f"[dim]nothing {'takes effect' if by == 'effective' else 'was posted'} in this time[/]")
+
+
+def _to_the_second(instant: str) -> str:
+    return instant[:19].replace("T", " ")
 
 
 @ledger.command(name="trial-balance")
@@ -226,8 +256,8 @@ def _show_entries(entries: list[Any], code: str) -> None:
     width = max((len(str(one["sequence"])) for one in entries), default=0)
     for one in entries:
         since = one.get("effective_at")
-        note = f"  [dim]effective {since[:19].replace('T', ' ')}[/]" if since else ""
-        when = f"{one['recorded_at'][:19].replace('T', ' ')}  {one['sequence']:>{width}}"
+        note = f"  [dim]effective {_to_the_second(since)}[/]" if since else ""
+        when = f"{_to_the_second(one['recorded_at'])}  {one['sequence']:>{width}}"
         out.print(f"[dim]{when}[/]  {one['kind']:<8}  {_changes(one['change'], code)}{note}")
 
 

@@ -13,12 +13,15 @@ DRAWN: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What an account's balance was from when on. `steps` are (since when, minor units); the last ends at `end`."""
+    """What an account's balance was from when on. `steps` are (since when, minor units); the last ends at `end`. `effective`: by effective
+    time, as far as is known, else as it was recorded.
+    """
 
     title: str
     currency: str
     steps: Sequence[tuple[datetime, int]]
     end: datetime
+    effective: bool = False
 
     def points(self) -> list[dict[str, object]]:
         return [

@@ -18,7 +18,7 @@ MAX_EXPLAINED_ENTRIES = 1000
 
 
 class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`balance` is the posted balance after it, in the order of recording. `reference` and `description` are those of its transaction."""
+    """`balance` is the posted balance after it, in the order of the statement. `reference` and `description` are those of its transaction."""
 
     transfer: Id
     kind: str
@@ -36,11 +36,12 @@ class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """What was recorded on an account from `from` on and before `to`. Balances are posted ones, in the account's normal direction.
+    """What was recorded on an account from `from` on and before `to`, or (`by` says which) what is effective then, in the order of effective time
+    and sequence. Balances are posted ones, in the account's normal direction.
 
     `opening`, `closing`, `debits`, `credits` and `entries` (how many there are) are those of the whole time; `data` is a page of its entries,
     oldest first, that begins at the balance `carried`. `as_of` is the book's sequence up to which it is told; entries that come later are not
-    in any page of it.
+    in any page of it, whatever they are dated back to.
     """
 
     account: Id
@@ -49,6 +50,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None
     currency: str
     normal_side: Side
+    by: Literal["recorded", "effective"]
     start: str = msgspec.field(name="from")
     end: str = msgspec.field(name="to")
     as_of: int

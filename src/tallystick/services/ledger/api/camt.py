@@ -1,7 +1,12 @@
 """A statement as ISO 20022 camt.053.001.08, Bank to Customer Statement.
 
 The account is seen from the holder's side, as the message wants it: `CRDT` is what was credited to it. The first page carries the opening
-booked balance (OPBD), the last one the closing one (CLBD); where a page ends in between stands an interim one (ITBD). Transaction codes are our
+booked balance (OPBD), the last one the closing one (CLBD); where a page ends in between stands an interim one (ITBD). `BookgDt` is when an
+entry was recorded, `ValDt` since when it counts, in whichever order they stand.
+
+A statement by effective time is one by value date: its entries may have been booked at any time, so its balances are no booked ones. They carry
+the codes for balances by value date (OPAV, ITAV, CLAV; what field 64 of MT940 is), and who only knows booked ones does not take it for one
+of those. Holds are not taken off them. Transaction codes are our
 own kinds and the client's codes (`Prtry`), since ISO's own say nothing of transfers inside of a book.
 """
 
@@ -22,6 +27,9 @@ from tallystick.services.ledger.model import Line, Posted, Statement
 NAMESPACE: Final = "urn:iso:std:iso:20022:tech:xsd:camt.053.001.08"
 #: Digits of an amount, before and after the point together.
 MAX_DIGITS: Final = 18
+#: Opening, interim and closing balance (ExternalBalanceType1Code): as booked, and by value date.
+_BOOKED: Final = ("OPBD", "ITBD", "CLBD")
+_EFFECTIVE: Final = ("OPAV", "ITAV", "CLAV")
 #: Pages: five digits.
 MAX_PAGES: Final = 99_999
 
@@ -49,6 +57,8 @@ def camt053(found: Statement, message: str, now: datetime) -> bytes:
 def statement_id(found: Statement) -> str:
     """32 hexadecimal digits, the same for the same account, time and sequence."""
     said = f"{found.account.id.hex}|{rfc3339(found.span.start)}|{rfc3339(found.span.end)}|{found.span.first}|{found.span.last}"
+    if found.effective:
+        said += "|effective"
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -68,13 +78,14 @@ def _statement(to: ET.Element, found: Statement, now: datetime) -> None:
     _text(other, "Id", ids.accounts.text(account.id))
     _text(about, "Ccy", currency)
     _text(about, "Nm", account.name[:70])
-    first = found.page == 1
-    _balance(to, "OPBD" if first else "ITBD", found.opening if first else found.carried, currency, span.start)
-    last = found.last_page
-    _balance(to, "CLBD" if last else "ITBD", found.closing if last else found.reached, currency, span.end)
+    opening, interim, closing = _EFFECTIVE if found.effective else _BOOKED
+    _balance(to, opening if found.page == 1 else interim, found.carried, currency, span.start)
+    _balance(to, closing if found.last_page else interim, found.reached, currency, span.end)
     _summary(to, found)
     for line in found.lines:
         _entry(to, line, currency)
+    if found.effective:
+        _text(to, "AddtlStmtInf", f"By value date, as of sequence {found.as_of}")
 
 
 def _summary(to: ET.Element, found: Statement) -> None:

@@ -58,7 +58,7 @@ class IncomeQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     start: times.When | None = msgspec.field(default=None, name="from")
     end: times.When | None = msgspec.field(default=None, name="to")
-    by: Literal["recorded", "effective"] = "recorded"
+    by: times.By = "recorded"
     level: Level = 1
     format: Literal["json", "csv"] | None = None
 

@@ -22,13 +22,14 @@ from tallystick.services.ledger.model import (
     Line,
     Posted,
     Rule,
+    Span,
     Statement,
     Step,
     Totals,
     account_ref,
     effect,
 )
-from tallystick.services.ledger.service import At, Ledger, Place
+from tallystick.services.ledger.service import Asked, At, Ledger, Place
 
 _FORMATS: Final = {formats.CSV: "csv", formats.XML: "camt.053", "text/xml": "camt.053"}
 _COLUMNS: Final = (
@@ -38,10 +39,15 @@ _COLUMNS: Final = (
 
 
 class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From the opening of the account up to now, if nothing else is said. `book` is for an account that is named by its path."""
+    """From the opening of the account up to now, if nothing else is said; by effective time from the first entry on, if that is earlier.
+    `sequence`: as it was when the book was at this one. `book` is for an account that is named by its path. A further page is asked for with the
+    same words.
+    """
 
     start: times.When | None = msgspec.field(default=None, name="from")
     end: times.When | None = msgspec.field(default=None, name="to")
+    by: times.By = "recorded"
+    sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     book: wire.BookName = wire.MAIN
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_STATEMENT_ENTRIES)] = 1000
     after: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
@@ -62,28 +68,44 @@ class ExplainQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 async def statement(ledger: Ledger, request: Request[None, StatementQuery]) -> Reply[Any]:
     query = request.query
-    key = read_cursor(query.after, int, int, int, int)
     found = await ledger.statements.statement(
         request.subject.tenant,
         account_ref(request.path["id"]),
-        times.start(query.start),
-        times.end(query.end),
-        None if key is None else Place(*map(int, key)),
+        Asked(times.start(query.start), times.end(query.end), query.by == "effective", query.sequence),
+        _place(query.after),
         query.limit,
         query.book,
     )
-    after = None
-    if not found.last_page:
-        after = cursor(found.span.first, found.span.last, found.lines[-1].sequence, found.page + 1)
+    after = None if found.last_page else _after(found)
     form = formats.asked_for(request, query.format, _FORMATS)
     if form == "json":
         return Reply(_statement(found, after))
-    name = f"statement-{ids.accounts.text(found.account.id)}-{found.as_of}-{found.page}"
+    which = "-effective" if found.effective else ""
+    name = f"statement-{ids.accounts.text(found.account.id)}{which}-{found.as_of}-{found.page}"
     link = formats.next_page(query, after)
     if form == "csv":
         return formats.csv_reply(_COLUMNS, _rows(found), name=f"{name}.csv", as_of=found.as_of, link=link)
     content = camt053(found, request.trace_id, ledger.clock.now())
     return formats.file_reply(content, formats.XML, name=f"{name}.xml", as_of=found.as_of, link=link)
+
+
+def _place(after: str | None) -> Place | None:
+    """Raises InvalidRequest."""
+    key = read_cursor(after, *[int] * 10)
+    if key is None:
+        return None
+    effective, start, end, first, last, instant, sequence, page, debits, credit = map(int, key)
+    span = Span(times.of_number(start), times.of_number(end), first, last)
+    return Place(effective == 1, span, (times.of_number(instant), sequence), page, debits, credit)
+
+
+def _after(found: Statement) -> str:
+    """The cursor of the next page. How many entries all pages have goes along, so that they are counted once."""
+    span, line = found.span, found.lines[-1]
+    return cursor(
+        int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
+        times.numbered(line.effective_at), line.sequence, found.page + 1, found.debits, found.credits,
+    )  # fmt: skip
 
 
 async def explain(ledger: Ledger, request: Request[None, ExplainQuery]) -> Reply[wire.Explanation]:
@@ -105,6 +127,7 @@ def _statement(found: Statement, after: str | None) -> wire.Statement:
         path=account.path,
         currency=currency,
         normal_side="debit" if found.debit_normal else "credit",
+        by="effective" if found.effective else "recorded",
         start=rfc3339(found.span.start),
         end=rfc3339(found.span.end),
         as_of=found.as_of,

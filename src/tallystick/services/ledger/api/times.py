@@ -1,10 +1,10 @@
-"""Times of a question: an instant, or a day."""
+"""Times of a question: an instant, or a day; and which of the two times of a transfer is meant."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -13,7 +13,10 @@ from tallystick.kernel.clock import parse_rfc3339
 
 #: `2026-01-31T09:00:00Z`, or `2026-01-31` for the day in UTC.
 When = Annotated[str, Meta(min_length=10, max_length=35, description="an instant (RFC 3339) or a day in UTC")]
+#: By when a transfer was recorded, or by when it is effective, as far as is known.
+By = Literal["recorded", "effective"]
 
+_MIN: Final = datetime.min.replace(tzinfo=UTC)
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -35,6 +38,19 @@ def instant(said: str | None, name: str = "at") -> datetime | None:
         return parse_rfc3339(said)
     except ValueError as error:
         raise invalid(f"/{name}", str(error)) from None
+
+
+def numbered(instant: datetime) -> int:
+    """An instant as part of a cursor: microseconds since the first one that there is."""
+    return (instant - _MIN) // timedelta(microseconds=1)
+
+
+def of_number(number: int) -> datetime:
+    """Raises InvalidRequest."""
+    try:
+        return _MIN + timedelta(microseconds=number)
+    except OverflowError:
+        raise invalid("/after", "not a cursor of this list") from None
 
 
 def _read(said: str, name: str, day: timedelta) -> datetime:

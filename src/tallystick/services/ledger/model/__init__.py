@@ -62,7 +62,7 @@ from tallystick.services.ledger.model.reports import (
 from tallystick.services.ledger.model.rows import AccountRow, CheckedBook, Due, EntryRow, Found, NewAccount
 from tallystick.services.ledger.model.rules import EPOCH, decide
 from tallystick.services.ledger.model.search import LOOKED_AT, ONE_BY_ONE, Hit, Listing, Side, Wanted, sides
-from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement
+from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement, running
 from tallystick.services.ledger.model.values import (
     MAX,
     MICROSECOND,
@@ -205,6 +205,7 @@ __all__ = [
     "new_account",
     "on_a_cycle",
     "pattern",
+    "running",
     "sides",
     "totals",
     "transit_account",

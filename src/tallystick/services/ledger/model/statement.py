@@ -1,11 +1,12 @@
 """The statement of an account: from what balance, by which entries, to what balance. Pure; amounts are minor units.
 
-Only what moved the posted balance is an entry of a statement: a hold moves nothing before it is captured.
+Only what moved the posted balance is an entry of a statement: a hold moves nothing before it is captured. Entries stand in the order in which
+they were recorded, or by effective time: in the order of (effective time, sequence).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ from tallystick.services.ledger.model.rows import AccountRow
 
 
 class Line(NamedTuple):
-    """An entry that moved the posted balance. The totals are the account's after it; reference and description are those of
-    its transaction.
+    """An entry that moved the posted balance. The totals are the account's after it, in the order of the statement; reference and
+    description are those of its transaction.
     """
 
     sequence: int
@@ -46,10 +47,26 @@ class Posted(NamedTuple):
         """In the account's normal direction."""
         return self.debits - self.credits if debit_normal else self.credits - self.debits
 
+    def after(self, line: Line) -> Posted:
+        if line.side == "debit":
+            return Posted(self.debits + line.amount, self.credits)
+        return Posted(self.debits, self.credits + line.amount)
+
+
+def running(carried: Posted, lines: Iterable[Line]) -> list[Line]:
+    """The lines, each with the totals after it, where they are `carried` before the first. What is stored with an entry are its totals in the
+    order of recording.
+    """
+    found: list[Line] = []
+    for line in lines:
+        carried = carried.after(line)
+        found.append(line._replace(debits_posted=carried.debits, credits_posted=carried.credits))
+    return found
+
 
 class Span(msgspec.Struct, frozen=True):
-    """The time of a statement: what was recorded from `start` on and before `end`, which are the entries after the sequence `first` up to
-    `last`.
+    """The time of a statement. Either what was recorded from `start` on and before `end`, which are the entries after the sequence `first` up
+    to `last`; or what is effective from `start` on and before `end`, as far as it was recorded up to the sequence `last` (`first` is 0).
     """
 
     start: datetime
@@ -59,19 +76,21 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement, or a page of one: `lines` are its entries from `carried` on, `page` counts from 1. `opening` and `closing` are the totals
-    before the first and after the last entry of all pages, `debits` and `credits` how many entries all pages have.
+    """A statement, or a page of one: `lines` are its entries from the totals `carried` on to `reached`, `page` counts from 1. `opening` and
+    `closing` are the totals before the first and after the last entry of all pages, `debits` and `credits` how many entries all pages have.
+    `effective`: it is by effective time.
     """
 
     account: AccountRow
+    effective: bool
     span: Span
-    as_of: int
     opening: Posted
     closing: Posted
     debits: int
     credits: int
     lines: Sequence[Line]
     carried: Posted
+    reached: Posted
     page: int
     last_page: bool
 
@@ -80,11 +99,9 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
         return self.account.normal_side == "debit"
 
     @property
-    def reached(self) -> Posted:
-        """The totals after this page's last entry."""
-        if not self.lines:
-            return self.carried
-        return Posted(self.lines[-1].debits_posted, self.lines[-1].credits_posted)
+    def as_of(self) -> int:
+        """The sequence of the book up to which it is told."""
+        return self.span.last
 
     def fault(self) -> str | None:
         """Where the statement does not add up; None if it does. Each entry's totals are those before it and its amount."""
@@ -92,12 +109,11 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
         if self.page == 1 and totals != self.opening:
             return "the first entry does not follow from the opening balance"
         for line in self.lines:
-            if line.side == "debit":
-                totals = Posted(totals.debits + line.amount, totals.credits)
-            else:
-                totals = Posted(totals.debits, totals.credits + line.amount)
+            totals = totals.after(line)
             if totals != (line.debits_posted, line.credits_posted):
                 return f"the entry of sequence {line.sequence} does not follow from the one before it"
         if self.last_page and totals != self.closing:
             return "the closing balance does not follow from the last entry"
+        if totals != self.reached:
+            return "the balance at the page's end does not follow from its last entry"
         return None

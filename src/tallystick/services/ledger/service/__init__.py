@@ -12,13 +12,14 @@ from tallystick.services.ledger.service.ledger import Ledger
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.service.reports import BalanceSheet, IncomeStatement, Reports, TrialBalance
 from tallystick.services.ledger.service.search import Recorded, Search
-from tallystick.services.ledger.service.statements import Place, Statements
+from tallystick.services.ledger.service.statements import Asked, Place, Statements
 
 __all__ = [
     "Accounts",
     "Answered",
     "Approvals",
     "Ask",
+    "Asked",
     "At",
     "BalanceSheet",
     "Books",

@@ -224,7 +224,7 @@ class Accounts:
             return row
         if at.effective is not None:
             return await self._effective(tx, row, at.effective, now)
-        sequence = await self._sequence(tx, row, at, now)
+        sequence = await self.sequence(tx, row, at, now)
         version, dp, d, cp, c = await self._store.account_at(tx, row.book, row.id, sequence)
         return msgspec.structs.replace(
             row,
@@ -275,6 +275,22 @@ class Accounts:
             raise AccountNotFound
         return row
 
+    async def sequence(self, tx: Transaction, row: AccountRow, at: At, now: datetime) -> int:
+        """Which sequence of its book `at` is to the account. Raises HistoryNotKept for one before it was opened or still to come."""
+        last = row.as_of
+        if at.instant is not None:
+            if at.instant > now:
+                raise HistoryNotKept("that time is still to come", as_of=last)
+            if at.instant < row.created_at:
+                raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
+            return max(await self._store.sequence_at(tx, row.book, at.instant), row.created_sequence)
+        sequence = last if at.sequence is None else at.sequence
+        if sequence > last:
+            raise HistoryNotKept("the book has not come to that sequence yet", as_of=last)
+        if sequence < row.created_sequence:
+            raise HistoryNotKept("the account was opened later", created_sequence=row.created_sequence)
+        return sequence
+
     async def _locked(
         self, tx: Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
     ) -> AccountRow:
@@ -309,21 +325,6 @@ class Accounts:
         if fault is not None:
             why, rule = fault
             raise NotInChart(why, rule=None if rule is None else rule.pattern, version=chart.version)
-
-    async def _sequence(self, tx: Transaction, row: AccountRow, at: At, now: datetime) -> int:
-        last = row.as_of
-        if at.instant is not None:
-            if at.instant > now:
-                raise HistoryNotKept("that time is still to come", as_of=last)
-            if at.instant < row.created_at:
-                raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
-            return max(await self._store.sequence_at(tx, row.book, at.instant), row.created_sequence)
-        sequence = last if at.sequence is None else at.sequence
-        if sequence > last:
-            raise HistoryNotKept("the book has not come to that sequence yet", as_of=last)
-        if sequence < row.created_sequence:
-            raise HistoryNotKept("the account was opened later", created_sequence=row.created_sequence)
-        return sequence
 
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, kind: str, row: AccountRow, actor: str, trace: str | None, at: datetime

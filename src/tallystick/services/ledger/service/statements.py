@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -21,11 +22,14 @@ from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import (
+    EPOCH,
+    MICROSECOND,
     AccountRow,
     Checkpoint,
     DatedBack,
     Explanation,
     HeldRow,
+    Line,
     Posted,
     Rule,
     Span,
@@ -33,6 +37,7 @@ from tallystick.services.ledger.model import (
     Totals,
     explain,
     explanation_fault,
+    running,
 )
 from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.books import NO_CHART
@@ -45,16 +50,41 @@ AROUND: Final = 10_000
 #: Open holds of one account that are listed.
 MAX_HOLDS: Final = 10_000
 
-_INSTANT: Final = timedelta(microseconds=1)
+
+class Asked(msgspec.Struct, frozen=True):
+    """Which statement: from `start` (None: from the beginning) on and before `end` (None: all there is), by effective time or as recorded, told
+    as of the sequence (None: the present one).
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    effective: bool = False
+    sequence: int | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a further page of a statement begins: after the sequence `at`, within the sequences of the first page."""
+    """Where a further page of a statement begins: after the entry `at` (effective time, sequence), within the time and the sequences of the first
+    page, which has counted the debits and credits.
+    """
 
-    first: int
-    last: int
-    at: int
+    effective: bool
+    span: Span
+    at: tuple[datetime, int]
     page: int
+    debits: int
+    credits: int
+
+
+class _Page(msgspec.Struct, frozen=True):
+    """What both orders find out in their own way; `lines` are one more than the page has, if there are so many."""
+
+    opening: Posted
+    closing: Posted
+    debits: int
+    credits: int
+    lines: list[Line]
+    carried: Posted
+    reached: Posted
 
 
 class Statements:
@@ -65,77 +95,122 @@ class Statements:
         self._accounts = accounts
 
     async def statement(  # noqa: PLR0917 - what is asked
-        self,
-        tenant: str,
-        account: AccountId | str,
-        start: datetime | None,
-        end: datetime | None,
-        place: Place | None,
-        limit: int,
-        book: str = MAIN,
+        self, tenant: str, account: AccountId | str, asked: Asked, place: Place | None, limit: int, book: str = MAIN
     ) -> Statement:
-        """What was recorded on the account from `start` (None: its opening) on and before `end` (None: now), `limit` entries of it.
+        """What was recorded on the account in the time that is asked for, or is effective in it, `limit` entries of it.
 
-        Raises AccountNotFound; HistoryNotKept for a time before the account was opened or still to come; StatementTooLong;
-        BookOutOfBalance when the entries do not lead from the opening to the closing balance.
+        By effective time it may begin before the account was opened: transfers can be dated back to then. However it is ordered, it is told as
+        of one sequence: what is recorded later is in no page of it, whatever it is dated back to.
+
+        Raises AccountNotFound; HistoryNotKept for a time before the account was opened or still to come, now or at the sequence that it is to be
+        told as of; StatementTooLong; BookOutOfBalance when the entries do not lead from the opening to the closing balance.
         """
         now = self._clock.now()
         async with self._database.transaction(snapshot=True) as tx:
             row = await self._accounts.found(tx, tenant, account, book, now)
-            span = await self._span(tx, row, start, end, place, now)
-            before, opening = await self._posted(tx, row, span.first)
-            after, closing = await self._posted(tx, row, span.last)
-            if after - before > MAX_ENTRIES:
-                raise StatementTooLong("ask for a shorter time", entries=after - before, limit=MAX_ENTRIES)
-            debits, credit = await self._store.booked_count(tx, row.id, span.first, span.last)
-            at = span.first if place is None else place.at
-            lines = await self._store.booked(tx, row.id, at, span.last, limit + 1)
-            carried = opening if place is None else (await self._posted(tx, row, at))[1]
+            if place is None:
+                span = await self._span(tx, row, asked, now)
+            else:
+                span = _resumed(asked, place, row)
+            read = self._effective if asked.effective else self._recorded
+            page = await read(tx, row, span, place, limit)
+        if place is None and asked.effective and asked.start is None:
+            span = _begun(span, row, page.lines)
         found = Statement(
             account=row,
+            effective=asked.effective,
             span=span,
-            as_of=span.last,
-            opening=opening,
-            closing=closing,
-            debits=debits,
-            credits=credit,
-            lines=lines[:limit],
-            carried=carried,
+            opening=page.opening,
+            closing=page.closing,
+            debits=page.debits,
+            credits=page.credits,
+            lines=page.lines[:limit],
+            carried=page.carried,
+            reached=page.reached,
             page=1 if place is None else place.page,
-            last_page=len(lines) <= limit,
+            last_page=len(page.lines) <= limit,
         )
         _sound(found.fault(), row)
         return found
 
-    async def _span(  # noqa: PLR0917 - what is asked
-        self,
-        tx: Transaction,
-        row: AccountRow,
-        start: datetime | None,
-        end: datetime | None,
-        place: Place | None,
-        now: datetime,
-    ) -> Span:
-        if start is not None and start < row.created_at:
+    async def _span(self, tx: Transaction, row: AccountRow, asked: Asked, now: datetime) -> Span:
+        """That of the first page. By effective time without a start it begins at EPOCH, before which nothing is effective."""
+        start, end = asked.start, asked.end
+        if start is not None and start < row.created_at and not asked.effective:
             raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
-        if end is not None and end > now:
+        last = await self._accounts.sequence(tx, row, At(asked.sequence), now)
+        recorded, following = await self._store.turn(tx, row.book, last)
+        # The book's last instant can be ahead of this replica's clock.
+        latest = following or (now if recorded is None else max(now, recorded + MICROSECOND))
+        if end is not None and end > latest:
             raise HistoryNotKept(
-                "that time is still to come: without an end it is a statement up to now", as_of=row.as_of
+                "that time is still to come: without an end it is a statement up to now"
+                if following is None
+                else "that time was still to come when the book was at that sequence",
+                as_of=last,
             )
-        since, until = start or row.created_at, end or now
+        since, until = start or (EPOCH if asked.effective else row.created_at), end or latest
         if since > until or (start is not None and start == end):
             raise InvalidRequest("a statement begins before it ends")
-        if place is not None:
-            if not (place.first <= place.at <= place.last <= row.as_of and place.last >= row.created_sequence):
-                raise InvalidRequest("not a cursor of this statement")
-            return Span(since, until, place.first, place.last)
+        if asked.effective:
+            return Span(since, until, 0, last)
         first = row.created_sequence if start is None else await self._before(tx, row, since)
-        last = row.as_of if end is None else await self._before(tx, row, until)
+        if end is not None:
+            last = await self._before(tx, row, until)
         return Span(since, until, first, max(first, last))
+
+    async def _recorded(self, tx: Transaction, row: AccountRow, span: Span, place: Place | None, limit: int) -> _Page:
+        before, opening = await self._posted(tx, row, span.first)
+        after, closing = await self._posted(tx, row, span.last)
+        carried, at = opening, span.first
+        if place is None:
+            _short_enough(after - before)
+            debits, credit = await self._store.booked_count(tx, row.id, span.first, span.last)
+        else:
+            debits, credit, at = place.debits, place.credits, place.at[1]
+            carried = (await self._posted(tx, row, at))[1]
+        lines = await self._store.booked(tx, row.id, at, span.last, limit + 1)
+        reached = closing
+        if len(lines) > limit:
+            reached = Posted(lines[limit - 1].debits_posted, lines[limit - 1].credits_posted)
+        return _Page(opening, closing, debits, credit, lines, carried, reached)
+
+    async def _effective(self, tx: Transaction, row: AccountRow, span: Span, place: Place | None, limit: int) -> _Page:
+        """The entries are counted up from the balance before them; where they come to is looked up by itself."""
+
+        async def posted(upto: tuple[datetime, int]) -> Posted:
+            return await self._store.posted_effective(tx, row.id, row.book, upto, span.last)
+
+        # Sequences begin at 1: this is before the first entry of that instant.
+        begin, end = (max(span.start, EPOCH), 0), (max(span.end, EPOCH), 0)
+        at = begin if place is None else place.at
+        opening, closing = await posted(begin), await posted(end)
+        lines = await self._store.booked_effective(tx, row.id, row.book, at, end[0], span.last, limit + 1)
+        if place is None:
+            carried = opening
+            debits, credit = await self._count(tx, row, begin[0], end[0], span.last)
+        else:
+            carried, debits, credit = await posted(at), place.debits, place.credits
+        lines = running(carried, lines)
+        reached = closing
+        if len(lines) > limit:
+            reached = await posted((lines[limit - 1].effective_at, lines[limit - 1].sequence))
+        return _Page(opening, closing, debits, credit, lines, carried, reached)
+
+    async def _count(
+        self, tx: Transaction, row: AccountRow, begin: datetime, end: datetime, last: int
+    ) -> tuple[int, int]:
+        """How many debits and credits are effective in the time. Raises StatementTooLong."""
+        first, upto = [await self._store.sequence_at(tx, row.book, instant - MICROSECOND) for instant in (begin, end)]
+        before, after = [(await self._posted(tx, row, sequence))[0] for sequence in (first, upto)]
+        _short_enough(after - before)
+        back = await self._store.many_dated_back(tx, row.id, begin, end, last, MAX_ENTRIES + 1)
+        _short_enough(after - before + back)
+        return await self._store.booked_effective_count(tx, row.id, begin, end, last, (first, upto))
 
     async def _before(self, tx: Transaction, row: AccountRow, instant: datetime) -> int:
         """The last sequence that was recorded before the instant."""
-        return max(await self._store.sequence_at(tx, row.book, instant - _INSTANT), row.created_sequence)
+        return max(await self._store.sequence_at(tx, row.book, instant - MICROSECOND), row.created_sequence)
 
     async def _posted(self, tx: Transaction, row: AccountRow, sequence: int) -> tuple[int, Posted]:
         version, _, debits, _, credit = await self._store.account_at(tx, row.book, row.id, sequence)
@@ -202,6 +277,41 @@ class Statements:
             found += await self._store.closed_holds(tx, row.book, row.id, last, AROUND)
             found.sort(key=lambda one: one.sequence)
         return found
+
+
+def _resumed(asked: Asked, place: Place, row: AccountRow) -> Span:
+    """The first page's. Whoever asks for a further page asks the same again; what he leaves out now is as it was. Raises InvalidRequest."""
+    span, (instant, sequence) = place.span, place.at
+    same = (
+        asked.effective == place.effective
+        and asked.start in {None, span.start}
+        and asked.end in {None, span.end}
+        # What was recorded up to the end can be less than what was known at the sequence.
+        and (
+            asked.sequence is None
+            or asked.sequence == span.last
+            or (not place.effective and asked.sequence > span.last)
+        )
+    )
+    within = span.start <= instant < span.end if place.effective else span.first <= sequence
+    known = sequence <= span.last <= row.as_of and span.last >= row.created_sequence
+    if not (same and within and known and place.page > 1):
+        raise InvalidRequest("not a cursor of this statement")
+    return span
+
+
+def _begun(span: Span, row: AccountRow, lines: Sequence[Line]) -> Span:
+    """Where nobody said when it begins, it is with the account, or with what was dated back to before that. Raises HistoryNotKept."""
+    start = min([row.created_at, *(line.effective_at for line in lines[:1])])
+    if start >= span.end:
+        raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
+    return msgspec.structs.replace(span, start=start)
+
+
+def _short_enough(entries: int) -> None:
+    """Raises StatementTooLong."""
+    if entries > MAX_ENTRIES:
+        raise StatementTooLong("ask for a shorter time", entries=entries, limit=MAX_ENTRIES)
 
 
 def _sound(fault: str | None, row: AccountRow) -> None:

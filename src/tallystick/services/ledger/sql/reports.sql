@@ -23,6 +23,87 @@ SELECT (SELECT count(*) FROM transfer
     (SELECT count(*) FROM transfer
         WHERE credit_account = $1 AND sequence > $2 AND sequence <= $3 AND kind IN ('post', 'capture', 'reverse'));
 
+-- name: turn
+-- When the sequence $2 of the book $1 was recorded, and when the one after it: null if there is none.
+SELECT (SELECT recorded_at FROM transfer WHERE book = $1 AND sequence = $2 LIMIT 1),
+    (SELECT recorded_at FROM transfer WHERE book = $1 AND sequence = $2 + 1 LIMIT 1);
+
+-- name: posted_effective
+-- What was debited and credited of the account $1 of the book $2 by all that stands up to the place ($3, $4) in the order of (effective time,
+-- sequence), of what was recorded up to the sequence $5, which is not before $4. That is what was recorded up to there (s.upto), and what was dated back: by the
+-- calendar before $3, less what was recorded later and dated back to before it (what was recorded later and before $3 adds nothing), and row by
+-- row at $3.
+SELECT coalesce(t.debits_posted, 0) + j.debits - n.debits + p.debits AS debits,
+    coalesce(t.credits_posted, 0) + j.credits - n.credits + p.credits AS credits
+FROM (SELECT sequence_at($2, $3::timestamptz - interval '1 microsecond') AS before, sequence_at($2, $3) AS at) AS r
+CROSS JOIN LATERAL (SELECT least($5, greatest(r.before, least($4, r.at))) AS upto) AS s
+LEFT JOIN LATERAL totals_at($1, $2, s.upto) AS t ON true
+CROSS JOIN LATERAL adjusted_at($1, $3::timestamptz - interval '1 microsecond') AS j
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(a.debits), 0)::bigint AS debits, coalesce(sum(a.credits), 0)::bigint AS credits FROM adjustment AS a
+    WHERE a.account = $1 AND a.sequence > greatest($5, r.before) AND a.at < $3 AND (a.debits > 0 OR a.credits > 0)
+) AS n
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(a.debits), 0)::bigint AS debits, coalesce(sum(a.credits), 0)::bigint AS credits FROM adjustment AS a
+    WHERE a.account = $1 AND a.at = $3 AND a.sequence <= $4
+) AS p;
+
+-- name: booked_effective
+-- What moved the posted balance of the account $1 of the book $2, in the order of (effective time, sequence): after the place ($3, $4), effective
+-- before $5, recorded up to the sequence $6. What was not dated back stands in the order of its sequences, so it is the oldest of each side and of
+-- what was dated back, merged. When there is enough of the latter, of the former only what is not later is looked at. Its totals are not stored in that order.
+WITH back AS MATERIALIZED (
+    SELECT a.at, a.sequence FROM adjustment AS a
+    WHERE a.account = $1 AND (a.at, a.sequence) > ($3, $4) AND a.at < $5 AND a.sequence <= $6 AND (a.debits > 0 OR a.credits > 0)
+    ORDER BY a.at, a.sequence LIMIT $7
+), plain AS MATERIALIZED (
+    SELECT greatest(sequence_at($2, $3::timestamptz - interval '1 microsecond'), least($4, sequence_at($2, $3))) AS first,
+        least($6, sequence_at($2, CASE WHEN (SELECT count(*) FROM back) = $7 THEN (SELECT max(at) FROM back)
+            ELSE $5::timestamptz - interval '1 microsecond' END)) AS last
+)
+SELECT e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.recorded_at, e.code, 0::bigint AS debits_posted,
+    0::bigint AS credits_posted, e.effective_at, e.transaction, x.reference, x.description
+FROM (
+    (SELECT sequence, id AS transfer, 'debit' AS side, credit_account AS other, kind, amount, recorded_at, code, recorded_at AS effective_at,
+        transaction
+    FROM transfer WHERE debit_account = $1 AND sequence > (SELECT first FROM plain) AND sequence <= (SELECT last FROM plain)
+        AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')
+    ORDER BY sequence LIMIT $7)
+    UNION ALL
+    (SELECT sequence, id, 'credit', debit_account, kind, amount, recorded_at, code, recorded_at, transaction
+    FROM transfer WHERE credit_account = $1 AND sequence > (SELECT first FROM plain) AND sequence <= (SELECT last FROM plain)
+        AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')
+    ORDER BY sequence LIMIT $7)
+    UNION ALL
+    SELECT t.sequence, t.id, CASE t.debit_account WHEN $1 THEN 'debit' ELSE 'credit' END,
+        CASE t.debit_account WHEN $1 THEN t.credit_account ELSE t.debit_account END, t.kind, t.amount, t.recorded_at, t.code, t.effective_at,
+        t.transaction
+    FROM back AS b
+    CROSS JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = $2 AND o.sequence = b.sequence LIMIT 1) AS t
+) AS e
+LEFT JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = $2 AND o.id = e.transaction LIMIT 1) AS x ON true
+ORDER BY e.effective_at, e.sequence LIMIT $7;
+
+-- name: booked_effective_count
+-- How many of the account $1 are effective from $2 on and before $3, of what was recorded up to the sequence $4: debits and credits. What was not
+-- dated back is after the sequence $5 and up to $6.
+SELECT (SELECT count(*) FROM transfer WHERE debit_account = $1 AND sequence > $5 AND sequence <= $6 AND effective_at IS NULL
+        AND kind IN ('post', 'capture', 'reverse')) + b.debits AS debits,
+    (SELECT count(*) FROM transfer WHERE credit_account = $1 AND sequence > $5 AND sequence <= $6 AND effective_at IS NULL
+        AND kind IN ('post', 'capture', 'reverse')) + b.credits AS credits
+FROM (
+    SELECT count(*) FILTER (WHERE a.debits > 0) AS debits, count(*) FILTER (WHERE a.credits > 0) AS credits FROM adjustment AS a
+    WHERE a.account = $1 AND a.at >= $2 AND a.at < $3 AND a.sequence <= $4
+) AS b;
+
+-- name: many_dated_back
+-- How many entries of the account $1 were dated back to from $2 on and before $3, as recorded up to the sequence $4, counted up to $5.
+SELECT count(*) FROM (
+    SELECT FROM adjustment AS a
+    WHERE a.account = $1 AND a.at >= $2 AND a.at < $3 AND a.sequence <= $4 AND (a.debits > 0 OR a.credits > 0)
+    ORDER BY a.at, a.sequence LIMIT $5
+) AS b;
+
 -- name: account_lines
 -- The accounts of the book $1 and their totals after the sequence $2, by id, after the account $3.
 SELECT id, path, name, kind, currency, normal_side, version, debits_posted, credits_posted

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from tallystick.chassis.db import Row, Transaction
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import AccountLine, EntryRow, Group, HeldRow, Line
+from tallystick.services.ledger.model import AccountLine, EntryRow, Group, HeldRow, Line, Posted
 from tallystick.services.ledger.store.sql import of_reports
 
 
@@ -19,6 +19,50 @@ class Reports:
         """How many debits and credits that are."""
         row = await tx.fetchrow(of_reports.booked_count, account, first, last)
         return (0, 0) if row is None else (row[0], row[1])
+
+    async def turn(self, tx: Transaction, book: int, sequence: int) -> tuple[datetime | None, datetime | None]:
+        """When the sequence was recorded, and when the one after it; None if there is none."""
+        row = await tx.fetchrow(of_reports.turn, book, sequence)
+        return (None, None) if row is None else (row[0], row[1])
+
+    async def posted_effective(
+        self, tx: Transaction, account: AccountId, book: int, upto: tuple[datetime, int], last: int
+    ) -> Posted:
+        """The account's totals after all that stands up to (effective time, sequence), of what was recorded up to the sequence `last`."""
+        row = await tx.fetchrow(of_reports.posted_effective, account, book, *upto, last)
+        return Posted(0, 0) if row is None else Posted(*row)
+
+    async def booked_effective(  # noqa: PLR0917 - what is asked
+        self,
+        tx: Transaction,
+        account: AccountId,
+        book: int,
+        after: tuple[datetime, int],
+        end: datetime,
+        last: int,
+        limit: int,
+    ) -> list[Line]:
+        """What moved the posted balance after (effective time, sequence) and is effective before `end`, of what was recorded up to the sequence
+        `last`, in that order. The lines are without their totals: `model.running`.
+        """
+        rows = await tx.fetch(of_reports.booked_effective, account, book, *after, end, last, limit)
+        return [Line(*row) for row in rows]
+
+    async def booked_effective_count(  # noqa: PLR0917 - what is asked
+        self, tx: Transaction, account: AccountId, start: datetime, end: datetime, last: int, plain: tuple[int, int]
+    ) -> tuple[int, int]:
+        """How many debits and credits are effective from `start` on and before `end`. What was not dated back is after and up to the sequences
+        `plain`.
+        """
+        row = await tx.fetchrow(of_reports.booked_effective_count, account, start, end, last, *plain)
+        return (0, 0) if row is None else (row[0], row[1])
+
+    async def many_dated_back(  # noqa: PLR0917 - what is asked
+        self, tx: Transaction, account: AccountId, start: datetime, end: datetime, last: int, upto: int
+    ) -> int:
+        """How many entries were dated back to from `start` on and before `end`, counted up to `upto`."""
+        count: int = await tx.fetchval(of_reports.many_dated_back, account, start, end, last, upto)
+        return count
 
     async def account_lines(
         self, tx: Transaction, book: int, sequence: int, after: AccountId | None, limit: int
