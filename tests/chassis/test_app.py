@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 import pytest_asyncio
 
 from tallystick.chassis import app
+from tallystick.chassis.app.process import of_all_shards
+from tallystick.chassis.bus import Subscription
 from tallystick.chassis.keys import Aad, Keyring, LocalRoot, root
+from tallystick.chassis.settings import Settings
 from tallystick.fabric.valkey import rules
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts import ValkeyUser
@@ -242,6 +246,39 @@ def test_bad_settings_are_said_on_standard_error(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().err
     assert "TALLYSTICK_COLOUR is not a setting" in said
     assert "TALLYSTICK_LISTEN is not set" in said
+
+
+def test_a_source_in_shards_is_heard_shard_by_shard() -> None:
+    async def handle(service: Any, tx: Any, facts: Any) -> None: ...
+
+    subscriptions = [
+        Subscription(source=source, types=("*",), handle=handle, complete=True) for source in ("ledger", "payments")
+    ]
+    told = Settings(
+        service="audit",
+        listen=Path("/x"),
+        public_url="https://x",
+        mtls_url="https://y",
+        trust_domain="t",
+        shards="eu,us",
+    )
+    found = list(of_all_shards(subscriptions, told))
+    assert [one.source for one in found] == ["ledger", "ledger-eu", "ledger-us", "payments"]
+    assert all((one.types, one.handle, one.complete) == (("*",), handle, True) for one in found)
+    assert list(of_all_shards(subscriptions, msgspec.structs.replace(told, shards=""))) == subscriptions
+
+
+def test_a_service_without_shards_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    environ = {
+        "TALLYSTICK_SERVICE": "risk",
+        "TALLYSTICK_SHARD": "eu",
+        "TALLYSTICK_LISTEN": "/run/risk.sock",
+        "TALLYSTICK_PUBLIC_URL": "https://localhost:8443",
+        "TALLYSTICK_MTLS_URL": "https://localhost:8446",
+        "TALLYSTICK_TRUST_DOMAIN": "tallystick.test",
+    }
+    assert app.run("risk", environ=environ) == 2
+    assert "risk has no shards" in capsys.readouterr().err
 
 
 async def test_a_schedule_that_fails_runs_again(make: Make) -> None:

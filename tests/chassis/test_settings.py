@@ -118,3 +118,13 @@ def test_a_secret_that_is_empty_huge_or_not_text_is_refused(tmp_path: Path, cont
 
 def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "No such file" in faults(BASE | {"TALLYSTICK_NATS_PASSWORD_FILE": str(tmp_path / "none")})
+
+
+def test_a_shard_has_a_name_of_its_own_everywhere() -> None:
+    home = settings.load(Shop, BASE)
+    assert (home.deployment, home.shard, home.all_shards) == ("shop", "default", ["default"])
+    eu = settings.load(Shop, BASE | {"TALLYSTICK_SHARD": "eu", "TALLYSTICK_SHARDS": "eu,us,eu"})
+    assert (eu.deployment, eu.all_shards) == ("shop-eu", ["default", "eu", "us"])
+    for wrong in ("", "Eu", "e_u", "-eu", "eu\n", "e" * 33):
+        assert "TALLYSTICK_SHARD:" in faults(BASE | {"TALLYSTICK_SHARD": wrong}), wrong
+    assert "TALLYSTICK_SHARDS:" in faults(BASE | {"TALLYSTICK_SHARDS": "eu;us"})

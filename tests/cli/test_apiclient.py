@@ -108,6 +108,32 @@ async def test_answers_that_stay_are_given_back(edge: Edge, api: ApiClient, stat
     assert (answer.status, answer.slug, answer.attempts, answer.ok) == (status, "some-slug", 1, False)
 
 
+async def test_it_is_sent_on_to_the_shard_that_has_the_book(edge: Edge, api: ApiClient) -> None:
+    def elsewhere(shard: object) -> web.Response:
+        body = {"type": "https://tallystick.dev/problems/book-elsewhere", "status": 421, "shard": shard}
+        return web.json_response(body, status=421, content_type="application/problem+json")
+
+    edge.next = [elsewhere("eu")]
+    answer = await api.request("POST", "/v1/payments", {"book": "europe"})
+    assert (answer.ok, answer.attempts) == (True, 2)
+    assert [headers.get("Tallystick-Shard") for _, _, headers, _ in edge.requests] == [None, "eu"]
+    assert edge.requests[0][3] == edge.requests[1][3] == b'{"book":"europe"}'
+    assert len(set(edge.proofs)) == len(edge.proofs), "each time with a proof of its own"
+    edge.requests.clear()
+    edge.next = [elsewhere("eu"), elsewhere("us"), elsewhere("eu")]
+    assert (await api.request("GET", "/v1/payments")).status == 421, "round in circles"
+    assert len(edge.requests) == 3
+    for answered, given in (
+        (elsewhere("eu"), {"Tallystick-Shard": "us"}),
+        (elsewhere(7), {}),
+        (elsewhere("a\r\nb"), {}),
+    ):
+        edge.requests.clear()
+        edge.next = [answered]
+        assert (await api.request("GET", "/v1/payments", headers=given)).status == 421
+        assert len(edge.requests) == 1
+
+
 async def test_ends_after_five(edge: Edge, api: ApiClient) -> None:
     edge.next = [problem(503) for _ in range(9)]
     answer = await api.request("GET", "/v1/payments")

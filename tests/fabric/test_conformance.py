@@ -28,11 +28,12 @@ from yarl import URL
 from tallystick.chassis import charter as charters_module
 from tallystick.chassis.charter import Charter
 from tallystick.fabric import envoy
+from tallystick.fabric.shards import with_shards
 from tests.fabric import support
 
 CHARTERS = charters_module.load_all()
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
-PAIRS = list(charters_module.pairs(CHARTERS))
+TWO_SHARDS = with_shards(CHARTERS, ["eu"])
 ACTIONS = sorted(
     {action for charter in CHARTERS.values() for actions in charter.callers.values() for action in actions}
 )
@@ -146,24 +147,28 @@ def concrete(action: str) -> tuple[str, str]:
     return method, re.sub(r"\{[a-z_]+\}", "fct_01", path)
 
 
-async def test_inside_each_caller_reaches_what_the_charters_grant_and_nothing_else(folder: Path) -> None:
-    async with mesh(folder, {name: [()] for name in CHARTERS}) as it:
+@pytest.mark.parametrize("charters", [CHARTERS, TWO_SHARDS], ids=["whole", "sharded"])
+async def test_inside_each_caller_reaches_what_the_charters_grant_and_nothing_else(
+    folder: Path, charters: dict[str, Charter]
+) -> None:
+    pairs = list(charters_module.pairs(charters))
+    async with mesh(folder, {name: [()] for name in charters}, charters) as it:
         granted = refused = 0
-        for caller, target in PAIRS:
+        for caller, target in pairs:
             async with it.service(caller, target) as session:
                 for action in ACTIONS:
                     method, path = concrete(action)
                     answer = await ask(session, method, path)
-                    if action in CHARTERS[target].callers[caller]:
+                    if action in charters[target].callers[caller]:
                         granted += 1
                         assert answer[0] == 200, (caller, target, action, answer)
-                        assert answer[1]["replica"].startswith(target)
+                        assert answer[1]["replica"] == f"{target}-0"
                     else:
                         refused += 1
                         assert problem(answer) == (403, "forbidden"), (caller, target, action)
                     others = {"GET", "POST", "DELETE", "PUT"} - {
                         granted_action.split(" ")[0]
-                        for granted_action in CHARTERS[target].callers[caller]
+                        for granted_action in charters[target].callers[caller]
                         if granted_action.split(" ")[1] == action.split(" ")[1]
                     }
                     for other in others:
@@ -177,15 +182,45 @@ async def test_inside_each_caller_reaches_what_the_charters_grant_and_nothing_el
                     "/internal/transfers/x",
                 ):
                     assert (await ask(session, "GET", path))[0] == 403, (caller, target, path)
-        assert granted == sum(len(actions) for charter in CHARTERS.values() for actions in charter.callers.values())
+        assert granted == sum(len(actions) for charter in charters.values() for actions in charter.callers.values())
         assert refused > 0
 
         sockets = {path.relative_to(it.topology.mesh_dir) for path in it.topology.mesh_dir.glob("*/*.sock")}
-        expected = {Path(caller) / f"{target}.sock" for caller, target in PAIRS}
-        expected |= {Path("in") / f"{name}.sock" for name, charter in CHARTERS.items() if charter.callers}
+        expected = {Path(caller) / f"{target}.sock" for caller, target in pairs}
+        expected |= {Path("in") / f"{name}.sock" for name, charter in charters.items() if charter.callers}
         assert sockets == expected, "a way in that no charter names"
         for file in [*(it.topology.mesh_dir / socket for socket in sockets), it.topology.admin_socket]:
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+async def test_a_foreign_service_can_not_call_a_shard(folder: Path) -> None:
+    """Also with a way out that it should not have: the shard's side knows its certificate, and lets it do nothing."""
+    payments, eu = TWO_SHARDS["payments"], TWO_SHARDS["ledger-eu"]
+    bold = msgspec.structs.replace(payments, calls={**payments.calls, "ledger-eu": payments.calls["ledger"]})
+    eager = msgspec.structs.replace(eu, callers={**eu.callers, "payments": eu.callers["ledger"]})
+    loose = {**TWO_SHARDS, "payments": bold, "ledger-eu": eager}
+    async with mesh(folder, {"ledger-eu": [()]}, loose, rules=TWO_SHARDS) as it:
+        for caller, status in (("payments", 403), ("ledger", 200)):
+            async with it.service(caller, "ledger-eu") as session:
+                for path in ("/internal/arrivals", "/internal/books/lookups"):
+                    assert (await ask(session, "POST", path, data=b"{}"))[0] == status, (caller, path)
+                assert (await ask(session, "POST", "/internal/transfers", data=b"{}"))[0] == 403, caller
+
+
+async def test_a_client_that_names_a_shard_gets_there(folder: Path) -> None:
+    async with mesh(folder, {"ledger": [()], "ledger-eu": [()], "payments": [()]}, TWO_SHARDS) as it, it.edge() as edge:
+        prefixes = [path.prefix for path in TWO_SHARDS["ledger"].edge.paths]
+        for shard, replica in ((None, "ledger-0"), ("default", "ledger-0"), ("eu", "ledger-eu-0"), ("us", "ledger-0")):
+            headers = {} if shard is None else {"Tallystick-Shard": shard}
+            for method, more in (("GET", {}), ("POST", {}), ("POST", {"Idempotency-Key": "k"})):
+                for prefix in prefixes:
+                    status, seen, _ = await ask(edge, method, f"{prefix}/x", headers={**headers, **more})
+                    assert (status, seen["replica"]) == (200, replica), (shard, method, prefix)
+            seen = (await ask(edge, "GET", "/v1/payments", headers=headers))[1]
+            assert seen["replica"] == "payments-0"
+        limit = TWO_SHARDS["ledger-eu"].limits.max_body_bytes
+        large = await ask(edge, "POST", "/v1/books", headers={"Tallystick-Shard": "eu"}, data=b"x" * (limit + 1))
+        assert problem(large) == (413, "payload-too-large")
 
 
 async def test_the_peer_is_the_certificates_not_what_a_caller_says(folder: Path) -> None:

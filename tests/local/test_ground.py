@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.chassis import charter
+from tallystick.fabric.shards import with_shards
 from tallystick.local import control, doctor, sampling
 from tallystick.local import state as states
+from tallystick.local.environment import Options, environment
 from tallystick.local.layout import LONGEST_SOCKET, Layout, LayoutError, data_directory
 from tallystick.local.secrets import SecretFiles, SecretsError
 from tests.support.parts import free_port
@@ -73,6 +76,31 @@ def test_ports_stay_what_they_were() -> None:
     assert states.plan(moved, None, 7000, None).ops_port == 7000
     assert (again.url, again.mtls_url) == ("https://localhost:9443", "https://localhost:9446")
     assert states.plan(None, 443, None, None).url == "https://localhost"
+
+
+def test_shards_that_keep_books_stay() -> None:
+    first = states.plan(None, None, None, None, ["eu"])
+    assert first.shards == ["eu"]
+    more = states.plan(first, None, None, None, ["us", "eu"])
+    assert more.shards == ["eu", "us"]
+    assert states.plan(more, None, None, {"ledger": 2}).shards == ["eu", "us"]
+
+
+def test_a_replica_of_a_shard_is_told_its_own_names(directory: Path) -> None:
+    layout = Layout(directory)
+    state = states.plan(None, None, None, None, ["eu"])
+    charters = with_shards(charter.load_all(), state.shards)
+    told = {name: environment(layout, state, Options(), charters[name], 0) for name in ("ledger", "ledger-eu", "audit")}
+    for name, shard in (("ledger", "default"), ("ledger-eu", "eu"), ("audit", "default")):
+        found = told[name]
+        assert (found["TALLYSTICK_SERVICE"], found["TALLYSTICK_SHARD"]) == (name.partition("-")[0], shard)
+        assert found["TALLYSTICK_SHARDS"] == "eu"
+        assert found["TALLYSTICK_DATABASE_NAME"] == found["TALLYSTICK_DATABASE_USER"] == name
+        assert found["TALLYSTICK_MESH_DIR"] == str(layout.mesh / name)
+        for part in ("DATABASE", "NATS", "VALKEY"):
+            assert f"/{name}/" in found[f"TALLYSTICK_{part}_PASSWORD_FILE"]
+    alone = environment(layout, states.plan(None, None, None, None), Options(), charters["ledger"], 0)
+    assert not {"TALLYSTICK_SHARD", "TALLYSTICK_SHARDS"} & set(alone)
 
 
 @given(st.one_of(st.none(), st.integers(1, 65531)), st.one_of(st.none(), st.integers(1, 65535)))

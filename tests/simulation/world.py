@@ -19,7 +19,8 @@ from uuid import UUID
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
-from tallystick.contracts.ledger.messages import HOME, MAIN
+from tallystick.contracts.ledger.messages import MAIN
+from tallystick.kernel.deployment import HOME
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import NewAccount
 from tallystick.services.ledger.service import Ledger

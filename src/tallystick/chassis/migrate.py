@@ -19,7 +19,7 @@ from tallystick.chassis.db import Connection, DatabaseUnavailable, Dsn
 
 CHASSIS: Final = "tallystick.chassis"
 _FILE: Final = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
-_ROLE: Final = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+_ROLE: Final = re.compile(r"^[a-z][a-z0-9_-]{0,62}$")
 _LOCK: Final = 0x7461_6C6C_79  # "tally": one migration of a database at a time
 
 _TABLE: Final = """

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
+from tallystick.kernel.deployment import HOME, deployment
 from tallystick.kernel.secret import Secret
 
 PREFIX = "TALLYSTICK_"
@@ -44,6 +45,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service process is told. A part that is not named here is not opened (see `app.Runtime`)."""
 
     service: Name
+    shard: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$(?!\n)", max_length=32)] = HOME
+    """Which shard of the service this is. The one called `default` is at home; one without `scale.shards` has no other."""
+    shards: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9-]{0,31}(,|$))*$(?!\n)", max_length=2000)] = ""
+    """The shards beside the one at home, with commas between them, of every service that comes in shards (`scale.shards`)."""
     replica: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
     environment: Literal["local", "test", "staging", "production"] = "local"
     listen: Path
@@ -73,6 +78,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_seconds: Annotated[float, msgspec.Meta(gt=0, le=300)] = 10.0
     """How long requests in flight may take to end after SIGTERM."""
+
+    @property
+    def deployment(self) -> str:
+        """What this is called at the parts, in the mesh and in its logs: the service, or one of its shards."""
+        return deployment(self.service, self.shard)
+
+    @property
+    def all_shards(self) -> list[str]:
+        """All shards that a service has which comes in shards; the one at home is the first."""
+        return list(dict.fromkeys((HOME, *filter(None, self.shards.split(",")))))
 
 
 def load(kind: type[S], environ: Mapping[str, str]) -> S:

@@ -33,6 +33,9 @@ _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 _AGAIN: Final = frozenset({429, 502, 503, 504})
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
+#: By which a request says which shard of the ledger it is for, and how often one is sent on to the shard that the last one named.
+SHARD: Final = "Tallystick-Shard"
+MAX_SENT_ON: Final = 2
 MAX_PAUSE: Final = 5.0  # seconds between two attempts, whatever Retry-After says
 
 
@@ -260,7 +263,7 @@ class ApiClient:
         """Send a request, with a fresh proof each time it is sent, unless it has a certificate. `path` may have a query; `body` is encoded unless it is bytes.
 
         It is repeated, with growing pauses, when the edge was not reached, was busy or lost it, if that is safe: when the method
-        is idempotent or the request has an idempotency key. Any answer is returned, problems too. Raises EdgeUnreachable when there
+        is idempotent or the request has an idempotency key; and it is sent on to the shard that has the book, unless `headers` name one. Any answer is returned, problems too. Raises EdgeUnreachable when there
         is none, and TokenRefused.
         """
         safe = method in {"GET", "HEAD", "DELETE", "PUT"} or idempotency_key is not None
@@ -273,6 +276,7 @@ class ApiClient:
         url = self._api + path
         bare = url.partition("?")[0].partition("#")[0]
         renewed = False
+        sent_on = MAX_SENT_ON if SHARD in fixed else 0  # who names a shard means that one
         attempt = 0
         while True:
             attempt += 1
@@ -298,6 +302,10 @@ class ApiClient:
                 renewed = True  # revoked, or signed by a key that was retired: nothing was done with it, so one new try is safe
                 if token == self._token:
                     self._token_until = 0.0
+                continue
+            if sent_on < MAX_SENT_ON and (shard := _elsewhere(answer)) is not None:
+                sent_on += 1  # said before anything is done, so once more is safe
+                fixed[SHARD] = shard
                 continue
             if attempt < self._attempts and safe and _again(answer):
                 await asyncio.sleep(_pause(attempt, answer.headers.get("Retry-After")))
@@ -387,6 +395,14 @@ def _again(answer: Answer) -> bool:
     if answer.status in _AGAIN:
         return True
     return answer.status == 409 and answer.slug == "request-in-progress"
+
+
+def _elsewhere(answer: Answer) -> str | None:
+    """The shard that has the book, when the one that was asked does not."""
+    if answer.status != 421 or answer.slug != "book-elsewhere":
+        return None
+    shard = answer.json().get("shard")
+    return shard if isinstance(shard, str) and shard.isascii() and shard.isprintable() else None
 
 
 def _pause(attempt: int, retry_after: str | None) -> float:

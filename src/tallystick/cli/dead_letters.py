@@ -35,7 +35,7 @@ def list_(
     states = get_args(letters.State) if every else letters.OPEN
     found = [
         {"service": name, **asdict(letter), "fact": letter.fact.decode(errors="replace")}
-        for name in ([_known(service)] if service else _services())
+        for name in ([_known(common, service)] if service else _services(common))
         for letter in asyncio.run(_on(common, name, lambda database: letters.list_letters(database, states=states)))
     ]
     if common.json:
@@ -89,7 +89,7 @@ def _decide(
             found += [letter.id for letter in page]
         return found
 
-    changed = asyncio.run(_on(common, _known(service), apply))
+    changed = asyncio.run(_on(common, _known(common, service), apply))
     if common.json:
         emit({"data": [str(each) for each in changed]}, common)
     else:
@@ -116,14 +116,14 @@ async def _on(common: Common, service: str, work: Callable[[Any], Awaitable[T]])
         raise Failed(f"{service}'s database did not answer: {error}", PART_FAILED) from error
 
 
-def _services() -> list[str]:
-    from tallystick.chassis.charter import load_all
+def _services(common: Common) -> list[str]:
+    from tallystick.local.deployments import deployments
 
-    return list(load_all())
+    return list(deployments(common.layout))
 
 
-def _known(service: str) -> str:
-    if service not in (names := _services()):
+def _known(common: Common, service: str) -> str:
+    if service not in (names := _services(common)):
         raise Failed(f"there is no service {service!r}; there are {', '.join(names)}", USAGE)
     return service
 

@@ -138,14 +138,14 @@ def _authority(common: Common) -> list[int]:
 
 def _services(common: Common) -> list[ServiceKey] | None:
     """Each service's keys; None while the platform isn't running."""
-    from tallystick.chassis.charter import load_all
     from tallystick.chassis.db import DatabaseError, DatabaseUnavailable
     from tallystick.local import control
     from tallystick.local import keys as held
+    from tallystick.local.deployments import deployments
 
     async def ask() -> Any:
         await control.ask(common.layout, control.GetStatus(), control.Status)
-        return await held.service_keys(common.layout, load_all())
+        return await held.service_keys(common.layout, deployments(common.layout))
 
     try:
         found: list[ServiceKey] = asyncio.run(ask())

@@ -13,22 +13,27 @@ from tallystick.cli.output import PART_FAILED, USAGE, Common, Failed, emit
 def render(
     target: Annotated[str, Parameter(help="envoy, nats, postgres, valkey, data-map, diagram")],
     *,
+    shard: Annotated[
+        list[str] | None, Parameter(negative="", help="with this further shard of the ledger, as often as needed")
+    ] = None,
     out: Annotated[Path | None, Parameter(help="a directory for the files; made if need be")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """Show or write what derives from the charters. Needs no running platform."""
     from tallystick.chassis.charter import CharterError
+    from tallystick.cli.up import shards
     from tallystick.fabric import render as fabric
 
+    named = shards(shard or [])
     try:
         if out is not None:
-            written = fabric.render(target, out)
+            written = fabric.render(target, out, named)
             if common.json:
                 emit({"target": target, "written": [str(path) for path in written]}, common)
             else:
                 print("\n".join(map(str, written)))
             return
-        files = fabric.files(target)
+        files = fabric.files(target, shards=named)
     except fabric.UnknownTarget as error:
         raise Failed(str(error), USAGE) from error
     except (CharterError, OSError) as error:

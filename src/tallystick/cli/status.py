@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 
 from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit
+from tallystick.kernel.deployment import HOME
 from tallystick.local import control
 from tallystick.local.layout import Layout
 
@@ -63,6 +64,8 @@ def _show(found: control.Status) -> None:
     out.print(
         f"[bold]{'ready' if found.ready else 'not ready'}[/]  {found.edge}   mTLS {found.mtls}   CA {found.ca}   metrics {found.ops}/sd"
     )
+    if found.shards:
+        out.print(f"shards of the ledger: {', '.join((HOME, *found.shards))}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("process", "state", "pid", "since", "restarts", "version"):
         table.add_column(heading, justify="right" if heading in {"pid", "restarts"} else "left")

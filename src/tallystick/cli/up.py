@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tallystick.cli.output import OK, PART_FAILED, USAGE, Common, Failed, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, emit
+from tallystick.kernel.deployment import HOME
 from tallystick.local import control
 from tallystick.local import state as states
 from tallystick.local.layout import Layout
@@ -28,6 +30,8 @@ DETACHED_WITHIN = 300.0
 #: Three ports come after the edge's: metrics, bus, and the edge's other one for clients with a certificate. One more, should
 #: `--ops-port` have taken one of these.
 MAX_PORT = 65531
+#: A deployment's name is in the paths of sockets, which are short (`layout.LONGEST_BELOW_RUN`).
+SHARD = re.compile(r"[a-z0-9]{1,12}")
 
 
 def up(
@@ -40,6 +44,12 @@ def up(
     replicas: Annotated[
         list[str] | None, Parameter(negative="", help="SERVICE=N, as often as needed; kept for the next start")
     ] = None,
+    shard: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="", help="a further shard of the ledger, as often as needed; there from then on at each start"
+        ),
+    ] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
     """Start PostgreSQL, NATS, Valkey, Envoy and all services, and keep them running until Ctrl-C.
@@ -47,21 +57,23 @@ def up(
     A second `up` on the same data says that it runs and exits 0.
     """
     from tallystick.chassis.charter import CharterError, load_all
+    from tallystick.fabric.shards import with_shards
 
     layout = common.layout
+    previous = states.read(layout)
+    more = shards(shard or [])
     try:
-        charters = load_all()
+        charters = with_shards(load_all(), [*(previous.shards if previous else ()), *more])
     except CharterError as error:
         raise Failed(str(error), PART_FAILED) from error
     asked = _replicas(replicas or [], charters)
     layout.prepare()
     lock = states.Lock(layout.lock)
     if not lock.acquire():
-        return _runs_already(layout, common)
+        return _runs_already(layout, common, more)
     try:
-        previous = states.read(layout)
         merged = {**(previous.replicas if previous else {}), **asked} if asked else None
-        state = states.plan(previous, _port(port), _port(ops_port), merged)
+        state = states.plan(previous, _port(port), _port(ops_port), merged, more)
         states.write(layout, state)
         if detach:
             lock.release()
@@ -137,13 +149,27 @@ def _detach(layout: Layout, common: Common) -> int:
         progress.close()
 
 
-def _runs_already(layout: Layout, common: Common) -> int:
+def shards(given: list[str]) -> list[str]:
+    """What `--shard` names. Raises Failed."""
+    for name in given:
+        if not SHARD.fullmatch(name) or name == HOME:
+            raise Failed(f"--shard {name}: a shard has a name of 1 to 12 of a-z and 0-9, such as `eu`", USAGE)
+    return given
+
+
+def _runs_already(layout: Layout, common: Common, more: list[str]) -> int:
     try:
         found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
     except control.NotRunning as error:
         raise Failed(
             f"another `tallystick up` is starting or stopping on {layout.data}: try again in a moment", PART_FAILED
         ) from error
+    if missing := [name for name in more if name not in found.shards]:
+        raise Failed(
+            f"the platform runs already on {layout.data}, without the shard {', '.join(missing)}: "
+            "`tallystick down`, then up with --shard",
+            NO,
+        )
     if common.json:
         emit(
             {

@@ -14,6 +14,7 @@ import msgspec
 
 from tallystick.chassis import migrate
 from tallystick.chassis.charter import ABOUT_PEOPLE, DATA_CLASSES, Charter, services_dir
+from tallystick.kernel.deployment import service_of
 
 _COMMENT = re.compile(
     r"^\s*COMMENT\s+ON\s+COLUMN\s+(?:public\.)?\"?(\w+)\"?\.\"?(\w+)\"?\s+IS\s+'((?:[^']|'')*)'\s*;",
@@ -60,8 +61,9 @@ def load(charters: Mapping[str, Charter]) -> Map:
     columns = {}
     for name in charters:
         # a service that is declared but not built yet is no package
-        built = (services_dir() / name / "__init__.py").exists()
-        own = migrate.migrations(f"tallystick.services.{name}") if built else []
+        service = service_of(name)
+        built = (services_dir() / service / "__init__.py").exists()
+        own = migrate.migrations(f"tallystick.services.{service}") if built else []
         columns[name] = columns_in(migration.sql for migration in own)
     chassis = columns_in(migration.sql for migration in migrate.migrations(migrate.CHASSIS))
     return Map(charters, columns, chassis)

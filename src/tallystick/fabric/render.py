@@ -6,7 +6,7 @@ The examples under `deploy/rendered/` are made by this with `EXAMPLE`; a test fa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgspec
 
 from tallystick.chassis.charter import Charter, load_all
 from tallystick.fabric import datamap, diagram, envoy, nats, postgres, valkey
+from tallystick.fabric.shards import with_shards
 
 Files = dict[str, str]
 
@@ -92,16 +93,19 @@ class UnknownTarget(Exception):
     """There is no such target; the message lists those that exist."""
 
 
-def files(target: str, charters: Mapping[str, Charter] | None = None) -> Files:
-    """Name -> text of everything that `target` consists of. Raises `UnknownTarget`, `CharterError`."""
+def files(target: str, charters: Mapping[str, Charter] | None = None, shards: Iterable[str] = ()) -> Files:
+    """Name -> text of everything that `target` consists of, with further `shards` of the services that come in shards.
+
+    Raises `UnknownTarget`, `CharterError`.
+    """
     if target not in TARGETS:
         raise UnknownTarget(f'no target "{target}": use one of {", ".join(TARGETS)}')
-    return TARGETS[target](charters if charters is not None else load_all())
+    return TARGETS[target](with_shards(charters if charters is not None else load_all(), shards))
 
 
-def render(target: str, out: Path) -> list[Path]:
+def render(target: str, out: Path, shards: Iterable[str] = ()) -> list[Path]:
     """Write a target's files into `out`, which is made if need be; returns them. Other files there are left alone."""
-    made = files(target)
+    made = files(target, shards=shards)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in made.items():

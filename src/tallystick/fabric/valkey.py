@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tallystick.chassis.auth import replay
+from tallystick.kernel.deployment import HOME, parts
+
 #: `-@all` comes first where these are applied. Left out on purpose: KEYS, SCAN, RANDOMKEY and DBSIZE, which look at
 #: everybody's keys whatever the patterns say; FUNCTION and SCRIPT FLUSH, which are everybody's; blocking commands.
 COMMANDS = (
@@ -36,8 +39,15 @@ COMMANDS = (
 
 
 def rules(services: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """ACL rules of each service's user: keys and channels `<service>:*` only."""
-    return {name: (f"~{name}:*", f"&{name}:*", *COMMANDS) for name in services}
+    """ACL rules of each service's user: keys and channels `<service>:*` only. A further shard has those of its own name, and shares the
+    service's memory of proofs.
+    """
+    return {name: (*_patterns(name), f"&{name}:*", *COMMANDS) for name in services}
+
+
+def _patterns(name: str) -> tuple[str, ...]:
+    service, shard = parts(name)
+    return (f"~{name}:*",) if shard == HOME else (f"~{name}:*", f"~{replay.keys(service)}*")
 
 
 def users_acl(services: Iterable[str]) -> str:

@@ -68,6 +68,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     started_at: str
     parts: list[PartStatus]
     services: list[ServiceStatus]
+    """Each further shard of a service is one of its own, by the name of its deployment."""
+    shards: list[str] = []
+    """The shards of the ledger beside the one at home."""
     rejections: list[str]
     """What Envoy refused of its configuration, in its own words; empty on a sound installation."""
 

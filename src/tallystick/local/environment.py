@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tallystick.chassis.charter import Charter
+from tallystick.kernel.deployment import parts
 from tallystick.local.layout import Layout
 from tallystick.local.provision import sandbox
 from tallystick.local.secrets import SecretFiles
@@ -26,28 +27,31 @@ class Options:
 
 
 def environment(layout: Layout, state: State, options: Options, charter: Charter, number: int) -> dict[str, str]:
-    """The variables of replica `number` of the charter's service (docs/explanation/chassis.md lists them)."""
-    service, secrets = charter.name, SecretFiles(layout.secrets)
+    """The variables of replica `number` of the charter's deployment (docs/explanation/chassis.md lists them)."""
+    name, secrets = charter.name, SecretFiles(layout.secrets)
+    service, shard = parts(name)
     found = {
         "SERVICE": service,
         "REPLICA": str(number),
         "ENVIRONMENT": options.environment,
-        "LISTEN": str(layout.listen(service, number)),
-        "MESH_DIR": str(layout.mesh / service),
+        "LISTEN": str(layout.listen(name, number)),
+        "MESH_DIR": str(layout.mesh / name),
         "PUBLIC_URL": state.url,
         "MTLS_URL": state.mtls_url,
         "TRUST_DOMAIN": state.trust_domain,
         "DATABASE_HOST": str(layout.postgres_sockets),
         "DATABASE_PORT": "5432",
-        "DATABASE_NAME": service,
-        "DATABASE_USER": service,
-        "DATABASE_PASSWORD_FILE": str(secrets.path(f"{service}/database")),
+        "DATABASE_NAME": name,
+        "DATABASE_USER": name,
+        "DATABASE_PASSWORD_FILE": str(secrets.path(f"{name}/database")),
         "NATS_URL": f"nats://127.0.0.1:{state.nats_port}",
-        "NATS_PASSWORD_FILE": str(secrets.path(f"{service}/nats")),
+        "NATS_PASSWORD_FILE": str(secrets.path(f"{name}/nats")),
         "VALKEY_SOCKET": str(layout.valkey_socket),
-        "VALKEY_PASSWORD_FILE": str(secrets.path(f"{service}/valkey")),
+        "VALKEY_PASSWORD_FILE": str(secrets.path(f"{name}/valkey")),
         "LOG_LEVEL": options.log_level,
     }
+    if state.shards:
+        found |= {"SHARD": shard, "SHARDS": ",".join(state.shards)}
     if charter.keys is not None:
         found["ROOT_KEY_FILE"] = str(layout.root_key)
         if options.root_passphrase_file is not None:
@@ -57,4 +61,4 @@ def environment(layout: Layout, state: State, options: Options, charter: Charter
     else:
         found["TRACE_DIR"] = str(layout.traces)
     named = {f"TALLYSTICK_{name}": value for name, value in found.items()}
-    return {**named, **sandbox(service, layout), **options.extra.get(service, {})}
+    return {**named, **sandbox(service, layout), **options.extra.get(name, {})}

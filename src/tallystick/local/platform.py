@@ -51,7 +51,7 @@ Report = Callable[[str, str, str], None]
 
 
 class Platform:
-    """`charters` are the services to run. Everything lies in `layout`, whose lock the caller holds."""
+    """`charters` are the services and shards to run, by the name of the deployment. Everything lies in `layout`, whose lock the caller holds."""
 
     def __init__(
         self,
@@ -342,6 +342,7 @@ class Platform:
             started_at=rfc3339(self._started_at),
             parts=parts,
             services=services,
+            shards=self.state.shards,
             rejections=[rejection.text for rejection in self._ads.rejections],
         )
 

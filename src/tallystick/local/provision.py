@@ -18,6 +18,7 @@ from tallystick.chassis.db import Connection, Dsn
 from tallystick.fabric import nats as fabric_nats
 from tallystick.fabric import postgres as fabric_postgres
 from tallystick.fabric import valkey as fabric_valkey
+from tallystick.kernel.deployment import service_of
 from tallystick.kernel.secret import Secret
 from tallystick.local import rail
 from tallystick.local.layout import Layout
@@ -106,9 +107,9 @@ class Databases:
             connection.terminate()
         await asyncio.gather(*(self._inside(plan) for plan in plans.values()))
 
-    async def migrate(self, service: str) -> list[str]:
-        """Brings one service's database up to date; answers the files that ran. Raises `migrate.MigrationError`."""
-        return await migrate.apply(self.owner(service), f"tallystick.services.{service}", service_role=service)
+    async def migrate(self, name: str) -> list[str]:
+        """Brings one deployment's database up to date; answers the files that ran. Raises `migrate.MigrationError`."""
+        return await migrate.apply(self.owner(name), f"tallystick.services.{service_of(name)}", service_role=name)
 
     def service(self, service: str) -> Dsn:
         """How the service itself comes in."""

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from tallystick.kernel.deployment import service_of
 from tallystick.local.parts.envoy import unix_http
 from tallystick.local.parts.process import Child
 
@@ -22,7 +23,7 @@ def program_version() -> str:
 
 
 class Replica:
-    """One process of a service. `environment` is all that it is told; it holds paths, never secrets.
+    """One process of a service, or of a shard of it. `environment` is all that it is told; it holds paths, never secrets.
 
     It is given `drain_seconds` and a little more to end its requests after SIGTERM.
     """
@@ -45,7 +46,7 @@ class Replica:
         self._child = Child(
             self.name,
             # -I: no variables of Python's own, no current folder on the path
-            [sys.executable, "-I", "-m", "tallystick", "run", service],
+            [sys.executable, "-I", "-m", "tallystick", "run", service_of(service)],
             log=log,
             environment={**environment, "MALLOC_ARENA_MAX": "2"},  # a heap per thread would cost memory for nothing
             stop_within=drain_seconds + 5.0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     host: str = "localhost"
     trust_domain: str = TRUST_DOMAIN
     replicas: dict[str, int] = {}
-    """What `--replicas` asked for, by service; others have the charter's minimum."""
+    """What `--replicas` asked for, by deployment; others have the charter's minimum."""
+    shards: list[str] = []
+    """What `--shard` asked for: shards of the ledger beside the one at home. They keep books, so they stay."""
 
     @property
     def url(self) -> str:
@@ -64,8 +67,14 @@ def write(layout: Layout, state: State) -> None:
     write_private(layout.state, msgspec.json.format(msgspec.json.encode(state)).decode() + "\n")
 
 
-def plan(previous: State | None, port: int | None, ops_port: int | None, replicas: dict[str, int] | None) -> State:
-    """The state of the next start: what is asked for, else what was, else the defaults. Pure."""
+def plan(
+    previous: State | None,
+    port: int | None,
+    ops_port: int | None,
+    replicas: dict[str, int] | None,
+    shards: Sequence[str] = (),
+) -> State:
+    """The state of the next start: what is asked for, else what was, else the defaults; shards are added to those that were. Pure."""
     edge = port or (previous.port if previous else DEFAULT_PORT)
     moved = previous is None or previous.port != edge
     ops = ops_port or (edge + 1 if moved or previous is None else previous.ops_port)
@@ -77,6 +86,7 @@ def plan(previous: State | None, port: int | None, ops_port: int | None, replica
         nats_port=bus,
         mtls_port=mtls,
         replicas=replicas if replicas is not None else (previous.replicas if previous else {}),
+        shards=list(dict.fromkeys([*(previous.shards if previous else ()), *shards])),
     )
 
 

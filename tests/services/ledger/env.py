@@ -16,7 +16,9 @@ from tallystick.chassis import charter
 from tallystick.chassis.auth import Authorizer
 from tallystick.chassis.web import Application
 from tallystick.kernel.clock import ManualClock
+from tallystick.kernel.problem import Unavailable
 from tallystick.services.ledger.api import ENDPOINTS
+from tallystick.services.ledger.model import Crossing, Outcome
 from tallystick.services.ledger.service import Ledger
 from tests.services.ledger.support import ledger_on
 from tests.support.http import Answer, World, ask, world
@@ -81,12 +83,22 @@ def post(debit: str, credit: str, amount: Any, **more: Any) -> dict[str, Any]:
     return {"kind": "post", "debit_account": debit, "credit_account": credit, "amount": money, **more}
 
 
+class Silent:
+    """Another shard, which is away."""
+
+    async def has_book(self, tenant: str, book: str, client: str) -> None:
+        raise Unavailable
+
+    async def arrive(self, tenant: str, crossing: Crossing) -> Outcome:
+        raise Unavailable
+
+
 @asynccontextmanager
 async def env_on(service: ServiceDatabase, valkey: Valkey, directory: Path) -> AsyncIterator[Env]:
     """When it is left, the books must be sound."""
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
     async with world(directory, valkey) as around:
-        ledger = ledger_on(await service.open(), clock)
+        ledger = ledger_on(await service.open(), clock, others={"frankfurt": Silent()})
         app = Application(
             "ledger",
             ledger,

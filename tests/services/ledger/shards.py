@@ -111,8 +111,8 @@ class Shards:
         return account.id
 
     async def furnish(self, funds: int = 1000) -> None:
-        await self.there.books.open((TENANT, "cli_test", None), "eu", None, "strict")
-        await self.here.books.open((TENANT, "cli_test", None), "eu", None, "strict", THERE)
+        for ledger in (self.here, self.there):
+            await ledger.books.open((TENANT, "cli_test", None), "eu", None, "strict", THERE)
         for ledger, book in ((self.here, "main"), (self.there, "eu")):
             bank = await self.open(ledger, book, "bank", "debit")
             wallet = await self.open(ledger, book, "wallet", floor=0, path="wallet")

@@ -52,6 +52,32 @@ async def shards(database_for: DatabaseFor, there: ServiceDatabase) -> Shards:
     return await shards_on(await database_for("tallystick.services.ledger"), there)
 
 
+# ---- whose a book is ------------------------------------------------------------------------------------------------
+
+
+async def test_a_shard_opens_the_books_that_home_names_it_for(shards: Shards) -> None:
+    async def there(name: str, tenant: str = TENANT, shard: str | None = None) -> str:
+        return (await shards.there.books.open((tenant, "cli_test", None), name, None, "strict", shard)).shard
+
+    with pytest.raises(InvalidRequest, match="first open it at home"):
+        await there("asia")
+    await shards.here.books.open((TENANT, "cli_test", None), "asia", None, "strict", THERE)
+    with pytest.raises(InvalidRequest, match="first open it at home"):
+        await there("asia", tenant="other")
+    assert await there("asia") == THERE
+    assert await there("asia", shard=THERE) == THERE
+    await shards.here.books.open((TENANT, "cli_test", None), "fees", None, "strict")
+    for name in ("fees", "main"):
+        with pytest.raises(BookElsewhere) as elsewhere:
+            await there(name)
+        assert elsewhere.value.extensions["shard"] == HERE
+    with pytest.raises(BookElsewhere) as elsewhere:
+        await there("new", shard=HERE)
+    assert elsewhere.value.extensions["shard"] == HERE
+    with pytest.raises(InvalidRequest, match="no shard"):
+        await shards.here.books.open((TENANT, "cli_test", None), "new", None, "strict", "asia")
+
+
 # ---- the way of one -------------------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,8 @@ async def test_what_is_not_a_transfer_between_books(env: Env) -> None:
 
 async def test_a_book_of_another_shard_is_named(env: Env) -> None:
     await furnished(env)
+    nowhere = await env.call("POST", "/v1/books", {"name": "eu", "shard": "paris"})
+    assert problem(nowhere) == (400, "invalid-request")
     opened = await env.call("POST", "/v1/books", {"name": "eu", "shard": "frankfurt"})
     assert (opened.status, opened.json["shard"]) == (201, "frankfurt")
     bank = await env.account("debit")
@@ -127,8 +129,24 @@ async def test_nobody_but_a_ledger_brings_money_from_another_shard(env: Env) -> 
     assert (await arrive("payments")).status == 403
     answer = await arrive("ledger")
     assert (answer.status, answer.json) == (200, {})
-    assert (await arrive("ledger")).json == {}
+    assert (await arrive("ledger-eu")).json == {}, "whichever of its shards it is"
+    for caller in ("ledger_eu", "ledgereu", "payments-eu", "eu-ledger"):
+        assert (await arrive(caller)).status == 403, caller
     assert (await env.call("GET", "/v1/accounts/wallet?book=fees")).json["balance"]["posted"] == eur(5)
+
+
+async def test_a_shard_that_is_not_this_one_is_refused(env: Env) -> None:
+    from tests.support.http import ask
+
+    async def open_book(*shards: bytes) -> Any:
+        headers = env.world.edge("POST", "/v1/books", scope="books:write", tenant="acme")
+        named = [(b"tallystick-shard", shard) for shard in shards]
+        return await ask(env.app, "POST", "/v1/books", b'{"name":"asia"}', [*headers, *named])
+
+    for shards in ((b"frankfurt",), (b"nowhere",), (b"",), (b"default", b"default")):
+        assert problem(await open_book(*shards)) == (400, "invalid-request"), shards
+    assert problem(await env.call("GET", "/v1/books/asia")) == (404, "book-not-found")
+    assert (await open_book(b"default")).status == 201
 
 
 # ---- the router ------------------------------------------------------------------------------------------------------

@@ -94,13 +94,13 @@ class Interbook(Subject):
         self.capped: dict[Place, str] = {}
 
     async def furnish(self) -> None:
-        """In each book besides what there is an account that takes 40 at most. The far book is opened there first, then told here."""
+        """In each book besides what there is an account that takes 40 at most. The far book is named here first, then opened there."""
         world = self.world
         for tenant in list(world.tenants):
             here, there = (world.shards[name].replicas[0].ledger for name in (world.home, ELSEWHERE))
             who = (tenant, CLIENT, None)
-            await there.books.open(who, FAR, None, "strict")
             await here.books.open(who, FAR, None, "strict", ELSEWHERE)
+            await there.books.open(who, FAR, None, "strict")
             await here.books.open(who, NEAR, None, "strict")
             for book in (MAIN, NEAR, FAR):
                 place = (tenant, book)

@@ -33,6 +33,7 @@ from tallystick.chassis.keys import Keyring, LocalRoot
 from tallystick.chassis.limits import Limits
 from tallystick.chassis.settings import Settings
 from tallystick.kernel.clock import Clock, SystemClock
+from tallystick.kernel.deployment import HOME, deployment
 from tallystick.kernel.secret import Secret
 
 IDENTITY: Final = "identity"
@@ -54,7 +55,7 @@ async def open_runtime(
     valkey = _valkey(settings, stack)
     client = _clients(settings, charter, stack)
     limits = Limits(
-        charter.name,
+        settings.deployment,
         charter.limits.rates,
         max_in_flight=charter.limits.max_in_flight,
         max_queue=charter.limits.max_queue,
@@ -72,7 +73,7 @@ async def open_runtime(
         keyring=await _keyring(settings, charter, database, clock),
         authorizer=_authorizer(package or f"tallystick.services.{charter.name}"),
         limits=limits,
-        cache=None if valkey is None else Cache(charter.name, valkey),
+        cache=None if valkey is None else Cache(settings.deployment, valkey),
     )
     if valkey is not None:
         runtime.authenticate_with(await _authenticator(runtime, bus))
@@ -87,8 +88,8 @@ async def _database(settings: Settings, charter: Charter, stack: AsyncExitStack)
         Dsn(
             host=settings.database_host,
             port=settings.database_port,
-            database=settings.database_name or charter.name,
-            user=settings.database_user or charter.name,
+            database=settings.database_name or settings.deployment,
+            user=settings.database_user or settings.deployment,
             password=_password(settings.database_password, "DATABASE"),
         ),
         bounds=Bounds(
@@ -98,7 +99,7 @@ async def _database(settings: Settings, charter: Charter, stack: AsyncExitStack)
             statement_s=bounds.statement_timeout_ms / 1000,
             transaction_s=bounds.transaction_timeout_ms / 1000,
         ),
-        application=f"{settings.service}-{settings.replica}",
+        application=f"{settings.deployment}-{settings.replica}",
     )
     stack.push_async_callback(database.close)
     return database
@@ -109,9 +110,9 @@ async def _bus(settings: Settings, stack: AsyncExitStack) -> Bus | None:
         return None
     bus = await Bus.open(
         settings.nats_url,
-        settings.service,
+        settings.deployment,
         _password(settings.nats_password, "NATS"),
-        name=f"{settings.service}-{settings.replica}",
+        name=f"{settings.deployment}-{settings.replica}",
     )
     stack.push_async_callback(bus.close)
     return bus
@@ -126,7 +127,7 @@ def _valkey(settings: Settings, stack: AsyncExitStack) -> Valkey | None:
         timeout=1,
         connection_class=UnixDomainSocketConnection,
         path=str(settings.valkey_socket),
-        username=settings.service,
+        username=settings.deployment,
         password=_password(settings.valkey_password, "VALKEY").reveal(),
         socket_timeout=VALKEY_SECONDS,
         socket_connect_timeout=VALKEY_SECONDS,
@@ -155,7 +156,7 @@ def _clients(settings: Settings, charter: Charter, stack: AsyncExitStack) -> Cal
 
 def socket_of(mesh_dir: Path, target: str, shard: str | None = None) -> Path:
     """The service's own way to `target`, or to one of its shards: whoever can open the file is, to the mesh, this service."""
-    return mesh_dir / (f"{target}.sock" if shard is None else f"{target}-{shard}.sock")
+    return mesh_dir / f"{deployment(target, shard or HOME)}.sock"
 
 
 async def _keyring(settings: Settings, charter: Charter, database: Database | None, clock: Clock) -> Keyring | None:
@@ -169,7 +170,7 @@ async def _keyring(settings: Settings, charter: Charter, database: Database | No
         database,
         lambda: LocalRoot.open(file, settings.root_passphrase),
         environment=settings.environment,
-        service=charter.name,
+        service=settings.deployment,
         clock=clock,
     )
 
@@ -190,7 +191,7 @@ async def _authenticator(runtime: Runtime, bus: Bus | None) -> Authenticator:
         mtls_url=settings.mtls_url,
         trust_domain=settings.trust_domain,
         identity=identity,
-        proofs=ProofStore(runtime.valkey, runtime.name),
+        proofs=ProofStore(runtime.valkey, settings.service),
         feed=feed,
         clock=runtime.clock,
     )

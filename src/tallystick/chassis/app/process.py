@@ -12,8 +12,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, Final, NoReturn
@@ -27,12 +28,13 @@ from tallystick.chassis.app.opening import IDENTITY, open_runtime
 from tallystick.chassis.app.runtime import NotOpened, Runtime, Schedule, Wiring
 from tallystick.chassis.app.schedules import Leadership, keep
 from tallystick.chassis.app.server import Server
-from tallystick.chassis.bus import Consumer
+from tallystick.chassis.bus import Consumer, Subscription
 from tallystick.chassis.charter import Charter, CharterError
 from tallystick.chassis.db import Queries
 from tallystick.chassis.outbox.relay import Relay
 from tallystick.chassis.settings import Settings, SettingsError
 from tallystick.chassis.web import Application
+from tallystick.kernel.deployment import HOME, deployment
 from tallystick.kernel.problem import Problem
 
 Wire = Callable[[Runtime], Awaitable[Wiring]]
@@ -62,6 +64,8 @@ def run(service: str, wire: Wire | None = None, *, environ: Mapping[str, str] | 
         if settings.service != service:
             raise SettingsError([f"TALLYSTICK_SERVICE is {settings.service}, but {service} is to be run"])
         charter = charters.load(service)
+        if settings.shard != HOME and not charter.scale.shards:
+            raise SettingsError([f"TALLYSTICK_SHARD is {settings.shard}, but {service} has no shards (scale.shards)"])
     except (SettingsError, CharterError) as error:
         for fault in getattr(error, "faults", [str(error)]):
             print(f"tallystick run {service}: {fault}", file=sys.stderr)
@@ -126,6 +130,7 @@ class Process:
             authenticator=runtime.authenticator if needs_tokens else None,
             authorizer=runtime.authorizer if needs_tokens else None,
             limits=runtime.limits,
+            shard=runtime.settings.shard,
             max_body_bytes=charter.limits.max_body_bytes,
             max_mesh_body_bytes=charter.limits.max_mesh_body_bytes,
             ready=self.readiness,
@@ -184,7 +189,7 @@ class Process:
             if runtime.has("bus"):
                 self._relay = Relay(runtime.database, runtime.bus, runtime.name)
                 self._start("relay", self._relay.run())
-                for subscription in wiring.subscriptions:
+                for subscription in of_all_shards(wiring.subscriptions, runtime.settings):
                     consumer = Consumer(runtime.database, runtime.bus, subscription, wiring.service)
                     self._consumers.append(consumer)
                     self._start(f"consumer:{subscription.source}:{subscription.name}", consumer.run())
@@ -270,6 +275,15 @@ class Process:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+
+def of_all_shards(subscriptions: Iterable[Subscription], settings: Settings) -> Iterator[Subscription]:
+    """Each subscription, and the same to every further shard of its source: each tells its facts in an order of its own."""
+    for subscription in subscriptions:
+        yield subscription
+        for shard in settings.all_shards[1:]:
+            if charters.load(subscription.source).scale.shards:
+                yield replace(subscription, source=deployment(subscription.source, shard))
 
 
 def _check_callers(wiring: Wiring, charter: Charter) -> None:

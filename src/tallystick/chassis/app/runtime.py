@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tallystick.kernel.clock import Clock
+from tallystick.kernel.deployment import HOME, deployment
 
 if TYPE_CHECKING:
     from valkey.asyncio import Valkey
@@ -102,8 +103,8 @@ class Runtime:
 
     @property
     def name(self) -> str:
-        """The service's name: its database, its role, its subject on the bus."""
-        return self.settings.service
+        """Its name as a deployment: its database, its role, its subject on the bus."""
+        return self.settings.deployment
 
     def has(self, part: str) -> bool:
         """Whether a part (`database`, `bus`, `valkey`, `keyring`, `authenticator`, `authorizer`) was named and is open."""
@@ -118,7 +119,7 @@ class Runtime:
 
     def client(self, target: str, shard: str | None = None) -> Client:
         """The client of another service, or of one of its shards; one per target. The charter must name the target in `[calls]`."""
-        key = target if shard is None else f"{target}-{shard}"
+        key = deployment(target, shard or HOME)
         if key not in self._clients:
             self._clients[key] = _opened(self._client, "calls", "TALLYSTICK_MESH_DIR")(target, shard)
         return self._clients[key]

@@ -47,7 +47,7 @@ class _Extra(msgspec.Struct, forbid_unknown_fields=True):
     fact: msgspec.Raw
 
 
-_SERVICE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_SERVICE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
 def leaf(service: str, seq: int, digest: bytes) -> bytes:

@@ -41,6 +41,7 @@ from tallystick.chassis.auth.tokens import (
     transaction_token,
 )
 from tallystick.kernel.clock import Clock
+from tallystick.kernel.deployment import service_of
 from tallystick.kernel.problem import Forbidden
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -243,7 +244,8 @@ class Authenticator:
         return await self._exchanging.do(key, load)
 
     def peer(self, headers: Headers) -> str:
-        """The calling service, from the SPIFFE id that the mesh took from its certificate. Raises Forbidden.
+        """The calling service, from the SPIFFE id that the mesh took from its certificate; which of its shards it is, is the mesh's to
+        look at. Raises Forbidden.
 
         Only the mesh's inner listener sets this header; every other way in removes it.
         """
@@ -251,7 +253,7 @@ class Authenticator:
         match = self._peer.fullmatch(found[0].decode("latin-1")) if len(found) == 1 else None
         if match is None:
             raise Forbidden("This is for services of the platform, through the mesh.")
-        return match[1]
+        return service_of(match[1])
 
     # ---- both -------------------------------------------------------------------------------------------------------
 

@@ -45,13 +45,20 @@ _GOOD: Final = ord("1")
 _fallbacks = telemetry.counter("auth_replay_fallbacks_total", "Proofs checked against this process's memory only")
 
 
+def keys(service: str) -> str:
+    """What the keys of a service's proofs begin with, those of all its shards: a proof does not name one, and is good once for all.
+
+    The braces put them on one shard of a Valkey cluster: a script may not span shards.
+    """
+    return f"{service}:{{{service}-dpop}}:"
+
+
 class ProofStore:
     """`await claim(proof, ...)` returns for the first use of a proof and raises for every other."""
 
     def __init__(self, valkey: Valkey, service: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._script = valkey.register_script(_SCRIPT)
-        # The braces put a service's proofs on one shard of a Valkey cluster: a script may not span shards.
-        self._prefix = f"{service}:{{{service}-dpop}}:".encode()
+        self._prefix = keys(service).encode()
         self._batcher = Batcher(
             self._flush, max_batch=256, max_waiting=8192, concurrency=2, pace=CHECK_PACE, name="auth.replay"
         )

@@ -40,9 +40,9 @@ __all__ = [
 
 def setup(settings: Settings) -> None:
     """Begin to write lines to standard output and spans to where the settings say."""
-    logs.setup(service=settings.service, replica=settings.replica, level=settings.log_level)
+    logs.setup(service=settings.deployment, replica=settings.replica, level=settings.log_level)
     traces.setup(
-        service=settings.service,
+        service=settings.deployment,
         replica=settings.replica,
         trace_dir=settings.trace_dir,
         otlp_endpoint=settings.otlp_endpoint,

@@ -40,6 +40,7 @@ from tallystick.chassis.web.wire import (
     refuse_twice,
     send_answer,
 )
+from tallystick.kernel.deployment import HOME
 from tallystick.kernel.numbers import found_in, suspect
 from tallystick.kernel.problem import (
     DeadlineExceeded,
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 0.25
 
 PEER = b"x-tallystick-peer"
+#: Which shard of a service a client means; without it the one at home.
+SHARD = b"tallystick-shard"
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BUDGET = re.compile(rb"[1-9][0-9]{0,5}")
 _PROBLEM = b"application/problem+json"
@@ -74,6 +77,7 @@ _encode = msgspec.json.Encoder().encode
 class Application:
     """The ASGI application of one service. Raises ValueError or TypeError for a table that can't be served.
 
+    `shard` is the one of the service that this is: a client that asks for another one by `Tallystick-Shard` is refused.
     `ready()` says whether to send requests here, and the state of each part. `limits` bounds the requests in flight and counts
     rates; without it (tests, tools) nothing is limited.
     """
@@ -87,6 +91,7 @@ class Application:
         authenticator: Authenticator | None = None,
         authorizer: Authorizer | None = None,
         limits: Limits | None = None,
+        shard: str = HOME,
         max_body_bytes: int = 1 << 20,
         max_mesh_body_bytes: int = 4 << 20,
         ready: Callable[[], tuple[bool, dict[str, bool]]] = lambda: (True, {}),
@@ -102,6 +107,7 @@ class Application:
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._limits = limits
+        self._shard = shard.encode()
         self._gate = None if limits is None else limits.gate
         self._ready = ready
         self._router: Router[Bound] = Router()
@@ -218,6 +224,9 @@ class Application:
                 raise Forbidden("This is not for the service that asks.", context={"caller": call.caller})
         elif PEER in call.headers and bound.entry == "edge":
             raise NotFound("There is nothing at this path.")
+        elif call.headers.get(SHARD, self._shard) != self._shard:
+            # the edge sends what names a shard there: there is none of that name, or no edge in front
+            raise InvalidRequest("Tallystick-Shard names no shard of this service.")
 
     @staticmethod
     def _budget(bound: Bound, call: Call) -> float:

@@ -18,7 +18,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 #: Bytes of a body that is too large that are read and dropped before the answer.
 MAX_DISCARDED = 4 << 20
 
-_ONCE = (b"content-type", b"content-encoding", b"idempotency-key", b"txn-token", b"tallystick-timeout-ms")
+_ONCE = (
+    b"content-type",
+    b"content-encoding",
+    b"idempotency-key",
+    b"txn-token",
+    b"tallystick-timeout-ms",
+    b"tallystick-shard",
+)
 
 
 class ClientGone(Exception):  # not an error of ours

@@ -32,7 +32,7 @@ SCOPE: Final = (
 _SERVER: Final = 500
 _HINTS: Final = {
     "account-not-found": "`tallystick ledger accounts` lists them; a path is looked for in one book only (--book)",
-    "book-not-found": "`tallystick call GET /v1/books` lists them; `tallystick call POST /v1/books` opens one",
+    "book-not-found": "`tallystick call GET /v1/books` lists them; `tallystick ledger open-book` opens one",
     "insufficient-scope": "`tallystick client create NAME --scope ...` makes a client that may",
     "book-quarantined": "`tallystick ledger check` says what is wrong with it",
     "export-outdated": "run it again when nobody changes accounts",
@@ -76,9 +76,10 @@ async def ask(
     *,
     query: Mapping[str, object] | None = None,
     key: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Any:
     """The answer's document. Raises Failed for a problem: with what it says and what to do."""
-    answer = await api.request(method, path + _query(query), body, idempotency_key=key)
+    answer = await api.request(method, path + _query(query), body, idempotency_key=key, headers=headers)
     if not answer.ok:
         raise refused(answer)
     return answer.json()

@@ -10,6 +10,7 @@ from tallystick.cli.administration import operate
 from tallystick.cli.ledger.app import ledger
 from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
 from tallystick.cli.tenant import checked
+from tallystick.kernel.deployment import service_of
 
 if TYPE_CHECKING:
     from tallystick.chassis.call import Client
@@ -33,14 +34,17 @@ def check(
     if tenant is not None:
         checked(tenant)
 
+    seen: set[tuple[str, str]] = set()
+
     async def look(client: Client) -> list[dict[str, Any]]:
         from tallystick.contracts.ledger.client import LedgerOperator
 
         operator = LedgerOperator(client)
-        some = [one for one in await operator.books() if _is(one, tenant, book)]
+        some = [one for one in await operator.books() if _is(one, tenant, book) and (one.tenant, one.name) not in seen]
+        seen.update((one.tenant, one.name) for one in some)
         return await _look(operator, some, quiet=common.json)
 
-    found = operate(common, "ledger", look)
+    found = [one for name in _ledgers(common) for one in operate(common, name, look)]
     if book is not None and not found:
         raise Failed(f"there is no book {book}" + (f" of {tenant}" if tenant else ""), USAGE)
     faults = sum(len(one["faults"]) for one in found)
@@ -100,19 +104,22 @@ def release(
     """Check a book in quarantine again and, if all of it adds up, let it be written again. Exit status 1 if it does not."""
     checked(tenant)
 
-    async def act(client: Client) -> tuple[list[str], WatchedBook | None]:
+    async def act(client: Client) -> tuple[list[str], WatchedBook | None] | None:
         from tallystick.contracts.ledger.client import LedgerOperator
 
         operator = LedgerOperator(client)
         found = next((one for one in await operator.books() if _is(one, tenant, book)), None)
         if found is None:
-            raise Failed(f"there is no book {book} of {tenant}", USAGE)
+            return None
         if not found.quarantined:
             return [], found
         faults = [fault async for step in operator.check(found.number) for fault in step.faults]
         return faults, None if faults else await operator.release(found.number, checked=True)
 
-    faults, released = operate(common, "ledger", act)
+    done = next((one for name in _ledgers(common) if (one := operate(common, name, act)) is not None), None)
+    if done is None:
+        raise Failed(f"there is no book {book} of {tenant}", USAGE)
+    faults, released = done
     if common.json:
         emit({"tenant": tenant, "book": book, "released": released is not None, "faults": faults}, common)
         return NO if faults else OK
@@ -122,6 +129,13 @@ def release(
         raise Failed(f"the book {book} stays in quarantine: mend what it names, then release it again", NO)
     print(f"the book {book} of {tenant} is not in quarantine")
     return OK
+
+
+def _ledgers(common: Common) -> list[str]:
+    """All ledgers, the one at home last: of a book that another shard keeps it has a row that says no more than where it is."""
+    from tallystick.local.deployments import deployments
+
+    return [name for name in reversed(deployments(common.layout)) if service_of(name) == "ledger"]
 
 
 def _is(one: WatchedBook, tenant: str | None, book: str | None) -> bool:

@@ -52,7 +52,7 @@ class BookNotFound(NotFound):
 
 
 class BookElsewhere(Problem):
-    """`shard` is the one that has it: ask the ledger there. A `Router` does."""
+    """`shard` is the one that has it, and nothing was done here: send the request again with `Tallystick-Shard: <shard>`."""
 
     slug, title, status = "book-elsewhere", "The book is kept by another shard of the ledger", 421
 

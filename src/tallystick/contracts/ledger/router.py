@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Generic, TypeVar
 
-from tallystick.contracts.ledger.messages import HOME
 from tallystick.contracts.ledger.problems import BookElsewhere
+from tallystick.kernel.deployment import HOME
 from tallystick.kernel.problem import Unavailable
 
 C = TypeVar("C")

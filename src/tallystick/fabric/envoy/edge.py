@@ -14,6 +14,8 @@ from tallystick.chassis.charter import Charter
 from tallystick.fabric.envoy import parts
 from tallystick.fabric.envoy.parts import Json, typed
 from tallystick.fabric.envoy.topology import Topology
+from tallystick.kernel.deployment import HOME
+from tallystick.kernel.deployment import parts as parts_of
 
 #: Headers that only the platform itself may set. Removed before anything reads them: the peer's name, the proxy's
 #: own controls (timeouts, retries), the address chain, and the trace context, whose sampling flag costs us work.
@@ -23,6 +25,9 @@ FOREIGN = ("forwarded", "x-request-id", "x-real-ip", "traceparent", "tracestate"
 #: What the second listener tells the services: the SHA-256 of the client's certificate, in hex. It begins as all headers
 #: do that only the platform may set, so what a client says by this name is removed at both, and `mesh` removes a service's.
 CERTIFICATE = "x-tallystick-certificate"
+
+#: By which a client says which shard of a service it means; without it the one at home.
+SHARD = "tallystick-shard"
 
 #: Bytes that Envoy holds for a client that reads or writes slowly, and of a body that it may have to send again.
 BUFFER_BYTES = 64 << 10
@@ -184,10 +189,11 @@ def _rate_limit(charters: Mapping[str, Charter]) -> Json:
 
 def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
     routes: list[Json] = [_uncertified()] if listener == MUTUAL else []
-    for name, charter in charters.items():
+    # The first that matches is taken: those that ask for more than a path come before those that don't.
+    for name, charter in sorted(charters.items(), key=lambda item: _is_home(item[0])):
         for path in charter.edge.paths:
-            routes += _service_routes(name, charter, {"path_separated_prefix": path.prefix})
-    routes += [_document(name, charter) for name, charter in charters.items()]
+            routes += _service_routes(name, charter, {"path_separated_prefix": path.prefix} | _meant_for(name))
+    routes += [_document(name, charter) for name, charter in charters.items() if _is_home(name)]
     routes.append(_index(charters))
     # deny by default: what no charter names does not exist; the body is made by the local reply mapper
     routes.append({"name": "nowhere", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
@@ -217,7 +223,23 @@ def _uncertified() -> Json:
     }
 
 
-def _service_routes(name: str, charter: Charter, path: Json) -> list[Json]:
+def _is_home(name: str) -> bool:
+    return parts_of(name)[1] == HOME
+
+
+def _meant_for(name: str) -> Json:
+    """The condition that a request is meant for this shard of a service. The one at home gets what names none, and refuses a name that is
+    no shard's.
+    """
+    if _is_home(name):
+        return {}
+    return {"headers": [{"name": SHARD, "string_match": {"exact": parts_of(name)[1]}}]}
+
+
+def _service_routes(name: str, charter: Charter, match: Json) -> list[Json]:
+    def only(condition: Json) -> Json:
+        return match | {"headers": [*match.get("headers", ()), condition]}
+
     def action(conditions: str) -> Json:
         return {
             "cluster": parts.replicas(name),
@@ -232,23 +254,23 @@ def _service_routes(name: str, charter: Charter, path: Json) -> list[Json]:
         # refused by its announced length, without reading it; a body of unknown length is cut by the chassis
         {
             "name": f"{name}-too-large",
-            "match": path | {"headers": [{"name": "content-length", "range_match": too_large}]},
+            "match": only({"name": "content-length", "range_match": too_large}),
             "direct_response": {"status": 413},
         },
         {
             "name": f"{name}-keyed",
-            "match": path | {"headers": [{"name": "idempotency-key", "present_match": True}]},
+            "match": only({"name": "idempotency-key", "present_match": True}),
             "route": action(parts.KEYED_RETRIES),
             "metadata": metadata,
         },
         # asked again when the connection breaks: a read does nothing, so nobody needs to see that a replica died
         {
             "name": f"{name}-read",
-            "match": path | {"headers": [_method("GET")]},
+            "match": only(_method("GET")),
             "route": action(parts.KEYED_RETRIES),
             "metadata": metadata,
         },
-        {"name": name, "match": path, "route": action(parts.SAFE_RETRIES), "metadata": metadata},
+        {"name": name, "match": match, "route": action(parts.SAFE_RETRIES), "metadata": metadata},
     ]
 
 
@@ -260,7 +282,7 @@ def _document(name: str, charter: Charter) -> Json:
 
 def _index(charters: Mapping[str, Charter]) -> Json:
     """The list of the documents: known from the charters, so no service has to know it."""
-    body = {"data": [{"service": name, "openapi": f"/openapi/{name}.json"} for name in charters]}
+    body = {"data": [{"service": name, "openapi": f"/openapi/{name}.json"} for name in charters if _is_home(name)]}
     return {
         "name": "openapi",
         "match": {"path": "/openapi.json", "headers": [_method("GET")]},

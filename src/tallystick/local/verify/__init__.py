@@ -12,15 +12,17 @@ from functools import partial
 
 import msgspec
 
-from tallystick.chassis.charter import load_all
 from tallystick.chassis.db import Queries
+from tallystick.kernel.deployment import service_of
+from tallystick.local.deployments import deployments
 from tallystick.local.layout import Layout
-from tallystick.local.verify import agreement, log, numbers
+from tallystick.local.verify import agreement, log, numbers, shards
 from tallystick.local.verify.source import Source
 
 #: Facts on their way get this long to arrive before it counts as a fault that they are not there.
 DRAIN_SECONDS = 30.0
 SHOWN = 20
+LEDGER = "ledger"
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -39,14 +41,15 @@ class Check(msgspec.Struct, frozen=True):
 
 async def verify(layout: Layout) -> AsyncIterator[Check]:
     """Every check, one after the other."""
-    services = list(load_all())
+    services = list(deployments(layout))
+    ledgers = [name for name in services if service_of(name) == LEDGER]
     async with Source(layout, services) as source:
         late = await log.drained(source, DRAIN_SECONDS)
         yield Check(
             "drained", "Every fact has left its outbox and is in the log.", late, _count(services, "service"), 0.0
         )
         for service in services:
-            for name in ("tallystick.chassis", f"tallystick.services.{service}"):
+            for name in ("tallystick.chassis", f"tallystick.services.{service_of(service)}"):
                 for query in Queries.load(name, "verify"):
                     yield await _timed(
                         f"{service}.{query.name}",
@@ -55,7 +58,11 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
                     )
         yield await _timed("payments = ledger", agreement.PAYMENTS, lambda: agreement.payments(source))
         yield await _timed("refunds = ledger", agreement.REFUNDS, lambda: agreement.refunds(source))
-        yield await _timed("ledger = its facts", agreement.FACTS, lambda: agreement.facts(source))
+        for ledger in ledgers:
+            yield await _timed(f"{ledger} = its facts", agreement.FACTS, partial(agreement.facts, source, ledger))
+        if len(ledgers) > 1:
+            yield await _timed("books = directory", shards.DIRECTORY, lambda: shards.directory(source, ledgers))
+            yield await _timed("shards = each other", shards.TRANSIT, lambda: shards.transit(source, ledgers))
         yield await _timed("outboxes = log", log.RECORDS, lambda: log.records(source))
         yield await _timed("log's tree", log.TREE, lambda: log.tree(source))
         yield await _timed("no card numbers", numbers.PROMISE, lambda: numbers.search(source, layout))

@@ -100,11 +100,11 @@ async def _transfers(source: Source, wanted: list[UUID]) -> dict[UUID, Any]:
     return {row["id"]: row for row in rows}
 
 
-async def facts(source: Source) -> tuple[list[str], str]:
+async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]:
     """Walks the transfers of each book in their order beside the facts that told them."""
     faults: list[str] = []
     told: dict[tuple[int, int], tuple[int, str]] = {}
-    async for rows in source.pages("ledger", "SELECT fact FROM outbox WHERE type = 'ledger.transfers.posted'"):
+    async for rows in source.pages(ledger, "SELECT fact FROM outbox WHERE type = 'ledger.transfers.posted'"):
         for row in rows:
             data = msgspec.json.decode(row["fact"])["data"]
             told[data["book"], data["first"]] = (data["last"], data["sha256"])
@@ -119,7 +119,7 @@ async def facts(source: Source) -> tuple[list[str], str]:
     first_told: dict[int, int] = {}
     for book, first in told:
         first_told[book] = min(first, first_told.get(book, first))
-    async for rows in source.pages("ledger", statement):
+    async for rows in source.pages(ledger, statement):
         for row in rows:
             seen += 1
             book, sequence = row["book"], row["sequence"]

@@ -139,7 +139,6 @@ from tallystick.contracts.ledger.messages.transfers import (
     VoidHold,
 )
 from tallystick.contracts.ledger.messages.words import (
-    HOME,
     MAIN,
     MAX_EXPIRES_IN,
     MAX_TRANSFERS,
@@ -164,7 +163,6 @@ from tallystick.contracts.ledger.messages.words import (
 )
 
 __all__ = [
-    "HOME",
     "LISTED",
     "MAIN",
     "MAX_EXPIRES_IN",

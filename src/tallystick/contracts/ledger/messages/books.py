@@ -31,7 +31,9 @@ TypedPath = Annotated[str, Meta(pattern=rf"^(?!acc_){_TYPED}(:{_TYPED}){{0,15}}$
 
 
 class OpenBook(Message, frozen=True):
-    """`shard`: where it is kept, if not by the ledger that is asked, which then keeps no more of it than that. Open it there first."""
+    """`shard`: which shard keeps it, if not the one at home. Send the same twice: to the one at home, which from then on names that shard
+    to whoever asks for the book, and to the shard itself (`Tallystick-Shard`), which opens it.
+    """
 
     name: BookName
     description: Description | None = None

@@ -23,7 +23,6 @@ BookName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", min_l
 MAIN = "main"
 #: A shard: a ledger with a database of its own. The one at home knows where every book is.
 ShardName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", min_length=1, max_length=63)]
-HOME = "default"
 _SEGMENT = "[A-Za-z0-9_.-]{1,64}"
 #: An account's path: segments such as `customers:42:wallet`. It can't be taken for an id.
 AccountPath = Annotated[

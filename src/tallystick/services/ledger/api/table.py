@@ -96,7 +96,8 @@ _WHOLE: Final = (
 ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/books", books.open_book, scope="books:write", action="openBook", resource="Book",
-        body=wire.OpenBook, answer=wire.Book, status=201, rate="write", problems=(BookExists,), summary="Open a book",
+        body=wire.OpenBook, answer=wire.Book, status=201, rate="write", problems=(BookExists, BookElsewhere),
+        summary="Open a book",
     ),
     Endpoint(
         "GET", "/v1/books", books.list_books, scope="books:read", action="listBooks", resource="Book", query=Paging,

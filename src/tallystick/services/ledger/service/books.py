@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.problems import (
+    BookElsewhere,
     BookExists,
     BookNotFound,
     BookQuarantined,
@@ -19,7 +20,8 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
-from tallystick.kernel.problem import InvalidRequest
+from tallystick.kernel.deployment import HOME
+from tallystick.kernel.problem import InvalidRequest, Unavailable
 from tallystick.services.ledger.model import BookRow, Chart
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
@@ -31,8 +33,27 @@ Who = tuple[str, str, str | None]
 NO_CHART: Final = Chart(0, "open", ())
 
 
+class Other(Protocol):
+    """What is asked of another shard here."""
+
+    async def has_book(self, tenant: str, book: str, client: str) -> None:
+        """Raises BookNotFound, BookElsewhere, or what says that it can't be known now."""
+
+
 class Books:
-    def __init__(self, *, database: Database, store: Store, outbox: Outbox, clock: Clock, poster: Poster) -> None:
+    """`others` are the other shards by name. The one at home is the directory: a name is one book's in all of them."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        outbox: Outbox,
+        clock: Clock,
+        poster: Poster,
+        others: Mapping[str, Other],
+    ) -> None:
+        self._others = others
         self._database = database
         self._store = store
         self._outbox = outbox
@@ -44,22 +65,44 @@ class Books:
     ) -> BookRow:
         """The new book; opening it again with the same settings is harmless. Raises BookExists when it has others.
 
-        With another `shard` than this one, what is kept here is only where it is: it has been opened there before.
+        At home, with another `shard`, what is kept is only where it will be: then it is opened there, which asks home whether it may.
+        Raises InvalidRequest for a shard that is not known, and for a book that home does not name this shard for; and what asking home raises.
         """
         tenant = who[0]
         now = self._clock.now()
+        shard = shard or self._poster.shard
+        if self._poster.shard != HOME:
+            await self._ask_home(who, name, shard)
+        elif shard != HOME and shard not in self._others:
+            raise InvalidRequest(f"there is no shard {shard} of the ledger")
         async with self._database.transaction() as tx:
-            new = await self._store.insert_book(
-                tx, tenant, name, description, backdating, shard or self._poster.shard, now
-            )
+            new = await self._store.insert_book(tx, tenant, name, description, backdating, shard, now)
             row = await self._store.book(tx, tenant, name)
             if row is None:
                 raise BookNotFound
-            if (row.description, row.backdating, row.shard) != (description, backdating, shard or self._poster.shard):
+            if (row.description, row.backdating, row.shard) != (description, backdating, shard):
                 raise BookExists("change its settings, or take another name")
             if new:
                 await self._tell(tx, who, "ledger.book.opened", row, now, {"backdating": row.backdating})
         return row
+
+    async def _ask_home(self, who: Who, name: str, shard: str) -> None:
+        """May a book of this name be opened here? Raises if not, and if home does not answer."""
+        if shard != self._poster.shard:
+            raise BookElsewhere("the shard at home says where a book is", shard=HOME)
+        home = self._others.get(HOME)
+        if home is None:
+            raise Unavailable("this ledger has no way to the shard at home")
+        tenant, client, _ = who
+        try:
+            await home.has_book(tenant, name, client)
+        except BookElsewhere as elsewhere:
+            if elsewhere.extensions["shard"] != shard:
+                raise
+        except BookNotFound:
+            raise InvalidRequest(f'first open it at home, with "shard": "{shard}"') from None
+        else:
+            raise BookElsewhere(shard=HOME)
 
     async def get(self, tenant: str, name: str) -> BookRow:
         """Raises BookNotFound. The main book is there from the first use on, and this is one."""

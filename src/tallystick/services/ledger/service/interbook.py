@@ -18,7 +18,6 @@ import msgspec
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Entry
-from tallystick.contracts.ledger.messages import HOME
 from tallystick.contracts.ledger.problems import (
     BookElsewhere,
     BookQuarantined,
@@ -27,6 +26,7 @@ from tallystick.contracts.ledger.problems import (
     TransferRefused,
 )
 from tallystick.kernel.clock import Clock
+from tallystick.kernel.deployment import HOME
 from tallystick.kernel.ids import TransferId
 from tallystick.kernel.problem import InvalidRequest, Problem, Unavailable
 from tallystick.services.ledger.model import (

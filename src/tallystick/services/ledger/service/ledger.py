@@ -9,9 +9,10 @@ from tallystick.chassis.auth import Subject
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Digester, Entry
 from tallystick.chassis.outbox import Outbox
-from tallystick.contracts.ledger.messages import HOME, MAIN
+from tallystick.contracts.ledger.messages import MAIN
 from tallystick.contracts.ledger.problems import TransferNotFound
 from tallystick.kernel.clock import Clock
+from tallystick.kernel.deployment import HOME
 from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model import Command, State
 from tallystick.services.ledger.service.accounts import Accounts
@@ -52,7 +53,10 @@ class Ledger:
         self.clock = clock
         self.digester = digester
         self.poster = Poster(database=database, store=store, clock=clock, shard=shard)
-        self.books = Books(database=database, store=store, outbox=outbox, clock=clock, poster=self.poster)
+        others = others or {}
+        self.books = Books(
+            database=database, store=store, outbox=outbox, clock=clock, poster=self.poster, others=others
+        )
         self.approvals = Approvals(database, Proposals(), outbox, clock, self.poster, self.books)
         self.quarantine = Quarantine(database=database, checks=Checks(), outbox=outbox, clock=clock)
         self.categories = Categories(database=database, store=store, clock=clock, poster=self.poster, books=self.books)
@@ -72,7 +76,7 @@ class Ledger:
             clock=clock,
             poster=self.poster,
             accounts=self.accounts,
-            others=others or {},
+            others=others,
         )
 
     async def post(

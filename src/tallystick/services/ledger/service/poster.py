@@ -33,9 +33,10 @@ from tallystick.chassis.db import (
     constraint_of,
 )
 from tallystick.chassis.idempotency import Fresh, Replay
-from tallystick.contracts.ledger.messages import HOME, MAIN
+from tallystick.contracts.ledger.messages import MAIN
 from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, BookQuarantined
 from tallystick.kernel.clock import Clock
+from tallystick.kernel.deployment import HOME
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import Book, Due, Result, Stand, State, Unit, decide

@@ -1,0 +1,37 @@
+"""`tallystick ledger open-book`: a book, at home or on another shard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tallystick.cli.ledger.app import Client, ask, ledger, run
+from tallystick.cli.output import Common, emit
+
+if TYPE_CHECKING:
+    from tallystick.cli.apiclient import ApiClient
+
+
+@ledger.command
+def open_book(
+    book: Annotated[str, Parameter(help="its name: lower case letters, digits and hyphens")],
+    /,
+    *,
+    shard: Annotated[str | None, Parameter(help="the shard that keeps it [the one at home]")] = None,
+    client: Client = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Open a book. On another shard it takes two requests, first at home and then there: after a failure in between, run it again."""
+    from tallystick.cli.apiclient import SHARD
+
+    async def act(api: ApiClient) -> Any:
+        body = {"name": book} if shard is None else {"name": book, "shard": shard}
+        opened = await ask(api, "POST", "/v1/books", body)
+        return opened if shard is None else await ask(api, "POST", "/v1/books", body, headers={SHARD: shard})
+
+    opened = run(common, client, act)
+    if common.json:
+        emit(opened, common)
+    else:
+        print(f"the book {opened['name']} is open, on the shard {opened['shard']}")

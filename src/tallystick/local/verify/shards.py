@@ -1,0 +1,45 @@
+"""What the shards of the ledger say of each other: whose a book is, and the money that went between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tallystick.chassis.db import Queries
+from tallystick.kernel.deployment import HOME, parts
+from tallystick.local.verify.source import Source
+from tallystick.services.ledger.model import InTransit, disagreements
+
+DIRECTORY = "Each book is kept by one shard, the one that home names for it."
+TRANSIT = "What came into a book from one of another shard has left that one, or is held there for it; and what left has come in."
+
+_QUERIES = Queries.load("tallystick.services.ledger", "interbook")
+
+
+async def directory(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str]:
+    """The shards are read before home, which names a shard for a book before it is opened there."""
+    kept: list[tuple[str, str, str]] = []
+    for ledger in ledgers:
+        shard = parts(ledger)[1]
+        if shard != HOME:
+            connection = await source.fresh(ledger)
+            rows = await connection.fetch("SELECT tenant, name FROM book WHERE shard = $1", shard)
+            kept += [(row["tenant"], row["name"], shard) for row in rows]
+    home = await (await source.fresh(ledgers[0])).fetch("SELECT tenant, name, shard FROM book")
+    named = {(row["tenant"], row["name"]): row["shard"] for row in home}
+    faults = [
+        f"{tenant}, {book}: the shard {shard} keeps it, home says {named.get((tenant, book), 'nothing of it')}"
+        for tenant, book, shard in kept
+        if named.get((tenant, book)) != shard
+    ]
+    return faults, f"{len(kept):,} books"
+
+
+async def transit(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str]:
+    """Three readings one after the other, each of all shards: see `disagreements`."""
+    connections = [await source.fresh(ledger) for ledger in ledgers]
+    readings = [
+        [InTransit(*row) for connection in connections for row in await connection.fetch(_QUERIES.in_transit.sql, None)]
+        for _ in range(3)
+    ]
+    held = sum(row.pending for row in readings[-1] if row.way == "out")
+    return disagreements(*readings), f"{len(readings[-1]):,} accounts, {held:,} minor units in flight"

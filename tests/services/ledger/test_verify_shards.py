@@ -1,0 +1,72 @@
+"""What `tallystick verify` says of several shards: nothing when all is well, and the fault when one is planted."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+
+from tallystick.local.verify import shards as checks
+from tallystick.local.verify.source import Source
+from tests.services.ledger.shards import HERE, TENANT, THERE, Shards
+from tests.services.ledger.test_interbook import second_server, shards, there
+
+__all__ = ["second_server", "shards", "there"]
+
+LEDGERS = ("ledger", "ledger-eu")
+
+
+class Opened(Source):
+    """The test's two databases, as `verify` reads those of a platform."""
+
+    def __init__(self, made: Shards) -> None:
+        self._databases = dict(zip(LEDGERS, (made.databases[HERE], made.databases[THERE]), strict=True))
+        self._connections: dict[str, Any] = {}
+        self._stack = AsyncExitStack()
+
+    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
+        connection = await self._databases[service].connection()
+        self._stack.push_async_callback(connection.close)
+        return connection
+
+
+async def directory(made: Shards) -> tuple[list[str], str]:
+    async with Opened(made) as source:
+        return await checks.directory(source, LEDGERS)
+
+
+async def transit(made: Shards) -> tuple[list[str], str]:
+    async with Opened(made) as source:
+        return await checks.transit(source, LEDGERS)
+
+
+async def test_shards_that_agree(shards: Shards) -> None:
+    assert (await shards.send(shards.crossing(30))).state == "posted"
+    assert (await shards.send(shards.crossing(20, back=True))).state == "posted"
+    shards.ways[THERE].lost = 1
+    assert (await shards.send(shards.crossing(7))).state == "in_flight"
+    assert await directory(shards) == ([], "1 books")
+    assert await transit(shards) == ([], "4 accounts, 7 minor units in flight")
+
+
+async def test_a_book_that_two_shards_keep_is_a_fault(shards: Shards) -> None:
+    eu = shards.databases[THERE]
+    for name, said in (("asia", "nothing of it"), ("main", HERE)):
+        row = "INSERT INTO book (tenant, name, shard, created_at, recorded_at) VALUES ($1, $2, $3, now(), now())"
+        await eu.query(row, TENANT, name, THERE)
+        found, _ = await directory(shards)
+        assert f"{TENANT}, {name}: the shard {THERE} keeps it, home says {said}" in found
+
+
+async def test_money_that_came_out_of_nothing_is_a_fault(shards: Shards) -> None:
+    """As after a restored backup of one of the two: what had left is still there."""
+    await shards.send(shards.crossing(30))
+    connection = await shards.databases[HERE].connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute("UPDATE account SET credits_posted = 0 WHERE path LIKE 'transit:out:%'")
+    finally:
+        await connection.close()
+    found, _ = await transit(shards)
+    assert found == [f"{TENANT}, main to eu: 30 EUR came in, and between 0 and 0 went out"]
