@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,11 +177,15 @@ class PlatformUnderTest:
         return [sys.executable, "-m", "tallystick", command, "--data", str(self.data)]
 
 
-@contextmanager
-def replicated(**replicas: int) -> Iterator[PlatformUnderTest]:
+def replicated(**replicas: int) -> AbstractContextManager[PlatformUnderTest]:
     """A platform that runs, with so many replicas of these services."""
-    options = [part for name, count in replicas.items() for part in ("--replicas", f"{name}={count}")]
-    one = PlatformUnderTest(short_directory() / "data", free_ports(), tuple(options))
+    return running(*(part for name, count in replicas.items() for part in ("--replicas", f"{name}={count}")))
+
+
+@contextmanager
+def running(*options: str) -> Iterator[PlatformUnderTest]:
+    """A platform that runs, started with these options."""
+    one = PlatformUnderTest(short_directory() / "data", free_ports(), options)
     try:
         one.start()
         yield one

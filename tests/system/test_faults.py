@@ -39,10 +39,12 @@ async def kill_in_turn(platform: PlatformUnderTest, directory: Path, names: list
     return stream
 
 
-def verified(platform: PlatformUnderTest) -> None:
+def verified(platform: PlatformUnderTest) -> set[str]:
+    """The names of the checks, all of which hold."""
     found = platform.cli("verify", "--json")
     wrong = [check for check in found.json["checks"] if check["faults"]]
     assert (found.status, wrong) == (0, [])
+    return {check["name"] for check in found.json["checks"]}
 
 
 @pytest.fixture
