@@ -108,11 +108,12 @@ async def test_answers_that_stay_are_given_back(edge: Edge, api: ApiClient, stat
     assert (answer.status, answer.slug, answer.attempts, answer.ok) == (status, "some-slug", 1, False)
 
 
-async def test_it_is_sent_on_to_the_shard_that_has_the_book(edge: Edge, api: ApiClient) -> None:
-    def elsewhere(shard: object) -> web.Response:
-        body = {"type": "https://tallystick.dev/problems/book-elsewhere", "status": 421, "shard": shard}
-        return web.json_response(body, status=421, content_type="application/problem+json")
+def elsewhere(shard: object) -> web.Response:
+    body = {"type": "https://tallystick.dev/problems/book-elsewhere", "status": 421, "shard": shard}
+    return web.json_response(body, status=421, content_type="application/problem+json")
 
+
+async def test_it_is_sent_on_to_the_shard_that_has_the_book(edge: Edge, api: ApiClient) -> None:
     edge.next = [elsewhere("eu")]
     answer = await api.request("POST", "/v1/payments", {"book": "europe"})
     assert (answer.ok, answer.attempts) == (True, 2)
@@ -132,6 +133,25 @@ async def test_it_is_sent_on_to_the_shard_that_has_the_book(edge: Edge, api: Api
         edge.next = [answered]
         assert (await api.request("GET", "/v1/payments", headers=given)).status == 421
         assert len(edge.requests) == 1
+
+
+async def test_what_is_all_about_one_book_stays_with_its_shard(edge: Edge) -> None:
+    def named() -> list[str | None]:
+        return [headers.get("Tallystick-Shard") for _, _, headers, _ in edge.requests]
+
+    async with ApiClient(edge.credentials(), one_book=True) as api:
+        edge.next = [None, elsewhere("eu")]
+        for _ in range(3):
+            assert (await api.request("GET", "/v1/payments")).ok
+        assert named() == [None, None, "eu", "eu"]
+        edge.next = [elsewhere("us")]
+        assert (await api.request("GET", "/v1/payments")).ok, "it has been moved"
+        assert named()[4:] == ["eu", "us"]
+    edge.requests.clear()
+    async with ApiClient(edge.credentials(), shard="eu") as api:
+        await api.request("GET", "/v1/payments")
+        await api.request("GET", "/v1/payments", headers={"Tallystick-Shard": "us"})
+        assert named() == ["eu", "us"]
 
 
 async def test_ends_after_five(edge: Edge, api: ApiClient) -> None:

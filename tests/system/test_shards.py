@@ -155,6 +155,23 @@ def test_a_client_names_the_shard_or_is_told(sharded: tuple[PlatformUnderTest, C
     asyncio.run(_a_request_for_the_wrong_shard(sharded[1]))
 
 
+def test_a_file_comes_into_a_book_of_the_shard(sharded: tuple[PlatformUnderTest, Credentials], tmp_path: Path) -> None:
+    """Its import is named by an id alone, which home does not know: the command stays with the shard that took it."""
+    platform, _ = sharded
+    file = tmp_path / "accounts.csv"
+    file.write_text(
+        "id,path,name,currency,normal_side,opening\n1,assets:till,Till,EUR,debit,\n2,people:1,One,EUR,credit,7.50\n"
+    )
+    for name, status in (("europe", 0), ("nowhere", 1)):
+        brought = platform.cli("ledger", "import", str(file), "--book", name, "--json")
+        assert brought.status == status, brought
+    out = tmp_path / "export.jsonl"
+    assert platform.cli("ledger", "export", "--out", str(out), "--book", "europe").status == 0
+    assert b"people:1" in out.read_bytes()
+    shown = platform.cli("ledger", "balance", "people:1", "--book", "europe", "--json").json
+    assert shown["balance"]["posted"]["amount"] == "750"
+
+
 async def _ways_to_the_shard(mesh: Path) -> None:
     assert {file.parent.name for file in mesh.glob("*/ledger-eu.sock")} == {"in", "ledger", "operator"}
     assert {file.stem for file in (mesh / "ledger-eu").glob("*.sock")} == {"identity", "ledger"}

@@ -16,7 +16,7 @@ def service_page(name: str) -> str:
     lines = [GENERATED, lists_apart((SRC / "services" / name / "README.md").read_text(encoding="utf-8").strip()), ""]
     edge = [row for row in endpoints if not row.mesh]
     inner = [row for row in endpoints if row.mesh]
-    document = openapi(name, endpoints)
+    document = openapi(name, endpoints, shards=charter.scale.shards)
     if edge:
         lines += ["## Endpoints at the edge", "", "| endpoint | scope | rate | key | |", "|---|---|---|---|---|"]
         for row in edge:
@@ -26,6 +26,11 @@ def service_page(name: str) -> str:
             )
         for row in edge:
             lines += ["", *endpoint_section(row, document)]
+        if charter.scale.shards:
+            lines += [
+                "",
+                "Each takes the header `Tallystick-Shard`: which shard it is for, if not for the one at home.",
+            ]
         lines += ["", "## Messages", "", *messages(document["components"]["schemas"])]
     if inner:
         lines += ["## Endpoints inside the mesh", "", "Reached over mTLS by the named callers only.", ""]

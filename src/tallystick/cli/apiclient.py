@@ -213,8 +213,11 @@ class ApiClient:
         timeout: float = 30.0,
         attempts: int = 5,
         own_key: bool = False,
+        shard: str | None = None,
+        one_book: bool = False,
     ) -> None:
-        """`timeout`: seconds for one attempt. `own_key` binds tokens to the client's registered key, for whoever makes statements that
+        """`timeout`: seconds for one attempt. `shard` is the one that all is for, and `one_book` says that all is about one book: then
+        everything goes to the shard that has it, once that is known, also what names no book. `own_key` binds tokens to the client's registered key, for whoever makes statements that
         others check later: a key of this process is known to nobody then. Raises CredentialsError.
         """
         self.credentials = credentials
@@ -222,6 +225,8 @@ class ApiClient:
         self._connections = connections
         self._timeout = timeout
         self._attempts = attempts
+        self._shard = shard
+        self._one_book = one_book
         jwk = credentials.private_key_jwk
         self._client_key = Signer(credentials.key(), str(jwk["kid"]) if "kid" in jwk else None)
         # for this process, unless asked otherwise: a key serves one purpose
@@ -277,6 +282,8 @@ class ApiClient:
         bare = url.partition("?")[0].partition("#")[0]
         renewed = False
         sent_on = MAX_SENT_ON if SHARD in fixed else 0  # who names a shard means that one
+        if self._shard is not None:
+            fixed.setdefault(SHARD, self._shard)
         attempt = 0
         while True:
             attempt += 1
@@ -306,6 +313,8 @@ class ApiClient:
             if sent_on < MAX_SENT_ON and (shard := _elsewhere(answer)) is not None:
                 sent_on += 1  # said before anything is done, so once more is safe
                 fixed[SHARD] = shard
+                if self._one_book:
+                    self._shard = shard
                 continue
             if attempt < self._attempts and safe and _again(answer):
                 await asyncio.sleep(_pause(attempt, answer.headers.get("Retry-After")))

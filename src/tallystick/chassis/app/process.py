@@ -131,6 +131,7 @@ class Process:
             authorizer=runtime.authorizer if needs_tokens else None,
             limits=runtime.limits,
             shard=runtime.settings.shard,
+            shards=charter.scale.shards,
             max_body_bytes=charter.limits.max_body_bytes,
             max_mesh_body_bytes=charter.limits.max_mesh_body_bytes,
             ready=self.readiness,

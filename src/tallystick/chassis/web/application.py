@@ -77,7 +77,8 @@ _encode = msgspec.json.Encoder().encode
 class Application:
     """The ASGI application of one service. Raises ValueError or TypeError for a table that can't be served.
 
-    `shard` is the one of the service that this is: a client that asks for another one by `Tallystick-Shard` is refused.
+    `shard` is the one of the service that this is: a client that asks for another one by `Tallystick-Shard` is refused. `shards`:
+    there may be several.
     `ready()` says whether to send requests here, and the state of each part. `limits` bounds the requests in flight and counts
     rates; without it (tests, tools) nothing is limited.
     """
@@ -92,6 +93,7 @@ class Application:
         authorizer: Authorizer | None = None,
         limits: Limits | None = None,
         shard: str = HOME,
+        shards: bool = False,
         max_body_bytes: int = 1 << 20,
         max_mesh_body_bytes: int = 4 << 20,
         ready: Callable[[], tuple[bool, dict[str, bool]]] = lambda: (True, {}),
@@ -113,7 +115,7 @@ class Application:
         self._router: Router[Bound] = Router()
         for row in table:
             self._router.add(row, Bound(row, max_body=max_mesh_body_bytes if row.mesh else max_body_bytes))
-        document = _encode(openapi(name, table))
+        document = _encode(openapi(name, table, shards=shards))
         self._own: dict[str, Callable[[], Answer]] = {
             "/health/live": lambda: plain(200, b'{"live":true}'),
             "/health/ready": self._readiness,

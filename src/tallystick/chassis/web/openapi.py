@@ -16,6 +16,7 @@ import msgspec
 
 from tallystick.chassis.web.bound import common_problems
 from tallystick.chassis.web.table import PARAMETER, Endpoint
+from tallystick.kernel.deployment import HOME
 from tallystick.kernel.problem import Problem
 
 DPOP = "dpop"
@@ -52,6 +53,13 @@ _PROBLEM_SCHEMA: dict[str, Any] = {
 _REQUEST_ID = {
     "Request-Id": {"description": "The trace id of this request (32 hex digits)", "schema": {"type": "string"}}
 }
+_SHARD = {
+    "name": "Tallystick-Shard",
+    "in": "header",
+    "required": False,
+    "description": "Which shard of the service the request is for; without it the one at home",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 63, "default": HOME},
+}
 _REPLAYED = {
     "Idempotent-Replayed": {
         "description": "`true` if this is the stored answer of an earlier request with the same key",
@@ -60,8 +68,8 @@ _REPLAYED = {
 }
 
 
-def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False) -> dict[str, Any]:
-    """The document of one service. `mesh=True` gives the one of its inner endpoints instead."""
+def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False, shards: bool = False) -> dict[str, Any]:
+    """The document of one service. `mesh=True` gives the one of its inner endpoints instead; `shards`: there may be several of it."""
     rows = [row for row in endpoints if bool(row.mesh) == mesh]
     types = [kind for row in rows for kind in (row.body, row.query, row.answer) if kind is not None]
     schemas, components = msgspec.json.schema_components(types, schema_hook=_schema_of, ref_template=_REF)
@@ -70,6 +78,8 @@ def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False) 
     actions = Counter(row.action for row in rows)
     for row in rows:
         operation = _operation(row, schema_of, components)
+        if shards and not mesh:
+            operation["parameters"].append(_SHARD)
         operation["operationId"] = row.action if actions[row.action] == 1 and row.action else _named_by_path(row)
         paths[PARAMETER.sub(r"{\1}", row.path)][row.method.lower()] = operation
     return {

@@ -22,6 +22,7 @@ ledger = cyclopts.App(name="ledger", help="The books: accounts, postings, report
 T = TypeVar("T")
 Client = Annotated[Path | None, Parameter(help="a credentials file [one of this command's own, of the default tenant]")]
 Book = Annotated[str, Parameter(help="which book")]
+Shard = Annotated[str | None, Parameter(help="the shard that has it [the one at home]")]
 Account = Annotated[str, Parameter(help="an account, by its path (`customers:42:wallet`) or its id (`acc_...`)")]
 
 #: What the command's own client may do. With --client it is that client's scopes which count.
@@ -48,13 +49,15 @@ def run(
     *,
     connections: int = 4,
     own_key: bool = False,
+    shard: str | None = None,
 ) -> T:
-    """Run `act` with a client of the edge; `own_key` as `ApiClient`. Raises Failed, NotRunning."""
+    """Run `act`, which is about one book, with a client of the edge; `own_key` and `shard` as `ApiClient`. Raises Failed, NotRunning."""
     from tallystick.cli.apiclient import ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
 
     async def work() -> T:
         credentials = own if client is None else Credentials.load(client)
-        async with ApiClient(credentials, connections=connections, timeout=60.0, own_key=own_key) as api:
+        api = ApiClient(credentials, connections=connections, timeout=60.0, own_key=own_key, shard=shard, one_book=True)
+        async with api:
             return await act(api)
 
     own: Any = own_client(common, "ledger", SCOPE) if client is None else None

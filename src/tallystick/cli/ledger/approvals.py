@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.ledger.accounts import escaped
-from tallystick.cli.ledger.app import Book, Client, ask, ledger, named, pages, refused, run
+from tallystick.cli.ledger.app import Book, Client, Shard, ask, ledger, named, pages, refused, run
 from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
 from tallystick.kernel import ids
 from tallystick.kernel.money import in_units
@@ -68,6 +68,7 @@ def proposals(
     status: Annotated[Status | None, Parameter(help="which ones [pending]")] = None,
     limit: Annotated[int, Parameter(help="at most so many")] = 200,
     book: Book = "main",
+    shard: Shard = None,
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
@@ -76,7 +77,7 @@ def proposals(
         if status is not None:
             raise Failed("--status is for the list: leave it or the id out", USAGE)
         own = _id(proposal)
-        seen = run(common, client, lambda api: _look(api, own))
+        seen = run(common, client, lambda api: _look(api, own), shard=shard)
         if common.json:
             emit(seen.document, common)
         else:
@@ -90,7 +91,7 @@ def proposals(
     async def read(api: ApiClient) -> list[Any]:
         return [one async for one in pages(api, "/v1/proposals", query, limit)]
 
-    found = run(common, client, read)
+    found = run(common, client, read, shard=shard)
     if common.json:
         emit({"data": found}, common)
         return
@@ -109,10 +110,11 @@ def approve(
     *,
     client: Approver,
     yes: Yes = False,
+    shard: Shard = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
     """Show what a proposal would post, ask, sign the approval and send it. The last approval posts it; exit status 1 if it can't be posted."""
-    return _decide(common, client, proposal, "approve", yes=yes)
+    return _decide(common, client, proposal, "approve", yes=yes, shard=shard)
 
 
 @ledger.command
@@ -122,13 +124,14 @@ def reject(
     *,
     client: Approver,
     yes: Yes = False,
+    shard: Shard = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
     """Show what a proposal would post, ask, sign the rejection and send it. One rejection ends a proposal."""
-    return _decide(common, client, proposal, "reject", yes=yes)
+    return _decide(common, client, proposal, "reject", yes=yes, shard=shard)
 
 
-def _decide(common: Common, client: Path, proposal: str, decision: Decision, *, yes: bool) -> int:
+def _decide(common: Common, client: Path, proposal: str, decision: Decision, *, yes: bool, shard: str | None) -> int:
     """Deciding the same again changes nothing, so that whoever was cut off asks again. Raises Failed."""
     own = _id(proposal)
     if not yes and not sys.stdin.isatty():
@@ -139,7 +142,7 @@ def _decide(common: Common, client: Path, proposal: str, decision: Decision, *, 
     async def look(api: ApiClient) -> tuple[Seen, str]:
         return await _look(api, own), api.credentials.client_id
 
-    seen, me = run(common, client, look)
+    seen, me = run(common, client, look, shard=shard)
     if (me, decision) in {(one["approver"], one["decision"]) for one in seen.document["decisions"]}:
         return _tell(seen.document, seen.plan, decision, common)
     if seen.document["status"] != "pending":
@@ -159,7 +162,7 @@ def _decide(common: Common, client: Path, proposal: str, decision: Decision, *, 
         return await ask(api, "POST", f"/v1/proposals/{own}/{decision}", body)
 
     # Asked and sent by two clients: what was open while a person thought is closed by now, and a POST is not sent twice.
-    return _tell(run(common, client, send, own_key=True), seen.plan, decision, common)
+    return _tell(run(common, client, send, own_key=True, shard=shard), seen.plan, decision, common)
 
 
 async def _look(api: ApiClient, own: str) -> Seen:
