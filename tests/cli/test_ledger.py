@@ -227,11 +227,20 @@ def test_what_is_piped_is_not_cut_off(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_a_plot_in_the_terminal_has_its_axes_and_steps() -> None:
     text = in_terminal(series(0, 10000, 10000, 2500))
     assert "(EUR)" in text
-    assert "105.00" in text
-    assert "2026-01-0" in text
+    labels = [line.partition("|")[0].strip() for line in text.splitlines()[1:-2]]
+    assert labels == [f"{amount}.00" for amount in range(110, -1, -10)], "each line is a round amount"
+    assert text.splitlines()[-1].split()[1::7] == ["2026-01-01", "2026-01-04"], "from its beginning to its end"
     assert max(map(len, text.splitlines())) <= 100
     flat = in_terminal(series(0, 0))
     assert "0.00" in flat
+
+
+@given(st.lists(st.integers(-(2**63), 2**63), min_size=1, max_size=5), st.integers(0, 10**9))
+def test_any_history_fits_the_terminal(amounts: list[int], seconds: int) -> None:
+    steps = [(BEGIN + timedelta(seconds=seconds) * n, amount) for n, amount in enumerate(amounts)]
+    lines = in_terminal(Series("x", "EUR", steps, steps[-1][0])).splitlines()
+    assert 1 <= len(lines) - 4 <= 16
+    assert any(line.strip().startswith("0.00 |") for line in lines)
 
 
 def test_pictures_are_what_their_names_say() -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final, Protocol
 from xml.sax.saxutils import escape
 
-from tallystick.cli.ledger.series import Series, day, span
+from tallystick.cli.ledger.series import Series, day, rising, span
 from tallystick.kernel.money import in_units
 
 WIDTH: Final = 960
@@ -54,9 +54,7 @@ def picture(series: Series, *, png: bool) -> bytes:
 
 def ticks(low: int, high: int) -> list[int]:
     """Round numbers of minor units between, five to ten of them where there are so many."""
-    step = 1
-    while (high - low) // step > 8:
-        step = step * 5 // 2 if str(step)[0] == "2" else step * 2
+    step = next(each for each in rising() if (high - low) // each <= 8)
     first = -(-low // step) * step
     return list(range(first, high + 1, step))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from tallystick.cli.failure import USAGE, Failed
 from tallystick.cli.ledger.app import ask, at
 from tallystick.cli.ledger.picture import picture
-from tallystick.cli.ledger.series import Series, day, span
+from tallystick.cli.ledger.series import Series, day, rising, span
 from tallystick.kernel.money import in_units
 
 if TYPE_CHECKING:
@@ -97,17 +97,20 @@ def draw(series: Series, target: Path, *, quiet: bool) -> None:
 
 
 def in_terminal(series: Series, width: int = _WIDTH, height: int = _HEIGHT) -> str:
-    """The plot as lines of text."""
+    """The plot as lines of text, at most `height` of them beside the axis. Each stands for a round amount."""
     import plotille
 
     line = series.drawn()
     low, high = span([minor for _, minor in line])
-    begin, end = line[0][0], line[-1][0]
+    begin, end = line[0][0].replace(tzinfo=None), line[-1][0].replace(tzinfo=None)
+    step = next(each for each in rising() if -(-high // each) - low // each <= height)
+    low, high = low // step * step, -(-high // step) * step
     figure = plotille.Figure()
-    figure.width, figure.height = width, height
+    figure.width, figure.height = width, (high - low) // step
     figure.with_colors = False
     figure.x_label, figure.y_label = "effective, UTC" if series.effective else "UTC", series.currency
     figure.set_y_limits(float(low), float(high))
+    figure.set_x_limits(begin, max(end, begin + timedelta(seconds=1)))
 
     def amount(val: Any, chars: int, delta: Any, left: bool = False) -> str:  # noqa: ARG001, FBT001, FBT002 - plotille's own
         return in_units(round(val), series.currency).rjust(chars)

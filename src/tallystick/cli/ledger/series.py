@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -65,6 +65,14 @@ def span(values: Sequence[int]) -> tuple[int, int]:
     low, high = min(0, *values), max(0, *values)
     air = max((high - low) // 20, 1)
     return low - (air if low < 0 else 0), high + (air if high > 0 or low == 0 else 0)
+
+
+def rising() -> Iterator[int]:
+    """Round numbers: 1, 2, 5, 10, 20, 50 ..."""
+    step = 1
+    while True:
+        yield step
+        step = step * 5 // 2 if str(step)[0] == "2" else step * 2
 
 
 def day(value: datetime, begin: datetime, end: datetime) -> str:
