@@ -560,7 +560,7 @@ async def test_a_balance_can_be_explained_and_a_wrong_one_is_found(books: Books,
         faults = await books.ledger.faults()
     finally:
         await connection.close()
-    assert {str(account) for account in (bank, customer)} <= {word.strip(",") for f in faults for word in f.split()}
+    assert {str(account) for account in (bank, customer)} <= {word.strip(",:") for f in faults for word in f.split()}
 
 
 def amounts_in(value: Any, pointer: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

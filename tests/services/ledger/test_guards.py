@@ -397,14 +397,19 @@ async def test_the_check_of_the_books_finds_what_was_changed_behind_everybodys_b
     try:
         await connection.execute("SET session_replication_role = replica")  # no trigger fires
         for change, undo, found in (
-            ("UPDATE transfer SET amount = 101 WHERE kind = 'post'", "UPDATE transfer SET amount = 100 WHERE kind = 'post'", "broken_accounts"),
-            ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "broken_accounts"),
-            ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "unbalanced_books"),
-            ("UPDATE book SET sequence = 3", "UPDATE book SET sequence = 2", "broken_sequences"),
-            ("UPDATE transfer SET sequence = 3 WHERE sequence = 2", "UPDATE transfer SET sequence = 2 WHERE sequence = 3", "broken_sequences"),
-            ("UPDATE transfer SET recorded_at = recorded_at - interval '1s' WHERE sequence = 2", "UPDATE transfer SET recorded_at = recorded_at + interval '1s' WHERE sequence = 2", "broken_sequences"),
-            ("UPDATE hold SET remaining = 29", "UPDATE hold SET remaining = 30", "broken_holds"),
-            ("UPDATE transfer SET dr_version = 7 WHERE sequence = 1", "UPDATE transfer SET dr_version = 1 WHERE sequence = 1", "broken_accounts"),
+            ("UPDATE transfer SET amount = 101 WHERE kind = 'post'", "UPDATE transfer SET amount = 100 WHERE kind = 'post'", "running_balances_follow"),
+            ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "totals_are_the_sums_of_entries"),
+            ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "debits_equal_credits"),
+            ("UPDATE book SET sequence = 3", "UPDATE book SET sequence = 2", "sequences_have_no_gaps"),
+            ("UPDATE transfer SET sequence = 3 WHERE sequence = 2", "UPDATE transfer SET sequence = 2 WHERE sequence = 3", "sequences_have_no_gaps"),
+            ("UPDATE transfer SET recorded_at = recorded_at - interval '1s' WHERE sequence = 2", "UPDATE transfer SET recorded_at = recorded_at + interval '1s' WHERE sequence = 2", "sequences_have_no_gaps"),
+            ("UPDATE hold SET remaining = 29", "UPDATE hold SET remaining = 30", "holds_are_what_was_drawn"),
+            ("UPDATE hold SET expires_at = '2030-01-01'", "UPDATE hold SET expires_at = NULL", "holds_are_what_was_drawn"),
+            ("UPDATE hold SET debit_account = credit_account, credit_account = debit_account", "UPDATE hold SET debit_account = credit_account, credit_account = debit_account", "holds_are_what_was_drawn"),
+            ("UPDATE hold SET book = 99", "UPDATE hold SET book = 1", "holds_are_what_was_drawn"),
+            ("INSERT INTO reversal SELECT book, id, amount, 1 FROM transfer WHERE kind = 'post'", "DELETE FROM reversal", "reversals_stay_within"),
+            ("UPDATE account SET sequence = 1 WHERE floor = 0", "UPDATE account SET sequence = 2 WHERE floor = 0", "totals_are_the_sums_of_entries"),
+            ("UPDATE transfer SET dr_version = 7 WHERE sequence = 1", "UPDATE transfer SET dr_version = 1 WHERE sequence = 1", "running_balances_follow"),
         ):  # fmt: skip
             await connection.execute(change)
             assert any(fault.startswith(found) for fault in await filled.ledger.faults()), change
@@ -412,3 +417,18 @@ async def test_the_check_of_the_books_finds_what_was_changed_behind_everybodys_b
             await filled.sound()
     finally:
         await connection.close()
+
+
+async def test_books_of_a_tenant_do_not_make_up_for_each_other(books: Books, service: ServiceDatabase) -> None:
+    bank = await books.open(side="debit")
+    await books.ledger.books.open(("acme", "cli_test", None), "fees", None, "strict")
+    fees = await books.open(book="fees")
+    connection = await service.connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute("UPDATE account SET debits_posted = 5 WHERE id = $1", bank)
+        await connection.execute("UPDATE account SET credits_posted = 5 WHERE id = $1", fees)
+        found = [fault for fault in await books.ledger.faults() if fault.startswith("debits_equal_credits")]
+    finally:
+        await connection.close()
+    assert len(found) == 2

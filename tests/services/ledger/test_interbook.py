@@ -457,4 +457,4 @@ async def test_money_that_left_and_never_arrived_is_found_in_one_database(shards
     await shards.here.poster.post(
         Ask(TENANT, "cli_test", None, [arrival(crossing, transit.id)], atomic=False, book="fees", crossing=True)
     )
-    assert [fault.partition(":")[0] for fault in await shards.here.faults()] == ["unreconciled_books"]
+    assert [fault.partition(":")[0] for fault in await shards.here.faults()] == ["transit_accounts_agree"]

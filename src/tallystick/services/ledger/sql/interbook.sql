@@ -23,28 +23,3 @@ SELECT b.tenant, b.name AS book, split_part(a.path, ':', 3) AS other, split_part
 FROM account AS a JOIN book AS b ON b.id = a.book
 WHERE a.path >= 'transit:' AND a.path < 'transit;' AND ($1::text IS NULL OR b.tenant = $1)
 ORDER BY b.tenant, b.name, a.path;
-
--- name: unreconciled_books
--- Check: of two books that are both here, what came in from the other is what went out there, and what is held for it and has arrived already.
-SELECT format('%s, %s to %s, %s: %s came in, %s went out, %s in flight have arrived', coalesce(i.tenant, o.tenant), coalesce(i.source, o.source),
-    coalesce(i.destination, o.destination), coalesce(i.currency, o.currency), coalesce(i.posted, 0), coalesce(o.posted, 0), coalesce(o.arrived, 0)) AS fault
-FROM (
-    SELECT b.tenant, split_part(a.path, ':', 3) AS source, b.name AS destination, a.currency, a.debits_posted - a.credits_posted AS posted
-    FROM account AS a JOIN book AS b ON b.id = a.book
-    WHERE a.path >= 'transit:in:' AND a.path < 'transit:in;'
-        AND EXISTS (SELECT FROM book AS s WHERE s.tenant = b.tenant AND s.name = split_part(a.path, ':', 3) AND s.shard = b.shard)
-) AS i
-FULL JOIN (
-    SELECT b.tenant, b.name AS source, split_part(a.path, ':', 3) AS destination, a.currency, a.credits_posted - a.debits_posted AS posted,
-        (
-            SELECT coalesce(sum(h.remaining), 0) FROM hold AS h
-            JOIN transfer AS t ON t.book = d.id AND t.id = h.id
-            JOIN account AS c ON c.id = t.debit_account AND c.path = format('transit:in:%s:%s', b.name, a.currency)
-            WHERE h.credit_account = a.id AND h.remaining > 0 AND h.expires_at IS NULL
-        ) AS arrived
-    FROM account AS a JOIN book AS b ON b.id = a.book
-    JOIN book AS d ON d.tenant = b.tenant AND d.name = split_part(a.path, ':', 3) AND d.shard = b.shard
-    WHERE a.path >= 'transit:out:' AND a.path < 'transit:out;'
-) AS o ON (o.tenant, o.source, o.destination, o.currency) = (i.tenant, i.source, i.destination, i.currency)
-WHERE coalesce(i.posted, 0) <> coalesce(o.posted, 0) + coalesce(o.arrived, 0)
-LIMIT 100;

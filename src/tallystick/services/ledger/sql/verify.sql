@@ -1,16 +1,16 @@
--- What must hold in the books. Each query gives the faults it finds, as text: none, if all is well.
+-- What must hold in the books, re-derived from the transfers alone. Each query gives the faults it finds, as text: none, if all is well.
 
 -- name: debits_equal_credits
 -- Every book balances in every currency: posted and held, what is debited is credited.
-SELECT format('book of %s, %s: debits %s and %s, credits %s and %s', b.tenant, a.currency, sum(a.debits_posted),
+SELECT format('book %s of %s, %s: debits %s and %s, credits %s and %s', b.name, b.tenant, a.currency, sum(a.debits_posted),
               sum(a.debits_pending), sum(a.credits_posted), sum(a.credits_pending)) AS fault
 FROM account AS a JOIN book AS b ON b.id = a.book
-GROUP BY b.tenant, a.currency
+GROUP BY b.id, a.currency
 HAVING sum(a.debits_posted) <> sum(a.credits_posted) OR sum(a.debits_pending) <> sum(a.credits_pending)
 LIMIT 20;
 
 -- name: totals_are_the_sums_of_entries
--- Every account's four totals and its count are re-derived from its entries.
+-- Every account's four totals, its count and its last sequence are re-derived from its entries.
 SELECT format('account %s: totals %s %s %s %s at %s, entries say %s %s %s %s at %s', a.id, a.debits_pending, a.debits_posted,
               a.credits_pending, a.credits_posted, a.version, e.dp, e.d, e.cp, e.c, e.n) AS fault
 FROM account AS a
@@ -20,11 +20,11 @@ LEFT JOIN (
         coalesce(sum(amount) FILTER (WHERE side = 'debit' AND kind IN ('post', 'capture', 'reverse')), 0) AS d,
         coalesce(sum(CASE kind WHEN 'hold' THEN amount ELSE -released END) FILTER (WHERE side = 'credit'), 0) AS cp,
         coalesce(sum(amount) FILTER (WHERE side = 'credit' AND kind IN ('post', 'capture', 'reverse')), 0) AS c,
-        count(*) AS n
+        count(*) AS n, max(sequence) AS last
     FROM entry GROUP BY account
 ) AS e ON e.account = a.id
-WHERE (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.version)
-    IS DISTINCT FROM (coalesce(e.dp, 0), coalesce(e.d, 0), coalesce(e.cp, 0), coalesce(e.c, 0), coalesce(e.n, 0))
+WHERE (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.version, a.sequence)
+    IS DISTINCT FROM (coalesce(e.dp, 0), coalesce(e.d, 0), coalesce(e.cp, 0), coalesce(e.c, 0), coalesce(e.n, 0), coalesce(e.last, 0))
 LIMIT 20;
 
 -- name: running_balances_follow
@@ -47,12 +47,16 @@ WHERE (version, debits_pending, debits_posted, credits_pending, credits_posted) 
 LIMIT 20;
 
 -- name: sequences_have_no_gaps
--- A book's transfers are numbered 1, 2, 3 ... up to the number in the book.
-SELECT format('book of %s: %s transfers from %s to %s, the book is at %s', b.tenant, count(t.sequence), min(t.sequence),
-              max(t.sequence), b.sequence) AS fault
-FROM book AS b LEFT JOIN transfer AS t ON t.book = b.id
-GROUP BY b.id
-HAVING count(t.sequence) <> b.sequence OR coalesce(max(t.sequence), 0) <> b.sequence OR coalesce(min(t.sequence), 1) <> 1
+-- A book's transfers are numbered 1, 2, 3 ... up to the number in the book, at instants that never fall.
+SELECT format('book %s of %s: %s transfers up to %s, %s out of time; the book is at %s', b.name, b.tenant, t.n, t.last, t.backwards,
+              b.sequence) AS fault
+FROM book AS b
+LEFT JOIN (
+    SELECT book, count(*) AS n, max(sequence) AS last, count(*) FILTER (WHERE recorded_at < before) AS backwards
+    FROM (SELECT book, sequence, recorded_at, lag(recorded_at) OVER (PARTITION BY book ORDER BY sequence) AS before FROM transfer) AS x
+    GROUP BY book
+) AS t ON t.book = b.id
+WHERE b.sequence <> coalesce(t.n, 0) OR b.sequence <> coalesce(t.last, 0) OR t.backwards > 0
 LIMIT 20;
 
 -- name: floors_hold
@@ -83,26 +87,28 @@ WHERE t.currency <> d.currency OR t.currency <> c.currency OR t.book <> d.book O
 LIMIT 20;
 
 -- name: holds_are_what_was_drawn
--- Each hold's remainder is what it held, less what was captured from it and released of it.
-SELECT format('hold %s', h.id) AS fault
-FROM hold AS h
+-- Each hold is that of a transfer: between its accounts, with what was added to it, less what was captured from it and released of it.
+SELECT format('hold %s', coalesce(h.id, t.id)) AS fault
+FROM (SELECT * FROM transfer WHERE kind = 'hold') AS t
+FULL JOIN hold AS h ON h.book = t.book AND h.id = t.id
 LEFT JOIN (
     SELECT book, target, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured, sum(released) AS released,
-        coalesce(sum(amount) FILTER (WHERE kind = 'increase'), 0) AS increased
+        coalesce(sum(amount) FILTER (WHERE kind = 'increase'), 0) AS increased,
+        (array_agg(expires_at ORDER BY sequence DESC) FILTER (WHERE expires_at IS NOT NULL))[1] AS expires_at
     FROM transfer WHERE kind IN ('capture', 'void', 'expire', 'increase') GROUP BY book, target
-) AS d ON d.book = h.book AND d.target = h.id
-LEFT JOIN transfer AS t ON t.book = h.book AND t.id = h.id
-WHERE h.amount IS DISTINCT FROM t.amount + coalesce(d.increased, 0) OR h.captured <> coalesce(d.captured, 0)
-    OR h.remaining IS DISTINCT FROM t.amount - coalesce(d.released, 0)
+) AS d ON d.book = t.book AND d.target = t.id
+WHERE (h.debit_account, h.credit_account, h.amount, h.captured, h.remaining, h.expires_at) IS DISTINCT FROM (
+    t.debit_account, t.credit_account, t.amount + coalesce(d.increased, 0), coalesce(d.captured, 0), t.amount - coalesce(d.released, 0),
+    coalesce(d.expires_at, t.expires_at))
 LIMIT 20;
 
 -- name: reversals_stay_within
--- No transfer was reversed by more than it moved.
-SELECT format('transfer %s', r.target) AS fault
-FROM transfer AS r JOIN transfer AS o ON o.book = r.book AND o.id = r.target
-WHERE r.kind = 'reverse'
-GROUP BY r.target, o.amount
-HAVING sum(r.amount) > o.amount
+-- What is noted as reversed of a transfer is the sum of its reversals, and no more than it moved.
+SELECT format('transfer %s', coalesce(k.id, r.id)) AS fault
+FROM (SELECT book, target AS id, sum(amount) AS reversed FROM transfer WHERE kind = 'reverse' GROUP BY book, target) AS r
+FULL JOIN reversal AS k ON k.book = r.book AND k.id = r.id
+LEFT JOIN transfer AS t ON t.book = k.book AND t.id = k.id AND t.kind IN ('post', 'capture')
+WHERE (k.reversed, k.amount) IS DISTINCT FROM (r.reversed, t.amount) OR r.reversed > t.amount
 LIMIT 20;
 
 -- name: transactions_are_their_transfers
@@ -158,7 +164,7 @@ WITH way AS (
 ), leg AS (
     SELECT w.tenant, w.name AS source, w.other AS destination, w.currency, w.posted + coalesce((
         SELECT sum(h.remaining) FROM hold AS h JOIN transfer AS t ON t.book = d.id AND t.id = h.id JOIN way AS i ON i.id = t.debit_account
-        WHERE h.credit_account = w.id AND h.remaining > 0
+        WHERE h.credit_account = w.id AND h.remaining > 0 AND h.expires_at IS NULL
     ), 0) AS amount
     FROM way AS w JOIN book AS d ON d.tenant = w.tenant AND d.name = w.other AND d.shard = w.shard
     WHERE w.way = 'out'

@@ -8,7 +8,7 @@ from tallystick.chassis.db import Database, Transaction
 from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 from tallystick.services.ledger.model import EntryRow, State, TransactionRow, Transfer
 from tallystick.services.ledger.store.posting import take, transfer_of
-from tallystick.services.ledger.store.sql import of_interbook, queries
+from tallystick.services.ledger.store.sql import of_verify, queries
 
 
 class History:
@@ -47,15 +47,4 @@ class History:
 
     async def faults(self, tx: Transaction) -> list[str]:
         """All that the book says against itself; empty when it is sound. Reads everything."""
-        found: list[str] = []
-        for query in (
-            queries.unbalanced_books,
-            queries.broken_sequences,
-            queries.broken_accounts,
-            queries.broken_holds,
-            queries.broken_transactions,
-            queries.broken_adjustments,
-            of_interbook.unreconciled_books,
-        ):
-            found += [f"{query.name}: {row[0]}" for row in await tx.fetch(query)]
-        return found
+        return [f"{query.name}: {row[0]}" for query in of_verify for row in await tx.fetch(query)]
