@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -15,8 +16,11 @@ from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.money import CurrencyCode, Digits, MoneyWire, currency
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.api import times, transactions, views
-from tallystick.services.ledger.model import MAX, Side, Wanted, account_ref, balance, pattern
+from tallystick.services.ledger.model import MAX, Listing, Side, Wanted, account_ref, balance, pattern
 from tallystick.services.ledger.service import Ledger, Recorded
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class ListQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,53 +45,39 @@ class ListQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 async def list_entries(ledger: Ledger, request: Request[None, ListQuery]) -> Reply[wire.Entries]:
-    query = request.query
-    found = await ledger.search.entries(
-        request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(query), query.limit
-    )
-    following = None if found.next_before is None else cursor(found.as_of, found.next_before)
-    return Reply(
-        wire.Entries(
-            book=found.book,
-            as_of=found.as_of,
-            down_to=found.down_to,
-            data=[_entry(side) for side in found.sides],
-            has_more=following is not None,
-            next=following,
-        )
-    )
+    return await _listed(request, ledger.search.entries, wire.Entries, lambda side, _: _entry(side))
 
 
 async def list_transfers(ledger: Ledger, request: Request[None, ListQuery]) -> Reply[wire.TransferList]:
-    query = request.query
-    found = await ledger.search.transfers(
-        request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(query), query.limit
-    )
-    following = None if found.next_before is None else cursor(found.as_of, found.next_before)
-    return Reply(
-        wire.TransferList(
-            book=found.book,
-            as_of=found.as_of,
-            down_to=found.down_to,
-            data=[views.transfer(hit.transfer, found.book) for hit in found.hits],
-            has_more=following is not None,
-            next=following,
-        )
+    return await _listed(
+        request, ledger.search.transfers, wire.TransferList, lambda hit, book: views.transfer(hit.transfer, book)
     )
 
 
 async def list_transactions(ledger: Ledger, request: Request[None, ListQuery]) -> Reply[wire.TransactionList]:
+    return await _listed(
+        request, ledger.search.transactions, wire.TransactionList, lambda one, book: transactions.view(*one, book)
+    )
+
+
+async def _listed(
+    request: Request[None, ListQuery],
+    search: Callable[[str, str, Wanted, Recorded, tuple[int, int] | None, int], Awaitable[Listing[T]]],
+    answer: Callable[..., A],
+    view: Callable[[T, str], object],
+) -> Reply[A]:
+    """A page of what the search finds, each of it as the view shows it, which is told the book's name."""
     query = request.query
-    found = await ledger.search.transactions(
+    listing = await search(
         request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(query), query.limit
     )
-    following = None if found.next_before is None else cursor(found.as_of, found.next_before)
+    following = None if listing.next_before is None else cursor(listing.as_of, listing.next_before)
     return Reply(
-        wire.TransactionList(
-            book=found.book,
-            as_of=found.as_of,
-            down_to=found.down_to,
-            data=[transactions.view(row, transfers, found.book) for row, transfers in found.transactions],
+        answer(
+            book=listing.book,
+            as_of=listing.as_of,
+            down_to=listing.down_to,
+            data=[view(one, listing.book) for one in listing.found],
             has_more=following is not None,
             next=following,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -69,14 +69,16 @@ def sides(hits: Sequence[Hit], before: int | None) -> list[Side]:
     return [side for side in found if before is None or side.place < before]
 
 
-class Listing(msgspec.Struct, frozen=True, kw_only=True):
+T = TypeVar("T")
+
+
+class Listing(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """A page. `down_to`: everything after this sequence was looked at. `next_before` is where the next page goes on (a sequence, of entries
     a place); None: there is no more.
     """
 
     book: str
     as_of: int
-    hits: Sequence[Hit]
-    sides: Sequence[Side]
+    found: Sequence[T]
     down_to: int
     next_before: int | None

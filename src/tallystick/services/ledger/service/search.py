@@ -19,6 +19,7 @@ from tallystick.services.ledger.model import (
     BookRow,
     Hit,
     Listing,
+    Side,
     TransactionRow,
     Transfer,
     Wanted,
@@ -39,16 +40,6 @@ class Recorded(msgspec.Struct, frozen=True):
 
     start: datetime | None = None
     end: datetime | None = None
-
-
-class TransactionListing(msgspec.Struct, frozen=True, kw_only=True):
-    """As `Listing`, of transactions, each with its transfers."""
-
-    book: str
-    as_of: int
-    transactions: Sequence[tuple[TransactionRow, Sequence[Transfer]]]
-    down_to: int
-    next_before: int | None
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -72,7 +63,7 @@ class Search:
 
     async def transfers(  # noqa: PLR0917 - what is asked
         self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
-    ) -> Listing:
+    ) -> Listing[Hit]:
         """`place` is the list's sequence and the sequence before which the page begins.
 
         Raises BookNotFound, AccountNotFound, NoAccountMatches for a pattern that fits no account, HistoryNotKept for a time in which there
@@ -85,15 +76,14 @@ class Search:
         return Listing(
             book=name,
             as_of=seen.as_of,
-            hits=page,
-            sides=(),
+            found=page,
             down_to=seen.low if following is None else following - 1,
             next_before=following,
         )
 
     async def entries(  # noqa: PLR0917 - what is asked
         self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
-    ) -> Listing:
+    ) -> Listing[Side]:
         """As `transfers`: of each transfer the sides that fit. `place` is the list's sequence and the place (`Side`) before which the page
         begins.
         """
@@ -110,16 +100,15 @@ class Search:
         return Listing(
             book=name,
             as_of=seen.as_of,
-            hits=(),
-            sides=page,
+            found=page,
             down_to=seen.low if following is None else (following - 1) // 2,
             next_before=following,
         )
 
     async def transactions(  # noqa: PLR0917 - what is asked
         self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
-    ) -> TransactionListing:
-        """Transactions that are as is wanted, with a transfer that is. `place` is the list's sequence and that before which the first
+    ) -> Listing[tuple[TransactionRow, Sequence[Transfer]]]:
+        """Transactions that are as is wanted, with a transfer that is, each with all of its transfers. `place` is the list's sequence and that before which the first
         transaction of the page begins. Raises as `transfers`.
         """
         now = self._clock.now()
@@ -141,10 +130,10 @@ class Search:
             following: int | None = page[-1][0].first
         else:
             following = None if down == low else down + 1
-        return TransactionListing(
+        return Listing(
             book=name,
             as_of=as_of,
-            transactions=page,
+            found=page,
             down_to=low if following is None else following - 1,
             next_before=following,
         )
