@@ -19,11 +19,11 @@ from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.books import named
 from tallystick.services.ledger.api.common import who
 from tallystick.services.ledger.model import (
+    AccountRow,
     BookRow,
     Category,
     Chart,
     ImportRow,
-    StoredAccount,
     TransactionRow,
     Transfer,
 )
@@ -165,7 +165,7 @@ def _settings(book: BookRow, chart: Chart, categories: Sequence[Category], now: 
         yield wire.CategoryRecord(name=one.name, paths=list(one.paths), categories=list(one.categories))
 
 
-def _account(row: StoredAccount) -> wire.AccountRecord:
+def _account(row: AccountRow) -> wire.AccountRecord:
     return wire.AccountRecord(
         id=ids.accounts.text(row.id),
         name=row.name,

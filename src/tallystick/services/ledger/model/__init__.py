@@ -28,7 +28,7 @@ from tallystick.services.ledger.model.explain import (
     explain,
 )
 from tallystick.services.ledger.model.explain import fault as explanation_fault
-from tallystick.services.ledger.model.imports import FileLine, ImportRow, Refusal, StoredAccount, Tally
+from tallystick.services.ledger.model.imports import FileLine, ImportRow, Refusal, Tally
 from tallystick.services.ledger.model.interbook import (
     ENDED,
     MOMENTARY,
@@ -161,7 +161,6 @@ __all__ = [
     "State",
     "Statement",
     "Step",
-    "StoredAccount",
     "Tally",
     "Term",
     "Told",

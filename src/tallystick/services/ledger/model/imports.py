@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tallystick.kernel.ids import AccountId, ImportId
+from tallystick.kernel.ids import ImportId
 
 
 class ImportRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,21 +65,3 @@ class Refusal(NamedTuple):
 class FileLine(NamedTuple):
     line: int
     record: str
-
-
-class StoredAccount(NamedTuple):
-    """An account as an export tells it."""
-
-    id: AccountId
-    name: str
-    path: str | None
-    kind: str
-    currency: str
-    normal_side: str
-    floor: int | None
-    ceiling: int | None
-    code: str | None
-    metadata: str | None
-    closed: bool
-    frozen: bool
-    created_at: datetime

@@ -11,7 +11,7 @@ import msgspec
 from tallystick.chassis.db import Database, Transaction
 from tallystick.contracts.ledger.problems import BookNotFound, ExportOutdated
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import BookRow, Category, Chart, StoredAccount, TransactionRow, Transfer
+from tallystick.services.ledger.model import AccountRow, BookRow, Category, Chart, TransactionRow, Transfer
 from tallystick.services.ledger.service.books import NO_CHART
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Imports as ImportStore
@@ -36,7 +36,7 @@ class Part(msgspec.Struct):
     as_of: int
     next: Spot | None
     settings: tuple[BookRow, Chart, Sequence[Category]] | None = None
-    accounts: Sequence[StoredAccount] = ()
+    accounts: Sequence[AccountRow] = ()
     transfers: Sequence[Transfer] = ()
     transactions: Sequence[TransactionRow] = ()
 

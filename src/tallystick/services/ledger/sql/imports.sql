@@ -107,9 +107,7 @@ FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS n (id, floor, ceiling) WH
 
 -- name: exported_accounts
 -- The accounts of a book by id, after the id $2: those that were there at the sequence $3.
-SELECT id, name, path, kind, currency, normal_side, floor, ceiling, code, metadata, closed_at IS NOT NULL AS closed,
-    frozen_at IS NOT NULL AS frozen, created_at
-FROM account WHERE book = $1 AND id > $2 AND created_sequence <= $3 ORDER BY id LIMIT $4;
+SELECT s.* FROM account_state AS s WHERE book = $1 AND id > $2 AND created_sequence <= $3 ORDER BY id LIMIT $4;
 
 -- name: transactions_between
 -- The transactions of a book that begin within the sequences $2 to $3.

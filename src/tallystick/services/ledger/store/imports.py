@@ -9,11 +9,11 @@ from uuid import UUID
 from tallystick.chassis.db import Database, Row, Transaction, arguments
 from tallystick.kernel.ids import AccountId, ImportId
 from tallystick.services.ledger.model import (
+    AccountRow,
     FileLine,
     ImportRow,
     NewAccount,
     Refusal,
-    StoredAccount,
     Tally,
     TransactionRow,
 )
@@ -129,9 +129,12 @@ class Imports:
 
     # ---- exports ----------------------------------------------------------------------------------------------------
 
-    async def exported(self, tx: Transaction, book: int, after: UUID, upto: int, limit: int) -> list[StoredAccount]:
+    async def exported(self, tx: Transaction, book: int, after: UUID, upto: int, limit: int) -> list[AccountRow]:
         """Accounts that were there at the sequence `upto`, by id."""
-        return [StoredAccount(*row) for row in await tx.fetch(queries.exported_accounts, book, after, upto, limit)]
+        return [
+            AccountRow(**dict(row.items()))
+            for row in await tx.fetch(queries.exported_accounts, book, after, upto, limit)
+        ]
 
     async def transactions_between(self, tx: Transaction, book: int, first: int, last: int) -> list[TransactionRow]:
         return [TransactionRow(*row) for row in await tx.fetch(queries.transactions_between, book, first, last)]
