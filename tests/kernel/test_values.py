@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
@@ -40,6 +41,24 @@ def test_text_that_is_no_id_is_refused(text: str) -> None:
     except ids.InvalidId:
         return
     assert ids.payments.text(parsed) == "pay_" + text
+
+
+#: What `int` reads besides digits: signs, spaces, underscores, digits of other scripts.
+READ_BY_INT = ["+" + "1" * 25, " " + "1" * 25, "1" * 12 + "_" + "1" * 13, "\u0661" * 26, "\uff11" * 26]
+
+
+@pytest.mark.parametrize("text", READ_BY_INT)
+def test_an_id_has_characters_of_the_alphabet_only(text: str) -> None:
+    assert len(text) == 26
+    assert int(text, 32) > 0
+    with pytest.raises(ValueError, match=r"base 32|ascii"):
+        ids.decode(text)
+
+
+def test_an_id_is_a_uuid_like_any_other() -> None:
+    made = ids.payments.parse("pay_" + ids.encode(1 << 127))
+    assert (made, hash(made), repr(made)) == (UUID(int=1 << 127), hash(UUID(int=1 << 127)), repr(UUID(int=1 << 127)))
+    assert pickle.loads(pickle.dumps(made)) == copy.deepcopy(made) == made
 
 
 @pytest.mark.parametrize(
