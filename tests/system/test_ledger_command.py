@@ -106,6 +106,9 @@ def _what_people_see(ledger: Commands) -> None:
     totals = ledger.told("trial-balance")["totals"][0]
     assert totals["debits"] == totals["credits"]
     assert "(2)" in ledger.shown("trial-balance", "--level", "1")
+    early = ledger.told("trial-balance", "--level", "1", "--effective", "2026-02-15T00:00:00Z")["totals"][0]
+    assert early["debits"] == early["credits"] == {"amount": "13025", "currency": "EUR"}
+    assert "say a level" in ledger.shown("trial-balance", "--effective", "2026-02-15T00:00:00Z", status=2)
     explained = ledger.shown("explain", "customers:1:wallet")
     assert "credits posted +100.00" in explained
     assert "available = 116.75" in explained

@@ -98,7 +98,7 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         (REPORTS.group_lines_effective, (1, books.clock.now(), 1, 10), 60),
         (REPORTS.many_accounts, (1, 10), 3),
         (REPORTS.dated_back, (few, early, 0, 10), 6),
-        (REPORTS.dated_back, (many, early, 0, 5), 35),
+        (REPORTS.dated_back, (many, early, 0, 5), 10),
         (REPORTS.dated_back, (many, early, 28, 5), 4),
         (REPORTS.dated_back_before, (few, early, 0, 30), 3),
         (REPORTS.open_holds, (1, anna, last, 10), 3),

@@ -163,7 +163,12 @@ def test_opening_and_entries_make_the_closing_balance(draw: st.DataObject) -> No
 def test_a_camt_053_fits_the_published_schema_and_adds_up(draw: st.DataObject) -> None:
     known, transfers = book(draw)
     number = draw.draw(st.integers(1, 5))
-    pages = statement(known, transfers, number, 0, len(transfers), draw.draw(st.integers(1, 7)))
+    effective = draw.draw(st.booleans())
+    pages = [
+        replace(page, effective=effective)
+        for page in statement(known, transfers, number, 0, len(transfers), draw.draw(st.integers(1, 7)))
+    ]
+    first, between, last = ("OPAV", "ITAV", "CLAV") if effective else ("OPBD", "ITBD", "CLBD")
     total = opening = 0
     kinds = []
     for page in pages:
@@ -177,11 +182,11 @@ def test_a_camt_053_fits_the_published_schema_and_adds_up(draw: st.DataObject) -
         }
         kinds += [one.text for one in document.iterfind(".//n:Bal/n:Tp/n:CdOrPrtry/n:Cd", at)]
         if page.page == 1:
-            opening = found["OPBD"]
+            opening = found[first]
         if page.last_page:
-            assert opening + total == found["CLBD"]
+            assert opening + total == found[last]
             assert document.findtext(".//n:StmtPgntn/n:LastPgInd", namespaces=at) == "true"
-    assert kinds == ["OPBD", *["ITBD"] * (2 * len(pages) - 2), "CLBD"]
+    assert kinds == [first, *[between] * (2 * len(pages) - 2), last]
 
 
 def cents(one: Any, amount: str, at: dict[str, str]) -> int:

@@ -92,7 +92,8 @@ class _Png:
 
         self._image = Image.new("RGB", (WIDTH * self._SCALE, HEIGHT * self._SCALE), "#ffffff")
         self._draw = ImageDraw.Draw(self._image)
-        self._font = ImageFont.load_default(_SIZE * self._SCALE)
+        # The font that Pillow brings has no bold: a title is larger.
+        self._fonts = {bold: ImageFont.load_default((_SIZE + 4 * bold) * self._SCALE) for bold in (False, True)}
 
     def line(self, points: list[Point], colour: str, width: float) -> None:
         scaled = [(x * self._SCALE, y * self._SCALE) for x, y in points]
@@ -104,10 +105,8 @@ class _Png:
             (at[0] * self._SCALE, at[1] * self._SCALE),
             text,
             fill=_INK,
-            font=self._font,
+            font=self._fonts[bold],
             anchor=place,
-            stroke_width=1 if bold else 0,
-            stroke_fill=_INK,
         )
 
     def content(self) -> bytes:

@@ -138,6 +138,9 @@ def trial_balance(
     *,
     at_: Annotated[str | None, Parameter(name="--at", help="as recorded by then: an instant (RFC 3339)")] = None,
     sequence: Annotated[int | None, Parameter(help="as of this sequence of the book")] = None,
+    effective: Annotated[
+        str | None, Parameter(help="as effective by then, whenever it was recorded; with a --level")
+    ] = None,
     level: Annotated[int | None, Parameter(help="one line for all accounts whose paths begin alike, so deep")] = None,
     book: Book = "main",
     client: Client = None,
@@ -149,7 +152,13 @@ def trial_balance(
         whole: dict[str, Any] | None = None
         after: str | None = None
         while True:
-            query: dict[str, object] = {"at": at_, "sequence": sequence, "level": level, "after": after}
+            query: dict[str, object] = {
+                "at": at_,
+                "sequence": sequence,
+                "effective": effective,
+                "level": level,
+                "after": after,
+            }
             if level is None:
                 query["limit"] = PAGE
             page = await ask(api, "GET", f"/v1/books/{named(book)}/trial-balance", query=query)
@@ -167,7 +176,8 @@ def trial_balance(
         emit(found, common)
         return
     out = console()
-    out.print(f"[bold]trial balance of {found['book']}[/]  [dim]as of sequence {found['as_of']:,}[/]")
+    by = f"by effective time up to {effective}, " if effective else ""
+    out.print(f"[bold]trial balance of {found['book']}[/]  [dim]{by}as of sequence {found['as_of']:,}[/]")
     if not found["data"]:
         out.print("[dim]nothing is posted in this book yet[/]")
         return

@@ -80,4 +80,6 @@ def day(value: datetime, begin: datetime, end: datetime) -> str:
     seconds = (end - begin).total_seconds()
     if seconds < 3600:
         return f"{value:%H:%M:%S}"
-    return f"{value:%H:%M}" if seconds < 2 * 86400 else f"{value:%Y-%m-%d}"
+    if seconds < 2 * 86400:
+        return f"{value:%H:%M}"
+    return f"{value:%m-%d %Hh}" if seconds < 10 * 86400 else f"{value:%Y-%m-%d}"

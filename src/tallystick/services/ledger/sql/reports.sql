@@ -130,14 +130,17 @@ SELECT count(*) FROM (SELECT FROM account WHERE book = $1 LIMIT $2) AS a;
 -- the row of its effective time there; that of when it was recorded is later.
 SELECT e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.released, e.currency, e.recorded_at, e.code, e.version,
     e.debits_pending, e.debits_posted, e.credits_pending, e.credits_posted, e.transaction, e.effective_at
-FROM (SELECT book, sequence FROM adjustment WHERE account = $1 AND at <= $2 AND sequence > $3 ORDER BY sequence DESC LIMIT $4) AS a
+FROM (
+    SELECT book, sequence FROM adjustment WHERE account = $1 AND at <= $2 AND sequence > $3 AND (debits > 0 OR credits > 0)
+    ORDER BY sequence DESC LIMIT $4
+) AS a
 CROSS JOIN LATERAL (SELECT o.* FROM entry AS o WHERE o.book = a.book AND o.sequence = a.sequence AND o.account = $1 LIMIT 1) AS e
 ORDER BY a.sequence DESC;
 
 -- name: dated_back_before
 -- How many of them there are before the sequence $4, and what they add.
 SELECT count(*), coalesce(sum(debits), 0)::bigint, coalesce(sum(credits), 0)::bigint
-FROM adjustment WHERE account = $1 AND at <= $2 AND sequence > $3 AND sequence < $4;
+FROM adjustment WHERE account = $1 AND at <= $2 AND sequence > $3 AND sequence < $4 AND (debits > 0 OR credits > 0);
 
 -- name: open_holds
 -- Holds that were made on the account $2 up to the sequence $3 and are open now, with what was left of them at that sequence.
