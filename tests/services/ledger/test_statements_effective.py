@@ -286,6 +286,17 @@ async def test_a_place_in_another_statement_is_refused(books: Books) -> None:
         assert await refused(books, bank, other_asked, place) is InvalidRequest
 
 
+async def test_as_recorded_a_time_may_end_before_the_sequence(books: Books) -> None:
+    """Then it is told up to the last one in the time, on each page."""
+    bank, other = await books.open(side="debit"), await books.open()
+    await books.post(*(move("post", bank, other, 1) for _ in range(3)))
+    books.clock.advance(DAY)
+    await books.post(move("post", bank, other, 1))
+    found = await pages(books, bank, Asked(START, START + HOUR, sequence=4), 1)
+    assert [(page.as_of, page.page) for page in found] == [(3, 1), (3, 2), (3, 3)]
+    assert await refused(books, bank, Asked(START, START + HOUR, sequence=2), next_place(found[0])) is InvalidRequest
+
+
 async def test_one_of_too_many_entries_is_refused(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tallystick.services.ledger.service.statements.MAX_ENTRIES", 4)
     bank, other = await books.open(side="debit"), await books.open()
