@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tallystick.chassis.db import CheckViolation, CommitUnknown, Query, Transaction
-from tallystick.chassis.idempotency import Answer, Entry, claim, complete
+from tallystick.chassis.idempotency import Answer, Entry, Replay, claim, complete, look
 from tallystick.kernel import ids
-from tallystick.services.ledger.model import Command, Result
+from tallystick.services.ledger.model import ApprovalRule, Command, Result
 from tallystick.services.ledger.service import Ask, Ledger
 from tallystick.services.ledger.service.poster import Poster
-from tallystick.services.ledger.store import Store
+from tallystick.services.ledger.store import Store, Writing
 from tests.services.ledger.support import Books, ledger_on, move
 from tests.support.parts import ServiceDatabase
 
@@ -127,6 +127,33 @@ async def test_a_key_that_another_replica_has_answered_is_answered_as_it_was(
     assert (again.status, again.existed) == ("posted", True)
     assert await books.balance(customer) == (90, 90)
     await books.sound()
+
+
+async def ruled(books: Books, above: int) -> None:
+    rule = ApprovalRule("EUR", above, 1, ("cli_checker",), 60)
+    await books.ledger.approvals.set_rules(("acme", "cli_test", None), "main", [rule])
+
+
+async def test_an_answer_is_stored_though_nothing_else_is(books: Books) -> None:
+    """Of a flush whose commands were all refused, and not for good. Found by the simulation."""
+    key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 11}))
+    writing = Writing([], [], [], [], answers=[Answer(key, 201, b"{}")], about=[None])
+    await Store().save(books.database, writing, books.clock.now())
+    assert await look(books.database, key) == Replay(201, b"{}", None)
+
+
+async def test_nobody_is_asked_about_what_is_posted(books: Books, service: ServiceDatabase) -> None:
+    """Also a replica that has not heard of it, and takes ids for new."""
+    bank, customer = await funded(books)
+    other = await other_replica(books, service)
+    first, no = move("post", customer, bank, 20), move("post", customer, bank, 1000)
+    assert reasons(await post(books.ledger, first, no)) == [None, "insufficient_funds"]
+    await ruled(books, 10)
+    for ledger in (other, books.ledger):
+        (again, still) = await post(ledger, first, no)
+        assert (again.status, again.existed) == ("posted", True)
+        assert reasons([still]) == ["insufficient_funds"]
+    assert await books.balance(customer) == (80, 80)
 
 
 async def test_an_account_that_another_replica_closed_is_closed(books: Books, service: ServiceDatabase) -> None:

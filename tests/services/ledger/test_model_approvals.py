@@ -250,6 +250,45 @@ def test_a_unit_is_asked_about_as_a_whole_and_others_each_for_itself() -> None:
     assert asked(*two, found=found, atomic=True) == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("commands", "rules"),
+    [
+        ((hold(1, 2, 1, 1), on("increase", 2, 1, 100)), (PEOPLE,)),
+        ((hold(1, 2, 1, 1), on("increase", 2, 1, 99)), None),
+        ((hold(1, 2, 1, 1), on("increase", 2, 1, 50), on("increase", 3, 1, 50)), (PEOPLE,)),
+        ((hold(1, 2, 1, 1), on("increase", 2, 1, 50), on("capture", 3, 1)), None),
+        ((hold(1, 2, 1, 30), on("increase", 2, 1, 20), on("capture", 3, 1), on("reverse", 4, 3)), None),
+        ((hold(1, 2, 1, 30), on("increase", 2, 1, 21), on("capture", 3, 1), on("reverse", 4, 3)), (PEOPLE,)),
+        ((hold(1, 2, 1, 60), on("capture", 3, 1, 41), on("reverse", 4, 3)), (PEOPLE,)),
+        ((hold(1, 2, 1, 60), on("capture", 3, 1, 40), on("reverse", 4, 3)), None),
+        ((on("capture", 1, 901, 101), on("reverse", 2, 1)), (PEOPLE,)),
+        ((on("capture", 1, 901), on("reverse", 2, 1)), (PEOPLE,)),
+        ((post(1, 1, 2, 51), on("reverse", 2, 1)), (PEOPLE,)),
+        ((post(1, 1, 2, 50), on("reverse", 2, 1)), None),
+        ((post(1, 1, 2, 50), on("reverse", 2, 1, 51)), (PEOPLE,)),
+        ((post(1, 1, 5, 50), on("reverse", 2, 1, 51)), None),
+    ],
+)
+def test_what_is_about_another_of_the_unit_is_asked_about_too(
+    commands: tuple[Command, ...], rules: tuple[ApprovalRule, ...] | None
+) -> None:
+    """Found by the simulation: to the rules a hold of one that the same unit increases by a million was a hold of one."""
+    assert {each for each in asked(*commands, atomic=True)} == {rules}
+    linked = [replace(each, linked=True) for each in commands[:-1]]
+    assert {each for each in asked(*linked, commands[-1])} == {rules}
+
+
+def test_what_was_refused_stays_so() -> None:
+    found = guarded()
+    found.accounts[aid(2)].floor = 0
+    found.books[1].approvals = ()
+    (no,) = said(post(1, 2, 1, 5000), found=found)
+    assert no.reason is Reason.INSUFFICIENT_FUNDS
+    found.books[1].approvals = (PEOPLE,)
+    (again,) = said(post(1, 2, 1, 5000), found=found)
+    assert (again.reason, again.rules) == (Reason.INSUFFICIENT_FUNDS, ())
+
+
 def test_a_chain_of_a_crossing_is_still_one() -> None:
     """It may touch a transit account in a book with rules too."""
     assert [one.status for one in said(post(1, 4, 2, 5000), crossing=True)] == ["posted"]

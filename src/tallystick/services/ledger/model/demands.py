@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model.approvals import ApprovalRule, Movement, needed
-from tallystick.services.ledger.model.values import Command, State, Unit
+from tallystick.services.ledger.model.values import Account, Command, State, Unit
+
+
+class _Made(msgspec.Struct):
+    """A transfer, there already or of the unit itself: what a later command that names it is about. `amount` is the most that it can be."""
+
+    debit: Account | None
+    credit: Account | None
+    amount: int
+    currency: str
 
 
 def demanded(state: State, unit: Unit) -> tuple[ApprovalRule, ...]:
-    """The rules whose approvals the unit needs as a whole; none if it needs none, or is a repeat of what is posted."""
-    if all((unit.book, command.id) in state.transfers for command in unit.commands):
+    """The rules whose approvals the unit needs as a whole; none if it needs none, or is a repeat: of what is posted, or of what was refused, which
+    stays so.
+    """
+    keys = [(unit.book, command.id) for command in unit.commands]
+    if all(key in state.transfers for key in keys) or any(key in state.rejections for key in keys):
         return ()
-    moves = (_movement(state, unit.book, command) for command in unit.commands)
+    made: dict[TransferId, _Made] = {}
+    moves = (_movement(state, unit.book, command, made) for command in unit.commands)
     return needed(state.books[unit.book].approvals, (move for move in moves if move is not None))
 
 
-def _movement(state: State, book: int, command: Command) -> Movement | None:
-    """What a command would move or hold anew; None for what only goes on with what was approved before."""
-    if command.kind in ("capture", "void", "expire"):
-        return None
-    if command.target is not None:
-        target = state.transfers.get((book, command.target))
-        if target is None:
-            return None
-        debit, credit = state.accounts.get(target.debit_account), state.accounts.get(target.credit_account)
-        amount = target.amount if command.amount is None else command.amount
-        currency = target.currency
-    else:
+def _movement(state: State, book: int, command: Command, made: dict[TransferId, _Made]) -> Movement | None:
+    """What a command would move or hold anew; None for what only goes on with what was approved before. `made` are those of the unit before it:
+    an increase or a reversal may be about one of them, and counts as one of any other.
+    """
+    if command.target is None:
         named = state.account(book, command.debit), state.account(book, command.credit)
         debit, credit = (None if each is None else state.accounts.get(each) for each in named)
-        amount, currency = command.amount or 0, command.currency or ""
-    if debit is not None and debit.transit:
+        new = _Made(debit, credit, command.amount or 0, command.currency or "")
+    else:
+        target = made.get(command.target) or _stored(state, book, command.target)
+        if target is None:
+            return None
+        new = _Made(
+            target.debit, target.credit, target.amount if command.amount is None else command.amount, target.currency
+        )
+        if command.kind == "increase":
+            made[command.target] = _Made(target.debit, target.credit, target.amount + new.amount, target.currency)
+    made[command.id] = new
+    if command.kind in ("capture", "void", "expire"):
+        return None
+    if new.debit is not None and new.debit.transit:
         return None  # it comes from another book, whose rules it has passed
-    return Movement(None if debit is None else debit.path, None if credit is None else credit.path, amount, currency)
+    return Movement(
+        None if new.debit is None else new.debit.path,
+        None if new.credit is None else new.credit.path,
+        new.amount,
+        new.currency,
+    )
+
+
+def _stored(state: State, book: int, target: TransferId) -> _Made | None:
+    transfer = state.transfers.get((book, target))
+    if transfer is None:
+        return None
+    hold = state.holds.get((book, target))
+    debit, credit = state.accounts.get(transfer.debit_account), state.accounts.get(transfer.credit_account)
+    return _Made(debit, credit, transfer.amount if hold is None else hold.amount, transfer.currency)

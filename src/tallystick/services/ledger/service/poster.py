@@ -218,12 +218,16 @@ class Poster:
         return plan
 
     def _planned(self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, Stand]) -> Plan | None:
-        """None when more is to be looked up: what a book in quarantine says, or holds that may have expired."""
+        """None when more is to be looked up: what a book in quarantine says, holds that may have expired, or whether what needs approvals has been
+        posted already: nothing of it is stored that would find that out.
+        """
         if any(state.books[work.book].quarantined for work in works):
             return None
         now = self._clock.now()
         decided = decide(units, state, now)
-        return None if short(decided.results, state) else planned(works, state, decided, now, known)
+        if short(decided.results, state) or any(result.rules for unit in decided.results for result in unit):
+            return None
+        return planned(works, state, decided, now, known)
 
     async def _store_plan(self, plan: Plan, before: list[asyncio.Future[None]]) -> list[Answered | Exception]:
         """Raises Stale when it was decided on what is no longer so, and what the database raises. `before` are being stored."""

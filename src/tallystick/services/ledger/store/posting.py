@@ -234,7 +234,7 @@ class Posting:
             await at.execute(queries.draw_reversals, *arguments(writing.reversals, 4))
         if writing.transactions:
             await at.execute(queries.insert_transactions, *arguments(writing.transactions, 11))
-        if not (writing.books or writing.facts):
+        if not (writing.books or writing.facts or writing.answers):
             return
         await at.fetchval(
             queries.save,
