@@ -6,9 +6,10 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -41,15 +42,23 @@ CLIENT, ROUTE = "cli_sim", "POST /v1/transfers"
 #: After these the same request, sent again, may be answered.
 AGAIN = (Unavailable, Upstream, DeadlineExceeded, Overloaded, InProgress, BookQuarantined)
 
-_encode, _decode = msgspec.json.encode, msgspec.json.Decoder(list[tuple[UUID, str, int, str | None, bool]]).decode
-
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a client was told of one command. `at`: virtual seconds of sending and of the answer."""
+    """What a client was told of one command. `breached`: the days of which it was told that a limit was broken on them."""
 
     status: str
     sequence: int
     reason: str | None
+    existed: bool = False
+    breached: tuple[date, ...] = ()
+
+
+class Answers(NamedTuple):
+    """What a client was told of all commands; when it had sent that request and had its answer, in virtual seconds."""
+
+    sent: float
+    got: float
+    each: tuple[Answer, ...]
 
 
 @dataclass
@@ -63,12 +72,15 @@ class Intention:
     key: str | None
     first_sent: float = 0.0
     header: Header | None = None
-    first_answer: float = float("inf")
-    answers: list[tuple[Answer, ...]] = field(default_factory=list)
+    answers: list[Answers] = field(default_factory=list)
     bodies: set[bytes] = field(default_factory=set)
     #: How a replica makes a proposal of it, if a rule says that it needs approvals, and the proposals that it was told.
     propose: Callable[[Replica], Propose] | None = None
     proposals: set[bytes] = field(default_factory=set)
+
+    def first_told(self, place: int) -> float:
+        """When a client was told first that the command at this place was posted; infinity: nobody was."""
+        return min((told.got for told in self.answers if told.each[place].status != "rejected"), default=inf)
 
     def wholes(self) -> list[range]:
         """The places of commands of which there are all or none: the whole of it, or chains of what is linked to the next."""
@@ -168,8 +180,7 @@ class Clients:
             )
             kinds = ["post"] if header.effective_at is not None or rng.random() < 0.7 else ["post", "hold"]
             for _ in range(rng.choice([1, 2, 2, 3])):
-                made = self.move(rng, place, number, rng.choice(kinds))
-                commands.append(msgspec.structs.replace(made, transaction=header.id, effective_at=header.effective_at))
+                commands.append(self.dated(self.move(rng, place, number, rng.choice(kinds)), header))
         else:
             for _ in range(rng.choice([1, 1, 1, 2, 3])):
                 commands.append(self._command(rng, place, number, commands))
@@ -232,6 +243,11 @@ class Clients:
             balancing=rng.random() < 0.2,
         )
 
+    @staticmethod
+    def dated(command: Command, header: Header) -> Command:
+        """As a part of this transaction."""
+        return msgspec.structs.replace(command, transaction=header.id, effective_at=header.effective_at)
+
     def _command(self, rng: random.Random, place: Place, number: int, before: list[Command]) -> Command:
         """`before`: those that it comes after, which it may be about too."""
         kind = rng.choice(["post", "hold", "hold", "increase", "capture", "capture", "void", "reverse"])
@@ -255,11 +271,14 @@ class Clients:
 
     # ---- what is said and told --------------------------------------------------------------------------------------
 
-    async def say(self, intention: Intention, rng: random.Random) -> None:
-        """Says it until it is answered; from time to time loses interest."""
+    async def say(self, intention: Intention, rng: random.Random, first: Replica | None = None) -> None:
+        """Says it, to `first` and then to any replica, until it is answered; from time to time loses interest."""
         tenant, book = intention.place
+        sent = 0.0
 
         def asked(replica: Replica) -> Awaitable[Answered]:
+            nonlocal sent
+            sent = self.world.loop.now
             entry = self._entry(intention)
             propose = None if intention.propose is None else intention.propose(replica)
             return replica.ledger.poster.post(
@@ -269,22 +288,23 @@ class Clients:
                 )
             )  # fmt: skip
 
-        answered = await self.until_answered(intention.place, asked, rng, intention.number)
+        answered = await self.until_answered(intention.place, asked, rng, intention.number, first=first)
         if answered is not None:
-            self._told(intention, answered)
+            self._told(intention, answered, sent)
 
-    async def until_answered(
+    async def until_answered(  # noqa: PLR0917 - what to ask, of whom, and what is known of the answer
         self,
         place: Place,
         call: Callable[[Replica], Awaitable[T]],
         rng: random.Random,
         what: object,
         fine: tuple[type[Problem], ...] = (),
+        first: Replica | None = None,
     ) -> T | None:
         """What `call` of some replica gives in the end; None: nobody waited so long, or it was a problem that is `fine`. Any other is a finding."""
         world = self.world
         while True:
-            replica = rng.choice(world.replicas(place))
+            replica, first = first or rng.choice(world.replicas(place)), None
             try:
                 answered: T | None = await replica.ask(call(replica), rng.uniform(0.5, 6))
             except AGAIN as problem:
@@ -312,7 +332,7 @@ class Clients:
         digest = Digester(bytes(32)).digest([str(command.id) for command in intention.commands])
         return Entry(intention.place[0], CLIENT, ROUTE, intention.key, digest)
 
-    def _told(self, intention: Intention, answered: Answered) -> None:
+    def _told(self, intention: Intention, answered: Answered, sent: float) -> None:
         world = self.world
         if answered.status == PROPOSED:
             intention.proposals.add(answered.body)
@@ -322,15 +342,11 @@ class Clients:
             found = told(answered.results)
         else:
             intention.bodies.add(answered.body)
-            found = [
-                (one, status, number, reason, existed)
-                for one, status, number, reason, existed in _decode(answered.body)
-            ]
-        assert [one[0] for one in found] == [command.id for command in intention.commands]
-        answers = tuple(Answer(status, number, reason) for _, status, number, reason, _ in found)
+            found = _decode(answered.body)
+        assert [one for one, _ in found] == [command.id for command in intention.commands]
+        answers = tuple(answer for _, answer in found)
         world.note("told", intention.number, answers)
-        intention.answers.append(answers)
-        intention.first_answer = min(intention.first_answer, world.loop.now)
+        intention.answers.append(Answers(sent, world.loop.now, answers))
 
     async def _read(self, rng: random.Random) -> None:
         world, place = self.world, self.somewhere(rng)
@@ -356,14 +372,17 @@ class Clients:
             return
 
 
-def told(results: Sequence[Result]) -> list[tuple[UUID, str, int, str | None, bool]]:
+def told(results: Sequence[Result]) -> list[tuple[UUID, Answer]]:
     return [
         (
             one.id,
-            one.status,
-            0 if one.transfer is None else one.transfer.sequence,
-            None if one.reason is None else one.reason.value,
-            one.existed,
+            Answer(
+                one.status,
+                0 if one.transfer is None else one.transfer.sequence,
+                None if one.reason is None else one.reason.value,
+                one.existed,
+                one.breached_on,
+            ),
         )
         for one in results
     ]
@@ -371,3 +390,6 @@ def told(results: Sequence[Result]) -> list[tuple[UUID, str, int, str | None, bo
 
 def render(results: Sequence[Result], _receipt: str | None) -> tuple[int, bytes]:
     return 201, _encode(told(results))
+
+
+_encode, _decode = msgspec.json.encode, msgspec.json.Decoder(list[tuple[UUID, Answer]]).decode

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, time, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tallystick.services.ledger.model import MICROSECOND, Account, Command
+from tallystick.services.ledger.model import MICROSECOND, Command
 from tests.services.ledger.support import Naive
-from tests.simulation.clients import CLIENT, ROUTE, Answer, Intention, Place
-from tests.simulation.server import Change, Server
+from tests.simulation.clients import CLIENT, ROUTE, Answers, Intention, Place
+from tests.simulation.replay import Rules, blocked, effective_sums, past, replayed
+from tests.simulation.server import Change
 from tests.support.history import _Bounds
 
 if TYPE_CHECKING:
@@ -22,27 +24,24 @@ if TYPE_CHECKING:
 Values = dict[str, Any]
 _SHORT = ("insufficient_funds", "ceiling_exceeded", "nothing_to_move")
 _POSTED = ("post", "capture", "reverse")
+#: Refusals after which the same id may be posted yet.
+NOT_PINNED = ("approval_required",)
 _TOTALS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
 
 
 def violations(world: World) -> list[str]:
     """Each begins with the name of the invariant that does not hold."""
     found = []
-    for shard in world.shards.values():
-        server = shard.server
-        if server.deadlocks:
-            found.append("deadlock: transactions waited in a circle")
-        for book in server.tables["book"].values():
-            if book["shard"] == shard.name:
-                transfers = [row for row in server.tables["transfer"].values() if row["book"] == book["id"]]
-                transfers.sort(key=lambda row: row["sequence"])
-                found += _book(world, server, book, transfers)
+    if any(shard.server.deadlocks for shard in world.shards.values()):
+        found.append("deadlock: transactions waited in a circle")
+    for place, book, transfers, changes in world.books():
+        found += _book(world, place, book, transfers, changes)
     found += _answers(world)
     return found
 
 
-def _book(world: World, server: Server, book: Values, transfers: list[Values]) -> Iterator[str]:
-    tables = server.tables
+def _book(world: World, place: Place, book: Values, transfers: list[Values], changes: list[Change]) -> Iterator[str]:
+    tables = world.tables(place)
     numbers = [row["sequence"] for row in transfers]
     if numbers != list(range(1, book["sequence"] + 1)):
         yield f"sequence: book {book['id']} is at {book['sequence']} and has {numbers}"
@@ -50,9 +49,8 @@ def _book(world: World, server: Server, book: Values, transfers: list[Values]) -
     if any(one["recorded_at"] > two["recorded_at"] for one, two in pairwise(transfers)):
         yield "time: a later transfer is recorded as earlier"
     accounts = {row["id"]: row for row in tables["account"].values() if row["book"] == book["id"]}
-    changes = [change for change in server.changes if change.book == book["id"]]
     rules = Rules(book, accounts, changes)
-    naive, seen = _replayed(rules, transfers)
+    naive, seen = replayed(rules, transfers)
     if isinstance(seen, str):
         yield seen
         return
@@ -67,116 +65,16 @@ def _book(world: World, server: Server, book: Values, transfers: list[Values]) -
         sums = [sum(row[name] for row in accounts.values() if row["currency"] == currency) for name in _TOTALS]
         if sums[0] != sums[2] or sums[1] != sums[3]:
             yield f"conservation: {currency} {sums}"
-    place = (book["tenant"], book["name"])
     yield from _drawn(tables, book["id"], naive)
     yield from _transactions(tables, book["id"], transfers)
-    yield from _past(rules, transfers)
-    yield from _blocked(world, place, rules, transfers)
+    yield from past(rules, transfers)
+    yield from blocked(world, place, rules, transfers)
     yield from _facts(tables, book)
     yield from _in_time(world, place, transfers, seen)
     said = {command.code for one in world.clients.intentions for command in one.commands}
     codes = Counter(row["code"] for row in transfers if row["code"] in said)
     if codes and max(codes.values()) > 1:
         yield f"twice: {[code for code, many in codes.items() if many > 1]}"
-
-
-class Rules:
-    """What the rules read of a book besides its transfers, as of each number: from what was stored of it, and when."""
-
-    def __init__(self, book: Values, accounts: dict[Any, Values], changes: Sequence[Change]) -> None:
-        self.book, self.accounts, self.changes = book, accounts, changes
-
-    def naive(self) -> Naive:
-        """The naive rules over no transfers yet, with accounts as they were opened."""
-        made = Naive({key: self._opened(key, row) for key, row in self.accounts.items()})
-        # The replicas' clocks may be behind the one that the world began by.
-        made.last = datetime.min.replace(tzinfo=UTC)
-        return made
-
-    def _opened(self, key: Any, row: Values) -> Account:
-        floor, ceiling = self.limits(key, 0)
-        return Account(
-            id=key,
-            book=1,
-            currency=row["currency"],
-            debit_normal=row["normal_side"] == "debit",
-            floor=floor,
-            closed=False,
-            version=0,
-            debits_pending=0,
-            debits_posted=0,
-            credits_pending=0,
-            credits_posted=0,
-            ceiling=ceiling,
-            transit=(row["path"] or "").startswith("transit:"),
-        )
-
-    @staticmethod
-    def apply(change: Change, naive: Naive) -> None:
-        if change.kind in {"closed", "frozen"}:
-            setattr(naive.accounts[change.said[0]], change.kind, change.said[1])
-        elif change.kind == "limits":
-            account = naive.accounts[change.said[0]]
-            account.floor, account.ceiling = change.said[1:3]
-
-    def limits(self, account: Any, sequence: int) -> tuple[int | None, int | None]:
-        """Floor and ceiling that counted for the transfer with this number."""
-        row = self.accounts[account]
-        found: tuple[int | None, int | None] = (row["floor"], row["ceiling"])
-        for change in reversed(self.changes):
-            if change.kind == "limits" and change.said[0] == account:
-                if change.sequence < sequence:
-                    return change.said[1:3]  # type: ignore[no-any-return]
-                found = change.said[3:5]
-        return found
-
-    def last(self, kind: str, sequence: int, default: Any) -> Any:
-        """What was said last of this kind before the transfer with this number."""
-        said = [change.said for change in self.changes if change.kind == kind and change.sequence < sequence]
-        return said[-1] if said else default
-
-
-def _replayed(rules: Rules, transfers: list[Values]) -> tuple[Naive, dict[int, dict[Any, Any]] | str]:
-    """The naive rules over what was posted, in its order, and over what was said of accounts meanwhile; and all accounts' sums after each number."""
-    naive = rules.naive()
-    changes = list(reversed(rules.changes))
-    seen = {0: {key: naive.sums(key) for key in naive.accounts}}
-    for row in transfers:
-        while changes and changes[-1].sequence < row["sequence"]:
-            rules.apply(changes.pop(), naive)
-        moves, balancing = row["kind"] in {"post", "hold"}, row["asked"] is not None
-        expires_in = (
-            None if row["expires_at"] is None else int((row["expires_at"] - row["recorded_at"]).total_seconds())
-        )
-        command = Command(
-            kind=row["kind"],
-            id=row["id"],
-            debit=row["debit_account"] if moves else None,
-            credit=row["credit_account"] if moves else None,
-            amount=None if row["kind"] in {"void", "expire"} else row["asked" if balancing else "amount"],
-            currency=row["currency"],
-            target=row["target"],
-            final=row["kind"] == "capture" and row["released"] > row["amount"],
-            expires_in=expires_in,
-            balancing=balancing,
-        )
-        both = [naive.accounts[row[f"{side}_account"]] for side in ("debit", "credit")]
-        thawed = [one for one in both if row["kind"] == "capture" and any(each.transit for each in both) and one.frozen]
-        for one in thawed:
-            one.frozen = False  # what has arrived in another book has left this one
-        if not naive.apply(command, row["recorded_at"]):
-            return naive, f"rules: {row['kind']} at {row['sequence']} would have been refused"
-        for one in thawed:
-            one.frozen = True
-        _, amount, released, debit, credit = naive.posted[-1]
-        if (amount, released, debit, credit) != tuple(
-            row[name] for name in ("amount", "released", "debit_account", "credit_account")
-        ):
-            return naive, f"rules: {row['kind']} at {row['sequence']} would have been {amount}, {released}"
-        seen[row["sequence"]] = {key: naive.sums(key) for key in naive.accounts}
-    for change in reversed(changes):
-        rules.apply(change, naive)
-    return naive, seen
 
 
 def _drawn(tables: dict[str, Any], book: int, naive: Naive) -> Iterator[str]:
@@ -240,85 +138,6 @@ def _moved(legs: list[Values]) -> dict[Any, int]:
     return found
 
 
-def _effective(transfers: list[Values], account: Any, before: datetime) -> tuple[int, int]:
-    """Posted debits and credits of what is effective before that."""
-    sums = [0, 0]
-    for row in transfers:
-        if row["kind"] in _POSTED and (row["effective_at"] or row["recorded_at"]) < before:
-            for side, name in enumerate(("debit_account", "credit_account")):
-                sums[side] += row["amount"] if row[name] == account else 0
-    return sums[0], sums[1]
-
-
-def _past(rules: Rules, transfers: list[Values]) -> Iterator[str]:
-    """What is dated back breaks no limit at the end of any day that was over, as it was known then, in a book that is strict."""
-    for row in transfers:
-        if row["effective_at"] is None:
-            continue
-        if row["effective_at"] >= row["recorded_at"] or row["kind"] not in {"post", "reverse"}:
-            yield f"past: {row} is not dated back"
-        if rules.last("backdating", row["sequence"], rules.book["backdating"]) == "strict":
-            for over in breached(rules, transfers, row):
-                yield f"past: {row['sequence']} breaks a limit before {over}"
-
-
-def breached(rules: Rules, transfers: list[Values], row: Values) -> list[datetime]:
-    """The ends of days at which a transfer that is dated back breaks a limit."""
-    found = []
-    for side in ("debit", "credit"):
-        account = rules.accounts[row[f"{side}_account"]]
-        floor, ceiling = rules.limits(account["id"], row["sequence"])
-        grows = account["normal_side"] == side
-        limit = ceiling if grows else floor
-        if limit is None:
-            continue
-        day = row["effective_at"].date()
-        while day < row["recorded_at"].date():
-            day += timedelta(days=1)
-            over = datetime.combine(day, time(), UTC)
-            debits, credits_ = _effective(transfers[: row["sequence"]], account["id"], over)
-            posted = debits - credits_ if account["normal_side"] == "debit" else credits_ - debits
-            if posted > limit if grows else posted < limit:
-                found.append(over)
-    return found
-
-
-def _blocked(world: World, place: Place, rules: Rules, transfers: list[Values]) -> Iterator[str]:
-    """Nobody was refused, or moved less than was asked for, because of a hold that had expired by the book's time."""
-    tables, number = world.tables(place), rules.book["id"]
-    for one in world.clients.intentions:
-        for command in one.commands if one.place == place else ():
-            row = tables["transfer"].get((number, command.id))
-            no = tables["rejection"].get((number, command.id))
-            if row is not None and (row["asked"] or 0) > row["amount"]:
-                known, now = transfers[: row["sequence"] - 1], row["recorded_at"]
-            elif no is not None and no["reason"] in _SHORT and no["after"] and command.kind in {"post", "hold"}:
-                known = transfers[: no["after"]]
-                now = known[-1]["recorded_at"]
-            else:
-                continue
-            bounds = [
-                (side, named)
-                for side, named in (("debit", command.debit), ("credit", command.credit))
-                if rules.limits(named, len(known) + 1)[rules.accounts[named]["normal_side"] == side] is not None
-            ]
-            # Of two the other one may be the cause of a refusal.
-            if row is not None or len(bounds) == 1:
-                for hold in (hold for side, named in bounds for hold in _due(known, side, named, now)):
-                    yield f"blocked: {one.number} {command} by {hold}, which had expired"
-
-
-def _due(known: list[Values], side: str, account: Any, now: datetime) -> Iterator[Values]:
-    """Holds that had expired and still held something of the account."""
-    for hold in known:
-        if hold["kind"] == "hold" and hold[f"{side}_account"] == account:
-            drawn = [row for row in known if row["target"] == hold["id"]]
-            expiries = [row["expires_at"] for row in [hold, *drawn] if row["expires_at"] is not None]
-            left = hold["amount"] - sum(row["released"] for row in drawn)
-            if left and expiries and expiries[-1] <= now:
-                yield hold
-
-
 def _facts(tables: dict[str, Any], book: Values) -> Iterator[str]:
     """Every transfer was told once, in facts that cover the numbers without a gap."""
     told = []
@@ -346,14 +165,15 @@ def _in_time(world: World, place: Place, transfers: list[Values], seen: dict[int
     for one in world.clients.intentions:
         if one.place != place:
             continue
-        numbers = [number_of[command.id] for command in one.commands if command.id in number_of]
-        # An answer that nothing was done may be older than a later attempt that did something; then only the sending counts.
-        posted = any(answer.status != "rejected" for answers in one.answers for answer in answers)
-        effects += [(one, number) for number in numbers]
-        for number in numbers:
+        for nth, command in enumerate(one.commands):
+            number = number_of.get(command.id)
+            if number is None:
+                continue
+            effects.append((one, number))
             bounds.began.append((one.first_sent, number - 1))
-            if posted:
-                bounds.ended.append((one.first_answer, number))
+            # An answer that nothing was done may be older than a later attempt that did something; then only the sending counts.
+            if (told := one.first_told(nth)) < inf:
+                bounds.ended.append((told, number))
     reads = [read for read in world.clients.seen if read.place == place]
     for read in reads:
         bounds.ended.append((read.got, read.row.as_of))
@@ -370,7 +190,7 @@ def _in_time(world: World, place: Place, transfers: list[Values], seen: dict[int
         if read.effective is not None:
             # As it is known now; what was held then, as it was recorded then.
             until = read.effective + MICROSECOND
-            d, c = _effective(transfers[:at], read.row.id, until)
+            d, c = effective_sums(transfers[:at], read.row.id, until)
             dp, _, cp, _ = seen[sum(row["recorded_at"] < until for row in transfers[:at])][read.row.id]
         if (read.row.debits_posted, read.row.credits_posted) != (d, c):
             yield f"balance: {read}"
@@ -399,14 +219,20 @@ def _answers(world: World) -> Iterator[str]:
         if len(one.bodies) > 1:
             yield f"key: {one.number} has {len(one.bodies)} answers under one key"
         stored = tables["idempotency"].get((one.place[0], CLIENT, ROUTE, one.key))
-        if one.bodies and (stored is None or stored["body"] not in one.bodies):
+        if len(one.proposals) > 1 and one.key is not None:
+            yield f"key: {one.number} has {len(one.proposals)} proposals under one key"
+        if (
+            one.key is not None
+            and (said := one.bodies | one.proposals)
+            and (stored is None or stored["body"] not in said)
+        ):
             yield f"key: the answer of {one.number} is not the one that is stored"
         for place, command in enumerate(one.commands):
             row = tables["transfer"].get((book, command.id))
             refusal = tables["rejection"].get((book, command.id))
             for answers in one.answers:
-                if (no := _contradicts(answers[place], row, refusal)) is not None:
-                    yield f"answer: {one.number}.{place} {command.kind} was told {answers[place]}, but {no}"
+                if (no := _contradicts(one, answers, place, row, refusal)) is not None:
+                    yield f"answer: {one.number}.{place} {command.kind} was told {answers.each[place]}, but {no}"
             if row is not None and (no := _differs(command, row)) is not None:
                 yield f"said: {one.number}.{place} has another {no}: {command} is {row}"
         row = None if one.header is None else tables["transaction"].get((book, one.header.id))
@@ -417,13 +243,21 @@ def _answers(world: World) -> Iterator[str]:
         yield from _whole(one, book, tables)
 
 
-def _contradicts(answer: Answer, row: Values | None, refusal: Values | None) -> str | None:
+def _contradicts(
+    one: Intention, answers: Answers, place: int, row: Values | None, refusal: Values | None
+) -> str | None:
     """What is kept that the answer denies, or the other way round."""
+    answer = answers.each[place]
     if answer.status != "rejected":
         if row is None:
             return "it is not there"
         return None if row["sequence"] == answer.sequence else f"it has the number {row['sequence']}"
     if answer.reason == "linked_transfer_failed":
+        return None
+    if answer.reason in NOT_PINNED:
+        # It may have been posted later, not earlier.
+        if row is not None and answers.sent > one.first_told(place):
+            return f"somebody had been told before that it was posted at {row['sequence']}"
         return None
     if row is not None:
         return f"it was posted at {row['sequence']}"
@@ -460,7 +294,10 @@ def _whole(one: Intention, book: int, tables: dict[str, Any]) -> Iterator[str]:
         if any(there) and not all(there):
             yield f"{'atomic' if one.atomic else 'chain'}: of {one.number} only a part is there: {there}"
         for answers in one.answers:
-            refused = [answers[place].reason for place in places if answers[place].status == "rejected"]
+            each = answers.each
+            refused = [each[place].reason for place in places if each[place].status == "rejected"]
             culprits = [reason for reason in refused if reason != "linked_transfer_failed"]
+            if set(culprits) == {"approval_required"} and len(culprits) == len(places):
+                continue  # it is said of the whole
             if refused and (len(refused), len(culprits)) != (len(places), 1):
                 yield f"{'atomic' if one.atomic else 'chain'}: of {one.number} {list(places)} was told {answers}"

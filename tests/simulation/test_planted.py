@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -16,16 +17,26 @@ from tallystick.kernel.problem import Upstream
 from tallystick.services.ledger.api.transactions import undone
 from tallystick.services.ledger.model import (
     Account,
+    ApprovalRule,
     Book,
     Command,
     Crossing,
     Due,
+    Exchange,
     Header,
+    Leg,
     Outcome,
+    ProposalRow,
     Rejection,
+    Signed,
+    State,
+    Unit,
     arrival,
     ending,
+    legs,
+    missing,
 )
+from tallystick.services.ledger.model.demands import demanded
 from tallystick.services.ledger.model.limits import most
 from tallystick.services.ledger.model.savepoint import Savepoint
 from tallystick.services.ledger.service import Answered, Ask, Ledger
@@ -285,3 +296,127 @@ def test_money_between_books_that_is_lost_doubled_or_stuck_is_found(
 ) -> None:
     monkeypatch.setattr(place, wrong)
     found(Ledger, kinds, record_property)
+
+
+# ---- the other subjects ---------------------------------------------------------------------------------------------
+
+
+class ComparesOneBook(Store):
+    """Of several books that a flush touches it looks at the first."""
+
+    async def save(self, at: Any, writing: Writing, now: Any) -> None:
+        others = [(book, None, None, None, *after) for book, _, _, _, *after in writing.books[1:]]
+        writing.books = writing.books[:1] + others  # type: ignore[operator]
+        await super().save(at, writing, now)
+
+
+def unaware_of(**ignored: Any) -> Callable[..., Ledger]:
+    """Does not look at something that a book says of itself: it always reads the same there."""
+
+    class Unaware(Store):
+        async def lock_books(self, tx: Transaction, books: Any) -> dict[int, Book]:
+            return self._without(await super().lock_books(tx, books))
+
+        async def heads(self, source: Any, books: Any) -> dict[int, Book]:
+            return self._without(await super().heads(source, books))
+
+        @staticmethod
+        def _without(found: dict[int, Book]) -> dict[int, Book]:
+            return {number: msgspec.structs.replace(book, **ignored) for number, book in found.items()}
+
+    return with_store(Unaware)
+
+
+class FreezesWithoutTheLock(Store):
+    """Accounts are changed while others post to them: the lock is taken for what is posted alone."""
+
+    async def lock_books(self, tx: Transaction, books: Any) -> dict[int, Book]:
+        if isinstance(books, list):
+            return {}
+        return await super().lock_books(tx, books)
+
+
+class ForgetsCeilings(Store):
+    """What is there may pass them; the schema does not look either."""
+
+    async def load(self, *args: Any) -> State:
+        return self._without(await super().load(*args))
+
+    async def learn(self, *args: Any) -> None:
+        await super().learn(*args)
+        self._without(args[-1])
+
+    @staticmethod
+    def _without(state: State) -> State:
+        for account in state.accounts.values():
+            account.ceiling = None
+        return state
+
+
+def nobody_guards(*_: Any) -> None:
+    """In place of a check of the schema."""
+
+
+def rounded_down(numerator: int, denominator: int, _rounding: str) -> int:
+    return numerator // denominator
+
+
+def spread_from_both(exchange: Exchange) -> list[Leg]:
+    """Keeps the spread back, and gives it to the buyer too."""
+    found = legs(exchange)
+    kept = sum(leg.amount for leg in found if leg.role == "spread")
+    return [msgspec.structs.replace(leg, amount=leg.amount + kept) if leg.role == "buy" else leg for leg in found]
+
+
+def one_is_enough(rules: Sequence[ApprovalRule], decisions: Iterable[Signed]) -> int:
+    return max(missing(rules, decisions) - 1, 0)
+
+
+def never_too_late(self: ProposalRow, _now: datetime) -> ProposalRow:
+    return self
+
+
+def asks_of_the_first(state: State, unit: Unit) -> tuple[ApprovalRule, ...]:
+    """A large amount in small transfers is a small one."""
+    return demanded(state, msgspec.structs.replace(unit, commands=unit.commands[:1]))
+
+
+RULES = "tallystick.services.ledger.model.rules"
+GUARDS = "tests.simulation.server.posting"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "make", "patches"),
+    [
+        ({"error", "sequence", "order", "rules", "answer"}, with_store(ComparesOneBook), {}),
+        ({"error"}, unaware_of(sealed_until=None), {}),
+        ({"seal"}, unaware_of(sealed_until=None), {f"{GUARDS}.check_sealed": nobody_guards}),
+        ({"rules", "ceiling"}, with_store(ForgetsCeilings), {f"{GUARDS}.check_limits": nobody_guards}),
+        ({"past"}, unaware_of(strict=False), {}),
+        ({"breach"}, Ledger, {f"{RULES}.breached": lambda *_: []}),
+        ({"rules"}, Ledger, {f"{RULES}.check_not_frozen": nobody_guards}),
+        ({"deadlock"}, with_store(FreezesWithoutTheLock), {}),
+        ({"quarantine"}, unaware_of(quarantined=False), {}),
+        ({"approvals"}, unaware_of(approvals=()), {}),
+        ({"approvals"}, Ledger, {f"{RULES}.demanded": asks_of_the_first}),
+        ({"approvals"}, Ledger, {"tallystick.services.ledger.model.approvals.missing": one_is_enough}),
+        ({"approvals"}, Ledger, {"tallystick.services.ledger.model.approvals.ProposalRow.at": never_too_late}),
+        ({"approvals ended"}, Ledger, {"tallystick.services.ledger.service.Approvals.resume": nobody_resumes}),
+        ({"exchange"}, Ledger, {"tallystick.services.ledger.model.exchange.rounded": rounded_down}),
+        ({"exchange"}, Ledger, {"tallystick.services.ledger.api.transactions.legs": spread_from_both}),
+    ],
+    ids=[
+        "books", "seal", "seal-unguarded", "ceiling", "strict", "breach", "frozen", "freeze-unlocked", "quarantine", "unapproved", "summed", "one-approval",
+        "late-approval", "approved-and-left", "rounding", "spread",
+    ],
+)  # fmt: skip
+def test_what_is_planted_in_a_subject_is_found(
+    kinds: set[str],
+    make: Callable[..., Ledger],
+    patches: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    for place, wrong in patches.items():
+        monkeypatch.setattr(place, wrong)
+    found(make, kinds, record_property)

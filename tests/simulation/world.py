@@ -10,9 +10,10 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any, cast
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from tallystick.services.ledger.store import Store
 from tests.services.ledger.support import START
 from tests.simulation.clients import AGAIN, CLIENT, Clients, Place
 from tests.simulation.loop import VirtualLoop, run
-from tests.simulation.server import Faults, Server, SimDatabase
+from tests.simulation.server import Change, Faults, Server, SimDatabase
 from tests.simulation.subjects import SUBJECTS, Subject, subjects_of
 from tests.simulation.subjects.interbook import ELSEWHERE, FAR, Interbook, Way
 
@@ -39,6 +40,7 @@ QUIET_S = 120.0
 LATER_S = 12.0
 
 MakeLedger = Callable[..., Ledger]
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ class Replica:
         return task.result()
 
     async def _sweep(self) -> None:
-        """The schedules."""
+        """The schedules: those of the subjects every other time."""
         pace = self.world.rng.choice([1, 3])
-        while True:
+        for nth in count():
             await asyncio.sleep(pace)
             await self._turn(self.ledger.sweep())
-            for subject in self.world.subjects:
+            for subject in self.world.subjects if nth % 2 else ():
                 await self._turn(subject.turn(self))
 
     async def _turn(self, turn: Coroutine[Any, Any, Any]) -> None:
@@ -149,8 +151,8 @@ class World:
             commit_unanswered=0.05 * harsh,
             commit_late=0.05 * harsh,
             slow=rng.choice([0, 0.01, 0.05]),
-            request_lost=0.05 * harsh,
-            answer_lost=0.1 * harsh,
+            request_lost=0.1 * harsh,
+            answer_lost=0.25 * harsh,
         )
         self.trace: list[str] = []
         self.wrong: list[str] = []
@@ -194,6 +196,17 @@ class World:
         """The number of a book on its server; 0 as long as there is none."""
         books = self.tables(place)["book"].values()
         return next((row["id"] for row in books if (row["tenant"], row["name"]) == place), 0)
+
+    def books(self) -> Iterator[tuple[Place, Values, list[Values], list[Change]]]:
+        """Each book where it is kept: its row, its transfers in their order, and what was said of it and of its accounts."""
+        for shard in self.shards.values():
+            server = shard.server
+            for book in list(server.tables["book"].values()):
+                if book["shard"] == shard.name:
+                    transfers = [row for row in server.tables["transfer"].values() if row["book"] == book["id"]]
+                    transfers.sort(key=lambda row: row["sequence"])
+                    changes = [change for change in server.changes if change.book == book["id"]]
+                    yield (book["tenant"], book["name"]), book, transfers, changes
 
     @staticmethod
     async def gather(*calls: Coroutine[Any, Any, None]) -> None:

@@ -273,9 +273,9 @@ def test_what_is_about_another_of_the_unit_is_asked_about_too(
     commands: tuple[Command, ...], rules: tuple[ApprovalRule, ...] | None
 ) -> None:
     """Found by the simulation: to the rules a hold of one that the same unit increases by a million was a hold of one."""
-    assert {each for each in asked(*commands, atomic=True)} == {rules}
+    assert set(asked(*commands, atomic=True)) == {rules}
     linked = [replace(each, linked=True) for each in commands[:-1]]
-    assert {each for each in asked(*linked, commands[-1])} == {rules}
+    assert set(asked(*linked, commands[-1])) == {rules}
 
 
 def test_what_was_refused_stays_so() -> None:

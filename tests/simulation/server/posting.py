@@ -158,6 +158,7 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
     await _post(tx, args[8])
+    tx.server.faults.reached["flushed_together"] += len({values[0] for values in args[8]}) > 1
     await append(tx, *args[28:31])
     return [Row(ours=True)]
 

@@ -7,10 +7,19 @@ from __future__ import annotations
 import random
 from typing import Final
 
+from tests.simulation.subjects.approvals import Approvals
+from tests.simulation.subjects.books import Books
+from tests.simulation.subjects.exchanges import Exchanges
+from tests.simulation.subjects.freezing import Freezing
 from tests.simulation.subjects.interbook import Interbook
+from tests.simulation.subjects.limits import Limits
+from tests.simulation.subjects.quarantine import Quarantine
+from tests.simulation.subjects.seals import Seals
 from tests.simulation.subjects.subject import Subject
 
-SUBJECTS: Final[dict[str, type[Subject]]] = {kind.name: kind for kind in (Interbook,)}
+SUBJECTS: Final[dict[str, type[Subject]]] = {
+    kind.name: kind for kind in (Interbook, Books, Seals, Limits, Freezing, Quarantine, Approvals, Exchanges)
+}
 
 #: The share of seeds that have a subject.
 SHARE: Final = 0.25
