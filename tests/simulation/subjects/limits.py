@@ -58,10 +58,22 @@ class Limits(Subject):
         )
 
     async def _date_back(self, rng: random.Random, place: Place) -> None:
-        """To a day that is over, as much as may break a limit on it."""
+        """To a day that is over: takes what there is now from whoever may not have had it then."""
         world, clients = self.world, self.world.clients
         header = Header(id=TransactionId(world.uuid()), effective_at=world.past(rng) - timedelta(days=1))
         move = clients.dated(clients.move(rng, place, len(clients.intentions), "post"), header)
+        rows = [world.tables(place)["account"][account,] for account in world.accounts[place]]
+        rich = [
+            row
+            for row in rows
+            if row["normal_side"] == "credit"
+            and row["credits_posted"] > row["debits_posted"]
+            and row["id"] != move.credit
+        ]
+        if rich:
+            row = rng.choice(rich)
+            there = row["credits_posted"] - row["debits_posted"]
+            move = msgspec.structs.replace(move, debit=row["id"], amount=rng.randint(1, there))
         await clients.tell(clients.want(place, [move], atomic=True, key=None, header=header), rng)
 
     @staticmethod
