@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 from uuid import UUID
 
 import msgspec
@@ -27,7 +27,7 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.deployment import HOME
-from tallystick.kernel.ids import TransferId
+from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.kernel.problem import InvalidRequest, Problem, Unavailable
 from tallystick.services.ledger.model import (
     ENDED,
@@ -46,7 +46,7 @@ from tallystick.services.ledger.model import (
     transit_account,
 )
 from tallystick.services.ledger.service.accounts import Accounts
-from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused
+from tallystick.services.ledger.service.asks import Ask, GuardRefused
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import FIRST, Store
 
@@ -57,6 +57,12 @@ SIDE_BY_SIDE: Final = 16
 GRACE: Final = timedelta(seconds=5)
 #: Ids that are tried for a hold's end. The first is taken only if somebody used it for something else.
 ENDINGS: Final = 5
+
+#: Transit accounts that are known to be there, about 400 bytes each.
+MAX_TRANSITS: Final = 20_000
+
+#: Tenant, book, way, other book and currency of a transit account.
+Place = tuple[str, str, Literal["in", "out"], str, str]
 
 _CROSSINGS = telemetry.counter("ledger_interbook", "Transfers between books by how they ended", ["state"])
 _IN_FLIGHT = telemetry.gauge(
@@ -113,6 +119,7 @@ class Interbook:
         self._accounts = accounts
         self._shards: dict[str, Shard] = {**others, poster.shard: self}
         self._known: dict[tuple[str, str], str] = {}
+        self._transits: dict[Place, AccountId] = {}
 
     # ---- the source's side ------------------------------------------------------------------------------------------
 
@@ -127,15 +134,12 @@ class Interbook:
             raise InvalidRequest("both accounts are in one book: post a transfer there")
         await self._poster.book(tenant, source.book)
         await self._look_for(tenant, destination.book, crossing.client)
-        transit = transit_account(tenant, source.book, "out", destination.book, crossing.currency)
-        opened = await self._accounts.open(tenant, actor, trace, transit, book=source.book, transit=True)
-        if isinstance(opened, Answered):
-            raise TypeError("an account that was opened without an idempotency key has no stored answer")
+        transit = await self._transit((tenant, source.book, "out", destination.book, crossing.currency), actor, trace)
         ask = Ask(
             tenant,
             actor,
             trace,
-            [departure(crossing, opened.id)],
+            [departure(crossing, transit)],
             atomic=False,
             entry=entry,
             # What is stored under the key is which transfer it was: how that stands is in the books.
@@ -215,6 +219,17 @@ class Interbook:
             hold=made,
         )
 
+    async def _transit(self, place: Place, actor: str, trace: str | None) -> AccountId:
+        """The transit account at this place, opened if it is not there. Once there it stays: that is remembered."""
+        known = self._transits.get(place)
+        if known is None:
+            account = transit_account(*place)
+            await self._accounts.open(place[0], actor, trace, account, book=place[1], transit=True)
+            if len(self._transits) >= MAX_TRANSITS:
+                self._transits.clear()
+            known = self._transits[place] = account.id
+        return known
+
     # ---- finding the other book -------------------------------------------------------------------------------------
 
     async def _look_for(self, tenant: str, book: str, client: str) -> None:
@@ -250,9 +265,8 @@ class Interbook:
         """The second step, in the book that is here."""
         source, book = crossing.source, crossing.destination.book
         number = await self._poster.book(tenant, book)
-        transit = transit_account(tenant, book, "in", source.book, crossing.currency)
-        await self._accounts.open(tenant, crossing.client, None, transit, book=book, transit=True)
-        command = arrival(crossing, transit.id)
+        transit = await self._transit((tenant, book, "in", source.book, crossing.currency), crossing.client, None)
+        command = arrival(crossing, transit)
         ask = Ask(tenant, crossing.client, None, [command], atomic=False, book=book, crossing=True)
         reason = (await self._poster.post(ask)).results[0].reason
         if reason is None:
@@ -263,7 +277,7 @@ class Interbook:
         if existing is None and not state.rejections:
             raise BookQuarantined if reason in MOMENTARY else Unavailable(f"the other book says {reason} for now")
         # One that came from the transit account is this crossing, even if an earlier release told it in other words.
-        if existing is not None and existing.debit_account == transit.id and existing.amount == crossing.amount:
+        if existing is not None and existing.debit_account == transit and existing.amount == crossing.amount:
             return Outcome()
         return Outcome(str(reason))
 
