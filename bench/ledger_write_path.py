@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import bisect
 import itertools
 import json
 import os
@@ -31,6 +32,7 @@ from typing import Any
 import asyncpg
 
 from tallystick.chassis import migrate
+from tallystick.chassis.app.process import settle_memory
 from tallystick.chassis.db import Bounds, Database, Dsn
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
@@ -133,29 +135,24 @@ async def write(dsn: Dsn, case: Case, accounts: list[AccountId], seconds: float,
     warm = ending - 0.8 * seconds
     likely = list(itertools.accumulate(1 / nth for nth in range(1, len(accounts) + 1)))
 
-    def two() -> list[AccountId]:
-        if not case.zipf:
-            return random.sample(accounts, 2)
-        while True:
-            both = random.choices(accounts, cum_weights=likely, k=2)
-            if both[0] != both[1]:
-                return both
+    many, total, drawn = len(accounts), likely[-1], random.random
+
+    def drawn_account() -> AccountId:
+        return accounts[bisect.bisect(likely, drawn() * total) if case.zipf else int(drawn() * many)]
 
     def commands() -> list[Command]:
         made = []
         for nth in range(case.size):
-            debit, credit = two()
-            if case.hot:
-                debit = accounts[0]
-                while credit == debit:
-                    credit = random.choice(accounts)
+            debit = accounts[0] if case.hot else drawn_account()
+            while (credit := drawn_account()) is debit:
+                pass
             made.append(
                 Command(
                     kind="hold" if case.holds and nth % 2 else "post",
                     id=ids.transfers.new(),
                     debit=debit,
                     credit=credit,
-                    amount=random.randint(1, 1000),
+                    amount=1 + int(drawn() * 1000),
                     currency="EUR",
                 )
             )
@@ -182,6 +179,7 @@ async def write(dsn: Dsn, case: Case, accounts: list[AccountId], seconds: float,
             group.create_task(one(due))
             due += random.expovariate(rate)
 
+    settle_memory()
     started, cpu = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
         if case.half:

@@ -62,14 +62,6 @@ class ForgetsTheLock(Store):
         return await self.heads(tx, sorted(books))
 
 
-class ForgetsRefusals(Store):
-    """Does not look whether an id was refused before."""
-
-    async def save(self, at: Any, writing: Writing, now: Any) -> None:
-        writing.ids = []
-        await super().save(at, writing, now)
-
-
 class ForgetsToCompare(Store):
     """Stores what was decided ahead of the lock whatever became of the books meanwhile."""
 
@@ -183,7 +175,6 @@ def found(
     ("make", "kinds"),
     [
         (with_store(ForgetsTheLock), {"error", "sequence", "order", "rules", "answer"}),
-        (with_store(ForgetsRefusals), {"answer", "refused and posted"}),
         (with_store(ForgetsToCompare), {"error", "sequence", "order", "rules", "answer"}),
         (with_store(ForgetsToTell), {"hold", "rules"}),
         (takes_unknown_for_a_failure, {"twice", "answer"}),
@@ -194,7 +185,7 @@ def found(
         (with_store(ForgetsWhatHasExpired), {"blocked"}),
         (forgets_links, {"chain"}),
     ],
-    ids=["lock", "refusals", "compare", "hold", "unknown", "increase", "header", "past", "dated", "expired", "chain"],
+    ids=["lock", "compare", "hold", "unknown", "increase", "header", "past", "dated", "expired", "chain"],
 )
 def test_a_planted_bug_is_found(
     make: Callable[..., Ledger], kinds: set[str], record_property: Callable[[str, object], None]
@@ -233,8 +224,9 @@ def undone_but_one(*args: Any) -> tuple[Header, list[Command]]:
             lambda _: 0,
             {"error", "rules", "answer", "totals"},
         ),
+        ("tests.simulation.server.posting.refused_before", lambda *_: False, {"answer", "refused and posted"}),
     ],
-    ids=["most", "savepoint", "undone", "flush"],
+    ids=["most", "savepoint", "undone", "flush", "refusals"],
 )
 def test_a_planted_rule_is_found(
     place: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -144,23 +144,28 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
             revision=row["revision"] + refused,
             flush=flush,
         )
-    if any(key in refusals for key in zip(*args[9:11], strict=True)):
+    if any(key in transfers for key in zip(*args[9:11], strict=True)):
         raise _failed("id_taken")
-    if any(key in transfers for key in zip(*args[11:13], strict=True)):
-        raise _failed("id_taken")
-    for *key, digest, fields, resource, status, body in sorted(zip(*args[19:28], strict=True), key=lambda one: one[:4]):
+    for *key, digest, fields, resource, status, body in sorted(zip(*args[17:26], strict=True), key=lambda one: one[:4]):
         row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
         if not await tx.insert("idempotency", tuple(key), row):
             raise _failed("key_taken")
     names = ("book", "id", "digest", "reason", "available", "required", "currency")
-    for values in zip(*args[11:18], strict=True):
+    for values in zip(*args[9:16], strict=True):
         row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
     await _post(tx, args[8])
+    if refused_before(refusals, args[8]):
+        raise _failed("id_taken")
     tx.server.faults.reached["flushed_together"] += len({values[0] for values in args[8]}) > 1
-    await append(tx, *args[28:31])
+    await append(tx, *args[26:29])
     return [Row(ours=True)]
+
+
+def refused_before(refusals: Mapping[Any, Values], rows: Sequence[Any]) -> bool:
+    """Whether one of these transfers has an id that answers for a refusal."""
+    return any((values[0], values[2]) in refusals for values in rows)
 
 
 async def _post(tx: Transaction, rows: Sequence[Any]) -> None:

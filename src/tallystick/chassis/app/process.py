@@ -92,7 +92,7 @@ async def serve(settings: Settings, charter: Charter, wire: Wire, *, package: st
                 stack.push_async_callback(wiring.close)
             _check_callers(wiring, charter)
             process = Process(runtime, wiring)
-            _settle_memory()
+            settle_memory()
             return await process.run(stop)
     except Exception as error:  # noqa: BLE001  # the process can't start or can't close: said once, then its status says it
         told: dict[str, Any] = dict(error.context) if isinstance(error, Problem) else {}
@@ -298,7 +298,7 @@ def _check_callers(wiring: Wiring, charter: Charter) -> None:
         raise ValueError(msg)
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """What was made at the start lives as long as the process: the collector need not look at it again and again."""
     gc.collect()
     gc.freeze()

@@ -62,27 +62,24 @@ WITH moved AS (
     SELECT required((SELECT count(*) FROM moved WHERE ours) = cardinality($1), 'book_moved')
         AND required(NOT EXISTS (
             SELECT FROM unnest($10::integer[], $11::uuid[]) AS k (book, id)
-            CROSS JOIN LATERAL (SELECT FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
-        ) AND NOT EXISTS (
-            SELECT FROM unnest($12::integer[], $13::uuid[]) AS k (book, id)
             CROSS JOIN LATERAL (SELECT FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
         ), 'id_taken') AS ours
 ), keys AS (
     INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource, status, body)
     SELECT w.tenant, w.client_id, w.route, w.key, w.digest, w.fields, w.resource, w.status, w.body
     FROM next CROSS JOIN unnest(
-        $20::text[], $21::text[], $22::text[], $23::text[], $24::bytea[], $25::bytea[], $26::uuid[], $27::smallint[], $28::bytea[]
+        $18::text[], $19::text[], $20::text[], $21::text[], $22::bytea[], $23::bytea[], $24::uuid[], $25::smallint[], $26::bytea[]
     ) AS w (tenant, client_id, route, key, digest, fields, resource, status, body)
     WHERE next.ours
     ORDER BY w.tenant, w.client_id, w.route, w.key
     ON CONFLICT DO NOTHING
     RETURNING 1
 ), sure AS MATERIALIZED (
-    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($20), 'key_taken') AS ours FROM next
+    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($18), 'key_taken') AS ours FROM next
 ), refused AS (
     INSERT INTO rejection (book, id, digest, reason, available, required, currency, recorded_at)
-    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, $19
-    FROM sure CROSS JOIN unnest($12::integer[], $13::uuid[], $14::bytea[], $15::text[], $16::bigint[], $17::bigint[], $18::text[])
+    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, $17
+    FROM sure CROSS JOIN unnest($10::integer[], $11::uuid[], $12::bytea[], $13::text[], $14::bigint[], $15::bigint[], $16::text[])
         AS n (book, id, digest, reason, available, required, currency)
     WHERE sure.ours
 ), posted AS (
@@ -99,14 +96,19 @@ WITH moved AS (
         u.transaction, u.effective_at, u.asked
     FROM sure CROSS JOIN unnest($9::decided_transfer[]) AS u
     WHERE sure.ours
+    RETURNING book, id
 ), told AS (
     INSERT INTO outbox (id, type, fact)
     SELECT f.id, f.type, f.fact
-    FROM sure CROSS JOIN unnest($29::uuid[], $30::text[], $31::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
+    FROM sure CROSS JOIN unnest($27::uuid[], $28::text[], $29::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
     WHERE sure.ours
     ORDER BY f.place
 )
-SELECT ours FROM sure;
+SELECT ours AND required(NOT EXISTS (
+    SELECT FROM posted AS k
+    CROSS JOIN LATERAL (SELECT FROM rejection AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
+), 'id_taken') AS ours
+FROM sure;
 
 -- name: insert_holds
 -- New holds, before the transfers that made them (`save` then checks both against each other).

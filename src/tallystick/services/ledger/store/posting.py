@@ -59,13 +59,12 @@ def _book(row: Row) -> Book:
 
 class Writing(msgspec.Struct):
     """What one flush stores: rows for the query `save` and for those that go before it, each of the same name. `books` are their numbers,
-    where they stood (None: their locks are held, so they are there), and where they are to stand. `ids` are those of the transfers, `answers`
-    go with keys that nobody has yet, `about` with what those are about.
+    where they stood (None: their locks are held, so they are there), and where they are to stand. `answers` go with keys
+    that nobody has yet, `about` with what those are about.
     """
 
     books: list[tuple[int, int | None, int | None, int | None, int, datetime, int, int]]
     transfers: list[tuple[Any, ...]]
-    ids: list[Key]
     rejections: list[tuple[Any, ...]]
     holds: list[tuple[Any, ...]] = []
     draws: list[tuple[Any, ...]] = []
@@ -206,7 +205,6 @@ class Posting:
         writing = Writing(
             books=books,
             transfers=list(map(_SAVED, transfers)),
-            ids=[(transfer.book, transfer.id) for transfer in transfers],
             rejections=[msgspec.structs.astuple(rejection) for rejection in decided.rejections],
             transactions=[msgspec.structs.astuple(transaction) for transaction in decided.transactions],
         )
@@ -238,7 +236,7 @@ class Posting:
             return
         await at.fetchval(
             queries.save,
-            *arguments(writing.books, 8), writing.transfers, *arguments(writing.ids, 2), *arguments(writing.rejections, 7), now,
+            *arguments(writing.books, 8), writing.transfers, *arguments(writing.rejections, 7), now,
             *idempotency.answered(writing.answers, writing.about), *outbox.columns(writing.facts),
         )  # fmt: skip
 
