@@ -323,7 +323,7 @@ class Clients:
             if rng.random() < 0.1:
                 world.note("gave up", what)
                 return None
-            await asyncio.sleep(rng.uniform(0.05, 1))
+            await world.rest(rng.uniform(0.05, 1))
 
     @staticmethod
     def _entry(intention: Intention) -> Entry | None:

@@ -29,6 +29,7 @@ from tallystick.services.ledger.model import (
     ProposalRow,
     Rejection,
     Signed,
+    Stand,
     State,
     Unit,
     arrival,
@@ -40,6 +41,7 @@ from tallystick.services.ledger.model.demands import demanded
 from tallystick.services.ledger.model.limits import most
 from tallystick.services.ledger.model.savepoint import Savepoint
 from tallystick.services.ledger.service import Answered, Ask, Ledger
+from tallystick.services.ledger.service.head import Head
 from tallystick.services.ledger.service.interbook import Interbook
 from tallystick.services.ledger.store import Store, Writing
 from tests.simulation.world import USUAL, Shape, simulate
@@ -345,6 +347,18 @@ class ForgetsCeilings(Store):
         return state
 
 
+async def learns_more(self: Head, units: Sequence[Unit]) -> dict[int, Stand]:
+    """Looks also at the last few transfers, which somebody may ask about next."""
+    found = await _learn(self, units)
+    for number, book in self.state.books.items():
+        for one in await Store().between(self._source, number, max(book.sequence - 2, 1), book.sequence):
+            self.state.transfers.setdefault((one.book, one.id), one)
+    return found
+
+
+_learn = Head.learn
+
+
 def nobody_guards(*_: Any) -> None:
     """In place of a check of the schema."""
 
@@ -394,12 +408,13 @@ GUARDS = "tests.simulation.server.posting"
         ({"approvals"}, Ledger, {"tallystick.services.ledger.model.approvals.missing": one_is_enough}),
         ({"approvals"}, Ledger, {"tallystick.services.ledger.model.approvals.ProposalRow.at": never_too_late}),
         ({"approvals ended"}, Ledger, {"tallystick.services.ledger.service.Approvals.resume": nobody_resumes}),
+        ({"head"}, Ledger, {"tallystick.services.ledger.service.head.Head.learn": learns_more}),
         ({"exchange"}, Ledger, {"tallystick.services.ledger.model.exchange.rounded": rounded_down}),
         ({"exchange"}, Ledger, {"tallystick.services.ledger.api.transactions.legs": spread_from_both}),
     ],
     ids=[
         "books", "seal", "seal-unguarded", "ceiling", "strict", "breach", "frozen", "freeze-unlocked", "quarantine", "unapproved", "summed", "one-approval",
-        "late-approval", "approved-and-left", "rounding", "spread",
+        "late-approval", "approved-and-left", "head", "rounding", "spread",
     ],
 )  # fmt: skip
 def test_what_is_planted_in_a_subject_is_found(

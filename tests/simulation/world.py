@@ -118,6 +118,16 @@ class Replica:
             await self._turn(self.ledger.sweep())
             for subject in self.world.subjects if nth % 2 else ():
                 await self._turn(subject.turn(self))
+            self._look_into_the_head()
+
+    def _look_into_the_head(self) -> None:
+        """A replica remembers of single transfers those that its last flushes were about, and no others: those would stay until all is forgotten."""
+        head = self.ledger.poster._head
+        about = set[Any]().union(*(keys for keys, _ in head._recent))
+        state = head.state
+        for known in (state.transfers, state.rejections, state.holds, state.reversals, state.transactions):
+            if not known.keys() <= about:
+                self.world.wrong.append(f"head: {sorted(known.keys() - about)} stay in memory")
 
     async def _turn(self, turn: Coroutine[Any, Any, Any]) -> None:
         try:
@@ -207,6 +217,10 @@ class World:
                     transfers.sort(key=lambda row: row["sequence"])
                     changes = [change for change in server.changes if change.book == book["id"]]
                     yield (book["tenant"], book["name"]), book, transfers, changes
+
+    async def rest(self, seconds: float) -> None:
+        """Lets so much time pass for whoever asks."""
+        await asyncio.sleep(seconds)
 
     @staticmethod
     async def gather(*calls: Coroutine[Any, Any, None]) -> None:

@@ -11,6 +11,11 @@ from tests.simulation.server.engine import Row, Transaction, of_file
 from tests.simulation.server.posting import TOTALS, check_limits
 
 statement = of_file("queries")
+#: The view `account_state`, and what is due.
+_STATE = (
+    "id", "tenant", "book", "book_name", "name", "path", "kind", "currency", "normal_side", "floor", "ceiling", "code", "metadata", "closed",
+    "frozen", "created_at", "created_sequence", "version", "as_of", *TOTALS[1:], "due_debits", "due_credits",
+)  # fmt: skip
 
 
 @statement
@@ -106,16 +111,14 @@ def _state(tx: Transaction, tenant: str, wanted: Any, now: datetime) -> list[Row
         side: sum(hold["remaining"] for hold in due if hold[f"{side}_account"] == wanted)
         for side in ("debit", "credit")
     }
-    kept = ("id", "book", "name", "path", "kind", "currency", "normal_side", "floor", "ceiling", "code", "metadata")
-    return [
-        Row(
-            **{name: row[name] for name in (*kept, "created_at", "created_sequence", *TOTALS)},
-            tenant=tenant,
-            book_name=book["name"],
-            closed=row["closed_at"] is not None,
-            frozen=row["frozen_at"] is not None,
-            as_of=book["sequence"],
-            due_debits=taken_off["debit"],
-            due_credits=taken_off["credit"],
-        )
-    ]
+    said = {
+        **row,
+        "tenant": tenant,
+        "book_name": book["name"],
+        "closed": row["closed_at"] is not None,
+        "frozen": row["frozen_at"] is not None,
+        "as_of": book["sequence"],
+        "due_debits": taken_off["debit"],
+        "due_credits": taken_off["credit"],
+    }
+    return [Row(**{name: said[name] for name in _STATE})]

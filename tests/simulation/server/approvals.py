@@ -13,6 +13,10 @@ from tests.simulation.server.books import revise
 from tests.simulation.server.engine import Row, Transaction, Values, of_file
 
 statement = of_file("approvals")
+_SAID = (
+    "id", "book", "tenant", "book_name", "proposer", "content", "plan", "digest", "rules", "status", "reason", "trace", "created_at", "expires_at",
+    "decisions",
+)  # fmt: skip
 _COLUMNS = ("id", "book", "proposer", "content", "plan", "digest", "rules", "trace", "created_at", "expires_at")
 
 
@@ -52,7 +56,8 @@ async def get(tx: Transaction, proposal: Any, tenant: str) -> list[Row]:
     )
     names = ("approver", "decision", "at", "signature")
     decisions = msgspec.json.encode([{name: one[name] for name in names} for one in decided]).decode()
-    return [Row(**row, tenant=tenant, book_name=book["name"], decisions=decisions)]
+    said = {**row, "tenant": tenant, "book_name": book["name"], "decisions": decisions}
+    return [Row(**{name: said[name] for name in _SAID})]
 
 
 @statement

@@ -78,8 +78,11 @@ async def days(
 
 @statement
 async def day_adjustments(tx: Transaction, accounts: Sequence[Any]) -> list[Row]:
-    return [
-        Row(account=wanted, day=at.date(), debits=debits, credits=credits_)
-        for wanted in sorted(accounts)
-        for at, debits, credits_ in _adjustments(tx, wanted)
-    ]
+    found = []
+    for wanted in sorted(accounts):
+        by_day: dict[date, tuple[int, int]] = {}
+        for at, debits, credits_ in _adjustments(tx, wanted):
+            before = by_day.get(at.date(), (0, 0))
+            by_day[at.date()] = before[0] + debits, before[1] + credits_
+        found += [Row(account=wanted, day=day, debits=sums[0], credits=sums[1]) for day, sums in sorted(by_day.items())]
+    return found

@@ -75,10 +75,10 @@ async def known(tx: Transaction, books_: Sequence[int], ids: Sequence[Any]) -> l
                 refused=no.get("id"),
                 in_book=key[0],
                 hold_amount=None if hold is None else hold["amount"],
-                hold_expires_at=None if hold is None else hold["expires_at"],
                 captured=None if hold is None else hold["captured"],
                 remaining=None if hold is None else hold["remaining"],
                 state=None if hold is None else hold["state"],
+                hold_expires_at=None if hold is None else hold["expires_at"],
                 reversed=None if drawn is None else drawn["reversed"],
             )
         )
@@ -309,7 +309,7 @@ def _due(tx: Transaction, now: datetime, limit: int, accounts: Sequence[Any] | N
         )
     ]
     found.sort(key=lambda hold: (hold["expires_at"], hold["id"]))
-    return [Row(tenant=books[one["book"]]["tenant"], book=one["book"], hold=one["id"]) for one in found[:limit]]
+    return [Row(tenant=books[one["book"]]["tenant"], book=one["book"], id=one["id"]) for one in found[:limit]]
 
 
 @statement

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterable
 
@@ -27,7 +26,7 @@ class Quarantine(Subject):
             return True
 
         await clients.until_answered(place, shut, rng, f"shut {place[1]}")
-        await asyncio.sleep(rng.choice([0.0, 0.3, 2.0]))
+        await self.world.rest(rng.choice([0.0, 0.3, 2.0]))
         await self._release(place, rng)
 
     async def _release(self, place: Place, rng: random.Random) -> None:
