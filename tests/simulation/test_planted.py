@@ -44,6 +44,8 @@ from tallystick.services.ledger.service import Answered, Ask, Ledger
 from tallystick.services.ledger.service.head import Head
 from tallystick.services.ledger.service.interbook import Interbook
 from tallystick.services.ledger.store import Store, Writing
+from tests.simulation.__main__ import shrunk
+from tests.simulation.subjects import subjects_of
 from tests.simulation.world import USUAL, Shape, simulate
 
 #: Within so many seeds a planted bug has to be found.
@@ -389,6 +391,16 @@ def asks_of_the_first(state: State, unit: Unit) -> tuple[ApprovalRule, ...]:
 
 RULES = "tallystick.services.ledger.model.rules"
 GUARDS = "tests.simulation.server.posting"
+
+
+def test_what_a_seed_found_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{OF_INTERBOOK}.Interbook.resume", nobody_resumes)
+    seeds = (seed for seed in range(1, BUDGET) if len(subjects_of(seed)) > 1)
+    seed = next(seed for seed in seeds if any("ended" in each for each in simulate(seed).violations))
+    shape = shrunk(seed, Shape(subjects=subjects_of(seed)))
+    assert shape.subjects == ("interbook",)
+    assert shape.clients * shape.requests < USUAL.clients * USUAL.requests
+    assert simulate(seed, shape=shape).violations
 
 
 @pytest.mark.parametrize(

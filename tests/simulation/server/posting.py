@@ -155,17 +155,29 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
         row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
+    await _insert(tx, args[8], refusals)
     await _post(tx, args[8])
-    if refused_before(refusals, args[8]):
-        raise _failed("id_taken")
     tx.server.faults.reached["flushed_together"] += len({values[0] for values in args[8]}) > 1
     await append(tx, *args[26:29])
     return [Row(ours=True)]
 
 
-def refused_before(refusals: Mapping[Any, Values], rows: Sequence[Any]) -> bool:
-    """Whether one of these transfers has an id that answers for a refusal."""
-    return any((values[0], values[2]) in refusals for values in rows)
+def refused_before(refusals: Mapping[Any, Values], key: tuple[int, Any]) -> bool:
+    """Whether a transfer has an id that answers for a refusal."""
+    return key in refusals
+
+
+async def _insert(tx: Transaction, rows: Sequence[Any], refusals: Mapping[Any, Values]) -> None:
+    """One after another: whether it was refused before is asked of each as soon as it is there."""
+    for values in rows:
+        transfer = dict(zip(_TRANSFER, values, strict=True))
+        book, number = transfer["book"], transfer["sequence"]
+        if not await tx.insert("number", (book, number), {"id": transfer["id"]}):
+            raise UniqueViolation("save", "23505", "transfer_sequence", "")
+        if not await tx.insert("transfer", (book, transfer["id"]), transfer):
+            raise UniqueViolation("save", "23505", "transfer_pkey", "")
+        if refused_before(refusals, (book, transfer["id"])):
+            raise _failed("id_taken")
 
 
 async def _post(tx: Transaction, rows: Sequence[Any]) -> None:
@@ -173,15 +185,10 @@ async def _post(tx: Transaction, rows: Sequence[Any]) -> None:
     firsts: dict[int, int] = {}
     touched: dict[Any, tuple[Values, str]] = {}
     for values in rows:
-        new = dict(zip(_TRANSFER, values, strict=True))
-        transfer = {name: new[name] for name in _TRANSFER}
+        transfer = dict(zip(_TRANSFER, values, strict=True))
         book, number = transfer["book"], transfer["sequence"]
         firsts.setdefault(book, number)
         check_sealed(tx.get("book", (book,)) or {}, transfer)
-        if not await tx.insert("number", (book, number), {"id": transfer["id"]}):
-            raise UniqueViolation("save", "23505", "transfer_sequence", "")
-        if not await tx.insert("transfer", (book, transfer["id"]), transfer):
-            raise UniqueViolation("save", "23505", "transfer_pkey", "")
         amount, kind = transfer["amount"], transfer["kind"]
         pending = amount if kind == "hold" else -transfer["released"]
         posted = amount if kind in _POSTED else 0
