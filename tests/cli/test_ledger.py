@@ -245,6 +245,15 @@ def test_any_history_fits_the_terminal(amounts: list[int], seconds: int) -> None
     assert any(line.strip().startswith("0.00 |") for line in lines)
 
 
+@given(st.integers(0, 10**7))
+def test_the_last_change_is_seen_however_late_it_was(seconds: int) -> None:
+    """Even in the last moment of the time that is drawn."""
+    changed = BEGIN + timedelta(days=30)
+    text = in_terminal(Series("x", "EUR", [(BEGIN, 700), (changed, 5700)], changed + timedelta(seconds=seconds)))
+    rows = [line.partition("|")[2].strip(" \u2800") for line in text.splitlines() if "50.00 |" in line]
+    assert rows != [""], "the line goes up through this row"
+
+
 def test_pictures_are_what_their_names_say() -> None:
     from PIL import Image
 

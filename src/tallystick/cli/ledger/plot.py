@@ -110,7 +110,8 @@ def in_terminal(series: Series, width: int = _WIDTH, height: int = _HEIGHT) -> s
     figure.with_colors = False
     figure.x_label, figure.y_label = "effective, UTC" if series.effective else "UTC", series.currency
     figure.set_y_limits(float(low), float(high))
-    figure.set_x_limits(begin, max(end, begin + timedelta(seconds=1)))
+    # Its canvas has two dots to a column, and none for what is at its very end: the end is the last dot.
+    figure.set_x_limits(begin, end + max((end - begin) / (2 * width - 1), timedelta(seconds=1)))
 
     def amount(val: Any, chars: int, delta: Any, left: bool = False) -> str:  # noqa: ARG001, FBT001, FBT002 - plotille's own
         return in_units(round(val), series.currency).rjust(chars)
