@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -15,6 +16,7 @@ from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, Tr
 from tallystick.kernel import ids
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import (
+    AccountRow,
     BookAccount,
     Command,
     NewAccount,
@@ -124,6 +126,16 @@ async def test_two_books_of_one_shard(shards: Shards) -> None:
     assert await shards.funds("fees") == (30, 30)
     assert shards.ways[THERE].asked == 0
     await shards.reconcile()
+
+
+async def test_the_first_ones_between_two_books_open_their_transit_account_together(shards: Shards) -> None:
+    """PostgreSQL may tell the later of two who insert the same row at a time of its path, and not of its id."""
+    for nth in range(60):
+        account = transit_account(TENANT, "main", "out", f"to-{nth}", "EUR")
+        opened = await asyncio.gather(
+            *(shards.here.accounts.open(TENANT, "cli_test", None, account, book="main", transit=True) for _ in range(8))
+        )
+        assert len({msgspec.structs.replace(one, as_of=0) for one in opened if isinstance(one, AccountRow)}) == 1
 
 
 async def test_what_the_source_has_not_does_not_leave(shards: Shards) -> None:

@@ -86,30 +86,32 @@ class Accounts:
             raise InvalidRequest("paths below transit: are those of money between books")
         number = await self._poster.book(tenant, book)
         now = self._clock.now()
-        async with self._database.transaction() as tx:
-            if entry is not None:
-                outcome = (await claim(tx, [entry], resource=[account.id]))[0]
-                if isinstance(outcome, Replay):
-                    return Answered((), None, outcome.status, outcome.body, replayed=True)
-                outcome.raise_or_replay()
-            account = await self._charted(tx, number, account)
+        for _ in range(2):
             try:
-                new = await self._store.insert_account(tx, number, account, now)
+                async with self._database.transaction() as tx:
+                    if entry is not None:
+                        outcome = (await claim(tx, [entry], resource=[account.id]))[0]
+                        if isinstance(outcome, Replay):
+                            return Answered((), None, outcome.status, outcome.body, replayed=True)
+                        outcome.raise_or_replay()
+                    account = await self._charted(tx, number, account)
+                    new = await self._store.insert_account(tx, number, account, now)
+                    row = await self._store.account(tx, tenant, account.id, now)
+                    if row is None or not (new or _same(row, account, number)):
+                        raise AccountExists("take a new id for another account")
+                    if new:
+                        # The new account's reference to its book is a lock that a change of the chart waits for: this is the chart that counts.
+                        await self._check_chart(tx, row)
+                        check_writable(await self._book(tx, tenant, book))
+                        await self._tell(tx, "ledger.account.created", row, actor, trace, now)
+                    if entry is not None and render is not None:
+                        await complete(tx, [Answer(entry, 201, render(row))])
+                return row
             except UniqueViolation as error:
                 if error.constraint != "account_path":
                     raise
-                raise AccountPathTaken(path=account.path) from None
-            row = await self._store.account(tx, tenant, account.id, now)
-            if row is None or not (new or _same(row, account, number)):
-                raise AccountExists("take a new id for another account")
-            if new:
-                # The new account's reference to its book is a lock that a change of the chart waits for: this is the chart that counts.
-                await self._check_chart(tx, row)
-                check_writable(await self._book(tx, tenant, book))
-                await self._tell(tx, "ledger.account.created", row, actor, trace, now)
-            if entry is not None and render is not None:
-                await complete(tx, [Answer(entry, 201, render(row))])
-        return row
+                # Of two who open one and the same account at a time, the later one may be told that its path is taken. Once more, and it is there.
+        raise AccountPathTaken(path=account.path)
 
     async def change(
         self, who: Who, account: AccountId | str, change: Callable[[AccountRow], AccountRow], book: str = MAIN
