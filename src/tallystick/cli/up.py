@@ -60,18 +60,24 @@ def up(
     from tallystick.fabric.shards import with_shards
 
     layout = common.layout
-    previous = states.read(layout)
     more = shards(shard or [])
     try:
-        charters = with_shards(load_all(), [*(previous.shards if previous else ()), *more])
+        services = load_all()
     except CharterError as error:
         raise Failed(str(error), PART_FAILED) from error
-    asked = _replicas(replicas or [], charters)
+
+    def planned(previous: states.State | None) -> dict[str, Charter]:
+        return with_shards(services, [*(previous.shards if previous else ()), *more])
+
+    asked = _replicas(replicas or [], planned(states.read(layout)))
     layout.prepare()
     lock = states.Lock(layout.lock)
     if not lock.acquire():
         return _runs_already(layout, common, more)
     try:
+        # Whoever had the lock until now may have changed it.
+        previous = states.read(layout)
+        charters = planned(previous)
         merged = {**(previous.replicas if previous else {}), **asked} if asked else None
         state = states.plan(previous, _port(port), _port(ops_port), merged, more)
         states.write(layout, state)

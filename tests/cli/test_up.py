@@ -1,0 +1,36 @@
+"""What `tallystick up` starts with. That it starts is tested in `tests/system`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tallystick.chassis.charter import Charter
+from tallystick.cli import up as starting
+from tallystick.cli.output import Common
+from tallystick.local import state as states
+from tallystick.local.layout import Layout
+
+
+def test_what_was_changed_before_it_had_the_lock_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another `up` ends between its first look and its turn, and has added a shard: books may be on it."""
+    common = Common(data=tmp_path / "d")
+    begun: list[tuple[states.State, Mapping[str, Charter]]] = []
+    acquire = states.Lock.acquire
+
+    def late(self: states.Lock) -> bool:
+        states.write(common.layout, states.plan(None, None, None, {"ledger": 2}, ["us"]))
+        return acquire(self)
+
+    def foreground(_: Layout, state: states.State, charters: Mapping[str, Charter], __: Common) -> int:
+        begun.append((state, charters))
+        return 0
+
+    monkeypatch.setattr(states.Lock, "acquire", late)
+    monkeypatch.setattr(starting, "_foreground", foreground)
+    assert starting.up(shard=["eu"], replicas=["risk=2"], common=common) == 0
+    state, charters = begun[0]
+    assert (state.shards, state.replicas) == (["us", "eu"], {"ledger": 2, "risk": 2})
+    assert charters.keys() >= {"ledger", "ledger-us", "ledger-eu"}
