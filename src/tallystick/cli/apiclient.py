@@ -28,14 +28,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from tallystick.kernel.deployment import SHARD_HEADER
+
 _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 #: Answers after which the same request, sent again, may succeed. Only what is safe to repeat is.
 _AGAIN: Final = frozenset({429, 502, 503, 504})
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
-#: By which a request says which shard of the ledger it is for, and how often one is sent on to the shard that the last one named.
-SHARD: Final = "Tallystick-Shard"
-MAX_SENT_ON: Final = 2
+MAX_SENT_ON: Final = 2  # times that a request is sent on to the shard that the last one named
 MAX_PAUSE: Final = 5.0  # seconds between two attempts, whatever Retry-After says
 
 
@@ -281,9 +281,9 @@ class ApiClient:
         url = self._api + path
         bare = url.partition("?")[0].partition("#")[0]
         renewed = False
-        sent_on = MAX_SENT_ON if SHARD in fixed else 0  # who names a shard means that one
+        sent_on = MAX_SENT_ON if SHARD_HEADER in fixed else 0  # who names a shard means that one
         if self._shard is not None:
-            fixed.setdefault(SHARD, self._shard)
+            fixed.setdefault(SHARD_HEADER, self._shard)
         attempt = 0
         while True:
             attempt += 1
@@ -312,7 +312,7 @@ class ApiClient:
                 continue
             if sent_on < MAX_SENT_ON and (shard := _elsewhere(answer)) is not None:
                 sent_on += 1  # said before anything is done, so once more is safe
-                fixed[SHARD] = shard
+                fixed[SHARD_HEADER] = shard
                 if self._one_book:
                     self._shard = shard
                 continue

@@ -10,6 +10,8 @@ from typing import Final
 
 #: The shard that each service has, and that a service without shards consists of.
 HOME: Final = "default"
+#: The header by which a client says which shard of a service its request is for; without it, it is for the one at home.
+SHARD_HEADER: Final = "Tallystick-Shard"
 _BETWEEN: Final = "-"
 
 

@@ -137,12 +137,12 @@ def _valkey(settings: Settings, stack: AsyncExitStack) -> Valkey | None:
     return client
 
 
-def _clients(settings: Settings, charter: Charter, stack: AsyncExitStack) -> Callable[[str, str | None], Client] | None:
+def _clients(settings: Settings, charter: Charter, stack: AsyncExitStack) -> Callable[[str, str], Client] | None:
     folder = settings.mesh_dir
     if folder is None:
         return None
 
-    def make(target: str, shard: str | None) -> Client:
+    def make(target: str, shard: str) -> Client:
         if target not in charter.calls:
             msg = f"the charter of {charter.name} has no [calls.{target}]: say there what for, how long, and what then"
             raise NotOpened(msg)
@@ -154,9 +154,9 @@ def _clients(settings: Settings, charter: Charter, stack: AsyncExitStack) -> Cal
     return make
 
 
-def socket_of(mesh_dir: Path, target: str, shard: str | None = None) -> Path:
+def socket_of(mesh_dir: Path, target: str, shard: str = HOME) -> Path:
     """The service's own way to `target`, or to one of its shards: whoever can open the file is, to the mesh, this service."""
-    return mesh_dir / f"{deployment(target, shard or HOME)}.sock"
+    return mesh_dir / f"{deployment(target, shard)}.sock"
 
 
 async def _keyring(settings: Settings, charter: Charter, database: Database | None, clock: Clock) -> Keyring | None:

@@ -77,7 +77,7 @@ class Runtime:
         settings: Settings,
         charter: Charter,
         clock: Clock,
-        client: Callable[[str, str | None], Client] | None = None,
+        client: Callable[[str, str], Client] | None = None,
         database: Database | None = None,
         bus: Bus | None = None,
         valkey: Valkey | None = None,
@@ -117,9 +117,9 @@ class Runtime:
             raise TypeError(msg)
         return self.settings
 
-    def client(self, target: str, shard: str | None = None) -> Client:
+    def client(self, target: str, shard: str = HOME) -> Client:
         """The client of another service, or of one of its shards; one per target. The charter must name the target in `[calls]`."""
-        key = deployment(target, shard or HOME)
+        key = deployment(target, shard)
         if key not in self._clients:
             self._clients[key] = _opened(self._client, "calls", "TALLYSTICK_MESH_DIR")(target, shard)
         return self._clients[key]

@@ -40,7 +40,7 @@ from tallystick.chassis.web.wire import (
     refuse_twice,
     send_answer,
 )
-from tallystick.kernel.deployment import HOME
+from tallystick.kernel.deployment import HOME, SHARD_HEADER
 from tallystick.kernel.numbers import found_in, suspect
 from tallystick.kernel.problem import (
     DeadlineExceeded,
@@ -61,8 +61,7 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 0.25
 
 PEER = b"x-tallystick-peer"
-#: Which shard of a service a client means; without it the one at home.
-SHARD = b"tallystick-shard"
+_SHARD = SHARD_HEADER.lower().encode()
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BUDGET = re.compile(rb"[1-9][0-9]{0,5}")
 _PROBLEM = b"application/problem+json"
@@ -226,9 +225,9 @@ class Application:
                 raise Forbidden("This is not for the service that asks.", context={"caller": call.caller})
         elif PEER in call.headers and bound.entry == "edge":
             raise NotFound("There is nothing at this path.")
-        elif call.headers.get(SHARD, self._shard) != self._shard:
+        elif call.headers.get(_SHARD, self._shard) != self._shard:
             # the edge sends what names a shard there: there is none of that name, or no edge in front
-            raise InvalidRequest("Tallystick-Shard names no shard of this service.")
+            raise InvalidRequest(f"{SHARD_HEADER} names no shard of this service.")
 
     @staticmethod
     def _budget(bound: Bound, call: Call) -> float:

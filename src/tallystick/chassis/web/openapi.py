@@ -16,7 +16,7 @@ import msgspec
 
 from tallystick.chassis.web.bound import common_problems
 from tallystick.chassis.web.table import PARAMETER, Endpoint
-from tallystick.kernel.deployment import HOME
+from tallystick.kernel.deployment import HOME, SHARD_HEADER
 from tallystick.kernel.problem import Problem
 
 DPOP = "dpop"
@@ -54,7 +54,7 @@ _REQUEST_ID = {
     "Request-Id": {"description": "The trace id of this request (32 hex digits)", "schema": {"type": "string"}}
 }
 _SHARD = {
-    "name": "Tallystick-Shard",
+    "name": SHARD_HEADER,
     "in": "header",
     "required": False,
     "description": "Which shard of the service the request is for; without it the one at home",

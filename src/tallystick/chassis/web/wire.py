@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Seque
 from typing import TYPE_CHECKING, Any
 
 from tallystick.chassis.telemetry import context
+from tallystick.kernel.deployment import SHARD_HEADER
 from tallystick.kernel.problem import InvalidRequest, PayloadTooLarge
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _ONCE = (
     b"idempotency-key",
     b"txn-token",
     b"tallystick-timeout-ms",
-    b"tallystick-shard",
+    SHARD_HEADER.lower().encode(),
 )
 
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Client, ask, ledger, run
 from tallystick.cli.output import Common, emit
+from tallystick.kernel.deployment import SHARD_HEADER
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -23,12 +24,11 @@ def open_book(
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """Open a book. On another shard it takes two requests, first at home and then there: after a failure in between, run it again."""
-    from tallystick.cli.apiclient import SHARD
 
     async def act(api: ApiClient) -> Any:
         body = {"name": book} if shard is None else {"name": book, "shard": shard}
         opened = await ask(api, "POST", "/v1/books", body)
-        return opened if shard is None else await ask(api, "POST", "/v1/books", body, headers={SHARD: shard})
+        return opened if shard is None else await ask(api, "POST", "/v1/books", body, headers={SHARD_HEADER: shard})
 
     opened = run(common, client, act)
     if common.json:

@@ -14,7 +14,7 @@ from tallystick.chassis.charter import Charter
 from tallystick.fabric.envoy import parts
 from tallystick.fabric.envoy.parts import Json, typed
 from tallystick.fabric.envoy.topology import Topology
-from tallystick.kernel.deployment import HOME
+from tallystick.kernel.deployment import HOME, SHARD_HEADER
 from tallystick.kernel.deployment import parts as parts_of
 
 #: Headers that only the platform itself may set. Removed before anything reads them: the peer's name, the proxy's
@@ -25,9 +25,6 @@ FOREIGN = ("forwarded", "x-request-id", "x-real-ip", "traceparent", "tracestate"
 #: What the second listener tells the services: the SHA-256 of the client's certificate, in hex. It begins as all headers
 #: do that only the platform may set, so what a client says by this name is removed at both, and `mesh` removes a service's.
 CERTIFICATE = "x-tallystick-certificate"
-
-#: By which a client says which shard of a service it means; without it the one at home.
-SHARD = "tallystick-shard"
 
 #: Bytes that Envoy holds for a client that reads or writes slowly, and of a body that it may have to send again.
 BUFFER_BYTES = 64 << 10
@@ -233,7 +230,7 @@ def _meant_for(name: str) -> Json:
     """
     if _is_home(name):
         return {}
-    return {"headers": [{"name": SHARD, "string_match": {"exact": parts_of(name)[1]}}]}
+    return {"headers": [{"name": SHARD_HEADER.lower(), "string_match": {"exact": parts_of(name)[1]}}]}
 
 
 def _service_routes(name: str, charter: Charter, match: Json) -> list[Json]:
