@@ -43,6 +43,7 @@ from tests.conftest import DatabaseFor
 from tests.services.ledger.support import START, Books, ledger_on, move
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.server import STATEMENTS, Faults, Server, SimDatabase
+from tests.simulation.server.engine import Asked
 from tests.simulation.subjects import SUBJECTS
 from tests.simulation.test_planted import ForgetsCeilings, unaware_of, with_store
 from tests.simulation.world import Replica, Shape, World
@@ -71,7 +72,7 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, list) else value
 
 
-class Both:
+class Both(Asked):
     """A database or a transaction of each, asked the same."""
 
     def __init__(self, real: Any, simulated: Any, asked: set[tuple[str, str]]) -> None:
@@ -117,17 +118,6 @@ class Both:
     def _compared(query: Query, rows: Sequence[Any]) -> list[Any]:
         found = [plain(list(row)) for row in rows]
         return found if "ORDER BY" in query.sql else sorted(found, key=repr)
-
-    async def fetchrow(self, query: Query, *args: Any) -> Any:
-        rows = await self.fetch(query, *args)
-        return rows[0] if rows else None
-
-    async def fetchval(self, query: Query, *args: Any) -> Any:
-        row = await self.fetchrow(query, *args)
-        return None if row is None else row[0]
-
-    async def execute(self, query: Query, *args: Any) -> int:
-        return len(await self.fetch(query, *args))
 
 
 class Stepped:

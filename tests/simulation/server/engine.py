@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -147,7 +148,25 @@ class Server:
                 break
 
 
-class Transaction:
+class Asked(ABC):
+    """What is asked of a database or a transaction, all of it by `fetch`."""
+
+    @abstractmethod
+    async def fetch(self, query: Query, *args: Any) -> list[Any]: ...
+
+    async def fetchrow(self, query: Query, *args: Any) -> Any:
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
+
+    async def fetchval(self, query: Query, *args: Any) -> Any:
+        row = await self.fetchrow(query, *args)
+        return None if row is None else row[0]
+
+    async def execute(self, query: Query, *args: Any) -> int:
+        return len(await self.fetch(query, *args))
+
+
+class Transaction(Asked):
     """Has both sides: what the service holds in its hand, and what the server knows of it."""
 
     def __init__(self, database: SimDatabase, *, snapshot: bool = False) -> None:
@@ -187,17 +206,6 @@ class Transaction:
             self.abort()
             raise DatabaseUnavailable("lost after it was run")
         return rows
-
-    async def fetchrow(self, query: Query, *args: Any) -> Row | None:
-        rows = await self.fetch(query, *args)
-        return rows[0] if rows else None
-
-    async def fetchval(self, query: Query, *args: Any) -> Any:
-        row = await self.fetchrow(query, *args)
-        return None if row is None else row[0]
-
-    async def execute(self, query: Query, *args: Any) -> int:
-        return len(await self.fetch(query, *args))
 
     def on_commit(self, call: Callable[[], None]) -> None:
         self.after.append(call)
@@ -323,7 +331,7 @@ class Transaction:
             self.store()
 
 
-class SimDatabase:
+class SimDatabase(Asked):
     """One replica's way to the server, with `Database`'s methods. When the replica dies, what it awaits never comes."""
 
     def __init__(self, server: Server) -> None:
@@ -396,14 +404,6 @@ class SimDatabase:
                 return await tx.fetch(query, *args)
             except DatabaseUnavailable:
                 raise CommitUnknown("the connection is lost") from None
-
-    async def fetchrow(self, query: Query, *args: Any) -> Row | None:
-        rows = await self.fetch(query, *args)
-        return rows[0] if rows else None
-
-    async def fetchval(self, query: Query, *args: Any) -> Any:
-        row = await self.fetchrow(query, *args)
-        return None if row is None else row[0]
 
 
 # ---- the statements -------------------------------------------------------------------------------------------------
