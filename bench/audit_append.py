@@ -13,9 +13,7 @@ import argparse
 import asyncio
 import random
 import secrets
-import shutil
 import statistics
-import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 import asyncpg
 import uvloop
 
+from bench.ledger_write_path import own_server
 from tallystick.chassis import migrate, outbox
 from tallystick.chassis.db import Database, Dsn
 from tallystick.chassis.keys import Keyring, LocalRoot, root
@@ -32,8 +31,6 @@ from tallystick.chassis.outbox import Fact
 from tallystick.kernel import ids
 from tallystick.kernel.clock import SystemClock
 from tallystick.kernel.ids import FactId
-from tallystick.kernel.secret import Secret
-from tallystick.local.parts import Postgres
 from tallystick.services.audit.service import Log
 from tallystick.services.audit.store import Store
 
@@ -141,26 +138,17 @@ def show(what: str, figure: float, unit: str) -> None:
 
 
 async def main(given: Any) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="ts-bench-", dir="/tmp"))
-    directory.chmod(0o755)
-    password = Secret(secrets.token_urlsafe(24))
-    server = Postgres(directory / "pg", directory / "run", password=password, log=directory / "log" / "postgres.log")
-    await server.start()
-    try:
-        superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
+    async with own_server() as (directory, _, superuser):
         connection = await asyncpg.connect(
-            host=superuser.host, user=superuser.user, password=password.reveal(), database="postgres"
+            host=superuser.host, user=superuser.user, password=superuser.password.reveal(), database="postgres"
         )
         for role in ("audit", "audit_owner"):
-            await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password.reveal()}'")
+            await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{superuser.password.reveal()}'")
         await connection.execute("CREATE DATABASE audit OWNER audit_owner")
         await connection.close()
         owner = replace(superuser, user="audit_owner", database="audit")
         await migrate.apply(owner, "tallystick.services.audit", service_role="audit")
         await measure(replace(owner, user="audit"), directory, given.seconds, given.batch)
-    finally:
-        await server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

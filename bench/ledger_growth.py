@@ -15,9 +15,6 @@ import asyncio
 import json
 import os
 import random
-import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -25,11 +22,10 @@ from pathlib import Path
 
 import asyncpg
 
-from bench.ledger_write_path import OWNER, PATIENT, SERVICE, fresh, ledger_on, pgbench, prepare
+from bench.ledger_write_path import OWNER, PATIENT, SERVICE, fresh, ledger_on, own_server, pgbench, prepare
 from tallystick.chassis.db import Database, Dsn
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
-from tallystick.kernel.secret import Secret
 from tallystick.local.parts import Postgres
 from tallystick.services.ledger.model import Command
 from tallystick.services.ledger.service import Ask, Ledger
@@ -230,19 +226,11 @@ async def counters(connection: asyncpg.Connection[asyncpg.Record]) -> tuple[int,
 
 
 async def main(given: argparse.Namespace) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="ts-growth-", dir="/tmp"))
-    directory.chmod(0o755)
-    password = Secret(secrets.token_urlsafe(24))
-    server = Postgres(
-        directory / "pg",
-        directory / "run",
-        password=password,
-        log=directory / "log" / "postgres.log",
-        settings={name: f"'{value}'" for name, _, value in (one.partition("=") for one in given.setting)},
-    )
-    await server.start()
-    try:
-        superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
+    async with own_server({name: f"'{value}'" for name, _, value in (one.partition("=") for one in given.setting)}) as (
+        _,
+        server,
+        superuser,
+    ):
         await asyncio.to_thread(pgbench, superuser, 10, fill=True)
         dsn = await fresh(superuser, "growing")
         if given.partition:
@@ -270,9 +258,6 @@ async def main(given: argparse.Namespace) -> None:
             given.json.write_text(
                 json.dumps({"steps": [asdict(step) for step in steps], "bytes": taken, "density": dense}, indent=1)
             )
-    finally:
-        await server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

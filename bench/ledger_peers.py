@@ -22,10 +22,7 @@ import asyncio
 import os
 import random
 import re
-import secrets
-import shutil
 import subprocess
-import tempfile
 import time
 from bisect import bisect
 from collections.abc import Callable
@@ -36,12 +33,10 @@ from typing import Any
 
 import asyncpg
 
-from bench.ledger_write_path import PATIENT, fresh, ledger_on, pgbench, prepare
+from bench.ledger_write_path import PATIENT, fresh, ledger_on, own_server, pgbench, prepare
 from tallystick.chassis.db import Database, Dsn
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
-from tallystick.kernel.secret import Secret
-from tallystick.local.parts import Postgres
 from tallystick.local.parts.postgres import BIN
 from tallystick.services.ledger.model import Command
 from tallystick.services.ledger.service import Ask
@@ -247,13 +242,7 @@ async def sound(dsn: Dsn) -> None:
 
 
 async def main(seconds: float, accounts: int, only: str) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="ts-bench-", dir="/tmp"))
-    directory.chmod(0o755)
-    password = Secret(secrets.token_urlsafe(24))
-    server = Postgres(directory / "pg", directory / "run", password=password, log=directory / "log" / "postgres.log")
-    await server.start()
-    try:
-        superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
+    async with own_server() as (directory, _, superuser):
         await asyncio.to_thread(pgbench, superuser, 2, fill=True)
         peers = await peer_schema(superuser, accounts)
         ours = await fresh(superuser, "ledger_peers")
@@ -285,9 +274,6 @@ async def main(seconds: float, accounts: int, only: str) -> None:
             show("Tallystick, 1000 a request", [await own(ours, made, distribution, seconds, size=1000, asks=2)])
         await checked(peers, accounts)
         await sound(ours)
-    finally:
-        await server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

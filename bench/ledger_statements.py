@@ -13,27 +13,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import secrets
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import asyncpg
 
-from bench.ledger_write_path import PATIENT, fresh
+from bench.ledger_write_path import PATIENT, fresh, own_server
 from tallystick.chassis.db import Database, Dsn
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
 from tallystick.kernel import ids
 from tallystick.kernel.clock import ManualClock
 from tallystick.kernel.ids import AccountId
-from tallystick.kernel.secret import Secret
-from tallystick.local.parts import Postgres
 from tallystick.services.ledger.model import Command, Header, NewAccount, Span
 from tallystick.services.ledger.service import Ask, Asked, Ledger, Place
 from tallystick.services.ledger.store import Store
@@ -143,20 +137,11 @@ async def case(dsn: Dsn, name: str, given: argparse.Namespace, *, scattered: boo
 
 
 async def main(given: argparse.Namespace) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="ts-statements-", dir="/tmp"))
-    directory.chmod(0o755)
-    password = Secret(secrets.token_urlsafe(24))
-    server = Postgres(directory / "pg", directory / "run", password=password, log=directory / "log" / "postgres.log")
-    await server.start()
-    try:
-        superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
+    async with own_server() as (_, _, superuser):
         print(f"{'':46} first   middle  turn    as of the middle [ms]")
         for name in given.case:
             dsn = await fresh(superuser, name)
             await case(dsn, name, given, scattered=name == "scattered", imported=name == "imported")
-    finally:
-        await server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

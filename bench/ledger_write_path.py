@@ -24,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,31 @@ async def run(case: Case, dsn: Dsn, directory: Path, *, seconds: float, accounts
     }
 
 
+@asynccontextmanager
+async def own_server(settings: dict[str, str] | None = None) -> AsyncIterator[tuple[Path, Postgres, Dsn]]:
+    """A PostgreSQL of the bench's own in a directory that is gone afterwards, and its superuser's way in."""
+    directory = Path(tempfile.mkdtemp(prefix="ts-bench-", dir="/tmp"))
+    directory.chmod(0o755)
+    password = Secret(secrets.token_urlsafe(24))
+    server = Postgres(
+        directory / "pg",
+        directory / "run",
+        password=password,
+        log=directory / "log" / "postgres.log",
+        settings=settings,
+    )
+    await server.start()
+    try:
+        yield (
+            directory,
+            server,
+            Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password),
+        )
+    finally:
+        await server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 async def fresh(superuser: Dsn, name: str) -> Dsn:
     """A migrated ledger database of its own."""
     owner = replace(superuser, user=OWNER, database=name, password=superuser.password)
@@ -296,19 +322,7 @@ async def age(superuser: Dsn) -> None:
 
 
 async def main(seconds: float, accounts: int, only: str) -> None:
-    directory = Path(tempfile.mkdtemp(prefix="ts-bench-", dir="/tmp"))
-    directory.chmod(0o755)
-    password = Secret(secrets.token_urlsafe(24))
-    server = Postgres(
-        directory / "pg",
-        directory / "run",
-        password=password,
-        log=directory / "log" / "postgres.log",
-        settings={"min_wal_size": "'2GB'"},
-    )
-    await server.start()
-    try:
-        superuser = Dsn(host=str(directory / "run"), database="postgres", user="postgres", password=password)
+    async with own_server({"min_wal_size": "'2GB'"}) as (directory, _, superuser):
         await age(superuser)
         base = await asyncio.to_thread(pgbench, superuser, seconds, fill=True)
         print(f"{'pgbench tpcb-like, 32 clients':60} {base:>9.0f}/s   1.00")
@@ -327,9 +341,6 @@ async def main(seconds: float, accounts: int, only: str) -> None:
                 f" {figures['cpu_us_per_transfer']:.0f} us of Python and {figures['server_us_per_transfer']:.0f} of PostgreSQL each",
                 flush=True,
             )
-    finally:
-        await server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def writer(task: Path) -> None:
