@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +23,9 @@ from tests.system.conftest import PlatformUnderTest, replicated
 from tests.system.recorder import Recorder
 
 SCOPE = "accounts:write accounts:read transfers:write transfers:read"
-#: Seconds of load in each test.
+#: Seconds of load in each test, and for how many more a busy machine may take to answer enough of it.
 LOAD_S = 10
+PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,14 @@ async def nemesis(platform: PlatformUnderTest, rng: random.Random, killed: list[
                 await asyncio.sleep(0.1)
 
 
-async def recorded(platform: PlatformUnderTest, credentials: Credentials, seed: int, *, repeat: bool) -> Recorder:
+async def recorded(
+    platform: PlatformUnderTest,
+    credentials: Credentials,
+    seed: int,
+    *,
+    repeat: bool,
+    enough: Callable[[Recorder], bool],
+) -> Recorder:
     rng = random.Random(seed)
     # One attempt: what is not answered is to be seen here, not healed by the client.
     async with ApiClient(credentials, connections=24, attempts=1, timeout=8) as api:
@@ -70,6 +79,10 @@ async def recorded(platform: PlatformUnderTest, credentials: Credentials, seed: 
         trouble = asyncio.create_task(nemesis(platform, rng, killed))
         await asyncio.sleep(LOAD_S)
         await trouble
+        for _ in range(PATIENCE_S):
+            if enough(recorder):
+                break
+            await asyncio.sleep(1)
         recorder.stopping = True
         await asyncio.gather(*clients)
         await asyncio.to_thread(platform.until_ready)
@@ -77,6 +90,17 @@ async def recorded(platform: PlatformUnderTest, credentials: Credentials, seed: 
     assert not anomalies, f"seed {seed}: {len(anomalies)} anomalies, first {anomalies[:3]}"
     assert len(killed) >= 4
     return recorder
+
+
+def much_was_decided(recorder: Recorder) -> bool:
+    told = [one for attempt in recorder.attempts for one in attempt.told or ()]
+    decided = sum(one.status != "rejected" for one in told)
+    return decided > 100 and {"insufficient_funds"} < {one.reason for one in told}
+
+
+def much_was_answered_twice(recorder: Recorder) -> bool:
+    answers = Counter(attempt.moves[0].id for attempt in recorder.attempts if attempt.told is not None)
+    return sum(count > 1 for count in answers.values()) > 30
 
 
 @pytest.fixture
@@ -90,21 +114,15 @@ def seed(record_property: Callable[[str, object], None]) -> int:
 
 def test_all_answers_are_those_of_one_ledger(doubled: PlatformUnderTest, tmp_path: Path, seed: int) -> None:
     credentials = tenant(doubled, tmp_path, f"history-{seed}")
-    recorder = asyncio.run(recorded(doubled, credentials, seed, repeat=False))
-    told = [one for attempt in recorder.attempts for one in attempt.told or ()]
+    recorder = asyncio.run(recorded(doubled, credentials, seed, repeat=False, enough=much_was_decided))
     print(f"{len(recorder.attempts)} requests, {len(recorder.reads)} reads, unanswered {dict(recorder.unanswered)}")
-    assert sum(one.status != "rejected" for one in told) > 100
-    assert {"insufficient_funds"} < {one.reason for one in told}
+    assert much_was_decided(recorder)
     assert recorder.unanswered, "nothing was lost: the trouble did not reach anybody"
 
 
 def test_a_request_that_is_repeated_has_one_effect(doubled: PlatformUnderTest, tmp_path: Path, seed: int) -> None:
     credentials = tenant(doubled, tmp_path, f"repeats-{seed}")
-    recorder = asyncio.run(recorded(doubled, credentials, seed, repeat=True))
-    tries: dict[str, int] = {}
-    for attempt in recorder.attempts:
-        if attempt.told is not None:
-            tries[attempt.moves[0].id] = tries.get(attempt.moves[0].id, 0) + 1
-    print(f"{len(recorder.attempts)} requests for {len(tries)}, unanswered {dict(recorder.unanswered)}")
-    assert sum(count > 1 for count in tries.values()) > 30, "hardly anything was answered twice"
+    recorder = asyncio.run(recorded(doubled, credentials, seed, repeat=True, enough=much_was_answered_twice))
+    print(f"{len(recorder.attempts)} requests, unanswered {dict(recorder.unanswered)}")
+    assert much_was_answered_twice(recorder)
     assert recorder.unanswered, "nothing was lost: the trouble did not reach anybody"
