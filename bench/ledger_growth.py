@@ -1,11 +1,10 @@
-"""What ten million transfers do to the ledger's write path: its rate as the book grows, what a transfer takes on disk, and whether partitions pay.
+"""What ten million transfers do to the ledger's write path: its rate as the book grows, what a transfer takes on disk.
 
-    .venv/bin/python -m bench.ledger_growth [--transfers 10000000] [--accounts 100000] [--partition 1000000] [--json FILE]
+    .venv/bin/python -m bench.ledger_growth [--transfers 10000000] [--accounts 100000] [--json FILE]
 
 The write path is all of it (rules, save, guards, facts, durable commit), batches of 1000, two in flight, random accounts, one book. At every
 `--step` transfers a slice of pgbench (tpcb-like, scale 50, 32 clients, prepared, same server) is run, so that a busy machine shows: judge by `x base`
-and by the CPU that the server and Python took for a transfer. `--partition N` tries the book's table cut by ranges of N sequences. That is a
-trial and no more: a partitioned table can't keep an id unique over all its parts, see bench/results/ledger-growth.md.
+and by the CPU that the server and Python took for a transfer. Figures are in bench/results/ledger-growth.md.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import asyncpg
 
-from bench.ledger_write_path import OWNER, PATIENT, SERVICE, fresh, ledger_on, own_server, pgbench, prepare
+from bench.ledger_write_path import PATIENT, fresh, ledger_on, own_server, pgbench, prepare
 from tallystick.chassis.db import Database, Dsn
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
@@ -32,7 +31,7 @@ from tallystick.services.ledger.service import Ask, Ledger
 
 BATCH, IN_FLIGHT = 1000, 2
 #: The tables that grow with the book, and the outbox of facts, which is emptied 30 days after relaying.
-TABLES = ("transfer", "account", "hold", "reversal", "rejection", "outbox")
+TABLES = ("transfer_row", "account", "hold", "reversal", "rejection", "outbox")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -71,48 +70,17 @@ async def connect(dsn: Dsn) -> asyncpg.Connection[asyncpg.Record]:
     )
 
 
-async def partition(owner: Dsn, size: int, transfers: int) -> None:
-    """Puts a table cut by `size` sequences in the place of `transfer`, with the same columns, checks, indexes, guards and rights. A unique index
-    needs the sequence in it then.
-    """
-    connection = await connect(owner)
-    indexes = await connection.fetch(
-        "SELECT pg_get_indexdef(indexrelid) AS made, indisprimary AS key FROM pg_index WHERE indrelid = 'transfer'::regclass"
-    )
-    triggers = await connection.fetch(
-        "SELECT pg_get_triggerdef(oid) AS made FROM pg_trigger WHERE tgrelid = 'transfer'::regclass AND NOT tgisinternal"
-    )
-    await connection.execute("ALTER TABLE transfer RENAME TO transfer_whole")
-    await connection.execute(
-        "CREATE TABLE transfer (LIKE transfer_whole INCLUDING DEFAULTS INCLUDING CONSTRAINTS) PARTITION BY RANGE (sequence)"
-    )
-    for first in range(0, transfers + 2 * size, size):
-        await connection.execute(
-            f"CREATE TABLE transfer_{first // size} PARTITION OF transfer FOR VALUES FROM ({first}) TO ({first + size})"
-        )
-    for index in indexes:
-        made = (
-            index["made"].replace(" ON public.transfer_whole ", " ON public.transfer ").replace(" INDEX ", " INDEX p_")
-        )
-        await connection.execute(made.replace("(book, id)", "(book, id, sequence)") if index["key"] else made)
-    for trigger in triggers:
-        await connection.execute(trigger["made"].replace("transfer_whole", "transfer"))
-    await connection.execute(f"GRANT SELECT, INSERT ON transfer TO {SERVICE}")
-    await connection.close()
-
-
 async def sizes(connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, dict[str, int]]:
-    """Bytes of each growing table: `heap`, `toast` and each index by name. Partitions are summed under their table."""
+    """Bytes of each growing table: `heap`, `toast` and each index by name."""
     found: dict[str, dict[str, int]] = {}
     rows = await connection.fetch(
         """
-        SELECT coalesce(p.relname, c.relname) AS name, pg_relation_size(c.oid) AS heap,
+        SELECT c.relname AS name, pg_relation_size(c.oid) AS heap,
             coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast,
             ARRAY(SELECT coalesce(regexp_replace(pg_get_indexdef(i.indexrelid), '^.*USING ', ''), '') FROM pg_index AS i WHERE i.indrelid = c.oid
                 ORDER BY i.indexrelid) AS indexes,
             ARRAY(SELECT pg_relation_size(i.indexrelid) FROM pg_index AS i WHERE i.indrelid = c.oid ORDER BY i.indexrelid) AS bytes
-        FROM pg_class AS c LEFT JOIN pg_inherits AS h ON h.inhrelid = c.oid LEFT JOIN pg_class AS p ON p.oid = h.inhparent
-        WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND coalesce(p.relname, c.relname) = ANY($1)
+        FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname = ANY($1)
         """,
         list(TABLES),
     )
@@ -133,7 +101,7 @@ async def density(superuser: Dsn) -> dict[str, tuple[float, float]]:
             """
             SELECT regexp_replace(pg_get_indexdef(i.indexrelid), '^.*USING ', '') AS name, s.avg_leaf_density, s.leaf_fragmentation
             FROM pg_index AS i CROSS JOIN LATERAL pgstatindex(i.indexrelid) AS s
-            WHERE i.indrelid = 'transfer'::regclass ORDER BY i.indexrelid
+            WHERE i.indrelid = 'transfer_row'::regclass ORDER BY i.indexrelid
             """
         )
     except asyncpg.PostgresError:
@@ -233,8 +201,6 @@ async def main(given: argparse.Namespace) -> None:
     ):
         await asyncio.to_thread(pgbench, superuser, 10, fill=True)
         dsn = await fresh(superuser, "growing")
-        if given.partition:
-            await partition(replace(dsn, user=OWNER), given.partition, given.transfers + given.accounts)
         names = await prepare(dsn, given.accounts, floor=True)
         accounts = [ids.accounts.parse(f"acc_{ids.encode(int(name.replace('-', ''), 16))}") for name in names]
         steps = await grow(given, server, superuser, dsn, accounts)
@@ -249,11 +215,10 @@ async def main(given: argparse.Namespace) -> None:
         dense = await density(own)
         for name, (full, apart) in dense.items():
             print(f"{name:60} leaves {full:.0f} % full, {apart:.0f} % out of order")
-        if not given.partition:
-            check = await Database.open(dsn, bounds=PATIENT)
-            if faults := await ledger_on(check).faults():
-                raise RuntimeError(str(faults))
-            await check.close()
+        check = await Database.open(dsn, bounds=PATIENT)
+        if faults := await ledger_on(check).faults():
+            raise RuntimeError(str(faults))
+        await check.close()
         if given.json:
             given.json.write_text(
                 json.dumps({"steps": [asdict(step) for step in steps], "bytes": taken, "density": dense}, indent=1)
@@ -266,7 +231,6 @@ if __name__ == "__main__":
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--step", type=int, default=1_000_000)
     parser.add_argument("--slice", type=float, default=4, help="seconds of pgbench before each step")
-    parser.add_argument("--partition", type=int, default=0, help="sequences in each part; 0: one table")
     parser.add_argument(
         "--setting", action="append", default=[], help="NAME=VALUE of PostgreSQL, over those of one machine; repeatable"
     )

@@ -23,7 +23,7 @@ from tests.simulation.subjects import SUBJECTS
 from tests.simulation.world import Report, Shape, simulate
 
 #: Seeds that the fixed stretch and the wandering one have each; set SIMULATION_SEEDS for more.
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "900"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1100"))
 #: Each finds one of what was found once, if it comes back: a plan that goes on with a book that was forgotten while it asked, or before it
 #: was stored; a capture after the hold's expiry by the book's time, by a clock that was behind; by such a clock, a refusal for what an expired
 #: hold held; a balancing transfer that leaves what such a hold held. All in runs without subjects.

@@ -57,7 +57,8 @@ def of_function(name: str, text: str) -> Iterator[Change]:
         r" IS NULL": " IS NOT NULL",
         r" \+ 1": " + 2",
         r" - 1": " - 2",
-        r"-released": "released",
+        r"-coalesce\(released, 0\)": "coalesce(released, 0)",
+        r"(?<=coalesce\()(\w+), 0(?=\))": r"\1, 1",
         r"coalesce\(sum\(d\.released\), 0\)": "0",
         r"IF bad IS NOT NULL THEN": "IF false THEN",
         r"DISTINCT ": "",
@@ -70,7 +71,8 @@ def of_function(name: str, text: str) -> Iterator[Change]:
                 ":"
             ):
                 continue
-            yield change(start, body + found.end(), new, f"{found[0].strip()} -> {new.strip() or 'nothing'}")
+            made = found.expand(new)
+            yield change(start, body + found.end(), made, f"{found[0].strip()} -> {made.strip() or 'nothing'}")
     for start, end, elements in _rows(text):
         other = text.find("(", end)
         rest = text[end:other]

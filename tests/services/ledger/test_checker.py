@@ -44,14 +44,14 @@ async def one_round(books: Books) -> list[Fault]:
 
 
 INJECTED = (
-    "UPDATE transfer SET amount = amount + 1 WHERE sequence = 2 AND book = 1",
-    "UPDATE transfer SET amount = amount + 1 WHERE kind = 'hold' AND id = (SELECT id FROM hold WHERE state = 'held' LIMIT 1)",
-    "UPDATE transfer SET amount = amount - 1 WHERE kind = 'reverse' AND amount > 1 OR kind = 'capture' AND released = 4",
-    "UPDATE transfer SET released = released + 1 WHERE kind = 'capture'",
-    "UPDATE transfer SET dr_debits_posted = dr_debits_posted + 1 WHERE sequence = 1 AND book = 1",
-    "UPDATE transfer SET cr_credits_posted = cr_credits_posted - 1 WHERE sequence = 1 AND book = 1",
-    "UPDATE transfer SET cr_credits_pending = cr_credits_pending + 1 WHERE sequence = 4 AND book = 1",
-    "UPDATE transfer SET dr_version = dr_version + 1 WHERE sequence = 3 AND book = 1",
+    "UPDATE transfer_row SET amount = amount + 1 WHERE sequence = 2 AND book = 1",
+    "UPDATE transfer_row SET amount = amount + 1 WHERE kind = 'hold' AND id = (SELECT id FROM hold WHERE state = 'held' LIMIT 1)",
+    "UPDATE transfer_row SET amount = amount - 1 WHERE kind = 'reverse' AND amount > 1 OR kind = 'capture' AND released = 4",
+    "UPDATE transfer_row SET released = released + 1 WHERE kind = 'capture'",
+    "UPDATE transfer_row SET dr_debits_posted = dr_debits_posted + 1 WHERE sequence = 1 AND book = 1",
+    "UPDATE transfer_row SET cr_credits_posted = cr_credits_posted - 1 WHERE sequence = 1 AND book = 1",
+    "UPDATE transfer_row SET cr_credits_pending = cr_credits_pending + 1 WHERE sequence = 4 AND book = 1",
+    "UPDATE transfer_row SET dr_version = dr_version + 1 WHERE sequence = 3 AND book = 1",
     "UPDATE account SET credits_posted = credits_posted + 1 WHERE floor = 0",
     "UPDATE account SET debits_posted = debits_posted - 1 WHERE book = 2 AND normal_side = 'debit'",
     "UPDATE account SET debits_pending = debits_pending + 1 WHERE floor = 0",
@@ -59,9 +59,9 @@ INJECTED = (
     "UPDATE hold SET remaining = remaining - 1 WHERE state = 'held'",
     "UPDATE hold SET captured = captured + 1 WHERE state = 'captured' AND captured < amount",
     "UPDATE reversal SET reversed = reversed + 1",
-    "DELETE FROM transfer WHERE sequence = 5 AND book = 1",
-    "UPDATE transfer SET recorded_at = recorded_at + interval '1 day' WHERE sequence = 1 AND book = 1",
-    "UPDATE transfer SET debit_account = credit_account, credit_account = debit_account WHERE sequence = 2 AND book = 1",
+    "DELETE FROM transfer_row WHERE sequence = 5 AND book = 1",
+    "UPDATE transfer_row SET recorded_at = recorded_at + interval '1 day' WHERE sequence = 1 AND book = 1",
+    "UPDATE transfer_row SET debit_number = credit_number, credit_number = debit_number WHERE sequence = 2 AND book = 1",
 )
 
 
@@ -94,11 +94,11 @@ async def test_slices_meet_each_other(books: Books, monkeypatch: pytest.MonkeyPa
     try:
         for sequence in range(1, last + 1):
             which = f"WHERE sequence = {sequence} AND book = 1"
-            await connection.execute(f"UPDATE transfer SET dr_debits_posted = dr_debits_posted + 1 {which}")
+            await connection.execute(f"UPDATE transfer_row SET dr_debits_posted = dr_debits_posted + 1 {which}")
             check = Checker(books.database, Checks())
             found = [fault for _ in range(3) for fault in await check.turn()]
             assert found, sequence
-            await connection.execute(f"UPDATE transfer SET dr_debits_posted = dr_debits_posted - 1 {which}")
+            await connection.execute(f"UPDATE transfer_row SET dr_debits_posted = dr_debits_posted - 1 {which}")
     finally:
         await connection.close()
     assert await one_round(books) == []

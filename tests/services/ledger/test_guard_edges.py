@@ -35,8 +35,17 @@ WRITE = """
 WITH moved AS (
     UPDATE book SET sequence = $1 WHERE id = $2
 )
-INSERT INTO transfer SELECT * FROM jsonb_populate_recordset(NULL::transfer, $3::jsonb)
+INSERT INTO transfer_row SELECT (jsonb_populate_record(NULL::transfer_row, t.said || jsonb_build_object(
+    'debit_number', (SELECT number FROM account WHERE id = (t.said ->> 'debit_account')::uuid),
+    'credit_number', (SELECT number FROM account WHERE id = (t.said ->> 'credit_account')::uuid)
+))).* FROM jsonb_array_elements($3::jsonb) AS t (said)
 """
+
+
+def stored(row: dict[str, Any]) -> dict[str, Any]:
+    """As `save` stores it: what is zero is not there."""
+    absent = {"released", *(f"{side}_{total}" for side in ("dr", "cr") for total in TOTALS)}
+    return {name: None if name in absent and value == 0 else value for name, value in row.items()}
 
 
 @dataclass
@@ -92,7 +101,7 @@ class Hand:
         try:
             for sql, args in self.before:
                 await self.connection.execute(sql, *args)
-            await self.connection.execute(WRITE, self.sequence, self.book, json.dumps(self.rows))
+            await self.connection.execute(WRITE, self.sequence, self.book, json.dumps(list(map(stored, self.rows))))
         except asyncpg.IntegrityConstraintViolationError as error:
             return str(error.constraint_name)
         else:
@@ -560,7 +569,10 @@ async def test_nothing_is_there_twice(filled: Filled) -> None:
     hand.rows[0]["sequence"] = 4
     assert await hand.refused() == "transfer_sequence"
     for table in ("hold", "reversal", "account"):
-        assert await alone(filled, f"INSERT INTO {table} SELECT * FROM {table} LIMIT 1") == f"{table}_pkey"
+        assert (
+            await alone(filled, f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table} LIMIT 1")
+            == f"{table}_pkey"
+        )
     refusal = "INSERT INTO rejection (book, id, digest, reason, recorded_at) SELECT 1, $1::uuid, decode(repeat('00', 16), 'hex'), 'x', now() FROM generate_series(1, 2)"  # fmt: skip
     assert await alone(filled, refusal, filled.post) == "rejection_pkey"
     assert await alone(filled, "INSERT INTO book (tenant, recorded_at, created_at) SELECT tenant, now(), now() FROM book") == "book_name"  # fmt: skip

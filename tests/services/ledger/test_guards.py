@@ -25,8 +25,8 @@ COLUMNS = [
     "id",
     "kind",
     "target",
-    "debit_account",
-    "credit_account",
+    "debit_number",
+    "credit_number",
     "amount",
     "released",
     "currency",
@@ -76,7 +76,7 @@ def insert(row: dict[str, Any], **changes: Any) -> tuple[str, tuple[Any, ...]]:
     new = {**row, "id": ids.transfers.new(), **changes}
     places = ", ".join(f"${place}" for place in range(1, len(COLUMNS) + 1))
     return (
-        f"INSERT INTO transfer ({', '.join(COLUMNS)}) VALUES ({places})",
+        f"INSERT INTO transfer_row ({', '.join(COLUMNS)}) VALUES ({places})",
         tuple(new[column] for column in COLUMNS),
     )
 
@@ -126,7 +126,7 @@ BAD_ROWS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"asked": 1}, "transfer_asked"),
     ({"effective_at": datetime(2026, 1, 2, tzinfo=UTC)}, "transfer_effective"),
     ({"kind": "hold", "effective_at": datetime(2025, 1, 2, tzinfo=UTC)}, "transfer_effective"),
-    ({"credit_account": "debit_account"}, "transfer_two_accounts"),
+    ({"credit_number": "debit_number"}, "transfer_two_accounts"),
     ({}, "transfer_sequence"),
     ({"sequence": 9}, "transfer_sequence_gap"),
     ({"sequence": 3}, "transfer_sequence_gap"),
@@ -136,7 +136,7 @@ BAD_ROWS: tuple[tuple[dict[str, Any], str], ...] = (
 async def test_a_bad_row_is_refused(filled: Books, service: ServiceDatabase) -> None:
     row = await last_post(service)
     for given, constraint in BAD_ROWS:
-        changes = {**given, "credit_account": row["debit_account"]} if "credit_account" in given else given
+        changes = {**given, "credit_number": row["debit_number"]} if "credit_number" in given else given
         assert await refused(service, insert(row, **changes)) == constraint, changes
 
 
@@ -253,10 +253,10 @@ async def test_the_service_can_not_change_or_delete_what_was_posted(filled: Book
     )
     try:
         for sql in (
-            "UPDATE transfer SET amount = 1",
-            "UPDATE transfer SET metadata = NULL",
-            "DELETE FROM transfer",
-            "TRUNCATE transfer",
+            "UPDATE transfer_row SET amount = 1",
+            "UPDATE transfer_row SET metadata = NULL",
+            "DELETE FROM transfer_row",
+            "TRUNCATE transfer_row",
             "DELETE FROM account",
             "UPDATE account SET normal_side = 'debit'",
             "UPDATE account SET path = 'a'",
@@ -278,8 +278,8 @@ async def test_the_service_can_not_change_or_delete_what_was_posted(filled: Book
             "DELETE FROM reversal",
             "DELETE FROM book",
             "UPDATE book SET tenant = 'other'",
-            "ALTER TABLE transfer DISABLE TRIGGER transfer_guard",
-            "DROP TRIGGER transfer_guard ON transfer",
+            "ALTER TABLE transfer_row DISABLE TRIGGER transfer_guard",
+            "DROP TRIGGER transfer_guard ON transfer_row",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(sql)
@@ -397,19 +397,19 @@ async def test_the_check_of_the_books_finds_what_was_changed_behind_everybodys_b
     try:
         await connection.execute("SET session_replication_role = replica")  # no trigger fires
         for change, undo, found in (
-            ("UPDATE transfer SET amount = 101 WHERE kind = 'post'", "UPDATE transfer SET amount = 100 WHERE kind = 'post'", "running_balances_follow"),
+            ("UPDATE transfer_row SET amount = 101 WHERE kind = 'post'", "UPDATE transfer_row SET amount = 100 WHERE kind = 'post'", "running_balances_follow"),
             ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "totals_are_the_sums_of_entries"),
             ("UPDATE account SET credits_posted = 99 WHERE floor = 0", "UPDATE account SET credits_posted = 100 WHERE floor = 0", "debits_equal_credits"),
             ("UPDATE book SET sequence = 3", "UPDATE book SET sequence = 2", "sequences_have_no_gaps"),
-            ("UPDATE transfer SET sequence = 3 WHERE sequence = 2", "UPDATE transfer SET sequence = 2 WHERE sequence = 3", "sequences_have_no_gaps"),
-            ("UPDATE transfer SET recorded_at = recorded_at - interval '1s' WHERE sequence = 2", "UPDATE transfer SET recorded_at = recorded_at + interval '1s' WHERE sequence = 2", "sequences_have_no_gaps"),
+            ("UPDATE transfer_row SET sequence = 3 WHERE sequence = 2", "UPDATE transfer_row SET sequence = 2 WHERE sequence = 3", "sequences_have_no_gaps"),
+            ("UPDATE transfer_row SET recorded_at = recorded_at - interval '1s' WHERE sequence = 2", "UPDATE transfer_row SET recorded_at = recorded_at + interval '1s' WHERE sequence = 2", "sequences_have_no_gaps"),
             ("UPDATE hold SET remaining = 29", "UPDATE hold SET remaining = 30", "holds_are_what_was_drawn"),
             ("UPDATE hold SET expires_at = '2030-01-01'", "UPDATE hold SET expires_at = NULL", "holds_are_what_was_drawn"),
             ("UPDATE hold SET debit_account = credit_account, credit_account = debit_account", "UPDATE hold SET debit_account = credit_account, credit_account = debit_account", "holds_are_what_was_drawn"),
             ("UPDATE hold SET book = 99", "UPDATE hold SET book = 1", "holds_are_what_was_drawn"),
             ("INSERT INTO reversal SELECT book, id, amount, 1 FROM transfer WHERE kind = 'post'", "DELETE FROM reversal", "reversals_stay_within"),
             ("UPDATE account SET sequence = 1 WHERE floor = 0", "UPDATE account SET sequence = 2 WHERE floor = 0", "totals_are_the_sums_of_entries"),
-            ("UPDATE transfer SET dr_version = 7 WHERE sequence = 1", "UPDATE transfer SET dr_version = 1 WHERE sequence = 1", "running_balances_follow"),
+            ("UPDATE transfer_row SET dr_version = 7 WHERE sequence = 1", "UPDATE transfer_row SET dr_version = 1 WHERE sequence = 1", "running_balances_follow"),
         ):  # fmt: skip
             await connection.execute(change)
             assert any(fault.startswith(found) for fault in await filled.ledger.faults()), change

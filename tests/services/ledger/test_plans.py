@@ -28,7 +28,8 @@ async def test_hot_queries_look_at_what_they_are_about(service: ServiceDatabase,
     nobody = ids.transfers.new()
     one = pattern("anna")
     cases: list[tuple[Query, tuple[Any, ...], int]] = [
-        (POSTING.known, ([1, 1, 1], [paid.id, held.id, nobody]), 6),
+        # two transfers, the ids of their accounts, the hold
+        (POSTING.known, ([1, 1, 1], [paid.id, held.id, nobody]), 7),
         (POSTING.accounts_for_posting, ([bank, anna],), 2),
         (POSTING.accounts_at_paths_for_posting, ([1], ["anna"]), 1),
         (POSTING.transactions_of, ([1], [nobody]), 0),
@@ -36,7 +37,8 @@ async def test_hot_queries_look_at_what_they_are_about(service: ServiceDatabase,
         (POSTING.account_at_path, ("acme", "main", "anna", START), 4),
         (POSTING.accounts, (1, None, START, None, None, None, 5), 12),
         (POSTING.accounts_at_paths, (1, None, START, None, None, None, 5, one.low, one.high, one.regex), 3),
-        (POSTING.entries, (1, anna, 10**6, 5), 2),
+        # two entries, the ids of the other accounts; for each side the account's number
+        (POSTING.entries, (1, anna, 10**6, 5), 2 + 2 + 2),
         (POSTING.due_holds, (START, 10), 0),
         (BOOKS.book, ("acme", "main"), 1),
         (BOOKS.chart, (1, None), 0),

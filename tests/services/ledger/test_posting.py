@@ -350,7 +350,7 @@ async def test_sweeps_side_by_side_expire_once(books: Books, service: ServiceDat
 
 
 async def test_a_unit_is_one_fact_that_proves_all_of_it(books: Books, service: ServiceDatabase) -> None:
-    debit, credit = await books.open(), await books.open()
+    debit, credit, other = [await books.open() for _ in range(3)]
     metadata = '{"note":"' + "x" * 400 + '"}'
     commands = [move("post", debit, credit, n, metadata=metadata) for n in range(1, 1001)]
     answered = await books.ledger.poster.post(Ask("acme", "cli_test", "ab" * 16, commands, atomic=True))
@@ -367,7 +367,9 @@ async def test_a_unit_is_one_fact_that_proves_all_of_it(books: Books, service: S
     assert transfers_digest(again) == data["sha256"]
     connection = await service.connection(superuser=True)
     await connection.execute("SET session_replication_role = replica")
-    await connection.execute("UPDATE transfer SET credit_account = $1 WHERE sequence = 777", ids.accounts.new())
+    await connection.execute(
+        "UPDATE transfer_row SET credit_number = (SELECT number FROM account WHERE id = $1) WHERE sequence = 777", other
+    )
     await connection.close()
     async with books.database.transaction() as tx:
         changed = await books.ledger.poster._store.between(tx, data["book"], data["first"], data["last"])

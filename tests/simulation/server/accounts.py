@@ -27,7 +27,9 @@ async def insert_account(tx: Transaction, *values: Any) -> list[Row]:
     book = tx.get("book", (row["book"],))
     if book is None:
         return []
+    tx.server.numbered.append(row["id"])
     row |= {
+        "number": len(tx.server.numbered),
         "created_sequence": book["sequence"],
         "closed_at": None,
         "frozen_at": None,

@@ -134,9 +134,15 @@ class Server:
         self.queues: dict[tuple[str, Key], deque[tuple[asyncio.Future[None], Transaction]]] = {}
         self.deadlocks = 0
         self.books = 0
+        #: Accounts by their numbers less one. A number that was drawn stays drawn, whatever becomes of its account.
+        self.numbered: list[Any] = []
         self.late: set[asyncio.Task[None]] = set()
         self.hung: list[asyncio.Future[None]] = []
         self.over = False
+
+    def account(self, number: int) -> Any:
+        """The id of the account with this number, None if there never was one."""
+        return self.numbered[number - 1] if 0 < number <= len(self.numbered) else None
 
     def wake(self, place: tuple[str, Key]) -> None:
         """The next in the queue may look whether the row is free now."""

@@ -16,6 +16,9 @@ from tests.simulation.server.engine import Row, Transaction, Values, of_file
 statement = of_file("queries")
 
 _TRANSFER = [field.name for field in msgspec.structs.fields(Transfer)]
+_NUMBERS = {"debit_account": "debit_number", "credit_account": "credit_number"}
+#: What `save` is given of each: the type `decided_transfer`.
+_SAVED = [_NUMBERS.get(name, name) for name in _TRANSFER if name not in _NUMBERS.values()]
 _TRANSACTION = [field.name for field in msgspec.structs.fields(TransactionRow)]
 #: Kinds that move what is posted.
 _POSTED = ("post", "capture", "reverse")
@@ -98,6 +101,7 @@ def _account(row: Values) -> Values:
         "frozen": row["frozen_at"] is not None,
         "transit": (row["path"] or "").startswith("transit:"),
         "path": row["path"],
+        "number": row["number"],
     }
 
 
@@ -155,9 +159,10 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
         row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
-    await _insert(tx, args[8], refusals)
-    await _post(tx, args[8])
-    tx.server.faults.reached["flushed_together"] += len({values[0] for values in args[8]}) > 1
+    posted = _transfers(tx, args[8])
+    await _insert(tx, posted, refusals)
+    await _post(tx, posted)
+    tx.server.faults.reached["flushed_together"] += len({transfer["book"] for transfer in posted}) > 1
     await append(tx, *args[26:29])
     return [Row(ours=True)]
 
@@ -167,10 +172,19 @@ def refused_before(refusals: Mapping[Any, Values], key: tuple[int, Any]) -> bool
     return key in refusals
 
 
-async def _insert(tx: Transaction, rows: Sequence[Any], refusals: Mapping[Any, Values]) -> None:
-    """One after another: whether it was refused before is asked of each as soon as it is there."""
+def _transfers(tx: Transaction, rows: Sequence[Any]) -> list[Values]:
+    """With the accounts of their numbers."""
+    found = []
     for values in rows:
-        transfer = dict(zip(_TRANSFER, values, strict=True))
+        row = dict(zip(_SAVED, values, strict=True))
+        row |= {account: tx.server.account(row[number]) for account, number in _NUMBERS.items()}
+        found.append({name: row[name] for name in _TRANSFER})
+    return found
+
+
+async def _insert(tx: Transaction, rows: Sequence[Values], refusals: Mapping[Any, Values]) -> None:
+    """One after another: whether it was refused before is asked of each as soon as it is there."""
+    for transfer in rows:
         book, number = transfer["book"], transfer["sequence"]
         if not await tx.insert("number", (book, number), {"id": transfer["id"]}):
             raise UniqueViolation("save", "23505", "transfer_sequence", "")
@@ -180,12 +194,11 @@ async def _insert(tx: Transaction, rows: Sequence[Any], refusals: Mapping[Any, V
             raise _failed("id_taken")
 
 
-async def _post(tx: Transaction, rows: Sequence[Any]) -> None:
+async def _post(tx: Transaction, rows: Sequence[Values]) -> None:
     """Totals move by sums made here, running totals come from the model, and both guards look at the whole write."""
     firsts: dict[int, int] = {}
     touched: dict[Any, tuple[Values, str]] = {}
-    for values in rows:
-        transfer = dict(zip(_TRANSFER, values, strict=True))
+    for transfer in rows:
         book, number = transfer["book"], transfer["sequence"]
         firsts.setdefault(book, number)
         check_sealed(tx.get("book", (book,)) or {}, transfer)

@@ -428,6 +428,8 @@ class _Decider:
             command.transaction,
             command.effective_at,
             asked,
+            debit.number,
+            credit.number,
         )
 
 

@@ -27,7 +27,9 @@ MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Account(msgspec.Struct, gc=False):
-    """An account as the rules see it. `version` counts its entries; the four totals are the sums of them. `transit`: for money between books."""
+    """An account as the rules see it. `version` counts its entries; the four totals are the sums of them. `transit`: for money between books.
+    `number` is how stored transfers refer to it.
+    """
 
     id: AccountId
     book: int
@@ -44,6 +46,7 @@ class Account(msgspec.Struct, gc=False):
     frozen: bool = False
     transit: bool = False
     path: str | None = None
+    number: int = 0
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -68,7 +71,7 @@ def usual_kind(normal_side: str) -> str:
 class Transfer(msgspec.Struct, frozen=True, gc=False):
     """A row of the book: a transfer with its two entries. `dr_*` and `cr_*` are the accounts' totals after it. `released` is what it took
     off its hold; less than nothing for an increase. `asked` is there when it moved what there was, up to so much. `effective_at` None:
-    when it was recorded.
+    when it was recorded. The numbers are those of its accounts.
     """
 
     book: int
@@ -98,6 +101,8 @@ class Transfer(msgspec.Struct, frozen=True, gc=False):
     transaction: TransactionId | None = None
     effective_at: datetime | None = None
     asked: int | None = None
+    debit_number: int = 0
+    credit_number: int = 0
 
     @property
     def status(self) -> Status:

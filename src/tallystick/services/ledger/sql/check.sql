@@ -44,19 +44,19 @@ FROM (
 LEFT JOIN LATERAL (
     SELECT e.* FROM (
         (SELECT sequence, dr_version AS v, dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c
-        FROM transfer AS o WHERE o.debit_account = t.debit_account AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
+        FROM transfer AS o WHERE o.debit_number = t.debit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
         UNION ALL
         (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-        FROM transfer AS o WHERE o.credit_account = t.debit_account AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
+        FROM transfer AS o WHERE o.credit_number = t.debit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
     ) AS e ORDER BY e.sequence DESC LIMIT 1
 ) AS x ON true
 LEFT JOIN LATERAL (
     SELECT e.* FROM (
         (SELECT sequence, dr_version AS v, dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c
-        FROM transfer AS o WHERE o.debit_account = t.credit_account AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
+        FROM transfer AS o WHERE o.debit_number = t.credit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
         UNION ALL
         (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-        FROM transfer AS o WHERE o.credit_account = t.credit_account AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
+        FROM transfer AS o WHERE o.credit_number = t.credit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
     ) AS e ORDER BY e.sequence DESC LIMIT 1
 ) AS y ON true
 LEFT JOIN LATERAL (
@@ -83,10 +83,10 @@ FROM slice AS s
 LEFT JOIN LATERAL (
     SELECT e.* FROM (
         (SELECT sequence, dr_version AS v, dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c
-        FROM transfer AS o WHERE o.debit_account = s.id ORDER BY o.sequence DESC LIMIT 1)
+        FROM transfer AS o WHERE o.debit_number = s.number ORDER BY o.sequence DESC LIMIT 1)
         UNION ALL
         (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-        FROM transfer AS o WHERE o.credit_account = s.id ORDER BY o.sequence DESC LIMIT 1)
+        FROM transfer AS o WHERE o.credit_number = s.number ORDER BY o.sequence DESC LIMIT 1)
     ) AS e ORDER BY e.sequence DESC LIMIT 1
 ) AS e ON true;
 

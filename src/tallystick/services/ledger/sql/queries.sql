@@ -26,14 +26,14 @@ WHERE t.id IS NOT NULL OR x.id IS NOT NULL;
 -- Accounts as the rules need them, whichever book they are of: the rules look. Their book's lock is held.
 SELECT id, book, currency, normal_side = 'debit' AS debit_normal, floor, closed_at IS NOT NULL AS closed, version,
     debits_pending, debits_posted, credits_pending, credits_posted, ceiling, frozen_at IS NOT NULL AS frozen,
-    coalesce(path, '') LIKE 'transit:%' AS transit, path
+    coalesce(path, '') LIKE 'transit:%' AS transit, path, number
 FROM account WHERE id = ANY($1::uuid[]);
 
 -- name: accounts_at_paths_for_posting
 -- The same for accounts that are named by their path: $1 books, $2 paths. One probe each.
 SELECT k.path, a.id, a.book, a.currency, a.normal_side = 'debit' AS debit_normal, a.floor, a.closed_at IS NOT NULL AS closed, a.version,
     a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.ceiling, a.frozen_at IS NOT NULL AS frozen,
-    k.path LIKE 'transit:%' AS transit, a.path
+    k.path LIKE 'transit:%' AS transit, a.path, a.number
 FROM unnest($1::integer[], $2::text[]) AS k (book, path)
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.path = k.path LIMIT 1) AS a;
 
@@ -83,16 +83,16 @@ WITH moved AS (
         AS n (book, id, digest, reason, available, required, currency)
     WHERE sure.ours
 ), posted AS (
-    INSERT INTO transfer (
-        book, sequence, id, kind, target, debit_account, credit_account, amount, released,
+    INSERT INTO transfer_row (
+        book, sequence, id, kind, target, debit_number, credit_number, amount, released,
         currency, recorded_at, expires_at, code, metadata,
         dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
         cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, transaction, effective_at, asked
     )
-    SELECT u.book, u.sequence, u.id, u.kind, u.target, u.debit_account, u.credit_account, u.amount, u.released,
+    SELECT u.book, u.sequence, u.id, u.kind, u.target, u.debit_number, u.credit_number, u.amount, nullif(u.released, 0),
         u.currency, u.recorded_at, u.expires_at, u.code, u.metadata,
-        u.dr_version, u.dr_debits_pending, u.dr_debits_posted, u.dr_credits_pending, u.dr_credits_posted,
-        u.cr_version, u.cr_debits_pending, u.cr_debits_posted, u.cr_credits_pending, u.cr_credits_posted,
+        u.dr_version, nullif(u.dr_debits_pending, 0), nullif(u.dr_debits_posted, 0), nullif(u.dr_credits_pending, 0), nullif(u.dr_credits_posted, 0),
+        u.cr_version, nullif(u.cr_debits_pending, 0), nullif(u.cr_debits_posted, 0), nullif(u.cr_credits_pending, 0), nullif(u.cr_credits_posted, 0),
         u.transaction, u.effective_at, u.asked
     FROM sure CROSS JOIN unnest($9::decided_transfer[]) AS u
     WHERE sure.ours
@@ -251,12 +251,12 @@ SELECT e.* FROM (
         dr_version AS version, dr_debits_pending AS debits_pending, dr_debits_posted AS debits_posted,
         dr_credits_pending AS credits_pending, dr_credits_posted AS credits_posted, transaction,
         coalesce(effective_at, recorded_at) AS effective_at
-    FROM transfer WHERE debit_account = $2 AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
+    FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $2) AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
     UNION ALL
     (SELECT sequence, id, 'credit', debit_account, kind, amount, released, currency, recorded_at, code,
         cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, transaction,
         coalesce(effective_at, recorded_at)
-    FROM transfer WHERE credit_account = $2 AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
+    FROM transfer WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $2) AND book = $1 AND sequence < $3 ORDER BY sequence DESC LIMIT $4)
 ) AS e
 ORDER BY e.sequence DESC LIMIT $4;
 

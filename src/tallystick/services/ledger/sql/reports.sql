@@ -5,12 +5,14 @@ SELECT e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.recorded_at,
 FROM (
     (SELECT book, sequence, id AS transfer, 'debit' AS side, credit_account AS other, kind, amount, recorded_at, code,
         dr_debits_posted AS debits_posted, dr_credits_posted AS credits_posted, coalesce(effective_at, recorded_at) AS effective_at, transaction
-    FROM transfer WHERE debit_account = $1 AND sequence > $2 AND sequence <= $3 AND kind IN ('post', 'capture', 'reverse')
+    FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $2 AND sequence <= $3
+        AND kind IN ('post', 'capture', 'reverse')
     ORDER BY sequence LIMIT $4)
     UNION ALL
     (SELECT book, sequence, id, 'credit', debit_account, kind, amount, recorded_at, code, cr_debits_posted, cr_credits_posted,
         coalesce(effective_at, recorded_at), transaction
-    FROM transfer WHERE credit_account = $1 AND sequence > $2 AND sequence <= $3 AND kind IN ('post', 'capture', 'reverse')
+    FROM transfer WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $2 AND sequence <= $3
+        AND kind IN ('post', 'capture', 'reverse')
     ORDER BY sequence LIMIT $4)
 ) AS e
 LEFT JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = e.book AND o.id = e.transaction LIMIT 1) AS x ON true
@@ -19,9 +21,11 @@ ORDER BY e.sequence LIMIT $4;
 -- name: booked_count
 -- How many of them there are, debits and credits.
 SELECT (SELECT count(*) FROM transfer
-        WHERE debit_account = $1 AND sequence > $2 AND sequence <= $3 AND kind IN ('post', 'capture', 'reverse')),
+        WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $2 AND sequence <= $3
+            AND kind IN ('post', 'capture', 'reverse')),
     (SELECT count(*) FROM transfer
-        WHERE credit_account = $1 AND sequence > $2 AND sequence <= $3 AND kind IN ('post', 'capture', 'reverse'));
+        WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $2 AND sequence <= $3
+            AND kind IN ('post', 'capture', 'reverse'));
 
 -- name: turn
 -- When the sequence $2 of the book $1 was recorded, and when the one after it: null if there is none.
@@ -66,13 +70,13 @@ SELECT e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.recorded_at,
 FROM (
     (SELECT sequence, id AS transfer, 'debit' AS side, credit_account AS other, kind, amount, recorded_at, code, recorded_at AS effective_at,
         transaction
-    FROM transfer WHERE debit_account = $1 AND sequence > (SELECT first FROM plain) AND sequence <= (SELECT last FROM plain)
-        AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')
+    FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $1)
+        AND sequence > (SELECT first FROM plain) AND sequence <= (SELECT last FROM plain) AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')
     ORDER BY sequence LIMIT $7)
     UNION ALL
     (SELECT sequence, id, 'credit', debit_account, kind, amount, recorded_at, code, recorded_at, transaction
-    FROM transfer WHERE credit_account = $1 AND sequence > (SELECT first FROM plain) AND sequence <= (SELECT last FROM plain)
-        AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')
+    FROM transfer WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $1)
+        AND sequence > (SELECT first FROM plain) AND sequence <= (SELECT last FROM plain) AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')
     ORDER BY sequence LIMIT $7)
     UNION ALL
     SELECT t.sequence, t.id, CASE t.debit_account WHEN $1 THEN 'debit' ELSE 'credit' END,
@@ -87,10 +91,10 @@ ORDER BY e.effective_at, e.sequence LIMIT $7;
 -- name: booked_effective_count
 -- How many of the account $1 are effective from $2 on and before $3, of what was recorded up to the sequence $4: debits and credits. What was not
 -- dated back is after the sequence $5 and up to $6.
-SELECT (SELECT count(*) FROM transfer WHERE debit_account = $1 AND sequence > $5 AND sequence <= $6 AND effective_at IS NULL
-        AND kind IN ('post', 'capture', 'reverse')) + b.debits AS debits,
-    (SELECT count(*) FROM transfer WHERE credit_account = $1 AND sequence > $5 AND sequence <= $6 AND effective_at IS NULL
-        AND kind IN ('post', 'capture', 'reverse')) + b.credits AS credits
+SELECT (SELECT count(*) FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $5
+        AND sequence <= $6 AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')) + b.debits AS debits,
+    (SELECT count(*) FROM transfer WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $5
+        AND sequence <= $6 AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')) + b.credits AS credits
 FROM (
     SELECT count(*) FILTER (WHERE a.debits > 0) AS debits, count(*) FILTER (WHERE a.credits > 0) AS credits FROM adjustment AS a
     WHERE a.account = $1 AND a.at >= $2 AND a.at < $3 AND a.sequence <= $4
@@ -134,7 +138,10 @@ FROM (
     SELECT book, sequence FROM adjustment WHERE account = $1 AND at <= $2 AND sequence > $3 AND (debits > 0 OR credits > 0)
     ORDER BY sequence DESC LIMIT $4
 ) AS a
-CROSS JOIN LATERAL (SELECT o.* FROM entry AS o WHERE o.book = a.book AND o.sequence = a.sequence AND o.account = $1 LIMIT 1) AS e
+CROSS JOIN LATERAL (
+    SELECT o.* FROM entry AS o
+    WHERE o.book = a.book AND o.sequence = a.sequence AND o.account_number = (SELECT n.number FROM account AS n WHERE n.id = $1) LIMIT 1
+) AS e
 ORDER BY a.sequence DESC;
 
 -- name: dated_back_before
@@ -165,17 +172,21 @@ ORDER BY t.sequence LIMIT $4;
 -- were made, and among the $4 first ones after it, where they were drawn on.
 WITH near AS (
     (SELECT o.id FROM (
-        SELECT id, kind FROM transfer WHERE debit_account = $2 AND sequence <= $3 ORDER BY sequence DESC LIMIT $4) AS o WHERE o.kind = 'hold')
+        SELECT id, kind FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $2)
+            AND sequence <= $3 ORDER BY sequence DESC LIMIT $4) AS o WHERE o.kind = 'hold')
     UNION
     (SELECT o.id FROM (
-        SELECT id, kind FROM transfer WHERE credit_account = $2 AND sequence <= $3 ORDER BY sequence DESC LIMIT $4) AS o WHERE o.kind = 'hold')
+        SELECT id, kind FROM transfer WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $2)
+            AND sequence <= $3 ORDER BY sequence DESC LIMIT $4) AS o WHERE o.kind = 'hold')
     UNION
     (SELECT o.target FROM (
-        SELECT target, kind FROM transfer WHERE debit_account = $2 AND sequence > $3 ORDER BY sequence LIMIT $4) AS o
+        SELECT target, kind FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $2)
+            AND sequence > $3 ORDER BY sequence LIMIT $4) AS o
     WHERE o.kind IN ('increase', 'capture', 'void', 'expire'))
     UNION
     (SELECT o.target FROM (
-        SELECT target, kind FROM transfer WHERE credit_account = $2 AND sequence > $3 ORDER BY sequence LIMIT $4) AS o
+        SELECT target, kind FROM transfer WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $2)
+            AND sequence > $3 ORDER BY sequence LIMIT $4) AS o
     WHERE o.kind IN ('increase', 'capture', 'void', 'expire'))
 )
 SELECT h.id, t.sequence, h.debit_account, h.credit_account, t.amount + coalesce(x.increased, 0) AS amount, h.expires_at, t.recorded_at,

@@ -5,29 +5,31 @@ SELECT id FROM account WHERE book = $1 AND path >= $2 AND path < $3 AND path ~ $
 -- name: reach
 -- How far down one can look at the accounts $1 between the sequences $2 (not included) and $3 and meet at most $4 transfers of each side of
 -- each: the highest of their $4th ones, or $2.
-SELECT coalesce(max(s.sequence), $2) FROM unnest($1::uuid[]) AS a (id)
+SELECT coalesce(max(s.sequence), $2) FROM unnest($1::uuid[]) AS k (id)
+CROSS JOIN LATERAL (SELECT o.number FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
 CROSS JOIN LATERAL (
-    (SELECT sequence FROM transfer WHERE debit_account = a.id AND sequence > $2 AND sequence <= $3 ORDER BY sequence DESC OFFSET $4 LIMIT 1)
+    (SELECT sequence FROM transfer WHERE debit_number = a.number AND sequence > $2 AND sequence <= $3 ORDER BY sequence DESC OFFSET $4 LIMIT 1)
     UNION ALL
-    (SELECT sequence FROM transfer WHERE credit_account = a.id AND sequence > $2 AND sequence <= $3 ORDER BY sequence DESC OFFSET $4 LIMIT 1)
+    (SELECT sequence FROM transfer WHERE credit_number = a.number AND sequence > $2 AND sequence <= $3 ORDER BY sequence DESC OFFSET $4 LIMIT 1)
 ) AS s;
 
 -- name: found_of
 -- Transfers of the accounts $4 after the sequence $2 up to $3, newest first, that are as $5 to $14 say (null: any).
 WITH near AS (
-    SELECT DISTINCT s.sequence FROM unnest($4::uuid[]) AS a (id)
+    SELECT DISTINCT s.sequence FROM unnest($4::uuid[]) AS k (id)
+    CROSS JOIN LATERAL (SELECT o.number FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
     CROSS JOIN LATERAL (
-        SELECT sequence FROM transfer WHERE debit_account = a.id AND sequence > $2 AND sequence <= $3
+        SELECT sequence FROM transfer WHERE debit_number = a.number AND sequence > $2 AND sequence <= $3
         UNION ALL
-        SELECT sequence FROM transfer WHERE credit_account = a.id AND sequence > $2 AND sequence <= $3
+        SELECT sequence FROM transfer WHERE credit_number = a.number AND sequence > $2 AND sequence <= $3
     ) AS s
 )
 SELECT t.*, d.normal_side = 'debit' AS dr_debit_normal, d.path AS dr_path, c.normal_side = 'debit' AS cr_debit_normal, c.path AS cr_path,
-    t.debit_account = ANY($4) AS dr_fits, t.credit_account = ANY($4) AS cr_fits
+    d.id = ANY($4) AS dr_fits, c.id = ANY($4) AS cr_fits
 FROM near AS n
 CROSS JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = $1 AND o.sequence = n.sequence LIMIT 1) AS t
-CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.debit_account LIMIT 1) AS d
-CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.credit_account LIMIT 1) AS c
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.number = t.debit_number LIMIT 1) AS d
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.number = t.credit_number LIMIT 1) AS c
 WHERE ($5::text IS NULL OR t.kind = $5) AND ($6::text IS NULL OR t.code = $6) AND ($7::text IS NULL OR t.currency = $7)
     AND ($8::bigint IS NULL OR t.amount >= $8) AND ($9::bigint IS NULL OR t.amount <= $9)
     AND ($10::text IS NULL OR t.metadata::jsonb ->> $10 = $11)
@@ -43,8 +45,8 @@ SELECT t.*, d.normal_side = 'debit' AS dr_debit_normal, d.path AS dr_path, c.nor
     $15::text IS NULL OR coalesce(d.path >= $15 AND d.path < $16 AND d.path ~ $17, false) AS dr_fits,
     $15::text IS NULL OR coalesce(c.path >= $15 AND c.path < $16 AND c.path ~ $17, false) AS cr_fits
 FROM transfer AS t
-CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.debit_account LIMIT 1) AS d
-CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.credit_account LIMIT 1) AS c
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.number = t.debit_number LIMIT 1) AS d
+CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.number = t.credit_number LIMIT 1) AS c
 WHERE t.book = $1 AND t.sequence > $2 AND t.sequence <= $3
     AND ($4::text IS NULL OR t.kind = $4) AND ($5::text IS NULL OR t.code = $5) AND ($6::text IS NULL OR t.currency = $6)
     AND ($7::bigint IS NULL OR t.amount >= $7) AND ($8::bigint IS NULL OR t.amount <= $8)
@@ -74,12 +76,12 @@ WHERE x.book = $1 AND x.first > $2 AND x.first < $3
     AND ($8::timestamptz IS NULL OR coalesce(x.effective_at, x.recorded_at) < $8)
     AND (NOT $9::boolean OR EXISTS (
         SELECT FROM transfer AS t
-        CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.debit_account LIMIT 1) AS d
-        CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = t.credit_account LIMIT 1) AS c
+        CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.number = t.debit_number LIMIT 1) AS d
+        CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.number = t.credit_number LIMIT 1) AS c
         WHERE t.book = $1 AND t.sequence BETWEEN x.first AND x.last
             AND ($10::text IS NULL OR t.kind = $10) AND ($11::text IS NULL OR t.code = $11) AND ($12::text IS NULL OR t.currency = $12)
             AND ($13::bigint IS NULL OR t.amount >= $13) AND ($14::bigint IS NULL OR t.amount <= $14)
-            AND ($15::uuid IS NULL OR t.debit_account = $15 OR t.credit_account = $15)
+            AND ($15::uuid IS NULL OR d.id = $15 OR c.id = $15)
             AND ($16::text IS NULL OR d.path >= $16 AND d.path < $17 AND d.path ~ $18 OR c.path >= $16 AND c.path < $17 AND c.path ~ $18)
     ))
 ORDER BY x.first DESC LIMIT $19;

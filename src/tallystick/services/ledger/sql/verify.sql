@@ -15,14 +15,14 @@ SELECT format('account %s: totals %s %s %s %s at %s, entries say %s %s %s %s at 
               a.credits_pending, a.credits_posted, a.version, e.dp, e.d, e.cp, e.c, e.n) AS fault
 FROM account AS a
 LEFT JOIN (
-    SELECT account,
+    SELECT account_number,
         coalesce(sum(CASE kind WHEN 'hold' THEN amount ELSE -released END) FILTER (WHERE side = 'debit'), 0) AS dp,
         coalesce(sum(amount) FILTER (WHERE side = 'debit' AND kind IN ('post', 'capture', 'reverse')), 0) AS d,
         coalesce(sum(CASE kind WHEN 'hold' THEN amount ELSE -released END) FILTER (WHERE side = 'credit'), 0) AS cp,
         coalesce(sum(amount) FILTER (WHERE side = 'credit' AND kind IN ('post', 'capture', 'reverse')), 0) AS c,
         count(*) AS n, max(sequence) AS last
-    FROM entry GROUP BY account
-) AS e ON e.account = a.id
+    FROM entry GROUP BY account_number
+) AS e ON e.account_number = a.number
 WHERE (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.version, a.sequence)
     IS DISTINCT FROM (coalesce(e.dp, 0), coalesce(e.d, 0), coalesce(e.cp, 0), coalesce(e.c, 0), coalesce(e.n, 0), coalesce(e.last, 0))
 LIMIT 20;
@@ -36,7 +36,7 @@ FROM (
         lag(debits_posted, 1, 0::bigint) OVER w AS d0, lag(credits_pending, 1, 0::bigint) OVER w AS cp0,
         lag(credits_posted, 1, 0::bigint) OVER w AS c0
     FROM entry
-    WINDOW w AS (PARTITION BY account ORDER BY sequence)
+    WINDOW w AS (PARTITION BY account_number ORDER BY sequence)
 ) AS e
 WHERE (version, debits_pending, debits_posted, credits_pending, credits_posted) IS DISTINCT FROM (
     v0 + 1,
@@ -78,12 +78,12 @@ WHERE ceiling IS NOT NULL
 LIMIT 20;
 
 -- name: currencies_do_not_mix
--- A transfer is in the currency of both of its accounts.
+-- A transfer is in the currency and the book of both of its accounts.
 SELECT format('transfer %s', t.id) AS fault
 FROM transfer AS t
-JOIN account AS d ON d.id = t.debit_account
-JOIN account AS c ON c.id = t.credit_account
-WHERE t.currency <> d.currency OR t.currency <> c.currency OR t.book <> d.book OR t.book <> c.book
+LEFT JOIN account AS d ON d.number = t.debit_number
+LEFT JOIN account AS c ON c.number = t.credit_number
+WHERE (d.currency, d.book) IS DISTINCT FROM (t.currency, t.book) OR (c.currency, c.book) IS DISTINCT FROM (t.currency, t.book)
 LIMIT 20;
 
 -- name: holds_are_what_was_drawn

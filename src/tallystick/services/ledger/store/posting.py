@@ -39,10 +39,13 @@ from tallystick.services.ledger.store.approvals import approval_rules
 from tallystick.services.ledger.store.sql import queries
 
 _FIELDS: Final = msgspec.structs.fields(Transfer)
-#: The type `decided_transfer` of the migration.
-_SAVED: Final = attrgetter(*(field.name for field in _FIELDS))
-#: Kinds that touch more than accounts. A flush without them skips the statements about holds and reversals.
+_NUMBERS: Final = {"debit_account": "debit_number", "credit_account": "credit_number"}
+#: The type `decided_transfer` of the migration: accounts by their numbers.
+_SAVED: Final = attrgetter(
+    *(_NUMBERS.get(field.name, field.name) for field in _FIELDS if field.name not in _NUMBERS.values())
+)
 _NOBODY: Final = AccountId(UUID(int=0))
+#: Kinds that touch nothing but accounts. A flush of these alone skips the statements about holds and reversals.
 _PLAIN: Final = frozenset({"post"})
 #: What `save` finds to be no longer so: a book's sequence or revision.
 MOVED: Final = "book_moved"

@@ -1,0 +1,128 @@
+"""What a migration makes of a book that is there: it says what it said, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tallystick.chassis import migrate
+from tallystick.kernel import ids
+from tallystick.services.ledger.model import Header
+from tallystick.services.ledger.service import Ask
+from tests.services.ledger.support import Books, draw, ledger_on, move
+from tests.support.parts import Server, ServiceDatabase, connect
+
+PACKAGE = "tallystick.services.ledger"
+#: The columns of a table, those that the database fills in itself not among them.
+COLUMNS = """
+SELECT table_name, array_agg(column_name ORDER BY ordinal_position) AS columns FROM information_schema.columns
+WHERE table_schema = 'public' AND is_generated = 'NEVER' AND table_name = ANY($1) GROUP BY table_name
+"""
+#: In the order in which they refer to one another.
+TABLES = (
+    "book",
+    "account",
+    "transfer",
+    "transaction",
+    "hold",
+    "reversal",
+    "rejection",
+    "adjustment",
+    "adjustment_total",
+    "outbox",
+)
+
+
+async def filled(books: Books) -> None:
+    """All kinds of transfers, dated back, in transactions and refused, in two currencies and two books."""
+    bank, anna, ben = await books.open(side="debit"), await books.open(floor=0), await books.open()
+    dollars, more = await books.open(side="debit", currency="USD"), await books.open(currency="USD")
+    there, other = await books.open(side="debit", tenant="beta"), await books.open(tenant="beta")
+    post, hold = move("post", bank, anna, 100), move("hold", anna, ben, 30, expires_in=60)
+    await books.post(post, hold, move("hold", bank, ben, 7), move("post", dollars, more, 5, currency="USD"))
+    kept = move("hold", anna, ben, 20)
+    await books.post(
+        kept, draw("increase", kept.id, 5), draw("capture", kept.id, 10), draw("capture", hold.id, 3, final=True)
+    )
+    await books.post(
+        draw("reverse", post.id, 40), move("post", anna, ben, 1000), move("post", ben, bank, 1, metadata='{"a":"b"}')
+    )
+    await books.post(move("post", there, other, 9), tenant="beta")
+    since, own = books.clock.now() - timedelta(days=3), ids.transactions.new()
+    command = move("post", bank, anna, 11, transaction=own, effective_at=since)
+    ask = Ask(
+        "acme", "cli_test", None, [command], atomic=True, header=Header(id=own, effective_at=since, reference="late")
+    )
+    assert (await books.ledger.poster.post(ask)).results[0].status == "posted"
+
+
+async def rows(database: ServiceDatabase, table: str, columns: Iterable[str]) -> list[tuple[Any, ...]]:
+    found = await database.query(f"SELECT {', '.join(columns)} FROM {table}")
+    return sorted((tuple(row) for row in found), key=repr)
+
+
+@pytest_asyncio.fixture
+async def before(
+    postgres_server: Server, service: ServiceDatabase, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[ServiceDatabase]:
+    """A database as it was before the last migration, with what `books` has in it."""
+    await filled(books)
+    dsn, owner, superuser = (replace(one, database="before") for one in (service.dsn, service.owner, service.superuser))
+    old = ServiceDatabase(dsn, owner, superuser)
+    await postgres_server.run(f'CREATE DATABASE "before" OWNER "{service.owner.user}"')
+    every = migrate.migrations
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            migrate,
+            "migrations",
+            lambda package: [one for one in every(package) if package != PACKAGE or one.number < 16],
+        )
+        await migrate.apply(old.owner, PACKAGE, service_role=service.dsn.user)
+    connection = await connect(old.superuser)
+    # No trigger runs: what they made is copied too.
+    await connection.execute("SET session_replication_role = replica")
+    for table, columns in await connection.fetch(COLUMNS, list(TABLES)):
+        copied = [tuple(row) for row in await service.query(f"SELECT {', '.join(columns)} FROM {table}")]
+        places = ", ".join(f"${place}" for place in range(1, len(columns) + 1))
+        await connection.executemany(
+            f"INSERT INTO {table} ({', '.join(columns)}) OVERRIDING SYSTEM VALUE VALUES ({places})", copied
+        )
+    await connection.execute("SELECT setval(pg_get_serial_sequence('book', 'id'), 100)")
+    await connection.close()
+    yield old
+    for opened in old.opened:
+        with suppress(Exception):
+            await opened.close()
+    await postgres_server.run('DROP DATABASE "before" WITH (FORCE)')
+
+
+async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(
+    before: ServiceDatabase, service: ServiceDatabase, books: Books
+) -> None:
+    """Migration 16: rows of transfers with account numbers."""
+    names = {row["table_name"]: row["columns"] for row in await before.query(COLUMNS, list(TABLES))}
+    said = {table: await rows(before, table, columns) for table, columns in names.items()}
+    kinds = {row["kind"] for row in await before.query("SELECT kind FROM transfer")}
+    assert kinds == {"post", "hold", "increase", "capture", "reverse"}
+    assert all(said[table] for table in TABLES)
+    ran = await migrate.apply(before.owner, PACKAGE, service_role=service.dsn.user)
+    assert ran == ["0016_transfer_row.sql"]
+    for table, columns in names.items():
+        assert await rows(before, table, columns) == said[table], table
+    numbers = await before.query("SELECT number FROM account")
+    assert len({row["number"] for row in numbers}) == len(numbers) == 7
+    stored = (await before.query("SELECT count(*) FROM transfer_row WHERE released = 0 OR dr_debits_pending = 0"))[0][0]
+    assert stored == 0, "what is zero takes room"
+
+    database = await before.open()
+    again = Books(ledger_on(database, books.clock), books.clock, database)
+    bank, anna = await again.open(side="debit"), await again.open()
+    results = await again.post(move("post", bank, anna, 3), move("hold", anna, bank, 2))
+    assert [one.status for one in results] == ["posted", "held"]
+    assert await again.ledger.faults() == []
