@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -394,13 +395,17 @@ GUARDS = "tests.simulation.server.posting"
 
 
 def test_what_a_seed_found_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stays a seed that finds it, and is never larger. How small it gets is the seed's luck: one of some needs nothing but its subject."""
     monkeypatch.setattr(f"{OF_INTERBOOK}.Interbook.resume", nobody_resumes)
     seeds = (seed for seed in range(1, BUDGET) if len(subjects_of(seed)) > 1)
-    seed = next(seed for seed in seeds if any("ended" in each for each in simulate(seed).violations))
-    shape = shrunk(seed, Shape(subjects=subjects_of(seed)))
-    assert shape.subjects == ("interbook",)
-    assert shape.clients * shape.requests < USUAL.clients * USUAL.requests
-    assert simulate(seed, shape=shape).violations
+    finding = (seed for seed in seeds if any("ended" in each for each in simulate(seed).violations))
+    for seed in islice(finding, 8):
+        shape = shrunk(seed, Shape(subjects=subjects_of(seed)))
+        assert simulate(seed, shape=shape).violations
+        assert shape.clients * shape.requests < USUAL.clients * USUAL.requests
+        if shape.subjects == ("interbook",):
+            return
+    pytest.fail("none of them could do without the other subjects")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_every_invariant_holds_in_every_fate(record_property: Callable[[str, obj
     # Each kind of trouble was really had, not only possible.
     for kind in (
         "lost_before", "lost_after", "no_lock", "lock_timeout", "waited", "slow", "killed", "died_in_commit", "commit_lost", "commit_unanswered",
-        "commit_late", "repeated", "duplicated", "closed", "sweep_failed", "Contended", "DatabaseUnavailable", "CommitUnknown", "InProgress",
+        "commit_late", "turns", "repeated", "duplicated", "closed", "sweep_failed", "Contended", "DatabaseUnavailable", "CommitUnknown", "InProgress",
     ):  # fmt: skip
         assert reached[kind] > 10, f"{kind}: {reached[kind]} times"
     # And each kind of transfer was posted.

@@ -25,6 +25,8 @@ from tallystick.kernel.deployment import HOME
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import NewAccount
 from tallystick.services.ledger.service import Ledger
+from tallystick.services.ledger.service.asks import Answered, Work
+from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
 from tests.services.ledger.support import START
 from tests.simulation.clients import AGAIN, CLIENT, Clients, Place
@@ -90,9 +92,19 @@ class Replica:
             others={name: Way(world, self, name) for name in world.shards if name != self.shard.name},
         )
         if world.seed % 7 > 4:
-            # Each request is a flush of its own, as large ones are: one is decided and two are stored at a time.
+            # Each request is a flush of its own, as large ones are: one is decided and two are stored at a time, and replicas take turns.
             self.ledger.poster._small = self.ledger.poster._large
+            self._count_turns(self.ledger.poster)
         self.sweeping = world.loop.create_task(self._sweep())
+
+    def _count_turns(self, poster: Poster) -> None:
+        plain = poster._in_turn
+
+        async def in_turn(asks: list[Work], books: set[int]) -> list[Answered | Exception]:
+            self.world.faults.reached["turns"] += 1
+            return await plain(asks, books)
+
+        setattr(poster, "_in_turn", in_turn)  # noqa: B010 - a method of one replica
 
     def kill(self) -> None:
         self.deaths += 1

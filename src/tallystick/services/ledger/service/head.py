@@ -9,12 +9,11 @@ from typing import Final
 from tallystick.chassis.db import Database, Transaction
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import Key, Stand, State, Unit
+from tallystick.services.ledger.service.order import STORED
 from tallystick.services.ledger.store import Store
 
 #: Accounts that are remembered from flush to flush, about 300 bytes each.
 MAX_ACCOUNTS: Final = 100_000
-#: Flushes of one replica that are stored at a time: while the database works on one, the next is there already and waits for its lock.
-STORED: Final = 2
 
 
 class Head:
@@ -38,6 +37,11 @@ class Head:
         self.epoch += 1
         self.state = State({}, {})
         self._recent.clear()
+
+    def follow(self, other: Head) -> None:
+        """Goes on from what another knows, which is of no more use itself."""
+        self.epoch += 1
+        self.state, self._recent = other.state, other._recent
 
     async def learn(self, units: Sequence[Unit]) -> dict[int, Stand]:
         """Makes `state` fit to decide `units` on; returns where their books stand. What was stored under the ids of their

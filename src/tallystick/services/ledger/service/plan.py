@@ -7,22 +7,34 @@ from datetime import datetime
 
 import msgspec
 
+from tallystick.chassis.db import UniqueViolation, constraint_of
 from tallystick.chassis.idempotency import Answer
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import Decided, ProposalRow, Result, Stand, State
 from tallystick.services.ledger.service.asks import Answered, Work
 from tallystick.services.ledger.service.facts import posted_fact
-from tallystick.services.ledger.store import Store, Writing
+from tallystick.services.ledger.store import MOVED, TAKEN, Store, Writing
 
 
 class Stale(Exception):
-    """The books, an id or a key are not as they were known. Nothing of this try is stored."""
+    """An id or a key is not as it was known. Nothing of this try is stored."""
 
-    def __init__(self, *, moved: bool) -> None:
-        """`moved`: another replica writes to the books too."""
-        super().__init__()
-        self.moved = moved
+
+class Moved(Stale):
+    """The books are not where they were: another replica writes to them too."""
+
+
+class Unstored(Stale):
+    """The flush that it was decided on was not stored."""
+
+
+def stale(error: BaseException) -> Stale | None:
+    """What an error of the database says of that, None if it is about something else."""
+    constraint = constraint_of(error)
+    if isinstance(error, UniqueViolation) or constraint in TAKEN or constraint == MOVED:
+        return Moved() if constraint == MOVED else Stale()
+    return None
 
 
 class Plan(msgspec.Struct):

@@ -1,23 +1,22 @@
 """The way of every transfer into the book. Requests that wait are posted together: one decision, one commit for all.
 
 A flush goes one of three ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while those before it
-are being stored, sent while the one before it is, and stored only if the books are just as they were known: plain postings by one statement, which is the transaction. **Under the lock,
-as new**: lock the books, read the accounts, decide, save: while other replicas write to them too. **Under the lock**: lock the
-books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when an id or
+are being stored, sent while the one before it is, and stored only if the books are just as they were known: plain postings by one statement,
+which is the transaction. **Under the lock, as new**: lock the books, read the accounts, decide, save: when other replicas write to them
+too. **Under the lock**: lock the books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when an id or
 a key was used before, or anything else was not as expected: then nothing of the first try is stored, and it is decided anew.
 
 Whichever it is, whoever holds a book's row lock stores alone and what it stores was decided on what the one before it stored, so any number of
-replicas take turns and the sequence has no gap. ADR 6 says what is known of
-the alternative, locking the accounts, and ADR 21 why deciding ahead is safe.
+replicas share a book and the sequence has no gap. ADR 6 says what is known of the alternative, locking the accounts, ADR 21 why deciding ahead
+is safe, and ADR 37 how replicas take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from tallystick.chassis import idempotency, telemetry
@@ -29,8 +28,6 @@ from tallystick.chassis.db import (
     DatabaseError,
     DatabaseUnavailable,
     Transaction,
-    UniqueViolation,
-    constraint_of,
 )
 from tallystick.chassis.idempotency import Fresh, Replay
 from tallystick.contracts.ledger.messages import MAIN
@@ -41,9 +38,11 @@ from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import Book, Due, Result, Stand, State, Unit, decide
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
-from tallystick.services.ledger.service.head import STORED, Head
-from tallystick.services.ledger.service.plan import Plan, Stale, plannable, planned, short
-from tallystick.services.ledger.store import MOVED, TAKEN, Store
+from tallystick.services.ledger.service.counts import counted
+from tallystick.services.ledger.service.head import Head
+from tallystick.services.ledger.service.order import STORED, Order, Place
+from tallystick.services.ledger.service.plan import Moved, Plan, Stale, Unstored, plannable, planned, short, stale
+from tallystick.services.ledger.store import Store
 
 #: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
 SMALL: Final = 16
@@ -56,13 +55,12 @@ SWEEPS: Final = 100
 #: Times a flush is tried whose COMMIT got no answer. Every id in it is pinned, so a repeat finds what there is.
 ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.1
-#: While other replicas move the books on, at most 2**SITS_OUT flushes are decided under the lock before one is tried ahead of it again.
+#: While other replicas move the books on, at most 2**SITS_OUT small flushes are decided under the lock before one is tried ahead of it again.
 SITS_OUT: Final = 8
-
-_TRANSFERS = telemetry.counter("ledger_transfers", "Transfers by what became of them", ["kind", "status"])
-_FLUSHED = telemetry.histogram(
-    "ledger_flush_transfers", "Transfers decided in one transaction", buckets=telemetry.SIZES
-)
+#: With large ones they take turns at a book: so many times as long as storing a flush took here, of which
+#: at most `TOOK_S` seconds count.
+TURN: Final = 5
+TOOK_S: Final = 0.05
 
 
 class _Expired(Exception):
@@ -82,15 +80,19 @@ class Poster:
         self._clock = clock
         self._books: dict[tuple[str, str], int] = {}
         self._head = Head(store, database)
-        # A flush holds it while it is decided and until it has a place among those that are stored. So they are in one order.
-        self._deciding = asyncio.Lock()
-        self._storing: list[asyncio.Future[None]] = []
+        self._order = Order()
         self._sit_out = self._moved = 0
+        #: Seconds that storing the last flush took.
+        self._took = 0.0
         self._small: Batcher[Work, Answered] = Batcher(
             self._flush, max_batch=256, pace=WORK_PACE, enough=ENOUGH, name="ledger.post"
         )
         self._large: Batcher[Work, Answered] = Batcher(
-            self._flush, max_batch=1, concurrency=STORED + 1, patience=0.0, name="ledger.post-large"
+            partial(self._flush, large=True),
+            max_batch=1,
+            concurrency=STORED + 1,
+            patience=0.0,
+            name="ledger.post-large",
         )
 
     async def post(self, ask: Ask) -> Answered:
@@ -137,67 +139,74 @@ class Poster:
 
     # ---- one flush --------------------------------------------------------------------------------------------------
 
-    async def _flush(self, asks: list[Work]) -> list[Answered | Exception]:
-        unknown: CommitUnknown | None = None
-        others = self._sit_out > 0
-        async with self._decided(asks) as (plan, before):
-            try:
-                if plan is not None:
-                    try:
-                        return await self._store_plan(plan, before)
-                    except Stale as stale:
-                        others = stale.moved
-                        if others:
-                            # Deciding ahead is in vain while they write too. Tried again ever more seldom.
-                            self._moved = min(self._moved + 1, SITS_OUT)
-                            self._sit_out = 2**self._moved
-                self._head.forget()
-                if others and plannable(asks):
-                    return await self._as_new(asks)
-            except Stale:
-                pass
-            except CommitUnknown as error:
-                unknown = error
-            except DatabaseError as error:
-                telemetry.log.warning("ledger.plan.refused", constraint=error.constraint)
-            self._head.forget()
-            try:
-                return await self._locked(asks, unknown)
-            finally:
-                self._head.forget()
+    async def _flush(self, asks: list[Work], *, large: bool = False) -> list[Answered | Exception]:
+        books = {work.book for work in asks}
+        for _ in range(ATTEMPTS):
+            async with self._order.place(books) as place:
+                as_new = self._sits_out() and plannable(asks)
+                plan = None if as_new else await self._plan(asks)
+                while not place.taken(1 if plan is None else STORED):
+                    await place.one_is_stored()
+                    if plan is not None and plan.epoch != self._head.epoch:
+                        plan = await self._plan(asks)
+                tried: Exception | None = None
+                try:
+                    if as_new:
+                        return await self._as_new(asks, place)
+                    if plan is not None:
+                        place.decided()
+                        return await self._store_plan(plan, place.before)
+                except Unstored:
+                    continue
+                except (Stale, DatabaseError, CommitUnknown) as error:
+                    tried = error
+                if not isinstance(tried, Moved):
+                    return await self._under_lock(asks, tried)
+            if not large:
+                # Deciding ahead is in vain while they write too. Tried again ever more seldom.
+                self._moved = min(self._moved + 1, SITS_OUT)
+                self._sit_out = 2**self._moved
+            elif not self._order.is_kept_back(books):
+                return await self._in_turn(asks, books)
+        return await self._under_lock(asks, None)
 
-    @asynccontextmanager
-    async def _decided(self, asks: list[Work]) -> AsyncIterator[tuple[Plan | None, list[asyncio.Future[None]]]]:
-        """The turn to store `asks`, with their plan and those that are being stored before them. None: they have to be decided under the lock,
-        and have it to themselves. While they are stored the next are decided, unless it would be in vain.
+    def _sits_out(self) -> bool:
+        if self._sit_out == 0:
+            return False
+        self._sit_out -= 1
+        return True
+
+    async def _in_turn(self, asks: list[Work], books: set[int]) -> list[Answered | Exception]:
+        """Other replicas write large flushes to these books too, and what is decided ahead of the lock is in vain but for whoever stored last. So
+        each stores several in a row: this one lets the others, until they are still or had so many, and then takes the lock.
         """
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._deciding.acquire()
-        deciding = True
+        async with self._order.kept_back(books):
+            stands: dict[int, Stand] = {}
+            for _ in range(TURN):
+                found = await self._store.heads(self._database, books)
+                if stands == (stands := {number: book.stand for number, book in found.items()}):
+                    break
+                await asyncio.sleep(self._took)
+        async with self._order.place(()) as place:
+            while not place.taken(1):
+                await place.one_is_stored()
+            try:
+                return await self._as_new(asks, place)
+            except (Stale, DatabaseError, CommitUnknown) as error:
+                return await self._under_lock(asks, error)
+
+    async def _under_lock(self, asks: list[Work], tried: Exception | None) -> list[Answered | Exception]:
+        """`tried`: what became of the first try."""
+        if isinstance(tried, DatabaseError):
+            telemetry.log.warning("ledger.plan.refused", constraint=tried.constraint)
+        self._head.forget()
         try:
-            plan = await self._plan(asks)
-            while len(self._storing) >= (1 if plan is None else STORED):
-                await asyncio.wait(self._storing, return_when=asyncio.FIRST_COMPLETED)
-                if plan is not None and plan.epoch != self._head.epoch:
-                    plan = None
-            before = list(self._storing)
-            self._storing.append(stored)
-            if plan is not None:
-                self._deciding.release()
-                deciding = False
-            yield plan, before
+            return await self._locked(asks, tried if isinstance(tried, CommitUnknown) else None)
         finally:
-            if stored in self._storing:
-                self._storing.remove(stored)
-            stored.set_result(None)
-            if deciding:
-                self._deciding.release()
+            self._head.forget()
 
     async def _plan(self, works: list[Work]) -> Plan | None:
         """Decides ahead of the lock."""
-        if self._sit_out:
-            self._sit_out -= 1
-            return None
         if not plannable(works):
             return None
         units = [work.unit for work in works]
@@ -231,22 +240,24 @@ class Poster:
 
     async def _store_plan(self, plan: Plan, before: list[asyncio.Future[None]]) -> list[Answered | Exception]:
         """Raises Stale when it was decided on what is no longer so, and what the database raises. `before` are being stored."""
+        started = asyncio.get_running_loop().time()
         try:
             try:
                 await self._send(plan)
-            except (Stale, Contended) as error:
-                if not before or (isinstance(error, Stale) and not error.moved):
+            except (Moved, Contended):
+                if not before:
                     raise
                 # It had the lock before the one that it was decided on, or waited for that in vain. Once that is stored it is as good as ever.
                 await asyncio.wait(before)
                 if plan.epoch != self._head.epoch:
-                    raise Stale(moved=False) from None
+                    raise Unstored from None
                 await self._send(plan)
         except BaseException:
             self._head.forget()
             raise
         self._moved = 0
-        self._told(plan.results)
+        self._took = min(asyncio.get_running_loop().time() - started, TOOK_S)
+        counted(plan.results)
         return list(plan.answers)
 
     async def _send(self, plan: Plan) -> None:
@@ -255,17 +266,19 @@ class Poster:
                 await self._store.save(self._database, plan.writing, plan.now)
             else:
                 async with self._database.transaction() as tx:
-                    found = await self._store.lock_books(tx, plan.known)
-                    if {number: book.stand for number, book in found.items()} != plan.known:
-                        raise Stale(moved=True)
+                    locked = await self._store.lock_books(tx, plan.known)
+                    if {number: book.stand for number, book in locked.items()} != plan.known:
+                        raise Moved
                     await self._save(tx, plan)
         except DatabaseError as error:
-            if (stale := _stale(error)) is not None:
-                raise stale from None
+            if (found := stale(error)) is not None:
+                raise found from None
             raise
 
-    async def _as_new(self, works: list[Work]) -> list[Answered | Exception]:
-        """Decides and stores under the lock, as if nobody had the ids and keys. Raises Stale when somebody has, or when more is to be looked up."""
+    async def _as_new(self, works: list[Work], place: Place) -> list[Answered | Exception]:
+        """Decides and stores under the lock, as if nobody had the ids and keys; the next are decided on it while it is stored. Raises Stale when
+        somebody has, or when more is to be looked up.
+        """
         units = [work.unit for work in works]
         try:
             async with self._database.transaction() as tx:
@@ -274,13 +287,16 @@ class Poster:
                 await head.learn(units)
                 plan = self._planned(works, units, head.state, {})
                 if plan is None:
-                    raise Stale(moved=False)
+                    raise Stale
+                self._head.follow(head)
+                place.decided()
                 await self._save(tx, plan)
-        except DatabaseError as error:
-            if (stale := _stale(error)) is not None:
-                raise stale from None
+        except BaseException as error:
+            self._head.forget()
+            if (found := stale(error)) is not None:
+                raise found from None
             raise
-        self._told(plan.results)
+        counted(plan.results)
         return list(plan.answers)
 
     async def _save(self, tx: Transaction, plan: Plan) -> None:
@@ -339,14 +355,8 @@ class Poster:
             results = (
                 await self._fresh(tx, [(place, works[place]) for place in fresh], locked, answers) if fresh else []
             )
-        self._told(results)
+        counted(results)
         return [answer for answer in answers if answer is not None]
-
-    @staticmethod
-    def _told(results: Sequence[Sequence[Result]]) -> None:
-        if results:
-            _FLUSHED.observe(sum(map(len, results)))
-            _count(results)
 
     async def _fresh(
         self,
@@ -424,23 +434,3 @@ class Poster:
         for book, accounts in lacking.items():
             if due := await self._store.due_holds_of(tx, accounts, instants[book], SWEEP):
                 raise _Expired(due)
-
-
-def _stale(error: BaseException) -> Stale | None:
-    constraint = constraint_of(error)
-    if isinstance(error, UniqueViolation) or constraint in TAKEN or constraint == MOVED:
-        return Stale(moved=constraint == MOVED)
-    return None
-
-
-def _count(results: Iterable[Sequence[Result]]) -> None:
-    many: Counter[tuple[str, str]] = Counter(
-        (
-            "none" if result.transfer is None else result.transfer.kind,
-            "existed" if result.existed else result.status,
-        )
-        for unit in results
-        for result in unit
-    )
-    for labels, count in many.items():
-        _TRANSFERS.labels(*labels).inc(count)
