@@ -37,11 +37,23 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def replicas(books: Books, service: ServiceDatabase) -> tuple[Ledger, Ledger]:
-    """Two that know the book and have each stored something large."""
+    """Two, to which storing a flush seems to take 10 ms."""
     two = books.ledger, ledger_on(await service.open(), books.clock)
     for ledger in two:
         ledger.poster._took = 0.01
     return two
+
+
+async def lost(
+    books: Books, service: ServiceDatabase, ways: list[str], floor: int | None = None
+) -> tuple[Ledger, Ledger]:
+    """Two replicas of which the second stored last: the first does not know it yet."""
+    await books.open(side="debit"), await books.open(floor=floor)
+    one, other = await replicas(books, service)
+    await post(one, books, 40)
+    await post(other, books, 40)
+    del ways[:]
+    return one, other
 
 
 async def post(ledger: Ledger, books: Books, many: int, each: int = 1) -> list[Result]:
@@ -90,11 +102,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Any]]:
 async def test_nobody_is_waited_for_who_does_nothing(
     books: Books, service: ServiceDatabase, ways: list[str], looks: list[Callable[[], Any]]
 ) -> None:
-    await books.open(side="debit"), await books.open()
-    one, other = await replicas(books, service)
-    await post(one, books, 40)
-    await post(other, books, 40)
-    del ways[:]
+    one, _ = await lost(books, service, ways)
 
     async def nothing() -> None: ...
 
@@ -108,11 +116,7 @@ async def test_nobody_is_waited_for_who_does_nothing(
 async def test_a_turn_ends_whatever_the_other_does(
     books: Books, service: ServiceDatabase, ways: list[str], looks: list[Callable[[], Any]]
 ) -> None:
-    await books.open(side="debit"), await books.open()
-    one, other = await replicas(books, service)
-    await post(one, books, 40)
-    await post(other, books, 40)
-    del ways[:]
+    one, other = await lost(books, service, ways)
     stored = 0
 
     async def on() -> None:
@@ -139,8 +143,7 @@ async def test_while_others_have_their_turn_nothing_is_decided_in_vain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The second request waits for the turn that the first lets the other have, and then follows the first, ahead of the lock, while that is stored."""
-    await books.open(side="debit"), await books.open()
-    one, other = await replicas(books, service)
+    one, _ = await lost(books, service, ways)
     plain = Store.save
 
     async def save(self: Store, at: Any, *more: Any) -> None:
@@ -149,9 +152,6 @@ async def test_while_others_have_their_turn_nothing_is_decided_in_vain(
         await plain(self, at, *more)
 
     monkeypatch.setattr(Store, "save", save)
-    await post(one, books, 40)
-    await post(other, books, 40)
-    del ways[:]
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def wait() -> None:
@@ -173,11 +173,7 @@ async def test_while_others_have_their_turn_nothing_is_decided_in_vain(
 async def test_what_was_decided_on_a_turn_that_is_not_stored_is_decided_again(
     books: Books, service: ServiceDatabase, ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await books.open(side="debit"), await books.open(floor=0)
-    one, other = await replicas(books, service)
-    await post(one, books, 40)
-    await post(other, books, 40)
-    del ways[:]
+    one, _ = await lost(books, service, ways, floor=0)
     plain, failed = Store.save, asyncio.Event()
 
     async def save(self: Store, at: Any, *more: Any) -> None:
