@@ -167,6 +167,19 @@ async def test_right_writes_are_taken(filled: Filled) -> None:
     assert await many.refused() is None
 
 
+async def test_what_an_account_has_none_of_is_nothing(filled: Filled) -> None:
+    """Totals that are not stored count as zero, on both sides, in a first entry and in the next."""
+    for debit, credit in ((filled.dollars, filled.shop), (filled.shop, filled.dollars)):
+        for kind in ("post", "hold"):
+            hand = filled.hand.again()
+            hand.first("UPDATE account SET currency = 'EUR'")
+            for amount in (3, 4):
+                row = hand.add(kind, debit, credit, amount, currency="EUR")
+                if kind == "hold":
+                    hold_row(hand, row)
+            assert await hand.refused() is None, (kind, debit)
+
+
 def right(filled: Filled, kind: str) -> Hand:
     """The next transfer of this kind, with all that belongs to it."""
     hand = filled.hand.again()
@@ -573,6 +586,11 @@ async def test_nothing_is_there_twice(filled: Filled) -> None:
             await alone(filled, f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table} LIMIT 1")
             == f"{table}_pkey"
         )
+    number = (
+        "INSERT INTO account (id, book, name, currency, normal_side, created_at, created_sequence, number) OVERRIDING SYSTEM VALUE"
+        " SELECT gen_random_uuid(), book, name, currency, normal_side, created_at, 0, number FROM account LIMIT 1"
+    )
+    assert await alone(filled, number) == "account_number"
     refusal = "INSERT INTO rejection (book, id, digest, reason, recorded_at) SELECT 1, $1::uuid, decode(repeat('00', 16), 'hex'), 'x', now() FROM generate_series(1, 2)"  # fmt: skip
     assert await alone(filled, refusal, filled.post) == "rejection_pkey"
     assert await alone(filled, "INSERT INTO book (tenant, recorded_at, created_at) SELECT tenant, now(), now() FROM book") == "book_name"  # fmt: skip
