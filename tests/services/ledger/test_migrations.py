@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -96,10 +95,7 @@ async def before(
     await connection.execute("SELECT setval(pg_get_serial_sequence('book', 'id'), 100)")
     await connection.close()
     yield old
-    for opened in old.opened:
-        with suppress(Exception):
-            await opened.close()
-    await postgres_server.run('DROP DATABASE "before" WITH (FORCE)')
+    await postgres_server.drop(old)
 
 
 async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(

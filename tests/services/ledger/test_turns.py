@@ -56,10 +56,10 @@ async def lost(
     return one, other
 
 
-async def post(ledger: Ledger, books: Books, many: int, each: int = 1) -> list[Result]:
+async def post(ledger: Ledger, books: Books, many: int) -> list[Result]:
     """From the first account to the second, in a flush of its own."""
     bank, customer = books.made[:2]
-    commands = [move("post", bank, customer, each) for _ in range(many)]
+    commands = [move("post", bank, customer, 1) for _ in range(many)]
     answered = await ledger.poster.post(Ask("acme", "cli_test", None, commands, atomic=False))
     return list(answered.results)
 

@@ -10,15 +10,13 @@ import msgspec
 
 from tallystick.chassis.db import CheckViolation, Contended, UniqueViolation
 from tallystick.services.ledger.model import TransactionRow, Transfer
+from tallystick.services.ledger.store.posting import DECIDED, NUMBERS
 from tests.simulation.server.chassis import append
 from tests.simulation.server.engine import Row, Transaction, Values, of_file
 
 statement = of_file("queries")
 
 _TRANSFER = [field.name for field in msgspec.structs.fields(Transfer)]
-_NUMBERS = {"debit_account": "debit_number", "credit_account": "credit_number"}
-#: What `save` is given of each: the type `decided_transfer`.
-_SAVED = [_NUMBERS.get(name, name) for name in _TRANSFER if name not in _NUMBERS.values()]
 _TRANSACTION = [field.name for field in msgspec.structs.fields(TransactionRow)]
 #: Kinds that move what is posted.
 _POSTED = ("post", "capture", "reverse")
@@ -176,8 +174,8 @@ def _transfers(tx: Transaction, rows: Sequence[Any]) -> list[Values]:
     """With the accounts of their numbers."""
     found = []
     for values in rows:
-        row = dict(zip(_SAVED, values, strict=True))
-        row |= {account: tx.server.account(row[number]) for account, number in _NUMBERS.items()}
+        row = dict(zip(DECIDED, values, strict=True))
+        row |= {account: tx.server.account(row[number]) for account, number in NUMBERS.items()}
         found.append({name: row[name] for name in _TRANSFER})
     return found
 

@@ -39,11 +39,11 @@ from tallystick.services.ledger.store.approvals import approval_rules
 from tallystick.services.ledger.store.sql import queries
 
 _FIELDS: Final = msgspec.structs.fields(Transfer)
-_NUMBERS: Final = {"debit_account": "debit_number", "credit_account": "credit_number"}
-#: The type `decided_transfer` of the migration: accounts by their numbers.
-_SAVED: Final = attrgetter(
-    *(_NUMBERS.get(field.name, field.name) for field in _FIELDS if field.name not in _NUMBERS.values())
-)
+#: An account's number stands for its id in what is stored.
+NUMBERS: Final = {"debit_account": "debit_number", "credit_account": "credit_number"}
+#: The type `decided_transfer` of the migration, what `save` is given of each.
+DECIDED: Final = tuple(NUMBERS.get(field.name, field.name) for field in _FIELDS if field.name not in NUMBERS.values())
+_DECIDED: Final = attrgetter(*DECIDED)
 _NOBODY: Final = AccountId(UUID(int=0))
 #: Kinds that touch nothing but accounts. A flush of these alone skips the statements about holds and reversals.
 _PLAIN: Final = frozenset({"post"})
@@ -207,7 +207,7 @@ class Posting:
             book.flush = flush
         writing = Writing(
             books=books,
-            transfers=list(map(_SAVED, transfers)),
+            transfers=list(map(_DECIDED, transfers)),
             rejections=[msgspec.structs.astuple(rejection) for rejection in decided.rejections],
             transactions=[msgspec.structs.astuple(transaction) for transaction in decided.transactions],
         )
