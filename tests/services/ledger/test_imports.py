@@ -208,6 +208,71 @@ async def test_bad_records_are_refused_with_their_place(env: Env) -> None:
     ]
 
 
+async def test_what_a_file_says_of_the_book_goes_no_further_than_the_interface_does(env: Env) -> None:
+    rule = {"pattern": "a:{x}", "kind": "asset"}
+    lines = [
+        {"type": "chart", "mode": "open", "rules": [rule, {**rule, "floor": "-9999999999999999999"}]},
+        {"type": "chart", "mode": "strict", "rules": []},
+        {"type": "category", "name": "up", "categories": ["down"]},
+        {"type": "category", "name": "down", "categories": ["middle"]},
+        {"type": "category", "name": "middle", "categories": ["up"]},
+        {"type": "category", "name": "other", "categories": ["up", "nowhere"]},
+        {"type": "category", "name": "other", "paths": ["a:**"]},
+        {"type": "book", "name": "main", "sequence": 0, "exported_at": "2026-01-01T00:00:00Z"},
+        account("x", created_at="long ago"),
+    ]
+    done = await bring(env, lines[:-1])
+    assert done["state"] == "failed"
+    assert await refusals(env, done) == [
+        (1, "/rules/1/floor", "invalid-amount"),
+        (2, None, "there-twice"),
+        (3, "/categories", "category-cycle"),
+        (4, "/categories", "category-cycle"),
+        (5, "/categories", "category-cycle"),
+        (6, "/categories/1", "category-not-found"),
+        (7, "/name", "there-twice"),
+        (8, None, "not-first"),
+    ]
+    assert (await env.call("GET", "/v1/books/main/categories")).json["data"] == []
+    assert (await env.call("GET", "/v1/books/main/chart")).json["version"] == 0
+    assert await refusals(env, await bring(env, lines[-1:])) == [(1, "/created_at", "invalid-request")]
+    chart = {"type": "chart", "mode": "open", "rules": [{**rule, "currencies": ["EUR", "XXQ"]}]}
+    assert await refusals(env, await bring(env, [chart])) == [(1, "/rules/0/currencies", "unknown-currency")]
+    # In any order, as long as all are there and none is above itself.
+    good = await bring(env, [*lines[2:4], {"type": "category", "name": "middle", "paths": ["a:**"]}])
+    assert good["state"] == "done"
+    assert len((await env.call("GET", "/v1/books/main/categories")).json["data"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"sealed_until": "9999-12-31T00:00:00Z"}, "/sealed_until"),
+        ({"sealed_until": "the end of the last year"}, "/sealed_until"),
+        ({"exported_at": "the end of the last year"}, "/exported_at"),
+    ],
+)
+async def test_a_restored_book_is_sealed_up_to_now_at_most(env: Env, said: Rec, why: str) -> None:
+    book = {"type": "book", "name": "main", "sequence": 0, "exported_at": "2026-01-01T00:00:00Z", **said}
+    done = await restore(env, [book], "copy")
+    assert (done["state"], await refusals(env, done)) == ("failed", [(1, why, "invalid-request")])
+    assert (await env.call("GET", "/v1/books/copy")).json["sealed_until"] is None
+
+
+async def test_a_restored_account_has_limits_that_can_be(env: Env) -> None:
+    book = {"type": "book", "name": "main", "sequence": 0, "exported_at": "2026-01-01T00:00:00Z"}
+    done = await restore(env, [book, account("a", floor="-9999999999999999999")], "copy", mode="valid")
+    assert (done["state"], await refusals(env, done)) == ("done", [(2, "/floor", "invalid-amount")])
+
+
+async def test_a_line_that_was_refused_closes_no_account(env: Env) -> None:
+    assert (await bring(env, [account("a"), account("b")]))["state"] == "done"
+    done = await bring(env, [account("a", name="another", closed=True), account("b", frozen=True)], mode="valid")
+    assert (done["state"], await refusals(env, done)) == ("done", [(1, None, "account-exists")])
+    found = (await env.call("GET", "/v1/accounts")).json["data"]
+    assert {one["name"]: (one["closed"], one["frozen"]) for one in found} == {"a": (False, False), "b": (False, True)}
+
+
 async def test_lines_come_before_the_start_and_all_of_them(env: Env) -> None:
     own = (await announce(env, GOOD)).json["id"]
     line = {"lines": [{"line": 1, "record": GOOD[0]}]}

@@ -62,6 +62,7 @@ from tallystick.services.ledger.model.reports import (
 from tallystick.services.ledger.model.rows import AccountRow, CheckedBook, Due, EntryRow, Found, NewAccount
 from tallystick.services.ledger.model.rules import EPOCH, decide
 from tallystick.services.ledger.model.search import LOOKED_AT, ONE_BY_ONE, Hit, Listing, Side, Wanted, sides
+from tallystick.services.ledger.model.settings import category_of, chart_of, sealed_until, with_those_of
 from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement, running
 from tallystick.services.ledger.model.values import (
     MAX,
@@ -179,6 +180,8 @@ __all__ = [
     "balance",
     "balance_sheets",
     "called",
+    "category_of",
+    "chart_of",
     "crossing_of",
     "dated",
     "decide",
@@ -205,9 +208,11 @@ __all__ = [
     "on_a_cycle",
     "pattern",
     "running",
+    "sealed_until",
     "sides",
     "totals",
     "transit_account",
     "unbalanced",
     "usual_kind",
+    "with_those_of",
 ]

@@ -86,6 +86,8 @@ def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAcco
         currency(record.currency)
     except Problem as problem:
         raise Unfit("/currency", problem.slug, problem.detail) from None
+    floor, ceiling = limit(record.floor, "/floor"), limit(record.ceiling, "/ceiling")
+    instant(record.created_at, "/created_at")
     path = record.path
     if is_transit(path):
         if not restoring:
@@ -99,8 +101,8 @@ def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAcco
         kind=record.kind or (usual_kind(record.normal_side) if restoring else None),
         currency=record.currency,
         normal_side=record.normal_side,
-        floor=None if restoring else limit(record.floor, "/floor"),
-        ceiling=None if restoring else limit(record.ceiling, "/ceiling"),
+        floor=None if restoring else floor,
+        ceiling=None if restoring else ceiling,
         code=record.code,
         metadata=_kept(record.metadata),
     )
@@ -156,7 +158,7 @@ class Reader:
             amount=abs(minor),
             currency=record.currency,
             code=OPENING_CODE,
-            effective_at=_instant(record.effective_at, "/effective_at"),
+            effective_at=instant(record.effective_at, "/effective_at"),
         )
         return Unit(self._book, [command], atomic=True)
 
@@ -178,7 +180,7 @@ class Reader:
             reverses = None if record.reverses is None else transaction_id(self._book, record.reverses)
         except Problem as problem:
             raise Unfit("/id", problem.slug, problem.detail) from None
-        effective = _instant(record.effective_at, "/effective_at")
+        effective = instant(record.effective_at, "/effective_at")
         if self._restoring:
             effective = self._recorded(record.transfers[-1], f"/transfers/{len(record.transfers) - 1}")
         if effective is not None and any(not _is_posted(leg) for leg in record.transfers):
@@ -226,7 +228,7 @@ class Reader:
         amount = self._amount(leg.amount, at + "/amount")
         draws = leg.kind in ("void", "expire")
         if transaction is None:
-            effective = _instant(leg.effective_at, at + "/effective_at")
+            effective = instant(leg.effective_at, at + "/effective_at")
             if self._restoring:
                 effective = self._recorded(leg, at) if _is_posted(leg) else None
         final = leg.final
@@ -266,13 +268,13 @@ class Reader:
             return None
         if leg.expires_at is None or leg.expires_in is not None:
             return leg.expires_in
-        when = _instant(leg.expires_at, at + "/expires_at")
+        when = instant(leg.expires_at, at + "/expires_at")
         left = 1 if when is None else math.ceil((when - self._now).total_seconds())
         return min(max(left, 1), MAX_EXPIRES_IN)
 
     def _recorded(self, leg: LegRecord, at: str) -> datetime | None:
         """Since when what is restored is effective. By a clock that was ahead of this one it may be in the future: then since now."""
-        when = _instant(leg.effective_at or leg.recorded_at, at + "/recorded_at")
+        when = instant(leg.effective_at or leg.recorded_at, at + "/recorded_at")
         return None if when is None or when >= self._now else when
 
     def _named(self, said: str, field: str) -> AccountId | str:
@@ -300,7 +302,8 @@ def _is_posted(leg: LegRecord) -> bool:
     return leg.kind in ("post", "reverse")
 
 
-def _instant(text: str | None, field: str) -> datetime | None:
+def instant(text: str | None, field: str) -> datetime | None:
+    """Raises Unfit."""
     try:
         return None if text is None else parse_rfc3339(text)
     except ValueError as error:

@@ -51,8 +51,11 @@ UPDATE import SET tries = tries + 1 WHERE id = $1 AND state = 'queued' RETURNING
 SELECT line, record FROM import_line WHERE import = $1 AND line > $2 ORDER BY line LIMIT $3;
 
 -- name: staged_settings
--- The same for those that are no transfers.
-SELECT line, record FROM import_line WHERE import = $1 AND line > $2 AND NOT posting ORDER BY line LIMIT $3;
+-- The same for those that are no transfers and were not refused.
+SELECT l.line, l.record FROM import_line AS l
+WHERE l.import = $1 AND l.line > $2 AND NOT l.posting
+    AND NOT EXISTS (SELECT FROM import_refusal AS r WHERE r.import = l.import AND r.line = l.line)
+ORDER BY l.line LIMIT $3;
 
 -- name: progress
 -- How far an import came for good. A try that came further is one that counts.

@@ -70,7 +70,7 @@ class Imports:
         return [FileLine(*row) for row in await tx.fetch(queries.staged, own, after, limit)]
 
     async def settings(self, tx: Transaction, own: ImportId, after: int, limit: int) -> list[FileLine]:
-        """Lines that are no transfers."""
+        """Lines that are no transfers and were not refused."""
         return [FileLine(*row) for row in await tx.fetch(queries.staged_settings, own, after, limit)]
 
     async def progress(self, tx: Transaction, own: ImportId, tally: Tally) -> None:

@@ -15,33 +15,23 @@ from typing import Final
 import msgspec
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.db import CheckViolation, Database, DatabaseError, Transaction
+from tallystick.chassis.db import Database, DatabaseError, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.messages import (
-    AccountRecord,
     BookRecord,
-    CategoryRecord,
-    ChartRecord,
     Record,
 )
 from tallystick.contracts.ledger.problems import BookNotFound
 from tallystick.kernel import ids
-from tallystick.kernel.clock import Clock, parse_rfc3339
+from tallystick.kernel.clock import Clock
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import (
-    Category,
-    Chart,
-    FileLine,
     ImportRow,
     Refusal,
-    Rule,
     Tally,
-    Unfit,
-    account_id,
-    called,
-    limit,
 )
 from tallystick.services.ledger.service.books import NO_CHART, check_writable
+from tallystick.services.ledger.service.imports.settings import Settings, Wrong
 from tallystick.services.ledger.service.imports.taking import Taking
 from tallystick.services.ledger.store import Imports as ImportStore
 from tallystick.services.ledger.store import Store
@@ -69,10 +59,6 @@ class _Undo(Exception):
     def __init__(self, taking: Taking) -> None:
         super().__init__()
         self.taking = taking
-
-
-class _Wrong(Exception):
-    """The import as a whole can't be done."""
 
 
 class Runner:
@@ -111,7 +97,7 @@ class Runner:
                 await self._whole(job)
             else:
                 await self._in_parts(job, begun)
-        except _Wrong as wrong:
+        except Wrong as wrong:
             await self._fail(job, str(wrong), [], None)
         except DatabaseError as error:
             telemetry.log.error("ledger.import.guard", constraint=error.constraint, error=error)
@@ -138,7 +124,7 @@ class Runner:
                     if len(taking.refused) >= NAMED:
                         break
                 if not taking.refused:
-                    await self._end(tx, job, taking)
+                    await self._settle(tx, job, taking)
                 if job.dry_run or taking.refused:
                     raise _Undo(taking)
                 await self._done(tx, job, taking)
@@ -174,7 +160,7 @@ class Runner:
                         return
                     taking = await self._begin(tx, job)
                     lines = await self._imports.lines(tx, job.id, job.line, PART)
-                    await (taking.take(tx, lines) if lines else self._end(tx, job, taking))
+                    await (taking.take(tx, lines) if lines else self._settle(tx, job, taking))
                     if taking.refused and job.mode == "parts":
                         raise _Undo(taking)
                     await self._imports.refuse(tx, job.id, taking.refused)
@@ -192,7 +178,7 @@ class Runner:
     # ---- begin and end ----------------------------------------------------------------------------------------------
 
     async def _begin(self, tx: Transaction, job: ImportRow) -> Taking:
-        """Takes the book's lock: nobody posts to it nor opens an account until this transaction ends. Raises _Wrong, BookQuarantined."""
+        """Takes the book's lock: nobody posts to it nor opens an account until this transaction ends. Raises Wrong, BookQuarantined."""
         await self._store.lock_whole_book(tx, job.book)
         locked = await self._store.lock_books(tx, [job.book])
         row = await self._store.book(tx, job.tenant, job.book_name)
@@ -202,7 +188,7 @@ class Runner:
         first = await self._imports.settings(tx, job.id, 0, 1)
         restoring = bool(first) and isinstance(_decode(first[0].record), BookRecord)
         if restoring and job.line == 0 and (row.sequence or await self._imports.has_accounts(tx, job.book)):
-            raise _Wrong("an export is restored into an empty book; open a new one for it")
+            raise Wrong("an export is restored into an empty book; open a new one for it")
         chart, _ = await self._store.chart(tx, job.book) or (NO_CHART, None)
         return Taking(
             job,
@@ -216,115 +202,14 @@ class Runner:
             restoring=restoring,
         )
 
-    async def _end(self, tx: Transaction, job: ImportRow, taking: Taking) -> None:
-        """What holds for the book as a whole. Refuses lines into `taking`; raises _Wrong."""
+    async def _settle(self, tx: Transaction, job: ImportRow, taking: Taking) -> None:
+        """What holds for the book as a whole. Refuses lines into `taking`; raises Wrong."""
+        settings = Settings(tx, job, taking, self._store, self._imports, self._clock.now())
         after = 0
-        restoring = False
-        closing: list[tuple[int, AccountRecord]] = []
-        book: tuple[int, BookRecord] | None = None
-        chart: tuple[int, ChartRecord] | None = None
-        categories: list[CategoryRecord] = []
         while lines := await self._imports.settings(tx, job.id, after, PART):
-            accounts: list[tuple[int, AccountRecord]] = []
-            for line, record in self._settings(lines):
-                if isinstance(record, BookRecord):
-                    restoring, book = True, (line, record)
-                elif isinstance(record, ChartRecord):
-                    chart = line, record
-                elif isinstance(record, CategoryRecord):
-                    categories.append(record)
-                elif isinstance(record, AccountRecord):
-                    accounts.append((line, record))
-            if restoring:
-                await self._limit(tx, job, accounts)
-            closing += [(line, one) for line, one in accounts if one.closed or one.frozen]
+            await settings.take([(line.line, _decode(line.record)) for line in lines])
             after = lines[-1].line
-        for line, one in closing:
-            await self._close(tx, job, taking, line, one)
-        await self._settle(tx, job, taking, book, chart, categories)
-        if (
-            job.wanted_sequence is not None
-            and restoring
-            and taking.sequence != job.wanted_sequence
-            and job.mode != "valid"
-        ):
-            raise _Wrong(f"the book came to sequence {taking.sequence} and the export was at {job.wanted_sequence}")
-
-    @staticmethod
-    def _settings(lines: list[FileLine]) -> list[tuple[int, object]]:
-        return [(line.line, _decode(line.record)) for line in lines]
-
-    async def _limit(self, tx: Transaction, job: ImportRow, accounts: list[tuple[int, AccountRecord]]) -> None:
-        limits = [
-            (account_id(job.book, called(one)), limit(one.floor, "/floor"), limit(one.ceiling, "/ceiling"))
-            for _, one in accounts
-            if one.floor is not None or one.ceiling is not None
-        ]
-        if limits:
-            try:
-                await self._imports.limit(tx, job.book, limits)
-            except CheckViolation as error:
-                raise _Wrong(f"an account does not keep its limits after all transfers ({error.constraint})") from None
-
-    async def _close(self, tx: Transaction, job: ImportRow, taking: Taking, line: int, record: AccountRecord) -> None:
-        own = account_id(job.book, called(record))
-        now = self._clock.now()
-        if record.frozen:
-            await self._store.freeze_account(tx, job.book, own, now)
-        if record.closed and not await self._store.close_account(tx, job.book, own, now):
-            row = await self._store.account(tx, job.tenant, own, now)
-            if row is not None and not row.closed:
-                taking.refuse(
-                    line, Unfit("/closed", "account-has-holds", "it can't be closed while something is held on it")
-                )
-
-    async def _settle(  # noqa: PLR0917 - the parts of a book
-        self,
-        tx: Transaction,
-        job: ImportRow,
-        taking: Taking,
-        book: tuple[int, BookRecord] | None,
-        chart: tuple[int, ChartRecord] | None,
-        categories: list[CategoryRecord],
-    ) -> None:
-        now = self._clock.now()
-        if chart is not None:
-            await self._chart(tx, job, taking, *chart)
-        for one in categories:
-            await self._store.set_category(tx, job.book, Category(one.name, one.paths, one.categories, now))
-        if book is not None:
-            row = await self._store.book(tx, job.tenant, job.book_name)
-            if row is None:
-                raise BookNotFound
-            await self._store.set_book(
-                tx, msgspec.structs.replace(row, description=book[1].description, backdating=book[1].backdating)
-            )
-            if book[1].sealed_until is not None:
-                await self._store.seal_book(tx, job.book, parse_rfc3339(book[1].sealed_until))
-
-    async def _chart(self, tx: Transaction, job: ImportRow, taking: Taking, line: int, record: ChartRecord) -> None:
-        """Raises _Wrong when accounts would not be allowed by it."""
-        present, _ = await self._store.chart(tx, job.book) or (NO_CHART, None)
-        rules = [
-            Rule(
-                pattern=one.pattern,
-                kind=one.kind,
-                normal_side=one.normal_side,
-                currencies=None if one.currencies is None else tuple(one.currencies),
-                floor=limit(one.floor, "/floor"),
-                ceiling=limit(one.ceiling, "/ceiling"),
-            )
-            for one in record.rules
-        ]
-        made = Chart(present.version + 1, record.mode, rules)
-        if (made.mode, made.rules) == (present.mode, present.rules):
-            return
-        async for account, charted in self._store.charted(tx, job.book):
-            fault = made.fault(charted)
-            if fault is not None:
-                taking.refuse(line, Unfit(None, "chart-orphans-accounts", f"{ids.accounts.text(account)}: {fault[0]}"))
-                return
-        await self._store.insert_chart(tx, job.book, made, self._clock.now())
+        await settings.settle()
 
     async def _done(self, tx: Transaction, job: ImportRow, taking: Taking) -> None:
         now = self._clock.now()

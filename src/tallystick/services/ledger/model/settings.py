@@ -1,0 +1,67 @@
+"""What the records of a file say of the book as a whole: its chart, its categories, its seal. Pure.
+
+A file gets no further than the interfaces for the same things do: what they would refuse is unfit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from tallystick.contracts.ledger.messages import BookRecord, CategoryRecord, ChartRecord
+from tallystick.kernel.money import currency
+from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model.categories import Category, on_a_cycle
+from tallystick.services.ledger.model.chart import Chart, Rule
+from tallystick.services.ledger.model.records import Unfit, instant, limit
+
+
+def sealed_until(record: BookRecord, now: datetime) -> datetime | None:
+    """Up to when the book was sealed. Raises Unfit."""
+    instant(record.exported_at, "/exported_at")
+    until = instant(record.sealed_until, "/sealed_until")
+    if until is not None and until > now:
+        # What is posted is recorded after the seal: one in the future would date the whole book ahead.
+        raise Unfit("/sealed_until", "invalid-request", "a book is sealed up to now at most")
+    return until
+
+
+def chart_of(record: ChartRecord, version: int) -> Chart:
+    """Raises Unfit."""
+    rules = []
+    for place, one in enumerate(record.rules):
+        where = f"/rules/{place}"
+        try:
+            for code in one.currencies or ():
+                currency(code)
+        except Problem as problem:
+            raise Unfit(f"{where}/currencies", problem.slug, problem.detail) from None
+        rules.append(
+            Rule(
+                pattern=one.pattern,
+                kind=one.kind,
+                normal_side=one.normal_side,
+                currencies=None if one.currencies is None else tuple(one.currencies),
+                floor=limit(one.floor, f"{where}/floor"),
+                ceiling=limit(one.ceiling, f"{where}/ceiling"),
+            )
+        )
+    return Chart(version, record.mode, rules)
+
+
+def category_of(record: CategoryRecord, known: Mapping[str, Category], now: datetime) -> Category:
+    """`known`: those of the book and of the file. Raises Unfit for a member that is not there, and for one that is above itself."""
+    made = Category(record.name, record.paths, record.categories, now)
+    for place, member in enumerate(record.categories):
+        if member not in known:
+            raise Unfit(f"/categories/{place}", "category-not-found", f"there is no category {member}")
+    if on_a_cycle(made, known):
+        raise Unfit("/categories", "category-cycle", "a category can't be below itself")
+    return made
+
+
+def with_those_of(
+    known: Mapping[str, Category], records: Iterable[CategoryRecord], now: datetime
+) -> dict[str, Category]:
+    """The book's categories as a file would leave them."""
+    return {**known, **{one.name: Category(one.name, one.paths, one.categories, now) for one in records}}

@@ -1,0 +1,153 @@
+"""What a file says of the book and its accounts as a whole: stored when all of its transfers are there, which it has to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from tallystick.chassis.db import CheckViolation, Transaction
+from tallystick.contracts.ledger.messages import AccountRecord, BookRecord, CategoryRecord, ChartRecord, Record
+from tallystick.contracts.ledger.problems import BookNotFound
+from tallystick.kernel import ids
+from tallystick.services.ledger.model import (
+    Category,
+    ImportRow,
+    Unfit,
+    account_id,
+    called,
+    category_of,
+    chart_of,
+    limit,
+    sealed_until,
+    with_those_of,
+)
+from tallystick.services.ledger.service.books import NO_CHART
+from tallystick.services.ledger.service.imports.taking import Taking
+from tallystick.services.ledger.store import Imports as ImportStore
+from tallystick.services.ledger.store import Store
+
+
+class Wrong(Exception):
+    """The import as a whole can't be done."""
+
+
+class Settings:
+    """Those of one import, in one transaction. Lines that can't be are refused into `taking`."""
+
+    def __init__(  # noqa: PLR0917 - what it works with
+        self, tx: Transaction, job: ImportRow, taking: Taking, store: Store, imports: ImportStore, now: datetime
+    ) -> None:
+        self._tx = tx
+        self._job = job
+        self._taking = taking
+        self._store = store
+        self._imports = imports
+        self._now = now
+        self._closing: list[tuple[int, AccountRecord]] = []
+        self._book: tuple[int, BookRecord] | None = None
+        self._chart: tuple[int, ChartRecord] | None = None
+        self._categories: dict[str, tuple[int, CategoryRecord]] = {}
+        self._first = True
+
+    async def take(self, records: Sequence[tuple[int, Record]]) -> None:
+        """The next records in the file's order, without its transfers. Raises Wrong."""
+        accounts: list[tuple[int, AccountRecord]] = []
+        for line, record in records:
+            try:
+                self._take(line, record)
+            except Unfit as no:
+                self._taking.refuse(line, no)
+            if isinstance(record, AccountRecord):
+                accounts.append((line, record))
+        if self._book is not None:
+            await self._limit(accounts)
+        self._closing += [(line, one) for line, one in accounts if one.closed or one.frozen]
+
+    def _take(self, line: int, record: Record) -> None:
+        first, self._first = self._first, False
+        if isinstance(record, BookRecord):
+            if not first:
+                raise Unfit(None, "not-first", "a book's own record is the first of its export")
+            self._book = line, record
+        elif isinstance(record, ChartRecord):
+            if self._chart is not None:
+                raise Unfit(None, "there-twice", f"line {self._chart[0]} has a chart already")
+            self._chart = line, record
+        elif isinstance(record, CategoryRecord):
+            if record.name in self._categories:
+                raise Unfit(
+                    "/name", "there-twice", f"line {self._categories[record.name][0]} has this category already"
+                )
+            self._categories[record.name] = line, record
+
+    async def settle(self) -> None:
+        """Raises Wrong."""
+        for line, one in self._closing:
+            await self._fitting(line, self._close(one))
+        if self._chart is not None:
+            await self._fitting(self._chart[0], self._set_chart(self._chart[1]))
+        known = with_those_of(
+            await self._store.categories(self._tx, self._job.book),
+            (one for _, one in self._categories.values()),
+            self._now,
+        )
+        for line, category in self._categories.values():
+            await self._fitting(line, self._set_category(category, known))
+        if self._book is not None:
+            await self._fitting(self._book[0], self._set_book(self._book[1]))
+            wanted = self._job.wanted_sequence
+            if wanted is not None and self._taking.sequence != wanted and self._job.mode != "valid":
+                raise Wrong(f"the book came to sequence {self._taking.sequence} and the export was at {wanted}")
+
+    async def _fitting(self, line: int, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Unfit as no:
+            self._taking.refuse(line, no)
+
+    async def _limit(self, accounts: Sequence[tuple[int, AccountRecord]]) -> None:
+        limits = [
+            (account_id(self._job.book, called(one)), limit(one.floor, "/floor"), limit(one.ceiling, "/ceiling"))
+            for _, one in accounts
+            if one.floor is not None or one.ceiling is not None
+        ]
+        if limits:
+            try:
+                await self._imports.limit(self._tx, self._job.book, limits)
+            except CheckViolation as error:
+                raise Wrong(f"an account does not keep its limits after all transfers ({error.constraint})") from None
+
+    async def _close(self, record: AccountRecord) -> None:
+        own = account_id(self._job.book, called(record))
+        if record.frozen:
+            await self._store.freeze_account(self._tx, self._job.book, own, self._now)
+        if record.closed and not await self._store.close_account(self._tx, self._job.book, own, self._now):
+            row = await self._store.account(self._tx, self._job.tenant, own, self._now)
+            if row is not None and not row.closed:
+                raise Unfit("/closed", "account-has-holds", "it can't be closed while something is held on it")
+
+    async def _set_chart(self, record: ChartRecord) -> None:
+        present, _ = await self._store.chart(self._tx, self._job.book) or (NO_CHART, None)
+        made = chart_of(record, present.version + 1)
+        if (made.mode, made.rules) == (present.mode, present.rules):
+            return
+        async for account, charted in self._store.charted(self._tx, self._job.book):
+            fault = made.fault(charted)
+            if fault is not None:
+                raise Unfit(None, "chart-orphans-accounts", f"{ids.accounts.text(account)}: {fault[0]}")
+        await self._store.insert_chart(self._tx, self._job.book, made, self._now)
+
+    async def _set_category(self, record: CategoryRecord, known: dict[str, Category]) -> None:
+        await self._store.set_category(self._tx, self._job.book, category_of(record, known, self._now))
+
+    async def _set_book(self, record: BookRecord) -> None:
+        until = sealed_until(record, self._now)
+        row = await self._store.book(self._tx, self._job.tenant, self._job.book_name)
+        if row is None:
+            raise BookNotFound
+        changed = msgspec.structs.replace(row, description=record.description, backdating=record.backdating)
+        await self._store.set_book(self._tx, changed)
+        if until is not None:
+            await self._store.seal_book(self._tx, self._job.book, until)
