@@ -86,9 +86,16 @@ class Filter(Paging, frozen=True, kw_only=True):
     state: Annotated[str, msgspec.Meta(max_length=10)] | None = None
 
 
+Number = Annotated[str, msgspec.Meta(max_length=20, extra_json_schema={"pattern": "^sale_[0-9]+$"})]
+
+
 class Form(msgspec.Struct, frozen=True):
     grant_type: str
     scope: str | None = None
+
+
+class Refused(msgspec.Struct, frozen=True):
+    error: str
 
 
 class Stock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +111,7 @@ class Shop:
         self.requests: list[Request[Any, Any]] = []
         self.raises: BaseException | None = None
         self.release: asyncio.Event | None = None
+        self.status: int | None = None
 
 
 async def sell(shop: Shop, request: Request[Sale]) -> Reply[Sold]:
@@ -112,7 +120,7 @@ async def sell(shop: Shop, request: Request[Sale]) -> Reply[Sold]:
         raise shop.raises
     if shop.release is not None:
         await shop.release.wait()
-    return Reply(Sold(id="sale_1", lines=len(request.body.lines)))
+    return Reply(Sold(id="sale_1", lines=len(request.body.lines)), shop.status)
 
 
 async def capture(shop: Shop, request: Request[Capture]) -> Reply[Capture]:
@@ -148,15 +156,17 @@ async def tile(shop: Shop, request: Request) -> Reply[Any]:
 ENDPOINTS = (
     Endpoint(
         "POST", "/v1/sales", sell, scope="payments:write", action="sell", resource="Sale", body=Sale, answer=Sold,
-        status=201, idempotency="required", rate="money", problems=(SoldOut,), timeout=0.3, summary="Sell",
+        status=201, further={202: "Taken"}, idempotency="required", rate="money", problems=(SoldOut,), timeout=0.3,
+        summary="Sell",
     ),
     Endpoint("GET", "/v1/sales", listing, scope="payments:read", action="list", query=Filter, answer=Page[Sold]),
-    Endpoint("GET", "/v1/sales/{id}", look, scope="payments:read", action="look", answer=Sold, rate="few"),
-    Endpoint("POST", "/v1/sales/{id}/capture", capture, scope="payments:write", action="forbidden", body=Capture),
+    Endpoint("GET", "/v1/sales/{id}", look, scope="payments:read", action="look", answer=Sold, rate="few", segments={"id": Number}),
+    Endpoint("POST", "/v1/sales/{id}/capture", capture, scope="payments:write", action="forbidden", body=Capture, segments={"id": str}),
     Endpoint("POST", "/internal/stock", stock, mesh=("payments",), action="stock", body=Stock, answer=list[str]),
     Endpoint("POST", "/oauth2/token", token, public="it authenticates by itself", body=Form, media="form"),
     Endpoint("POST", "/public/capture", capture, public="a test", body=Capture, idempotency="optional"),
-    Endpoint("GET", "/tile/{tile:path}", tile, public="a log is public", produces="application/octet-stream"),
+    Endpoint("POST", "/oauth2/raw", token, public="the same, its form its own", form=Form, media="form", refusal=Refused),
+    Endpoint("GET", "/tile/{tile:path}", tile, public="a log is public", produces="application/octet-stream", segments={"tile": str}),
 )  # fmt: skip
 
 SALE = {"lines": [{"count": 2, "price": {"amount": "1250", "currency": "EUR"}}]}
@@ -746,6 +756,17 @@ async def test_a_problem_that_the_row_does_not_list_is_told(env: Env) -> None:
     assert lines[0]["event"] == "problem.unlisted"
 
 
+async def test_a_status_of_success_that_the_row_does_not_list_is_told(env: Env) -> None:
+    env.shop.status = 203
+    with logs.captured() as lines:
+        assert (await env.sell()).status == 203
+    assert (lines[0]["event"], lines[0]["status"]) == ("status.unlisted", 203)
+    env.shop.status = 202
+    with logs.captured() as lines:
+        assert (await env.sell()).status == 202
+    assert "status.unlisted" not in {line["event"] for line in lines}
+
+
 async def test_an_accident_shows_nothing_of_itself(env: Env) -> None:
     env.shop.raises = KeyError(f"card {CARD} of Ada Lovelace")
     with logs.captured() as lines:
@@ -802,6 +823,16 @@ def test_the_document_is_openapi_3_1() -> None:
     assert {each["name"]: each["required"] for each in sale["parameters"]} == {"Idempotency-Key": True, "DPoP": False}
     assert set(sale["responses"]) >= {"201", "400", "401", "403", "409", "413", "415", "429", "500", "503", "504"}
     assert "It is sold out" in sale["responses"]["409"]["description"]
+    assert {status: answer["description"] for status, answer in sale["responses"].items() if status < "300"} == {
+        "201": "Done",
+        "202": "Taken",
+    }
+    number = document["paths"]["/v1/sales/{id}"]["get"]["parameters"][0]
+    assert (number["name"], number["schema"]["pattern"]) == ("id", "^sale_[0-9]+$")
+    raw = document["paths"]["/oauth2/raw"]["post"]
+    assert "application/x-www-form-urlencoded" in raw["requestBody"]["content"]
+    assert set(raw["responses"]["400"]["content"]) == {"application/json", "application/problem+json"}
+    assert set(raw["responses"]["401"]["content"]) == {"application/json"}
     listing_names = [each["name"] for each in document["paths"]["/v1/sales"]["get"]["parameters"]]
     assert {"limit", "after", "state"} <= set(listing_names)
     assert "/internal/stock" not in document["paths"]
@@ -837,9 +868,9 @@ def test_a_path_is_well_formed(path: str) -> None:
 
 
 def test_a_table_that_can_not_be_served_is_refused() -> None:
-    row = Endpoint("GET", "/a/{b}", nothing, public="x", action="one")
+    row = Endpoint("GET", "/a/{b}", nothing, public="x", action="one", segments={"b": str})
     with pytest.raises(ValueError, match="twice"):
-        Application("s", None, [row, Endpoint("GET", "/a/{b}", nothing, public="x", action="two")])
+        Application("s", None, [row, Endpoint("GET", "/a/{b}", nothing, public="x", action="two", segments={"b": str})])
     with pytest.raises(ValueError, match="authenticator"):
         Application("s", None, [Endpoint("GET", "/a", nothing, scope="x", action="y")])
     with pytest.raises(TypeError, match="forbid_unknown_fields"):
@@ -853,7 +884,10 @@ async def test_the_more_literal_path_wins() -> None:
     async def two(service: Any, request: Request) -> Reply[str]:
         return Reply("two")
 
-    rows = [Endpoint("GET", "/a/{b}/{c}", one, public="x"), Endpoint("GET", "/a/{b}/d", two, public="x")]
+    rows = [
+        Endpoint("GET", "/a/{b}/{c}", one, public="x", segments={"b": str, "c": str}),
+        Endpoint("GET", "/a/{b}/d", two, public="x", segments={"b": str}),
+    ]
     app = Application("s", None, rows)
     assert (await ask(app, "GET", "/a/1/d")).json == "two"
     assert (await ask(app, "GET", "/a/1/e")).json == "one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
@@ -69,6 +70,14 @@ def test_ids_that_look_right_but_are_not(text: str) -> None:
         ids.payments.parse(text)
 
 
+@given(st.integers(0, (1 << 128) - 1))
+def test_an_id_is_as_its_schema_says(value: int) -> None:
+    schema = ids.payments.wire.extra_json_schema
+    assert schema is not None
+    assert re.search(schema["pattern"], ids.payments.text(ids.PaymentId(UUID(int=value))))
+    assert not re.search(schema["pattern"], ids.refunds.text(ids.RefundId(UUID(int=value))))
+
+
 def test_secret_ids_are_random_and_long() -> None:
     made = {ids.secret_id("key") for _ in range(100)}
     assert len(made) == 100
@@ -89,11 +98,26 @@ def test_time_round_trip(instant: datetime) -> None:
         "now",
         "2026-01-01 00:00:00Z",
         "0001-01-01T00:00:00+23:00",
+        "2026-W01-1T00:00:00Z",  # ISO 8601 has these, RFC 3339 does not
+        "2026-01-01T00:00:00,5Z",
+        "2026-01-01T00:00:00.Z",
+        "2026-01-01T00:00:00+0100",
+        "2026-01-01T00:00+01:00",
+        "2026-01-01T00:00:00Z\n",
+        "٢026-01-01T00:00:00Z",
+        "2026-01-01T00:00:00.0000000000000000Z",
     ],
 )
 def test_times_without_an_instant_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_rfc3339(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-01t01:30:00z", "2026-01-01T02:30:00.000000000+01:00", "2025-12-31T20:30:00-05:00"]
+)
+def test_times_in_all_forms_of_rfc_3339(text: str) -> None:
+    assert parse_rfc3339(text) == datetime(2026, 1, 1, 1, 30, tzinfo=UTC)
 
 
 def test_offsets_become_utc() -> None:

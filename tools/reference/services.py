@@ -7,6 +7,7 @@ from importlib import import_module
 
 from tallystick.chassis.charter import load
 from tallystick.chassis.web import Endpoint, openapi
+from tallystick.kernel.deployment import HOME
 from tools.reference.text import GENERATED, SRC, Schema, anchor, default, kind, lists_apart, prose
 
 
@@ -16,7 +17,7 @@ def service_page(name: str) -> str:
     lines = [GENERATED, lists_apart((SRC / "services" / name / "README.md").read_text(encoding="utf-8").strip()), ""]
     edge = [row for row in endpoints if not row.mesh]
     inner = [row for row in endpoints if row.mesh]
-    document = openapi(name, endpoints, shards=charter.scale.shards)
+    document = openapi(name, endpoints, shards=(HOME,) if charter.scale.shards else ())
     if edge:
         lines += ["## Endpoints at the edge", "", "| endpoint | scope | rate | key | |", "|---|---|---|---|---|"]
         for row in edge:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Generic, NewType, TypeVar, cast
+from typing import Annotated, Final, Generic, NewType, TypeVar, cast
 from uuid import UUID, SafeUUID
 
 import uuid_utils
+from msgspec import Meta
 
 from tallystick.kernel.problem import InvalidRequest
 
@@ -26,6 +27,7 @@ _TO_PYTHON: Final = bytes(
 _PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
 _TRIPLES: Final = [pair + c for pair in _PAIRS for c in _ALPHABET]
 _LENGTH: Final = 26
+_EXAMPLE: Final = "01jd5w3qkz8e5rv4y7t9a2b3c4"
 _LIMIT: Final = 1 << 128
 _LOW: Final = (1 << 65) - 1
 _make: Final = cast("Callable[[type[UUID]], UUID]", object.__new__)
@@ -81,6 +83,16 @@ class Kind(Generic[T]):
         self.prefix = prefix
         self.name = name
         self._head = prefix + "_"
+
+    @property
+    def wire(self) -> Meta:
+        """An id of this kind as a text in JSON. That it is one says the schema and checks `parse`, whose error names the kind."""
+        return Meta(
+            min_length=1,
+            max_length=40,
+            examples=[self._head + _EXAMPLE],
+            extra_json_schema={"pattern": f"^{self._head}[0-7][0-9a-hjkmnp-tv-z]{{{_LENGTH - 1}}}$"},
+        )
 
     def new(self) -> T:
         """A new id, later in order than those made before it on this machine."""
@@ -142,6 +154,20 @@ deliveries: Final = Kind[DeliveryId]("whd", "a webhook delivery")
 rail_requests: Final = Kind[RequestId]("req", "a request to a card rail")
 disputes: Final = Kind[DisputeId]("dsp", "a dispute")
 proposals: Final = Kind[ProposalId]("prp", "a proposal")
+
+# The same on the wire, by which the interfaces' documents say what goes where.
+AccountIdWire = Annotated[str, accounts.wire]
+TransferIdWire = Annotated[str, transfers.wire]
+TransactionIdWire = Annotated[str, transactions.wire]
+PaymentIdWire = Annotated[str, payments.wire]
+RefundIdWire = Annotated[str, refunds.wire]
+TokenIdWire = Annotated[str, tokens.wire]
+ClientIdWire = Annotated[str, clients.wire]
+FactIdWire = Annotated[str, facts.wire]
+ImportIdWire = Annotated[str, imports.wire]
+EndpointIdWire = Annotated[str, webhook_endpoints.wire]
+DeliveryIdWire = Annotated[str, deliveries.wire]
+ProposalIdWire = Annotated[str, proposals.wire]
 
 
 def secret_id(prefix: str, bits: int = 256, randbits: Callable[[int], int] = secrets.randbits) -> str:

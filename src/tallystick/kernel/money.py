@@ -129,6 +129,13 @@ class MoneyWire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     currency: CurrencyCode
 
 
+class AmountWire(MoneyWire, frozen=True, forbid_unknown_fields=True):
+    """Money that moves: more than nothing."""
+
+    # the schema says so, and `to_money` checks it, with an error of its own
+    amount: Annotated[Digits, Meta(extra_json_schema={"not": {"const": "0"}})]
+
+
 def to_money(wire: MoneyWire, *, positive: bool = True) -> Money:
     """Checks what a schema can't: the currency exists, the amount fits a bigint and, if `positive`, is not zero."""
     minor = int(wire.amount)

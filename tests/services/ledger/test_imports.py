@@ -210,7 +210,7 @@ async def test_bad_records_are_refused_with_their_place(env: Env) -> None:
 
 async def test_what_a_file_says_of_the_book_goes_no_further_than_the_interface_does(env: Env) -> None:
     rule = {"pattern": "a:{x}", "kind": "asset"}
-    lines = [
+    lines: list[Rec] = [
         {"type": "chart", "mode": "open", "rules": [rule, {**rule, "floor": "-9999999999999999999"}]},
         {"type": "chart", "mode": "strict", "rules": []},
         {"type": "category", "name": "up", "categories": ["down"]},
@@ -236,7 +236,7 @@ async def test_what_a_file_says_of_the_book_goes_no_further_than_the_interface_d
     assert (await env.call("GET", "/v1/books/main/categories")).json["data"] == []
     assert (await env.call("GET", "/v1/books/main/chart")).json["version"] == 0
     assert await refusals(env, await bring(env, lines[-1:])) == [(1, "/created_at", "invalid-request")]
-    chart = {"type": "chart", "mode": "open", "rules": [{**rule, "currencies": ["EUR", "XXQ"]}]}
+    chart: Rec = {"type": "chart", "mode": "open", "rules": [{**rule, "currencies": ["EUR", "XXQ"]}]}
     assert await refusals(env, await bring(env, [chart])) == [(1, "/rules/0/currencies", "unknown-currency")]
     # In any order, as long as all are there and none is above itself.
     good = await bring(env, [*lines[2:4], {"type": "category", "name": "middle", "paths": ["a:**"]}])

@@ -18,7 +18,7 @@ from tallystick.contracts.ledger.problems import ExchangeWorthless
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.ids import AccountId, TransactionId
-from tallystick.kernel.money import MoneyWire
+from tallystick.kernel.money import AmountWire
 from tallystick.services.ledger.api.transactions import assembled
 from tests.simulation.clients import Intention, Place
 from tests.simulation.subjects.subject import Subject
@@ -67,7 +67,7 @@ class Exchanges(Subject):
         sold = rng.randint(1, 60)
         spread = Spread(rng.randint(1, 9), rng.choice([10, 100]), ours["spread"]) if rng.random() < 0.5 else None
         exchange = NewExchange(
-            sell=MoneyWire(str(sold), SOLD),
+            sell=AmountWire(str(sold), SOLD),
             from_=seller,
             to=ours["buyer"],
             buy_currency=BOUGHT,
@@ -78,7 +78,7 @@ class Exchanges(Subject):
         )
         items = [TransactionItem(kind="exchange", exchange=exchange)]
         if rng.random() < 0.3 and other != seller:
-            amount = MoneyWire(str(rng.randint(1, 30)), SOLD)
+            amount = AmountWire(str(rng.randint(1, 30)), SOLD)
             move = TransactionItem(kind="post", debit_account=seller, credit_account=other, amount=amount)
             items.insert(rng.randint(0, 1), move)
         asked = NewTransaction(

@@ -131,7 +131,7 @@ class Process:
             authorizer=runtime.authorizer if needs_tokens else None,
             limits=runtime.limits,
             shard=runtime.settings.shard,
-            shards=charter.scale.shards,
+            shards=runtime.settings.all_shards if charter.scale.shards else (),
             max_body_bytes=charter.limits.max_body_bytes,
             max_mesh_body_bytes=charter.limits.max_mesh_body_bytes,
             ready=self.readiness,

@@ -4,10 +4,11 @@ from tallystick.chassis.web.application import Application
 from tallystick.chassis.web.decode import body_decoder, invalid
 from tallystick.chassis.web.messages import Headers, Page, Reply, Request
 from tallystick.chassis.web.openapi import openapi
-from tallystick.chassis.web.paging import Paging, cursor, page, read_cursor
+from tallystick.chassis.web.paging import After, Paging, cursor, page, read_cursor
 from tallystick.chassis.web.table import Endpoint
 
 __all__ = [
+    "After",
     "Application",
     "Endpoint",
     "Headers",

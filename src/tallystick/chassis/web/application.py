@@ -67,7 +67,9 @@ _BUDGET = re.compile(rb"[1-9][0-9]{0,5}")
 _PROBLEM = b"application/problem+json"
 #: Seconds after which to ask again, where a retryable problem says nothing better.
 _A_MOMENT = b"1"
-_UNLISTED = metrics.counter("problems_unlisted", "Problems that the endpoint's row does not list", ["route", "slug"])
+_UNLISTED = metrics.counter(
+    "answers_unlisted", "Problems and statuses that the endpoint's row does not list", ["route", "what"]
+)
 _FAILURES = metrics.counter("requests_failed", "Requests that ended in an unexpected exception", ["route"])
 
 _encode = msgspec.json.Encoder().encode
@@ -77,7 +79,7 @@ class Application:
     """The ASGI application of one service. Raises ValueError or TypeError for a table that can't be served.
 
     `shard` is the one of the service that this is: a client that asks for another one by `Tallystick-Shard` is refused. `shards`:
-    there may be several.
+    the names of all, of a service that comes in such.
     `ready()` says whether to send requests here, and the state of each part. `limits` bounds the requests in flight and counts
     rates; without it (tests, tools) nothing is limited.
     """
@@ -92,7 +94,7 @@ class Application:
         authorizer: Authorizer | None = None,
         limits: Limits | None = None,
         shard: str = HOME,
-        shards: bool = False,
+        shards: Sequence[str] = (),
         max_body_bytes: int = 1 << 20,
         max_mesh_body_bytes: int = 4 << 20,
         ready: Callable[[], tuple[bool, dict[str, bool]]] = lambda: (True, {}),
@@ -336,6 +338,9 @@ class Application:
         if content is None:
             content = b"" if reply.value is None else _encode(reply.value)
         status = bound.endpoint.status if reply.status is None else reply.status
+        if status < 400 and status not in bound.statuses:
+            _UNLISTED.labels(bound.route, str(status)).inc()
+            log.warning("status.unlisted", route=bound.route, status=status)
         headers = [] if reply.headers is None else header_list(reply.headers.items())
         if content and not any(name == b"content-type" for name, _ in headers):
             produces = bound.endpoint.produces if status < 400 else _PROBLEM.decode()

@@ -74,12 +74,14 @@ class Bound:
         "money",
         "query",
         "route",
+        "statuses",
         "timeout",
     )
 
     def __init__(self, endpoint: Endpoint, *, max_body: int) -> None:
         self.endpoint = endpoint
         self.route = endpoint.where
+        self.statuses = endpoint.statuses
         self.entry = endpoint.entry
         self.callers = frozenset(endpoint.mesh)
         self.money = endpoint.rate == "money"

@@ -50,28 +50,28 @@ _PROBLEM_SCHEMA: dict[str, Any] = {
     "required": ["type", "title", "status", "detail", "retryable", "request_id"],
 }
 
-_REQUEST_ID = {
-    "Request-Id": {"description": "The trace id of this request (32 hex digits)", "schema": {"type": "string"}}
-}
-_SHARD = {
-    "name": SHARD_HEADER,
-    "in": "header",
-    "required": False,
-    "description": "Which shard of the service the request is for; without it the one at home",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 63, "default": HOME},
-}
-_REPLAYED = {
+_REQUEST_ID = {"Request-Id": {"$ref": "#/components/headers/Request-Id"}}
+_REPLAYED = {"Idempotent-Replayed": {"$ref": "#/components/headers/Idempotent-Replayed"}}
+_HEADERS = {
+    "Request-Id": {
+        "description": "The trace id of this request: 32 hex digits, or a number of the edge's for what it refused itself",
+        "schema": {"type": "string"},
+    },
     "Idempotent-Replayed": {
         "description": "`true` if this is the stored answer of an earlier request with the same key",
         "schema": {"type": "string", "enum": ["true"]},
-    }
+    },
 }
 
 
-def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False, shards: bool = False) -> dict[str, Any]:
-    """The document of one service. `mesh=True` gives the one of its inner endpoints instead; `shards`: there may be several of it."""
+def openapi(
+    service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False, shards: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The document of one service. `mesh=True` gives the one of its inner endpoints instead; `shards` are the names of its shards, if it comes
+    in such.
+    """
     rows = [row for row in endpoints if bool(row.mesh) == mesh]
-    types = [kind for row in rows for kind in (row.body, row.query, row.answer) if kind is not None]
+    types = [kind for row in rows for kind in _types(row) if kind is not None]
     schemas, components = msgspec.json.schema_components(types, schema_hook=_schema_of, ref_template=_REF)
     schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -79,7 +79,7 @@ def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False, 
     for row in rows:
         operation = _operation(row, schema_of, components)
         if shards and not mesh:
-            operation["parameters"].append(_SHARD)
+            operation["parameters"].append(_shard(shards))
         operation["operationId"] = row.action if actions[row.action] == 1 and row.action else _named_by_path(row)
         paths[PARAMETER.sub(r"{\1}", row.path)][row.method.lower()] = operation
     return {
@@ -89,8 +89,23 @@ def openapi(service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False, 
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
+            "headers": _HEADERS,
             "securitySchemes": _security_schemes(rows),
         },
+    }
+
+
+def _types(row: Endpoint) -> tuple[Any, ...]:
+    return (row.body, row.query, row.answer, row.form, row.refusal, *row.segments.values())
+
+
+def _shard(names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": SHARD_HEADER,
+        "in": "header",
+        "required": False,
+        "description": "Which shard of the service the request is for; without it the one at home",
+        "schema": {"type": "string", "enum": list(names), "default": HOME},
     }
 
 
@@ -114,8 +129,12 @@ def _license() -> dict[str, str]:
 def _operation(row: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": row.summary or row.where,
-        "parameters": [*_path_parameters(row), *_query_parameters(row, schema_of, components), *_headers(row)],
-        "responses": {**_success(row, schema_of), **_refusals(row)},
+        "parameters": [
+            *_path_parameters(row, schema_of),
+            *_query_parameters(row, schema_of, components),
+            *_headers(row),
+        ],
+        "responses": {**_success(row, schema_of), **_refusals(row, schema_of)},
         "security": _security(row),
     }
     if row.action:
@@ -126,25 +145,28 @@ def _operation(row: Endpoint, schema_of: dict[int, Any], components: dict[str, A
         operation["x-rate-class"] = row.rate
     if row.mesh:
         operation["x-callers"] = list(row.mesh)
-    if row.body is not None:
+    if (body := row.form if row.body is None else row.body) is not None:
         media = "application/json" if row.media == "json" else "application/x-www-form-urlencoded"
         operation["requestBody"] = {
-            "required": not _may_be_left_out(row),
-            "content": {media: {"schema": schema_of[id(row.body)]}},
+            "required": not _may_be_left_out(body),
+            "content": {media: {"schema": schema_of[id(body)]}},
         }
     return operation
 
 
-def _may_be_left_out(row: Endpoint) -> bool:
+def _may_be_left_out(body: Any) -> bool:
     try:
-        msgspec.convert({}, row.body)
+        msgspec.convert({}, body)
     except msgspec.ValidationError:
         return False
     return True
 
 
-def _path_parameters(row: Endpoint) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in row.parameters]
+def _path_parameters(row: Endpoint, schema_of: dict[int, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schema_of[id(row.segments[name])]}
+        for name in row.parameters
+    ]
 
 
 def _query_parameters(row: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]) -> list[dict[str, Any]]:
@@ -169,7 +191,7 @@ def _headers(row: Endpoint) -> list[dict[str, Any]]:
                 "in": "header",
                 "required": row.idempotency == "required",
                 "description": "A name of the client's own for this one request: a repeat gets the first answer.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
             }
         )
     if row.scope is not None:
@@ -187,22 +209,28 @@ def _headers(row: Endpoint) -> list[dict[str, Any]]:
 
 def _success(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
     headers = {**_REQUEST_ID, **(_REPLAYED if row.idempotency is not None else {})}
-    response: dict[str, Any] = {"description": "Done", "headers": headers}
+    response: dict[str, Any] = {"headers": headers}
     if row.answer is not None:
         response["content"] = {row.produces: {"schema": schema_of[id(row.answer)]}}
         response["content"] |= {media: {"schema": {"type": "string"}} for media in row.also}
     elif row.produces != "application/json":
         response["content"] = {row.produces: {"schema": {"type": "string"}}}
-    return {str(row.status): response}
+    meaning = {row.status: "Done", **row.further}
+    return {str(status): {"description": meaning[status], **response} for status in sorted(meaning)}
 
 
-def _refusals(row: Endpoint) -> dict[str, Any]:
+def _refusals(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
     by_status: dict[int, list[type[Problem]]] = defaultdict(list)
     listed: tuple[type[Problem], ...] = (*row.problems, *common_problems(row), Problem)
     for problem in listed:
         if problem not in by_status[problem.status]:
             by_status[problem.status].append(problem)
-    return {str(status): _refusal(problems) for status, problems in sorted(by_status.items())}
+    found = {str(status): _refusal(problems) for status, problems in sorted(by_status.items())}
+    if row.refusal is not None:
+        for status, meaning in (("400", "What was sent is refused"), ("401", "The client is not authenticated")):
+            refused = found.setdefault(status, {"description": meaning, "headers": _REQUEST_ID, "content": {}})
+            refused["content"] = {"application/json": {"schema": schema_of[id(row.refusal)]}, **refused["content"]}
+    return dict(sorted(found.items()))
 
 
 def _refusal(problems: Sequence[type[Problem]]) -> dict[str, Any]:

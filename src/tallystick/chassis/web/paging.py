@@ -20,12 +20,15 @@ T = TypeVar("T")
 
 MAX_CURSOR = 200
 
+#: Where to go on, in a query.
+After = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CURSOR, description="`next` of the page before")]
+
 
 class Paging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The query of a list; a service adds its filters as further fields of a subclass."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
-    after: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CURSOR)] | None = None
+    after: After | None = None
 
 
 def cursor(*key: str | int) -> str:

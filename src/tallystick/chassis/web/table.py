@@ -7,7 +7,7 @@ A row that says nothing of who may use it can't be written: it has exactly one o
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -28,9 +28,11 @@ class Endpoint:
     `handler(service, request) -> Reply`; `action` is the Cedar action (rows may share one), `resource` the Cedar type that
     the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
     limits; the class `money` also demands a fresh revocation feed. `timeout` is the time budget in seconds of a request
-    that brings none. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their
-    handler reads `raw_body` itself, because their errors have a form of their own. `also` are further media types that the answer can
-    be had in.
+    that brings none. `also` are further media types that the answer can be had in.
+
+    For the document alone: `segments` are the msgspec types of the path's parameters; `further` says what other statuses of success than
+    `status` mean. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their handler reads `raw_body`
+    itself, which is as `form` says, because their errors have a form of their own: `refusal`, with the statuses 400 and 401 (section 5.2).
     """
 
     method: Method
@@ -53,6 +55,10 @@ class Endpoint:
     media: Literal["json", "form"] = field(default="json", kw_only=True)
     produces: str = field(default="application/json", kw_only=True)
     also: tuple[str, ...] = field(default=(), kw_only=True)
+    segments: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    further: Mapping[int, str] = field(default_factory=dict, kw_only=True)
+    form: Any = field(default=None, kw_only=True)
+    refusal: Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         where = f"{self.method} {self.path}"
@@ -78,6 +84,9 @@ class Endpoint:
         if self.idempotency is not None and self.method in ("GET", "DELETE"):
             msg = f"{where}: {self.method} is idempotent by itself"
             raise ValueError(msg)
+        if set(self.segments) != set(self.parameters):
+            msg = f"{where}: segments= says the type of each parameter of the path"
+            raise ValueError(msg)
         if self.timeout <= 0:
             msg = f"{where}: a time budget is positive"
             raise ValueError(msg)
@@ -90,6 +99,11 @@ class Endpoint:
     @property
     def parameters(self) -> tuple[str, ...]:
         return tuple(name for name, _ in PARAMETER.findall(self.path))
+
+    @property
+    def statuses(self) -> frozenset[int]:
+        """Those of success."""
+        return frozenset((self.status, *self.further))
 
     @property
     def entry(self) -> Literal["edge", "mesh", "public"]:

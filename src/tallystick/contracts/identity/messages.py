@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import ClientIdWire
+
 #: Every scope of the platform and what it lets a client do. A client is registered for some of them.
 SCOPES: dict[str, str] = {
     "tokens:write": "store and destroy cards and bank accounts",
@@ -97,6 +100,64 @@ class KeySet(_Message, frozen=True):
     keys: list[dict[str, Any]]
 
 
+# ---- OAuth, at the edge: what its forms and answers are, for the document; identity reads and writes them itself -----
+
+_Assertion = Annotated[str, msgspec.Meta(description="a JWT signed by the client's key (RFC 7523)")]
+
+
+class _Authenticated(msgspec.Struct, frozen=True, kw_only=True):
+    client_assertion_type: Literal["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"]
+    client_assertion: _Assertion
+
+
+class TokenRequest(_Authenticated, frozen=True, kw_only=True):
+    """`scope`: words with spaces between them; all that the client is registered for if left out."""
+
+    grant_type: Literal["client_credentials"]
+    scope: ScopeText | None = None
+    resource: str | None = None
+
+
+class AboutToken(_Authenticated, frozen=True, kw_only=True):
+    """Which token to revoke, or to tell of."""
+
+    token: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    token_type_hint: Literal["access_token"] | None = None
+
+
+class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 6749, section 5.1. `expires_in`: seconds."""
+
+    access_token: str
+    token_type: Literal["DPoP", "Bearer"]
+    expires_in: int
+    scope: str
+
+
+class Introspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 7662, section 2.2: of a token that is not good, and of another tenant's, no more than that it is not active."""
+
+    active: bool
+    scope: str | None = None
+    client_id: ClientIdWire | None = None
+    tenant: str | None = None
+    token_type: str | None = None
+    exp: int | None = None
+    iat: int | None = None
+    sub: str | None = None
+    aud: str | None = None
+    iss: str | None = None
+    jti: str | None = None
+    cnf: dict[str, str] | None = None
+
+
+class OAuthError(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 6749, section 5.2."""
+
+    error: str
+    error_description: str
+
+
 # ---- administration, by the operator -------------------------------------------------------------------------------
 
 
@@ -106,7 +167,7 @@ class CreateTenant(_Message, frozen=True):
 
 class Tenant(_Message, frozen=True):
     name: str
-    created_at: str
+    created_at: InstantWire
 
 
 class PublicJwk(_Message, frozen=True, omit_defaults=True):
@@ -138,27 +199,27 @@ class CreateClient(_Message, frozen=True):
 
 
 class Client(_Message, frozen=True):
-    client_id: str
+    client_id: ClientIdWire
     tenant: str
     name: str
     scope: str
     key_ids: list[str]
     tls_client_certificate_bound_access_tokens: bool
-    created_at: str
-    revoked_at: str | None = None
+    created_at: InstantWire
+    revoked_at: InstantWire | None = None
 
 
 class RevokedEverything(_Message, frozen=True):
     """Tokens that were issued before this are not good any more."""
 
-    issued_before: str
+    issued_before: InstantWire
 
 
 class SigningKey(_Message, frozen=True):
     kid: str
     purpose: Literal["access", "transaction"]
     state: Literal["pending", "active", "retiring", "retired"]
-    created_at: str
-    activated_at: str | None = None
-    retiring_at: str | None = None
-    retired_at: str | None = None
+    created_at: InstantWire
+    activated_at: InstantWire | None = None
+    retiring_at: InstantWire | None = None
+    retired_at: InstantWire | None = None

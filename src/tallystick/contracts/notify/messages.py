@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import DeliveryIdWire, EndpointIdWire, FactIdWire
+
 EventPattern = Annotated[
     str,
     Meta(
@@ -24,7 +27,9 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CreateEndpoint(_Message, frozen=True):
     """Where to be told, and about what."""
 
-    url: Annotated[str, Meta(min_length=8, max_length=2000)]
+    url: Annotated[
+        str, Meta(min_length=8, max_length=2000, extra_json_schema={"format": "uri", "pattern": "^https?://[^@#]+$"})
+    ]
     events: Annotated[list[EventPattern], Meta(min_length=1, max_length=50)]
     description: Annotated[str, Meta(max_length=200)] = ""
 
@@ -32,12 +37,12 @@ class CreateEndpoint(_Message, frozen=True):
 class WebhookEndpoint(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """`secret` (`whsec_...`) is in the answer to its creation, and never again."""
 
-    id: str
+    id: EndpointIdWire
     url: str
     events: list[str]
     description: str
     status: Literal["enabled", "disabled"]
-    created_at: str
+    created_at: InstantWire
     disabled_reason: str | None = None
     secret: str | None = None
 
@@ -45,21 +50,26 @@ class WebhookEndpoint(_Message, frozen=True, kw_only=True, omit_defaults=True):
 class Delivery(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """One event on its way to one endpoint. `attempts` have been made; the next one, if any, is at `next_attempt_at`."""
 
-    id: str
-    event: str
+    id: DeliveryIdWire
+    event: FactIdWire
     type: str
     status: Literal["pending", "delivered", "failed"]
     attempts: int
-    created_at: str
-    delivered_at: str | None = None
-    next_attempt_at: str | None = None
+    created_at: InstantWire
+    delivered_at: InstantWire | None = None
+    next_attempt_at: InstantWire | None = None
     last_status: int | None = None
     last_error: str | None = None
 
 
-class PageQuery(_Message, frozen=True):
+class EndpointsQuery(_Message, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    after: Annotated[str, Meta(max_length=40)] | None = None
+    after: EndpointIdWire | None = None
+
+
+class DeliveriesQuery(_Message, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    after: DeliveryIdWire | None = None
 
 
 class Webhook(msgspec.Struct, frozen=True):

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.kernel.money import MoneyWire
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import AccountIdWire, FactIdWire, PaymentIdWire, RefundIdWire, TokenIdWire, TransferIdWire
+from tallystick.kernel.money import AmountWire, MoneyWire
 
 Status = Literal["received", "authorized", "captured", "settled", "declined", "canceled", "failed", "expired"]
 RefundStatus = Literal["pending", "succeeded", "failed"]
 
-Id = Annotated[str, Meta(max_length=40)]
 Metadata = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=500)]], Meta(max_length=50)
 ]
@@ -25,21 +26,21 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 class CardSource(_Message, frozen=True, tag_field="type", tag="card"):
     """Pay with the card behind a token of the vault (`tok_...`)."""
 
-    token: Id
+    token: TokenIdWire
 
 
 class AccountSource(_Message, frozen=True, tag_field="type", tag="account"):
     """Pay from an account of the ledger (`acc_...`): a book transfer."""
 
-    account: Id
+    account: AccountIdWire
 
 
 class Destination(_Message, frozen=True):
-    account: Id
+    account: AccountIdWire
 
 
 class CreatePayment(_Message, frozen=True):
-    amount: MoneyWire
+    amount: AmountWire
     source: CardSource | AccountSource
     destination: Destination
     capture: Literal["automatic", "manual"] = "automatic"
@@ -51,7 +52,7 @@ class CreatePayment(_Message, frozen=True):
 class CapturePayment(_Message, frozen=True):
     """Without an amount, all of it. What is not captured is released: a payment is captured once."""
 
-    amount: MoneyWire | None = None
+    amount: AmountWire | None = None
 
 
 class CancelPayment(_Message, frozen=True):
@@ -69,7 +70,7 @@ class RiskView(_Message, frozen=True):
 class LedgerView(_Message, frozen=True):
     """The ids of the transfers that this payment made, in order: of a hold, its capture or its release; of a post."""
 
-    transfers: list[str]
+    transfers: list[TransferIdWire]
 
 
 class Decline(_Message, frozen=True):
@@ -86,7 +87,7 @@ class CardView(_Message, frozen=True):
 
 
 class Payment(_Message, frozen=True, kw_only=True):
-    id: str
+    id: PaymentIdWire
     status: Status
     amount: MoneyWire
     captured: MoneyWire
@@ -102,15 +103,15 @@ class Payment(_Message, frozen=True, kw_only=True):
     ledger: LedgerView
     decline: Decline | None = None
     disputed: bool = False
-    receipt: str
-    created_at: str
-    updated_at: str
+    receipt: FactIdWire
+    created_at: InstantWire
+    updated_at: InstantWire
     version: int
 
 
 class PaymentsQuery(_Message, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    after: Id | None = None
+    after: PaymentIdWire | None = None
     status: Status | None = None
     reference: Annotated[str, Meta(max_length=100)] | None = None
 
@@ -118,19 +119,19 @@ class PaymentsQuery(_Message, frozen=True):
 class CreateRefund(_Message, frozen=True):
     """Without an amount, all that was captured and is not refunded yet."""
 
-    payment: Id
-    amount: MoneyWire | None = None
+    payment: PaymentIdWire
+    amount: AmountWire | None = None
     reason: Annotated[str, Meta(max_length=200)] | None = None
 
 
 class Refund(_Message, frozen=True, kw_only=True):
-    id: str
-    payment: str
+    id: RefundIdWire
+    payment: PaymentIdWire
     status: RefundStatus
     amount: MoneyWire
     reason: str | None = None
     ledger: LedgerView
     failure: Decline | None = None
-    receipt: str
-    created_at: str
-    updated_at: str
+    receipt: FactIdWire
+    created_at: InstantWire
+    updated_at: InstantWire

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import FactIdWire, TokenIdWire
+
 #: The most items of one inner batch.
 MAX_ITEMS = 128
 #: The largest body that is forwarded, and the largest answer that is taken, in bytes.
@@ -81,9 +84,9 @@ class BankAccount(_Message, frozen=True):
 
 
 class Token(_Message, frozen=True):
-    id: str
+    id: TokenIdWire
     type: Literal["card", "bank_account"]
-    created_at: str
+    created_at: InstantWire
     card: Card | None = None
     bank_account: BankAccount | None = None
 
@@ -111,9 +114,9 @@ class ClearBankAccount(_Message, frozen=True):
 class Revealed(_Message, frozen=True):
     """The clear value, and the id of the receipt which proves that this reveal is in the log."""
 
-    id: str
+    id: TokenIdWire
     type: Literal["card", "bank_account"]
-    receipt: str
+    receipt: FactIdWire
     card: ClearCard | None = None
     bank_account: ClearBankAccount | None = None
 

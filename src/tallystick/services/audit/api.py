@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tallystick.chassis.web import Endpoint, Reply, Request
-from tallystick.contracts.audit.messages import InnerReceipt, ReceiptQuery
+from tallystick.contracts.audit.messages import InnerReceipt, ReceiptQuery, TilePath
 from tallystick.contracts.audit.problems import LogEmpty, ReceiptNotFound, TileNotFound
 from tallystick.kernel import ids
 from tallystick.services.audit.service import Log
@@ -53,16 +53,16 @@ ENDPOINTS = (
     Endpoint(
         "GET", "/v1/audit/tile/{tile:path}", tile, scope="audit:read", action="readLog", resource="Log", rate="read",
         produces="application/octet-stream", problems=(TileNotFound,),
-        summary="A tile of the Merkle tree, or a bundle of its entries (C2SP tlog-tiles)",
+        segments={"tile": TilePath}, summary="A tile of the Merkle tree, or a bundle of its entries (C2SP tlog-tiles)",
     ),
     Endpoint(
         "GET", "/v1/audit/receipts/{id}", receipt, scope="audit:read", action="readReceipt", resource="Receipt",
         query=ReceiptQuery, rate="read", produces="text/plain", problems=(ReceiptNotFound, ids.InvalidId),
-        summary="The proof that a fact is in the log, to be verified offline (C2SP tlog-proof)",
+        segments={"id": ids.FactIdWire}, summary="The proof that a fact is in the log, to be verified offline (C2SP tlog-proof)",
     ),
     Endpoint(
         "GET", "/internal/receipts/{id}", inner_receipt, mesh=("vault",), action="readReceipt", resource="Receipt",
         query=ReceiptQuery, answer=InnerReceipt, problems=(ReceiptNotFound, ids.InvalidId),
-        summary="Wait until a fact is in the log",
+        segments={"id": ids.FactIdWire}, summary="Wait until a fact is in the log",
     ),
 )  # fmt: skip

@@ -217,31 +217,34 @@ METADATA = "Says what this server can do; everyone may know"
 
 ENDPOINTS = (
     Endpoint(
-        "POST", "/oauth2/token", token, public=BY_ASSERTION, media="form", rate="token",
+        "POST", "/oauth2/token", token, public=BY_ASSERTION, media="form", rate="token", form=messages.TokenRequest,
+        answer=messages.AccessToken, refusal=messages.OAuthError,
         summary="Get an access token by client credentials (RFC 6749, 4.4), bound to a DPoP key (RFC 9449) or to a certificate (RFC 8705)",
     ),
     Endpoint(
-        "POST", "/oauth2/revoke", revoke, public=BY_ASSERTION, media="form", rate="token",
+        "POST", "/oauth2/revoke", revoke, public=BY_ASSERTION, media="form", rate="token", form=messages.AboutToken,
+        refusal=messages.OAuthError,
         summary="Revoke an access token (RFC 7009)",
     ),
     Endpoint(
-        "POST", "/oauth2/introspect", introspect, public=BY_ASSERTION, media="form", rate="token",
+        "POST", "/oauth2/introspect", introspect, public=BY_ASSERTION, media="form", rate="token", form=messages.AboutToken,
+        answer=messages.Introspection, refusal=messages.OAuthError,
         summary="Ask whether a token of your tenant is good, and what it says (RFC 7662)",
     ),
     Endpoint(
-        "GET", "/oauth2/jwks", jwks, public="Public keys are public by nature", rate="read",
+        "GET", "/oauth2/jwks", jwks, public="Public keys are public by nature", rate="read", answer=messages.KeySet,
         summary="The keys that access tokens are signed with (RFC 7517)",
     ),
     Endpoint(
-        "GET", "/.well-known/oauth-authorization-server", authorization_server, public=METADATA, rate="read",
+        "GET", "/.well-known/oauth-authorization-server", authorization_server, public=METADATA, rate="read", answer=dict[str, object],
         summary="Metadata of the authorization server (RFC 8414)",
     ),
     Endpoint(
-        "GET", "/.well-known/openid-configuration", authorization_server, public=METADATA, rate="read",
+        "GET", "/.well-known/openid-configuration", authorization_server, public=METADATA, rate="read", answer=dict[str, object],
         summary="The same under OpenID Connect Discovery's name",
     ),
     Endpoint(
-        "GET", "/.well-known/oauth-protected-resource", protected_resource, public=METADATA, rate="read",
+        "GET", "/.well-known/oauth-protected-resource", protected_resource, public=METADATA, rate="read", answer=dict[str, object],
         summary="Metadata of the API as a protected resource (RFC 9728)",
     ),
     Endpoint(
@@ -284,7 +287,7 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/internal/admin/clients/{id}/revoke", revoke_client, mesh=OPERATOR, action="revokeClient",
         resource="Tenant", answer=messages.Client, problems=(ClientNotFound, ids.InvalidId),
-        summary="Revoke a client and all of its tokens",
+        segments={"id": ids.ClientIdWire}, summary="Revoke a client and all of its tokens",
     ),
     Endpoint(
         "POST", "/internal/admin/revoke-everything", revoke_everything, mesh=OPERATOR, action="revokeEverything",
@@ -296,6 +299,6 @@ ENDPOINTS = (
     ),
     Endpoint(
         "POST", "/internal/admin/keys/{kid}/retire", retire_key, mesh=OPERATOR, action="retireKey", resource="Tenant",
-        answer=messages.SigningKey, problems=(KeyNotFound,), summary="Retire a signing key that leaked, at once",
+        answer=messages.SigningKey, problems=(KeyNotFound,), segments={"kid": str}, summary="Retire a signing key that leaked, at once",
     ),
 )  # fmt: skip

@@ -33,7 +33,7 @@ async def create(notify: Notify, request: Request[wire.CreateEndpoint]) -> Reply
     return Reply.raw(made.body, made.status, replayed=made.replayed)
 
 
-async def list_(notify: Notify, request: Request[None, wire.PageQuery]) -> Reply[Page[wire.WebhookEndpoint]]:
+async def list_(notify: Notify, request: Request[None, wire.EndpointsQuery]) -> Reply[Page[wire.WebhookEndpoint]]:
     query = request.query
     after = None if query.after is None else ids.webhook_endpoints.parse(query.after)
     found = await notify.endpoints.list(request.subject.tenant, after, query.limit + 1)
@@ -55,7 +55,7 @@ async def enable(notify: Notify, request: Request) -> Reply[wire.WebhookEndpoint
     return Reply(_endpoint(await notify.endpoints.enable(_actor(request), _id(request))))
 
 
-async def deliveries(notify: Notify, request: Request[None, wire.PageQuery]) -> Reply[Page[wire.Delivery]]:
+async def deliveries(notify: Notify, request: Request[None, wire.DeliveriesQuery]) -> Reply[Page[wire.Delivery]]:
     query = request.query
     after = None if query.after is None else ids.deliveries.parse(query.after)
     found = await notify.deliveries.list(request.subject.tenant, _id(request), after, query.limit + 1)
@@ -120,31 +120,31 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/v1/webhook_endpoints", list_, scope="webhooks:write", action="readEndpoint", resource="Endpoint",
-        query=wire.PageQuery, answer=Page[wire.WebhookEndpoint], rate="write", problems=(ids.InvalidId,),
+        query=wire.EndpointsQuery, answer=Page[wire.WebhookEndpoint], rate="write", problems=(ids.InvalidId,),
         summary="Webhook endpoints, newest first",
     ),
     Endpoint(
         "GET", "/v1/webhook_endpoints/{id}", get, scope="webhooks:write", action="readEndpoint", resource="Endpoint",
-        answer=wire.WebhookEndpoint, rate="write", problems=_NOT_FOUND, summary="One webhook endpoint",
+        answer=wire.WebhookEndpoint, rate="write", problems=_NOT_FOUND, segments={"id": ids.EndpointIdWire}, summary="One webhook endpoint",
     ),
     Endpoint(
         "DELETE", "/v1/webhook_endpoints/{id}", delete, scope="webhooks:write", action="writeEndpoint",
         resource="Endpoint", status=204, rate="write", problems=_NOT_FOUND,
-        summary="Forget a webhook endpoint and what is on its way to it",
+        segments={"id": ids.EndpointIdWire}, summary="Forget a webhook endpoint and what is on its way to it",
     ),
     Endpoint(
         "POST", "/v1/webhook_endpoints/{id}/enable", enable, scope="webhooks:write", action="writeEndpoint",
         resource="Endpoint", answer=wire.WebhookEndpoint, rate="write", problems=_NOT_FOUND,
-        summary="Send again to an endpoint that was disabled",
+        segments={"id": ids.EndpointIdWire}, summary="Send again to an endpoint that was disabled",
     ),
     Endpoint(
         "GET", "/v1/webhook_endpoints/{id}/deliveries", deliveries, scope="webhooks:write", action="readEndpoint",
-        resource="Endpoint", query=wire.PageQuery, answer=Page[wire.Delivery], rate="write", problems=_NOT_FOUND,
-        summary="What was sent to an endpoint, newest first",
+        resource="Endpoint", query=wire.DeliveriesQuery, answer=Page[wire.Delivery], rate="write", problems=_NOT_FOUND,
+        segments={"id": ids.EndpointIdWire}, summary="What was sent to an endpoint, newest first",
     ),
     Endpoint(
         "POST", "/v1/webhook_endpoints/{id}/deliveries/{delivery}/replay", replay, scope="webhooks:write",
         action="writeEndpoint", resource="Endpoint", answer=wire.Delivery, status=202, rate="write",
-        problems=(*_NOT_FOUND, DeliveryNotFound, WebhookEndpointDisabled), summary="Send a delivery again",
+        problems=(*_NOT_FOUND, DeliveryNotFound, WebhookEndpointDisabled), segments={"id": ids.EndpointIdWire, "delivery": ids.DeliveryIdWire}, summary="Send a delivery again",
     ),
 )  # fmt: skip

@@ -186,10 +186,12 @@ def _account(account: ids.AccountId | None) -> str:
 
 _AMOUNT = (InvalidAmount, UnknownCurrency, ids.InvalidId)
 
+_ON_ITS_WAY = {202: "Taken: this is what is known so far, and the work goes on"}
+
 ENDPOINTS = (
     Endpoint(
         "POST", "/v1/payments", create, scope="payments:write", action="createPayment", resource="Payment",
-        body=wire.CreatePayment, answer=wire.Payment, status=201, idempotency="required", rate="money", timeout=15.0,
+        body=wire.CreatePayment, answer=wire.Payment, status=201, idempotency="required", further=_ON_ITS_WAY, rate="money", timeout=15.0,
         problems=(*_AMOUNT, AccountNotFound, TokenNotFound, SameAccount, PaymentCurrencyMismatch),
         summary="Take a payment from a card or an account",
     ),
@@ -200,28 +202,28 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/v1/payments/{id}", get, scope="payments:read", action="readPayment", resource="Payment",
-        answer=wire.Payment, rate="read", problems=(PaymentNotFound, ids.InvalidId), summary="One payment",
+        answer=wire.Payment, rate="read", problems=(PaymentNotFound, ids.InvalidId), segments={"id": ids.PaymentIdWire}, summary="One payment",
     ),
     Endpoint(
         "POST", "/v1/payments/{id}/capture", capture, scope="payments:write", action="capturePayment",
-        resource="Payment", body=wire.CapturePayment, answer=wire.Payment, idempotency="required", rate="money",
+        resource="Payment", body=wire.CapturePayment, answer=wire.Payment, idempotency="required", further=_ON_ITS_WAY, rate="money",
         timeout=15.0,
         problems=(*_AMOUNT, PaymentNotFound, CaptureNotPossible, CaptureTooLarge, PaymentCurrencyMismatch),
-        summary="Capture an authorized payment, all or part of it, once",
+        segments={"id": ids.PaymentIdWire}, summary="Capture an authorized payment, all or part of it, once",
     ),
     Endpoint(
         "POST", "/v1/payments/{id}/cancel", cancel, scope="payments:write", action="cancelPayment", resource="Payment",
-        body=wire.CancelPayment, answer=wire.Payment, idempotency="required", rate="money", timeout=15.0,
-        problems=(PaymentNotFound, CancelNotPossible, ids.InvalidId), summary="Cancel an authorized payment",
+        body=wire.CancelPayment, answer=wire.Payment, idempotency="required", further=_ON_ITS_WAY, rate="money", timeout=15.0,
+        problems=(PaymentNotFound, CancelNotPossible, ids.InvalidId), segments={"id": ids.PaymentIdWire}, summary="Cancel an authorized payment",
     ),
     Endpoint(
         "POST", "/v1/refunds", refund, scope="refunds:write", action="createRefund", resource="Refund",
-        body=wire.CreateRefund, answer=wire.Refund, status=201, idempotency="required", rate="money", timeout=15.0,
+        body=wire.CreateRefund, answer=wire.Refund, status=201, idempotency="required", further=_ON_ITS_WAY, rate="money", timeout=15.0,
         problems=(*_AMOUNT, PaymentNotFound, RefundNotPossible, RefundTooLarge, PaymentCurrencyMismatch),
         summary="Give back what was captured, all or part of it",
     ),
     Endpoint(
         "GET", "/v1/refunds/{id}", get_refund, scope="payments:read", action="readRefund", resource="Refund",
-        answer=wire.Refund, rate="read", problems=(RefundNotFound, ids.InvalidId), summary="One refund",
+        answer=wire.Refund, rate="read", problems=(RefundNotFound, ids.InvalidId), segments={"id": ids.RefundIdWire}, summary="One refund",
     ),
 )  # fmt: skip

@@ -15,6 +15,8 @@ from tallystick.contracts.risk.messages import (
     ListEntries,
     ListEntry,
     ListQuery,
+    ListValue,
+    TenantName,
 )
 from tallystick.contracts.risk.problems import InvalidListValue, NotListed
 from tallystick.kernel import ids
@@ -96,6 +98,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         "DELETE", "/internal/lists/{tenant}/{kind}/{value}", delete_list_entry, mesh=("operator",),
-        action="writeLists", resource="List", status=204, problems=(NotListed,), summary="Take a value off the lists",
+        action="writeLists", resource="List", status=204, problems=(NotListed,),
+        segments={"tenant": TenantName, "kind": str, "value": ListValue}, summary="Take a value off the lists",
     ),
 )  # fmt: skip

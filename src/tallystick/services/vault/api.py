@@ -144,17 +144,17 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/v1/tokens/{id}", get, scope="tokens:read", action="readToken", resource="Token", answer=Token,
-        rate="read", problems=(InvalidId, TokenNotFound, TokenDestroyed), summary="What may be seen of a token",
+        rate="read", problems=(InvalidId, TokenNotFound, TokenDestroyed), segments={"id": ids.TokenIdWire}, summary="What may be seen of a token",
     ),
     Endpoint(
         "DELETE", "/v1/tokens/{id}", destroy, scope="tokens:write", action="destroyToken", resource="Token",
-        status=204, rate="write", problems=(InvalidId, TokenNotFound), summary="Destroy a token and the number behind it",
+        status=204, rate="write", problems=(InvalidId, TokenNotFound), segments={"id": ids.TokenIdWire}, summary="Destroy a token and the number behind it",
     ),
     Endpoint(
         "POST", "/v1/tokens/{id}/reveal", reveal, scope="tokens:reveal", action="revealToken", resource="Token",
         body=Reveal, answer=Revealed, rate="reveal",
         problems=(InvalidId, TokenNotFound, TokenDestroyed, RevealNotRecorded),
-        summary="The number in clear, once the log proves that this was recorded",
+        segments={"id": ids.TokenIdWire}, summary="The number in clear, once the log proves that this was recorded",
     ),
     Endpoint(
         "POST", "/internal/forward", forward, mesh=("payments",), action="forwardRequests", resource="Token",

@@ -11,7 +11,6 @@ from tallystick.contracts.ledger.messages.words import (
     BookName,
     Ceiling,
     Floor,
-    Id,
     Message,
     Metadata,
     Name,
@@ -19,6 +18,8 @@ from tallystick.contracts.ledger.messages.words import (
     SignedMoney,
     Text64,
 )
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import AccountIdWire, TransactionIdWire, TransferIdWire
 from tallystick.kernel.money import CurrencyCode, MoneyWire
 
 
@@ -62,7 +63,7 @@ class Balance(Message, frozen=True):
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """`as_of` is the book's sequence at which `balance` is true; `version` counts the account's entries up to it."""
 
-    id: Id
+    id: AccountIdWire
     book: str
     name: str
     path: str | None
@@ -75,7 +76,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     closed: bool
     frozen: bool
-    created_at: str
+    created_at: InstantWire
     version: int
     as_of: int
     balance: Balance
@@ -87,16 +88,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     `pending` is by how much the entry changed what is held: positive for a hold, negative when one is captured or released.
     """
 
-    transfer: Id
+    transfer: TransferIdWire
     kind: str
     side: Side
-    other_account: Id
+    other_account: AccountIdWire
     amount: MoneyWire
     pending: SignedMoney
     balance: Balance
     version: int
     sequence: int
-    recorded_at: str
-    effective_at: str
+    recorded_at: InstantWire
+    effective_at: InstantWire
     code: str | None = None
-    transaction: Id | None = None
+    transaction: TransactionIdWire | None = None

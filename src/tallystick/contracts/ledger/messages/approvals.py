@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.contracts.ledger.messages.words import Id, Message, PathPattern
+from tallystick.contracts.ledger.messages.words import Message, PathPattern
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import ClientIdWire, ProposalIdWire
 from tallystick.kernel.money import CurrencyCode
 
 MAX_APPROVAL_RULES = 50
@@ -55,9 +57,9 @@ class SignedDecision(Message, frozen=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Who decided what, and the signature that proves it to others."""
 
-    approver: str
+    approver: ClientIdWire
     decision: Literal["approve", "reject"]
-    at: str
+    at: InstantWire
     signature: str
 
 
@@ -68,22 +70,22 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     approvals are still to come. `reason` says why it was refused when it was posted.
     """
 
-    id: str
+    id: ProposalIdWire
     book: str
     status: ProposalStatus
-    proposer: str
+    proposer: ClientIdWire
     transaction: dict[str, Any]
     plan: str
     digest: str
     rules: list[ApprovalRule]
     missing: int
     decisions: list[Decision]
-    created_at: str
-    expires_at: str
+    created_at: InstantWire
+    expires_at: InstantWire
     reason: str | None
 
 
 class ProposalRef(msgspec.Struct, frozen=True):
     """Left out where nothing waits."""
 
-    id: Id
+    id: ProposalIdWire

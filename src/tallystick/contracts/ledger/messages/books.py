@@ -18,6 +18,7 @@ from tallystick.contracts.ledger.messages.words import (
     Side,
     SignedMoney,
 )
+from tallystick.kernel.clock import InstantWire
 from tallystick.kernel.money import CurrencyCode
 
 MAX_RULES = 200
@@ -54,19 +55,19 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str | None
     backdating: Backdating
-    sealed_until: str | None
-    quarantined_at: str | None
+    sealed_until: InstantWire | None
+    quarantined_at: InstantWire | None
     quarantine_reason: str | None
     shard: str
     sequence: int
     revision: int
-    created_at: str
+    created_at: InstantWire
 
 
 class SealBook(Message, frozen=True):
     """Nothing is effective at or before `until` (RFC 3339, not later than now) any more. It only moves forwards."""
 
-    until: Annotated[str, Meta(min_length=20, max_length=35)]
+    until: InstantWire
 
 
 class SetCategory(Message, frozen=True):
@@ -80,7 +81,7 @@ class Category(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     paths: list[str]
     categories: list[str]
-    changed_at: str
+    changed_at: InstantWire
 
 
 class Categories(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,4 +133,4 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     mode: Literal["open", "strict"]
     rules: list[ChartRule]
-    created_at: str | None
+    created_at: InstantWire | None

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.contracts.ledger.messages.books import MAX_RULES, Backdating, ChartRule, Description
-from tallystick.contracts.ledger.messages.transactions import Instant, Rate, Reference, Rounding
+from tallystick.contracts.ledger.messages.transactions import Rate, Reference, Rounding
 from tallystick.contracts.ledger.messages.words import (
     MAIN,
     MAX_EXPIRES_IN,
@@ -27,6 +27,8 @@ from tallystick.contracts.ledger.messages.words import (
     SignedMoney,
     Text64,
 )
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import ImportIdWire
 from tallystick.kernel.money import CurrencyCode, MoneyWire
 
 #: Records of one upload.
@@ -54,10 +56,10 @@ class BookRecord(Message, frozen=True, tag_field="type", tag="book"):
 
     name: BookName
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-    exported_at: Instant
+    exported_at: InstantWire
     description: Description | None = None
     backdating: Backdating = "strict"
-    sealed_until: Instant | None = None
+    sealed_until: InstantWire | None = None
     format: Literal[1] = 1
 
 
@@ -90,10 +92,10 @@ class AccountRecord(Message, frozen=True, tag_field="type", tag="account"):
     metadata: Metadata | None = None
     closed: bool = False
     frozen: bool = False
-    created_at: Instant | None = None
+    created_at: InstantWire | None = None
     opening: SignedMoney | None = None
     opening_account: AccountRef | None = None
-    effective_at: Instant | None = None
+    effective_at: InstantWire | None = None
 
 
 class LegRecord(Message, frozen=True):
@@ -114,9 +116,9 @@ class LegRecord(Message, frozen=True):
     code: Text64 | None = None
     metadata: Metadata | None = None
     expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
-    expires_at: Instant | None = None
-    effective_at: Instant | None = None
-    recorded_at: Instant | None = None
+    expires_at: InstantWire | None = None
+    effective_at: InstantWire | None = None
+    recorded_at: InstantWire | None = None
     sequence: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
     released: MoneyWire | None = None
     asked: MoneyWire | None = None
@@ -145,7 +147,7 @@ class TransactionRecord(Message, frozen=True, tag_field="type", tag="transaction
     reference: Reference | None = None
     description: Description | None = None
     metadata: Metadata | None = None
-    effective_at: Instant | None = None
+    effective_at: InstantWire | None = None
     reverses: RowId | None = None
     exchanges: Annotated[list[ExchangeRecord], Meta(max_length=1000)] = msgspec.field(default_factory=list)
 
@@ -183,7 +185,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     refused; `reason` why it failed as a whole. `sequence` is the book's after it.
     """
 
-    id: Id
+    id: ImportIdWire
     book: str
     mode: ImportMode
     dry_run: bool
@@ -198,8 +200,8 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     reason: str | None
     sequence: int | None
-    created_at: str
-    finished_at: str | None
+    created_at: InstantWire
+    finished_at: InstantWire | None
 
 
 class ImportRefusal(msgspec.Struct, frozen=True, kw_only=True):

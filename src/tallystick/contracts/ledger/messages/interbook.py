@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.contracts.ledger.messages.words import MAIN, AccountRef, BookName, Id, Message, Metadata, Reason
-from tallystick.kernel.money import MoneyWire
+from tallystick.contracts.ledger.messages.words import MAIN, AccountRef, BookName, Message, Metadata, Reason
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import TransferIdWire
+from tallystick.kernel.money import AmountWire, MoneyWire
 
 
 class BookAccount(Message, frozen=True):
@@ -26,8 +28,8 @@ class NewInterbookTransfer(Message, frozen=True):
 
     source: BookAccount = msgspec.field(name="from")
     destination: BookAccount = msgspec.field(name="to")
-    amount: MoneyWire
-    id: Id | None = None
+    amount: AmountWire
+    id: TransferIdWire | None = None
     reference: Reference | None = None
     metadata: Metadata | None = None
 
@@ -37,7 +39,7 @@ class InterbookTransfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     `posted` or `rejected` then, for good. One that the first book refused has nothing but its id and the reason.
     """
 
-    id: Id
+    id: TransferIdWire
     status: Literal["in_flight", "posted", "rejected"]
     reason: str | None = None
     source: BookAccount | None = msgspec.field(name="from", default=None)
@@ -45,7 +47,7 @@ class InterbookTransfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     amount: MoneyWire | None = None
     reference: str | None = None
     metadata: dict[str, str] | None = None
-    recorded_at: str | None = None
+    recorded_at: InstantWire | None = None
 
 
 # ---- between shards -------------------------------------------------------------------------------------------------
@@ -65,7 +67,7 @@ class Arrive(Message, frozen=True):
     """The second step: money from an account of another shard's book, under the id that it has there."""
 
     token: Annotated[str, Meta(max_length=8192)]
-    id: Id
+    id: TransferIdWire
     source: BookAccount
     destination: BookAccount
     amount: MoneyWire

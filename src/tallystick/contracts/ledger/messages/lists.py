@@ -7,13 +7,13 @@ import msgspec
 from tallystick.contracts.ledger.messages.accounts import Entry
 from tallystick.contracts.ledger.messages.transactions import Transaction
 from tallystick.contracts.ledger.messages.transfers import Transfer
-from tallystick.contracts.ledger.messages.words import Id
+from tallystick.kernel.ids import AccountIdWire
 
 
 class FoundEntry(Entry, frozen=True, kw_only=True):
     """An entry of any account of the book."""
 
-    account: Id
+    account: AccountIdWire
     path: str | None
     metadata: dict[str, str]
 

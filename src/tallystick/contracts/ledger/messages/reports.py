@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from tallystick.contracts.ledger.messages.words import AccountKind, Id, Side, SignedMoney
+from tallystick.contracts.ledger.messages.words import AccountKind, Side, SignedMoney
+from tallystick.kernel.ids import AccountIdWire
 
 #: Accounts on one page of a trial balance.
 MAX_TRIAL_LINES = 5000
@@ -20,7 +21,7 @@ class TrialLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     credits: SignedMoney
     balance: SignedMoney
     path: str | None = None
-    account: Id | None = None
+    account: AccountIdWire | None = None
     name: str | None = None
     normal_side: Side | None = None
     accounts: int | None = None

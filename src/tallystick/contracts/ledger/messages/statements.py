@@ -8,7 +8,9 @@ import msgspec
 
 from tallystick.contracts.ledger.messages.accounts import Account, Balance
 from tallystick.contracts.ledger.messages.books import ChartRule
-from tallystick.contracts.ledger.messages.words import Id, Side, SignedMoney
+from tallystick.contracts.ledger.messages.words import Side, SignedMoney
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import AccountIdWire, TransactionIdWire, TransferIdWire
 from tallystick.kernel.money import MoneyWire
 
 #: Entries of one page of a statement.
@@ -20,17 +22,17 @@ MAX_EXPLAINED_ENTRIES = 1000
 class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`balance` is the posted balance after it, in the order of the statement. `reference` and `description` are those of its transaction."""
 
-    transfer: Id
+    transfer: TransferIdWire
     kind: str
     side: Side
-    other_account: Id
+    other_account: AccountIdWire
     amount: MoneyWire
     balance: SignedMoney
     sequence: int
-    recorded_at: str
-    effective_at: str
+    recorded_at: InstantWire
+    effective_at: InstantWire
     code: str | None = None
-    transaction: Id | None = None
+    transaction: TransactionIdWire | None = None
     reference: str | None = None
     description: str | None = None
 
@@ -44,7 +46,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     in any page of it, whatever they are dated back to.
     """
 
-    account: Id
+    account: AccountIdWire
     book: str
     name: str
     path: str | None
@@ -89,15 +91,15 @@ class ExplainedEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     version: int
     sequence: int
-    recorded_at: str
-    transfer: Id
+    recorded_at: InstantWire
+    transfer: TransferIdWire
     kind: str
     side: Side
-    other_account: Id
+    other_account: AccountIdWire
     change: AccountTotals
     totals: AccountTotals
     code: str | None = None
-    effective_at: str | None = None
+    effective_at: InstantWire | None = None
 
 
 class DatedBack(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +118,7 @@ class ExplainedHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     the sweep has not recorded that yet.
     """
 
-    transfer: Id
+    transfer: TransferIdWire
     sequence: int
     side: Side
     takes: bool
@@ -125,7 +127,7 @@ class ExplainedHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     remaining: MoneyWire
     state: Literal["held", "expired"]
     counts: bool
-    expires_at: str | None = None
+    expires_at: InstantWire | None = None
 
 
 class ExplainedRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,18 +14,17 @@ from tallystick.contracts.ledger.messages.words import (
     MAX_TRANSFERS,
     AccountRef,
     BookName,
-    Id,
     Message,
     Metadata,
     Text64,
 )
-from tallystick.kernel.money import CurrencyCode, MoneyWire
+from tallystick.kernel.clock import DayWire, InstantWire
+from tallystick.kernel.ids import TransactionIdWire, TransferIdWire
+from tallystick.kernel.money import AmountWire, CurrencyCode, MoneyWire
 
 #: What the client calls it.
 Reference = Annotated[str, Meta(min_length=1, max_length=200)]
 Description = Annotated[str, Meta(min_length=1, max_length=500)]
-#: RFC 3339.
-Instant = Annotated[str, Meta(min_length=20, max_length=35)]
 Rounding = Literal["down", "up", "half_even", "half_up"]
 _Whole = Annotated[int, Meta(ge=1, le=10**15)]
 
@@ -55,7 +54,7 @@ class Liquidity(Message, frozen=True):
 class NewExchange(Message, frozen=True):
     """`sell` goes from the account `from` to `liquidity.sell`; what it buys goes from `liquidity.buy` to the account `to`."""
 
-    sell: MoneyWire
+    sell: AmountWire
     from_: AccountRef = msgspec.field(name="from")
     to: AccountRef
     buy_currency: CurrencyCode
@@ -71,8 +70,8 @@ class TransactionItem(Message, frozen=True):
     kind: Literal["post", "hold", "exchange"]
     debit_account: AccountRef | None = None
     credit_account: AccountRef | None = None
-    amount: MoneyWire | None = None
-    id: Id | None = None
+    amount: AmountWire | None = None
+    id: TransferIdWire | None = None
     expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
     code: Text64 | None = None
     metadata: Metadata | None = None
@@ -86,18 +85,18 @@ class NewTransaction(Message, frozen=True):
     """
 
     transfers: Annotated[list[TransactionItem], Meta(min_length=1, max_length=MAX_TRANSFERS)]
-    id: Id | None = None
+    id: TransactionIdWire | None = None
     book: BookName = MAIN
-    effective_at: Instant | None = None
+    effective_at: InstantWire | None = None
     reference: Reference | None = None
     description: Description | None = None
     metadata: Metadata | None = None
 
 
 class ReverseTransaction(Message, frozen=True):
-    id: Id | None = None
+    id: TransactionIdWire | None = None
     book: BookName = MAIN
-    effective_at: Instant | None = None
+    effective_at: InstantWire | None = None
     reference: Reference | None = None
     description: Description | None = None
     metadata: Metadata | None = None
@@ -110,7 +109,7 @@ class Exchanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bought: MoneyWire
     rate: Rate
     rounding: Rounding
-    transfers: list[Id]
+    transfers: list[TransferIdWire]
     spread: MoneyWire | None = None
 
 
@@ -119,16 +118,16 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     posted to a book that reports such.
     """
 
-    id: Id
+    id: TransactionIdWire
     book: str
     transfers: list[Transfer]
     first: int
     last: int
-    recorded_at: str
-    effective_at: str
+    recorded_at: InstantWire
+    effective_at: InstantWire
     reference: str | None
     description: str | None
     metadata: dict[str, str]
-    reverses: Id | None
+    reverses: TransactionIdWire | None
     exchanges: list[Exchanged]
-    breached_on: list[str] = []
+    breached_on: list[DayWire] = []

@@ -13,14 +13,15 @@ from tallystick.contracts.ledger.messages.words import (
     MAX_TRANSFERS,
     AccountRef,
     BookName,
-    Id,
     Message,
     Metadata,
     Reason,
     SignedMoney,
     Text64,
 )
-from tallystick.kernel.money import MoneyWire
+from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.ids import FactIdWire, TransactionIdWire, TransferIdWire
+from tallystick.kernel.money import AmountWire, MoneyWire
 
 
 class NewTransfer(Message, frozen=True):
@@ -31,8 +32,8 @@ class NewTransfer(Message, frozen=True):
     kind: Literal["post", "hold"]
     debit_account: AccountRef
     credit_account: AccountRef
-    amount: MoneyWire
-    id: Id | None = None
+    amount: AmountWire
+    id: TransferIdWire | None = None
     expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
     code: Text64 | None = None
     metadata: Metadata | None = None
@@ -51,31 +52,31 @@ class NewTransfers(Message, frozen=True):
 class CaptureHold(Message, frozen=True):
     """Without an amount all that remains is captured. `final` releases what is left after this capture."""
 
-    amount: MoneyWire | None = None
+    amount: AmountWire | None = None
     final: bool = False
-    id: Id | None = None
+    id: TransferIdWire | None = None
     book: BookName = MAIN
 
 
 class IncreaseHold(Message, frozen=True):
     """Holds so much more. `expires_in`: seconds from now on, instead of when it would have expired."""
 
-    amount: MoneyWire
+    amount: AmountWire
     expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
-    id: Id | None = None
+    id: TransferIdWire | None = None
     book: BookName = MAIN
 
 
 class VoidHold(Message, frozen=True):
-    id: Id | None = None
+    id: TransferIdWire | None = None
     book: BookName = MAIN
 
 
 class ReverseTransfer(Message, frozen=True):
     """Without an amount all that was not reversed yet is."""
 
-    amount: MoneyWire | None = None
-    id: Id | None = None
+    amount: AmountWire | None = None
+    id: TransferIdWire | None = None
     book: BookName = MAIN
 
 
@@ -85,7 +86,7 @@ class HoldState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: Literal["held", "captured", "voided", "expired"]
     captured: MoneyWire
     remaining: MoneyWire
-    expires_at: str | None = None
+    expires_at: InstantWire | None = None
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,7 +98,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is not `recorded_at`. `hold` and `reversed` (single reads only) tell what came after.
     """
 
-    id: Id
+    id: TransferIdWire
     status: Literal["posted", "held", "rejected"]
     kind: str | None = None
     reason: Reason | None = None
@@ -106,16 +107,16 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     amount: MoneyWire | None = None
     available: SignedMoney | None = None
     required: MoneyWire | None = None
-    target: Id | None = None
+    target: TransferIdWire | None = None
     released: MoneyWire | None = None
-    expires_at: str | None = None
+    expires_at: InstantWire | None = None
     code: str | None = None
     metadata: dict[str, str] | None = None
     sequence: int | None = None
-    recorded_at: str | None = None
+    recorded_at: InstantWire | None = None
     book: str | None = None
-    transaction: Id | None = None
-    effective_at: str | None = None
+    transaction: TransactionIdWire | None = None
+    effective_at: InstantWire | None = None
     asked: MoneyWire | None = None
     hold: HoldState | None = None
     reversed: MoneyWire | None = None
@@ -125,4 +126,4 @@ class Transfers(msgspec.Struct, frozen=True, kw_only=True):
     """Results in the order of the request. `receipt` is the id of the fact that told of what was new, if anything was."""
 
     data: list[Transfer]
-    receipt: str | None = None
+    receipt: FactIdWire | None = None

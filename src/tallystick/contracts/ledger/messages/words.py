@@ -33,8 +33,16 @@ AccountPath = Annotated[
         max_length=512,
     ),
 ]
-#: An account, by its id (`acc_...`) or its path.
-AccountRef = Annotated[str, Meta(min_length=1, max_length=512)]
+#: An account, by its id or its path.
+AccountRef = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=512,
+        description="an account's id, or its path",
+        extra_json_schema={"pattern": rf"^{_SEGMENT}(:{_SEGMENT}){{0,15}}$"},
+    ),
+]
 #: Paths: `customers:*:wallet`. `*` is one segment, `**` at the end one or more.
 PathPattern = Annotated[
     str, Meta(pattern=rf"^(?!acc_)((\*|{_SEGMENT}):){{0,15}}(\*\*|\*|{_SEGMENT})$(?!\n)", min_length=1, max_length=512)

@@ -13,6 +13,7 @@ from tallystick.chassis.auth import Subject
 from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
+from tallystick.kernel.clock import InstantWire
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import CurrencyCode
 from tallystick.kernel.problem import InvalidRequest, Problem
@@ -47,9 +48,9 @@ class EntriesQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True
 class AtQuery(BookQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As of when: an instant (RFC 3339) by which it was recorded, a sequence of the book, or an instant by which it is effective."""
 
-    at: Annotated[str, Meta(max_length=35)] | None = None
+    at: InstantWire | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    effective: Annotated[str, Meta(max_length=35)] | None = None
+    effective: InstantWire | None = None
 
 
 # ---- accounts -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, page, read_cursor
+from tallystick.chassis.web import After, Page, Paging, Reply, Request, cursor, page, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
@@ -38,7 +38,7 @@ class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """`limit` records at most, but a transaction with all of its transfers is one."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 500
-    after: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    after: After | None = None
 
 
 # ---- imports --------------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import Reply, Request, cursor, read_cursor
+from tallystick.chassis.web import After, Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import SignedMoney
 from tallystick.kernel import ids
-from tallystick.kernel.clock import rfc3339
+from tallystick.kernel.clock import InstantWire, rfc3339
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import in_units
 from tallystick.kernel.problem import InvalidRequest
@@ -34,9 +34,9 @@ class ReportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     so many segments are one line.
     """
 
-    at: Annotated[str, Meta(max_length=35)] | None = None
+    at: InstantWire | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    effective: Annotated[str, Meta(max_length=35)] | None = None
+    effective: InstantWire | None = None
     level: Level = 1
     format: Literal["json", "csv"] | None = None
 
@@ -44,12 +44,12 @@ class ReportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class TrialQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As `ReportQuery`; without a `level` a line for each account, in pages."""
 
-    at: Annotated[str, Meta(max_length=35)] | None = None
+    at: InstantWire | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    effective: Annotated[str, Meta(max_length=35)] | None = None
+    effective: InstantWire | None = None
     level: Level | None = None
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_TRIAL_LINES)] = 1000
-    after: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    after: After | None = None
     format: Literal["json", "csv"] | None = None
 
 

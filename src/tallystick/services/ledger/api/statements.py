@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import Reply, Request, cursor, read_cursor
+from tallystick.chassis.web import After, Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import SignedMoney
 from tallystick.kernel import ids
-from tallystick.kernel.clock import rfc3339
+from tallystick.kernel.clock import InstantWire, rfc3339
 from tallystick.kernel.money import MoneyWire, in_units
 from tallystick.services.ledger.api import formats, times, views
 from tallystick.services.ledger.api.camt import camt053
@@ -50,7 +50,7 @@ class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     book: wire.BookName = wire.MAIN
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_STATEMENT_ENTRIES)] = 1000
-    after: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    after: After | None = None
     format: Literal["json", "csv", "camt.053"] | None = None
 
 
@@ -59,9 +59,9 @@ class ExplainQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     known now; now if nothing is said. `limit`: entries that are listed one by one.
     """
 
-    at: Annotated[str, Meta(max_length=35)] | None = None
+    at: InstantWire | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    effective: Annotated[str, Meta(max_length=35)] | None = None
+    effective: InstantWire | None = None
     book: wire.BookName = wire.MAIN
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_EXPLAINED_ENTRIES)] = 100
 

@@ -57,6 +57,7 @@ from tallystick.contracts.ledger.problems import (
     TransferNotFound,
     TransferRefused,
 )
+from tallystick.kernel import ids
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.money import CurrencyMismatch, InvalidAmount, UnknownCurrency
 from tallystick.services.ledger.api import (
@@ -73,6 +74,15 @@ from tallystick.services.ledger.api import (
 )
 from tallystick.services.ledger.api import handlers as do
 from tallystick.services.ledger.service import GuardRefused
+
+_OF_BOOK: Final = {"name": wire.BookName}
+_OF_CATEGORY: Final = {"name": wire.BookName, "category": wire.BookName}
+_OF_ACCOUNT: Final = {"id": wire.AccountRef}
+_OF_TRANSFER: Final = {"id": ids.TransferIdWire}
+_OF_TRANSACTION: Final = {"id": ids.TransactionIdWire}
+_OF_IMPORT: Final = {"id": ids.ImportIdWire}
+_OF_PROPOSAL: Final = {"id": ids.ProposalIdWire}
+_AGAIN: Final = {200: "Done before, by the same id: what it became then"}
 
 _IMPORT: Final = (ImportNotFound, InvalidId)
 _BOOK: Final = (BookNotFound, BookElsewhere, BookQuarantined)
@@ -105,93 +115,93 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/v1/books/{name}", books.get_book, scope="books:read", action="readBook", resource="Book",
-        answer=wire.Book, rate="read", problems=(BookNotFound, BookElsewhere), summary="A book and its settings",
+        answer=wire.Book, rate="read", problems=(BookNotFound, BookElsewhere), segments=_OF_BOOK, summary="A book and its settings",
     ),
     Endpoint(
         "PATCH", "/v1/books/{name}", books.change_book, scope="books:write", action="changeBook", resource="Book",
-        body=wire.ChangeBook, answer=wire.Book, rate="write", problems=_BOOK, summary="Change a book's settings",
+        body=wire.ChangeBook, answer=wire.Book, rate="write", problems=_BOOK, segments=_OF_BOOK, summary="Change a book's settings",
     ),
     Endpoint(
         "POST", "/v1/books/{name}/seal", books.seal_book, scope="books:write", action="sealBook", resource="Book",
         body=wire.SealBook, answer=wire.Book, rate="write", problems=(*_BOOK, PeriodSealed),
-        summary="Close a period: nothing is effective in it any more",
+        segments=_OF_BOOK, summary="Close a period: nothing is effective in it any more",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/categories", books.list_categories, scope="books:read", action="listCategories",
-        resource="Book", answer=wire.Categories, rate="read", problems=(BookNotFound,), summary="A book's categories",
+        resource="Book", answer=wire.Categories, rate="read", problems=(BookNotFound,), segments=_OF_BOOK, summary="A book's categories",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/categories/{category}", books.get_category, scope="books:read", action="readCategory",
-        resource="Book", answer=wire.Category, rate="read", problems=_CATEGORY, summary="A category of accounts",
+        resource="Book", answer=wire.Category, rate="read", problems=_CATEGORY, segments=_OF_CATEGORY, summary="A category of accounts",
     ),
     Endpoint(
         "PUT", "/v1/books/{name}/categories/{category}", books.set_category, scope="books:write", action="setCategory",
         resource="Book", body=wire.SetCategory, answer=wire.Category, rate="write",
-        problems=(*_CATEGORY, CategoryCycle, BookQuarantined), summary="Set a category of accounts",
+        problems=(*_CATEGORY, CategoryCycle, BookQuarantined), segments=_OF_CATEGORY, summary="Set a category of accounts",
     ),
     Endpoint(
         "DELETE", "/v1/books/{name}/categories/{category}", books.delete_category, scope="books:write",
         action="deleteCategory", resource="Book", status=204, rate="write",
-        problems=(*_CATEGORY, CategoryInUse, BookQuarantined), summary="Delete a category",
+        problems=(*_CATEGORY, CategoryInUse, BookQuarantined), segments=_OF_CATEGORY, summary="Delete a category",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/categories/{category}/balances", books.category_balances, scope="books:read",
         action="readCategoryBalances", resource="Book", answer=wire.CategoryBalances, rate="read", problems=_CATEGORY,
-        summary="What a category's accounts add up to, per currency",
+        segments=_OF_CATEGORY, summary="What a category's accounts add up to, per currency",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/chart", books.get_chart, scope="books:read", action="readChart", resource="Book",
         query=books.ChartQuery, answer=wire.Chart, rate="read", problems=(BookNotFound, BookElsewhere),
-        summary="A book's chart of accounts, now or an earlier version",
+        segments=_OF_BOOK, summary="A book's chart of accounts, now or an earlier version",
     ),
     Endpoint(
         "PUT", "/v1/books/{name}/chart", books.set_chart, scope="books:write", action="setChart", resource="Book",
         body=wire.SetChart, answer=wire.Chart, rate="write",
         problems=(ChartOrphansAccounts, UnknownCurrency, InvalidAmount, *_BOOK),
-        summary="Set a book's chart of accounts",
+        segments=_OF_BOOK, summary="Set a book's chart of accounts",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/trial-balance", reports.trial_balance, scope="books:read", action="readTrialBalance",
         resource="Book", query=reports.TrialQuery, answer=wire.TrialBalance, also=(formats.CSV,), rate="read", problems=_REPORT,
-        summary="A book's accounts with what was debited and credited, now or as of then",
+        segments=_OF_BOOK, summary="A book's accounts with what was debited and credited, now or as of then",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/balance-sheet", reports.balance_sheet, scope="books:read", action="readBalanceSheet",
         resource="Book", query=reports.ReportQuery, answer=wire.BalanceSheet, also=(formats.CSV,), rate="read", problems=_REPORT,
-        summary="A book's balance sheet in each currency, now or as of then",
+        segments=_OF_BOOK, summary="A book's balance sheet in each currency, now or as of then",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/income-statement", reports.income_statement, scope="books:read", action="readIncomeStatement",
         resource="Book", query=reports.IncomeQuery, answer=wire.IncomeStatement, also=(formats.CSV,), rate="read", problems=_REPORT,
-        summary="A book's income and expenses over a time in each currency",
+        segments=_OF_BOOK, summary="A book's income and expenses over a time in each currency",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/export", imports.export, scope="books:export", action="exportBook", resource="Book",
         query=imports.ExportQuery, answer=wire.ExportPage, rate="read", problems=(BookNotFound, ExportOutdated),
-        summary="All of a book as of one sequence, a page at a time",
+        segments=_OF_BOOK, summary="All of a book as of one sequence, a page at a time",
     ),
     Endpoint(
         "POST", "/v1/imports", imports.announce, scope="books:import", action="importBook", resource="Book",
-        body=wire.NewImport, answer=wire.Import, status=201, rate="write",
+        body=wire.NewImport, answer=wire.Import, status=201, further={200: "Announced before: how far it is"}, rate="write",
         problems=(BookNotFound, ImportTooLarge), summary="Announce an import: the same content once",
     ),
     Endpoint(
         "POST", "/v1/imports/{id}/lines", imports.stage, scope="books:import", action="importBook", resource="Book",
         body=wire.ImportLines, answer=wire.Import, rate="write", problems=(*_IMPORT, ImportNotOpen),
-        summary="Bring lines of an import",
+        segments=_OF_IMPORT, summary="Bring lines of an import",
     ),
     Endpoint(
         "POST", "/v1/imports/{id}/start", imports.start, scope="books:import", action="importBook", resource="Book",
-        answer=wire.Import, rate="money", problems=(*_IMPORT, ImportIncomplete), summary="Start an import",
+        answer=wire.Import, rate="money", problems=(*_IMPORT, ImportIncomplete), segments=_OF_IMPORT, summary="Start an import",
     ),
     Endpoint(
         "GET", "/v1/imports/{id}", imports.get, scope="books:import", action="importBook", resource="Book",
-        answer=wire.Import, rate="read", problems=_IMPORT, summary="How far an import is, or what became of it",
+        answer=wire.Import, rate="read", problems=_IMPORT, segments=_OF_IMPORT, summary="How far an import is, or what became of it",
     ),
     Endpoint(
         "GET", "/v1/imports/{id}/refusals", imports.refusals, scope="books:import", action="importBook", resource="Book",
         query=Paging, answer=Page[wire.ImportRefusal], rate="read", problems=_IMPORT,
-        summary="Lines that an import refused, and why",
+        segments=_OF_IMPORT, summary="Lines that an import refused, and why",
     ),
     Endpoint(
         "POST", "/v1/accounts", do.open_account, scope="accounts:write", action="createAccount", resource="Account",
@@ -206,24 +216,24 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/accounts/{id}", do.get_account, scope="accounts:read", action="readAccount", resource="Account",
         query=do.AtQuery, answer=wire.Account, rate="read", problems=(AccountNotFound, HistoryNotKept, InvalidId, BookElsewhere),
-        summary="An account and its balance, now or as of then",
+        segments=_OF_ACCOUNT, summary="An account and its balance, now or as of then",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}/entries", do.list_entries, scope="accounts:read", action="listEntries",
         resource="Account", query=do.EntriesQuery, answer=Page[wire.Entry], rate="read", problems=(AccountNotFound, InvalidId, BookElsewhere),
-        summary="An account's entries with running balances, newest first",
+        segments=_OF_ACCOUNT, summary="An account's entries with running balances, newest first",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}/statement", statements.statement, scope="accounts:read", action="readStatement",
         resource="Account", query=statements.StatementQuery, answer=wire.Statement, also=(formats.CSV, formats.XML), rate="read",
         problems=(AccountNotFound, HistoryNotKept, StatementTooLong, NotRepresentable, BookOutOfBalance, InvalidId),
-        summary="A statement of an account: JSON, CSV or camt.053",
+        segments=_OF_ACCOUNT, summary="A statement of an account: JSON, CSV or camt.053",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}/explain", statements.explain, scope="accounts:read", action="explainAccount",
         resource="Account", query=statements.ExplainQuery, answer=wire.Explanation, rate="read",
         problems=(AccountNotFound, HistoryNotKept, ExplanationOutOfReach, BookOutOfBalance, InvalidId),
-        summary="What makes an account's numbers: entries, holds, rules, and the arithmetic",
+        segments=_OF_ACCOUNT, summary="What makes an account's numbers: entries, holds, rules, and the arithmetic",
     ),
     Endpoint(
         "GET", "/v1/entries", lists.list_entries, scope="accounts:read", action="listEntries", resource="Account",
@@ -234,49 +244,49 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/accounts/{id}/close", do.close_account, scope="accounts:write", action="closeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountHasHolds, InvalidId, *_BOOK), summary="Close an account for good",
+        problems=(AccountNotFound, AccountHasHolds, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Close an account for good",
     ),
     Endpoint(
         "PATCH", "/v1/accounts/{id}", do.change_account, scope="accounts:write", action="changeAccount",
         resource="Account", query=do.BookQuery, body=wire.ChangeAccount, answer=wire.Account, rate="write",
         problems=(AccountNotFound, AccountClosed, AccountLimitBroken, NotInChart, InvalidAmount, InvalidId, *_BOOK),
-        summary="Change an account's name, metadata or limits",
+        segments=_OF_ACCOUNT, summary="Change an account's name, metadata or limits",
     ),
     Endpoint(
         "POST", "/v1/accounts/{id}/freeze", do.freeze_account, scope="accounts:write", action="freezeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), summary="Let nothing move on an account",
+        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let nothing move on an account",
     ),
     Endpoint(
         "POST", "/v1/accounts/{id}/unfreeze", do.unfreeze_account, scope="accounts:write", action="unfreezeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), summary="Let things move again on an account",
+        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let things move again on an account",
     ),
     Endpoint(
         "POST", "/v1/transfers", do.create_transfers, scope="transfers:write", action="createTransfers",
-        resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, idempotency="required",
+        resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, further=_AGAIN, idempotency="required",
         rate="money", problems=_AMOUNT, summary="Post or hold, one to a thousand transfers",
     ),
     Endpoint(
         "POST", "/v1/transfers/{id}/capture", do.capture, scope="transfers:write", action="captureHold",
-        resource="Transfer", body=wire.CaptureHold, answer=wire.Transfer, status=201, idempotency="required",
-        rate="money", problems=(*_TARGET, HoldNotOpen, ExceedsHold), summary="Capture a hold, all or part of it",
+        resource="Transfer", body=wire.CaptureHold, answer=wire.Transfer, status=201, further=_AGAIN, idempotency="required",
+        rate="money", problems=(*_TARGET, HoldNotOpen, ExceedsHold), segments=_OF_TRANSFER, summary="Capture a hold, all or part of it",
     ),
     Endpoint(
         "POST", "/v1/transfers/{id}/increase", do.increase, scope="transfers:write", action="increaseHold",
-        resource="Transfer", body=wire.IncreaseHold, answer=wire.Transfer, status=201, idempotency="required",
-        rate="money", problems=(*_TARGET, HoldNotOpen, InsufficientFunds, CeilingExceeded), summary="Hold more",
+        resource="Transfer", body=wire.IncreaseHold, answer=wire.Transfer, status=201, further=_AGAIN, idempotency="required",
+        rate="money", problems=(*_TARGET, HoldNotOpen, InsufficientFunds, CeilingExceeded), segments=_OF_TRANSFER, summary="Hold more",
     ),
     Endpoint(
         "POST", "/v1/transfers/{id}/void", do.void, scope="transfers:write", action="voidHold", resource="Transfer",
-        body=wire.VoidHold, answer=wire.Transfer, status=201, idempotency="required", rate="money",
-        problems=(*_TARGET, HoldNotOpen), summary="Release a hold",
+        body=wire.VoidHold, answer=wire.Transfer, status=201, further=_AGAIN, idempotency="required", rate="money",
+        problems=(*_TARGET, HoldNotOpen), segments=_OF_TRANSFER, summary="Release a hold",
     ),
     Endpoint(
         "POST", "/v1/transfers/{id}/reverse", do.reverse, scope="transfers:write", action="reverseTransfer",
-        resource="Transfer", body=wire.ReverseTransfer, answer=wire.Transfer, status=201, idempotency="required",
+        resource="Transfer", body=wire.ReverseTransfer, answer=wire.Transfer, status=201, further=_AGAIN, idempotency="required",
         rate="money", problems=(*_TARGET, NotReversible, ExceedsReversible, InsufficientFunds, CeilingExceeded, AccountClosed),
-        summary="Reverse what was posted, all or part of it",
+        segments=_OF_TRANSFER, summary="Reverse what was posted, all or part of it",
     ),
     Endpoint(
         "GET", "/v1/transfers", lists.list_transfers, scope="transfers:read", action="listTransfers", resource="Transfer",
@@ -288,17 +298,17 @@ ENDPOINTS: Final = (
         "GET", "/v1/transfers/{id}", do.get_transfer, scope="transfers:read", action="readTransfer",
         resource="Transfer", query=do.BookQuery, answer=wire.Transfer, rate="read",
         problems=(TransferNotFound, InvalidId, BookElsewhere),
-        summary="A transfer, or the refusal of one",
+        segments=_OF_TRANSFER, summary="A transfer, or the refusal of one",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/approvals", approvals.get_rules, scope="books:read", action="readApprovalRules",
         resource="Book", answer=wire.ApprovalRules, rate="read", problems=(BookNotFound,),
-        summary="Which transactions of a book need approvals",
+        segments=_OF_BOOK, summary="Which transactions of a book need approvals",
     ),
     Endpoint(
         "PUT", "/v1/books/{name}/approvals", approvals.set_rules, scope="approvals:write", action="setApprovalRules",
         resource="Book", body=wire.SetApprovalRules, answer=wire.ApprovalRules, rate="write",
-        problems=(UnknownCurrency, InvalidApprovalRule, *_BOOK), summary="Say which transactions need approvals, and whose",
+        problems=(UnknownCurrency, InvalidApprovalRule, *_BOOK), segments=_OF_BOOK, summary="Say which transactions need approvals, and whose",
     ),
     Endpoint(
         "GET", "/v1/proposals", approvals.list_proposals, scope="transfers:read", action="listProposals",
@@ -308,19 +318,19 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/proposals/{id}", approvals.get_proposal, scope="transfers:read", action="readProposal",
         resource="Proposal", answer=wire.Proposal, rate="read", problems=(ProposalNotFound, InvalidId),
-        summary="A proposal, and who decided what about it",
+        segments=_OF_PROPOSAL, summary="A proposal, and who decided what about it",
     ),
     Endpoint(
         "POST", "/v1/proposals/{id}/approve", approvals.approve, scope="approvals:sign", action="decideProposal",
         resource="Proposal", body=wire.SignedDecision, answer=wire.Proposal, rate="money",
         problems=(ProposalNotFound, NotAnApprover, InvalidDecision, ProposalClosed, InvalidId, GuardRefused),
-        summary="Approve a proposal; the last approval posts it",
+        segments=_OF_PROPOSAL, summary="Approve a proposal; the last approval posts it",
     ),
     Endpoint(
         "POST", "/v1/proposals/{id}/reject", approvals.reject, scope="approvals:sign", action="decideProposal",
         resource="Proposal", body=wire.SignedDecision, answer=wire.Proposal, rate="write",
         problems=(ProposalNotFound, NotAnApprover, InvalidDecision, ProposalClosed, InvalidId),
-        summary="Reject a proposal for good",
+        segments=_OF_PROPOSAL, summary="Reject a proposal for good",
     ),
     Endpoint(
         "GET", "/internal/books", operator.list_all_books, mesh=("operator",), action="watchBooks", resource="Book",
@@ -337,7 +347,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/transactions", transactions.create, scope="transfers:write", action="createTransaction",
-        resource="Transfer", body=wire.NewTransaction, answer=wire.Transaction, status=201, idempotency="required",
+        resource="Transfer", body=wire.NewTransaction, answer=wire.Transaction, status=201, further=_AGAIN, idempotency="required",
         rate="money", problems=(*_WHOLE, ExchangeWorthless), summary="Post transfers and exchanges as one thing",
     ),
     Endpoint(
@@ -349,13 +359,13 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/transactions/{id}", transactions.get, scope="transfers:read", action="readTransaction",
         resource="Transfer", query=do.BookQuery, answer=wire.Transaction, rate="read",
-        problems=(TransactionNotFound, BookNotFound, InvalidId), summary="A transaction and its transfers",
+        problems=(TransactionNotFound, BookNotFound, InvalidId), segments=_OF_TRANSACTION, summary="A transaction and its transfers",
     ),
     Endpoint(
         "POST", "/v1/transactions/{id}/reverse", transactions.reverse, scope="transfers:write",
         action="reverseTransaction", resource="Transfer", body=wire.ReverseTransaction, answer=wire.Transaction,
-        status=201, idempotency="required", rate="money",
-        problems=(*_WHOLE, TransactionNotFound, NotReversible, ExceedsReversible), summary="Reverse a transaction as a whole",
+        status=201, further=_AGAIN, idempotency="required", rate="money",
+        problems=(*_WHOLE, TransactionNotFound, NotReversible, ExceedsReversible), segments=_OF_TRANSACTION, summary="Reverse a transaction as a whole",
     ),
     Endpoint(
         "POST", "/v1/interbook_transfers", interbook.create, scope="transfers:write", action="createInterbookTransfer",
@@ -366,7 +376,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/interbook_transfers/{id}", interbook.get, scope="transfers:read", action="readInterbookTransfer",
         resource="Transfer", query=do.BookQuery, answer=wire.InterbookTransfer, rate="read",
-        problems=(TransferNotFound, InvalidId, BookNotFound, BookElsewhere), summary="How a transfer between books stands",
+        problems=(TransferNotFound, InvalidId, BookNotFound, BookElsewhere), segments=_OF_TRANSFER, summary="How a transfer between books stands",
     ),
     Endpoint(
         "POST", "/internal/books/lookups", interbook.look_for, mesh=("ledger",), action="findBook", resource="Book",

@@ -9,10 +9,17 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from tallystick.chassis.web import invalid
-from tallystick.kernel.clock import parse_rfc3339
+from tallystick.kernel.clock import MAX_INSTANT, parse_rfc3339
 
 #: `2026-01-31T09:00:00Z`, or `2026-01-31` for the day in UTC.
-When = Annotated[str, Meta(min_length=10, max_length=35, description="an instant (RFC 3339) or a day in UTC")]
+When = Annotated[
+    str,
+    Meta(
+        max_length=MAX_INSTANT,
+        description="an instant (RFC 3339) or a day in UTC",
+        extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}]},
+    ),
+]
 #: By when a transfer was recorded, or by when it is effective, as far as is known.
 By = Literal["recorded", "effective"]
 
