@@ -71,6 +71,9 @@ def endpoint_section(row: Endpoint, document: Schema) -> list[str]:
     answer = operation["responses"][str(row.status)].get("content", {})
     said = "; ".join(f"{kind(each['schema'])} (`{media}`)" for media, each in answer.items())
     lines.append(f"Answer: {row.status}{': ' + said if said else ''}.")
+    lines += [
+        f"Or the same with {status}: {text[0].lower()}{text[1:]}." for status, text in sorted(row.further.items())
+    ]
     if row.problems:
         links = sorted({f"[{p.slug}](../../problems/index.md#{p.slug}) ({p.status})" for p in row.problems})
         lines += ["", f"Problems of its own: {', '.join(links)}."]
