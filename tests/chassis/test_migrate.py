@@ -15,6 +15,7 @@ import pytest
 from tallystick.chassis import migrate
 from tallystick.chassis.db import DatabaseUnavailable
 from tallystick.chassis.migrate import MigrationError
+from tallystick.local.slowly import Slowly
 from tests.support.parts import ServiceDatabase
 
 Make = Callable[..., str]
@@ -64,6 +65,17 @@ async def test_each_file_runs_once_in_order(chassis_database: ServiceDatabase, p
     assert rows[0]["may"]
     rows = await chassis_database.query("SELECT tableowner FROM pg_tables WHERE tablename = 'two'")
     assert rows[0]["tableowner"] == "chassis_test_owner"
+
+
+async def test_a_file_that_takes_long_is_told_while_it_runs(chassis_database: ServiceDatabase, package: Make) -> None:
+    name = package(_0001_one=ONE, _0002_long="SELECT pg_sleep(0.6)", _0003_two=TWO)
+    await apply(chassis_database, migrate.CHASSIS)
+    told: list[str | None] = []
+    with Slowly(told.append, moment=0.3) as slowly:
+        await migrate.apply(chassis_database.owner, name, service_role="chassis_test", begins=slowly.begins)
+        assert told == ["0002_long.sql"]
+    await asyncio.sleep(0.4)
+    assert told == ["0002_long.sql", None]
 
 
 async def test_a_failed_file_leaves_nothing_of_itself_behind(chassis_database: ServiceDatabase, package: Make) -> None:

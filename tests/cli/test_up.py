@@ -10,7 +10,10 @@ import pytest
 from tallystick.chassis.charter import Charter
 from tallystick.cli import up as starting
 from tallystick.cli.output import Common
+from tallystick.cli.progress import LineProgress
+from tallystick.cli.status import _show
 from tallystick.local import state as states
+from tallystick.local.control import Status
 from tallystick.local.layout import Layout
 
 
@@ -34,3 +37,19 @@ def test_what_was_changed_before_it_had_the_lock_counts(tmp_path: Path, monkeypa
     state, charters = begun[0]
     assert (state.shards, state.replicas) == (["us", "eu"], {"ledger": 2, "risk": 2})
     assert charters.keys() >= {"ledger", "ledger-us", "ledger-eu"}
+
+
+def test_a_database_that_is_migrated_for_long_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Status(
+        edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data=str(tmp_path), pid=1,
+        ready=False, started_at="2026-01-01T00:00:00Z", parts=[], services=[], rejections=[],
+        migrating={"ledger": "0016_transfer_row.sql"},
+    )  # fmt: skip
+    progress = LineProgress(Common(data=tmp_path))
+    for _ in range(3):
+        progress.status(found)
+    said = capsys.readouterr().out
+    assert said.startswith("ledger migrating 0.0 s: 0016_transfer_row.sql\n")
+    assert said.count("\n") == 1
+    _show(found)
+    assert "its database is being migrated, 0016_transfer_row.sql" in " ".join(capsys.readouterr().out.split())

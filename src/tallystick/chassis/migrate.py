@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
@@ -77,10 +78,13 @@ def migrations(package: str) -> list[Migration]:
     return list(found.values())
 
 
-async def apply(owner: Dsn, package: str, *, service_role: str) -> list[str]:
+async def apply(
+    owner: Dsn, package: str, *, service_role: str, begins: Callable[[str], None] = lambda _: None
+) -> list[str]:
     """Bring a database up to date: the chassis' migrations, then those of `package`. Returns the files that ran now.
 
-    Safe to be called by several processes at once. Raises MigrationError; a failed file leaves nothing of itself behind.
+    `begins` is told each file before it runs. Safe to be called by several processes at once. Raises MigrationError; a failed file leaves nothing
+    of itself behind.
     """
     if not _ROLE.match(service_role):
         raise MigrationError(f"{service_role!r} is not the name of a role")
@@ -108,12 +112,14 @@ async def apply(owner: Dsn, package: str, *, service_role: str) -> list[str]:
         await connection.execute("SET lock_timeout = 0")
         await connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=120)
         await connection.execute("SET lock_timeout = '10s'")
-        return await _apply(connection, plan, service_role)
+        return await _apply(connection, plan, service_role, begins)
     finally:
         connection.terminate()  # the lock goes with the session
 
 
-async def _apply(connection: Connection, plan: list[Migration], service_role: str) -> list[str]:
+async def _apply(
+    connection: Connection, plan: list[Migration], service_role: str, begins: Callable[[str], None]
+) -> list[str]:
     await connection.execute(_TABLE)
     rows = await connection.fetch("SELECT package, number, file, sha256 FROM schema_migration")
     applied = {(row["package"], row["number"]): row for row in rows}
@@ -132,6 +138,7 @@ async def _apply(connection: Connection, plan: list[Migration], service_role: st
                     f"{migration.package}: {migration.file} was changed after it ran. Restore it and put the change into a new file"
                 )
             continue
+        begins(migration.file)
         try:
             async with connection.transaction():
                 await connection.execute(migration.sql.replace(":service_role", f'"{service_role}"'))

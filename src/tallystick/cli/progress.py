@@ -47,6 +47,8 @@ class LineProgress:
     def status(self, found: Status) -> None:
         for part in found.parts:
             self.process(part.name, part.phase, part.error or "")
+        for name, file in found.migrating.items():
+            self.process(name, "migrating", file)
         for service in found.services:
             for number, replica in enumerate(service.replicas):
                 self.process(f"{service.name}-{number}", replica.phase, replica.error or "")

@@ -85,6 +85,8 @@ def _show(found: control.Status) -> None:
             version,
         )
     out.print(table)
+    for name, file in found.migrating.items():
+        out.print(f"[yellow]{name}[/]: its database is being migrated, {file}; nothing else is to be done than to wait")
     for name, row, _ in rows:
         if row.error and not row.ready:
             out.print(f"[yellow]{name}[/]: {row.error}", markup=True)

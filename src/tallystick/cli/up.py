@@ -119,7 +119,7 @@ def options(environ: Mapping[str, str]) -> Options:
 def _detach(layout: Layout, common: Common) -> int:
     from tallystick.cli.progress import progress_for
 
-    began = time.monotonic()
+    began = waited_from = time.monotonic()
     output = layout.log("up")
     with output.open("ab") as log:
         output.chmod(0o600)
@@ -139,7 +139,7 @@ def _detach(layout: Layout, common: Common) -> int:
                 # What it says last, after its progress.
                 said = output.read_bytes()[start:].decode(errors="replace").rpartition("tallystick: ")[2].strip()
                 raise Failed(said or f"it ended with status {child.returncode}", PART_FAILED)
-            if time.monotonic() - began > DETACHED_WITHIN:
+            if time.monotonic() - waited_from > DETACHED_WITHIN:
                 raise Failed(
                     f"not ready after {DETACHED_WITHIN:g} s; `tallystick status` and {layout.logs} say more",
                     PART_FAILED,
@@ -147,6 +147,8 @@ def _detach(layout: Layout, common: Common) -> int:
             with contextlib.suppress(control.NotRunning, control.ControlFailed):
                 found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
                 progress.status(found)
+                if found.migrating:
+                    waited_from = time.monotonic()  # that takes as long as there is data
                 if found.ready:
                     progress.announce(found, time.monotonic() - began)
                     return OK

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ from tallystick.local.rail_part import RailPart
 from tallystick.local.replica import Replica
 from tallystick.local.sampling import Sampler
 from tallystick.local.secrets import SecretFiles
+from tallystick.local.slowly import Slowly
 from tallystick.local.state import State
 from tallystick.local.supervisor import Keeper, StartFailed
 
@@ -79,6 +81,7 @@ class Platform:
         self._parts: dict[str, Keeper] = {}
         self._services: dict[str, list[Keeper]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._migrating: dict[str, str] = {}
         self._topology = fabric_envoy.Topology(
             trust_domain=state.trust_domain,
             public_port=state.port,
@@ -216,7 +219,8 @@ class Platform:
         return databases
 
     async def _start_service(self, service: str, databases: asyncio.Task[provision.Databases]) -> None:
-        await (await asyncio.shield(databases)).migrate(service)
+        with Slowly(partial(self._migrates, service)) as told:
+            await (await asyncio.shield(databases)).migrate(service, told.begins)
         for name in ("nats", "valkey"):
             await self._parts[name].until_ready()
         await self._parts["envoy"].until_ready()
@@ -225,6 +229,14 @@ class Platform:
         for keeper in keepers:
             keeper.start()
         await asyncio.gather(*(keeper.until_ready() for keeper in keepers))
+
+    def _migrates(self, service: str, file: str | None) -> None:
+        if file is None:
+            if self._migrating.pop(service, None) is not None:
+                self._report(service, "migrated", "")
+        else:
+            self._migrating[service] = file
+            self._report(service, "migrating", file)
 
     def _count(self, service: str) -> int:
         return self.state.replicas.get(service, self.charters[service].scale.min_replicas)
@@ -339,6 +351,7 @@ class Platform:
             data=str(self.layout.data),
             pid=os.getpid(),
             ready=self.ready and whole,
+            migrating=dict(self._migrating),
             started_at=rfc3339(self._started_at),
             parts=parts,
             services=services,

@@ -6,7 +6,7 @@ Everything can be done again on every start, so that a changed charter or a repl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -107,9 +107,12 @@ class Databases:
             connection.terminate()
         await asyncio.gather(*(self._inside(plan) for plan in plans.values()))
 
-    async def migrate(self, name: str) -> list[str]:
-        """Brings one deployment's database up to date; answers the files that ran. Raises `migrate.MigrationError`."""
-        return await migrate.apply(self.owner(name), f"tallystick.services.{service_of(name)}", service_role=name)
+    async def migrate(self, name: str, begins: Callable[[str], None]) -> list[str]:
+        """Brings one deployment's database up to date; answers the files that ran, each of which `begins` is told. Raises
+        `migrate.MigrationError`.
+        """
+        package = f"tallystick.services.{service_of(name)}"
+        return await migrate.apply(self.owner(name), package, service_role=name, begins=begins)
 
     def service(self, service: str) -> Dsn:
         """How the service itself comes in."""
