@@ -402,6 +402,68 @@ async def test_an_export_stays_as_of_its_sequence_and_says_when_the_accounts_mov
     assert problem(stale) == (409, "export-outdated")
 
 
+async def test_what_an_exchange_became_is_what_its_legs_say(env: Env) -> None:
+    opened = {}
+    for name, code in (
+        ("anna:eur", "EUR"),
+        ("anna:usd", "USD"),
+        ("pool:eur", "EUR"),
+        ("pool:usd", "USD"),
+        ("fx", "USD"),
+    ):
+        opened[name] = await env.account("credit", name=name, currency=code, path=name)
+    exchange = {
+        "from": "anna:eur", "sell": eur(1001), "to": "anna:usd", "buy_currency": "USD", "rate": {"numerator": 11, "denominator": 10},
+        "rounding": "half_even", "liquidity": {"sell": "pool:eur", "buy": "pool:usd"},
+        "spread": {"numerator": 1, "denominator": 100, "account": "fx"},
+    }  # fmt: skip
+    made = await env.call("POST", "/v1/transactions", {"transfers": [{"kind": "exchange", "exchange": exchange}]})
+    assert made.status == 201, made.content
+    records = await export(env)
+    done = await restore(env, records, "copy")
+    assert done["state"] == "done", await refusals(env, done)
+    own = made.json["id"]
+    assert (await env.call("GET", f"/v1/transactions/{own}?book=copy")).json["exchanges"] == made.json["exchanges"]
+
+    place, told = next((n, one) for n, one in enumerate(records) if one["type"] == "transaction")
+    [was] = told["exchanges"]
+    sell, buy, kept = was["transfers"]
+    dollars = {"currency": "USD"}
+    changes: tuple[tuple[Rec, str], ...] = (
+        ({"bought": {"amount": "1091", **dollars}}, "transfers"),
+        ({"sold": eur(1000)}, "transfers"),
+        ({"sold": {"amount": "1001", **dollars}}, "transfers"),
+        ({"transfers": [buy, sell, kept]}, "transfers"),
+        ({"transfers": [sell, buy]}, "transfers"),
+        ({"transfers": [sell, buy, sell.replace("trf_0", "trf_1")]}, "transfers"),
+        ({"transfers": [sell, buy], "spread": None}, "rate"),
+        ({"rate": {"numerator": 12, "denominator": 10}}, "rate"),
+        ({"rounding": "up"}, "rate"),
+    )
+    for nth, (change, field) in enumerate(changes):
+        forged = [*records]
+        forged[place] = {**told, "exchanges": [{**was, **change}]}
+        done = await restore(env, forged, f"forged-{nth}")
+        assert await refusals(env, done) == [(place + 1, f"/exchanges/0/{field}", "invalid-unit")], change
+        assert done["state"] == "failed"
+
+    # A file's own names for the legs become the ledger's ids.
+    legs = [{**leg, "id": f"leg {n}"} for n, leg in enumerate(told["transfers"])]
+    named = {**was, "transfers": [leg["id"] for leg in legs]}
+    mine = {"type": "transaction", "id": "mine", "transfers": legs, "exchanges": [named]}
+    assert (await bring(env, [strip(mine)]))["state"] == "done"
+    listed = (await env.call("GET", "/v1/transactions?limit=1")).json["data"][0]
+    assert listed["exchanges"][0]["transfers"] == [each["id"] for each in listed["transfers"]]
+
+
+def strip(record: Rec) -> Rec:
+    """Without what only an export knows."""
+    legs = [
+        {k: v for k, v in leg.items() if k not in {"sequence", "recorded_at", "asked"}} for leg in record["transfers"]
+    ]
+    return {**record, "transfers": legs}
+
+
 class Life:
     """A book that random things happen to. Refusals are part of it."""
 

@@ -129,7 +129,7 @@ class TransferRecord(LegRecord, frozen=True, tag_field="type", tag="transfer"):
 
 
 class ExchangeRecord(Message, frozen=True):
-    """What an exchange became; `transfers` are the ids of its legs."""
+    """What an exchange became; `transfers` are the ids of its legs: what was sold, what was bought, what was kept back. They have to bear it out."""
 
     sold: MoneyWire
     bought: MoneyWire

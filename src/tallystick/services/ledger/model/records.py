@@ -25,6 +25,7 @@ from tallystick.kernel.clock import parse_rfc3339
 from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 from tallystick.kernel.money import MAX_MINOR, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model.exchange import rounded
 from tallystick.services.ledger.model.paths import is_transit
 from tallystick.services.ledger.model.rows import NewAccount
 from tallystick.services.ledger.model.values import Command, Header, Transfer, Unit, derived, leg_id, usual_kind
@@ -205,9 +206,31 @@ class Reader:
             metadata=_kept(record.metadata),
             effective_at=effective,
             reverses=reverses,
-            exchanges=_encode(record.exchanges).decode() if record.exchanges else None,
+            exchanges=self._exchanges(record, commands),
         )
         return Unit(self._book, commands, atomic=True, header=header)
+
+    def _exchanges(self, record: TransactionRecord, commands: list[Command]) -> str | None:
+        """What the transaction's exchanges became, by the ledger's ids of their legs. Raises Unfit for one that its legs don't bear out."""
+        posts = {command.id: (command.amount, command.currency) for command in commands if command.kind == "post"}
+        kept = []
+        for place, one in enumerate(record.exchanges):
+            field = f"/exchanges/{place}"
+            legs = [self._id(said, f"{field}/transfers") for said in one.transfers]
+            told = [
+                self._amount(money, f"{field}/{name}")
+                for name, money in (("sold", one.sold), ("bought", one.bought), ("spread", one.spread))
+                if money is not None
+            ]
+            if [posts.get(leg) for leg in legs] != told:
+                raise Unfit(
+                    f"{field}/transfers", "invalid-unit", "these are not the legs that say what was sold and bought"
+                )
+            sold, *bought = [minor for minor, _ in filter(None, told)]
+            if rounded(sold * one.rate.numerator, one.rate.denominator, one.rounding) != sum(bought):
+                raise Unfit(f"{field}/rate", "invalid-unit", "this is not what the rate gives")
+            kept.append(msgspec.structs.replace(one, transfers=[ids.transfers.text(leg) for leg in legs]))
+        return _encode(kept).decode() if kept else None
 
     def _command(
         self, leg: LegRecord, own: TransferId, transaction: TransactionId | None, effective: datetime | None, at: str
