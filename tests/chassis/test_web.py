@@ -26,6 +26,7 @@ from tallystick.chassis.telemetry import context, logs
 from tallystick.chassis.web import (
     Application,
     Endpoint,
+    Further,
     Page,
     Paging,
     Reply,
@@ -156,7 +157,7 @@ async def tile(shop: Shop, request: Request) -> Reply[Any]:
 ENDPOINTS = (
     Endpoint(
         "POST", "/v1/sales", sell, scope="payments:write", action="sell", resource="Sale", body=Sale, answer=Sold,
-        status=201, further={202: "Taken"}, idempotency="required", rate="money", problems=(SoldOut,), timeout=0.3,
+        status=201, further={202: Further("Taken", Sold)}, idempotency="required", rate="money", problems=(SoldOut,), timeout=0.3,
         summary="Sell",
     ),
     Endpoint("GET", "/v1/sales", listing, scope="payments:read", action="list", query=Filter, answer=Page[Sold]),

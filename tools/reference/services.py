@@ -71,13 +71,20 @@ def endpoint_section(row: Endpoint, document: Schema) -> list[str]:
     answer = operation["responses"][str(row.status)].get("content", {})
     said = "; ".join(f"{kind(each['schema'])} (`{media}`)" for media, each in answer.items())
     lines.append(f"Answer: {row.status}{': ' + said if said else ''}.")
-    lines += [
-        f"Or the same with {status}: {text[0].lower()}{text[1:]}." for status, text in sorted(row.further.items())
-    ]
+    for status, (meaning, other) in sorted(row.further.items()):
+        same = "the same" if other is None else kind(schema_of(operation, status))
+        lines.append(f"Or {same} with {status}: {meaning[0].lower()}{meaning[1:]}.")
     if row.problems:
         links = sorted({f"[{p.slug}](../../problems/index.md#{p.slug}) ({p.status})" for p in row.problems})
         lines += ["", f"Problems of its own: {', '.join(links)}."]
     return lines
+
+
+def schema_of(operation: Schema, status: int) -> Schema:
+    """Of the answer with this status."""
+    (content,) = operation["responses"][str(status)]["content"].values()
+    found: Schema = content["schema"]
+    return found
 
 
 def messages(schemas: Schema) -> list[str]:

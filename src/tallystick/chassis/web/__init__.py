@@ -5,12 +5,13 @@ from tallystick.chassis.web.decode import body_decoder, invalid
 from tallystick.chassis.web.messages import Headers, Page, Reply, Request
 from tallystick.chassis.web.openapi import openapi
 from tallystick.chassis.web.paging import After, Paging, cursor, page, read_cursor
-from tallystick.chassis.web.table import Endpoint
+from tallystick.chassis.web.table import Endpoint, Further
 
 __all__ = [
     "After",
     "Application",
     "Endpoint",
+    "Further",
     "Headers",
     "Page",
     "Paging",

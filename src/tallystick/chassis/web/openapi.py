@@ -96,7 +96,8 @@ def openapi(
 
 
 def _types(row: Endpoint) -> tuple[Any, ...]:
-    return (row.body, row.query, row.answer, row.form, row.refusal, *row.segments.values())
+    further = (each.answer for each in row.further.values())
+    return (row.body, row.query, row.answer, row.form, row.refusal, *row.segments.values(), *further)
 
 
 def _shard(names: Sequence[str]) -> dict[str, Any]:
@@ -215,8 +216,12 @@ def _success(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
         response["content"] |= {media: {"schema": {"type": "string"}} for media in row.also}
     elif row.produces != "application/json":
         response["content"] = {row.produces: {"schema": {"type": "string"}}}
-    meaning = {row.status: "Done", **row.further}
-    return {str(status): {"description": meaning[status], **response} for status in sorted(meaning)}
+    found = {row.status: {"description": "Done", **response}}
+    for status, (meaning, answer) in row.further.items():
+        found[status] = {"description": meaning, **response}
+        if answer is not None:
+            found[status]["content"] = {row.produces: {"schema": schema_of[id(answer)]}}
+    return {str(status): found[status] for status in sorted(found)}
 
 
 def _refusals(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tallystick.chassis.web.messages import Reply
 from tallystick.kernel.problem import Problem
@@ -21,6 +21,13 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)(:path)?\}")
 
 
+class Further(NamedTuple):
+    """What another status of success means. `answer`: the type of its answer where that is another one."""
+
+    meaning: str
+    answer: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One row.
@@ -30,8 +37,8 @@ class Endpoint:
     limits; the class `money` also demands a fresh revocation feed. `timeout` is the time budget in seconds of a request
     that brings none. `also` are further media types that the answer can be had in.
 
-    For the document alone: `segments` are the msgspec types of the path's parameters; `further` says what other statuses of success than
-    `status` mean. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their handler reads `raw_body`
+    For the document alone: `segments` are the msgspec types of the path's parameters; `further` are other statuses of success than
+    `status`. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their handler reads `raw_body`
     itself, which is as `form` says, because their errors have a form of their own: `refusal`, with the statuses 400 and 401 (section 5.2).
     """
 
@@ -56,7 +63,7 @@ class Endpoint:
     produces: str = field(default="application/json", kw_only=True)
     also: tuple[str, ...] = field(default=(), kw_only=True)
     segments: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    further: Mapping[int, str] = field(default_factory=dict, kw_only=True)
+    further: Mapping[int, Further] = field(default_factory=dict, kw_only=True)
     form: Any = field(default=None, kw_only=True)
     refusal: Any = field(default=None, kw_only=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tallystick.chassis.idempotency import Digester, Entry
-from tallystick.chassis.web import Endpoint, Page, Reply, Request, invalid
+from tallystick.chassis.web import Endpoint, Further, Page, Reply, Request, invalid
 from tallystick.contracts.payments import messages as wire
 from tallystick.contracts.payments.problems import (
     AccountNotFound,
@@ -186,7 +186,7 @@ def _account(account: ids.AccountId | None) -> str:
 
 _AMOUNT = (InvalidAmount, UnknownCurrency, ids.InvalidId)
 
-_ON_ITS_WAY = {202: "Taken: this is what is known so far, and the work goes on"}
+_ON_ITS_WAY = {202: Further("Taken: this is what is known so far, and the work goes on")}
 
 ENDPOINTS = (
     Endpoint(

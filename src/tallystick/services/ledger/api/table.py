@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tallystick.chassis.web import Endpoint, Page, Paging
+from tallystick.chassis.web import Endpoint, Further, Page, Paging
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.problems import (
     AccountClosed,
@@ -82,7 +82,8 @@ _OF_TRANSFER: Final = {"id": ids.TransferIdWire}
 _OF_TRANSACTION: Final = {"id": ids.TransactionIdWire}
 _OF_IMPORT: Final = {"id": ids.ImportIdWire}
 _OF_PROPOSAL: Final = {"id": ids.ProposalIdWire}
-_AGAIN: Final = {200: "Done before, by the same id: what it became then"}
+_AGAIN: Final = {200: Further("Done before, by the same id: what it became then")}
+_WAITS: Final = {202: Further("It waits for approvals: the proposal", wire.Proposal)}
 
 _IMPORT: Final = (ImportNotFound, InvalidId)
 _BOOK: Final = (BookNotFound, BookElsewhere, BookQuarantined)
@@ -182,7 +183,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/imports", imports.announce, scope="books:import", action="importBook", resource="Book",
-        body=wire.NewImport, answer=wire.Import, status=201, further={200: "Announced before: how far it is"}, rate="write",
+        body=wire.NewImport, answer=wire.Import, status=201, further={200: Further("Announced before: how far it is")}, rate="write",
         problems=(BookNotFound, ImportTooLarge), summary="Announce an import: the same content once",
     ),
     Endpoint(
@@ -347,7 +348,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/transactions", transactions.create, scope="transfers:write", action="createTransaction",
-        resource="Transfer", body=wire.NewTransaction, answer=wire.Transaction, status=201, further=_AGAIN, idempotency="required",
+        resource="Transfer", body=wire.NewTransaction, answer=wire.Transaction, status=201, further=_AGAIN | _WAITS, idempotency="required",
         rate="money", problems=(*_WHOLE, ExchangeWorthless), summary="Post transfers and exchanges as one thing",
     ),
     Endpoint(
@@ -364,7 +365,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/transactions/{id}/reverse", transactions.reverse, scope="transfers:write",
         action="reverseTransaction", resource="Transfer", body=wire.ReverseTransaction, answer=wire.Transaction,
-        status=201, further=_AGAIN, idempotency="required", rate="money",
+        status=201, further=_AGAIN | _WAITS, idempotency="required", rate="money",
         problems=(*_WHOLE, TransactionNotFound, NotReversible, ExceedsReversible), segments=_OF_TRANSACTION, summary="Reverse a transaction as a whole",
     ),
     Endpoint(
