@@ -7,7 +7,7 @@ and has no way to the wire. A class is a *type* of problem and its URL is stable
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 DOCS = "https://tallystick.dev/problems"
 
@@ -42,6 +42,11 @@ class Problem(Exception):
         self.context = context or {}
         self.headers = headers or {}
         self.extensions = extensions
+
+    def at(self, pointer: str) -> Self:
+        """The same with the place in the request (RFC 6901) that it is about, unless it says one already."""
+        self.extensions.setdefault("errors", [{"pointer": pointer, "detail": self.detail}])
+        return self
 
     @classmethod
     def type_url(cls) -> str:

@@ -10,9 +10,9 @@ from msgspec import Meta
 from tallystick.chassis.web import Page, Paging, Reply, Request, page, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.problems import BookNotFound, CategoryNotFound
-from tallystick.services.ledger.api import commands, views
+from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.common import instant, who
-from tallystick.services.ledger.model import BookRow
+from tallystick.services.ledger.model import BookRow, chart_of
 from tallystick.services.ledger.service import Ledger
 
 
@@ -108,7 +108,7 @@ async def get_chart(ledger: Ledger, request: Request[None, ChartQuery]) -> Reply
 async def set_chart(ledger: Ledger, request: Request[wire.SetChart]) -> Reply[wire.Chart]:
     name = named(request)
     body = request.body
-    chart, since = await ledger.books.set_chart(who(request), name, lambda version: commands.chart(body, version))
+    chart, since = await ledger.books.set_chart(who(request), name, lambda version: chart_of(body, version))
     return Reply(views.chart(name, chart, since))
 
 

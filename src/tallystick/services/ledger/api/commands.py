@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tallystick.contracts.ledger.messages import ChangeAccount, NewTransfer, OpenAccount, SetChart, UnitTransfer
+from tallystick.contracts.ledger.messages import ChangeAccount, NewTransfer, OpenAccount, UnitTransfer
 from tallystick.contracts.ledger.problems import InvalidUnit
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId, TransferId
-from tallystick.kernel.money import MAX_MINOR, InvalidAmount, Money, MoneyWire, currency, to_money
+from tallystick.kernel.money import Money, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import AccountRow, Chart, Command, CommandKind, NewAccount, Rule, account_ref
+from tallystick.services.ledger.model import AccountRow, Command, CommandKind, NewAccount, account_ref, limit_of
 
 _sorted = msgspec.json.Encoder(order="sorted")
 
@@ -31,9 +31,9 @@ def new_transfers(items: Sequence[NewTransfer]) -> list[Command]:
         try:
             commands.append(_new_transfer(item))
         except Problem as problem:
-            raise at(problem, f"/transfers/{place}") from None
+            raise problem.at(f"/transfers/{place}") from None
     if items[-1].linked:
-        raise at(InvalidUnit("the last transfer has no next to be linked to"), f"/transfers/{len(items) - 1}/linked")
+        raise InvalidUnit("the last transfer has no next to be linked to").at(f"/transfers/{len(items) - 1}/linked")
     return commands
 
 
@@ -63,7 +63,7 @@ def unit(items: Sequence[UnitTransfer]) -> list[Command]:
         try:
             commands.append(_unit_transfer(item))
         except Problem as problem:
-            raise at(problem, f"/transfers/{place}") from None
+            raise problem.at(f"/transfers/{place}") from None
     return commands
 
 
@@ -113,7 +113,7 @@ def on_target(
         try:
             money = to_money(amount)
         except Problem as problem:
-            raise at(problem, "/amount") from None
+            raise problem.at("/amount") from None
     return Command(
         kind=kind,
         id=ids.transfers.new() if own is None else _parse_transfer(own),
@@ -135,19 +135,11 @@ def account(given: OpenAccount, own: AccountId) -> NewAccount:
         kind=given.kind,
         currency=given.currency,
         normal_side=given.normal_side,
-        floor=limit(given.floor, "/floor"),
-        ceiling=limit(given.ceiling, "/ceiling"),
+        floor=limit_of(given.floor, "/floor"),
+        ceiling=limit_of(given.ceiling, "/ceiling"),
         code=given.code,
         metadata=kept(given.metadata),
     )
-
-
-def limit(text: str | None, pointer: str) -> int | None:
-    """Minor units. Raises InvalidAmount."""
-    minor = None if text is None else int(text)
-    if minor is not None and abs(minor) > MAX_MINOR:
-        raise at(InvalidAmount("a floor or a ceiling is at most 2^63 - 1 minor units away from zero"), pointer)
-    return minor
 
 
 def changed(row: AccountRow, given: ChangeAccount) -> AccountRow:
@@ -158,35 +150,7 @@ def changed(row: AccountRow, given: ChangeAccount) -> AccountRow:
     if given.metadata is not msgspec.UNSET:
         changes["metadata"] = kept(given.metadata)
     if given.floor is not msgspec.UNSET:
-        changes["floor"] = limit(given.floor, "/floor")
+        changes["floor"] = limit_of(given.floor, "/floor")
     if given.ceiling is not msgspec.UNSET:
-        changes["ceiling"] = limit(given.ceiling, "/ceiling")
+        changes["ceiling"] = limit_of(given.ceiling, "/ceiling")
     return msgspec.structs.replace(row, **changes)
-
-
-def chart(given: SetChart, version: int) -> Chart:
-    """Raises UnknownCurrency and InvalidAmount, with the pointer of the rule."""
-    rules = []
-    for place, one in enumerate(given.rules):
-        where = f"/rules/{place}"
-        try:
-            for code in one.currencies or ():
-                currency(code)
-        except Problem as problem:
-            raise at(problem, f"{where}/currencies") from None
-        rules.append(
-            Rule(
-                pattern=one.pattern,
-                kind=one.kind,
-                normal_side=one.normal_side,
-                currencies=None if one.currencies is None else tuple(one.currencies),
-                floor=limit(one.floor, f"{where}/floor"),
-                ceiling=limit(one.ceiling, f"{where}/ceiling"),
-            )
-        )
-    return Chart(version, given.mode, rules)
-
-
-def at(problem: Problem, pointer: str) -> Problem:
-    problem.extensions.setdefault("errors", [{"pointer": pointer, "detail": problem.detail}])
-    return problem

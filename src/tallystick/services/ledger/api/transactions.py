@@ -18,7 +18,7 @@ from tallystick.kernel.money import MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.approvals import proposal
-from tallystick.services.ledger.api.commands import at, kept
+from tallystick.services.ledger.api.commands import kept
 from tallystick.services.ledger.api.common import entry, instant, who
 from tallystick.services.ledger.api.handlers import BookQuery
 from tallystick.services.ledger.model import (
@@ -60,7 +60,7 @@ def assembled(body: wire.NewTransaction) -> tuple[Header, list[Command]]:
             if effective is not None and any(command.kind != "post" for command in new):
                 raise InvalidUnit("what is dated back has no holds: what is held is held now")
         except Problem as problem:
-            raise at(problem, f"/transfers/{place}") from None
+            raise problem.at(f"/transfers/{place}") from None
         made += [msgspec.structs.replace(command, transaction=own, effective_at=effective) for command in new]
     if len({command.id for command in made}) < len(made):
         raise InvalidUnit("two transfers of a transaction have the same id")

@@ -14,7 +14,7 @@ from tallystick.services.ledger.model.approvals import (
 )
 from tallystick.services.ledger.model.books import BookRow
 from tallystick.services.ledger.model.categories import Category, CurrencyTotal, members, on_a_cycle
-from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule
+from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule, chart_of
 from tallystick.services.ledger.model.exchange import Exchange, Leg, Ratio, Worthless, legs
 from tallystick.services.ledger.model.explain import (
     Checkpoint,
@@ -45,7 +45,7 @@ from tallystick.services.ledger.model.interbook import (
     ending,
     transit_account,
 )
-from tallystick.services.ledger.model.limits import dated, is_limited
+from tallystick.services.ledger.model.limits import dated, is_limited, limit_of
 from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_transit, pattern
 from tallystick.services.ledger.model.records import OPENING, Reader, Unfit, account_id, called, limit, new_account
 from tallystick.services.ledger.model.reports import (
@@ -62,7 +62,7 @@ from tallystick.services.ledger.model.reports import (
 from tallystick.services.ledger.model.rows import AccountRow, CheckedBook, Due, EntryRow, Found, NewAccount
 from tallystick.services.ledger.model.rules import EPOCH, decide
 from tallystick.services.ledger.model.search import LOOKED_AT, ONE_BY_ONE, Hit, Listing, Side, Wanted, sides
-from tallystick.services.ledger.model.settings import category_of, chart_of, sealed_until, with_those_of
+from tallystick.services.ledger.model.settings import category_in, chart_in, sealed_until, with_those_of
 from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement, running
 from tallystick.services.ledger.model.values import (
     MAX,
@@ -180,7 +180,8 @@ __all__ = [
     "balance",
     "balance_sheets",
     "called",
-    "category_of",
+    "category_in",
+    "chart_in",
     "chart_of",
     "crossing_of",
     "dated",
@@ -200,6 +201,7 @@ __all__ = [
     "leg_id",
     "legs",
     "limit",
+    "limit_of",
     "may_approve",
     "members",
     "missing",

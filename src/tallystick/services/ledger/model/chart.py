@@ -12,6 +12,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from tallystick.contracts.ledger.messages import ChartRecord, SetChart
+from tallystick.kernel.money import currency
+from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model.limits import limit_of
 from tallystick.services.ledger.model.paths import is_transit
 
 Mode = Literal["open", "strict"]
@@ -97,6 +101,29 @@ class Chart:
         if rule.ceiling is not None and (account.ceiling is None or account.ceiling > rule.ceiling):
             return f"its ceiling is above the rule's of {rule.ceiling}", rule
         return None
+
+
+def chart_of(given: SetChart | ChartRecord, version: int) -> Chart:
+    """A chart as it is said. Raises UnknownCurrency and InvalidAmount, with the pointer of the rule."""
+    rules = []
+    for place, one in enumerate(given.rules):
+        where = f"/rules/{place}"
+        try:
+            for code in one.currencies or ():
+                currency(code)
+        except Problem as problem:
+            raise problem.at(f"{where}/currencies") from None
+        rules.append(
+            Rule(
+                pattern=one.pattern,
+                kind=one.kind,
+                normal_side=one.normal_side,
+                currencies=None if one.currencies is None else tuple(one.currencies),
+                floor=limit_of(one.floor, f"{where}/floor"),
+                ceiling=limit_of(one.ceiling, f"{where}/ceiling"),
+            )
+        )
+    return Chart(version, given.mode, rules)
 
 
 def _compiled(segments: Sequence[str]) -> re.Pattern[str]:

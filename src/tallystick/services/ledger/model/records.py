@@ -26,6 +26,7 @@ from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 from tallystick.kernel.money import MAX_MINOR, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model.exchange import rounded
+from tallystick.services.ledger.model.limits import limit_of
 from tallystick.services.ledger.model.paths import is_transit
 from tallystick.services.ledger.model.rows import NewAccount
 from tallystick.services.ledger.model.values import Command, Header, Transfer, Unit, derived, leg_id, usual_kind
@@ -111,10 +112,10 @@ def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAcco
 
 def limit(text: str | None, field: str) -> int | None:
     """Minor units. Raises Unfit."""
-    minor = None if text is None else int(text)
-    if minor is not None and abs(minor) > MAX_MINOR:
-        raise Unfit(field, "invalid-amount", "a floor or a ceiling is at most 2^63 - 1 minor units away from zero")
-    return minor
+    try:
+        return limit_of(text, field)
+    except Problem as problem:
+        raise Unfit(field, problem.slug, problem.detail) from None
 
 
 class Reader:

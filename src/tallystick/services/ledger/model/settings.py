@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from tallystick.contracts.ledger.messages import BookRecord, CategoryRecord, ChartRecord
-from tallystick.kernel.money import currency
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model.categories import Category, on_a_cycle
-from tallystick.services.ledger.model.chart import Chart, Rule
-from tallystick.services.ledger.model.records import Unfit, instant, limit
+from tallystick.services.ledger.model.chart import Chart, chart_of
+from tallystick.services.ledger.model.records import Unfit, instant
 
 
 def sealed_until(record: BookRecord, now: datetime) -> datetime | None:
@@ -26,30 +25,15 @@ def sealed_until(record: BookRecord, now: datetime) -> datetime | None:
     return until
 
 
-def chart_of(record: ChartRecord, version: int) -> Chart:
+def chart_in(record: ChartRecord, version: int) -> Chart:
     """Raises Unfit."""
-    rules = []
-    for place, one in enumerate(record.rules):
-        where = f"/rules/{place}"
-        try:
-            for code in one.currencies or ():
-                currency(code)
-        except Problem as problem:
-            raise Unfit(f"{where}/currencies", problem.slug, problem.detail) from None
-        rules.append(
-            Rule(
-                pattern=one.pattern,
-                kind=one.kind,
-                normal_side=one.normal_side,
-                currencies=None if one.currencies is None else tuple(one.currencies),
-                floor=limit(one.floor, f"{where}/floor"),
-                ceiling=limit(one.ceiling, f"{where}/ceiling"),
-            )
-        )
-    return Chart(version, record.mode, rules)
+    try:
+        return chart_of(record, version)
+    except Problem as problem:
+        raise Unfit(problem.extensions["errors"][0]["pointer"], problem.slug, problem.detail) from None
 
 
-def category_of(record: CategoryRecord, known: Mapping[str, Category], now: datetime) -> Category:
+def category_in(record: CategoryRecord, known: Mapping[str, Category], now: datetime) -> Category:
     """`known`: those of the book and of the file. Raises Unfit for a member that is not there, and for one that is above itself."""
     made = Category(record.name, record.paths, record.categories, now)
     for place, member in enumerate(record.categories):

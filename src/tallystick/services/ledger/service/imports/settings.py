@@ -17,8 +17,8 @@ from tallystick.services.ledger.model import (
     Unfit,
     account_id,
     called,
-    category_of,
-    chart_of,
+    category_in,
+    chart_in,
     limit,
     sealed_until,
     with_those_of,
@@ -130,7 +130,7 @@ class Settings:
 
     async def _set_chart(self, record: ChartRecord) -> None:
         present, _ = await self._store.chart(self._tx, self._job.book) or (NO_CHART, None)
-        made = chart_of(record, present.version + 1)
+        made = chart_in(record, present.version + 1)
         if (made.mode, made.rules) == (present.mode, present.rules):
             return
         async for account, charted in self._store.charted(self._tx, self._job.book):
@@ -140,7 +140,7 @@ class Settings:
         await self._store.insert_chart(self._tx, self._job.book, made, self._now)
 
     async def _set_category(self, record: CategoryRecord, known: dict[str, Category]) -> None:
-        await self._store.set_category(self._tx, self._job.book, category_of(record, known, self._now))
+        await self._store.set_category(self._tx, self._job.book, category_in(record, known, self._now))
 
     async def _set_book(self, record: BookRecord) -> None:
         until = sealed_until(record, self._now)
