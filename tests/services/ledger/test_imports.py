@@ -238,10 +238,19 @@ async def test_what_a_file_says_of_the_book_goes_no_further_than_the_interface_d
     assert await refusals(env, await bring(env, lines[-1:])) == [(1, "/created_at", "invalid-request")]
     chart: Rec = {"type": "chart", "mode": "open", "rules": [{**rule, "currencies": ["EUR", "XXQ"]}]}
     assert await refusals(env, await bring(env, [chart])) == [(1, "/rules/0/currencies", "unknown-currency")]
+    # What was refused is not there for the others.
+    above = [
+        *lines[2:5],
+        {"type": "category", "name": "top", "categories": ["up"]},
+        {"type": "category", "name": "alone"},
+    ]
+    done = await bring(env, above, mode="valid")
+    assert [each[0] for each in await refusals(env, done)] == [1, 2, 3, 4]
+    assert [one["name"] for one in (await env.call("GET", "/v1/books/main/categories")).json["data"]] == ["alone"]
     # In any order, as long as all are there and none is above itself.
     good = await bring(env, [*lines[2:4], {"type": "category", "name": "middle", "paths": ["a:**"]}])
     assert good["state"] == "done"
-    assert len((await env.call("GET", "/v1/books/main/categories")).json["data"]) == 3
+    assert len((await env.call("GET", "/v1/books/main/categories")).json["data"]) == 4
 
 
 @pytest.mark.parametrize(

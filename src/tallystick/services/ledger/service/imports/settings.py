@@ -88,13 +88,7 @@ class Settings:
             await self._fitting(line, self._close(one))
         if self._chart is not None:
             await self._fitting(self._chart[0], self._set_chart(self._chart[1]))
-        known = with_those_of(
-            await self._store.categories(self._tx, self._job.book),
-            (one for _, one in self._categories.values()),
-            self._now,
-        )
-        for line, category in self._categories.values():
-            await self._fitting(line, self._set_category(category, known))
+        await self._set_categories()
         if self._book is not None:
             await self._fitting(self._book[0], self._set_book(self._book[1]))
             wanted = self._job.wanted_sequence
@@ -139,8 +133,23 @@ class Settings:
                 raise Unfit(None, "chart-orphans-accounts", f"{ids.accounts.text(account)}: {fault[0]}")
         await self._store.insert_chart(self._tx, self._job.book, made, self._now)
 
-    async def _set_category(self, record: CategoryRecord, known: dict[str, Category]) -> None:
-        await self._store.set_category(self._tx, self._job.book, category_in(record, known, self._now))
+    async def _set_categories(self) -> None:
+        there = await self._store.categories(self._tx, self._job.book)
+        fit: list[Category] = []
+        left = dict(self._categories)
+        refused = True
+        while refused:  # what is refused is not there for the others
+            known = with_those_of(there, (one for _, one in left.values()), self._now)
+            refused, fit = False, []
+            for name, (line, record) in list(left.items()):
+                try:
+                    fit.append(category_in(record, known, self._now))
+                except Unfit as no:
+                    self._taking.refuse(line, no)
+                    del left[name]
+                    refused = True
+        for category in fit:
+            await self._store.set_category(self._tx, self._job.book, category)
 
     async def _set_book(self, record: BookRecord) -> None:
         until = sealed_until(record, self._now)
