@@ -834,6 +834,10 @@ def test_the_document_is_openapi_3_1() -> None:
     assert "application/x-www-form-urlencoded" in raw["requestBody"]["content"]
     assert set(raw["responses"]["400"]["content"]) == {"application/json", "application/problem+json"}
     assert set(raw["responses"]["401"]["content"]) == {"application/json"}
+    assert {"Sale", "SoldPage"} <= set(document["components"]["schemas"])
+    assert document["components"]["schemas"]["SoldPage"]["title"] == "SoldPage"
+    listing = document["paths"]["/v1/sales"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert listing == {"$ref": "#/components/schemas/SoldPage"}
     listing_names = [each["name"] for each in document["paths"]["/v1/sales"]["get"]["parameters"]]
     assert {"limit", "after", "state"} <= set(listing_names)
     assert "/internal/stock" not in document["paths"]

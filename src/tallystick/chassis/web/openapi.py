@@ -22,7 +22,8 @@ from tallystick.kernel.problem import Problem
 DPOP = "dpop"
 CERTIFICATE = "certificate"
 MESH = "mesh"
-_REF = "#/components/schemas/{name}"
+_SCHEMAS = "#/components/schemas/"
+_REF = _SCHEMAS + "{name}"
 
 _PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
@@ -82,17 +83,46 @@ def openapi(
             operation["parameters"].append(_shard(shards))
         operation["operationId"] = row.action if actions[row.action] == 1 and row.action else _named_by_path(row)
         paths[PARAMETER.sub(r"{\1}", row.path)][row.method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": f"Tallystick: {service}", "version": version("tallystick"), "license": _license()},
-        "servers": [{"url": "/"}],
-        "paths": dict(sorted(paths.items())),
-        "components": {
-            "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
-            "headers": _HEADERS,
-            "securitySchemes": _security_schemes(rows),
-        },
+    return _with_public_names(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": f"Tallystick: {service}", "version": version("tallystick"), "license": _license()},
+            "servers": [{"url": "/"}],
+            "paths": dict(sorted(paths.items())),
+            "components": {
+                "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
+                "headers": _HEADERS,
+                "securitySchemes": _security_schemes(rows),
+            },
+        }
+    )
+
+
+def _with_public_names(document: dict[str, Any]) -> dict[str, Any]:
+    """Types are called what clients call them: `Money` and not `MoneyWire`, `PaymentPage` and not `Page_Payment_`. Raises ValueError when
+    two would be called the same.
+    """
+    schemas = document["components"]["schemas"]
+    named = {name: re.sub(r"Wire$", "", re.sub(r"^Page_(\w+)_$", r"\1Page", name)) for name in schemas}
+    if len(set(named.values())) < len(named):
+        msg = f"two types of the same public name: {sorted(named.values())}"
+        raise ValueError(msg)
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renamed(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [renamed(each) for each in value]
+        if isinstance(value, str) and value.startswith(_SCHEMAS):  # a `$ref`, or the mapping of a discriminator
+            return _SCHEMAS + named[value.removeprefix(_SCHEMAS)]
+        return value
+
+    document = renamed(document)
+    document["components"]["schemas"] = {
+        named[name]: schema | ({"title": named[name]} if "title" in schema else {})
+        for name, schema in document["components"]["schemas"].items()
     }
+    return document
 
 
 def _types(row: Endpoint) -> tuple[Any, ...]:
