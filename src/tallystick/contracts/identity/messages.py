@@ -108,6 +108,8 @@ _Assertion = Annotated[str, msgspec.Meta(description="a JWT signed by the client
 class _Authenticated(msgspec.Struct, frozen=True, kw_only=True):
     client_assertion_type: Literal["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"]
     client_assertion: _Assertion
+    client_id: ClientIdWire | None = None
+    """Who it is says the assertion; if it is there too, it has to be the same."""
 
 
 class TokenRequest(_Authenticated, frozen=True, kw_only=True):
