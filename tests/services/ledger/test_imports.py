@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -568,6 +570,113 @@ async def test_a_random_book_comes_back_to_the_same_balances_and_sequence(env: E
     assert done["sequence"] == before[0]["sequence"]
     assert timeless(after) == timeless(before)
     assert await accounts(env, "copy") == await accounts(env)
+
+
+class Spoiler:
+    """Files that somebody has edited: a few things in an export are not what they were."""
+
+    def __init__(self, records: Sequence[Rec], chance: random.Random) -> None:
+        self.records = records
+        self.chance = chance
+        money = [{"amount": amount, "currency": code} for amount in ("0", "5", "9" * 19) for code in ("EUR", "XXQ")]
+        times = ["0001-01-01T00:00:00Z", "2025-06-01T00:00:00Z", "9999-12-31T23:59:59Z", "at five o'clock yesterday"]
+        words = [
+            "",
+            " ",
+            "a:1",
+            "a:{x}",
+            "transit:a:EUR",
+            "**",
+            "x" * 64,
+            "EUR",
+            "JPY",
+            "-5",
+            "0",
+            "7",
+            "9" * 19,
+            "-" + "9" * 19,
+        ]
+        kinds = ["post", "hold", "capture", "void", "expire", "reverse", "increase", "debit", "asset", "strict"]
+        self.pool: list[Any] = [None, True, False, -1, 0, 1, 2**62, [], {}, *money, *times, *words, *kinds]
+
+    def spoiled(self) -> list[Rec]:
+        chance, records = self.chance, copy.deepcopy(list(self.records))
+        for _ in range(chance.randint(1, 4)):
+            nth = chance.randrange(len(records))
+            match chance.choice(["change", "change", "change", "drop", "again", "swap", "move"]):
+                case "change":
+                    self.change(records[nth])
+                case "drop" if len(records) > 1:
+                    del records[nth]
+                case "again":
+                    records.insert(chance.randrange(len(records)), copy.deepcopy(records[nth]))
+                case "swap":
+                    other = chance.randrange(len(records))
+                    records[nth], records[other] = records[other], records[nth]
+                case _:
+                    records.insert(0, records.pop(nth))
+        return records
+
+    def change(self, value: Any) -> None:
+        """One member, at any depth."""
+        chance = self.chance
+        while True:
+            keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+            key = chance.choice(keys)
+            if isinstance(value[key], dict | list) and value[key] and chance.random() < 0.7:
+                value = value[key]
+                continue
+            if isinstance(value, dict) and chance.random() < 0.2:
+                del value[key]
+            elif chance.random() < 0.3:
+                # what another record has under this name
+                value[key] = chance.choice([one[key] for one in self.records if key in one] or [value[key]])
+            else:
+                value[key] = chance.choice(self.pool)
+            return
+
+
+@pytest.mark.parametrize("seed", [0, 1, 25])
+async def test_whatever_is_wrong_in_a_file_an_import_comes_to_an_end(env: Env, seed: int) -> None:
+    """Done or failed, with what was wrong; never an accident, and what failed as a whole has left nothing."""
+    chance = random.Random(f"spoiled {seed}")
+    life = Life(env, chance)
+    await life.begin()
+    chart = {"mode": "open", "rules": [{"pattern": "a:{n:int}", "kind": "liability", "currencies": ["EUR", "JPY"]}]}
+    await env.call("PUT", "/v1/books/main/chart", chart)
+    for name, below in (("low", []), ("high", ["low"])):
+        await env.call("PUT", f"/v1/books/main/categories/{name}", {"paths": ["a:**"], "categories": below})
+    for _ in range(30):
+        await life.step()
+    await env.ledger.sweep()
+    spoiler = Spoiler(await export(env, limit=1000), chance)
+    became: Counter[str] = Counter()
+    for nth in range(60):
+        records, book = spoiler.spoiled(), f"copy-{nth}"
+        if chance.random() < 0.3:
+            records = [one for one in records if one.get("type") != "book"]
+        assert (await env.call("POST", "/v1/books", {"name": book})).status == 201
+        mode = chance.choice(["whole", "parts", "valid"])
+        own = (await announce(env, records, book=book, mode=mode)).json["id"]
+        lines = [{"line": n, "record": one} for n, one in enumerate(records, 1)]
+        staged = await env.call("POST", f"/v1/imports/{own}/lines", {"lines": lines})
+        if staged.status != 200:
+            assert staged.status == 400, staged.content
+            became["not taken"] += 1
+            continue
+        assert (await env.call("POST", f"/v1/imports/{own}/start")).status == 200
+        await env.ledger.importer.turn()
+        done = (await env.call("GET", f"/v1/imports/{own}")).json
+        became[done["state"]] += 1
+        assert done["state"] in {"done", "failed"}, done
+        assert "several times" not in (done["reason"] or ""), done
+        assert "the database refused" not in (done["reason"] or ""), (done, records)
+        if done["state"] == "failed" and mode == "whole":
+            assert await accounts(env, book) == {}
+        if done["state"] == "failed":
+            assert done["reason"]
+    assert became["done"] > 3, became
+    assert became["failed"] > 3, became
 
 
 # ---- other rules of the book ----------------------------------------------------------------------------------------

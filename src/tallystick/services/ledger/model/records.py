@@ -130,13 +130,14 @@ class Reader:
         self._restoring = restoring
         #: What the rules can't decide again of restored transfers: that they were expiries, and how much balancing ones were asked for.
         self._expired: set[TransferId] = set()
-        self._asked: dict[TransferId, int] = {}
+        #: By amount too: of two records with one id it is the other one that was refused.
+        self._asked: dict[tuple[TransferId, int], int] = {}
 
     def as_it_was(self, transfer: Transfer) -> Transfer:
         """A restored transfer with what time and balances decided when it was first posted. Amounts and accounts stay as they are."""
-        if transfer.id in self._expired:
+        if transfer.kind == "void" and transfer.id in self._expired:
             return msgspec.structs.replace(transfer, kind="expire")
-        asked = self._asked.get(transfer.id)
+        asked = self._asked.get((transfer.id, transfer.amount)) if transfer.kind in ("post", "hold") else None
         return transfer if asked is None else msgspec.structs.replace(transfer, asked=asked)
 
     def opening(self, record: AccountRecord) -> Unit | None:
@@ -284,7 +285,7 @@ class Reader:
         if asked is not None and amount is not None and leg.kind in ("post", "hold"):
             if asked[0] < amount[0]:
                 raise Unfit(at + "/asked", "invalid-amount", "no more was moved than was asked for")
-            self._asked[own] = asked[0]
+            self._asked[own, amount[0]] = asked[0]
 
     def _expiry(self, leg: LegRecord, at: str) -> int | None:
         """Seconds from now. What was to expire by now does in a second: the sweep finds it then."""
