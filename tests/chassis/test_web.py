@@ -838,6 +838,12 @@ def test_the_document_is_openapi_3_1() -> None:
     assert document["components"]["schemas"]["SoldPage"]["title"] == "SoldPage"
     listing = document["paths"]["/v1/sales"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert listing == {"$ref": "#/components/schemas/SoldPage"}
+    headers = {status: set(answer["headers"]) for status, answer in sale["responses"].items()}
+    assert headers["201"] == {"Request-Id", "Idempotent-Replayed"}
+    assert headers["202"] == {"Request-Id", "Idempotent-Replayed", "Retry-After"}
+    assert headers["401"] == {"Request-Id", "WWW-Authenticate"}
+    assert headers["429"] == headers["503"] == {"Request-Id", "Retry-After"}
+    assert headers["415"] == {"Request-Id"}
     listing_names = [each["name"] for each in document["paths"]["/v1/sales"]["get"]["parameters"]]
     assert {"limit", "after", "state"} <= set(listing_names)
     assert "/internal/stock" not in document["paths"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ import msgspec
 from tallystick.chassis.web.bound import common_problems
 from tallystick.chassis.web.table import PARAMETER, Endpoint
 from tallystick.kernel.deployment import HOME, SHARD_HEADER
-from tallystick.kernel.problem import Problem
+from tallystick.kernel.problem import Problem, Unauthenticated
 
 DPOP = "dpop"
 CERTIFICATE = "certificate"
@@ -51,9 +52,7 @@ _PROBLEM_SCHEMA: dict[str, Any] = {
     "required": ["type", "title", "status", "detail", "retryable", "request_id"],
 }
 
-_REQUEST_ID = {"Request-Id": {"$ref": "#/components/headers/Request-Id"}}
-_REPLAYED = {"Idempotent-Replayed": {"$ref": "#/components/headers/Idempotent-Replayed"}}
-_HEADERS = {
+_HEADERS: dict[str, dict[str, Any]] = {
     "Request-Id": {
         "description": "The trace id of this request: 32 hex digits, or a number of the edge's for what it refused itself",
         "schema": {"type": "string"},
@@ -62,7 +61,24 @@ _HEADERS = {
         "description": "`true` if this is the stored answer of an earlier request with the same key",
         "schema": {"type": "string", "enum": ["true"]},
     },
+    "Retry-After": {
+        "description": "In how many seconds to ask again, where that may help",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "WWW-Authenticate": {
+        "description": "What is wrong with the token or its proof (RFC 6750, RFC 9449)",
+        "schema": {"type": "string"},
+    },
+    "Tallystick-As-Of": {
+        "description": "Of a file: the book's sequence as of which it is",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "Link": {"description": "Of a file: its next page (RFC 8288)", "schema": {"type": "string"}},
 }
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def openapi(
@@ -163,7 +179,7 @@ def _operation(row: Endpoint, schema_of: dict[int, Any], components: dict[str, A
         "parameters": [
             *_path_parameters(row, schema_of),
             *_query_parameters(row, schema_of, components),
-            *_headers(row),
+            *_header_parameters(row),
         ],
         "responses": {**_success(row, schema_of), **_refusals(row, schema_of)},
         "security": _security(row),
@@ -213,7 +229,7 @@ def _query_parameters(row: Endpoint, schema_of: dict[int, Any], components: dict
     ]
 
 
-def _headers(row: Endpoint) -> list[dict[str, Any]]:
+def _header_parameters(row: Endpoint) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if row.idempotency is not None:
         found.append(
@@ -239,7 +255,11 @@ def _headers(row: Endpoint) -> list[dict[str, Any]]:
 
 
 def _success(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
-    headers = {**_REQUEST_ID, **(_REPLAYED if row.idempotency is not None else {})}
+    headers = _headers("Request-Id")
+    if row.idempotency is not None:
+        headers |= _headers("Idempotent-Replayed")
+    if row.also:
+        headers |= _headers("Tallystick-As-Of", "Link")
     response: dict[str, Any] = {"headers": headers}
     if row.answer is not None:
         response["content"] = {row.produces: {"schema": schema_of[id(row.answer)]}}
@@ -249,6 +269,8 @@ def _success(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
     found = {row.status: {"description": "Done", **response}}
     for status, (meaning, answer) in row.further.items():
         found[status] = {"description": meaning, **response}
+        if status == HTTPStatus.ACCEPTED:
+            found[status]["headers"] = headers | _headers("Retry-After")
         if answer is not None:
             found[status]["content"] = {row.produces: {"schema": schema_of[id(answer)]}}
     return {str(status): found[status] for status in sorted(found)}
@@ -263,15 +285,22 @@ def _refusals(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
     found = {str(status): _refusal(problems) for status, problems in sorted(by_status.items())}
     if row.refusal is not None:
         for status, meaning in (("400", "What was sent is refused"), ("401", "The client is not authenticated")):
-            refused = found.setdefault(status, {"description": meaning, "headers": _REQUEST_ID, "content": {}})
+            refused = found.setdefault(
+                status, {"description": meaning, "headers": _headers("Request-Id"), "content": {}}
+            )
             refused["content"] = {"application/json": {"schema": schema_of[id(row.refusal)]}, **refused["content"]}
     return dict(sorted(found.items()))
 
 
 def _refusal(problems: Sequence[type[Problem]]) -> dict[str, Any]:
+    headers = _headers("Request-Id")
+    if problems[0].status == Unauthenticated.status:
+        headers |= _headers("WWW-Authenticate")
+    if any(problem.retryable for problem in problems):
+        headers |= _headers("Retry-After")
     return {
         "description": "; ".join(problem.title for problem in problems),
-        "headers": _REQUEST_ID,
+        "headers": headers,
         "content": {
             "application/problem+json": {
                 "schema": {
