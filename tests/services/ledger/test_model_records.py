@@ -284,22 +284,24 @@ def test_a_hold_expires_in_what_is_left_of_its_time(said: dict[str, Any], left: 
 
 
 def test_a_transaction_is_a_unit_with_a_header() -> None:
-    exchange = ExchangeRecord(EUR_5, EUR_5, Rate(1, 1), "down", [])
-    record = TransactionRecord(
-        [leg(), leg(id="own", debit_account="2", credit_account="1")], "x", "r", "d", {"b": "2", "a": "1"}, EARLIER, "x0", [exchange]
-    )  # fmt: skip
+    exchange = ExchangeRecord(EUR_5, EUR_5, Rate(1, 1), "down", ["sold", "own"])
+    legs = [leg(), leg(id="sold"), leg(id="own", debit_account="2", credit_account="1")]
+    record = TransactionRecord(legs, "x", "r", "d", {"b": "2", "a": "1"}, EARLIER, "x0", [exchange])
     own = transaction_id(BOOK, "x")
     unit = reader().unit(record)
     at = NOW - timedelta(days=1)
     assert (unit.book, unit.atomic) == (BOOK, True)
+    sold, bought = transfer_id(BOOK, "sold"), transfer_id(BOOK, "own")
+    transfers = f'["{ids.transfers.text(sold)}","{ids.transfers.text(bought)}"]'
     assert unit.header == Header(
         id=own, reference="r", description="d", metadata='{"a":"1","b":"2"}', effective_at=at, reverses=transaction_id(BOOK, "x0"),
         exchanges='[{"sold":{"amount":"5","currency":"EUR"},"bought":{"amount":"5","currency":"EUR"},'
-        '"rate":{"numerator":1,"denominator":1},"rounding":"down","transfers":[]}]',
+        f'"rate":{{"numerator":1,"denominator":1}},"rounding":"down","transfers":{transfers}}}]',
     )  # fmt: skip
     assert [(one.id, one.transaction, one.effective_at) for one in unit.commands] == [
         (leg_id(own, 0), own, at),
-        (transfer_id(BOOK, "own"), own, at),
+        (sold, own, at),
+        (bought, own, at),
     ]
     plain = reader().unit(TransactionRecord([leg()], reference="r")).header
     assert plain == Header(id=transaction_id(BOOK, "r"), reference="r")
@@ -321,6 +323,42 @@ def test_a_transaction_is_a_unit_with_a_header() -> None:
 def test_what_is_wrong_with_a_transaction_and_where(field: str, reason: str, said: dict[str, Any]) -> None:
     record = TransactionRecord(**{"id": "x", "transfers": [leg()]} | said)
     refused(field, reason, lambda: reader().unit(record))
+
+
+EXCHANGED = ExchangeRecord(
+    EUR_5, MoneyWire("7", "USD"), Rate(8, 5), "down", ["a", "b", "c"], spread=MoneyWire("1", "USD")
+)
+
+
+def exchanging(**said: Any) -> TransactionRecord:
+    legs = [leg(id="a"), leg(id="b", amount=EXCHANGED.bought), leg(id="c", amount=EXCHANGED.spread)]
+    return TransactionRecord(legs, "x", exchanges=[replace(EXCHANGED, **said)])
+
+
+@pytest.mark.parametrize(
+    ("field", "reason", "said"),
+    [
+        ("transfers", "invalid-unit", {"sold": MoneyWire("6", "EUR")}),
+        ("transfers", "invalid-unit", {"bought": MoneyWire("7", "EUR")}),
+        ("transfers", "invalid-unit", {"transfers": ["b", "a", "c"]}),
+        ("transfers", "invalid-unit", {"transfers": ["a", "b"]}),
+        ("transfers", "invalid-unit", {"transfers": ["a", "b", "elsewhere"]}),
+        ("transfers", "invalid-id", {"transfers": ["a", "b", "trf_x"]}),
+        ("bought", "invalid-amount", {"bought": MoneyWire("0", "USD")}),
+        ("sold", "unknown-currency", {"sold": MoneyWire("5", "XXQ")}),
+        ("spread", "invalid-amount", {"spread": MoneyWire("9" * 19, "USD")}),
+        ("rate", "invalid-unit", {"rate": Rate(9, 5)}),
+        ("rate", "invalid-unit", {"transfers": ["a", "b"], "spread": None}),
+    ],
+)
+def test_an_exchange_is_what_its_legs_and_its_rate_say(field: str, reason: str, said: dict[str, Any]) -> None:
+    assert reader().unit(exchanging()).header is not None
+    refused(f"/exchanges/0/{field}", reason, lambda: reader().unit(exchanging(**said)))
+
+
+def test_an_exchange_is_of_what_was_posted_not_of_what_is_held() -> None:
+    held = [leg(id="a", kind="hold"), *exchanging().transfers[1:]]
+    refused("/exchanges/0/transfers", "invalid-unit", lambda: reader().unit(replace(exchanging(), transfers=held)))
 
 
 def test_a_transaction_of_today_may_hold() -> None:
@@ -382,21 +420,28 @@ def posted(number: int) -> Transfer:
 
 
 def test_what_time_and_balances_decided_is_as_it_was() -> None:
-    def back(record: TransferRecord, *, restoring: bool = True) -> Transfer:
-        again = reader(restoring=restoring)
-        again.unit(record)
-        return again.as_it_was(made)
-
     made, own = posted(5), ids.transfers.text(tid(5))
+    void = replace(made, kind="void")
+
+    def back(*records: TransferRecord, restoring: bool = True, of: Transfer = made) -> Transfer:
+        again = reader(restoring=restoring)
+        for record in records:
+            again.unit(record)
+        return again.as_it_was(of)
+
     more, less = MoneyWire("9", "EUR"), MoneyWire("4", "EUR")
     assert back(transfer(id=own)) == made
-    assert back(transfer(id=own, kind="expire")) == replace(made, kind="expire")
-    assert back(transfer(id=own, kind="expire"), restoring=False) == made
+    assert back(transfer(id=own, kind="expire"), of=void) == replace(made, kind="expire")
+    assert back(transfer(id=own, kind="expire"), of=void, restoring=False) == void
+    assert back(transfer(id=own, kind="expire")) == made, "another record with this id was posted, and it was a hold"
     for kind in ("post", "hold"):
         assert back(transfer(id=own, kind=kind, asked=more)) == replace(made, asked=9)
         assert back(transfer(id=own, kind=kind, asked=EUR_5)) == replace(made, asked=5)
         refused("/asked", "invalid-amount", lambda kind=kind: back(transfer(id=own, kind=kind, asked=less)))
     assert back(transfer(id=own, kind="capture", asked=more)) == made
+    assert back(transfer(id=own, asked=more, amount=MoneyWire("8", "EUR"))) == made
+    assert back(transfer(id=own, asked=more), transfer(id=own, amount=MoneyWire("8", "EUR"))) == replace(made, asked=9)
+    assert back(transfer(id=own, asked=more), of=void) == void
     assert back(transfer(id=own, asked=more), restoring=False) == made
     assert back(transfer(id="another", asked=more)) == made
     refused("/asked", "invalid-amount", lambda: back(transfer(asked=MoneyWire("0", "EUR"))))
