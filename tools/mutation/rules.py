@@ -42,7 +42,7 @@ OF: dict[str, tuple[str, ...]] = {
     "approvals": ("test_model_approvals.py", "test_approvals.py"),
     "books": ("test_model_names.py",),
     "categories": ("test_model_names.py",),
-    "chart": ("test_model_names.py",),
+    "chart": ("test_model_names.py", "test_model_settings.py"),
     "exchange": ("test_exchange.py",),
     "explain": ("test_model_reports.py", "test_reports_model.py"),
     "interbook": ("test_model_interbook.py",),
@@ -50,6 +50,7 @@ OF: dict[str, tuple[str, ...]] = {
     "records": ("test_model_records.py",),
     "reports": ("test_model_reports.py", "test_reports_model.py"),
     "search": ("test_model_names.py",),
+    "settings": ("test_model_settings.py",),
     "statement": ("test_model_reports.py", "test_reports_model.py"),
 }
 #: Of processor time, in which a mutant has to survive, with the tests of deciding and with those of another module: how busy the machine is with

@@ -14,7 +14,7 @@ from tallystick.services.ledger.model.approvals import (
 )
 from tallystick.services.ledger.model.books import BookRow
 from tallystick.services.ledger.model.categories import Category, CurrencyTotal, members, on_a_cycle
-from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule, chart_of
+from tallystick.services.ledger.model.chart import Chart, Charted, Mode, Rule, chart_of, limit_of
 from tallystick.services.ledger.model.exchange import Exchange, Leg, Ratio, Worthless, legs
 from tallystick.services.ledger.model.explain import (
     Checkpoint,
@@ -45,7 +45,7 @@ from tallystick.services.ledger.model.interbook import (
     ending,
     transit_account,
 )
-from tallystick.services.ledger.model.limits import dated, is_limited, limit_of
+from tallystick.services.ledger.model.limits import dated, is_limited
 from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_transit, pattern
 from tallystick.services.ledger.model.records import OPENING, Reader, Unfit, account_id, called, limit, new_account
 from tallystick.services.ledger.model.reports import (

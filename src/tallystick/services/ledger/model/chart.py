@@ -13,9 +13,8 @@ from typing import Final, Literal
 import msgspec
 
 from tallystick.contracts.ledger.messages import ChartRecord, SetChart
-from tallystick.kernel.money import currency
+from tallystick.kernel.money import MAX_MINOR, InvalidAmount, currency
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model.limits import limit_of
 from tallystick.services.ledger.model.paths import is_transit
 
 Mode = Literal["open", "strict"]
@@ -101,6 +100,14 @@ class Chart:
         if rule.ceiling is not None and (account.ceiling is None or account.ceiling > rule.ceiling):
             return f"its ceiling is above the rule's of {rule.ceiling}", rule
         return None
+
+
+def limit_of(text: str | None, pointer: str) -> int | None:
+    """A floor or a ceiling as it is said, in minor units. Raises InvalidAmount."""
+    minor = None if text is None else int(text)
+    if minor is not None and abs(minor) > MAX_MINOR:
+        raise InvalidAmount("a floor or a ceiling is at most 2^63 - 1 minor units away from zero").at(pointer)
+    return minor
 
 
 def chart_of(given: SetChart | ChartRecord, version: int) -> Chart:

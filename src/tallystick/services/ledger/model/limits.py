@@ -6,19 +6,10 @@ from datetime import date, timedelta
 from typing import Final
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.kernel.money import InvalidAmount
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.values import MAX, Account, Days
 
 _DAY: Final = timedelta(days=1)
-
-
-def limit_of(text: str | None, pointer: str) -> int | None:
-    """A floor or a ceiling as it is said, in minor units. Raises InvalidAmount."""
-    minor = None if text is None else int(text)
-    if minor is not None and abs(minor) > MAX:
-        raise InvalidAmount("a floor or a ceiling is at most 2^63 - 1 minor units away from zero").at(pointer)
-    return minor
 
 
 def check_room(debit: Account, credit: Account, amount: int) -> None:

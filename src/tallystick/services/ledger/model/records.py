@@ -25,8 +25,8 @@ from tallystick.kernel.clock import parse_rfc3339
 from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 from tallystick.kernel.money import MAX_MINOR, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
+from tallystick.services.ledger.model.chart import limit_of
 from tallystick.services.ledger.model.exchange import rounded
-from tallystick.services.ledger.model.limits import limit_of
 from tallystick.services.ledger.model.paths import is_transit
 from tallystick.services.ledger.model.rows import NewAccount
 from tallystick.services.ledger.model.values import Command, Header, Transfer, Unit, derived, leg_id, usual_kind
