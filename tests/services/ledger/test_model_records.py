@@ -442,6 +442,8 @@ def test_what_time_and_balances_decided_is_as_it_was() -> None:
     assert back(transfer(id=own, asked=more, amount=MoneyWire("8", "EUR"))) == made
     assert back(transfer(id=own, asked=more), transfer(id=own, amount=MoneyWire("8", "EUR"))) == replace(made, asked=9)
     assert back(transfer(id=own, asked=more), of=void) == void
+    posted_as = replace(made, kind="post")
+    assert back(transfer(id=own, asked=more), of=posted_as) == replace(posted_as, asked=9)
     assert back(transfer(id=own, asked=more), restoring=False) == made
     assert back(transfer(id="another", asked=more)) == made
     refused("/asked", "invalid-amount", lambda: back(transfer(asked=MoneyWire("0", "EUR"))))
