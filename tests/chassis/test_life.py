@@ -135,3 +135,23 @@ async def test_a_restarted_server_costs_nobody_their_life(directory: Path) -> No
         await two.end()
     finally:
         await server.part.stop()
+
+
+async def test_who_has_ended_is_absent_before_the_server_notices(
+    service: ServiceDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is closed last, and a busy server takes a moment to see that: who takes over asks once."""
+    database = await service.open()
+    other, life = await Life.begin(database, absent_seconds=0), await Life.begin(database)
+    assert await other.absent([life.number]) == []
+    close, seen = life._stack.aclose, []
+
+    async def look_first() -> None:
+        seen.append(await other.absent([life.number]))
+        await close()
+
+    monkeypatch.setattr(life._stack, "aclose", look_first)
+    await life.end()
+    assert seen == [[life.number]]
+    await other.end()
+    await database.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
@@ -66,9 +66,14 @@ class Life:
         return [number for number, since in self._missing.items() if now - since >= self._absent_seconds]
 
     async def end(self) -> None:
-        """After the last work: what is left of it is for others."""
-        self._session = None
-        await self._stack.aclose()
+        """After the last work: what is left of it is for others, from now on."""
+        held, self._session = self._session, None
+        try:
+            if held is not None and not held.lost:
+                with suppress(Unavailable):  # then the session is gone, and the locks with it
+                    await held.fetchval(Q.let_go)
+        finally:
+            await self._stack.aclose()
 
     async def _look(self) -> None:
         if self._session is None or self._session.lost:

@@ -11,3 +11,7 @@ WHERE locktype = 'advisory' AND objsubid = 1 AND granted
 -- name: look
 -- Whether the session still stands.
 SELECT 1;
+
+-- name: let_go
+-- All locks of this session at once: the server notices a moment later that a connection has ended.
+SELECT pg_advisory_unlock_all();
