@@ -71,7 +71,7 @@ class Life:
         try:
             if held is not None and not held.lost:
                 with suppress(Unavailable):  # then the session is gone, and the locks with it
-                    await held.fetchval(Q.let_go)
+                    await held.let_go()
         finally:
             await self._stack.aclose()
 

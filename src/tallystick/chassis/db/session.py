@@ -45,6 +45,10 @@ class Session:
         """Take the lock `name` until the session ends; False when another session of this database has it."""
         return bool(await self.fetchval(Q.try_lock, lock_key(name)))
 
+    async def let_go(self) -> None:
+        """Of all locks at once: the server notices a moment later that a connection has ended."""
+        await self.fetchval(Q.let_go)
+
     async def _bounded(self, query: Query, call: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(budget(self._statement_s)):

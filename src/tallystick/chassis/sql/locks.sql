@@ -13,5 +13,5 @@ WHERE locktype = 'advisory' AND objsubid = 1 AND granted
 SELECT 1;
 
 -- name: let_go
--- All locks of this session at once: the server notices a moment later that a connection has ended.
+-- All locks of this session at once.
 SELECT pg_advisory_unlock_all();
