@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import BookRecord, CategoryRecord, ChartRecord, ChartRule
 from tallystick.kernel.clock import rfc3339
-from tallystick.services.ledger.model import Category, Rule, Unfit, category_in, chart_in, sealed_until, with_those_of
+from tallystick.services.ledger.model import Category, Rule, Unfit, category_of, chart_in, check_members, sealed_until
 from tests.services.ledger.support import START
 
 NOW = START
@@ -56,15 +56,15 @@ def test_categories_are_of_those_that_are_there_and_none_is_below_itself() -> No
     stored = {"old": Category("old", ["x"], [], NOW), "low": Category("low", ["y"], [], NOW)}
     low = CategoryRecord(name="low", paths=["z"], categories=["old"])
     high = CategoryRecord(name="high", categories=["low", "old"])
-    known = with_those_of(stored, [low, high], LATER)
+    known = {**stored, **{one.name: category_of(one, LATER) for one in (low, high)}}
     assert known == {
         "old": stored["old"],
         "low": Category("low", ["z"], ["old"], LATER),
         "high": Category("high", [], ["low", "old"], LATER),
     }
-    assert category_in(high, known, LATER) == known["high"]
-    nowhere = replace(high, categories=["low", "nowhere"])
-    refused("/categories/1", "category-not-found", lambda: category_in(nowhere, known, NOW))
-    circle = with_those_of(stored, [replace(low, categories=["high"]), high], NOW)
-    refused("/categories", "category-cycle", lambda: category_in(high, circle, NOW))
-    refused("/categories", "category-cycle", lambda: category_in(replace(high, categories=["high"]), known, NOW))
+    check_members(known["high"], known)
+    nowhere = replace(known["high"], categories=["low", "nowhere"])
+    refused("/categories/1", "category-not-found", lambda: check_members(nowhere, known))
+    circle = {**known, "low": replace(known["low"], categories=["high"])}
+    refused("/categories", "category-cycle", lambda: check_members(known["high"], circle))
+    refused("/categories", "category-cycle", lambda: check_members(replace(known["high"], categories=["high"]), known))

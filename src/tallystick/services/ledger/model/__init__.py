@@ -62,7 +62,7 @@ from tallystick.services.ledger.model.reports import (
 from tallystick.services.ledger.model.rows import AccountRow, CheckedBook, Due, EntryRow, Found, NewAccount
 from tallystick.services.ledger.model.rules import EPOCH, decide
 from tallystick.services.ledger.model.search import LOOKED_AT, ONE_BY_ONE, Hit, Listing, Side, Wanted, sides
-from tallystick.services.ledger.model.settings import category_in, chart_in, sealed_until, with_those_of
+from tallystick.services.ledger.model.settings import category_of, chart_in, check_members, sealed_until
 from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement, running
 from tallystick.services.ledger.model.values import (
     MAX,
@@ -180,9 +180,10 @@ __all__ = [
     "balance",
     "balance_sheets",
     "called",
-    "category_in",
+    "category_of",
     "chart_in",
     "chart_of",
+    "check_members",
     "crossing_of",
     "dated",
     "decide",
@@ -216,5 +217,4 @@ __all__ = [
     "transit_account",
     "unbalanced",
     "usual_kind",
-    "with_those_of",
 ]

@@ -5,7 +5,7 @@ A file gets no further than the interfaces for the same things do: what they wou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 from tallystick.contracts.ledger.messages import BookRecord, CategoryRecord, ChartRecord
@@ -33,19 +33,14 @@ def chart_in(record: ChartRecord, version: int) -> Chart:
         raise Unfit(problem.extensions["errors"][0]["pointer"], problem.slug, problem.detail) from None
 
 
-def category_in(record: CategoryRecord, known: Mapping[str, Category], now: datetime) -> Category:
+def category_of(record: CategoryRecord, now: datetime) -> Category:
+    return Category(record.name, record.paths, record.categories, now)
+
+
+def check_members(category: Category, known: Mapping[str, Category]) -> None:
     """`known`: those of the book and of the file. Raises Unfit for a member that is not there, and for one that is above itself."""
-    made = Category(record.name, record.paths, record.categories, now)
-    for place, member in enumerate(record.categories):
+    for place, member in enumerate(category.categories):
         if member not in known:
             raise Unfit(f"/categories/{place}", "category-not-found", f"there is no category {member}")
-    if on_a_cycle(made, known):
+    if on_a_cycle(category, known):
         raise Unfit("/categories", "category-cycle", "a category can't be below itself")
-    return made
-
-
-def with_those_of(
-    known: Mapping[str, Category], records: Iterable[CategoryRecord], now: datetime
-) -> dict[str, Category]:
-    """The book's categories as a file would leave them."""
-    return {**known, **{one.name: Category(one.name, one.paths, one.categories, now) for one in records}}

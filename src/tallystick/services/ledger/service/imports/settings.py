@@ -12,16 +12,15 @@ from tallystick.contracts.ledger.messages import AccountRecord, BookRecord, Cate
 from tallystick.contracts.ledger.problems import BookNotFound
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import (
-    Category,
     ImportRow,
     Unfit,
     account_id,
     called,
-    category_in,
+    category_of,
     chart_in,
+    check_members,
     limit,
     sealed_until,
-    with_those_of,
 )
 from tallystick.services.ledger.service.books import NO_CHART
 from tallystick.services.ledger.service.imports.taking import Taking
@@ -135,20 +134,19 @@ class Settings:
 
     async def _set_categories(self) -> None:
         there = await self._store.categories(self._tx, self._job.book)
-        fit: list[Category] = []
-        left = dict(self._categories)
+        left = {name: (line, category_of(record, self._now)) for name, (line, record) in self._categories.items()}
         refused = True
         while refused:  # what is refused is not there for the others
-            known = with_those_of(there, (one for _, one in left.values()), self._now)
-            refused, fit = False, []
-            for name, (line, record) in list(left.items()):
+            known = {**there, **{name: category for name, (_, category) in left.items()}}
+            refused = False
+            for line, category in list(left.values()):
                 try:
-                    fit.append(category_in(record, known, self._now))
+                    check_members(category, known)
                 except Unfit as no:
                     self._taking.refuse(line, no)
-                    del left[name]
+                    del left[category.name]
                     refused = True
-        for category in fit:
+        for _, category in left.values():
             await self._store.set_category(self._tx, self._job.book, category)
 
     async def _set_book(self, record: BookRecord) -> None:
