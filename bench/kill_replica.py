@@ -86,7 +86,7 @@ def report(service: str, result: Result, rate: float) -> dict[str, Any]:
 async def main(arguments: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
     layout = Layout(data)
     credentials = await asyncio.to_thread(own_client, Common(data=data), "bench", SCOPE)
-    plan = Plan("payments", arguments.seconds, arguments.rate, 32, 200, hot=False, bind="dpop")
+    plan = Plan("payments", arguments.seconds, arguments.rate, 32, 200, hot=False, batch=1, bind="dpop")
     reports = []
     async with ApiClient(credentials, connections=16) as api:
         shots, judge = await prepare(api, plan)

@@ -310,3 +310,63 @@ async def test_after_a_quiet_time_nobody_waits_for_the_pace() -> None:
 
     async with asyncio.timeout(10):
         assert await Batcher(flush, pace=3600.0, name="quiet").submit(7) == 7
+
+
+class Joining:
+    """A flush that waits for something, and takes along what has come meanwhile and fits."""
+
+    def __init__(self, *, most: int = 256, fits: int = 100) -> None:
+        self.batches: list[list[int]] = []
+        self.open = asyncio.Event()
+        self.batcher: Batcher[int, int] = Batcher(self._flush, max_batch=most, name="test")
+        self._fits = fits
+
+    async def _flush(self, items: list[int]) -> list[int | Exception]:
+        await self.open.wait()
+        had = len(items)
+        assert self.batcher.join(items, lambda item: item < self._fits) == len(items) - had
+        assert self.batcher.join(list(items), lambda _: True) == 0, "it is no flush's list"
+        self.batches.append(list(items))
+        if 13 in items:
+            raise LookupError
+        return [item * 2 for item in items]
+
+    async def submit(self, *numbers: int) -> list[asyncio.Task[int]]:
+        tasks = [asyncio.create_task(self.batcher.submit(number)) for number in numbers]
+        await asyncio.sleep(0.01)
+        return tasks
+
+
+async def test_what_comes_while_a_flush_waits_can_join_it() -> None:
+    flush = Joining()
+    tasks = await flush.submit(1) + await flush.submit(2, 200, 3) + await flush.submit(4, 201)
+    flush.open.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 400, 6, 8, 402]
+    assert flush.batches == [[1, 2, 3, 4], [200, 201]], "what does not fit stays, in its order"
+
+
+async def test_no_more_join_than_go_into_a_batch() -> None:
+    flush = Joining(most=3)
+    tasks = await flush.submit(1) + await flush.submit(2, 3, 4, 5)
+    flush.open.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
+    assert flush.batches == [[1, 2, 3], [4, 5]]
+
+
+async def test_whose_caller_left_does_not_join() -> None:
+    flush = Joining()
+    tasks = await flush.submit(1) + await flush.submit(2, 3)
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    flush.open.set()
+    assert (await tasks[0], await tasks[2]) == (2, 6)
+    assert flush.batches == [[1, 3]]
+
+
+async def test_those_that_joined_share_the_fate_of_the_flush() -> None:
+    flush = Joining()
+    tasks = await flush.submit(1) + await flush.submit(13, 2)
+    flush.open.set()
+    assert [type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [LookupError] * 3
+    assert await flush.batcher.submit(3) == 6
+    assert flush.batches == [[1, 13, 2], [3]]

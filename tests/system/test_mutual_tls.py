@@ -110,6 +110,17 @@ def test_the_load_generator_comes_with_a_certificate(platform: PlatformUnderTest
     assert written["api"] == f"https://localhost:{platform.mtls_port}"
 
 
+def test_the_load_generator_sends_batches(platform: PlatformUnderTest) -> None:
+    short = ("--seconds", "2", "--accounts", "10", "--connections", "2", "--no-baseline")
+    found = platform.cli("bench", "transfers", "--batch", "50", *short, "--json")
+    assert found.status == 0, found
+    assert (found.json["subject"], found.json["batch"]) == ("transfers, 50 in each request", 50)
+    assert found.json["most"]["errors"] == 0
+    refused = platform.cli("bench", "tokens", "--batch", "50", *short)
+    assert refused.status == 2
+    assert "for transfers only" in refused.err
+
+
 async def test_the_whole_way_and_what_a_thief_gets(platform: PlatformUnderTest, file: Path, tmp_path: Path) -> None:
     certificate, key, digest = self_signed(tmp_path, "mine")
     other = self_signed(tmp_path, "thief")[:2]

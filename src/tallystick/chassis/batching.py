@@ -78,6 +78,8 @@ class Batcher(Generic[I, O]):
         self._impatient: asyncio.TimerHandle | None = None
         self._waiting: deque[_Item[I, O]] = deque()
         self._running = 0
+        #: The batches that are being flushed, by the `id` of the list that the flush was given.
+        self._given: dict[int, list[_Item[I, O]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -106,6 +108,28 @@ class Batcher(Generic[I, O]):
         elif self._running < self._concurrency:
             self._consider()
         return await future
+
+    def join(self, items: list[I], fits: Callable[[I], bool]) -> int:
+        """For a flush that had to wait for something and takes along what has come meanwhile: adds to `items`, the very list that it was given, what
+        waits and `fits`, up to `max_batch`; returns how many. Their outputs follow those of the others. Of any other list nothing becomes
+        more.
+        """
+        batch = self._given.get(id(items))
+        if batch is None:
+            return 0
+        had, passed = len(batch), deque[_Item[I, O]]()
+        while self._waiting and len(batch) < self._max_batch:
+            each = self._waiting.popleft()
+            if each[1].done():
+                continue
+            if fits(each[0]):
+                batch.append(each)
+                items.append(each[0])
+            else:
+                passed.append(each)
+        self._waiting.extendleft(reversed(passed))
+        self._company = min(len(batch), self._enough)
+        return len(batch) - had
 
     async def close(self) -> None:
         """Take no more; return when everything that was taken is answered."""
@@ -151,9 +175,10 @@ class Batcher(Generic[I, O]):
                 return
             self._began = loop.time()
             self._company = min(len(batch), self._enough)
-            self._sizes.observe(len(batch))
+            items = [item for item, _, _ in batch]
+            self._given[id(items)] = batch
             try:
-                outputs = await self._traced(batch)
+                outputs = await self._traced(items, batch)
                 if len(outputs) != len(batch):
                     raise RuntimeError(f"{self.name}: {len(batch)} items went in, {len(outputs)} came out")
             except Exception as error:  # noqa: BLE001 - it is handed to every caller
@@ -162,6 +187,9 @@ class Batcher(Generic[I, O]):
             except BaseException:
                 _fail(batch, Overloaded(f"{self.name} was stopped"))
                 raise
+            finally:
+                del self._given[id(items)]
+                self._sizes.observe(len(batch))
             for (_, future, _), output in zip(batch, outputs, strict=True):
                 if not future.done():
                     if isinstance(output, Exception):
@@ -185,19 +213,19 @@ class Batcher(Generic[I, O]):
         if self._paused is not None and not self._paused.done():
             self._paused.set_result(None)
 
-    async def _traced(self, batch: list[_Item[I, O]]) -> Sequence[O | Exception]:
-        items = [item for item, _, _ in batch]
+    async def _traced(self, items: list[I], batch: list[_Item[I, O]]) -> Sequence[O | Exception]:
         sampled = [trace for _, _, trace in batch if trace is not None]
         if not sampled:
             return await self._flush(items)
         started = unix_nanoseconds()
         token = context.enter(sampled[0])
         try:
-            with traces.span(self.name, batch=len(items)):
+            with traces.span(self.name, batch=len(batch)):
                 return await self._flush(items)
         finally:
             context.leave(token)
-            for trace in sampled[1:]:
+            # Those that joined it included.
+            for trace in [trace for _, _, trace in batch if trace is not None][1:]:
                 traces.record(self.name, trace, started, unix_nanoseconds(), batch=len(items))
 
     def _take(self) -> list[_Item[I, O]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import pytest
 
 from tallystick.chassis.db import CheckViolation, CommitUnknown, Query, Transaction
-from tallystick.chassis.idempotency import Answer, Entry, Replay, claim, complete, look
+from tallystick.chassis.idempotency import Answer, Entry, InProgress, Replay, claim, complete, look
 from tallystick.kernel import ids
-from tallystick.services.ledger.model import ApprovalRule, Command, Result
+from tallystick.services.ledger.model import ApprovalRule, Command, Header, Result
 from tallystick.services.ledger.service import Ask, Ledger
 from tallystick.services.ledger.service.order import Place
 from tallystick.services.ledger.service.poster import Poster
@@ -460,3 +461,83 @@ async def test_the_books_are_locked_before_the_keys(books: Books, service: Servi
     answered = await waiting
     assert answered == []  # the stored answer
     assert await books.balance(customer) == (100, 100)
+
+
+async def test_what_comes_while_the_lock_is_waited_for_is_stored_along(
+    books: Books, service: ServiceDatabase, locked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would have to wait for the lock once more, behind the other replicas."""
+    bank, customer = await funded(books)
+    others = await books.open(tenant="other", side="debit"), await books.open(tenant="other")
+    poster = books.ledger.poster
+    poster._sit_out = 1
+    plain, saved = Store.save, []
+
+    async def save(self: Store, at: Any, writing: Writing, *more: Any) -> None:
+        saved.append(len(writing.transfers))
+        await plain(self, at, writing, *more)
+
+    monkeypatch.setattr(Store, "save", save)
+    other = await service.open()
+    async with other.transaction() as tx:
+        await Store().lock_books(tx, [await poster.book("acme")])
+        waiting = [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1)))]
+        await asyncio.sleep(0.1)
+        elsewhere = asyncio.create_task(books.post(move("post", *others, 1), tenant="other"))
+        waiting += [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1))) for _ in range(5)]
+        await asyncio.sleep(0.1)
+    assert [result.status for results in await asyncio.gather(*waiting) for result in results] == ["posted"] * 6
+    assert [result.status for result in await elsewhere] == ["posted"]
+    assert (saved, locked) == ([6, 1], []), "of a book that is not locked nothing comes along"
+    await books.sound()
+
+
+async def test_a_key_twice_among_those_that_come_along_has_one_effect(
+    books: Books, service: ServiceDatabase, locked: list[int]
+) -> None:
+    bank, customer = await funded(books)
+    key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
+    books.ledger.poster._sit_out = 1
+    other = await service.open()
+    async with other.transaction() as tx:
+        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+        waiting = [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key))]
+        await asyncio.sleep(0.1)
+        waiting += [
+            asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key)),
+            asyncio.create_task(post(books.ledger, move("post", customer, bank, 5))),
+        ]
+        await asyncio.sleep(0.1)
+    first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(second, InProgress)
+    assert [result.status for answer in (first, third) if isinstance(answer, list) for result in answer] == [
+        "posted"
+    ] * 2
+    assert locked == [3]
+    assert await books.balance(customer) == (94, 94)
+    await books.sound()
+
+
+async def test_what_is_dated_back_comes_along_under_the_lock(
+    books: Books, service: ServiceDatabase, locked: list[int]
+) -> None:
+    """It is judged by past days, which who decides as if all were new does not look at."""
+    bank, customer = await funded(books)
+    books.clock.advance(timedelta(days=3))
+    books.ledger.poster._sit_out = 1
+    other = await service.open()
+    async with other.transaction() as tx:
+        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+        first = asyncio.create_task(post(books.ledger, move("post", customer, bank, 60)))
+        await asyncio.sleep(0.1)
+        since = books.clock.now() - timedelta(days=5)
+        own = ids.transactions.new()
+        command = move("post", customer, bank, 40, effective_at=since, transaction=own)
+        header = Header(id=own, effective_at=since)
+        ask = Ask("acme", "cli_test", None, [command], atomic=True, header=header)
+        second = asyncio.create_task(books.ledger.poster.post(ask))
+        await asyncio.sleep(0.1)
+    assert [result.status for result in await first] == ["posted"]
+    assert [result.reason for result in (await second).results] == ["past_limit_broken"]
+    assert locked == [2]
+    await books.sound()

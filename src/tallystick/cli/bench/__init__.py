@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from tallystick.cli.client import BIND_HELP, Binding
 from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
 from tallystick.cli.own_client import own_client
+from tallystick.contracts.ledger.messages import MAX_TRANSFERS
 from tallystick.local import control
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def bench(
     connections: Annotated[int, Parameter(help="to the edge")] = 64,
     accounts: Annotated[int, Parameter(help="that money moves between")] = 1000,
     hot: Annotated[bool, Parameter(help="transfers: all of them from one account", negative="")] = False,
+    batch: Annotated[int, Parameter(help=f"transfers: so many in each request, up to {MAX_TRANSFERS}")] = 1,
     bind: Annotated[Binding, Parameter(help=BIND_HELP)] = "dpop",
     baseline: Annotated[bool, Parameter(help="measure pgbench in the same run")] = True,
     out: Annotated[Path | None, Parameter(help="write the result there too, as JSON")] = None,
@@ -53,8 +55,10 @@ def bench(
 
     if seconds < 2 or connections < 1 or accounts < 2 or (rate is not None and rate <= 0):
         raise Failed("--seconds from 2, --connections from 1, --accounts from 2, --rate above 0", USAGE)
+    if not 1 <= batch <= MAX_TRANSFERS or (batch > 1 and subject != "transfers"):
+        raise Failed(f"--batch from 1 to {MAX_TRANSFERS}, and for transfers only", USAGE)
     credentials = own_client(common, "bench" if bind == "dpop" else f"bench-{bind}", SCOPE, bind)
-    plan = Plan(subject, seconds, rate, connections, accounts, hot, bind)
+    plan = Plan(subject, seconds, rate, connections, accounts, hot, batch, bind)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report = runner.run(_run(common, credentials, plan, baseline=baseline))
     if out is not None:
@@ -74,6 +78,7 @@ class Plan(msgspec.Struct, frozen=True):
     connections: int
     accounts: int
     hot: bool
+    batch: int
     bind: Binding
 
 
@@ -109,10 +114,13 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
         finally:
             await generator.close()
     return {
-        "subject": plan.subject + (" (one hot account)" if plan.hot else ""),
+        "subject": plan.subject
+        + (" (one hot account)" if plan.hot else "")
+        + (f", {plan.batch} in each request" if plan.batch > 1 else ""),
         "machine": _machine(),
         "connections": plan.connections,
         "accounts": plan.accounts,
+        "batch": plan.batch,
         "bind": plan.bind,
         "baseline": None
         if base is None
@@ -121,8 +129,8 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
             "latency_ms": base.latency_ms,
             "what": "pgbench tpcb-like, scale 50, 32 clients, prepared",
         },
-        "most": _figures(most, base.tps if base else None),
-        "steady": _figures(steady, base.tps if base else None),
+        "most": _figures(most, plan.batch, base.tps if base else None),
+        "steady": _figures(steady, plan.batch, base.tps if base else None),
         "cpu_us_per_request": {
             name: round(spent / most.good * 1e6) for name, spent in sorted(usage.cpu.items()) if most.good
         },
@@ -149,17 +157,16 @@ async def prepare(api: ApiClient, plan: Plan) -> tuple[Callable[[], Shot], Calla
     dice = random.Random(run)  # noqa: S311 - which accounts pay whom is no secret
     pairs = [(a, b) for a, b in ((dice.choice(accounts), dice.choice(accounts)) for _ in range(20_000)) if a != b]
     if plan.subject == "transfers":
-        bodies = [
-            (
-                '{"transfers":[{"kind":"post","debit_account":"%s","credit_account":"%s",'
-                '"amount":{"amount":"1","currency":"EUR"}}]}'
-                % ((accounts[0], b if b != accounts[0] else accounts[1]) if plan.hot else (a, b))
-            ).encode()
-            for a, b in pairs
+        ends = [(accounts[0], b if b != accounts[0] else accounts[1]) if plan.hot else (a, b) for a, b in pairs]
+        transfers = [
+            f'{{"kind":"post","debit_account":"{a}","credit_account":"{b}","amount":{{"amount":"1","currency":"EUR"}}}}'
+            for a, b in ends
         ]
-        return _cycled(
-            "/v1/transfers", bodies, run, numbers
-        ), lambda body: None if b'"status":"posted"' in body else "not posted"
+        bodies = [
+            b'{"transfers":[%s]}' % ",".join(transfers[start : start + plan.batch]).encode()
+            for start in range(0, len(transfers) - plan.batch + 1, plan.batch)
+        ]
+        return _cycled("/v1/transfers", bodies, run, numbers), _all_posted(plan.batch)
     bodies = [
         (
             f'{{"amount":{{"amount":"1","currency":"EUR"}},"source":{{"type":"account","account":"{a}"}},'
@@ -170,6 +177,10 @@ async def prepare(api: ApiClient, plan: Plan) -> tuple[Callable[[], Shot], Calla
     return _cycled(
         "/v1/payments", bodies, run, numbers
     ), lambda body: None if b'"status":"settled"' in body else "not settled"
+
+
+def _all_posted(many: int) -> Callable[[bytes], str | None]:
+    return lambda body: None if body.count(b'"status":"posted"') == many else "not posted"
 
 
 def _cycled(path: str, bodies: list[bytes], run: str, numbers: Any) -> Callable[[], Shot]:
@@ -214,12 +225,13 @@ async def _accounts(api: ApiClient, run: str, count: int) -> list[str]:
     return found
 
 
-def _figures(result: Result, base: float | None) -> dict[str, Any]:
+def _figures(result: Result, batch: int, base: float | None) -> dict[str, Any]:
+    """`rate` counts requests, `ratio` what is in them."""
     errors = result.sent - result.good + result.unsent
     return {
         "offered": result.offered,
         "rate": round(result.rate, 1),
-        "ratio": None if base is None else round(result.rate / base, 3),
+        "ratio": None if base is None else round(result.rate * batch / base, 3),
         "p50_ms": result.percentile(0.50),
         "p90_ms": result.percentile(0.90),
         "p99_ms": result.percentile(0.99),

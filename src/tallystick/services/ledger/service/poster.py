@@ -279,11 +279,15 @@ class Poster:
         """Decides and stores under the lock, as if nobody had the ids and keys; the next are decided on it while it is stored. Raises Stale when
         somebody has, or when more is to be looked up.
         """
-        units = [work.unit for work in works]
         try:
             async with self._database.transaction() as tx:
                 head = Head(self._store, tx)
-                head.state.books = await self._store.lock_books(tx, {work.book for work in works})
+                locked = head.state.books = await self._store.lock_books(tx, {work.book for work in works})
+                # Others have stored meanwhile, and more has come here: as large as it can be, since they have to wait again afterwards.
+                self._small.join(works, lambda work: work.book in locked)
+                if not plannable(works):
+                    raise Stale
+                units = [work.unit for work in works]
                 await head.learn(units)
                 plan = self._planned(works, units, head.state, {})
                 if plan is None:
