@@ -300,6 +300,36 @@ async def test_refusals_do_not_open_the_breaker(start: Start) -> None:
     assert len(server.requests) == 12
 
 
+@pytest.mark.parametrize("answer", [problem(Problem("an accident")), problem(Unprocessable("not listed"))])
+async def test_whatever_answers_closes_the_breaker_even_if_it_is_not_as_agreed(start: Start, answer: bytes) -> None:
+    now = [0.0]
+    gone = http(503, b"no healthy upstream", media="text/plain")
+    client, server = await start(*[gone] * 5, *[answer] * 3, breaker=Breaker(monotonic=lambda: now[0]))
+    for _ in range(5):
+        with pytest.raises(Upstream):
+            await client.request("POST", "/x", {}, answer=Ok)
+    now[0] = 1.1
+    for _ in range(3):
+        with pytest.raises(Upstream):
+            await client.request("POST", "/x", {}, answer=Ok)
+    assert len(server.requests) == 8
+
+
+async def test_a_problem_may_have_members_that_are_called_as_our_arguments_are(start: Start) -> None:
+    document = {
+        "type": "https://tallystick.dev/problems/insufficient-funds",
+        "title": "x",
+        "status": 422,
+        "detail": "d",
+        "headers": 1,
+        "context": 2,
+    }
+    client, _ = await start(http(422, document, media="application/problem+json"))
+    with pytest.raises(InsufficientFunds) as caught:
+        await client.request("POST", "/x", {}, problems=(InsufficientFunds,))
+    assert caught.value.extensions == {"headers": 1, "context": 2}
+
+
 async def test_connections_and_those_who_wait_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tallystick.chassis.call.client.MAX_CONNECTIONS", 4)
     monkeypatch.setattr("tallystick.chassis.call.client.MAX_WAITING", 6)

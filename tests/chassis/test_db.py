@@ -325,6 +325,29 @@ async def test_waiters_that_leave_do_not_lose_connections(service: ServiceDataba
         assert await first.fetchval(Q["one"]) + await second.fetchval(Q["one"]) == 2
 
 
+@pytest.mark.parametrize("way", ["one bound", "one deadline"])
+async def test_when_all_run_out_of_time_at_once_each_is_told_so(service: ServiceDatabase, way: str) -> None:
+    """Who has a connection gives it back in the very moment in which those who wait for it are told to stop."""
+    database = await service.open(connections=2, waiting=200, transaction_s=0.3)
+
+    async def one() -> None:
+        with Deadline.after(0.3 if way == "one deadline" else 10).scope():
+            async with database.transaction() as tx:
+                await tx.fetch(Q["sleep"], 30.0)
+
+    ended = await asyncio.gather(*(one() for _ in range(50)), return_exceptions=True)
+    assert {type(each) for each in ended} <= {db.DatabaseUnavailable, DeadlineExceeded}, ended[:5]
+    assert await database.fetchval(Q["one"]) == 1
+
+
+async def test_what_had_no_connection_was_not_stored(service: ServiceDatabase) -> None:
+    database = await service.open(connections=1, statement_s=0.3)
+    async with database.transaction():
+        with pytest.raises(db.DatabaseUnavailable):
+            await database.execute(Q["add"], 7)
+    assert await database.fetchval(Q["count"]) == 0
+
+
 # --- a server that goes away
 
 

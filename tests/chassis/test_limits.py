@@ -186,6 +186,18 @@ async def test_keys_do_not_stay(valkey: Valkey) -> None:
     assert 0 < await valkey.pttl(key) <= 1002
 
 
+async def test_when_valkeys_clock_is_set_back_nobody_waits_longer_than_for_an_empty_bucket(valkey: Valkey) -> None:
+    made = limits(valkey)
+    await made.rate(subject(), "slow")
+    (key,) = [key async for key in valkey.scan_iter("*")]
+    ahead = float(await valkey.get(key)) + 3600e6
+    await valkey.set(key, f"{ahead:.0f}", px=3_600_000)
+    with pytest.raises(RateLimited) as caught:
+        await made.rate(subject(), "slow")
+    assert int(caught.value.headers["Retry-After"]) == 1, "and not an hour"
+    assert await valkey.pttl(key) <= 6000, "the key is mended"
+
+
 async def test_concurrent_requests_share_a_round_trip(valkey: Valkey) -> None:
     made = limits(valkey)
     await made.take("warm", "fast")  # the script is loaded now
@@ -280,6 +292,20 @@ async def test_a_place_given_to_one_who_is_told_to_stop_goes_to_the_next() -> No
     assert (gate.in_flight, gate.queued) == (1, 0)
     gate.leave()
     assert gate.in_flight == 0
+
+
+async def test_who_is_told_to_stop_just_before_a_place_comes_free_is_stopped_and_nothing_else() -> None:
+    gate = Gate(1, 2)
+    await gate.enter()
+    first, second = asyncio.create_task(gate.enter()), asyncio.create_task(gate.enter())
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.leave()  # before the first has noticed
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    async with asyncio.timeout(5):
+        await second
+    assert (gate.in_flight, gate.queued) == (1, 0)
 
 
 @given(st.lists(st.sampled_from(["enter", "leave", "cancel"]), max_size=60))

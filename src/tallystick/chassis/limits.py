@@ -14,6 +14,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valkey.exceptions import ValkeyError
@@ -55,7 +56,9 @@ local answers = {}
 for i, key in ipairs(KEYS) do
   local interval, size, wanted = tonumber(ARGV[5*i-4]), tonumber(ARGV[5*i-3]), tonumber(ARGV[5*i-2])
   local back, ahead = tonumber(ARGV[5*i-1]), tonumber(ARGV[5*i])
-  local before = math.max(tonumber(redis.call('GET', key) or '0') - interval * back, now)
+  -- No bucket is further from full than when it is empty: what says so was written before the clock was set back.
+  local before = math.min(tonumber(redis.call('GET', key) or '0'), now + interval * size)
+  before = math.max(before - interval * back, now)
   local full = before + interval * wanted
   local wait = full - interval * size - now
   if wait <= 0 then
@@ -88,7 +91,7 @@ def take(full_at: float, now: float, bucket: Bucket, wanted: int) -> tuple[float
 
     The script above says the same in Lua, without leases.
     """
-    full = max(full_at, now) + bucket.interval * wanted
+    full = max(min(full_at, now + bucket.interval * bucket.size), now) + bucket.interval * wanted
     wait = full - bucket.interval * bucket.size - now
     return (full, 0.0) if wait <= 0 else (full_at, wait)
 
@@ -181,7 +184,9 @@ class Gate:
             if place.done() and not place.cancelled():
                 self.leave()  # the place came in the moment in which its taker was told to stop
             else:
-                self._queue.remove(place)
+                # Not there any more if a place came free between the cancelling and now.
+                with suppress(ValueError):
+                    self._queue.remove(place)
             raise
 
     def leave(self) -> None:

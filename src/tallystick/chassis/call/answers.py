@@ -82,6 +82,7 @@ def _read(answered: Answered) -> dict[str, Any]:
 def _rebuilt(kind: type[Problem], document: dict[str, Any], headers: dict[str, str]) -> Problem:
     """The problem as it was raised there, past the class's own constructor, which may take other arguments."""
     problem = kind.__new__(kind)
-    extensions = {name: value for name, value in document.items() if name not in RESERVED}
-    Problem.__init__(problem, str(document.get("detail", "")), context=None, headers=headers, **extensions)
+    Problem.__init__(problem, str(document.get("detail", "")), context=None, headers=headers)
+    # Not as arguments: a member may be called as one of ours is.
+    problem.extensions = {name: value for name, value in document.items() if name not in RESERVED}
     return problem

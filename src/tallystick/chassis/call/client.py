@@ -172,7 +172,10 @@ class Client:
                 self._breaker.succeeded()  # it answered, if only no
                 raise problem
         except Failed as failed:
-            self._note(failed)
+            if failed.down:
+                self._note(failed)
+            else:
+                self._breaker.succeeded()  # it answered, if not as agreed
             raise
         except TimeoutError as error:
             late = DeadlineExceeded(f"The service {self.target} did not answer in time.", context=self._context)

@@ -261,13 +261,20 @@ class Database:
 
     async def _single(self, query: Query, call: Callable[[Connection], Awaitable[Any]]) -> Any:
         timeout = asyncio.timeout(budget(self.bounds.statement_s))
+        sent = False
+
+        def send(connection: Connection) -> Awaitable[Any]:
+            nonlocal sent
+            sent = True
+            return call(connection)
+
         try:
             async with timeout:
-                result = await self._attempt(query, call, retry=not query.writes)
+                result = await self._attempt(query, send, retry=not query.writes)
         except TimeoutError as error:
             if not timeout.expired():
                 raise
-            raise (after_commit(error) if query.writes else self._late()) from None
+            raise (after_commit(error) if query.writes and sent else self._late()) from None
         if query.tells:
             self.appended.send()
         return result

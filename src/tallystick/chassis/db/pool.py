@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tallystick.kernel.problem import Overloaded
@@ -66,7 +67,9 @@ class Pool:
                 if waiter.done() and not waiter.cancelled():
                     self._pass_on(waiter.result())  # it came at the same moment: somebody else may have it
                 else:
-                    self._waiters.remove(waiter)
+                    # Not there any more if one was handed out between the cancelling and now.
+                    with suppress(ValueError):
+                        self._waiters.remove(waiter)
                 raise
             if handed is not None:
                 if not handed.is_closed():

@@ -113,7 +113,7 @@ class Bound:
         media = headers.get(b"content-type", b"")
         if media != self._media:
             self._check_media(media)
-        if headers.get(b"content-encoding", b"identity") != b"identity":
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMediaType("The body must not be compressed.")
         return self._body(raw)
 
