@@ -86,6 +86,7 @@ class Mesh:
         self.refused: list[Rejection] = []
         self.ads = AdsServer(self.topology.ads_socket, self.refused.append)
         self.bundle = b""
+        self.errors: list[Exception] = []
         self.agent: IdentityAgent
         self.envoy: Envoy
 
@@ -112,6 +113,7 @@ class Mesh:
             {name: self.topology.spiffe(name) for name in self.charters},
             clock=SystemClock(),
             on_bundle=lambda bundle: setattr(self, "bundle", bundle),
+            on_error=self.errors.append,
         )
         self.agent.issue_all()
         await self.ads.start()

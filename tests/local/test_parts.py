@@ -430,6 +430,32 @@ async def test_another_server_on_the_port_is_not_taken_for_ours(nats_server: Nat
     await other.stop()
 
 
+async def test_another_program_on_the_port_is_not_taken_for_ours(nats_server: NatsServer, directory: Path) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO hello\r\n")
+        writer.close()
+
+    other = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with other:
+        port, nats_server.part.port = nats_server.part.port, other.sockets[0].getsockname()[1]
+        try:
+            assert await nats_server.part.ready() is False
+        finally:
+            nats_server.part.port = port
+    assert await nats_server.part.ready() is True
+
+
+async def test_a_directory_may_have_any_name(directory: Path) -> None:
+    data = directory / "josé"
+    data.mkdir()
+    part = Postgres(data / "postgres", directory / "sockets", password=new_secret(), log=data / "postgres.log")
+    try:
+        await part.start()
+        assert await part.ready() is True
+    finally:
+        await part.stop()
+
+
 async def test_valkey_wants_a_password_and_keeps_users_apart(valkey_server: ValkeyServer) -> None:
     secret = new_secret()
     narrow = ValkeyUser("narrow", valkey_part.hash_password(secret), ("~narrow:*", "+get", "+set"))

@@ -120,6 +120,59 @@ async def test_what_was_ready_once_is_never_given_up(directory: Path) -> None:
         assert keeper.view.restarts == 3
 
 
+async def test_what_is_kept_does_not_depend_on_who_is_told(directory: Path) -> None:
+    """A full disk, say: the supervisor's own log can't be written."""
+    script = Script(directory, RUNS)
+    full = asyncio.Event()
+
+    def note(keeper: Keeper) -> None:
+        if full.is_set():
+            raise OSError(28, "No space left on device")
+
+    keeper = Keeper(script, name="script", clock=SystemClock(), on_change=note)
+    keeper.start()
+    try:
+        await keeper.until_ready()
+        full.set()
+        first = script.pid
+        assert first is not None
+        script.kill(signal.SIGKILL)
+        await until(lambda: script.pid not in (None, first) and keeper.view.phase == "ready")
+    finally:
+        await keeper.stop()
+    assert script.starts == 2
+
+
+async def test_what_can_not_be_looked_at_is_not_ready_and_goes_on_being_kept(directory: Path) -> None:
+    script = Script(directory, RUNS)
+    plain = script.ready
+
+    async def bad() -> bool:
+        raise ValueError("something else answers there")
+
+    async with kept(script) as (keeper, _):
+        await keeper.until_ready()
+        script.ready = bad  # type: ignore[method-assign]
+        await until(lambda: keeper.view.phase == "unready")
+        assert keeper.view.error == "ValueError: something else answers there"
+        script.ready = plain  # type: ignore[method-assign]
+        await until(lambda: keeper.view.phase == "ready")
+        script.kill(signal.SIGKILL)
+        await until(lambda: script.starts == 2 and keeper.view.phase == "ready")
+
+
+async def test_a_start_that_fails_in_an_unforeseen_way_is_told(directory: Path) -> None:
+    script = Script(directory, RUNS)
+
+    async def bad() -> bool:
+        raise ValueError("what is this")
+
+    script.ready = bad  # type: ignore[method-assign]
+    async with kept(script) as (keeper, _):
+        with pytest.raises(StartFailed, match="script ValueError: what is this"):
+            await keeper.until_ready()
+
+
 async def test_what_hangs_is_killed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "HANGS", 0.3)
     monkeypatch.setattr(supervisor, "CHECK_EVERY", 0.05)

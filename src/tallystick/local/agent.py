@@ -15,7 +15,7 @@ from typing import Final
 from tallystick.fabric.envoy import BUNDLE, EDGE_IDENTITY, Json, identity, message
 from tallystick.kernel.clock import Clock
 from tallystick.local.ads import AdsServer
-from tallystick.local.pki import LEAF_LIFE, Authority, Leaf
+from tallystick.local.pki import BACKDATE, LEAF_LIFE, Authority, Leaf
 
 #: How often it looks what is due, in seconds.
 EVERY: Final = 15.0
@@ -28,7 +28,9 @@ def due(now: datetime, life: timedelta, luck: float) -> datetime:
 
 
 class IdentityAgent:
-    """`workloads` maps a service to its SPIFFE ID. `on_bundle(pem)` is called when the trusted roots changed, and at the start."""
+    """`workloads` maps a service to its SPIFFE ID. `on_bundle(pem)` is called when the trusted roots changed, and at the start;
+    `on_error` when something could not be renewed, which is tried again at the next look.
+    """
 
     def __init__(
         self,
@@ -38,12 +40,15 @@ class IdentityAgent:
         *,
         clock: Clock,
         on_bundle: Callable[[bytes], None],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._authority = authority
         self._ads = ads
         self._workloads = dict(workloads)
         self._clock = clock
         self._on_bundle = on_bundle
+        self._on_error = on_error
+        self._latest = clock.now()
         self._due: dict[str, datetime] = {}
 
     def issue_all(self) -> None:
@@ -56,16 +61,28 @@ class IdentityAgent:
         """Renew what is due, for as long as the platform runs."""
         while True:
             await asyncio.sleep(every)
-            await self.renew()
+            try:
+                await self.renew()
+            except Exception as error:  # noqa: BLE001 - whatever it was (a full disk, say): without certificates everything ends
+                self._on_error(error)
 
     async def renew(self) -> list[str]:
-        """One look: renews what is due and answers its names."""
-        if await self._authority.renew():
-            self._publish_bundle()
+        """One look: renews what is due and answers its names. When the authority itself can't be renewed, leaves are, as long as it can sign."""
+        failed: Exception | None = None
+        try:
+            if await self._authority.renew():
+                self._publish_bundle()
+        except Exception as error:  # noqa: BLE001 - raised below
+            failed = error
         now = self._clock.now()
-        names = [name for name, at in self._due.items() if at <= now]
+        # When the clock was set back further than certificates are dated back, none is valid yet.
+        back = now + BACKDATE < self._latest
+        self._latest = now if back else max(now, self._latest)
+        names = [name for name, at in self._due.items() if back or at <= now]
         for name in names:
             self._issue(name)
+        if failed is not None:
+            raise failed
         return names
 
     def _issue(self, name: str) -> None:

@@ -217,7 +217,9 @@ class Authority:
             issuer = self._issuer
         if issuer is not None and issuer.certificate.issuer == root.certificate.subject:
             left = issuer.certificate.not_valid_after_utc - now
-            if left > INTERMEDIATE_LIFE / 2 or issuer.certificate.not_valid_after_utc == root.ends:
+            # One of the future was made before the clock was set back.
+            begun = issuer.certificate.not_valid_before_utc <= now
+            if begun and (left > INTERMEDIATE_LIFE / 2 or issuer.certificate.not_valid_after_utc == root.ends):
                 return
         root_key = await self._unseal(root.sealed)
         key = ec.generate_private_key(ec.SECP256R1())

@@ -192,6 +192,7 @@ class Platform:
             {name: self._topology.spiffe(name) for name in workloads(self.charters)},
             clock=self.clock,
             on_bundle=self._publish_bundle,
+            on_error=lambda error: self._report("certificates", "error", f"{type(error).__name__}: {error}"),
         )
         agent.issue_all()
         await self._ads.start()

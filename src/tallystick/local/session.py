@@ -6,7 +6,9 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -40,12 +42,17 @@ class Journal:
     def write(self, event: str, **fields: object) -> None:
         line = {"time": datetime.now(UTC), "level": "info", "event": event, "service": "supervisor", **fields}
         path = self.layout.log("supervisor")
-        cut(path, LIMIT)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, msgspec.json.encode(line) + b"\n")
-        finally:
-            os.close(descriptor)
+            cut(path, LIMIT)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, msgspec.json.encode(line) + b"\n")
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            # On a full disk what has to be restarted is restarted all the same.
+            with suppress(OSError):
+                print(f"{path}: {error}: {event} {fields}", file=sys.stderr, flush=True)
 
 
 async def serve(

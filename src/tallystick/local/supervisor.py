@@ -109,13 +109,13 @@ class Keeper:
             began = asyncio.get_running_loop().time()
             try:
                 await self.unit.start()
-            except (ProcessFailed, NoIdentity, OSError) as error:
-                await self.unit.stop()
-                self.view.error = str(error)
-            else:
                 self._started(self._clock.now())
                 status = await self._watch()
                 self.view.error = f"ended {_how(status)}"
+            except Exception as error:  # noqa: BLE001 - whatever it is: nobody else would start it again
+                foreseen = isinstance(error, (ProcessFailed, NoIdentity, OSError))
+                self.view.error = str(error) if foreseen else f"{type(error).__name__}: {error}"
+                await self._end()
             if asyncio.get_running_loop().time() - began > STEADY:
                 failures = 0
             failures += 1
@@ -128,6 +128,12 @@ class Keeper:
             self._to("restarting")
             await asyncio.sleep(next_delay(failures))
             self.view.restarts += 1
+
+    async def _end(self) -> None:
+        try:
+            await self.unit.stop()
+        except Exception as error:  # noqa: BLE001 - the next start says what is in its way
+            self.view.error = f"{self.view.error}; it can't be stopped: {error}"
 
     def _started(self, at: datetime) -> None:
         self.view.started_at = rfc3339(at)
@@ -144,12 +150,19 @@ class Keeper:
                 await asyncio.wait({exited}, timeout=CHECK_EVERY)
                 if exited.done():
                     return exited.result()
-                ready = await self.unit.ready()
+                ready = await self._is_ready()
                 if not exited.done():
                     self._to("ready" if ready else "unready")
                     await self._end_if_hanging(ready=ready)
         finally:
             exited.cancel()
+
+    async def _is_ready(self) -> bool:
+        try:
+            return await self.unit.ready()
+        except Exception as error:  # noqa: BLE001 - what can't be looked at is not ready
+            self.view.error = f"{type(error).__name__}: {error}"
+            return False
 
     async def _end_if_hanging(self, *, ready: bool) -> None:
         alive: Alive | None = self.unit if hasattr(self.unit, "alive") else None  # type: ignore[assignment]
@@ -171,7 +184,10 @@ class Keeper:
         self.view.pid = pid
         if phase == "ready":
             self.view.version = self.view.version or self.unit.version
-        self._on_change(self)
+        try:
+            self._on_change(self)
+        except Exception as error:  # noqa: BLE001 - who is told may fail, what is kept must not
+            self.view.error = f"{type(error).__name__}: {error}"
 
 
 def _how(status: int) -> str:

@@ -126,11 +126,9 @@ class Nats:
                     line = await reader.readline()
                 finally:
                     writer.close()
-        except (OSError, TimeoutError):
+            info = json.loads(line[5:]) if line.startswith(b"INFO {") else {}
+        except (OSError, TimeoutError, ValueError):
             return False
-        if not line.startswith(b"INFO "):
-            return False
-        info = json.loads(line[5:])
         # Another program, or another platform's server, may hold the port.
         return info.get("jetstream") is True and info.get("server_name") == self._server_name()
 

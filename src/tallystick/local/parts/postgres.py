@@ -169,7 +169,8 @@ class Postgres:
         """True when it accepts connections."""
         # The pid file's eighth line is "ready" once recovery is over: what pg_ctl itself looks at; it needs no login.
         try:
-            lines = (self.data / "postmaster.pid").read_text(encoding="ascii").splitlines()
+            # Its second line is a path, which may have any bytes.
+            lines = (self.data / "postmaster.pid").read_text(encoding="ascii", errors="replace").splitlines()
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
