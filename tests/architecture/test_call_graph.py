@@ -186,6 +186,13 @@ def test_every_path_from_outside_is_the_charters_and_every_path_of_the_charter_i
 
 
 @pytest.mark.parametrize("service", BUILT)
+def test_the_proxy_repeats_a_post_where_its_key_is_honoured_and_nowhere_else(service: str) -> None:
+    declared = {keyed for path in CHARTERS[service].edge.paths for keyed in path.keyed}
+    rows = {(row.method, row.path) for row in endpoints(service) if not row.mesh and row.idempotency}
+    assert rows == {("POST", path) for path in declared}, f"[edge] keyed of {service}'s charter"
+
+
+@pytest.mark.parametrize("service", BUILT)
 def test_every_row_from_outside_is_limited_by_a_class_of_the_charter(service: str) -> None:
     for row in endpoints(service):
         if row.mesh:

@@ -475,6 +475,13 @@ async def test_a_post_is_sent_again_only_with_a_key(folder: Path) -> None:
             key = {"idempotency-key": "k"}
             assert (await ask(session, "POST", "/v1/payments", data=b"{}", headers=key))[0] == 503
             assert it.attempts("payments-0") > 2
+            for path in ("/v1/payments/pay_1/disputes", "/v1/payments/pay_1/capture/more"):
+                before = it.attempts("payments-0")
+                assert (await ask(session, "POST", path, data=b"{}", headers=key))[0] == 503
+                assert it.attempts("payments-0") == before + 1, "it takes no key"
+            before = it.attempts("payments-0")
+            assert (await ask(session, "POST", "/v1/payments/pay_1/capture?x=1", data=b"{}", headers=key))[0] == 503
+            assert it.attempts("payments-0") > before + 1
         async with it.service("payments", "ledger") as session:
             answer = await ask(session, "POST", "/internal/transfers", data=b"{}", headers=key)
             assert problem(answer) == (503, "unavailable")

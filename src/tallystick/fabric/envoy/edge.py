@@ -8,7 +8,7 @@ shows its user a list of them (section 5).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tallystick.chassis.charter import Charter
 from tallystick.fabric.envoy import parts
@@ -189,7 +189,9 @@ def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
     # The first that matches is taken: those that ask for more than a path come before those that don't.
     for name, charter in sorted(charters.items(), key=lambda item: _is_home(item[0])):
         for path in charter.edge.paths:
-            routes += _service_routes(name, charter, {"path_separated_prefix": path.prefix} | _meant_for(name))
+            routes += _service_routes(
+                name, charter, {"path_separated_prefix": path.prefix}, meant=_meant_for(name), keyed=path.keyed
+            )
     routes += [_document(name, charter) for name, charter in charters.items() if _is_home(name)]
     routes.append(_index(charters))
     # deny by default: what no charter names does not exist; the body is made by the local reply mapper
@@ -233,42 +235,41 @@ def _meant_for(name: str) -> Json:
     return {"headers": [{"name": SHARD_HEADER.lower(), "string_match": {"exact": parts_of(name)[1]}}]}
 
 
-def _service_routes(name: str, charter: Charter, match: Json) -> list[Json]:
-    def only(condition: Json) -> Json:
-        return match | {"headers": [*match.get("headers", ()), condition]}
+def _service_routes(
+    name: str, charter: Charter, path: Json, *, meant: Json | None = None, keyed: Sequence[str] = ()
+) -> list[Json]:
+    """`keyed`: a POST to one of these with an Idempotency-Key may be sent again; to others the header says nothing."""
+    meant = meant or {}
 
-    def action(conditions: str) -> Json:
-        return {
+    def match(which: Json, *conditions: Json) -> Json:
+        return which | {"headers": [*meant.get("headers", ()), *conditions]}
+
+    def route(suffix: str, match: Json, retries: str) -> Json:
+        action = {
             "cluster": parts.replicas(name),
             "timeout": parts.millis(charter.limits.request_timeout_ms),
-            "retry_policy": parts.retry(conditions),
+            "retry_policy": parts.retry(retries),
         }
-
-    metadata = {"filter_metadata": {METADATA: {"service": name}}}
+        metadata = {"filter_metadata": {METADATA: {"service": name}}}
+        return {"name": name + suffix, "match": match, "route": action, "metadata": metadata}
 
     too_large = {"start": charter.limits.max_body_bytes + 1, "end": 2**63 - 1}
-    return [
+    routes: list[Json] = [
         # refused by its announced length, without reading it; a body of unknown length is cut by the chassis
         {
             "name": f"{name}-too-large",
-            "match": only({"name": "content-length", "range_match": too_large}),
+            "match": match(path, {"name": "content-length", "range_match": too_large}),
             "direct_response": {"status": 413},
-        },
-        {
-            "name": f"{name}-keyed",
-            "match": only({"name": "idempotency-key", "present_match": True}),
-            "route": action(parts.KEYED_RETRIES),
-            "metadata": metadata,
-        },
-        # asked again when the connection breaks: a read does nothing, so nobody needs to see that a replica died
-        {
-            "name": f"{name}-read",
-            "match": only(_method("GET")),
-            "route": action(parts.KEYED_RETRIES),
-            "metadata": metadata,
-        },
-        {"name": name, "match": match, "route": action(parts.SAFE_RETRIES), "metadata": metadata},
+        }
     ]
+    if keyed:
+        paths = {"safe_regex": {"regex": "|".join(map(parts.path_regex, keyed))}}
+        has_key = {"name": "idempotency-key", "present_match": True}
+        routes.append(route("-keyed", match(paths, _method("POST"), has_key), parts.KEYED_RETRIES))
+    # asked again when the connection breaks: a read does nothing, so nobody needs to see that a replica died
+    routes.append(route("-read", match(path, _method("GET")), parts.KEYED_RETRIES))
+    routes.append(route("", path | meant, parts.SAFE_RETRIES))
+    return routes
 
 
 def _document(name: str, charter: Charter) -> Json:

@@ -7,7 +7,6 @@ target's charter grants to that identity, by method and exact path.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from tallystick.chassis.charter import Charter, timeout_ms
@@ -119,8 +118,7 @@ def access_rules(target: str, charters: Mapping[str, Charter], topology: Topolog
 def _permission(action: str) -> Json:
     method, path = action.split(" ", 1)
     if "{" in path:
-        literal = re.sub(r"\\\{[a-z_]+\\\}", "[^/]+", re.escape(path))
-        matcher: Json = {"safe_regex": {"regex": literal}}
+        matcher: Json = {"safe_regex": {"regex": parts.path_regex(path)}}
     else:
         matcher = {"exact": path}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,6 +49,11 @@ def seconds(value: float) -> str:
 
 def millis(value: int) -> str:
     return seconds(value / 1000)
+
+
+def path_regex(path: str) -> str:
+    """For the paths that a path of an endpoint table, with parameters in braces, stands for."""
+    return re.sub(r"\\\{[a-z_]+\\\}", "[^/]+", re.escape(path))
 
 
 def pipe(path: Path, *, mode: int | None = None) -> Json:

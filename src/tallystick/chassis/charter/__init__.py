@@ -10,16 +10,17 @@ a difference: nobody gets into a service by editing only their own charter.
 
 from __future__ import annotations
 
-import difflib
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+
+from tallystick.chassis.charter.faults import CharterError as CharterError
+from tallystick.chassis.charter.faults import explained, nearest
 
 FILE = "charter.toml"
 
@@ -40,6 +41,7 @@ Action = Annotated[
     str, msgspec.Meta(pattern=r"^(GET|POST|PUT|PATCH|DELETE) /internal(/[a-z0-9_.-]+|/\{[a-z_]+\})+$", max_length=200)
 ]
 """One mesh row of the callee's endpoint table: `POST /internal/transfers`, `GET /internal/receipts/{id}`."""
+Keyed = Annotated[str, msgspec.Meta(pattern=r"^(/[a-z0-9_.-]+|/\{[a-z_]+\})+$", max_length=200)]
 FactType = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*(\.([a-z][a-z0-9_-]*|\*))+$", max_length=100)]
 Prefix = Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._-]+)+$", max_length=100)]
 Retention = Annotated[
@@ -106,6 +108,8 @@ class EdgePath(_Struct, frozen=True, kw_only=True):
     prefix: Prefix
     rate: Name
     """A class of `[limits.rates]`."""
+    keyed: tuple[Keyed, ...] = ()
+    """The rows of the endpoint table below it that take an Idempotency-Key: a POST with one may be sent again when a replica dies."""
 
 
 class Edge(_Struct, frozen=True, kw_only=True):
@@ -187,14 +191,6 @@ class Charter(_Struct, frozen=True, kw_only=True):
         return self.service.name
 
 
-class CharterError(Exception):
-    """A charter that can't be used. `file`, `key` and `remedy` say where and what to do."""
-
-    def __init__(self, file: Path | str, key: str, what: str, remedy: str) -> None:
-        self.file, self.key, self.what, self.remedy = str(file), key, what, remedy
-        super().__init__(f"{file}: {key}: {what}. {remedy}")
-
-
 def services_dir() -> Path:
     """Where the services live: the folder `tallystick/services` of the installed package."""
     with resources.as_file(resources.files("tallystick")) as package:
@@ -210,7 +206,7 @@ def parse(text: str, file: Path | str) -> Charter:
     try:
         charter = msgspec.convert(raw, Charter, strict=True)
     except msgspec.ValidationError as error:
-        raise _explained(file, str(error)) from error
+        raise explained(file, str(error), Charter) from error
     for key, what, remedy in _faults(charter):
         raise CharterError(file, key, what, remedy)
     return charter
@@ -277,7 +273,7 @@ def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, s
         for target, call in charter.calls.items():
             key = f"calls.{target}"
             if target not in charters:
-                yield name, key, "no such service", _nearest(target, charters, "Remove the section, or")
+                yield name, key, "no such service", nearest(target, charters, "Remove the section, or")
                 continue
             allowed = charters[target].callers.get(name, ())
             for action in sorted(set(call.actions) - set(allowed)):
@@ -292,7 +288,7 @@ def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, s
             if caller == OPERATOR:
                 continue
             if caller not in charters:
-                yield name, key, "no such service", _nearest(caller, charters, "Remove the line, or")
+                yield name, key, "no such service", nearest(caller, charters, "Remove the line, or")
                 continue
             call_back = charters[caller].calls.get(name)
             unused = set(actions) - set(call_back.actions if call_back else ())
@@ -305,7 +301,7 @@ def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, s
                 )
         for source in charter.consumes:
             if source not in charters:
-                yield name, f"consumes.{source}", "no such service", _nearest(source, charters, "Remove it, or")
+                yield name, f"consumes.{source}", "no such service", nearest(source, charters, "Remove it, or")
         for path in charter.edge.paths:
             for other_prefix, other in owners.items():
                 if other != name and _covers(path.prefix, other_prefix):
@@ -355,8 +351,15 @@ def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
             yield (
                 f"edge.paths[{index}].rate",
                 f'"{path.rate}" is not a class of [limits.rates]',
-                _nearest(path.rate, charter.limits.rates, f"Add [limits.rates.{path.rate}], or"),
+                nearest(path.rate, charter.limits.rates, f"Add [limits.rates.{path.rate}], or"),
             )
+        for keyed in path.keyed:
+            if not _covers(path.prefix, keyed):
+                yield (
+                    f"edge.paths[{index}].keyed",
+                    f"{keyed} is not below {path.prefix}",
+                    "Write it at the path that it is below.",
+                )
         if path.prefix.startswith(("/internal", "/health", "/metrics", "/openapi")):
             yield (
                 f"edge.paths[{index}].prefix",
@@ -386,65 +389,3 @@ def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
 def _covers(one: str, other: str) -> bool:
     """Whether one of two path prefixes lies at or below the other, by whole segments."""
     return one == other or one.startswith(other + "/") or other.startswith(one + "/")
-
-
-def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:
-    options = list(known)
-    near = difflib.get_close_matches(word, options, n=1)
-    return f'Did you mean "{near[0]}"?' if near else f"{otherwise} use one of: {', '.join(options) or '(none)'}."
-
-
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$?(?P<path>[^`]*)`)?$")
-_FIELD = re.compile(r"(unknown|missing required) field `([^`]+)`")
-
-
-def _explained(file: Path | str, message: str) -> CharterError:
-    """The message of msgspec, with the key in TOML's words and what to do."""
-    match = _AT.match(message)
-    what, path = (match["what"], match["path"] or "") if match else (message, "")
-    key = path.removeprefix(".")
-    field = _FIELD.search(what)
-    if field and field[1] == "unknown":
-        full = f"{key}.{field[2]}".removeprefix(".")
-        return CharterError(file, full, "unknown key", _nearest(field[2], _keys_at(key), "Remove it, or"))
-    if field:
-        return CharterError(file, f"{key}.{field[2]}".removeprefix("."), "is missing", "Add it.")
-    remedy = "Correct the value."
-    if "matching regex" in what:
-        remedy = f"Expected {_MEANING.get(key.rsplit('.', 1)[-1].split('[')[0], 'text of that form')}."
-    elif "Invalid enum value" in what:
-        remedy = "Take one of the words that the schema in tallystick/chassis/charter.py lists."
-    return CharterError(file, key or "(top)", what[:1].lower() + what[1:], remedy)
-
-
-_MEANING = {
-    "actions": 'a method and a path below /internal, like "POST /internal/transfers"',
-    "callers": 'a method and a path below /internal, like "POST /internal/transfers"',
-    "retention": '"90 days", "10 years", "until erased" or "for ever"',
-    "prefix": 'a path without a slash at its end, like "/v1/payments"',
-    "types": 'a fact type or a pattern, like "payments.payment.*"',
-    "proof": 'a test, like "tests/fabric/test_conformance.py::test_callers"',
-    "name": "lower case letters and digits, like the folder",
-}
-
-
-def _keys_at(key: str) -> list[str]:
-    """The keys that the schema knows at a place like `limits`, `data[...]` or `edge.paths[0]`."""
-    here: object = Charter
-    for part in filter(None, re.split(r"\.|\[[^\]]*\]", key)):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(here)}  # type: ignore[arg-type]
-        here = _struct_in(fields.get(part))
-        if here is None:
-            return []
-    return [field.encode_name for field in msgspec.structs.fields(here)]  # type: ignore[arg-type]
-
-
-def _struct_in(kind: object) -> type[msgspec.Struct] | None:
-    """The struct inside of `dict[str, S]`, `tuple[S, ...]`, `S | None`."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return kind
-    for part in getattr(kind, "__args__", ()):
-        found = _struct_in(part)
-        if found is not None:
-            return found
-    return _struct_in(getattr(kind, "__origin__", None)) if hasattr(kind, "__metadata__") else None
