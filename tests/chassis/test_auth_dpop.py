@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
@@ -223,6 +224,54 @@ def test_one_key_has_one_written_form() -> None:
 def test_keys_that_are_not_taken(jwk: Jwk) -> None:
     with pytest.raises(Refused):
         public_key(jwk)
+
+
+P25519 = 2**255 - 19
+SMALL_ORDER = [0, 1, P25519 - 1, int("7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7", 16)]
+SMALL_ORDER.append(P25519 - SMALL_ORDER[-1])
+
+
+def ed25519(y: int, sign: int = 0) -> Jwk:
+    return Jwk(kty="OKP", crv="Ed25519", x=b64((y | sign << 255).to_bytes(32, "little")))
+
+
+def rsa(modulus: int) -> Jwk:
+    return Jwk(kty="RSA", n=b64(modulus.to_bytes((modulus.bit_length() + 7) // 8)), e="AQAB")
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("y", [*SMALL_ORDER, *(y + P25519 for y in SMALL_ORDER if y < 19), P25519 + 2, P25519 + 18])
+def test_points_that_everybody_can_sign_for(y: int, sign: int) -> None:
+    """The points of small order, and what is no point in its one spelling (RFC 8032 section 5.1.3)."""
+    with pytest.raises(Refused, match="everybody can sign"):
+        public_key(ed25519(y, sign))
+
+
+def test_one_signature_would_fit_every_message() -> None:
+    """What the refusal is for: with the neutral element as the key S = 0 and R = [0]B are a signature of anything, and OpenSSL agrees."""
+    neutral = (1).to_bytes(32, "little")
+    key = Ed25519PublicKey.from_public_bytes(neutral)
+    key.verify(neutral + bytes(32), b"one message")
+    key.verify(neutral + bytes(32), b"another")
+
+
+M2203 = 2**2203 - 1
+"""A Mersenne prime."""
+
+
+@pytest.mark.parametrize("modulus", [3**1300, 751 * M2203, M2203, (2**1279 - 1) ** 2], ids=["3^k", "751p", "p", "pp"])
+def test_moduli_that_everybody_can_factor(modulus: int) -> None:
+    with pytest.raises(Refused, match="everybody can sign"):
+        public_key(rsa(modulus))
+
+
+def test_a_proof_by_a_key_that_everybody_can_sign_for() -> None:
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": ed25519(1).x}
+    claims = {"jti": "1", "htm": "POST", "htu": URL, "iat": int(time.time())}
+    parts = [json.dumps({"typ": "dpop+jwt", "alg": "Ed25519", "jwk": jwk}).encode(), json.dumps(claims).encode()]
+    proof = ".".join(map(b64, [*parts, (1).to_bytes(32, "little") + bytes(32)]))
+    with pytest.raises(Refused, match="everybody can sign"):
+        ProofVerifier().verify(proof, method="POST", url=URL, now=time.time())
 
 
 @pytest.mark.parametrize("key", [ECKey.generate_key("P-256"), RSA, OKPKey.generate_key("Ed25519")])

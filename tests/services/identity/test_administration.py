@@ -120,6 +120,20 @@ async def test_keys_that_are_not_taken(world: World, jwks: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
+    "jwk",
+    [
+        {"kty": "OKP", "crv": "Ed25519", "x": base64.urlsafe_b64encode(b"\1" + bytes(31)).rstrip(b"=").decode()},
+        {"kty": "RSA", "e": "AQAB", "n": _number(2048)},  # 3 divides it
+    ],
+    ids=["Ed25519", "RSA"],
+)
+async def test_keys_that_everybody_can_sign_for(world: World, jwk: dict[str, Any]) -> None:
+    answer = await create(world, registration(jwks={"keys": [jwk | {"kid": "1"}]}))
+    assert (answer.status, slug(answer)) == (400, "invalid-client-key")
+    assert "everybody can sign for this key" in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
     ("changes", "status"),
     [
         ({"scope": "admin"}, 400),

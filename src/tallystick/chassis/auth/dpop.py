@@ -88,10 +88,11 @@ class ProofVerifier:
             raise Refused("the key has private members")
         members = (jwk.kty, jwk.crv, jwk.x, jwk.y, jwk.n, jwk.e)
         known = self._keys.get(members)
-        key, made_by = known or (public_key(jwk), thumbprint(jwk))
+        made_by = known[1] if known else thumbprint(jwk)
         if jkt is not None and made_by != jkt:
             raise Refused("the proof is by another key than the token is bound to")
         _check_claims(claims, method, url, now, token_hash)
+        key = known[0] if known else public_key(jwk)  # late, because it takes its time with a new RSA key
         verify(header.alg, key, compact)
         if known is None:
             self._keys[members] = (key, made_by)

@@ -10,7 +10,9 @@ Signatures are never used as keys of anything: an ECDSA signature can be changed
 import base64
 import binascii
 import hashlib
+import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import msgspec
@@ -25,6 +27,21 @@ _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), salt_length=32)  # RFC 7518 section 3.5: as long as the hash
+
+#: RFC 8032 section 5.1: coordinates are below this prime. 31 bytes and a sign hold more, so that some points have two spellings.
+_P25519: Final = 2**255 - 19
+#: The y of the points of order 1, 2, 4 and 8. With one of these for a key the signature R = [S]B is good for one message in eight at
+#: least, and with the neutral element (y = 1) for each.
+_SMALL_ORDER: Final = frozenset(
+    {
+        0,
+        1,
+        _P25519 - 1,
+        2707385501144840649318225287225658788936804267575313519463743609750303402022,
+        55188659117513257062467267217118295137698188065244968500265048394206261417927,
+    }
+)
+_SMALL_PRIMES: Final = math.prod(n for n in range(2, 752) if all(n % d for d in range(2, math.isqrt(n) + 1)))
 
 
 class Refused(Exception):
@@ -117,7 +134,7 @@ def sha256(text: str) -> bytes:
 
 
 def thumbprint(jwk: Jwk) -> str:
-    """RFC 7638. Only for a key that `public_key` took: it has seen to the canonical form of the members."""
+    """RFC 7638. It stands for a key that `public_key` took, too: that sees to the canonical form of the members."""
     if jwk.kty == "EC":
         text = f'{{"crv":"{jwk.crv}","kty":"EC","x":"{jwk.x}","y":"{jwk.y}"}}'
     elif jwk.kty == "RSA":
@@ -130,7 +147,8 @@ def thumbprint(jwk: Jwk) -> str:
 def public_key(jwk: Jwk) -> PublicKey:
     """The key that a JWK describes: P-256, Ed25519, or RSA of 2048 to 4096 bits with e = 65537. Raises Refused.
 
-    The bounds on RSA are there for our own sake too: verifying with a 16384-bit key of the sender's choice is a lever.
+    The bounds on RSA are there for our own sake too: verifying with a 16384-bit key of the sender's choice is a lever. A key for which
+    everybody can sign is refused: what it signed would say nothing of who did.
     """
     if jwk.private:
         raise Refused("the key has private members")
@@ -140,15 +158,29 @@ def public_key(jwk: Jwk) -> PublicKey:
                 int.from_bytes(_octets(jwk.x, 32)), int.from_bytes(_octets(jwk.y, 32)), ec.SECP256R1()
             ).public_key()
         if jwk.kty == "OKP" and jwk.crv == "Ed25519":
-            return ed25519.Ed25519PublicKey.from_public_bytes(_octets(jwk.x, 32))
+            point = _octets(jwk.x, 32)
+            y = int.from_bytes(point, "little") & ((1 << 255) - 1)
+            if y >= _P25519 or y in _SMALL_ORDER:
+                raise Refused("everybody can sign for this key")
+            return ed25519.Ed25519PublicKey.from_public_bytes(point)
         if jwk.kty == "RSA":
             modulus = int.from_bytes(_octets(jwk.n, None))
             if not 2048 <= modulus.bit_length() <= 4096 or modulus % 2 == 0 or jwk.e != "AQAB":
                 raise Refused("RSA keys have an odd modulus of 2048 to 4096 bits and the exponent 65537")
+            if not _hard_to_factor(modulus):
+                raise Refused("everybody can sign for this key")
             return rsa.RSAPublicNumbers(65537, modulus).public_key()
     except ValueError as error:  # not a point of the curve
         raise Refused("the key is not valid") from error
     raise Refused("the key is of a kind that is not taken here")
+
+
+@lru_cache(maxsize=4096)
+def _hard_to_factor(modulus: int) -> bool:
+    """NIST SP 800-89 section 5.3.3: no factor below 752, and neither a prime nor the power of one. For those, a prime divides
+    2^n - 2 by Fermat's theorem; two primes of a real key do not. It takes 20 ms for 2048 bits and 140 for 4096, hence once for each key.
+    """
+    return math.gcd(modulus, _SMALL_PRIMES) == 1 and math.gcd(pow(2, modulus, modulus) - 2, modulus) == 1
 
 
 def _octets(text: str, length: int | None) -> bytes:

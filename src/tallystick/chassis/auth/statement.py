@@ -37,8 +37,7 @@ def statement(text: str, *, typ: str, jkt: str) -> bytes:
         raise Refused("crit is not taken here")
     if not jkt:  # a certificate's key signs handshakes, which leave nothing that could be shown to others
         raise Refused("the token is not bound to a key by DPoP, so it says of no key that it is yours")
-    key = public_key(header.jwk)
     if thumbprint(header.jwk) != jkt:
         raise Refused("it is by another key than the token is bound to")
-    verify(header.alg, key, compact)
+    verify(header.alg, public_key(header.jwk), compact)
     return compact.payload
