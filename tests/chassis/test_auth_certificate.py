@@ -74,7 +74,7 @@ async def test_a_token_over_its_certificate(
     assert world.server.count("/internal/jwks") == 1
 
 
-async def test_without_valkey_money_goes_on(directory: Path, certificate: Certificate) -> None:
+async def test_without_valkey_writes_go_on(directory: Path, certificate: Certificate) -> None:
     """Nothing has to be remembered of such a request; of one with a proof it has."""
     gone = valkey.asyncio.Valkey(unix_socket_path=str(directory / "none.sock"))
     world = World(directory, gone)
@@ -194,14 +194,14 @@ async def test_no_credentials(world: World, certificate: Certificate) -> None:
         assert caught.value.extensions["error"] == "missing_token"
 
 
-async def test_it_expires_is_revoked_and_money_waits_for_the_feed(world: World, certificate: Certificate) -> None:
+async def test_it_expires_is_revoked_and_writes_wait_for_the_feed(world: World, certificate: Certificate) -> None:
     token = world.issuer.access(world.holder, cnf=certificate.cnf, jti="t1")
     headers = [*authorization(token, scheme="Bearer"), certificate.header]
     await world.ask(headers)
     world.elapsed += 10.5
     with pytest.raises(RevocationFeedStale):
         await world.ask(headers)
-    await world.ask(headers, money=False)
+    await world.ask(headers, strict=False)
     world.server.revoke("jti", "t1")
     await world.feed.fetch()
     assert "revoked" in (await refused(world, headers, "invalid_token", "Bearer")).detail

@@ -60,8 +60,8 @@ class World:
         self.clock.advance(timedelta(seconds=seconds))
         self.elapsed += seconds
 
-    async def ask(self, headers: list[tuple[bytes, bytes]], *, money: bool = True, method: str = "POST") -> Subject:
-        return await self.auth.edge(method, PATH, headers, money=money)
+    async def ask(self, headers: list[tuple[bytes, bytes]], *, strict: bool = True, method: str = "POST") -> Subject:
+        return await self.auth.edge(method, PATH, headers, strict=strict)
 
     async def refused(
         self, headers: list[tuple[bytes, bytes]], error: str | None, **options: Any
@@ -196,7 +196,7 @@ async def test_replay(world: World) -> None:
     headers = world.holder.headers(world.issuer.access(world.holder))
     await world.ask(headers)
     await world.refused(headers, "invalid_dpop_proof")
-    await world.refused(headers, "invalid_dpop_proof", money=False)
+    await world.refused(headers, "invalid_dpop_proof", strict=False)
 
 
 async def test_replay_race_of_200(world: World) -> None:
@@ -287,14 +287,14 @@ async def test_transaction_token_goes_with_its_access_token(world: World) -> Non
         await world.auth.transaction(inner, "payments")
 
 
-async def test_stale_feed_stops_money_and_not_reads(world: World) -> None:
+async def test_stale_feed_stops_writes_and_not_reads(world: World) -> None:
     token = world.issuer.access(world.holder)
     await world.ask(world.holder.headers(token))
     world.elapsed += 10.5
     with pytest.raises(RevocationFeedStale) as caught:
         await world.ask(world.holder.headers(token))
     assert (caught.value.status, caught.value.slug, caught.value.retryable) == (503, "revocation-feed-stale", True)
-    await world.ask(world.holder.headers(token), money=False)
+    await world.ask(world.holder.headers(token), strict=False)
     await world.feed.fetch()
     await world.ask(world.holder.headers(token))
 
@@ -305,7 +305,7 @@ async def test_before_the_first_list_nobody_is_let_in(directory: Path, valkey: v
     token = world.issuer.access(world.holder)
     assert world.auth.ready is False
     with pytest.raises(IdentityUnavailable):
-        await world.ask(world.holder.headers(token), money=False)
+        await world.ask(world.holder.headers(token), strict=False)
     with pytest.raises(IdentityUnavailable):
         await world.auth.transaction(world.issuer.transaction(), "payments")
     await world.feed.fetch()
@@ -347,7 +347,7 @@ async def test_rotated_key_is_learned(world: World) -> None:
     await world.ask(world.holder.headers(new.access(world.holder)))
 
 
-async def test_without_valkey_money_stops(directory: Path) -> None:
+async def test_without_valkey_writes_stop(directory: Path) -> None:
     gone = valkey.asyncio.Valkey(unix_socket_path=str(directory / "none.sock"))
     world = World(directory, gone)
     await world.server.start()
@@ -356,8 +356,8 @@ async def test_without_valkey_money_stops(directory: Path) -> None:
     with captured():
         with pytest.raises(ReplayCheckUnavailable):
             await world.ask(headers)
-        await world.ask(headers, money=False)
-        await world.refused(headers, "invalid_dpop_proof", money=False)
+        await world.ask(headers, strict=False)
+        await world.refused(headers, "invalid_dpop_proof", strict=False)
     await gone.aclose()
     await world.client.close()
     await world.server.stop()

@@ -15,12 +15,12 @@ def proof(jti: str = "j", jkt: str = "k") -> Proof:
     return Proof(jkt, jti, time.time())
 
 
-async def outcomes(store: ProofStore, proofs: list[Proof], *, money: bool = True) -> list[bool]:
+async def outcomes(store: ProofStore, proofs: list[Proof], *, strict: bool = True) -> list[bool]:
     """Whether each was let in."""
 
     async def one(each: Proof) -> bool:
         try:
-            await store.claim(each, money=money)
+            await store.claim(each, strict=strict)
         except Refused:
             return False
         return True
@@ -41,14 +41,14 @@ async def test_a_request_that_the_edge_gives_to_another_replica_is_one_use(valke
     store = ProofStore(used, "payments")
     with captured():
         for _ in range(2):
-            await store.claim(proof(), money=False, request=b"r1")
+            await store.claim(proof(), strict=False, request=b"r1")
         for other in (b"r2", b""):
             with pytest.raises(Refused):
-                await store.claim(proof(), money=False, request=other)
+                await store.claim(proof(), strict=False, request=other)
         # Without a name no request is the same as another one.
-        await store.claim(proof("j2"), money=False)
+        await store.claim(proof("j2"), strict=False)
         with pytest.raises(Refused):
-            await store.claim(proof("j2"), money=False)
+            await store.claim(proof("j2"), strict=False)
     if gone:
         await used.aclose()
 
@@ -72,7 +72,7 @@ async def test_nobody_uses_up_anothers_proofs(valkey: Valkey) -> None:
 
 
 async def test_keys_are_small_named_for_the_service_and_expire(valkey: Valkey) -> None:
-    await ProofStore(valkey, "payments").claim(proof("x" * 256), money=True)
+    await ProofStore(valkey, "payments").claim(proof("x" * 256), strict=True)
     [key] = await valkey.keys("*")
     assert key.startswith(b"payments:{payments-dpop}:")
     assert len(key) == len(b"payments:{payments-dpop}:") + 16
@@ -80,16 +80,34 @@ async def test_keys_are_small_named_for_the_service_and_expire(valkey: Valkey) -
     assert REMEMBERED > 65  # a proof is good for 60 s after an `iat` that may be 5 s ahead
 
 
-async def test_without_the_store_money_stops_and_reads_go_on_once() -> None:
+async def test_without_the_store_writes_stop_and_reads_go_on_once() -> None:
     gone = Valkey(unix_socket_path="/tmp/there-is-no-valkey.sock")
     store = ProofStore(gone, "payments")
     with captured() as lines:
         for _ in range(3):
             with pytest.raises(ReplayCheckUnavailable):
-                await store.claim(proof(), money=True)
-        assert await outcomes(store, [proof()] * 50, money=False) == [True] + [False] * 49
+                await store.claim(proof(), strict=True)
+        assert await outcomes(store, [proof()] * 50, strict=False) == [True] + [False] * 49
     assert (ReplayCheckUnavailable.status, ReplayCheckUnavailable.retryable) == (503, True)
     assert [line["event"] for line in lines] == ["auth.replay_store_failed"]
+    await gone.aclose()
+
+
+async def test_what_was_used_while_the_store_was_away_stays_used_when_it_is_back(valkey: Valkey) -> None:
+    now = [0.0]
+    store = ProofStore(valkey, "p", monotonic=lambda: now[0])
+    gone = Valkey(unix_socket_path="/tmp/there-is-no-valkey.sock")
+    with captured():
+        store._script.registered_client = gone
+        await store.claim(proof("j1"), strict=False, request=b"r1")
+        await store.claim(proof("j2"), strict=False, request=b"r2")
+        store._script.registered_client = valkey
+        assert await outcomes(store, [proof("j1"), proof("j1")], strict=False) == [False, False]
+        await store.claim(proof("j2"), strict=False, request=b"r2")  # the edge gives the same request once more
+        now[0] = REMEMBERED
+        assert await outcomes(store, [proof("j1", "k2")]) == [True]
+        await valkey.flushall()
+        assert await outcomes(store, [proof("j1")]) == [True]  # too old by now for whoever checks proofs
     await gone.aclose()
 
 
@@ -104,7 +122,7 @@ async def test_a_store_that_never_answers_is_the_same(directory: object) -> None
     server = await asyncio.start_unix_server(silent, path)
     valkey = Valkey(unix_socket_path=path)
     with captured(), pytest.raises(ReplayCheckUnavailable):
-        await ProofStore(valkey, "p").claim(proof(), money=True)
+        await ProofStore(valkey, "p").claim(proof(), strict=True)
     await valkey.aclose()
     server.close()
 
@@ -116,10 +134,10 @@ async def test_a_store_that_refuses_is_the_same_and_its_return_is_noticed(valkey
         await valkey.config_set("maxmemory-policy", "noeviction")
         try:
             with pytest.raises(ReplayCheckUnavailable):
-                await store.claim(proof(), money=True)
+                await store.claim(proof(), strict=True)
         finally:
             await valkey.config_set("maxmemory", "0")
-        await store.claim(proof(), money=True)
+        await store.claim(proof(), strict=True)
     assert [line["event"] for line in lines] == ["auth.replay_store_failed", "auth.replay_store_back"]
 
 

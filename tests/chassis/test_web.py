@@ -568,6 +568,26 @@ async def test_a_mesh_row_is_for_the_services_it_names(env: Env) -> None:
         assert (await ask(env.app, "POST", "/internal/stock", body, headers)).status == 403
 
 
+async def test_only_reads_go_on_without_news_of_revocations(env: Env) -> None:
+    """Whatever their rates are: who freezes an account or asks for a number in clear must not do so with a revoked token either."""
+    env.world.feed._heard_at = float("-inf")
+    for path in ("/v1/sales", "/v1/sales/a/capture"):
+        answer = await ask(env.app, "POST", path, GOOD, [*env.world.edge("POST", path), KEY])
+        assert (answer.status, answer.json["type"].rpartition("/")[2]) == (503, "revocation-feed-stale")
+    assert (await env.get("/v1/sales/7")).status == 200
+
+
+async def test_only_reads_go_on_without_valkey(env: Env) -> None:
+    gone = Valkey(unix_socket_path="/tmp/there-is-no-valkey.sock")
+    env.world.authenticator._proofs._script.registered_client = gone
+    with logs.captured():
+        for path in ("/v1/sales", "/v1/sales/a/capture"):
+            answer = await ask(env.app, "POST", path, GOOD, [*env.world.edge("POST", path), KEY])
+            assert (answer.status, answer.json["type"].rpartition("/")[2]) == (503, "replay-check-unavailable")
+        assert (await env.get("/v1/sales/7")).status == 200
+    await gone.aclose()
+
+
 async def test_an_edge_row_is_not_for_services(env: Env) -> None:
     headers = [*env.world.edge("GET", "/v1/sales"), *env.world.mesh("payments")]
     assert (await ask(env.app, "GET", "/v1/sales", headers=headers)).status == 404

@@ -47,7 +47,7 @@ async def service(world: World, name: str = "payments") -> AsyncIterator[Authent
 async def allowed(checks: Authenticator, client: ApiClient, token: str) -> bool:
     headers = client.edge_headers(token, "POST", ISSUER + PATH)
     try:
-        subject = await checks.edge("POST", PATH, headers, money=True)
+        subject = await checks.edge("POST", PATH, headers, strict=True)
     except CredentialsRefused:
         return False
     assert subject.client_id == client.client_id
@@ -258,7 +258,7 @@ async def test_other_services_take_our_tokens(world: World) -> None:
     client = await world.client("payments:write")
     token = await client.access_token()
     async with service(world) as checks:
-        subject = await checks.edge("POST", PATH, client.edge_headers(token, "POST", ISSUER + PATH), money=True)
+        subject = await checks.edge("POST", PATH, client.edge_headers(token, "POST", ISSUER + PATH), strict=True)
         assert (subject.tenant, subject.client_id) == ("default", client.client_id)
         assert subject.scopes == {"payments:write"}
         inner_token = await checks.exchange(subject)

@@ -117,12 +117,12 @@ class Authenticator:
 
     # ---- the edge ---------------------------------------------------------------------------------------------------
 
-    async def edge(self, method: str, path: str, headers: Headers, *, money: bool = False) -> Subject:
+    async def edge(self, method: str, path: str, headers: Headers, *, strict: bool = False) -> Subject:
         """Authenticate a request from outside.
 
         `path` is the path as it was sent, without the query; `headers` are ASGI's, all of them, so that a header that came twice
-        is seen. `money` fails closed where otherwise a weaker answer would do. Raises CredentialsRefused (401),
-        RevocationFeedStale, ReplayCheckUnavailable, IdentityUnavailable (503).
+        is seen. `strict` is for all but reads: it fails closed where a read goes on by what this process knows. Raises
+        CredentialsRefused (401), RevocationFeedStale, ReplayCheckUnavailable, IdentityUnavailable (503).
         """
         sent = _sent(headers)
         digest = sha256(sent.token)
@@ -131,16 +131,16 @@ class Authenticator:
             verified = await self._access(sent.token, digest, now)
         except Refused as refused:
             raise invalid_token(f"The access token is not valid: {refused.reason}.", sent.scheme) from None
-        if money and self._feed.stale:
+        if strict and self._feed.stale:
             raise RevocationFeedStale
         if verified.certificate:
             _shown(verified.certificate, sent)
         else:
-            await self._proved(verified.jkt, sent, digest=digest, now=now, method=method, path=path, money=money)
+            await self._proved(verified.jkt, sent, digest=digest, now=now, method=method, path=path, strict=strict)
         return verified.subject
 
     async def _proved(
-        self, jkt: str, sent: "_Sent", *, digest: bytes, now: float, method: str, path: str, money: bool
+        self, jkt: str, sent: "_Sent", *, digest: bytes, now: float, method: str, path: str, strict: bool
     ) -> None:
         """The token came with a new proof by its key, for this request (RFC 9449 section 4.3)."""
         if sent.scheme != "DPoP":  # section 7.2: or binding it would have been for nothing
@@ -159,7 +159,7 @@ class Authenticator:
                 token_hash=digest,
                 jkt=jkt,
             )
-            await self._proofs.claim(proof, money=money, request=sent.request)
+            await self._proofs.claim(proof, strict=strict, request=sent.request)
         except Refused as refused:
             raise invalid_proof(f"The DPoP proof is not valid: {refused.reason}.") from None
 

@@ -62,7 +62,7 @@ class InsufficientScope(Forbidden):
 
 
 class RevocationFeedStale(Unavailable):
-    """503: news of revoked tokens stopped coming, so money doesn't move on the word of a token."""
+    """503: news of revoked tokens stopped coming, so nothing but reads is done on the word of a token."""
 
     slug = "revocation-feed-stale"
     title = "Revocations can't be checked at the moment"

@@ -65,20 +65,22 @@ class ProofStore:
         self._memory = LocalMemory(monotonic)
         self._failing = False
 
-    async def claim(self, proof: Proof, *, money: bool, request: bytes = b"") -> None:
+    async def claim(self, proof: Proof, *, strict: bool, request: bytes = b"") -> None:
         """Raises Refused for a proof that was seen, but with the same `request`: the id that the edge gave it.
 
-        When Valkey doesn't answer: `ReplayCheckUnavailable` for `money`; otherwise the proof is looked up in the memory of
-        this process, which knows the proofs it saw while Valkey was away. A stolen proof for a read could then be used once per
-        replica within its minute; the read itself still needs the token.
+        When Valkey doesn't answer: `ReplayCheckUnavailable` if `strict`; otherwise the proof is looked up in the memory of
+        this process, which knows the proofs it saw while Valkey was away, and goes on knowing them when it is back. A stolen proof
+        for a read could then be used once per replica within its minute; the read itself still needs the token.
         """
         key = hashlib.sha256(f"{proof.jkt}\0{proof.jti}".encode()).digest()[:16]
         fresh = await self._batcher.submit((self._prefix + key, request))
         if fresh is None:
-            if money:
+            if strict:
                 raise ReplayCheckUnavailable
             fresh = self._memory.claim(key, request)
             _fallbacks.inc()
+        elif self._memory.used(key, request):
+            fresh = False
         if not fresh:
             raise Refused("the proof was used before")
 
@@ -104,11 +106,6 @@ class ProofStore:
         self._failing = error is not None
 
 
-def _is_own(stored: bytes | None, request: bytes) -> bool:
-    """Whether nobody had used the proof (`stored` is None), or this very request had."""
-    return stored is None or (request != b"" and stored == request)
-
-
 class LocalMemory:
     """Proofs seen by this process, bounded. Full: nothing is let in until old ones expire."""
 
@@ -119,15 +116,20 @@ class LocalMemory:
         self._used: dict[bytes, tuple[float, bytes]] = {}  # in order of expiry, because each lives equally long
 
     def claim(self, key: bytes, request: bytes = b"") -> bool:
-        now = self._monotonic()
-        for oldest in list(self._expired(now)):
-            del self._used[oldest]
-        if key in self._used:
-            return _is_own(self._used[key][1], request)
-        if len(self._used) >= self.LIMIT:
-            raise ReplayCheckUnavailable
-        self._used[key] = (now + REMEMBERED, request)
+        if self.used(key, request):
+            return False
+        if key not in self._used:
+            if len(self._used) >= self.LIMIT:
+                raise ReplayCheckUnavailable
+            self._used[key] = (self._monotonic() + REMEMBERED, request)
         return True
+
+    def used(self, key: bytes, request: bytes) -> bool:
+        """Whether another request has shown the proof. One without a name is never the same as another one."""
+        for oldest in self._expired(self._monotonic()):
+            del self._used[oldest]
+        held = self._used.get(key)
+        return held is not None and (request == b"" or held[1] != request)
 
     def _expired(self, now: float) -> list[bytes]:
         expired: list[bytes] = []

@@ -18,7 +18,7 @@ from tallystick.chassis.auth.tokens import Verified
 from tallystick.kernel.problem import Problem
 
 SUBJECT: Final = "identity.revocations"
-STALE_AFTER: Final = 10.0  # seconds without news, then money doesn't move
+STALE_AFTER: Final = 10.0  # seconds without news, then nothing but reads is done
 QUIET_AFTER: Final = 3.0  # seconds without news, then the list is fetched instead
 REFRESH: Final = 60.0  # seconds between fetches when all is well
 

@@ -272,7 +272,7 @@ class Application:
         endpoint = bound.endpoint
         if bound.entry == "edge" and self._authenticator is not None:
             subject = await self._authenticator.edge(
-                call.scope["method"], call.scope["path"], call.raw, money=bound.money
+                call.scope["method"], call.scope["path"], call.raw, strict=bound.strict
             )
             call.subject = subject
             if endpoint.scope is not None:

@@ -71,10 +71,10 @@ class Bound:
         "endpoint",
         "entry",
         "max_body",
-        "money",
         "query",
         "route",
         "statuses",
+        "strict",
         "timeout",
     )
 
@@ -84,7 +84,7 @@ class Bound:
         self.statuses = endpoint.statuses
         self.entry = endpoint.entry
         self.callers = frozenset(endpoint.mesh)
-        self.money = endpoint.rate == "money"
+        self.strict = endpoint.strict
         self.timeout = endpoint.timeout
         self.max_body = max_body
         self._media = b"application/json" if endpoint.media == "json" else b"application/x-www-form-urlencoded"

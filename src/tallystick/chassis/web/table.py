@@ -34,8 +34,8 @@ class Endpoint:
 
     `handler(service, request) -> Reply`; `action` is the Cedar action (rows may share one), `resource` the Cedar type that
     the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
-    limits; the class `money` also demands a fresh revocation feed. `timeout` is the time budget in seconds of a request
-    that brings none. `also` are further media types that the answer can be had in.
+    limits. `timeout` is the time budget in seconds of a request that brings none. `also` are further media types that the
+    answer can be had in.
 
     For the document alone: `segments` are the msgspec types of the path's parameters; `further` are other statuses of success than
     `status`. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their handler reads `raw_body`
@@ -102,6 +102,11 @@ class Endpoint:
     def where(self) -> str:
         """`POST /v1/payments`: the row's name in metrics, logs and idempotency records."""
         return f"{self.method} {self.path}"
+
+    @property
+    def strict(self) -> bool:
+        """Whether it needs a fresh revocation feed and a proof that is known to be new: all but reads, and not those that tell a secret."""
+        return self.method != "GET" or self.rate in {"money", "reveal"}
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ class AccessTokens:
                 now=self._clock.now().timestamp(),
             )
             # Fails closed when the memory of proofs is away: a token can wait, a stolen proof must not get one.
-            await self._seen.claim(proof, money=True)
+            await self._seen.claim(proof, strict=True)
         except jose.Refused as error:
             description = f"The DPoP proof is not valid: {error.reason}."
             raise Refusal("invalid_dpop_proof", description, reason="dpop") from error
