@@ -214,6 +214,34 @@ async def test_an_unknown_key_is_asked_for_once_by_all() -> None:
     assert set(keys.keys) == {"k1"}
 
 
+async def test_who_comes_while_the_keys_are_fetched_waits_for_them() -> None:
+    """With keys at hand too: after a key was retired at once, the first tokens by the next one come together."""
+    source, now = Source(), [0.0]
+    keys = KeySet(source.fetch, monotonic=lambda: now[0])
+    await keys.refresh()
+    source.issuers = [Issuer("k2")]
+    now[0] = 10.0
+    first = asyncio.create_task(keys.learn("k2"))
+    await asyncio.sleep(0.001)
+    await asyncio.gather(first, *(keys.learn("k2") for _ in range(4)))
+    assert source.fetched == 2
+
+
+async def test_a_key_that_is_younger_than_the_fetch_under_way_is_asked_for_again() -> None:
+    source, now = Source(), [10.0]
+    keys = KeySet(source.fetch, monotonic=lambda: now[0])
+    await keys.refresh()
+    now[0] = 20.0
+    refreshing = asyncio.create_task(keys.refresh())
+    await asyncio.sleep(0.001)
+    with pytest.raises(KeyUnknown):
+        await keys.learn("k2")
+    await refreshing
+    source.issuers.append(Issuer("k2"))
+    now[0] = 21.0
+    await keys.learn("k2")
+
+
 async def test_a_made_up_key_is_not_asked_for_again_for_half_a_minute() -> None:
     source, now = Source(), [0.0]
     keys = KeySet(source.fetch, monotonic=lambda: now[0])

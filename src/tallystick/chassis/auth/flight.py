@@ -22,6 +22,9 @@ class SingleFlight(Generic[K, T]):
         self._timeout = timeout
         self._under_way: dict[K, asyncio.Task[T]] = {}
 
+    def under_way(self, key: K) -> bool:
+        return key in self._under_way
+
     async def do(self, key: K, load: Callable[[], Awaitable[T]]) -> T:
         task = self._under_way.get(key)
         if task is None:

@@ -205,8 +205,8 @@ class VerifiedTokens:
 
 
 class KeySet:
-    """Identity's public keys. An unknown `kid` asks for them again: one flight at a time, at most one a second, and not for a
-    `kid` that was unknown within the last half minute, so that made-up tokens can't turn into load on identity.
+    """Identity's public keys. An unknown `kid` asks for them again: one flight at a time, which all wait for, at most one a second,
+    and not for a `kid` that was unknown within the last half minute, so that made-up tokens can't turn into load on identity.
     """
 
     NEGATIVE = 30.0  # seconds
@@ -229,7 +229,6 @@ class KeySet:
 
     async def refresh(self) -> None:
         """Fetch the keys. Raises IdentityUnavailable; the keys at hand stay."""
-        self._asked_at = self._monotonic()
         try:
             await self._flight.do("keys", self._load)
         except (Problem, TimeoutError, OSError, msgspec.DecodeError) as error:
@@ -238,7 +237,9 @@ class KeySet:
     async def learn(self, kid: str) -> None:
         """Return when `kid` is at hand. Raises KeyUnknown, or IdentityUnavailable when there are no keys at all."""
         now = self._monotonic()
-        if self._unknown.get(kid, float("-inf")) > now or (self.loaded and now - self._asked_at < self.SPACING):
+        joins = self._flight.under_way("keys")
+        lately = self.loaded and not joins and now - self._asked_at < self.SPACING
+        if lately or self._unknown.get(kid, float("-inf")) > now:
             raise KeyUnknown(kid)
         try:
             await self.refresh()
@@ -247,12 +248,14 @@ class KeySet:
                 raise
             raise KeyUnknown(kid) from None
         if kid not in self.keys:
-            self._unknown[kid] = self._monotonic() + self.NEGATIVE
-            if len(self._unknown) > 1024:
-                self._unknown.popitem(last=False)
+            if not joins:  # what was asked before this token came may be older than its key
+                self._unknown[kid] = self._monotonic() + self.NEGATIVE
+                if len(self._unknown) > 1024:
+                    self._unknown.popitem(last=False)
             raise KeyUnknown(kid)
 
     async def _load(self) -> None:
+        self._asked_at = self._monotonic()
         found: dict[str, PublicKey] = {}
         for jwk in await self._fetch():
             if jwk.kid and jwk.kty == "EC" and jwk.alg in {None, "ES256"} and jwk.use in {None, "sig"}:

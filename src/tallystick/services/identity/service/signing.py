@@ -1,15 +1,15 @@
 """The platform's own signing keys in use: sign, verify, publish, rotate.
 
-Every replica signs with the same keys, from the database, their private halves sealed by the key ring. A replica sees
-a change within `REFRESH`; keys are published long before they sign, so it never meets a token whose key it can't know.
+Every replica signs with the same keys, from the database, their private halves sealed by the key ring. Which keys those are is
+asked each time, and only what was opened is kept: by a copy a replica would go on signing with, and publishing, a key that leaked
+and was retired at another one; and a service that asks there for the key that took over would be told that there is none.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -40,17 +40,9 @@ from tallystick.services.identity.service.facts import SELF, fact
 from tallystick.services.identity.service.revocations import Revocations
 from tallystick.services.identity.store import Store
 
-REFRESH = timedelta(seconds=5)
 MAX_TOKEN = 4096
 
 _ES256 = ec.ECDSA(hashes.SHA256())
-
-
-@dataclass(frozen=True, slots=True)
-class _Usable:
-    key: Key
-    private: ec.EllipticCurvePrivateKey
-    public: ec.EllipticCurvePublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +77,13 @@ class SigningKeys:
         self._clock = clock
         self._revocations = revocations
         self._rotation = rotation
-        self._usable: dict[str, _Usable] = {}
-        self._loaded_at: datetime | None = None
-        self._loading = asyncio.Lock()
+        self._opened: dict[str, ec.EllipticCurvePrivateKey] = {}
 
     async def sign(self, purpose: Purpose, typ: str, claims: dict[str, Any]) -> str:
         """A compact ES256 JWS by the active key of that purpose. Raises NoSigningKey."""
-        await self._refresh()
-        for usable in self._usable.values():
-            if usable.key.purpose == purpose and usable.key.state == "active":
-                return _signed(usable, typ, claims)
+        for key, private in await self._usable():
+            if key.purpose == purpose and key.state == "active":
+                return _signed(key, private, typ, claims)
         raise NoSigningKey(f"no active signing key for {purpose} tokens")
 
     async def verify(self, purpose: Purpose, typ: str, token: str) -> tuple[dict[str, Any], str] | None:
@@ -104,19 +93,17 @@ class SigningKeys:
             header = _json_object(compact.header)
             if header.get("typ") != typ or header.get("alg") != "ES256" or "crit" in header:
                 return None
-            await self._refresh()
-            usable = self._usable.get(str(header.get("kid")))
-            if usable is None or usable.key.purpose != purpose:
-                return None
-            jose.verify("ES256", usable.public, compact)
-            return _json_object(compact.payload), usable.key.kid
+            for key, private in await self._usable():
+                if key.kid == header.get("kid") and key.purpose == purpose:
+                    jose.verify("ES256", private.public_key(), compact)
+                    return _json_object(compact.payload), key.kid
+            return None
         except (jose.Refused, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     async def published(self, purposes: Collection[Purpose] = PURPOSES) -> list[dict[str, Any]]:
         """The public keys (RFC 7517) whose tokens are good, and those that will sign next."""
-        await self._refresh()
-        return [dict(usable.key.public_jwk) for usable in self._usable.values() if usable.key.purpose in purposes]
+        return [dict(key.public_jwk) for key, _ in await self._store.usable_signing_keys() if key.purpose in purposes]
 
     async def list_keys(self) -> list[Key]:
         return await self._store.list_signing_keys()
@@ -129,9 +116,7 @@ class SigningKeys:
             return []
         fresh = {step.purpose: await self._make() for step in foreseen if isinstance(step, Create)}
         async with self._database.transaction() as tx:
-            done = await self._carry_out(tx, fresh)
-        self._loaded_at = None
-        return done
+            return await self._carry_out(tx, fresh)
 
     async def _carry_out(self, tx: Transaction, fresh: dict[Purpose, _Fresh]) -> list[Step]:
         now = self._clock.now()
@@ -164,7 +149,6 @@ class SigningKeys:
             announce = await self._revocations.record(tx, revoked_key(kid, now))
             if keys[kid].state == "active":
                 await self._succeed(tx, purpose, [key for key in keys.values() if key.kid != kid], made, now)
-        self._loaded_at = None
         await announce()
         return next(key for key in await self._store.list_signing_keys() if key.kid == kid)
 
@@ -189,20 +173,13 @@ class SigningKeys:
         )
         return _Fresh(kid, jwk, await self._keyring.seal(plain, _aad(kid)))
 
-    async def _refresh(self) -> None:
-        now = self._clock.now()
-        if self._loaded_at is not None and now - self._loaded_at < REFRESH:
-            return
-        async with self._loading:
-            if self._loaded_at is not None and now - self._loaded_at < REFRESH:
-                return
-            usable: dict[str, _Usable] = {}
-            for key, sealed in await self._store.usable_signing_keys():
-                known = self._usable.get(key.kid)
-                private = known.private if known else await self._open(key.kid, sealed)
-                usable[key.kid] = _Usable(key, private, private.public_key())
-            self._usable = usable
-            self._loaded_at = now
+    async def _usable(self) -> list[tuple[Key, ec.EllipticCurvePrivateKey]]:
+        usable = [
+            (key, self._opened.get(key.kid) or await self._open(key.kid, sealed))
+            for key, sealed in await self._store.usable_signing_keys()
+        ]
+        self._opened = {key.kid: private for key, private in usable}
+        return usable
 
     async def _open(self, kid: str, sealed: bytes) -> ec.EllipticCurvePrivateKey:
         private = serialization.load_der_private_key(await self._keyring.open_sealed(sealed, _aad(kid)), None)
@@ -212,10 +189,10 @@ class SigningKeys:
         return private
 
 
-def _signed(usable: _Usable, typ: str, claims: dict[str, Any]) -> str:
-    header = msgspec.json.encode({"alg": "ES256", "typ": typ, "kid": usable.key.kid})
+def _signed(key: Key, private: ec.EllipticCurvePrivateKey, typ: str, claims: dict[str, Any]) -> str:
+    header = msgspec.json.encode({"alg": "ES256", "typ": typ, "kid": key.kid})
     signed = f"{jose.encode(header)}.{jose.encode(msgspec.json.encode(claims))}"
-    r, s = decode_dss_signature(usable.private.sign(signed.encode("ascii"), _ES256))
+    r, s = decode_dss_signature(private.sign(signed.encode("ascii"), _ES256))
     return f"{signed}.{jose.encode(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 
 
