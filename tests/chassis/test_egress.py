@@ -6,6 +6,7 @@ import ipaddress
 import socket
 
 import pytest
+from aiohttp.helpers import is_ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,7 +44,8 @@ def test_an_inner_address_does_not_hide_in_an_outer_one(address: ipaddress.IPv4A
     [
         "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1",
         "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::", "fc00::1", "fe80::1", "fe80::1%eth0",
-        "ff02::1", "2001:db8::1", "", "shop.example", "127.1", "2130706433", "0x7f.0.0.1",
+        "ff02::1", "2001:db8::1", "", "shop.example", "127.1", "2130706433", "0x7f.0.0.1", "::1%", "::ffff:127.0.0.1%", "2606:4700::1111%eth0", "fec0::1", "3fff::1", "5f00::1",
+        "192.0.0.8", "192.0.0.192", "192.88.99.1", "168.63.129.16", "2001:20::1",
     ],
 )  # fmt: skip
 def test_known_ways_inside(address: str) -> None:
@@ -55,9 +57,18 @@ def test_public_addresses_are_not(address: str) -> None:
     assert not blocked(address)
 
 
-def test_what_is_an_address_in_a_url() -> None:
-    assert all(literal(host) for host in ("1.2.3.4", "::1", "[::1]"))
-    assert not any(literal(host) for host in ("shop.example", "2130706433", "127.1", ""))
+def test_what_the_http_client_takes_for_an_address_is_one() -> None:
+    hosts = ("1.2.3.4", "::1", "::1%", "::ffff:7f00:1%", "127.1", "127.0.0.1.", "2130706433", "0", "v1.fe80::1")
+    names = ("shop.example", "0x7f.1", "v1.fe80", "")
+    assert all(literal(host) for host in hosts)
+    assert not any(literal(host) for host in names)
+    # Not a rule of our own: an address that is none to us would be connected to unseen.
+    assert all(literal(host) is is_ip_address(host) for host in hosts + names)
+
+
+@given(st.text("0123456789abcdef.:%xv", max_size=20))
+def test_the_clients_idea_of_an_address_is_ours(host: str) -> None:
+    assert literal(host) is is_ip_address(host)
 
 
 async def test_a_name_is_asked_each_time_and_each_answer_is_checked() -> None:
@@ -86,6 +97,12 @@ async def test_private_ones_where_the_operator_allows_them() -> None:
 
     (found,) = await CheckedResolver(resolve, private=True).resolve("inside", 80)
     assert found["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+async def test_what_is_no_host_name_is_not_found(host: str) -> None:
+    with pytest.raises(OSError, match="not a host name"):
+        await system_resolve(host)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f.0.0.1"])

@@ -17,8 +17,20 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 #: The address texts of a host name.
 Resolve = Callable[[str], Awaitable[list[str]]]
 
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL: Final = ipaddress.ip_network("64:ff9b:1::/48")
+#: All of the public internet's IPv6 is in here. What stands for an IPv4 address (mapped, NAT64), is site-local or segment routing's is not.
+_UNICAST6: Final = ipaddress.ip_network("2000::/3")
+#: What `ipaddress` calls global or does not know (IANA special-purpose registries), and the inner address of a cloud's machines.
+_SPECIAL: Final = tuple(
+    ipaddress.ip_network(each)
+    for each in (
+        "192.0.0.0/24",  # protocol assignments
+        "192.88.99.0/24",  # 6to4 relays
+        "168.63.129.16/32",  # Azure's own services, seen from inside
+        "2001::/23",  # protocol assignments: Teredo, ORCHID
+        "2002::/16",  # 6to4
+        "3fff::/20",  # documentation
+    )
+)
 
 
 class AddressRefused(OSError):
@@ -29,7 +41,7 @@ def blocked(address: str) -> bool:
     """Whether an address is anything but a plain one of the public internet.
 
     An IPv6 address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo) is blocked as a whole: where it leads is
-    decided by a gateway.
+    decided by a gateway. So is one with a zone: it means an interface of ours.
     """
     try:
         ip = ipaddress.ip_address(address)
@@ -37,28 +49,25 @@ def blocked(address: str) -> bool:
         return True
     if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
         return True
-    return isinstance(ip, ipaddress.IPv6Address) and (
-        ip.ipv4_mapped is not None
-        or ip.sixtofour is not None
-        or ip.teredo is not None
-        or ip in _NAT64
-        or ip in _NAT64_LOCAL
-        or int(ip) >> 32 == 0
-    )
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.scope_id is not None or ip not in _UNICAST6):
+        return True
+    return any(ip in network for network in _SPECIAL)
 
 
 def literal(host: str) -> bool:
-    """Whether a URL's host is an address: those are connected to without a resolver, and are checked beforehand."""
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    """Whether the HTTP client takes a URL's host for an address: those it connects to without a resolver, so they are checked beforehand.
+
+    It is aiohttp's own rule, a wide one: `::1%` and `127.1` are addresses to it too, though `blocked` knows no such.
+    """
+    return ":" in host or host.replace(".", "").isdigit()
 
 
 async def system_resolve(host: str) -> list[str]:
     """The system's resolver. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, "this is not a host name") from error
     return [str(each[4][0]) for each in found]
 
 

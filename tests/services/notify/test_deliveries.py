@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -37,6 +38,13 @@ async def one(env: Env, receiver: Receiver, *answers: Any) -> dict[str, Any]:
     endpoint = await env.endpoint(receiver.url)
     await env.told(fact())
     return endpoint
+
+
+async def stored(env: Env, endpoint: dict[str, Any], url: str) -> None:
+    """As if it had been taken before there was a rule against it."""
+    await env.service.query(
+        "UPDATE endpoint SET url = $2 WHERE id = $1", ids.webhook_endpoints.parse(endpoint["id"]), url
+    )
 
 
 # ---- what is sent
@@ -391,6 +399,47 @@ async def test_an_address_from_before_the_rule_was_made_is_refused_when_it_is_se
         (delivery,) = await strict.deliveries(endpoint)
         assert delivery["last_error"] == "the address is not a public one"
     assert receiver.got == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["[::ffff:127.0.0.1%25]", "[::1%25]", "[::%25]", "[::ffff:7f00:1]", "127.1", "127.0.0.1.", "2130706433", "0", "0x7f.1", "localhost"],
+)  # fmt: skip
+async def test_no_spelling_of_an_inner_address_opens_a_connection(
+    around: World, env: Env, receiver: Receiver, directory: Path, host: str
+) -> None:
+    """At the socket: whatever a URL from before the rule says, nothing is connected."""
+    connected = []
+
+    async def inside(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(writer.get_extra_info("sockname"))
+        writer.close()
+
+    server = await asyncio.start_server(inside, ["127.0.0.1", *(["::1"] if socket.has_ipv6 else [])], 0)
+    ports = {listening.getsockname()[1] for listening in server.sockets}
+    async with server, running(around, env.service, directory, private=False) as strict:
+        for port in ports:
+            endpoint = await env.endpoint(receiver.url)
+            await stored(env, endpoint, f"https://{host}:{port}/")
+            await strict.told(fact())
+            await strict.send()
+            (delivery,) = await strict.deliveries(endpoint)
+            assert (delivery["attempts"], delivery["status"]) == (1, "pending")
+            assert delivery["last_error"] == "the address is not a public one"
+            await env.edge("DELETE", f"{PATH}/{endpoint['id']}")
+    assert connected == []
+
+
+async def test_a_url_that_can_not_be_read_is_a_failed_attempt_like_any_other(env: Env, receiver: Receiver) -> None:
+    endpoint = await env.endpoint(receiver.url)
+    await stored(env, endpoint, "https://v1.fe80::1/")
+    await env.told(fact())
+    for attempt in range(1, model.MAX_ATTEMPTS + 1):
+        await env.send()
+        (delivery,) = await env.deliveries(endpoint)
+        assert (delivery["attempts"], delivery["last_error"]) == (attempt, "the exchange broke: ValueError")
+        env.clock.advance(timedelta(hours=30))
+    assert [each["status"] for each in await env.deliveries(endpoint)] == ["failed"]
 
 
 async def test_the_address_that_was_checked_is_the_one_connected_to(

@@ -50,7 +50,10 @@ async def test_bad_input_makes_nothing(env: Env, body: dict[str, Any]) -> None:
 
 async def test_only_the_operator_lets_webhooks_inside(env: Env, around: World, directory: Path) -> None:
     async with running(around, env.service, directory, private=False) as strict:
-        for url in (URL, "https://10.0.0.1/", "https://localhost./", "http://shop.example/", "https://[::1]/"):
+        for url in (
+            URL, "https://10.0.0.1/", "https://localhost./", "http://shop.example/", "https://[::1]/", "https://[::ffff:127.0.0.1%25]/",
+            "https://[v1.fe80::1]/", "https://xn--/",
+        ):  # fmt: skip
             answer = await strict.edge("POST", PATH, {"url": url, "events": ["*"]})
             assert (answer.status, slug(answer)) == (400, "invalid-webhook-url"), url
         assert (await strict.edge("POST", PATH, {"url": "https://shop.example/", "events": ["*"]})).status == 201

@@ -111,6 +111,8 @@ def test_retry_after_is_honoured_within_bounds() -> None:
         "http://example.com/hook", "ftp://example.com/", "https://user:pw@example.com/", "https://example.com/#x", "https://",
         "https://localhost/", "https://127.0.0.1/", "https://10.0.0.1/", "https://[::1]/", "https://169.254.169.254/latest",
         "https://[::ffff:10.0.0.1]/", "https://0.0.0.0/", "https://metadata.internal/", "not a url", "https://example.com:99999/",
+        "https://[::ffff:127.0.0.1%25]/", "https://[::1%25]/", "https://[::%25]/", "https://127.1/", "https://2130706433/", "https://0/",
+        "https://127.0.0.1./", "https://[fec0::1]/", "https://168.63.129.16/metadata",
     ],
 )  # fmt: skip
 def test_urls_that_lead_inside_or_nowhere_are_refused(url: str) -> None:
@@ -118,6 +120,30 @@ def test_urls_that_lead_inside_or_nowhere_are_refused(url: str) -> None:
         model.check_url(url, private=False)
 
 
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://[fe80::1%25eth0]/", "https://[v1.fe80::1]/", "https://[v1.fe80:1]/", "https://[v1.abc]/", "https://xn--/", "https://xn--0.example/",
+        "https://xn--a-.example/x", "https://:@example.com/", "https://example.com:0/", "https://%31%32%37.0.0.1/", "https://1.2.3.4.5/",
+    ],
+)  # fmt: skip
+def test_urls_that_no_client_could_read_again_are_refused_everywhere(url: str, private: bool) -> None:
+    with pytest.raises(InvalidUrl):
+        model.check_url(url, private=private)
+
+
+@given(st.text("0123456789abxv.:[]%25-@/?#", max_size=30), st.booleans())
+def test_a_url_that_is_taken_stays_what_it_is(rest: str, private: bool) -> None:
+    try:
+        url = model.check_url(f"https://{rest}", private=private)
+    except InvalidUrl:
+        return
+    assert model.check_url(url, private=private) == url
+
+
 def test_public_urls_pass_and_the_sandbox_allows_private_ones() -> None:
     assert model.check_url("https://example.com/hook?x=1", private=False) == "https://example.com/hook?x=1"
+    assert model.check_url("https://xn--mnchen-3ya.example:443/", private=False) == "https://xn--mnchen-3ya.example/"
+    assert model.check_url("https://[2606:4700:0::1111]/", private=False) == "https://[2606:4700::1111]/"
     assert model.check_url("http://127.0.0.1:9000/hook", private=True) == "http://127.0.0.1:9000/hook"

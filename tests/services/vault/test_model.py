@@ -248,6 +248,8 @@ def test_other_answers_are_passed_on_as_they_are(body: bytes) -> None:
         ("[a]\nmethods=['POST']\npaths=['/x']\nhost='h'\nsocket='/s'", "either a host or a socket"),
         ("[a]\nmethods=['POST']\npaths=['/x']\nhost='h'\nscheme='http'", "https only"),
         ("[a]\nmethods=['POST']\npaths=['/x']\nhost='127.0.0.1'", "private = true"),
+        ("[a]\nmethods=['POST']\npaths=['/x']\nhost='127.1'", "private = true"),
+        ("[a]\nmethods=['POST']\npaths=['/x']\nhost='v1.fe80::1'", "private = true"),
         ("[a]\nmethods=['POST']\npaths=['/x']\nhost='h'\nheaders=['Host']", "can't be allowed"),
         ("[a]\nmethods=['TRACE']\npaths=['/x']\nhost='h'", "methods"),
         ("[a]\nmethods=[]\npaths=['/x']\nhost='h'", "methods"),

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -112,11 +113,13 @@ def check_url(text: str, *, private: bool) -> str:
         )
     try:
         url = URL(text)
-        port = url.port
+        again = URL(str(url))  # what is stored is read again for each attempt, and must be the same then
+        same = str(again) == str(url) and (again.raw_host, again.port) == (url.raw_host, url.port)
+        host, port = _host(url, bracketed=text.partition("://")[2].startswith("[")), url.port
     except ValueError as error:
         raise InvalidUrl("this is not a URL") from error
-    host = (url.host or "").rstrip(".") or None
-    if url.scheme not in ("https", "http") or host is None or url.user or url.password or url.fragment or port is None:
+    plain = url.user is None and url.password is None and not url.fragment
+    if url.scheme not in ("https", "http") or not host or not port or not plain or not same:
         raise InvalidUrl("a webhook URL is https://host[:port]/path, without user and fragment")
     if private:
         return str(url)
@@ -125,6 +128,19 @@ def check_url(text: str, *, private: bool) -> str:
     if (literal(host) and blocked(host)) or host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
         raise InvalidUrl("webhooks go to public addresses only")
     return str(url)
+
+
+def _host(url: URL, *, bracketed: bool) -> str:
+    """The host as it is connected to, without the root's dot; empty when there is none. Raises InvalidUrl; ValueError for bad Punycode."""
+    host = (url.raw_host or "").rstrip(".")
+    if host and (url.host is None or "%" in host):
+        raise InvalidUrl("a webhook's host has neither a zone nor escapes")
+    if bracketed or literal(host):
+        try:
+            ip_address(host)
+        except ValueError as error:
+            raise InvalidUrl("a webhook's host is a name, or an address in its usual form") from error
+    return host
 
 
 def given_up(delivery: Delivery, reason: str) -> Delivery:

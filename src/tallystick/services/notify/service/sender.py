@@ -10,6 +10,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from tallystick.chassis import telemetry
 from tallystick.chassis.egress import AddressRefused, CheckedResolver, Resolve, blocked, literal, system_resolve
 from tallystick.services.notify.model import Answer
 
@@ -54,11 +55,11 @@ class Sender:
 
     async def send(self, url: str, body: bytes, headers: dict[str, str], now: datetime) -> Answer:
         """What came back, or why nothing did; raises nothing. The status decides: a slow or endless body does not matter."""
-        host = URL(url).host or ""
-        if not self._private and literal(host) and blocked(host):
-            return Answer(None, _REFUSED)
         found: Answer | None = None
         try:
+            host = URL(url).raw_host or ""
+            if not self._private and literal(host) and blocked(host):
+                return Answer(None, _REFUSED)
             async with (
                 asyncio.timeout(self._seconds) as timeout,
                 self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
@@ -73,12 +74,19 @@ class Sender:
             return found or Answer(None, f"no answer within {self._seconds:g} s")
         except aiohttp.ClientConnectorError as error:
             return Answer(None, _REFUSED if isinstance(error.os_error, AddressRefused) else "could not connect")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return found or Answer(None, f"the exchange broke: {type(error).__name__}")
+        except (aiohttp.ClientError, OSError) as error:
+            return found or _broken(error)
+        except Exception as error:  # noqa: BLE001  # an attempt that did not count would be made for ever
+            telemetry.log.error("webhook.exchange_broken", error=error)
+            return found or _broken(error)
         return found
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _broken(error: Exception) -> Answer:
+    return Answer(None, f"the exchange broke: {type(error).__name__}")
 
 
 def _retry_after(text: str | None, now: datetime) -> timedelta | None:
