@@ -25,7 +25,7 @@ from tallystick.services.audit.service import REMEMBERED, RolledBack
 from tallystick.services.audit.store import queries
 from tests.services.audit import c2sp
 from tests.services.audit.support import Env, fact, replica
-from tests.support.http import World
+from tests.support.http import Answer, World
 from tests.support.parts import connect
 
 
@@ -137,13 +137,56 @@ async def test_a_receipt_is_waited_for(env: Env) -> None:
     assert (found["id"], index, answer.json["index"]) == (ids.facts.text(one.id), 0, 0)
 
 
-async def test_too_many_that_wait_are_told_at_once(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_service, "MAX_WAITING", 1)
-    path = f"/v1/audit/receipts/{ids.facts.text(ids.facts.new())}?wait_ms=5000"
-    first = asyncio.create_task(env.edge(path))
+def unknown() -> str:
+    return f"receipts/{ids.facts.text(ids.facts.new())}?wait_ms=5000"
+
+
+async def test_a_tenant_that_waits_much_takes_no_place_of_others(env: Env) -> None:
+    """What the vault waits for, a reveal, gets its place however many clients wait for receipts that never come."""
+    bound = audit_service.TENANT_WAITING
+    many = [asyncio.create_task(env.edge(f"/v1/audit/{unknown()}")) for _ in range(2 * audit_service.TENANTS_WAITING)]
+    done, waiting = await asyncio.wait(many, timeout=2)
+    assert len(waiting) == bound
+    for each in done:
+        answer = each.result()
+        assert (answer.status, slug(answer.json), answer.header("retry-after")) == (429, "rate-limited", "1")
+        assert f"at most {bound} requests of a tenant wait" in answer.json["detail"]
+    # Without waiting, or for what is there, it is answered; another tenant and a service wait as ever.
+    mine, told = fact(1), fact(2, "vault")
+    other = asyncio.create_task(env.edge(f"/v1/audit/{unknown()}", tenant="other"))
+    reveal = asyncio.create_task(env.mesh(f"/internal/receipts/{ids.facts.text(told.id)}?wait_ms=5000"))
+    await asyncio.sleep(0.1)
+    assert not other.done()
+    assert not reveal.done()
+    assert (await env.edge(f"/v1/audit/{unknown().partition('?')[0]}")).status == 404
+    await env.record("ledger", [mine])
+    await env.record("vault", [told])
+    await env.log.sign()
+    assert (await env.edge(f"/v1/audit/receipts/{ids.facts.text(mine.id)}?wait_ms=5000")).status == 200
+    assert (await reveal).status == 200
+    for each in (*waiting, other):
+        each.cancel()
+    await asyncio.gather(*waiting, other, return_exceptions=True)
+    # Who went away left its place.
+    assert (await env.edge(f"/v1/audit/{unknown().replace('5000', '50')}")).status == 404
+
+
+@pytest.mark.parametrize(("bound", "inner"), [("TENANTS_WAITING", False), ("SERVICES_WAITING", True)])
+async def test_too_many_that_wait_are_told_at_once(
+    env: Env, monkeypatch: pytest.MonkeyPatch, bound: str, inner: bool
+) -> None:
+    monkeypatch.setattr(audit_service, bound, 1)
+
+    async def ask(tenant: str) -> Answer:
+        return await (
+            env.mesh(f"/internal/{unknown()}") if inner else env.edge(f"/v1/audit/{unknown()}", tenant=tenant)
+        )
+
+    first = asyncio.create_task(ask("acme"))
     await asyncio.sleep(0.1)
     async with asyncio.timeout(4):
-        assert (await env.edge(path)).status == 404
+        answer = await ask("other")
+    assert (answer.status, slug(answer.json), answer.header("retry-after")) == (503, "overloaded", "1")
     assert not first.done()
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)

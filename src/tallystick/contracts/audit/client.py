@@ -14,7 +14,7 @@ class AuditClient:
         self._client = client
 
     async def receipt(self, fact: FactId, *, wait_ms: int = 2_000) -> InnerReceipt:
-        """The receipt of a fact, waited for up to `wait_ms`. Raises ReceiptNotFound, Upstream or DeadlineExceeded."""
+        """The receipt of a fact, waited for up to `wait_ms`. Raises ReceiptNotFound, Overloaded, Upstream or DeadlineExceeded."""
         return await self._client.request(
             "GET",
             f"/internal/receipts/{ids.facts.text(fact)}?wait_ms={wait_ms}",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -28,6 +30,7 @@ from tallystick.contracts.audit.problems import LogEmpty, ReceiptNotFound, TileN
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import FactId
+from tallystick.kernel.problem import Overloaded, RateLimited
 from tallystick.services.audit.model import append, bundle, needed_tiles, tile_address, tile_width
 from tallystick.services.audit.store import Head, Recorded, Store
 
@@ -42,8 +45,11 @@ _THIN_BACK: Final = timedelta(days=2)
 #: While nothing grows, Valkey is asked so often whether it still has the newest checkpoint.
 LOOK_AGAIN: Final = timedelta(seconds=2)
 _POLL_SECONDS: Final = 0.05
-#: Requests that wait for a receipt at once. More are answered "not yet" without waiting: they take up places of others.
-MAX_WAITING: Final = 32
+#: Requests that wait for a receipt at once: of services (a reveal in the vault hangs on it), of all tenants, of one tenant. Nobody takes up
+#: the places of the others; who is over a bound is told so at once.
+SERVICES_WAITING: Final = 32
+TENANTS_WAITING: Final = 32
+TENANT_WAITING: Final = 4
 #: Not a checkpoint: Valkey did not answer.
 _UNKNOWN: Final = ""
 
@@ -72,7 +78,8 @@ class Log:
         self._clock = clock
         self.name = name
         self._key: Ed25519PrivateKey | None = None
-        self._waiting = 0
+        #: Who waits for a receipt, by tenant; services under None.
+        self._waiting: Counter[str | None] = Counter()
         #: The checkpoint that database and Valkey were seen to agree on, and when.
         self._settled: str | None = None
         self._looked = datetime.min.replace(tzinfo=UTC)
@@ -222,20 +229,37 @@ class Log:
     ) -> tuple[str, int]:
         """The receipt's text and the entry's index, for the fact's tenant or the service that told it.
 
-        Waits up to `wait` seconds for a fact that is on its way. Raises ReceiptNotFound.
+        Waits up to `wait` seconds for a fact that is on its way. Raises ReceiptNotFound; RateLimited or Overloaded when there is no
+        place to wait.
         """
-        if self._waiting >= MAX_WAITING:
-            wait = 0.0
-        ends = asyncio.get_running_loop().time() + wait
-        self._waiting += 1
-        try:
-            while (found := await self._receipt(fact, tenant, service)) is None:
-                if asyncio.get_running_loop().time() >= ends:
-                    raise ReceiptNotFound(f"there is no receipt {ids.facts.text(fact)} yet, or not for you")
-                await asyncio.sleep(_POLL_SECONDS)
-        finally:
-            self._waiting -= 1
+        found = await self._receipt(fact, tenant, service)
+        if found is None and wait > 0:
+            with self._place(tenant):
+                ends = asyncio.get_running_loop().time() + wait
+                while found is None and asyncio.get_running_loop().time() < ends:
+                    await asyncio.sleep(_POLL_SECONDS)
+                    found = await self._receipt(fact, tenant, service)
+        if found is None:
+            raise ReceiptNotFound(f"there is no receipt {ids.facts.text(fact)} yet, or not for you")
         return found
+
+    @contextmanager
+    def _place(self, tenant: str | None) -> Iterator[None]:
+        """A place among those that wait: a tenant's, or a service's when it is None."""
+        if tenant is not None and self._waiting[tenant] >= TENANT_WAITING:
+            detail = f"at most {TENANT_WAITING} requests of a tenant wait for a receipt at once; ask again later, or without wait_ms"
+            raise RateLimited(detail, headers={"Retry-After": "1"})
+        services = self._waiting[None]
+        tenants = self._waiting.total() - services
+        if services >= SERVICES_WAITING if tenant is None else tenants >= TENANTS_WAITING:
+            raise Overloaded("too many requests wait for a receipt", headers={"Retry-After": "1"})
+        self._waiting[tenant] += 1
+        try:
+            yield
+        finally:
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
 
     async def _receipt(self, fact: FactId, tenant: str | None, service: str | None) -> tuple[str, int] | None:
         recorded = await self._store.recorded(self._database, fact, tenant=tenant, service=service)
