@@ -22,8 +22,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
-def verify(key: str, receipt: str) -> tuple[int, int, str]:
-    """(index, size of the log, the fact as it was written). Raises ValueError with the reason."""
+def verify(key: str, receipt: str) -> tuple[int, int, str, str]:
+    """(index, size of the log, who told the fact, the fact as it was written). Raises ValueError with the reason."""
     head, _, note = receipt.partition("\n\n")
     header, extra, position, *proof = head.split("\n")
     if header != "c2sp.org/tlog-proof@v1" or not extra.startswith("extra ") or not position.startswith("index "):
@@ -55,7 +55,12 @@ def verify(key: str, receipt: str) -> tuple[int, int, str]:
         here, last = here >> 1, last >> 1
     if last != 0 or node != root:
         raise ValueError("the fact is not in the log that was signed")
-    return index, size, fact
+
+    # A type's first word is the service whose fact it is ("ledger-eu" is a shard of the ledger). Another service's word for it is a forgery.
+    teller, type_ = said["service"], str(json.loads(fact).get("type"))
+    if type_.partition(".")[0] != teller.partition("-")[0]:
+        raise ValueError(f"{teller} has told this, but {type_} is not its to tell")
+    return index, size, teller, fact
 
 
 def signed_head(key: str, note: str) -> tuple[int, bytes]:
@@ -87,11 +92,11 @@ def signed_head(key: str, note: str) -> tuple[int, bytes]:
 def main() -> int:
     key, receipt = (Path(name).read_text(encoding="utf-8") for name in sys.argv[1:3])
     try:
-        index, size, fact = verify(key, receipt)
+        index, size, teller, fact = verify(key, receipt)
     except (ValueError, KeyError, TypeError) as error:
         print(f"NOT proved: {error}")
         return 1
-    print(f"proved: entry {index} of the log's first {size}")
+    print(f"proved: entry {index} of the log's first {size}, told by {teller}")
     print(json.dumps(json.loads(fact), indent=2))
     return 0
 

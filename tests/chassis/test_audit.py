@@ -171,20 +171,28 @@ def test_verifier_keys_round_trip_and_are_checked() -> None:
 
 
 def a_fact(i: int) -> bytes:
-    return b'{"id":"fct_%d","type":"x"}' % i
+    return b'{"id":"fct_%d","type":"ledger.thing.happened"}' % i
 
 
-def a_receipt(count: int = 300, index: int = 77) -> str:
-    tree = Tree([receipt.leaf("ledger", i + 1, sha256(a_fact(i)).digest()) for i in range(count)])
+def a_receipt(count: int = 300, index: int = 77, *, service: str = "ledger") -> str:
+    tree = Tree([receipt.leaf(service, i + 1, sha256(a_fact(i)).digest()) for i in range(count)])
     signed = note.sign(Checkpoint(NAME, count, tree.frontier.root()).text(), NAME, KEY)
     proof = merkle.prove_inclusion(tree.read, index, count)
-    return receipt.write(index, proof, signed, service="ledger", seq=index + 1, fact=a_fact(index))
+    return receipt.write(index, proof, signed, service=service, seq=index + 1, fact=a_fact(index))
 
 
 def test_a_receipt_is_verified_offline() -> None:
     found = receipt.verify_receipt(a_receipt(), VERIFIER, fact="fct_77")
     assert (found.index, found.service, found.seq) == (77, "ledger", 78)
-    assert found.fact == {"id": "fct_77", "type": "x"}
+    assert found.fact == {"id": "fct_77", "type": "ledger.thing.happened"}
+
+
+def test_a_receipt_of_what_is_anothers_to_tell_is_refused() -> None:
+    """It is in the log, with a proof that is right: who took over risk has told it."""
+    assert receipt.verify_receipt(a_receipt(service="ledger-eu"), VERIFIER).service == "ledger-eu"
+    for service in ("risk", "risk-ledger", "ledgers"):
+        with pytest.raises(receipt.ReceiptError, match=r"not .* to tell: ledger\.thing\.happened"):
+            receipt.verify_receipt(a_receipt(service=service), VERIFIER)
 
 
 def test_a_bent_receipt_is_refused_whatever_is_bent() -> None:

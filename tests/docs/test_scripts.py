@@ -36,22 +36,28 @@ receiver = script("webhook_receiver")
 
 
 def fact(number: int) -> bytes:
-    return msgspec.json.encode({"id": f"fct_{number}", "data": {"text": 'quotes " and "fact": in it, and \u20ac'}})
+    return msgspec.json.encode(
+        {
+            "id": f"fct_{number}",
+            "type": "payments.payment.settled",
+            "data": {"text": 'quotes " and "fact": in it, and \u20ac'},
+        }
+    )
 
 
-def log_of(size: int, index: int) -> str:
+def log_of(size: int, index: int, *, service: str = "payments") -> str:
     """The receipt of fact `index` in a log of `size` entries."""
     tiles: dict[tuple[int, int], bytes] = {}
     frontier, counts = merkle.Frontier(), dict[int, int]()
     for number in range(size):
-        entry = receipt.leaf("payments", number + 1, sha256(fact(number)).digest())
+        entry = receipt.leaf(service, number + 1, sha256(fact(number)).digest())
         for level, node in frontier.append(merkle.leaf_hash(entry)):
             place = counts.get(level, 0)
             counts[level] = place + 1
             tiles[level, place // 256] = tiles.get((level, place // 256), b"") + node
     proof = merkle.prove_inclusion(lambda level, tile: tiles[level, tile], index, size)
     head = note.sign(note.Checkpoint(LOG.name, size, frontier.root()).text(), LOG.name, KEY)
-    return receipt.write(index, proof, head, service="payments", seq=index + 1, fact=fact(index))
+    return receipt.write(index, proof, head, service=service, seq=index + 1, fact=fact(index))
 
 
 @given(data=st.data())
@@ -60,7 +66,7 @@ def test_a_receipt_of_the_log_is_proved_and_every_bent_one_is_not(data: st.DataO
     size = data.draw(st.integers(1, 300))
     index = data.draw(st.integers(0, size - 1))
     text = log_of(size, index)
-    assert verifier.verify(str(LOG), text) == (index, size, fact(index).decode())
+    assert verifier.verify(str(LOG), text) == (index, size, "payments", fact(index).decode())
 
     place = data.draw(st.integers(0, len(text) - 1))
     bent = (
@@ -73,7 +79,14 @@ def test_a_receipt_of_the_log_is_proved_and_every_bent_one_is_not(data: st.DataO
     except (ValueError, KeyError, TypeError):
         return
     # what still verifies must say the same: the last bits of base64 may mean nothing
-    assert told == (index, size, fact(index).decode())
+    assert told == (index, size, "payments", fact(index).decode())
+
+
+def test_what_another_service_told_in_a_services_name_is_not_proved() -> None:
+    assert verifier.verify(str(LOG), log_of(5, 2, service="payments-eu"))[2] == "payments-eu"
+    for service in ("risk", "risk-payments", "payments_eu"):
+        with pytest.raises(ValueError, match="not its to tell"):
+            verifier.verify(str(LOG), log_of(5, 2, service=service))
 
 
 def test_another_logs_key_proves_nothing() -> None:

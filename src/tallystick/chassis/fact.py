@@ -11,6 +11,7 @@ import msgspec
 
 from tallystick.kernel import ids
 from tallystick.kernel.clock import parse_rfc3339, rfc3339
+from tallystick.kernel.deployment import service_of
 from tallystick.kernel.ids import FactId
 
 MAX_FACT_BYTES: Final = 64 * 1024
@@ -54,6 +55,11 @@ _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(_Wire)
 #: Raises msgspec.DecodeError for what is no JSON object with texts in these places.
 head: Final = msgspec.json.Decoder(Head).decode
+
+
+def tells(teller: str, type_: str) -> bool:
+    """Whether a fact of this type is `teller`'s to tell: a type's first word is its service. A shard tells what its service tells."""
+    return type_.partition(".")[0] == service_of(teller)
 
 
 def encode(fact: Fact) -> bytes:

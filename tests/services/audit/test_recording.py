@@ -7,18 +7,20 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from tallystick.chassis import charter, outbox
-from tallystick.chassis.bus import Bus, Delivered, streams
+from tallystick.chassis.bus import Bus, Consumer, Delivered, streams
 from tallystick.chassis.db import Database, Transaction, UniqueViolation
 from tallystick.kernel.problem import Unavailable
 from tallystick.services.audit.worker import SOURCES, SUBSCRIPTIONS, record
 from tests.conftest import DatabaseFor
 from tests.services.audit import c2sp
-from tests.services.audit.support import Env, consuming, fact, until_size
+from tests.services.audit.support import Env, consuming, fact, subscription, until_size
 from tests.support.facts import append, relaying
 from tests.support.parts import connect
 
@@ -74,6 +76,37 @@ async def test_facts_of_several_services_end_up_in_the_log_once(env: Env, bus: B
         await asyncio.gather(*(tell(databases[name], name, told, 300, random.Random(name)) for name in names))
         await until_size(env, 900)
     await check(env, told)
+
+
+async def test_a_fact_of_another_services_type_is_not_recorded(env: Env, bus: Bus, database_for: DatabaseFor) -> None:
+    """Who took over risk can write into its outbox what it likes; in payments' name it gets no receipt."""
+    own = [fact(n, "risk") for n in range(4)]
+    forged = [
+        msgspec.structs.replace(fact(9, "risk"), type=type_)
+        for type_ in ("payments.payment.settled", "riskpayments.x.y", "ledger.transfers.posted")
+    ]
+    async with sources(database_for, bus, "risk") as databases, consuming(env, bus, "risk"):
+        await append(databases["risk"], *own[:2], *forged, *own[2:])
+        await until_size(env, len(own))
+    rows = await env.service.query("SELECT id, seq FROM entry ORDER BY index")
+    assert [(row["id"], row["seq"]) for row in rows] == [
+        (each.id, seq) for each, seq in zip(own, (1, 2, 6, 7), strict=True)
+    ]
+    letters = await env.service.query("SELECT seq, error FROM dead_letter ORDER BY seq")
+    assert [row["seq"] for row in letters] == [3, 4, 5]
+    assert all("NotItsOwn" in row["error"] for row in letters)
+
+
+async def test_what_a_shard_tells_is_its_services_own(env: Env, bus: Bus, database_for: DatabaseFor) -> None:
+    one = replace(subscription("ledger"), source="ledger-eu")
+    async with sources(database_for, bus, "ledger-eu") as databases:
+        consumer = Consumer(env.database, bus, one, env.log, pause_s=0.01)
+        task = asyncio.create_task(consumer.run())
+        await append(databases["ledger-eu"], fact(1))
+        await until_size(env, 1)
+        consumer.stop()
+        await task
+    assert [row["service"] for row in await env.service.query("SELECT service FROM entry")] == ["ledger-eu"]
 
 
 async def test_two_replicas_that_lead_different_services_write_one_log(

@@ -3,7 +3,8 @@
 The log's entry is a commitment: the service, the number that it gave to the fact, and the SHA-256 of the fact's bytes. So the
 log can be read by everybody without telling anybody's business, and a fact that must be erased leaves a hash that nobody can
 guess back, because a fact holds an id of 74 random bits. The receipt's `extra` line carries the fact itself: nobody has to
-believe it, because its hash is what is proved.
+believe it, because its hash is what is proved; and that its type is one of the service that told it (`fact.tells`), so that who took
+over one service can't speak for another.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 
 from tallystick.chassis.audit.merkle import check_inclusion, leaf_hash
 from tallystick.chassis.audit.note import Checkpoint, VerifierKey, decimal, verify_checkpoint
+from tallystick.chassis.fact import tells
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
 MAX_RECEIPT: Final = 256 * 1024
@@ -93,6 +95,10 @@ def verify_receipt(text: str, key: VerifierKey, *, fact: str | None = None) -> R
         told = msgspec.json.decode(said.fact, type=dict[str, Any])
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
         raise ReceiptError(str(error)) from error
+    if not tells(said.service, str(told.get("type"))):
+        raise ReceiptError(
+            f"{said.service} has told this, but it is not {said.service}'s to tell: {told.get('type')!s:.40}"
+        )
     if fact is not None and told.get("id") != fact:
         raise ReceiptError(f"this is the receipt of {told.get('id')!s:.40}, not of {fact}")
     return Receipt(index, checkpoint, said.service, said.seq, told)

@@ -7,13 +7,21 @@ from datetime import timedelta
 from tallystick.chassis.app import Schedule
 from tallystick.chassis.bus import Delivered, Subscription
 from tallystick.chassis.db import Transaction
+from tallystick.chassis.fact import tells
 from tallystick.services.audit.service import Log
 
 #: The services whose facts are recorded: all of them. A test holds this against the charter.
 SOURCES = ("identity", "ledger", "notify", "payments", "risk", "vault")
 
 
+class NotItsOwn(ValueError):
+    """A service told what is another's to tell: it becomes a dead letter, and no receipt says that the other one did."""
+
+
 async def record(log: Log, tx: Transaction, facts: list[Delivered]) -> None:
+    for fact in facts:
+        if not tells(fact.service, fact.head.type):
+            raise NotItsOwn(fact.service)
     await log.record(tx, facts[0].service, [(f.id, f.tenant, f.seq, f.raw) for f in facts])
 
 
