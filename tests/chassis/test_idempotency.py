@@ -26,6 +26,7 @@ from tallystick.chassis.idempotency import (
     Replay,
     Running,
 )
+from tallystick.kernel.problem import Problem
 from tests.support.parts import ServiceDatabase
 
 DIGESTER = Digester(b"k" * 32)
@@ -209,6 +210,33 @@ async def test_purge_forgets_old_answers_and_keeps_what_still_runs(
     assert await idempotency.purge(database, now) == 0
     assert await idempotency.purge(database, now + timedelta(days=31)) == 5
     assert [row["key"] for row in await chassis_database.query("SELECT key FROM idempotency")] == ["running"]
+
+
+async def test_a_withdrawn_answer_leaves_nothing_of_itself_or_its_input(
+    database: Database, chassis_database: ServiceDatabase
+) -> None:
+    class Gone(Problem):
+        slug, title, status = "gone", "It was destroyed", 410
+
+    resource, other = uuid.uuid4(), uuid.uuid4()
+    for key, about in (("k1", resource), ("k2", other)):
+        await claim(database, entry(key), resource=about)
+        await complete(database, Answer(entry(key), 201, b'{"last4":"4242"}'))
+    await claim(database, entry("running"), resource=resource)
+
+    async def withdraw(tenant: str) -> int:
+        async with database.transaction() as tx:
+            return await idempotency.withdraw(tx, tenant, [resource], Gone())
+
+    assert (await withdraw("another"), await withdraw("default")) == (0, 2)
+    answer = Replay(410, msgspec.json.encode(Gone().document()), resource)
+    # Neither the body nor an answer that comes later changes what is said.
+    for key, body in (("k1", BODY), ("k1", Body(Amount("1"))), ("running", BODY)):
+        assert await claim(database, entry(key, body)) == [answer]
+    assert await complete(database, Answer(entry("running"), 201, b"late")) == [False]
+    assert await claim(database, entry("k2")) == [Replay(201, b'{"last4":"4242"}', other)]
+    rows = await chassis_database.query("SELECT digest, fields FROM idempotency WHERE resource = $1", resource)
+    assert [bytes(row["digest"]) + bytes(row["fields"]) for row in rows] == [b"", b""]
 
 
 async def test_nothing_stored_gives_the_input_away(database: Database, chassis_database: ServiceDatabase) -> None:

@@ -165,6 +165,18 @@ async def test_destroying(env: Env) -> None:
     assert [fact["type"] for fact in await env.facts()].count("vault.token.destroyed") == 1
 
 
+async def test_the_stored_answer_goes_with_the_token(env: Env) -> None:
+    made = await env.create(key="k1")
+    assert (await env.edge("DELETE", f"/v1/tokens/{made['id']}")).status == 204
+    for card in (CARD, {**CARD, "exp_month": 11}):
+        again = await env.edge("POST", "/v1/tokens", {"type": "card", "card": card}, key="k1")
+        assert (again.status, again.json["type"].rpartition("/")[2]) == (410, "token-destroyed")
+        assert again.header("content-type") == "application/problem+json"
+    rows = await env.service.query("SELECT i::text AS row FROM idempotency AS i")
+    assert made["card"]["fingerprint"] not in rows[0]["row"]
+    assert await env.service.query("SELECT FROM idempotency WHERE digest <> '' OR fields <> ''") == []
+
+
 async def test_reveal_waits_for_its_receipt(env: Env, receipts: Receipts) -> None:
     token = await env.create()
     answer = await env.edge("POST", f"/v1/tokens/{token['id']}/reveal", {"purpose": "chargeback.evidence"})

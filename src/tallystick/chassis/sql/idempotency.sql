@@ -29,6 +29,11 @@ FROM (
 WHERE i.tenant = a.tenant AND i.client_id = a.client_id AND i.route = a.route AND i.key = a.key AND i.status IS NULL
 RETURNING a.place;
 
+-- name: withdraw
+-- Puts another answer in the place of those that tell of these resources, and leaves nothing of their inputs.
+UPDATE idempotency SET status = $3, body = $4, digest = '', fields = ''
+WHERE tenant = $1 AND resource = ANY($2::uuid[]);
+
 -- name: purge
 -- Forgets answered keys that are older than the retention, a page at a time.
 DELETE FROM idempotency

@@ -140,7 +140,7 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/v1/tokens", create, scope="tokens:write", action="createToken", resource="Token",
         body=CreateToken, answer=Token, status=201, idempotency="optional", rate="write",
-        problems=(InvalidCardNumber, CardExpired, InvalidIban), summary="Turn a card or a bank account into a token",
+        problems=(InvalidCardNumber, CardExpired, InvalidIban, TokenDestroyed), summary="Turn a card or a bank account into a token",
     ),
     Endpoint(
         "GET", "/v1/tokens/{id}", get, scope="tokens:read", action="readToken", resource="Token", answer=Token,

@@ -220,6 +220,8 @@ class Tokens:
                 raise TokenNotFound
             if destroyed:
                 await self._ring.shred(tx, subject.tenant, [ids.tokens.text(id_)])
+                # The answer that made it says what was to be seen of it.
+                await idempotency.withdraw(tx, subject.tenant, [id_], TokenDestroyed())
                 await outbox.append(tx, [_fact("vault.token.destroyed", subject, id_, trace=trace, at=now)])
 
     async def _whole(self, tenant: str, id_: TokenId) -> StoredToken:
