@@ -8,6 +8,7 @@ from tallystick.kernel.problem import (
     Forbidden,
     InvalidRequest,
     NotFound,
+    RateLimited,
     Unavailable,
     Unprocessable,
     Upstream,
@@ -24,6 +25,12 @@ class CardExpired(Unprocessable):
 
 class InvalidIban(InvalidRequest):
     slug, title = "invalid-iban", "This is not an IBAN"
+
+
+class TooManyAlike(RateLimited):
+    """So many numbers with the same six and four digits come from who tries them, until the fingerprint is the right one."""
+
+    slug, title = "too-many-numbers-alike", "Too many new numbers that look like this one were brought today"
 
 
 class TokenNotFound(NotFound):

@@ -31,6 +31,7 @@ from tallystick.contracts.vault.problems import (
     RevealNotRecorded,
     TokenDestroyed,
     TokenNotFound,
+    TooManyAlike,
 )
 from tallystick.kernel import ids
 from tallystick.kernel.ids import InvalidId
@@ -140,7 +141,8 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/v1/tokens", create, scope="tokens:write", action="createToken", resource="Token",
         body=CreateToken, answer=Token, status=201, idempotency="optional", rate="write",
-        problems=(InvalidCardNumber, CardExpired, InvalidIban, TokenDestroyed), summary="Turn a card or a bank account into a token",
+        problems=(InvalidCardNumber, CardExpired, InvalidIban, TokenDestroyed, TooManyAlike),
+        summary="Turn a card or a bank account into a token",
     ),
     Endpoint(
         "GET", "/v1/tokens/{id}", get, scope="tokens:read", action="readToken", resource="Token", answer=Token,

@@ -1,9 +1,10 @@
-"""The vault's table: rows in, model types out."""
+"""The vault's tables: rows in, model types out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
+from typing import Final
 
 import msgspec
 
@@ -12,6 +13,7 @@ from tallystick.kernel.ids import TokenId
 from tallystick.services.vault.model import Masked, StoredToken
 
 queries = Queries.load("tallystick.services.vault")
+_PAGE: Final = 1000
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,15 @@ class Store:
             for t in tokens
         )  # fmt: skip
         await tx.execute(queries.insert_tokens, *arguments(rows, 13))
+
+    async def count(self, database: Database, day: date, numbers: Sequence[tuple[str, str, bytes]]) -> dict[bytes, int]:
+        """Counts what is new among these (tenant, fingerprint, look); how many of each look the day has brought, these included."""
+        rows = await database.fetch(queries.count_numbers, day, *arguments(numbers, 3))
+        return {row["look"]: row["taken"] for row in rows}
+
+    async def forget_counts(self, database: Database, today: date) -> None:
+        while await database.execute(queries.forget_counts, today, _PAGE) == _PAGE:
+            pass
 
     async def find(
         self, database: Database, wanted: Sequence[tuple[str, TokenId]]

@@ -1,10 +1,18 @@
-"""All else that arrives at the vault: nothing. Its keys are rotated by the chassis, as every service's."""
+"""All else that arrives at the vault: the clock. Its keys are rotated by the chassis, as every service's."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from tallystick.chassis.app import Schedule
 from tallystick.chassis.bus import Subscription
+from tallystick.services.vault.service import Vault
+
+
+async def forget_counts(service: Vault) -> None:
+    await service.tokens.forget_counts()
+
 
 SUBSCRIPTIONS: tuple[Subscription, ...] = ()
 
-SCHEDULES: tuple[Schedule, ...] = ()
+SCHEDULES = (Schedule(name="vault.counts", every=timedelta(hours=1), run=forget_counts),)

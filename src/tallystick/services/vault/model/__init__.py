@@ -1,6 +1,7 @@
 """The vault's rules, without I/O: what a number is, what may be seen of it, what may be sent where."""
 
 from tallystick.kernel.numbers import brand_of, iban_ok
+from tallystick.services.vault.model.alike import look, taken_a_day
 from tallystick.services.vault.model.forwarding import Destination, Template, allow, conceal, wipe
 from tallystick.services.vault.model.numbers import (
     CheckedCard,
@@ -23,8 +24,10 @@ __all__ = [
     "check_iban",
     "conceal",
     "iban_ok",
+    "look",
     "masked_card",
     "masked_iban",
+    "taken_a_day",
     "view",
     "wipe",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from tallystick.chassis.idempotency import Answer, Entry, Fresh
 from tallystick.chassis.keys import Aad, Keyring, KeyringError, Shredded
 from tallystick.chassis.outbox import Fact
 from tallystick.contracts.vault.messages import ClearBankAccount, ClearCard, Revealed, Token
-from tallystick.contracts.vault.problems import RevealNotRecorded, TokenDestroyed, TokenNotFound
+from tallystick.contracts.vault.problems import RevealNotRecorded, TokenDestroyed, TokenNotFound, TooManyAlike
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import FactId, TokenId
@@ -27,8 +27,10 @@ from tallystick.services.vault.model import (
     CheckedCard,
     CheckedIban,
     StoredToken,
+    look,
     masked_card,
     masked_iban,
+    taken_a_day,
     view,
     wipe,
 )
@@ -88,16 +90,18 @@ class Tokens:
         return "fp_" + ids.encode(int.from_bytes(mac[:16], "big"))
 
     async def create(self, order: Order) -> Created:
-        """A new token, or the stored answer of the same request. Raises KeyReused, InProgress."""
+        """A new token, or the stored answer of the same request. Raises KeyReused, InProgress, TooManyAlike."""
         return await self._batcher.submit(order)
 
     async def _create(self, orders: list[Order]) -> list[Created | Exception]:
-        """All orders that wait, in one transaction: claim, seal, insert, tell, answer."""
+        """All orders that wait, in one transaction: claim, seal, insert, tell, answer. Before it, their numbers are counted."""
         now = self._clock.now()
         made = [ids.tokens.random() for _ in orders]
-        results: list[Created | Exception | None] = [None] * len(orders)
+        results: list[Created | Exception | None] = [*await self._guesses(orders, now)]
         async with self._database.transaction() as tx:
-            keyed = [(at, order.entry) for at, order in enumerate(orders) if order.entry is not None]
+            keyed = [
+                (at, order.entry) for at, order in enumerate(orders) if order.entry is not None and results[at] is None
+            ]
             outcomes = await idempotency.claim(tx, [e for _, e in keyed], resource=[made[at] for at, _ in keyed])
             for (at, _), outcome in zip(keyed, outcomes, strict=True):
                 try:
@@ -117,6 +121,38 @@ class Tokens:
                 ]
                 await idempotency.complete(tx, answers)
         return [result for result in results if result is not None]
+
+    async def _guesses(self, orders: Sequence[Order], now: datetime) -> list[TooManyAlike | None]:
+        """The refusal of each order whose number looks like too many others of the day.
+
+        A number that is there already is refused with them: else the one that is taken would be the right one. So is one that would be
+        answered from its idempotency key, whose digest tells as much.
+        """
+        numbers = [
+            (
+                order.subject.tenant,
+                self.fingerprint(order.subject.tenant, order.number),
+                self._ring.mac("looks", look(order.number).encode(), order.subject.tenant),
+            )
+            for order in orders
+        ]
+        taken = await self._store.count(self._database, now.date(), numbers)
+        tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
+        wait = str(int((tomorrow - now).total_seconds()) + 1)
+        return [
+            TooManyAlike(
+                "no more new numbers that look like this one (its first six and last four digits; of an IBAN, country and last "
+                "four) are taken before tomorrow, 00:00 UTC",
+                headers={"Retry-After": wait},
+            )
+            if taken.get(looks, 0) > taken_a_day(order.number)
+            else None
+            for order, (_, _, looks) in zip(orders, numbers, strict=True)
+        ]
+
+    async def forget_counts(self) -> None:
+        """Forget how many numbers came on days that are over. For the schedule."""
+        await self._store.forget_counts(self._database, self._clock.now().date())
 
     async def _insert(self, tx: Transaction, fresh: Sequence[tuple[TokenId, Order]], now: datetime) -> list[bytes]:
         keys = await self._ring.new_subject_keys(

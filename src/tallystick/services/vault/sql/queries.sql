@@ -6,6 +6,32 @@ SELECT * FROM unnest(
     $9::smallint[], $10::smallint[], $11::text[], $12::text[], $13::bytea[]
 );
 
+-- name: count_numbers
+-- Counts those of these numbers that are new to their tenant, by how they look, and gives the day's count of each look. A statement, and a
+-- transaction, of its own: what was tried stays counted whatever becomes of it, and nobody is judged by a count that others can't see yet.
+WITH wanted AS (
+    SELECT look, count(*) FILTER (WHERE NOT known) AS new
+    FROM (
+        SELECT DISTINCT w.look, w.tenant, w.fingerprint,
+            EXISTS (SELECT FROM token AS t WHERE t.tenant = w.tenant AND t.fingerprint = w.fingerprint) AS known
+        FROM unnest($2::text[], $3::text[], $4::bytea[]) AS w (tenant, fingerprint, look)
+    ) AS numbers
+    GROUP BY look
+), counted AS (
+    INSERT INTO number_count (day, look, taken)
+    SELECT $1::date, look, new FROM wanted WHERE new > 0 ORDER BY look
+    ON CONFLICT (day, look) DO UPDATE SET taken = number_count.taken + excluded.taken
+    RETURNING look, taken
+)
+SELECT look, taken FROM counted
+UNION ALL
+SELECT c.look, c.taken FROM wanted AS w JOIN number_count AS c ON c.day = $1 AND c.look = w.look WHERE w.new = 0;
+
+-- name: forget_counts
+-- Forgets the counts of days that are over, a page at a time.
+DELETE FROM number_count
+WHERE (day, look) IN (SELECT day, look FROM number_count WHERE day < $1::date LIMIT $2 FOR UPDATE SKIP LOCKED);
+
 -- name: tokens
 -- Tokens by tenant and id; another tenant's are not found.
 SELECT t.id, t.tenant, t.type, t.created_at, t.brand, t.bin, t.last4, t.exp_month, t.exp_year, t.country, t.fingerprint, t.sealed
