@@ -7,7 +7,11 @@ import json
 import logging
 import os
 import random
+import re
 import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from tallystick.chassis import telemetry
 from tallystick.chassis.telemetry import context, logs, redact, store, traces
 from tallystick.chassis.telemetry.output import Output
+from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.luhn import luhn
 from tallystick.kernel.problem import NotFound
 
@@ -52,6 +58,69 @@ def test_what_looks_like_a_secret_is_masked(text: str) -> None:
     masked = redact.mask(text)
     for part in (CARD, "4242 4242", "4242-4242", "378282246310005", TOKEN, IBAN, "3704 0044", "MIGH"):
         assert part not in masked
+
+
+NEIGHBOURS = ("{} 12/2035", "{} 837", "1 {}", "{}-12", "2026 {} 12 2030", "{} EUR", "to {} from DE12 3456", "AB12 {}")
+
+
+@pytest.mark.parametrize("around", NEIGHBOURS)
+@pytest.mark.parametrize(
+    "number", [CARD, "4242 4242 4242 4242", "378282246310005", "GB29NWBK60161331926819", "gb29 nwbk 6016 1331 9268 19"]
+)
+def test_what_stands_beside_a_number_does_not_hide_it(around: str, number: str) -> None:
+    text = around.format(number)
+    for masked in (redact.mask(text), redact.blot(text), json.dumps(redact.clean([text]))):
+        assert number[:-3] not in masked, masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{CARD}837",
+        f"a{CARD}b",
+        "4242/4242/4242/4242",
+        "4242 -- 4242 -- 4242 -- 4242",
+        "xGB29NWBK60161331926819EUR",
+        "GB29-NWBK-6016-1331-9268-19",
+        "AB12GB29NWBK60161331926819",
+        "４２４２４２４２４２４２４２４２",
+    ],
+)
+def test_a_clients_own_text_comes_back_without_any_long_number(text: str) -> None:
+    shown = redact.blot(text)
+    assert not re.search(r"\d(?:\W{0,3}\d){11}|9268", shown), shown
+
+
+def test_a_number_at_the_end_of_a_long_text_is_not_cut_in_half() -> None:
+    for room in range(30):
+        shown = redact.mask("x" * (redact.MAX_TEXT - room) + " " + CARD)
+        assert CARD[:12] not in shown
+        assert len(shown) <= redact.MAX_TEXT + 1
+
+
+def test_ids_times_and_amounts_are_masked_by_chance_no_more_than_by_the_simple_rule() -> None:
+    """The simple rule: a run of 13 to 19 digits as a whole passes the check, or it is longer."""
+
+    def simple(text: str) -> bool:
+        runs = re.findall(r"(?<!\d)\d(?:[ \-.]?\d){12,}", text)
+        return any(len(run) > 19 or luhn(run) for run in (re.sub(r"\D", "", run) for run in runs))
+
+    pick = random.Random(7)
+    made: list[Callable[[], str]] = [
+        lambda: ids.payments.text(ids.payments.new()),
+        lambda: ids.tokens.text(ids.tokens.random()),
+        lambda: str(uuid.UUID(int=pick.getrandbits(128))),
+        lambda: f"{pick.getrandbits(128):032x}",
+        lambda: rfc3339(datetime.fromtimestamp(pick.uniform(1.6e9, 1.9e9), UTC)),
+        lambda: f"{datetime.fromtimestamp(pick.randrange(10**9, 2 * 10**9), UTC):%Y-%m-%d %H:%M:%S} took 12.5 ms",
+        lambda: str(pick.randrange(1_600_000_000_000, 1_900_000_000_000)),
+        lambda: f"{pick.randrange(10**18)} of {pick.randrange(10**18)} {pick.choice(['EUR', 'JPY'])}",
+        lambda: f"{pick.randrange(10**9)}.{pick.randrange(100):02d} EUR, {pick.randrange(10**6)}.00 EUR",
+    ]
+    for make in made:
+        texts = [make() for _ in range(4000)]
+        masked = sum(redact.mask(text) != text for text in texts)
+        assert masked <= sum(map(simple, texts)) + 4, make()  # one in a thousand
 
 
 @pytest.mark.parametrize("text", ["pay_01j9zq2v7nq8h3t5w0r4x6y8z0", "2026-11-23T16:32:50.123456Z", "4242424242424241"])

@@ -434,6 +434,22 @@ def test_a_card_number_or_iban_in_a_text_is_refused_and_not_repeated(body: Any, 
     assert body_decoder(Note)(encoded) is not None  # between services it is the edge that has looked
 
 
+@pytest.mark.parametrize("name", [f"{NUMBER} 837", f"{NUMBER}/12", "gb29nwbk60161331926819 EUR", NUMBER + "837"])
+def test_an_unknown_field_is_not_repeated_with_a_number_in_its_name(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        body_decoder(Note)(json.dumps({name: 1}).encode())
+    assert not re.search(r"4242|926819", json.dumps(refused.value.document("trace")))
+
+
+def test_a_long_limit_is_told() -> None:
+    class Large(msgspec.Struct, forbid_unknown_fields=True):
+        count: Annotated[int, msgspec.Meta(le=10**15)]
+
+    with pytest.raises(InvalidRequest) as refused:
+        body_decoder(Large)(b'{"count": 9000000000000000}')
+    assert refused.value.extensions["errors"][0]["detail"] == "Expected `int` <= 1000000000000000"
+
+
 def test_where_a_number_has_a_form_it_is_what_it_says() -> None:
     found = body_decoder(Note, guarded=True)(json.dumps({"price": {"amount": NUMBER, "currency": "EUR"}}).encode())
     assert found.price.amount == NUMBER

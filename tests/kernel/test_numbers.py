@@ -48,6 +48,7 @@ def test_a_card_number_is_found(text: str) -> None:
         "gb82 west 1234 5698 7654 32",
         "NO9386011117947",
         "AT61 1904 3002 3457 3201 paid in full",
+        "AB12 DE89 3704 0044 0532 0130 00",
     ],
 )
 def test_an_iban_is_found(text: str) -> None:

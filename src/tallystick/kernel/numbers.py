@@ -10,6 +10,7 @@ check digits, written together or in groups of four.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 from tallystick.kernel.luhn import luhn
@@ -81,9 +82,10 @@ _CARD: Final = re.compile(
     r"(?:[0-9]{13,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5})"
     r"(?![0-9A-Fa-f_]|[.][0-9])"
 )
-_IBAN: Final = re.compile(
-    r"(?<![A-Za-z0-9_-])[A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,4})?(?![A-Za-z0-9_-])"
-)
+#: Looks ahead only: a word that begins as an IBAN does may stand right before one.
+_IBAN: Final = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,4})?))")
+#: What makes of the characters beside it one word with them, an id's: a dash and an underscore.
+_WORD: Final = ("-", "_")
 
 
 def suspect(raw: bytes) -> bool:
@@ -104,11 +106,34 @@ def found_in(text: str) -> Literal["a card number", "an IBAN"] | None:
         for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
             if brand_of(number) != "unknown" and luhn(number):
                 return "a card number"
+    if any(text[begin - 1 : begin] not in _WORD and text[end : end + 1] not in _WORD for begin, end in ibans(text)):
+        return "an IBAN"
+    return None
+
+
+def ibans(text: str) -> Iterator[tuple[int, int]]:
+    """Where IBANs begin and end in a text, capitals or not, together or in groups of four."""
     for match in _IBAN.finditer(text):
         # What follows may be the next word: the country says how long it is.
-        words = match[0].upper()
+        words, begin = match[1].upper(), match.start()
         length = IBAN_LENGTHS.get(words[:2], 0)
         ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
-        if length and ends and not words[ends[0] :][:1].strip() and iban_ok(words[: ends[0]].replace(" ", "")):
-            return "an IBAN"
-    return None
+        if length and ends and iban_ok(words[: ends[0]].replace(" ", "")):
+            end = begin + ends[0]
+            if not (text[end : end + 1].isascii() and text[end : end + 1].isalnum()):
+                yield begin, end
+
+
+def card_in(groups: Sequence[str]) -> bool:
+    """Whether some groups of ASCII digits, one after the other, are a card number of a known scheme: 12 to 19 digits, with the right check
+    digit, whatever groups stand before and behind.
+    """
+    for first in range(len(groups)):
+        digits = ""
+        for group in groups[first:]:
+            digits += group
+            if len(digits) > 19:
+                break
+            if len(digits) >= 12 and brand_of(digits) != "unknown" and luhn(digits):
+                return True
+    return False

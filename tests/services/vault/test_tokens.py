@@ -58,6 +58,8 @@ async def test_a_bank_account_becomes_a_token(env: Env) -> None:
         ({"type": "card", "card": {**CARD, "cvc": "12"}}, 400, "invalid-request"),
         ({"type": "card"}, 400, "invalid-request"),
         ({"type": "passport", "card": CARD}, 400, "invalid-request"),
+        ({"type": f"{NUMBER} 12/2035", "card": CARD}, 400, "invalid-request"),
+        ({f"{NUMBER} 837": 1, "type": "card", "card": CARD}, 400, "invalid-request"),
         ({"type": "bank_account", "card": CARD}, 400, "invalid-request"),
         ({"type": "bank_account", "bank_account": {"iban": "GB29NWBK60161331926818"}}, 400, "invalid-iban"),
         ({"type": "bank_account", "bank_account": {"iban": "XX29NWBK60161331926819"}}, 400, "invalid-iban"),

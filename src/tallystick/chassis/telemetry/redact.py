@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from tallystick.kernel.luhn import luhn
+from tallystick.kernel.numbers import IBAN_LENGTHS, card_in, iban_ok, ibans
 
 MAX_TEXT = 2_000
 MAX_ITEMS = 50
@@ -58,9 +59,12 @@ _allowed = {
     ),
 }
 
-_DIGITS = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){12,}")
+_DIGITS = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){11,}")
+_GROUPS = re.compile(r"\d+")
+#: For `blot`: digits with anything but letters between them, and what has the letters and digits of an IBAN.
+_MANY_DIGITS = re.compile(r"\d(?:[\W_]{0,3}\d){11,}")
+_IBAN_LIKE = re.compile(r"(?=([A-Za-z]{2}[\W_]{0,3}[0-9](?:[\W_]{0,3}[A-Za-z0-9]){12,40}))")
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
 _KEY = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
 
 
@@ -78,15 +82,33 @@ def allowed(key: str) -> bool:
 
 def mask(text: str) -> str:
     """`text` without what looks like a card number, an IBAN, a token or a private key."""
-    if len(text) < 13:
+    if len(text) < 12:
         return text
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + "…"
+    cut = len(text) > MAX_TEXT
+    if cut:
+        # A little more than is shown: half a number at the end would look like none.
+        text = text[: MAX_TEXT + 100]
     if "eyJ" in text:
         text = _TOKEN.sub("[token]", text)
     if "-----BEGIN" in text:
         text = _KEY.sub("[key]", text)
-    return _IBAN.sub(_mask_iban, _DIGITS.sub(_mask_digits, text))
+    for begin, end in reversed(list(ibans(text))):
+        text = f"{text[:begin]}[iban]{text[end:]}"
+    text = _DIGITS.sub(_mask_digits, text)
+    return text[:MAX_TEXT] + "…" if cut else text
+
+
+def blot(text: str) -> str:
+    """As `mask`, for what a client wrote and gets back: nobody misses a long run of digits there, so every one is masked."""
+    text = mask(text)
+    shown, done = "", 0
+    for found in _IBAN_LIKE.finditer(text):
+        word = re.sub(r"[\W_]", "", found[1]).upper()
+        length = IBAN_LENGTHS.get(word[:2], len(word) + 1)
+        if found.start() >= done and length <= len(word) and iban_ok(word[:length]):
+            shown += text[done : found.start()] + "[iban]"
+            done = found.end(1)
+    return _MANY_DIGITS.sub("[number]", shown + text[done:])
 
 
 def clean(value: Any) -> Any:
@@ -138,14 +160,16 @@ def _frames(traceback: TracebackType | None) -> list[str]:
 
 
 def _mask_digits(found: re.Match[str]) -> str:
-    digits = re.sub(r"\D", "", found.group())
-    return "[number]" if len(digits) > 19 or luhn(digits) else found.group()
-
-
-def _mask_iban(found: re.Match[str]) -> str:
-    text = found.group().replace(" ", "")
-    number = "".join(str(int(char, 36)) for char in text[4:] + text[:4])
-    return "[iban]" if int(number) % 97 == 1 else found.group()
+    # `\d` takes the digits of every script; `int` knows them all.
+    text = found.group()
+    groups = [
+        group if group.isascii() else "".join(str(int(digit)) for digit in group) for group in _GROUPS.findall(text)
+    ]
+    digits = "".join(groups)
+    # A number may stand among others: a year, a code, an amount.
+    if len(digits) > 19 or (len(digits) > 12 and luhn(digits)) or card_in(groups):
+        return "[number]"
+    return text
 
 
 def _clean_long(value: int) -> int | str:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import inspect
 
-from tallystick.chassis.telemetry.redact import mask
+from tallystick.chassis.telemetry.redact import blot
 from tallystick.kernel.numbers import found_in, suspect
 from tallystick.kernel.problem import InvalidRequest
 
@@ -132,7 +132,8 @@ def locate(message: str) -> tuple[str, str]:
         pointer += f"/{name or index}"
     if unknown := _UNKNOWN.search(what):
         pointer += "/" + _shown(unknown[1]).replace("~", "~0").replace("/", "~1")
-    return pointer, _shown(what)
+    # What was expected is our own text, long limits and all; other messages repeat the client's.
+    return pointer, what if what.startswith("Expected ") else _shown(what)
 
 
 def check_strict(kind: Any) -> None:
@@ -259,5 +260,5 @@ def _pointer(path: tuple[str, ...]) -> str:
 
 def _shown(text: str) -> str:
     """Text of the client's own, as it may stand in our answer: short, and without what looks like a secret."""
-    shown = mask(text[:200])
-    return shown if len(text) <= 200 else shown + "…"
+    shown = blot(text)
+    return shown if len(shown) <= 200 else shown[:200] + "…"
