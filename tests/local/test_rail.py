@@ -150,7 +150,10 @@ async def test_capture_refund_void(caller: Caller) -> None:
     void = {"request_id": "v1", "authorization": "a"}
     assert (await caller.post("/voids", void))[1]["status"] == "approved"
     assert await move("/captures", "c4", "1") == ("declined", "61")
-    assert (await caller.post("/voids", {**void, "request_id": "v2"}))[1]["status"] == "declined"
+    assert (await caller.post("/voids", {**void, "request_id": "v2"}))[1]["code"] == "12"
+    await caller.authorize("b")
+    for request_id, code in (("v3", "00"), ("v4", "25")):
+        assert (await caller.post("/voids", {"request_id": request_id, "authorization": "b"}))[1]["code"] == code
     assert (await caller.get("/refunds/f2"))[1]["amount"] == {"amount": "600", "currency": "EUR"}
     assert (await caller.get("/captures/f2"))[0] == 404
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from tallystick.chassis.db import CommitUnknown, DatabaseUnavailable
+from tallystick.chassis.telemetry import logs
 from tallystick.contracts.risk.messages import ListEntry
 from tallystick.kernel import ids
 from tallystick.services.payments import model
@@ -221,6 +222,129 @@ async def test_a_card_that_is_destroyed_before_it_was_asked(town: Town) -> None:
     answer = await town.pay(by_card(token, shop), key="k")
     assert (answer.json["status"], answer.json["decline"]["code"]) == ("declined", "token_destroyed")
     await town.sound()
+
+
+async def test_a_destroyed_card_is_not_the_issuers_refusal(town: Town) -> None:
+    """Nobody tried out numbers: risk counts what an issuer refuses."""
+    token, shop = await town.card(), await town.account()
+    await town.paid(by_card(token, shop, 1))
+    await town.destroy(token)
+    made = await town.paid(by_card(token, shop), status="declined")
+    (*_, told) = await town.facts(made["id"])
+    assert (told["data"]["decline"], told["data"]["declined_by"]) == ("token_destroyed", "platform")
+    await town.sound()
+
+
+# ---- what the acquirer does otherwise than it was asked ----------------------------------------------------------------
+
+
+def _rewrite(town: Town, name: str, old: str, new: str) -> None:
+    """The acquirer gives another answer to a request than it gave."""
+    change = "UPDATE request SET answer = CAST(replace(CAST(answer AS TEXT), ?, ?) AS BLOB) WHERE request_id = ?"
+    with sqlite3.connect(town.directory / "rail.db", isolation_level=None) as connection:
+        connection.execute(change, (old, new, name))
+    connection.close()
+
+
+@pytest.mark.parametrize("capture", ["automatic", "manual"])
+@pytest.mark.parametrize("amount", ['"amount":"500"', '"amount":"1001"', '"amount":"1000","currency":"USD"'])
+async def test_an_approval_of_another_amount_is_given_back(town: Town, capture: str, amount: str) -> None:
+    token, shop = await town.card(), await town.account()
+    body = by_card(token, shop, 1000, capture=capture)
+    town.one.effects.fault = lambda step: "crash-after" if step is Step.AUTHORIZE else "none"
+    assert (await town.pay(body, key="k")).status == 500
+    (payment,) = [p["id"] for p in (await town.call("GET", "/v1/payments")).json["data"]]
+    old = '"amount":"1000","currency":"EUR"' if "USD" in amount else '"amount":"1000"'
+    _rewrite(town, ids.rail_requests.text(request_id(ids.payments.parse(payment), Role.AUTHORIZE)), old, amount)
+    # Where it ends is decided before it is acted upon, so that a crash in between changes nothing.
+    town.one.effects.fault = lambda step: "crash-before" if step is Step.VOID else "none"
+    town.later()
+    assert await town.one.resume() == 1
+    assert (await town.authorizations())[payment]["voided"] == 0
+    town.one.effects.fault = no_fault
+    await town.finish()
+    answer = await town.pay(body, key="k")
+    assert (answer.json["status"], answer.json["decline"]["code"]) == ("failed", "amount_not_approved")
+    (*_, told) = await town.facts(payment)
+    assert told["data"]["declined_by"] == "platform"
+    assert await town.balance(shop) == (0, 0)
+    assert slug(await town.capture(payment)) == "capture-not-possible"
+    await town.sound()
+
+
+@pytest.mark.parametrize("step", [Step.CAPTURE, RefundStep.REFUND])
+async def test_what_moved_in_another_amount_waits_for_a_person(town: Town, step: Step | RefundStep) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000, capture="manual"), status="authorized")
+    if step is RefundStep.REFUND:
+        await town.capture(made["id"])
+    town.one.effects.fault = lambda at: "crash-after" if at is step else "none"
+    if step is Step.CAPTURE:
+        assert (await town.capture(made["id"])).status == 500
+        name = ids.rail_requests.text(request_id(ids.payments.parse(made["id"]), Role.CAPTURE))
+        resource, waits = made["id"], "authorized"
+    else:
+        assert (await town.refund(made["id"])).status == 500
+        (told,) = [fact for fact in await town.facts() if fact["type"] == "payments.refund.created"]
+        resource, waits = told["resource"], "pending"
+        name = ids.rail_requests.text(request_id(ids.refunds.parse(resource), Role.REFUND))
+    town.one.effects.fault = no_fault
+    _rewrite(town, name, '"amount":"1000"', '"amount":"999"')
+    with logs.captured() as lines:
+        town.later()
+        assert await town.one.resume() == 1
+    assert [line["reason"] for line in lines if line["event"] == "payment.acquirer.disagrees"]
+    assert (await town.get(resource))["status"] == waits
+    _rewrite(town, name, '"amount":"999"', '"amount":"1000"')
+    await town.finish()
+    assert (await town.get(resource))["status"] in ("settled", "succeeded")
+    await town.sound()
+
+
+async def test_a_refused_void_of_what_was_captured_does_not_pass_for_a_canceled_payment(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000, capture="manual"), status="authorized")
+    _at_rail(town, "UPDATE authorization SET captured = ? WHERE request_id = ?", 1000, made["id"])
+    with logs.captured() as lines:
+        answer = await town.cancel(made["id"], key="k")
+        town.later(3)
+        assert await town.one.resume() == 1
+    assert (answer.status, answer.json["status"]) == (202, "authorized")
+    assert [line["level"] for line in lines if line["event"] == "payment.acquirer.disagrees"] == ["error"] * 2
+    assert (await town.get(made["id"]))["ledger"]["transfers"] == made["ledger"]["transfers"], "the hold stays"
+    assert slug(await town.cancel(made["id"], key="k")) == "request-in-progress"
+    # A person has found out that the acquirer's charge was taken back.
+    _at_rail(town, "UPDATE authorization SET captured = ? WHERE request_id = ?", 0, made["id"])
+    _at_rail(town, "UPDATE authorization SET voided = ? WHERE request_id = ?", 1000, made["id"])
+    _rewrite(town, _void(made["id"]), '"code":"12"', '"code":"25"')
+    await town.finish()
+    assert (await town.cancel(made["id"], key="k")).json["status"] == "canceled"
+    await town.sound()
+
+
+async def test_a_refused_void_is_looked_at_even_when_there_is_no_record(town: Town) -> None:
+    """The acquirer knows of our capture: whatever it says of the authorization, the card was charged."""
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000, capture="manual"), status="authorized")
+    _at_rail(town, "UPDATE authorization SET voided = ? WHERE request_id = ?", 1000, made["id"])
+    capture = ids.rail_requests.text(request_id(ids.payments.parse(made["id"]), Role.CAPTURE))
+    connection = sqlite3.connect(town.directory / "rail.db", isolation_level=None)
+    decision = msgspec.json.encode({"status": "approved", "request_id": capture})
+    connection.execute(
+        "INSERT INTO request VALUES (?, 'captures', x'00', ?, '2026-01-01T00:00:00Z')", (capture, decision)
+    )
+    answer = await town.cancel(made["id"], key="k")
+    assert (answer.status, answer.json["status"]) == (202, "authorized")
+    connection.execute("DELETE FROM request WHERE request_id = ?", (capture,))
+    connection.close()
+    await town.finish()
+    assert (await town.cancel(made["id"], key="k")).json["status"] == "canceled"
+    assert f"GET /captures/{capture}" in town.arrived
+    await town.sound()
+
+
+def _void(payment: str) -> str:
+    return ids.rail_requests.text(request_id(ids.payments.parse(payment), Role.VOID))
 
 
 async def test_a_capture_that_the_acquirer_refuses_gives_everything_back(town: Town) -> None:

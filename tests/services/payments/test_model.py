@@ -84,8 +84,8 @@ class Life(RuleBasedStateMachine):
         self.refunds: list[Refund] = []
         self.steps = 0
 
-    @rule(good=st.booleans())
-    def step(self, good: bool) -> None:
+    @rule(good=st.booleans(), odd=st.booleans())
+    def step(self, good: bool, odd: bool) -> None:
         before = self.p
         step = model.next_step(before)
         match step:
@@ -97,6 +97,8 @@ class Life(RuleBasedStateMachine):
                 self.p = model.posted(before) if good else model.refused_by_ledger(before, "insufficient_funds", "")
             case Step.HOLD:
                 self.p = model.held(before) if good else model.refused_by_ledger(before, "account_closed", "")
+            case Step.AUTHORIZE if odd:
+                self.p = model.approved_otherwise(before, "a", NOW) if good else model.card_destroyed(before)
             case Step.AUTHORIZE:
                 self.p = (
                     model.authorized(before, "a", NOW) if good else model.refused_by_issuer(before, "card_declined", "")

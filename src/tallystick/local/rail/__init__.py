@@ -2,7 +2,8 @@
 
     POST /authorizations  {request_id, amount, card: {number, exp_month, exp_year}, merchant?}
     POST /captures        {request_id, authorization, amount}      up to what was authorised, in parts
-    POST /voids           {request_id, authorization}              gives back what was not captured
+    POST /voids           {request_id, authorization}              gives back what was not captured; nothing left is a refusal:
+                                                                   12 when it was captured, 25 when it was given back before
     POST /refunds         {request_id, authorization, amount}      up to what was captured, in parts
     GET  /{authorizations,captures,voids,refunds}/{request_id}     what became of a request, 404 when it never came
     GET  /disputes?after=N&limit=N                                 what cardholders disputed, oldest first

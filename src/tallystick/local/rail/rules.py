@@ -107,7 +107,9 @@ def decide_move(
     if kind == "voids":
         remaining = found.authorized - found.captured - found.voided
         if not remaining:
-            return Decision(False, "12", "Nothing is left to void"), None
+            # Who was charged and who was not are not told alike.
+            refusal = ("12", "It was captured") if found.captured else ("25", "Nothing is left to void")
+            return Decision(False, *refusal), None
         return APPROVED, msgspec.structs.replace(found, voided=found.voided + remaining)
     if amount is None or amount.currency != found.currency:
         return Decision(False, "12", "Another currency than that of the authorization"), None

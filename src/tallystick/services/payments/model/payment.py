@@ -61,7 +61,7 @@ class Risk(msgspec.Struct, frozen=True):
 
 
 class Decline(msgspec.Struct, frozen=True):
-    """`by` says who refused: risk, the ledger, the issuer; or nobody (`platform`: it could not be done)."""
+    """`by` says who refused: risk, the ledger, the issuer; or nobody (`platform`: it could not be done as it was asked)."""
 
     code: str
     message: str
@@ -268,6 +268,18 @@ def authorized(p: Payment, authorization: str, now: datetime) -> Payment:
 def refused_by_issuer(p: Payment, code: str, message: str) -> Payment:
     """After AUTHORIZE that was refused. The hold is released before the payment is said to be declined."""
     return msgspec.structs.replace(p, decline=Decline(code, message, "issuer"))
+
+
+def card_destroyed(p: Payment) -> Payment:
+    """After AUTHORIZE that could not be asked for: the card is gone, and no issuer has refused anything."""
+    decline = Decline("token_destroyed", "The stored card was destroyed.", "platform")
+    return msgspec.structs.replace(p, decline=decline)
+
+
+def approved_otherwise(p: Payment, authorization: str, now: datetime) -> Payment:
+    """After AUTHORIZE that approved another amount than the payment's: it is given back, and the payment has failed."""
+    decline = Decline("amount_not_approved", "The card was not approved for the amount of the payment.", "platform")
+    return msgspec.structs.replace(authorized(p, authorization, now), decline=decline)
 
 
 def captured(p: Payment) -> Payment:

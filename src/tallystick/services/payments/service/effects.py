@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 import msgspec
 
@@ -24,7 +24,7 @@ from tallystick.contracts.vault.problems import TokenDestroyed, TokenNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId, PaymentId, RefundId, TransferId
-from tallystick.kernel.money import Money, from_money
+from tallystick.kernel.money import Money, MoneyWire, from_money
 from tallystick.kernel.problem import DeadlineExceeded, Problem, Upstream
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Role, Step
@@ -41,11 +41,16 @@ class Postponed(Exception):
 
 
 class _Decision(msgspec.Struct):
-    """The acquirer's answer to a request of ours. Whatever isn't one of the two words is no answer."""
+    """The acquirer's answer to a request of ours. Whatever isn't one of the two words is no answer; `amount` is what it is about."""
 
     status: Literal["approved", "declined"]
     request_id: str
     code: str = ""
+    amount: MoneyWire | None = None
+
+    def of(self, asked: Money) -> bool:
+        """Whether it is about what was asked: an issuer may approve a part, and that is another matter."""
+        return self.amount is None or self.amount == from_money(asked)
 
 
 class Dispute(msgspec.Struct):
@@ -68,6 +73,9 @@ DECLINES: Final = {
     "51": ("insufficient_funds", "The card has insufficient funds."),
     "54": ("expired_card", "The card has expired."),
 }
+
+#: Field 39 of a VOID that found no record of the authorization: nothing of it is left.
+NO_RECORD: Final = "25"
 
 #: A request to the acquirer whose outcome is unknown is sent a second time at once, if this many seconds are left for it.
 SECOND_TRY_SECONDS: Final = 1.0
@@ -180,34 +188,45 @@ class Effects:
                 await asyncio.sleep(timedelta(milliseconds=self._acquirer_timeout_ms).total_seconds())
                 earlier = await self._became_of("/authorizations", request_id, token)
             if earlier is None:
-                return model.refused_by_issuer(p, "token_destroyed", "The stored card was destroyed.")
+                return model.card_destroyed(p)
             decision = earlier
         if decision.status != "approved":
             return model.refused_by_issuer(p, *_declined(decision))
+        if not decision.of(p.money):
+            telemetry.log.warning("payment.approved.otherwise", payment=ids.payments.text(p.id))
+            return model.approved_otherwise(p, request_id, self._clock.now())
         return model.authorized(p, request_id, self._clock.now())
 
     async def _capture(self, p: Payment, token: str) -> Payment:
-        amount = p.intent_amount if p.intent == "capture" else p.amount
+        money = Money(p.intent_amount if p.intent == "capture" else p.amount, p.currency)
         request_id = _request(p.id, Role.CAPTURE)
         body: dict[str, Any] = {
             "request_id": request_id,
             "authorization": _request(p.id, Role.AUTHORIZE),
-            "amount": from_money(Money(amount, p.currency)),
+            "amount": from_money(money),
         }
-        if amount < p.amount:
+        if money < p.money:
             body["final"] = True  # a payment is captured once: the acquirer gives back the rest, as the ledger does
         decision = await self._ask("/captures", body, request_id, token)
         if decision.status != "approved":
             return model.capture_refused(p, *_declined(decision))
+        self._must_be_of(money, decision, "capture", p.id)
         return model.captured(p)
 
     async def _void(self, p: Payment, token: str) -> Payment:
         request_id = _request(p.id, Role.VOID)
         body = {"request_id": request_id, "authorization": _request(p.id, Role.AUTHORIZE)}
         decision = await self._ask("/voids", body, request_id, token)
-        if decision.status != "approved":
-            telemetry.log.warning("payment.void.refused", payment=ids.payments.text(p.id), code=decision.code)
+        if decision.status != "approved" and not await self._nothing_is_left(p, decision, token):
+            self._acquirer_disagrees("void", p.id, f"it refuses with {decision.code or 'no code'}")
         return model.voided(p)
+
+    async def _nothing_is_left(self, p: Payment, decision: _Decision, token: str) -> bool:
+        """Whether a refused VOID had nothing to give back. A card that was charged all the same must not pass for one that was not."""
+        if decision.code != NO_RECORD:
+            return False
+        capture = await self._became_of("/captures", _request(p.id, Role.CAPTURE), token)
+        return capture is None or capture.status != "approved"
 
     _PERFORM: Final = {
         Step.SCORE: _score,
@@ -242,14 +261,18 @@ class Effects:
         return model.reversed_(r) if refusal is None else model.reversal_refused(r, refusal, _said(refusal))
 
     async def _refund(self, r: Refund, token: str) -> Refund:
+        money = Money(r.amount, r.currency)
         request_id = _request(r.id, Role.REFUND)
         body = {
             "request_id": request_id,
             "authorization": _request(r.payment, Role.AUTHORIZE),
-            "amount": from_money(Money(r.amount, r.currency)),
+            "amount": from_money(money),
         }
         decision = await self._ask("/refunds", body, request_id, token)
-        return model.refunded(r) if decision.status == "approved" else model.refund_refused(r, *_declined(decision))
+        if decision.status != "approved":
+            return model.refund_refused(r, *_declined(decision))
+        self._must_be_of(money, decision, "refund", r.id)
+        return model.refunded(r)
 
     async def _restore(self, r: Refund, token: str) -> Refund:
         """Posts the reversed amount again, from the acquirer's account to the payee's."""
@@ -322,9 +345,23 @@ class Effects:
             telemetry.log.error("payment.ledger.disagrees", step=step, effect=str(effect), reason=refusal)
             raise LedgerDisagrees(f"the ledger refuses to {step}: {refusal}")
 
+    def _must_be_of(self, asked: Money, decision: _Decision, step: str, effect: PaymentId | RefundId) -> None:
+        if not decision.of(asked):
+            self._acquirer_disagrees(step, effect, "it answers for another amount")
+
+    @staticmethod
+    def _acquirer_disagrees(step: str, effect: PaymentId | RefundId, reason: str) -> NoReturn:
+        """Money may have moved there that nobody here knows of: that needs a person, and the payment waits."""
+        telemetry.log.error("payment.acquirer.disagrees", step=step, effect=str(effect), reason=reason)
+        raise AcquirerDisagrees(f"the acquirer does not {step} as it was asked: {reason}")
+
 
 class LedgerDisagrees(Problem):
     slug, title, status = "ledger-disagrees", "The ledger refuses what payments knows to be due", 500
+
+
+class AcquirerDisagrees(Problem):
+    slug, title, status = "acquirer-disagrees", "The acquirer does otherwise than payments knows to be due", 500
 
 
 class AcquirerNotUnderstood(Problem):
