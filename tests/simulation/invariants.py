@@ -26,6 +26,8 @@ _SHORT = ("insufficient_funds", "ceiling_exceeded", "nothing_to_move")
 _POSTED = ("post", "capture", "reverse")
 #: Refusals after which the same id may be posted yet.
 NOT_PINNED = ("approval_required",)
+#: The same of some kinds only: what goes on with a hold may come again when the account is thawed.
+OF_THE_MOMENT = (("account_frozen", "capture"), ("account_frozen", "increase"))
 _TOTALS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
 
 
@@ -254,7 +256,7 @@ def _contradicts(
         return None if row["sequence"] == answer.sequence else f"it has the number {row['sequence']}"
     if answer.reason == "linked_transfer_failed":
         return None
-    if answer.reason in NOT_PINNED:
+    if answer.reason in NOT_PINNED or (answer.reason, one.commands[place].kind) in OF_THE_MOMENT:
         # It may have been posted later, not earlier.
         if row is not None and answers.sent > one.first_told(place):
             return f"somebody had been told before that it was posted at {row['sequence']}"

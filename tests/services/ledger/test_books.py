@@ -275,9 +275,15 @@ async def test_frozen_accounts_and_ceilings(env: Env) -> None:
     answer = await env.transfers(post(bank, anna, 1), post(anna, bank, 1), {**post(anna, bank, 1), "kind": "hold"})
     assert [one["reason"] for one in answer.json["data"]] == ["account_frozen"] * 3
     assert problem(await env.call("POST", f"/v1/transfers/{hold}/capture")) == (409, "account-frozen")
+    own = ids.transfers.text(ids.transfers.new())
+    again = {"id": own, "amount": eur(1)}
+    assert problem(await env.call("POST", f"/v1/transfers/{hold}/capture", again)) == (409, "account-frozen")
+    assert (await env.call("POST", "/v1/accounts/anna/unfreeze", key="")).status == 200
+    assert (await env.call("POST", f"/v1/transfers/{hold}/capture", again)).status == 201, "it was of that moment"
+    assert (await env.call("POST", "/v1/accounts/anna/freeze", key="")).status == 200
     assert (await env.call("POST", f"/v1/transfers/{hold}/void")).status == 201, "a void only releases"
     assert (await env.call("POST", "/v1/accounts/anna/unfreeze", key="")).json["frozen"] is False
-    assert (await env.transfers(post(bank, anna, 30), post(anna, bank, 100))).json["data"][1]["status"] == "posted"
+    assert (await env.transfers(post(bank, anna, 29), post(anna, bank, 100))).json["data"][1]["status"] == "posted"
     for changes, answered in (
         ({"ceiling": "0"}, 200),
         ({"name": "Anna B.", "metadata": {"a": "b"}}, 200),

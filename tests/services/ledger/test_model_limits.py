@@ -102,7 +102,10 @@ def test_who_is_frozen_is_named() -> None:
     for debit, credit, named in ((True, False, 1), (False, True, 2), (True, True, 1)):
         with pytest.raises(Refused) as no:
             check_not_frozen(of(1, frozen=debit), of(2, frozen=credit))
-        assert (no.value.reason, no.value.account) == (Reason.ACCOUNT_FROZEN, aid(named))
+        assert (no.value.reason, no.value.account, no.value.pinned) == (Reason.ACCOUNT_FROZEN, aid(named), True)
+        with pytest.raises(Refused) as no:
+            check_not_frozen(of(1, frozen=debit), of(2, frozen=credit), pinned=False)
+        assert (no.value.account, no.value.pinned) == (aid(named), False)
 
 
 # ---- days that are past -------------------------------------------------------------------------------------------------

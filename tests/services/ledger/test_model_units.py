@@ -184,6 +184,20 @@ def test_money_that_has_arrived_has_left_whatever_was_frozen_since() -> None:
     assert reasons(run(found, on("void", 4, 1))) == [None], "what was held goes back"
 
 
+def test_what_goes_on_with_a_hold_waits_for_an_account_to_be_thawed() -> None:
+    """Whoever captures under an id that is the same in each try would else be refused for ever because of a moment."""
+    found = two()
+    run(found, hold(1, 1, 2, 5))
+    found.accounts[aid(2)].frozen = True
+    drawn = [on("increase", 2, 1, 4), on("capture", 3, 1)]
+    assert reasons(run(found, *drawn)) == ["account_frozen"] * 2
+    assert reasons(run(found, post(4, 1, 2, 5), hold(5, 1, 2, 5))) == ["account_frozen"] * 2
+    assert list(found.rejections) == [(1, tid(4)), (1, tid(5))], "what is new is refused for good"
+    found.accounts[aid(2)].frozen = False
+    assert reasons(run(found, *drawn)) == [None, None]
+    assert found.accounts[aid(2)].credits_posted == 9
+
+
 # ---- what is dated back -------------------------------------------------------------------------------------------------
 
 

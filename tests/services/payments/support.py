@@ -319,6 +319,14 @@ class Town:
         answer = await self.call("POST", f"/v1/accounts/{account}/close", {}, app=self.ledger)
         assert answer.status == 200, answer.content
 
+    async def freeze(self, account: str, *, frozen: bool = True) -> None:
+        answer = await self.in_ledger("POST", f"/v1/accounts/{account}/{'freeze' if frozen else 'unfreeze'}")
+        assert answer.status == 200, answer.content
+
+    async def in_ledger(self, method: str, path: str, body: Any = None) -> Answer:
+        """A request of the same client to the ledger's edge."""
+        return await self.call(method, path, {} if body is None and method == "POST" else body, app=self.ledger)
+
     async def balance(self, account: str) -> tuple[int, int]:
         """Posted and available, in minor units."""
         answer = await self.call("GET", f"/v1/accounts/{account}", app=self.ledger)
@@ -341,6 +349,16 @@ class Town:
 
     def later(self, seconds: float = model.LEASE.total_seconds()) -> None:
         self.clock.advance(timedelta(seconds=seconds))
+
+    async def named(self) -> list[str]:
+        """What `verify` finds of payments alone and beside the ledger."""
+        source = _Snapshots(self.databases)
+        async with source:
+            queries = Queries.load("tallystick.services.payments", "verify")
+            found = [fault for query in queries for fault in await source.faults("payments", query)]
+            for check in (agreement.payments, agreement.refunds):
+                found += (await check(source))[0]
+        return found
 
     async def finish(self, *replicas: Replica) -> None:
         """Lets the worker go on until nothing is due within an hour and a bit."""

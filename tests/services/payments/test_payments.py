@@ -97,6 +97,27 @@ async def test_an_authorization_that_expires_can_not_be_captured_meanwhile(town:
     await town.sound()
 
 
+async def test_a_captured_payment_waits_while_its_payee_is_frozen(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    await town.freeze(shop)
+    asked = await town.capture(made["id"], key="the-key")
+    assert (asked.status, asked.json["status"]) == (202, "captured")
+    for _ in range(8):
+        town.later(3700)
+        assert await town.one.resume() == 1
+    assert (await town.capture(made["id"], key="the-key")).status == 409
+    assert await town.named() == [
+        f"payment {ids.payments.parse(made['id'])} is captured, and was not settled in 9 tries"
+    ]
+    await town.freeze(shop, frozen=False)
+    await town.finish()
+    assert (await town.get(made["id"]))["status"] == "settled"
+    assert (await town.capture(made["id"], key="the-key")).status == 200
+    assert await town.balance(shop) == (1000, 1000)
+    await town.sound()
+
+
 async def test_refunds_in_parts(town: Town) -> None:
     token, shop = await town.card(), await town.account()
     made = await town.paid(by_card(token, shop, 1000))

@@ -57,8 +57,8 @@ class _Lookup(msgspec.Struct, frozen=True):
 
 class LedgerClient:
     """`token` is the transaction token of who asks. Methods that post return None when it is posted (now or by an earlier call), else
-    the ledger's reason (`messages.Reason`): a refusal is final for that id. They raise Upstream, DeadlineExceeded and the like when
-    it is not known whether it was posted: ask again with the same id.
+    the ledger's reason (`messages.Reason`): a refusal is final for that id, unless the reason says that it is of the moment. They raise
+    Upstream, DeadlineExceeded and the like when it is not known whether it was posted: ask again with the same id.
     """
 
     def __init__(self, client: Client) -> None:

@@ -72,6 +72,7 @@ class Reason(StrEnum):
 
     ACCOUNT_NOT_FOUND = "account_not_found"
     ACCOUNT_CLOSED = "account_closed"
+    #: Not pinned for what goes on with a hold (capture, increase): it may come again when the account is thawed.
     ACCOUNT_FROZEN = "account_frozen"
     TRANSIT_ACCOUNT = "transit_account"
     SAME_ACCOUNT = "same_account"

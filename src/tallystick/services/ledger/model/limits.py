@@ -113,7 +113,7 @@ def positive(amount: int | None) -> int:
     return amount
 
 
-def check_not_frozen(debit: Account, credit: Account) -> None:
+def check_not_frozen(debit: Account, credit: Account, *, pinned: bool = True) -> None:
     """Raises Refused when one of them is."""
     if debit.frozen or credit.frozen:
-        raise Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id)
+        raise Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id, pinned=pinned)

@@ -319,7 +319,7 @@ class _Decider:
         """Holds more, and, if it says so, for longer or shorter."""
         amount = positive(command.amount)
         hold, debit, credit = self._open_hold(book, command)
-        check_not_frozen(debit, credit)
+        check_not_frozen(debit, credit, pinned=False)
         check_room(debit, credit, amount)
         if hold.amount + amount > MAX:
             raise Refused(Reason.AMOUNT_OVERFLOW)
@@ -338,9 +338,10 @@ class _Decider:
         amount = hold.remaining
         released = hold.remaining
         if command.kind == "capture":
-            # What has arrived in another book has left this one, whatever was frozen since.
+            # What has arrived in another book has left this one, whatever was frozen since. Others wait: what is held stays due, so that no
+            # capture is refused for ever because of a moment.
             if not self._crossing:
-                check_not_frozen(debit, credit)
+                check_not_frozen(debit, credit, pinned=False)
             if command.amount is not None:
                 amount = positive(command.amount)
             if amount > hold.remaining:

@@ -7,6 +7,13 @@ FROM payment
 WHERE resume_at IS NULL AND status IN ('received', 'captured')
 LIMIT 20;
 
+-- name: captured_money_settles
+-- What a card was charged reaches its payee: one that the ledger has refused for hours (every try up to the hourly ones) needs a person.
+SELECT format('payment %s is captured, and was not settled in %s tries', id, attempts) AS fault
+FROM payment
+WHERE status = 'captured' AND attempts >= 8
+LIMIT 20;
+
 -- name: refunds_sum_up
 -- What a payment says was refunded is the sum of its refunds, and never more than was captured.
 SELECT format('payment %s: refunded %s and %s under way, refunds say %s and %s', p.id, p.refunded, p.refunding, r.done, r.open) AS fault
