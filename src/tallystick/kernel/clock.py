@@ -56,6 +56,7 @@ MAX_INSTANT = 35
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_ENDS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 #: An instant on the wire, in the form of RFC 3339; `parse_rfc3339` reads it.
 InstantWire = Annotated[str, Meta(max_length=MAX_INSTANT, extra_json_schema={"format": "date-time"})]
 #: A day, in UTC.
@@ -71,14 +72,19 @@ def rfc3339(instant: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """The instant that `text` names. Raises ValueError unless it is RFC 3339 with an offset, of at most 35 characters."""
+    """The instant that `text` names. Raises ValueError unless it is RFC 3339 with an offset, of at most 35 characters, and for the first and
+    the last instant that Python has: to PostgreSQL's client they stand for its infinities, which do not come back as instants.
+    """
     # `fromisoformat` takes much more than that: week dates, commas, hours alone
     if len(text) > MAX_INSTANT or not _RFC3339.fullmatch(text):
         msg = "not an RFC 3339 time such as 2026-11-23T16:32:50Z"
         raise ValueError(msg)
     instant = datetime.fromisoformat(text.upper())
     try:
-        return instant.astimezone(UTC)
-    except OverflowError as error:
-        msg = "a time outside of the years 1 to 9999"
-        raise ValueError(msg) from error
+        found = instant.astimezone(UTC)
+    except OverflowError:
+        found = _ENDS[0]
+    if found in _ENDS:
+        msg = "a time that is not within the years 1 to 9999"
+        raise ValueError(msg)
+    return found

@@ -93,6 +93,7 @@ TAKEN = (
     ),
     CATEGORY.format(name="'cash-2'"),
     "UPDATE book SET approvals = '[]'",
+    "UPDATE book SET sealed_until = '1970-01-01T00:00:00Z'",
 )
 CHECKED = (
     (transaction(first=0, last=0), "transaction_first_check"),
@@ -113,6 +114,9 @@ CHECKED = (
     (twice(TOTAL.format(span="'day'")), "adjustment_total_pkey"),
     (CATEGORY.format(name="'Cash'"), "category_name_check"),
     (twice(CATEGORY.format(name="'cash'")), "category_pkey"),
+    ("UPDATE book SET sealed_until = '1969-12-31T23:59:59Z'", "book_sealed_until"),
+    ("UPDATE book SET sealed_until = '-infinity'", "book_sealed_until"),
+    ("UPDATE book SET sealed_until = 'infinity'", "book_sealed_until"),
     ("UPDATE book SET approvals = '{}'", "book_approvals_check"),
     (proposal(content="'[]'"), "proposal_content_check"),
     (proposal(digest="repeat('0', 63)"), "proposal_digest_check"),

@@ -390,6 +390,42 @@ async def test_one_bad_request_does_not_harm_those_that_shared_its_flush(
     await filled.sound()
 
 
+async def test_one_request_that_can_not_be_decided_does_not_harm_those_of_its_flush(
+    filled: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a hold that can't be taken off keep the sweep from those of other books."""
+    bank, customer = filled.made
+    poison = move("post", bank, customer, 13)
+    other = Books(filled.ledger, filled.clock, filled.database, "beta")
+    there, here = await other.open(), await other.open()
+    await filled.post(move("hold", bank, customer, 5, expires_in=1))
+    await other.post(move("hold", there, here, 5, expires_in=2))
+    spoilt = set[int]()
+
+    def unable(units: Any, *rest: Any) -> Decided:
+        if any(command.id == poison.id for unit in units for command in unit.commands) or any(
+            unit.book in spoilt for unit in units
+        ):
+            raise TypeError
+        return decide(units, *rest)
+
+    monkeypatch.setattr(posting, "decide", unable)
+    answers = await asyncio.gather(
+        *(other.post(move("post", there, here, 1)) for _ in range(5)),
+        filled.post(poison),
+        *(filled.post(move("post", bank, customer, 1)) for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert [isinstance(one, TypeError) for one in answers] == [False] * 5 + [True] + [False] * 5
+    assert await filled.balance(customer) == (105, 75)
+    filled.clock.advance(timedelta(seconds=5))
+    spoilt.add(await filled.ledger.poster.book("acme"))
+    assert await filled.ledger.sweep() == 1
+    spoilt.clear()
+    assert await filled.ledger.sweep() == 1
+    await filled.sound()
+
+
 async def test_the_check_of_the_books_finds_what_was_changed_behind_everybodys_back(
     filled: Books, service: ServiceDatabase
 ) -> None:

@@ -259,6 +259,7 @@ async def test_what_a_file_says_of_the_book_goes_no_further_than_the_interface_d
     ("said", "why"),
     [
         ({"sealed_until": "9999-12-31T00:00:00Z"}, "/sealed_until"),
+        ({"sealed_until": "0001-01-01T00:00:00Z"}, "/sealed_until"),
         ({"sealed_until": "the end of the last year"}, "/sealed_until"),
         ({"exported_at": "the end of the last year"}, "/exported_at"),
     ],

@@ -70,7 +70,7 @@ async def rows(database: ServiceDatabase, table: str, columns: Iterable[str]) ->
 async def before(
     postgres_server: Server, service: ServiceDatabase, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ServiceDatabase]:
-    """A database as it was before the last migration, with what `books` has in it."""
+    """A database as it was before migration 16, with what `books` has in it."""
     await filled(books)
     dsn, owner, superuser = (replace(one, database="before") for one in (service.dsn, service.owner, service.superuser))
     old = ServiceDatabase(dsn, owner, superuser)
@@ -108,7 +108,7 @@ async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(
     assert kinds == {"post", "hold", "increase", "capture", "reverse"}
     assert all(said[table] for table in TABLES)
     ran = await migrate.apply(before.owner, PACKAGE, service_role=service.dsn.user)
-    assert ran == ["0016_transfer_row.sql"]
+    assert ran == ["0016_transfer_row.sql", "0017_seals.sql"]
     for table, columns in names.items():
         assert await rows(before, table, columns) == said[table], table
     numbers = await before.query("SELECT number FROM account")
@@ -122,3 +122,24 @@ async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(
     results = await again.post(move("post", bank, anna, 3), move("hold", anna, bank, 2))
     assert [one.status for one in results] == ["posted", "held"]
     assert await again.ledger.faults() == []
+
+
+async def test_a_seal_that_is_no_instant_or_sealed_nothing_is_none(before: ServiceDatabase) -> None:
+    """Migration 17."""
+    seals = {
+        "1": ("-infinity", None),
+        "2": ("infinity", None),
+        "3": ("1969-12-31T23:59:59Z", None),
+        "4": ("2026-01-01T00:00:00Z", "2026-01-01"),
+    }
+    connection = await connect(before.superuser)
+    for name, (sealed, _) in seals.items():
+        await connection.execute(
+            "INSERT INTO book (tenant, name, recorded_at, created_at, sealed_until) VALUES ('acme', $1, now(), now(), $2::text::timestamptz)",
+            f"b{name}",
+            sealed,
+        )
+    await connection.close()
+    await migrate.apply(before.owner, PACKAGE, service_role=before.dsn.user)
+    found = await before.query("SELECT substr(name, 2), sealed_until::date::text FROM book WHERE name LIKE 'b_'")
+    assert {row[0]: row[1] for row in found} == {name: then for name, (_, then) in seals.items()}

@@ -10,7 +10,16 @@ from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import BookRecord, CategoryRecord, ChartRecord, ChartRule
 from tallystick.kernel.clock import rfc3339
-from tallystick.services.ledger.model import Category, Rule, Unfit, category_of, chart_in, check_members, sealed_until
+from tallystick.services.ledger.model import (
+    EPOCH,
+    Category,
+    Rule,
+    Unfit,
+    category_of,
+    chart_in,
+    check_members,
+    sealed_until,
+)
 from tests.services.ledger.support import START
 
 NOW = START
@@ -30,6 +39,9 @@ def test_a_book_was_sealed_up_to_now_at_most() -> None:
     assert sealed_until(replace(BOOK, sealed_until=rfc3339(NOW)), NOW) == NOW
     refused("/sealed_until", "invalid-request", lambda: sealed_until(replace(BOOK, sealed_until=rfc3339(LATER)), NOW))
     refused("/sealed_until", "invalid-request", lambda: sealed_until(replace(BOOK, sealed_until="yesterday"), NOW))
+    assert sealed_until(replace(BOOK, sealed_until="1970-01-01T00:00:00Z"), NOW) == EPOCH
+    for early in ("1969-12-31T23:59:59.999999Z", "0001-01-01T00:00:00Z"):
+        refused("/sealed_until", "invalid-request", lambda: sealed_until(replace(BOOK, sealed_until=early), NOW))  # noqa: B023
     refused("/exported_at", "invalid-request", lambda: sealed_until(replace(BOOK, exported_at="yesterday"), NOW))
 
 

@@ -169,6 +169,8 @@ async def test_a_statement_that_can_not_be_given(env: Env) -> None:
     assert problem(await env.call("GET", path, tenant="beta")) == (404, "account-not-found")
     for wrong in (
         "from=2026-02-30",
+        "from=0001-01-01",
+        "to=9999-12-31",
         "from=x",
         "format=pdf",
         "limit=5001",
@@ -320,6 +322,8 @@ async def test_reports_by_effective_time_count_what_was_dated_back(env: Env) -> 
     assert await income("to=2026-01-01") == []
     assert await income("to=2026-01-01&by=effective") == ["50"]
     assert await income("from=2026-01-02&by=effective") == ["18"]
+    too_early = await env.call("GET", "/v1/books/main/income-statement?from=0001-01-01&by=effective")
+    assert problem(too_early) == (400, "invalid-request")
     assert await income("from=2026-01-03") == ["50"]
     assert await income("by=effective") == await income("by=recorded") == ["68"]
 

@@ -277,7 +277,7 @@ async def test_questions_without_an_answer_are_no_empty_lists(env: Env) -> None:
         for wrong in (
             {"min": "-1"}, {"min": "1.5"}, {"min": "2", "max": "1"}, {"max": str(2**63)}, {"max": "9" * 30}, {"metadata": "order"},
             {"metadata": "=7"}, {"metadata": "a\0=b"}, {"code": "a\0b"}, {"code": "x" * 65}, {"path": "a:**:b"}, {"path": "a;DROP"}, {"path": "x" * 600},
-            {"account": anna, "path": "**"}, {"kind": "nothing"}, {"recorded_from": "yesterday"}, {"limit": "201"}, {"unknown": "1"},
+            {"account": anna, "path": "**"}, {"kind": "nothing"}, {"recorded_from": "yesterday"}, {"recorded_from": "0001-01-01"}, {"recorded_to": "0001-01-01T00:00:00Z"}, {"recorded_from": "0000-01-01"}, {"limit": "201"}, {"unknown": "1"},
             {"after": "WzEsMF0"}, {"after": "WzksMV0"}, {"after": "WzFd"}, {"after": "!"}, {"recorded_from": "2026-01-01", "recorded_to": "2025-12-31"},
         ):  # fmt: skip
             answer = await env.call("GET", f"{path}?{urlencode(wrong)}")

@@ -332,7 +332,13 @@ async def test_effective_times_and_seals(env: Env) -> None:
     assert (
         await env.call("POST", "/v1/books/main/seal", {"until": "2026-01-31T23:59:59.999999Z"}, key="")
     ).status == 200
-    for until, answered in (("2026-01-31T00:00:00Z", 409), ("2026-03-01T00:00:00Z", 400), ("x" * 20, 400)):
+    for until, answered in (
+        ("2026-01-31T00:00:00Z", 409),
+        ("1969-12-31T23:59:59Z", 400),
+        ("0001-01-01T00:00:00Z", 400),
+        ("2026-03-01T00:00:00Z", 400),
+        ("x" * 20, 400),
+    ):
         assert problem(await env.call("POST", "/v1/books/main/seal", {"until": until}, key=""))[0] == answered, until
     late = await transaction(env, post("shop", "fees", 1), effective_at="2026-01-31T00:00:00Z")
     assert problem(late) == (409, "period-sealed")

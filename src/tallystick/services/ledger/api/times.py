@@ -63,7 +63,7 @@ def of_number(number: int) -> datetime:
 def _read(said: str, name: str, day: timedelta) -> datetime:
     try:
         if _DAY.fullmatch(said):
-            return datetime.fromisoformat(said).replace(tzinfo=UTC) + day
+            return parse_rfc3339(f"{said}T00:00:00Z") + day
         return parse_rfc3339(said)
     except (ValueError, OverflowError) as error:
         raise invalid(f"/{name}", f"{error}") from None

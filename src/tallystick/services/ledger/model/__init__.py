@@ -62,7 +62,7 @@ from tallystick.services.ledger.model.reports import (
 from tallystick.services.ledger.model.rows import AccountRow, CheckedBook, Due, EntryRow, Found, NewAccount
 from tallystick.services.ledger.model.rules import EPOCH, decide
 from tallystick.services.ledger.model.search import LOOKED_AT, ONE_BY_ONE, Hit, Listing, Side, Wanted, sides
-from tallystick.services.ledger.model.settings import category_of, chart_in, check_members, sealed_until
+from tallystick.services.ledger.model.settings import category_of, chart_in, check_members, sealed_until, unsealable
 from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement, running
 from tallystick.services.ledger.model.values import (
     MAX,
@@ -216,5 +216,6 @@ __all__ = [
     "totals",
     "transit_account",
     "unbalanced",
+    "unsealable",
     "usual_kind",
 ]

@@ -13,16 +13,26 @@ from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model.categories import Category, on_a_cycle
 from tallystick.services.ledger.model.chart import Chart, chart_of
 from tallystick.services.ledger.model.records import Unfit, instant
+from tallystick.services.ledger.model.rules import EPOCH
 
 
 def sealed_until(record: BookRecord, now: datetime) -> datetime | None:
     """Up to when the book was sealed. Raises Unfit."""
     instant(record.exported_at, "/exported_at")
     until = instant(record.sealed_until, "/sealed_until")
-    if until is not None and until > now:
-        # What is posted is recorded after the seal: one in the future would date the whole book ahead.
-        raise Unfit("/sealed_until", "invalid-request", "a book is sealed up to now at most")
+    if until is not None and (no := unsealable(until, now)) is not None:
+        raise Unfit("/sealed_until", "invalid-request", no)
     return until
+
+
+def unsealable(until: datetime, now: datetime) -> str | None:
+    """Why no book is sealed up to this time; None: one can be."""
+    if until > now:
+        # What is posted is recorded after the seal: one in the future would date the whole book ahead.
+        return "a book is sealed up to now at most"
+    if until < EPOCH:
+        return f"a book is sealed up to {EPOCH:%Y} at least, and nothing in it is effective before that anyway"
+    return None
 
 
 def chart_in(record: ChartRecord, version: int) -> Chart:

@@ -22,7 +22,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.deployment import HOME
 from tallystick.kernel.problem import InvalidRequest, Unavailable
-from tallystick.services.ledger.model import BookRow, Chart
+from tallystick.services.ledger.model import BookRow, Chart, unsealable
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
 
@@ -134,11 +134,12 @@ class Books:
     async def seal(self, who: Who, name: str, until: datetime) -> BookRow:
         """Nothing is effective at or before `until` any more. Sealing up to what is sealed already is harmless.
 
-        Raises BookNotFound, BookQuarantined, InvalidRequest for a time to come, and PeriodSealed when the book is sealed up to later.
+        Raises BookNotFound, BookQuarantined, InvalidRequest for a time that no book is sealed up to, and PeriodSealed when it is sealed up to
+        later.
         """
         now = self._clock.now()
-        if until > now:
-            raise InvalidRequest("a book is sealed up to now at most")
+        if (no := unsealable(until, now)) is not None:
+            raise InvalidRequest(no)
         number = await self._poster.book(who[0], name)
         async with self._database.transaction() as tx:
             await self._store.lock_books(tx, [number])

@@ -202,6 +202,13 @@ class Poster:
         self._head.forget()
         try:
             return await self._locked(asks, tried if isinstance(tried, CommitUnknown) else None)
+        except (Contended, DatabaseUnavailable, CommitUnknown):
+            raise
+        except Exception as error:
+            telemetry.log.error("ledger.flush.failed", asks=len(asks), error=error)
+            if len(asks) == 1:
+                raise
+            return [await self._alone(work) for work in asks]
         finally:
             self._head.forget()
 
@@ -228,15 +235,18 @@ class Poster:
 
     def _planned(self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, Stand]) -> Plan | None:
         """None when more is to be looked up: what a book in quarantine says, holds that may have expired, or whether what needs approvals has been
-        posted already: nothing of it is stored that would find that out.
+        posted already: nothing of it is stored that would find that out. And when deciding fails: under the lock it is found out on which ask.
         """
         if any(state.books[work.book].quarantined for work in works):
             return None
         now = self._clock.now()
-        decided = decide(units, state, now)
-        if short(decided.results, state) or any(result.rules for unit in decided.results for result in unit):
+        try:
+            decided = decide(units, state, now)
+            if short(decided.results, state) or any(result.rules for unit in decided.results for result in unit):
+                return None
+            return planned(works, state, decided, now, known)
+        except Exception:  # noqa: BLE001 - it is raised and logged there
             return None
-        return planned(works, state, decided, now, known)
 
     async def _store_plan(self, plan: Plan, before: list[asyncio.Future[None]]) -> list[Answered | Exception]:
         """Raises Stale when it was decided on what is no longer so, and what the database raises. `before` are being stored."""
