@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tallystick.kernel import ids
-from tallystick.services.payments.model import Step
+from tallystick.services.payments.model import Role, Step, derived
 from tests.services.payments.support import UNSCORED_LIMIT, Mode, Town, by_account, by_card, money, no_fault, slug
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -146,6 +146,31 @@ async def test_a_refund_of_a_book_transfer(town: Town) -> None:
     broke = await town.refund(made["id"])
     assert (broke.status, broke.json["status"], broke.json["failure"]["code"]) == (201, "failed", "insufficient_funds")
     assert (await town.get(made["id"]))["refunded"] == money(400)
+    await town.sound()
+
+
+async def test_what_another_book_calls_the_same_is_not_the_payments(town: Town) -> None:
+    """Ids are unique in their book: a copy of it has them too, and so has whoever chooses the same."""
+    payer, shop = await town.account(), await town.account()
+    made = await town.paid(by_account(payer, shop, 1000))
+    refunded = await town.refund(made["id"], 400)
+    taken = [
+        derived(ids.payments.parse(made["id"]), Role.SETTLE),
+        derived(ids.refunds.parse(refunded.json["id"]), Role.REVERSE),
+        derived(ids.refunds.parse(refunded.json["id"]), Role.RESTORE),
+    ]
+    one, other = [await town.account(tenant="stranger") for _ in range(2)]
+    for own in taken:
+        transfer = {
+            "id": ids.transfers.text(ids.TransferId(own)),
+            "kind": "post",
+            "debit_account": one,
+            "credit_account": other,
+            "amount": money(7),
+        }
+        body = {"transfers": [transfer]}
+        answer = await town.call("POST", "/v1/transfers", body, tenant="stranger", app=town.ledger)
+        assert answer.json["data"][0]["status"] == "posted", answer.content
     await town.sound()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -30,8 +30,7 @@ async def payments(source: Source) -> tuple[list[str], str]:
         "FROM payment ORDER BY id"
     )
     async for rows in source.pages("payments", statement):
-        wanted = [derived(row["id"], role) for row in rows for role in (Role.HOLD, Role.SETTLE, Role.RELEASE)]
-        found = await _transfers(source, wanted)
+        found = await _transfers(source, rows, (Role.HOLD, Role.SETTLE, Role.RELEASE))
         for row in rows:
             faults += _payment_faults(row, found)
         seen += len(rows)
@@ -69,11 +68,12 @@ def _under_way(row: Any) -> bool:
 async def refunds(source: Source) -> tuple[list[str], str]:
     faults: list[str] = []
     seen = 0
-    async for rows in source.pages(
-        "payments", "SELECT id, tenant, status, amount, currency, payment FROM refund ORDER BY id"
-    ):
-        wanted = [derived(row["id"], role) for row in rows for role in (Role.REVERSE, Role.RESTORE)]
-        found = await _transfers(source, wanted)
+    statement = (
+        "SELECT r.id, r.status, r.amount, r.currency, r.payment, p.destination "
+        "FROM refund AS r JOIN payment AS p ON p.id = r.payment ORDER BY r.id"
+    )
+    async for rows in source.pages("payments", statement):
+        found = await _transfers(source, rows, (Role.REVERSE, Role.RESTORE))
         for row in rows:
             name = ids.refunds.text(row["id"])
             reverse, restore = (found.get(derived(row["id"], role)) for role in (Role.REVERSE, Role.RESTORE))
@@ -90,14 +90,20 @@ async def refunds(source: Source) -> tuple[list[str], str]:
     return faults[:SHOWN], f"{seen:,} refunds"
 
 
-async def _transfers(source: Source, wanted: list[UUID]) -> dict[UUID, Any]:
-    rows = await source.rows(
+async def _transfers(source: Source, rows: Sequence[Any], roles: Sequence[Role]) -> dict[UUID, Any]:
+    """What the ledger has of these payments or refunds, in the book of the account that the money goes to: ids are unique in their book only, and
+    a book that was restored from an export, or a client that chose the id, has them in another.
+    """
+    wanted = [(row["destination"], derived(row["id"], role)) for row in rows for role in roles]
+    transfers = await source.rows(
         "ledger",
         "SELECT t.id, t.kind, t.target, t.debit_account, t.credit_account, t.amount, t.currency, b.tenant "
-        "FROM transfer AS t JOIN book AS b ON b.id = t.book WHERE t.id = ANY($1::uuid[])",
-        wanted,
+        "FROM unnest($1::uuid[], $2::uuid[]) AS w (account, id) JOIN account AS a ON a.id = w.account "
+        "JOIN transfer AS t ON t.book = a.book AND t.id = w.id JOIN book AS b ON b.id = a.book",
+        [account for account, _ in wanted],
+        [own for _, own in wanted],
     )
-    return {row["id"]: row for row in rows}
+    return {row["id"]: row for row in transfers}
 
 
 async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]:
