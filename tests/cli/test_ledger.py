@@ -23,7 +23,7 @@ from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
 from tallystick.cli.ledger.plot import TERMINAL, in_terminal, series_of, wanted
 from tallystick.cli.ledger.series import Series, span, thinned
-from tallystick.cli.output import Failed, console
+from tallystick.cli.output import Failed, columns, console, print_table
 from tallystick.kernel.currencies import EXPONENTS
 
 # ---- amounts --------------------------------------------------------------------------------------------------------
@@ -223,6 +223,40 @@ def test_what_is_piped_is_not_cut_off(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setenv("COLUMNS", "80")
     console().print(table)
     assert "x" * 200 not in capsys.readouterr().out, "who says how wide it is, is believed"
+
+
+@pytest.mark.parametrize("width", ["40", "60", "80", "120", None])
+def test_no_amount_and_no_id_is_cut(
+    width: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half an amount looks like another amount."""
+    account, amount = "acc_01m8h2an9ge12vjj45xsk8vn2p", "1000000000000.01"
+    if width is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", width)
+    table = columns(
+        {"account": "left", "name": "left", "posted": "right", "balance": "right", "": "left"}, wraps="name"
+    )
+    table.add_row(account, "a name of several words that goes on", f"{amount} EUR", f"-{amount}", "[red]closed[/]")
+    print_table(table)
+    told = capsys.readouterr().out
+    for whole in (account, f" {amount} EUR", f"-{amount}", "closed", "several"):
+        assert whole in told
+    totals = columns({"account": "left", "debits": "right"}, wraps="account")
+    totals.add_row(account, amount)
+    print_table(totals)
+    assert f"{account}  {amount}" in capsys.readouterr().out
+
+
+def test_a_table_is_as_wide_as_the_terminal_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = columns({"name": "left", "posted": "right"}, wraps="name")
+    table.add_row("word " * 30, "1.00 EUR")
+    print_table(table)
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 60
 
 
 def test_a_plot_in_the_terminal_has_its_axes_and_steps() -> None:

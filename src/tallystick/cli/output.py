@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 #: Columns of what is read by a program or a file: nothing is cut off.
 UNBOUNDED: Final = 1000
 
-__all__ = ["NO", "NOT_RUNNING", "OK", "PART_FAILED", "USAGE", "Common", "Failed", "columns", "console", "emit"]
+#: A longer word is broken in a column that wraps; an id is not.
+WORD: Final = 30
+
+__all__ = [
+    "NO",
+    "NOT_RUNNING",
+    "OK",
+    "PART_FAILED",
+    "USAGE",
+    "Common",
+    "Failed",
+    "columns",
+    "console",
+    "emit",
+    "print_table",
+]
 
 
 @Parameter(name="*")
@@ -60,12 +75,27 @@ def console(*, error: bool = False) -> Console:
 
 
 def columns(sides: dict[str, JustifyMethod], *, wraps: str) -> Table:
-    """A table of these columns, each on its side. On a narrow terminal the one that `wraps` goes on in the next line, and nothing is cut off: an id
-    that ends in dots is of no use.
-    """
+    """A table of these columns, each on its side, for `print_table`. On a narrow terminal the one that `wraps` goes on in the next line."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
     for name, side in sides.items():
         made.add_column(name, justify=side, no_wrap=name != wraps, overflow="fold")
     return made
+
+
+def print_table(table: Table, out: Console | None = None) -> None:
+    """Print a table of which nothing is cut off: half an amount is another amount, and half an id is none. Rich cuts columns that must not wrap
+    down to the console; here the lines are as long as they have to be, and the terminal breaks them.
+    """
+    from rich.measure import Measurement, measure_renderables
+
+    out = out or console()
+    room = out.options.update(width=UNBOUNDED)
+    for column in table.columns:
+        found = measure_renderables(out, room, [column.header, *column.cells])
+        column.min_width = found.maximum if column.no_wrap else min(found.minimum, WORD)
+    needed = Measurement.get(out, room, table)
+    if needed.minimum > out.width:
+        table.width = needed.maximum
+    out.print(table)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, columns, console, emit, print_table
 from tallystick.kernel.deployment import HOME
 from tallystick.local import control
 from tallystick.local.layout import Layout
@@ -58,17 +58,23 @@ def _until_gone(pid: int) -> None:
 
 
 def _show(found: control.Status) -> None:
-    from rich.table import Table
-
     out = console()
     out.print(
         f"[bold]{'ready' if found.ready else 'not ready'}[/]  {found.edge}   mTLS {found.mtls}   CA {found.ca}   metrics {found.ops}/sd"
     )
     if found.shards:
         out.print(f"shards of the ledger: {', '.join((HOME, *found.shards))}")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("process", "state", "pid", "since", "restarts", "version"):
-        table.add_column(heading, justify="right" if heading in {"pid", "restarts"} else "left")
+    table = columns(
+        {
+            "process": "left",
+            "state": "left",
+            "pid": "right",
+            "since": "left",
+            "restarts": "right",
+            "version": "left",
+        },
+        wraps="version",
+    )
     rows: list[tuple[str, control.PartStatus | control.ReplicaStatus, str]] = [
         (part.name, part, part.version) for part in found.parts
     ]
@@ -84,7 +90,7 @@ def _show(found: control.Status) -> None:
             str(row.restarts or ""),
             version,
         )
-    out.print(table)
+    print_table(table, out)
     for name, file in found.migrating.items():
         out.print(f"[yellow]{name}[/]: its database is being migrated, {file}; nothing else is to be done than to wait")
     for name, row, _ in rows:

@@ -15,7 +15,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.client import BIND_HELP, Binding
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, columns, console, emit, print_table
 from tallystick.cli.own_client import own_client
 from tallystick.contracts.ledger.messages import MAX_TRANSFERS
 from tallystick.local import control
@@ -267,13 +267,10 @@ def _machine() -> dict[str, Any]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.table import Table
-
     out = console()
-    table = Table(box=None, pad_edge=False, header_style="dim")
     subject = f"{report['subject']}, tokens bound by {report['bind']}"
-    for heading in (subject, "rate/s", "x base", "p50 ms", "p90", "p99", "p99.9", "errors"):
-        table.add_column(heading, justify="left" if heading == subject else "right")
+    figures_of = ("rate/s", "x base", "p50 ms", "p90", "p99", "p99.9", "errors")
+    table = columns({subject: "left", **dict.fromkeys(figures_of, "right")}, wraps=subject)
     if report["baseline"]:
         table.add_row("base: pgbench tpcb-like", f"{report['baseline']['tps']:.0f}", "1", "", "", "", "", "")
     for name, figures in (
@@ -287,7 +284,7 @@ def _show(report: dict[str, Any]) -> None:
             figures["errors"],
         ]
         table.add_row(name, *("-" if cell is None else f"{cell:g}" for cell in cells))
-    out.print(table)
+    print_table(table, out)
     spent = ", ".join(
         f"{name} {us}" for name, us in sorted(report["cpu_us_per_request"].items(), key=lambda kv: -kv[1])
     )

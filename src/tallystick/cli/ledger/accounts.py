@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, pages, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, wanted
-from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit
+from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit, print_table
 from tallystick.kernel.money import in_units
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def accounts(
             plain(balance["available"]),
             state,
         )
-    console().print(table)
+    print_table(table)
     if len(found) == limit:
         console(error=True).print(f"[dim]the first {limit}; --limit shows more[/]")
 

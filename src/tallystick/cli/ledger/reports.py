@@ -10,7 +10,7 @@ from tallystick.cli.ledger.accounts import escaped, show
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, named, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, series_of, wanted
-from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit
+from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit, print_table
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -124,7 +124,7 @@ def _show_statement(found: dict[str, Any]) -> None:
         plain(found["credits"]),
         plain(found["closing"]),
     )
-    out.print(table)
+    print_table(table, out)
     if not found["entries"]:
         out.print(f"[dim]nothing {'takes effect' if by == 'effective' else 'was posted'} in this time[/]")
 
@@ -208,7 +208,7 @@ def trial_balance(
             one["currency"],
             style="bold",
         )
-    out.print(table)
+    print_table(table, out)
 
 
 @ledger.command

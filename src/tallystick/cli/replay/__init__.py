@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
-from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit, print_table
 from tallystick.cli.own_client import own_client
 from tallystick.cli.replay.file import bounded, columns_of, parse, reading, total
 from tallystick.cli.replay.run import Run
@@ -76,7 +76,7 @@ def _show(report: dict[str, Any]) -> None:
     for problem, count in report["problems"].items():
         table.add_row(f"[red]refused: {problem}[/]", f"{count:,}")
     table.add_row("ledger", f"{report['accounts']:,} accounts", money(report["sums"]["ledger"]))
-    out.print(table)
+    print_table(table, out)
     if report["new"]:
         out.print(
             f"{report['seconds']:.1f} s, {report['rate']:.0f}/s, p50 {report['p50_ms']} ms, p99 {report['p99_ms']} ms"

@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Book, Client, ask, ledger, named, run
-from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, columns, console, emit, print_table
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -135,31 +135,25 @@ def _unchanged(document: dict[str, Any]) -> bool:
 
 
 def _show(document: dict[str, Any], lines: list[dict[str, Any]], report: Path | None, *, again: bool) -> None:
-    from rich.table import Table
-
     from tallystick.cli.ledger.accounts import escaped
 
     out = console()
     if lines:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("line", "field", "reason", ""):
-            table.add_column(name, justify="right" if name == "line" else "left")
+        table = columns({"line": "right", "field": "left", "reason": "left", "": "left"}, wraps="")
         for one in lines[:SHOWN]:
             table.add_row(
                 str(one["line"]), escaped(one["field"] or ""), f"[red]{one['reason']}[/]", escaped(one["detail"])
             )
-        out.print(table)
+        print_table(table, out)
         if len(lines) > SHOWN:
             where = f"all are in {report}" if report is not None else "--report FILE has all of them"
             out.print(f"[dim]... and {len(lines) - SHOWN:,} more; {where}[/]")
         out.print()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "new", "there already"):
-        table.add_column(name, justify="left" if not name else "right")
+    table = columns({"": "left", "new": "right", "there already": "right"}, wraps="")
     for name in ("accounts", "transfers"):
         table.add_row(name, f"{document[name]:,}", f"{document[f'{name}_known']:,}")
     table.add_row("refused lines", f"[red]{len(lines):,}[/]" if lines else "0", "")
-    out.print(table)
+    print_table(table, out)
     if document["state"] == "failed":
         out.print(f"[red]{escaped(document['reason'])}[/]")
     elif again:
