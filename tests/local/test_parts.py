@@ -456,6 +456,34 @@ async def test_a_directory_may_have_any_name(directory: Path) -> None:
         await part.stop()
 
 
+@pytest.mark.parametrize("wrote", [False, True])
+async def test_a_script_without_an_end_does_not_stop_valkey_for_all(directory: Path, wrote: bool) -> None:
+    """One that wrote can't be ended alone: the server is, and its keeper starts it again."""
+    server = ValkeyServer(directory)
+    await server.part.start()
+    endless = "while true do end" if not wrote else "redis.call('SET', 'a', '1') while true do end"
+    try:
+        path, name, word = str(server.socket), server.ADMIN, server.password.reveal()
+        async with (
+            valkey.asyncio.Valkey(unix_socket_path=path, username=name, password=word) as client,
+            valkey.asyncio.Valkey(unix_socket_path=path, username=name, password=word) as other,
+        ):
+            await other.set("kept", "1")
+            running = asyncio.create_task(client.execute_command("EVAL", endless, "0"))
+            async with asyncio.timeout(20):
+                while await server.part.ready():
+                    await asyncio.sleep(0.1)
+                if wrote:
+                    assert await server.part.exited() == -9
+                else:
+                    while not await server.part.ready():
+                        await asyncio.sleep(0.1)
+                    assert await other.get("kept") == b"1"
+            await asyncio.gather(running, return_exceptions=True)
+    finally:
+        await server.part.stop()
+
+
 async def test_valkey_wants_a_password_and_keeps_users_apart(valkey_server: ValkeyServer) -> None:
     secret = new_secret()
     narrow = ValkeyUser("narrow", valkey_part.hash_password(secret), ("~narrow:*", "+get", "+set"))

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import re
 import secrets
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tallystick.kernel.secret import Secret
 from tallystick.local.parts.process import Child, ProcessFailed, wheel, write_private
 
 SUPERVISOR: Final = "supervisor"
+#: How long a script may hold up everybody else: ours take microseconds.
+SCRIPT_MS: Final = 500
 _PLAIN = re.compile(r"^[A-Za-z0-9_:.*~&%@+|#()<>{}\[\]/-]+$")
 
 
@@ -102,8 +105,13 @@ class Valkey:
         await self._child.until_ready(self.ready, within=60.0)
 
     async def ready(self) -> bool:
-        """True when it has loaded its data and answers a logged-in PING."""
-        return await self._ask("PING") == "+PONG"
+        """True when it has loaded its data and answers a logged-in PING. A script that does not end, which any service could send, is ended:
+        or with it the whole server, if it has written something.
+        """
+        answer = await self._ask("PING")
+        if answer.startswith("-BUSY") and (await self._ask("SCRIPT KILL")).startswith("-UNKILLABLE"):
+            self._child.send(signal.SIGKILL)
+        return answer == "+PONG"
 
     async def reload(self, users: Sequence[ValkeyUser]) -> None:
         """Take other users; connections of users that are gone are closed by the server. ProcessFailed if it refuses the rules."""
@@ -135,7 +143,7 @@ class Valkey:
             return ""
 
     def _acl(self) -> str:
-        own = ValkeyUser(SUPERVISOR, hash_password(self._own_password), ("+ping", "+acl|load", "+info"))
+        own = ValkeyUser(SUPERVISOR, hash_password(self._own_password), ("+ping", "+acl|load", "+info", "+script|kill"))
         lines = ["user default off resetpass resetkeys resetchannels -@all"]
         for user in (own, *self._users):
             words = [user.name, "on", "resetkeys", "resetchannels", "-@all", f"#{user.password_sha256}", *user.rules]
@@ -148,6 +156,7 @@ class Valkey:
     def _configuration(self) -> str:
         settings = {
             "port": "0",
+            "busy-reply-threshold": str(SCRIPT_MS),
             "unixsocket": f'"{self.socket}"',
             "unixsocketperm": "600",
             "dir": f'"{self.data}"',
