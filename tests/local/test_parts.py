@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import asyncpg
 import nats
@@ -469,7 +470,8 @@ async def test_a_script_without_an_end_does_not_stop_valkey_for_all(directory: P
             valkey.asyncio.Valkey(unix_socket_path=path, username=name, password=word) as other,
         ):
             await other.set("kept", "1")
-            running = asyncio.create_task(client.execute_command("EVAL", endless, "0"))
+            endless_run: Any = cast("Any", client).eval(endless, 0)
+            running = asyncio.create_task(endless_run)
             async with asyncio.timeout(20):
                 while await server.part.ready():
                     await asyncio.sleep(0.1)

@@ -24,7 +24,7 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class CreateEndpoint(_Message, frozen=True):
+class CreateEndpoint(_Message, frozen=True, omit_defaults=True):
     """Where to be told, and about what."""
 
     url: Annotated[

@@ -39,7 +39,7 @@ class Destination(_Message, frozen=True):
     account: AccountIdWire
 
 
-class CreatePayment(_Message, frozen=True):
+class CreatePayment(_Message, frozen=True, omit_defaults=True):
     amount: AmountWire
     source: CardSource | AccountSource
     destination: Destination
@@ -49,13 +49,13 @@ class CreatePayment(_Message, frozen=True):
     metadata: Metadata = {}
 
 
-class CapturePayment(_Message, frozen=True):
+class CapturePayment(_Message, frozen=True, omit_defaults=True):
     """Without an amount, all of it. What is not captured is released: a payment is captured once."""
 
     amount: AmountWire | None = None
 
 
-class CancelPayment(_Message, frozen=True):
+class CancelPayment(_Message, frozen=True, omit_defaults=True):
     """Nothing to say."""
 
 
@@ -116,7 +116,7 @@ class PaymentsQuery(_Message, frozen=True):
     reference: Annotated[str, Meta(max_length=100)] | None = None
 
 
-class CreateRefund(_Message, frozen=True):
+class CreateRefund(_Message, frozen=True, omit_defaults=True):
     """Without an amount, all that was captured and is not refunded yet."""
 
     payment: PaymentIdWire
