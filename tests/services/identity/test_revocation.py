@@ -187,6 +187,22 @@ async def test_a_replica_that_knows_nothing_reveals_the_gap(world: World) -> Non
         await refused_within(checks, client, token, 1.0)
 
 
+async def test_who_leads_again_tells_the_epoch_of_today(world: World) -> None:
+    """What another replica told meanwhile may be forgotten by then: no row says that there was one."""
+    first, (second, _) = world.identity, world.replica()
+    await first.revocations.heartbeat()
+    client = await world.client()
+    await client.revoke(await client.access_token())
+    await second.revocations.heartbeat()
+    world.clock.advance(timedelta(minutes=10))
+    await second.revocations.forget()
+    await first.revocations.heartbeat()
+    assert json.loads(world.published[-1]) == {"epoch": 1, "kind": "heartbeat"}
+    await world.tables.query("UPDATE revocation_epoch SET epoch = 0")  # restored to an earlier time
+    await first.revocations.heartbeat()
+    assert json.loads(world.published[-1]) == {"epoch": 0, "kind": "heartbeat"}
+
+
 async def test_a_service_that_starts_later_knows(world: World) -> None:
     client = await world.client()
     token = await client.access_token()

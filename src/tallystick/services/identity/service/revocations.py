@@ -45,13 +45,18 @@ class Revocations:
         return announce
 
     async def heartbeat(self) -> None:
-        """Run each second by one replica: what may not have been told, then the newest epoch."""
-        if self._told is None:
-            self._told = await self._store.current_epoch()
+        """Run each second by one replica: what may not have been told, then the newest epoch.
+
+        Which that is says the database. While another replica led, revocations may have come and been forgotten; and a database that was
+        restored is at an earlier one.
+        """
+        newest = await self._store.current_epoch()
+        self._told = newest if self._told is None else min(self._told, newest)
         while missed := await self._store.revocations_since(self._told):
             for epoch, revoked in missed:
                 await self._publish(_message(epoch, revoked))
                 self._told = epoch
+        self._told = max(self._told, newest)
         await self._publish(msgspec.json.encode({"epoch": self._told, "kind": "heartbeat"}))
 
     async def snapshot(self) -> Snapshot:
