@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey
 
+from tallystick.kernel.clock import ManualClock
 from tests.services.identity.conftest import World, ed_key, rsa_key
 from tests.services.identity.support import ISSUER, Answer, decoded, forged, send
 
@@ -120,6 +121,21 @@ async def test_a_used_assertion_stays_used_at_another_replica_and_endpoint(world
     _, client.app = world.replica()
     unauthenticated(await client.token(assertion))
     unauthenticated(await client.introspect("x", assertion))
+
+
+async def test_a_used_assertion_stays_used_where_the_clock_is_behind(world: World) -> None:
+    """A replica whose clock is ahead forgets, another one still finds the assertion good."""
+    client = await world.client()
+    assertion = client.assertion()  # for 60 s
+    assert (await client.token(assertion)).status == 200
+    ahead, _ = world.replica()
+    ahead.authentication._clock = ManualClock(world.clock.now() + timedelta(seconds=65))
+    await ahead.authentication.forget()
+    world.clock.advance(timedelta(seconds=55))
+    unauthenticated(await client.token(assertion))
+    world.clock.advance(timedelta(seconds=66))
+    await world.identity.authentication.forget()
+    assert await world.tables.query("SELECT FROM assertion_use") == []
 
 
 async def test_the_same_jti_of_another_client_is_another(world: World) -> None:

@@ -21,6 +21,8 @@ TYPES = frozenset({"client-authentication+jwt", "jwt"})
 AHEAD = timedelta(seconds=10)
 #: An assertion that lasts longer is refused: it is made for one request, and its jti is remembered until it expires.
 LONGEST = timedelta(minutes=10)
+#: And this much longer: by the clock of another replica it may still be good.
+CLOCKS = timedelta(seconds=60)
 #: An assertion that was made longer ago is refused, whatever its `exp`.
 OLDEST = timedelta(minutes=10)
 

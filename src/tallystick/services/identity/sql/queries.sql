@@ -38,7 +38,7 @@ ON CONFLICT (client_id, jti_hash) DO NOTHING
 RETURNING true;
 
 -- name: forget_assertions
--- Those that are refused for their age anyway.
+-- Those that every replica refuses for their age.
 DELETE FROM assertion_use WHERE expires_at < $1;
 
 -- name: lock_signing_keys
