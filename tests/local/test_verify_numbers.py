@@ -1,10 +1,24 @@
-"""The search for card numbers: what it must find, and what only looks like one."""
+"""The search for card numbers and IBANs: what it must find, and what only looks like one."""
 
 from __future__ import annotations
 
-import pytest
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
 
-from tallystick.local.verify.numbers import _numbers
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.kernel.luhn import check_digit
+from tallystick.kernel.numbers import brand_of
+from tallystick.local.layout import Layout
+from tallystick.local.rail.rules import BEHAVIOURS
+from tallystick.local.verify.numbers import numbers, search
+from tallystick.local.verify.source import Source
+from tests.conftest import DatabaseFor
+from tests.support.parts import ServiceDatabase
 
 
 @pytest.mark.parametrize(
@@ -15,10 +29,31 @@ from tallystick.local.verify.numbers import _numbers
         b"card=4111111111111111;",
         b'{"spanish":"4111111111111111"}',
         b"\x00\x104242424242424242\x00",
+        b"5555555555554444",  # Mastercard
+        b"2223003122003222",
+        b"378282246310005",  # American Express
+        b"3782 822463 10005",
+        b"6011111111111117",  # Discover
+        b"6212345678901232",  # UnionPay
+        b"4222222222222",  # Visa of 13 digits
+        b"4111 1111 1111 1111",
+        b"4111-1111-1111-1111",
+        b"4242 4242 4242 4242 12",  # and a month
+        b"pan-4111111111111111",
+        b"pan_4111111111111111-x",
+        b"value4111111111111111",
+        b"x4111111111111111",
+        b"card.4111111111111111.",
+        b"DE89370400440532013000",
+        b'"GB82 WEST 1234 5698 7654 32"',
+        b"iban-NO9386011117947;",
     ],
 )
 def test_a_number_in_clear_is_found(text: bytes) -> None:
-    assert len(list(_numbers(text))) == 1
+    (shown,) = numbers(text)
+    assert shown.startswith((*"23456", "*", "DE", "GB", "NO"))
+    assert "******" in shown
+    assert text not in shown.encode()
 
 
 @pytest.mark.parametrize(
@@ -26,11 +61,81 @@ def test_a_number_in_clear_is_found(text: bytes) -> None:
     [
         b"4111111111111112",  # the check digit is wrong
         b"41111111111111110",  # seventeen digits
+        b"9111111111111111",  # nobody's range
         b"a4111111111111111",  # in a hexadecimal word
+        b"4242424242424242c3f1e51cffaad80a",
+        b'"00-b2244242424242424242c3f1e51cffaa-01"',
         b"\\x4111111111111111",  # bytes as PostgreSQL prints them: the id of a key
         b'{"trace":"...","span":"4111111111111111","parent":"4111111111111111"}',
         b"2026.4111111111111111",
+        b"0.4111111111111111",
+        b"41111111111111.11",
+        b"01a24111-1111-1111-1111-3a716f8dac0e",  # a UUID
+        b"4111 1111-1111 1111",
+        b"1795946089314235722",  # nanoseconds
+        b"DE89370400440532013001",
+        b"DE8937040044053201300",
+        b"XX89370400440532013000",
+        b"aDE89370400440532013000b",
     ],
 )
 def test_what_only_looks_like_one_is_not(text: bytes) -> None:
-    assert not list(_numbers(text))
+    assert not list(numbers(text))
+
+
+def test_the_sandboxs_own_numbers_are_found_like_any_other() -> None:
+    for number in BEHAVIOURS:
+        assert list(numbers(number.encode())) == [f"{number[:6]}******{number[-4:]}"]
+
+
+@given(st.binary(max_size=20), st.from_regex(r"[2-68][0-9]{11,17}", fullmatch=True), st.binary(max_size=20))
+def test_a_number_is_found_whatever_is_around_it(before: bytes, digits: str, after: bytes) -> None:
+    number = digits + check_digit(digits)
+    found = list(numbers(before + b" " + number.encode() + b"\n" + after))
+    assert bool(found) is (brand_of(number) != "unknown")
+
+
+class Opened(Source):
+    """The test's database, as `verify` reads those of a platform."""
+
+    def __init__(self, database: ServiceDatabase) -> None:
+        self.services = ["notify"]
+        self._database = database
+        self._connections: dict[str, Any] = {}
+        self._stack = AsyncExitStack()
+
+    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
+        connection = await self._database.connection()
+        self._stack.push_async_callback(connection.close)
+        return connection
+
+
+async def test_it_is_found_in_files_and_in_every_kind_of_column_for_texts(
+    database_for: DatabaseFor, tmp_path: Path
+) -> None:
+    database = await database_for("tallystick.services.notify")
+    await database.query(
+        "CREATE TABLE planted (id uuid, words text, many text[], document jsonb, content bytea, amount numeric, big bigint, seen timestamptz)"
+    )
+    await database.query("CREATE TABLE numbers_only (big bigint)")
+    await database.query("INSERT INTO planted (amount, big) VALUES (4222222222222, 4111111111111111)")
+    (tmp_path / "log").write_text("nothing\n")
+
+    async def search_all() -> list[str]:
+        async with Opened(database) as source:
+            faults, _ = await search(source, Layout(tmp_path))
+            return faults
+
+    assert await search_all() == [], "a sum of money is no card"
+    await database.query(
+        "INSERT INTO planted (words, many, document, content) VALUES ($1, $2, $3, $4)",
+        "5555 5555 5555 4444", ["x", "DE89370400440532013000"], '{"pan": "378282246310005"}', b'\x00{"pan":"6011111111111117"}',
+    )  # fmt: skip
+    (tmp_path / "log").write_text("card 4111-1111-1111-1111\n")
+    assert sorted(await search_all()) == [
+        "log: 411111******1111",
+        "notify.planted: ******0005",
+        "notify.planted: 555555******4444",
+        "notify.planted: 601111******1117",
+        "notify.planted: DE******3000",
+    ]

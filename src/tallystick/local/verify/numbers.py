@@ -1,7 +1,12 @@
-"""The search for card numbers in clear: in every file that the platform wrote, and in every table as text.
+"""The search for card numbers and IBANs in clear: in every file that the platform wrote, and in every table's texts.
 
-A card number is a run of 13 to 19 digits on its own that passes the Luhn check and begins as the cards of this sandbox do; so are
-the sandbox's test numbers and those of `tallystick replay`. The vault holds them sealed; nothing else may hold them at all.
+A card number is 13 to 19 digits, together or in the groups that cards are printed in with spaces or dashes between, in the range of a card
+scheme and with the right check digit (`kernel/numbers.py`); whatever word it stands in, for what leaks a number may put a prefix before it.
+An IBAN, in capitals, has its country's length and the right check digits. The vault holds them sealed; nothing else may hold them at all.
+
+Left out is what is no number of an account although it may look like one: hexadecimal words that hold letters, bytes as PostgreSQL prints
+them, what follows or precedes a decimal point, and the ids of spans in the traces, of which one in thousands has digits only. Of tables,
+columns of numbers, times and ids are left out: they can't hold a text, and a large sum of money would be taken for a card now and then.
 """
 
 from __future__ import annotations
@@ -14,17 +19,42 @@ from pathlib import Path
 from typing import Final
 
 from tallystick.kernel.luhn import luhn
+from tallystick.kernel.numbers import IBAN_LENGTHS, brand_of, iban_ok
 from tallystick.local.layout import Layout
-from tallystick.local.rail.rules import BEHAVIOURS
 from tallystick.local.verify.source import Source
 
-PROMISE = "No card number in clear in any file, table, stream or log."
+PROMISE = "No card number and no IBAN in clear in any file, table, stream or log."
 SHOWN = 20
 
-#: Sixteen digits from 4 on (what the sandbox and `replay` use), not part of a longer run of digits or of a hexadecimal word. The ids of
-#: spans and of keys are sixteen hexadecimal digits, and one in thousands has no letter: their places are known and left out.
-_NUMBER: Final = re.compile(rb'(?<![0-9A-Fa-f._x-])(?<!"span":")(?<!"parent":")4[0-9]{15}(?![0-9A-Fa-f._-])')
-_PLANTED: Final = {number.encode() for number in BEHAVIOURS}
+#: The first character is a class of its own, by which `re` skips what can't begin a match; what precedes it is looked at after it.
+_CARD: Final = re.compile(
+    rb"[2-68](?<![0-9].)(?<![0-9][.].)(?<!\\x.)(?<!\"span\":\".)(?<!\"parent\":\".)"
+    rb"[0-9]{3}(?:[0-9]{9,15}|([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|([ -])[0-9]{6}\2[0-9]{4,5})"
+    rb"(?![0-9]|[.][0-9]|-[0-9a-f]{12}\b)",
+    re.DOTALL,
+)
+_IBAN: Final = re.compile(
+    rb"[A-Z](?<![A-Za-z0-9].)[A-Z][0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Za-z0-9])", re.DOTALL
+)
+_HEXADECIMAL: Final = b"0123456789abcdefABCDEF"
+#: Ids and hashes in hexadecimal are not shorter; what is longer is looked at so far.
+_SHORTEST: Final = 16
+_LONGEST: Final = 256
+
+#: The texts of a table's rows, of those that may hold a number: every column but numbers, times, truths and ids; bytes as the text in them.
+_TEXTS: Final = r"""
+SELECT format(
+    'SELECT line FROM (SELECT concat_ws(E''\n'', %s) AS line FROM %I) AS t WHERE line ~ %L',
+    string_agg(format(CASE a.atttypid WHEN 'bytea'::regtype THEN 'encode(%I, ''escape'')' ELSE '%I::text' END, a.attname), ', '),
+    c.relname,
+    '[0-9]{13}|[0-9]{4}[ -][0-9]{4}([ -][0-9]{4}|[0-9]{2}[ -])|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}'
+) AS sql
+FROM pg_class AS c
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type AS y ON y.oid = a.atttypid AND y.typcategory NOT IN ('N', 'D', 'T', 'B') AND y.typname <> 'uuid'
+WHERE c.oid = $1::oid
+GROUP BY c.relname
+"""
 
 
 async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
@@ -34,26 +64,19 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
         found, length = await asyncio.to_thread(_in_file, path)
         files += 1
         size += length
-        faults += [f"{path.relative_to(layout.data)}: {_masked(number)}" for number in sorted(found)]
+        faults += [f"{path.relative_to(layout.data)}: {shown}" for shown in sorted(found)]
     tables = 0
     for service in source.services:
         for row in await source.rows(
             service,
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1",
+            "SELECT oid, relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname",
         ):
-            table = str(row["relname"])
             tables += 1
-            # The name comes from the catalogue and is quoted by the server itself.
-            statement = (
-                await source.rows(
-                    service,
-                    "SELECT format('SELECT t::text AS line FROM %I AS t WHERE t::text ~ ''4[0-9]{15}''', $1::text) AS sql",
-                    table,
-                )
-            )[0]["sql"]
-            async for rows in source.pages(service, statement):
-                for line in rows:
-                    faults += [f"{service}.{table}: {_masked(number)}" for number in _numbers(line["line"].encode())]
+            # Names come from the catalogue and are quoted by the server itself. No row: the table has no column of texts.
+            for texts in await source.rows(service, _TEXTS, row["oid"]):
+                async for lines in source.pages(service, texts["sql"]):
+                    for line in lines:
+                        faults += [f"{service}.{row['relname']}: {shown}" for shown in numbers(line["line"].encode())]
             if len(faults) > SHOWN:
                 break
     return faults[:SHOWN], f"{files:,} files ({size / 2**20:,.0f} MiB), {tables} tables"
@@ -65,26 +88,39 @@ def _files(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def _in_file(path: Path) -> tuple[set[bytes], int]:
+def _in_file(path: Path) -> tuple[set[str], int]:
     try:
         with path.open("rb") as file:
             length = path.stat().st_size
             if not length:
                 return set(), 0
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return set(_numbers(content)), length
+                return set(numbers(content)), length
     except (OSError, ValueError):  # gone, or shrunk, while we looked: a part's own temporary file
         return set(), 0
 
 
-def _numbers(content: bytes | mmap.mmap) -> Iterator[bytes]:
-    for match in _NUMBER.finditer(content):
-        number = match[0]
-        if number in _PLANTED or luhn(number.decode()):
-            yield number
+def numbers(content: bytes | mmap.mmap) -> Iterator[str]:
+    """What is there in clear, so far as it may be shown: enough to look for it, not enough to use it (PCI DSS 3.4.1)."""
+    for match in _CARD.finditer(content):
+        digits = re.sub(rb"[ -]", b"", match[0]).decode()
+        # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
+        for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
+            if brand_of(number) != "unknown" and luhn(number) and not _in_hexadecimal(content, *match.span()):
+                yield f"{number[:6]}******{number[-4:]}" if len(number) >= 16 else f"******{number[-4:]}"
+                break
+    for match in _IBAN.finditer(content):
+        words = match[0].decode()
+        # What follows may be the next word: the country says how long it is.
+        length = IBAN_LENGTHS.get(words[:2], 0)
+        ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
+        if length and ends and not words[ends[0] :][:1].strip() and iban_ok(iban := words[: ends[0]].replace(" ", "")):
+            yield f"{iban[:2]}******{iban[-4:]}"
 
 
-def _masked(number: bytes) -> str:
-    """Enough to look for it, not enough to use it (PCI DSS 3.4.1)."""
-    text = number.decode()
-    return f"{text[:6]}******{text[-4:]}"
+def _in_hexadecimal(content: bytes | mmap.mmap, start: int, end: int) -> bool:
+    """Whether the digits belong to a longer word of hexadecimal digits: an id's or a hash's. A word with other letters in it is none."""
+    before, after = content[max(0, start - _LONGEST) : start][::-1], content[end : end + _LONGEST]
+    left, right = (len(part) - len(part.lstrip(_HEXADECIMAL)) for part in (before, after))
+    beside = before[left : left + 1] + after[right : right + 1]
+    return left + right > 0 and end - start + left + right >= _SHORTEST and not re.search(rb"[0-9A-Za-z]", beside)
