@@ -10,6 +10,7 @@ from tallystick.contracts.ledger.problems import BookElsewhere
 from tallystick.contracts.ledger.router import Router
 from tallystick.kernel import ids
 from tallystick.kernel.problem import Unavailable
+from tallystick.services.ledger.model import disagreements
 from tests.services.ledger.env import Env, eur, post, problem
 
 
@@ -88,6 +89,40 @@ async def test_what_is_not_a_transfer_between_books(env: Env) -> None:
     assert problem(await env.call("POST", "/v1/interbook_transfers", body(), tenant="other"))[1] == "book-not-found"
     opened = await env.call("POST", "/v1/accounts", {"name": "x", "currency": "EUR", "normal_side": "credit", "path": "transit:in:x:EUR"})  # fmt: skip
     assert problem(opened) == (400, "invalid-request")
+
+
+async def test_transit_accounts_are_no_clients_to_name_or_to_change(env: Env) -> None:
+    _, wallet = await furnished(env)
+    back = {"from": {"account": "wallet", "book": "fees"}, "to": {"account": "wallet"}, "amount": eur(10)}
+    await env.call("POST", "/v1/interbook_transfers", body())
+    assert (await env.call("POST", "/v1/interbook_transfers", back)).json["status"] == "posted"
+    rules = {
+        "rules": [
+            {"currency": "EUR", "above": "20", "approvals": 1, "approvers": [ids.clients.text(ids.clients.new())]}
+        ]
+    }
+    assert (await env.call("PUT", "/v1/books/main/approvals", rules, scope="approvals:write")).status == 200
+    into = (await env.call("GET", "/v1/accounts/transit:in:fees:EUR")).json["id"]
+    away = (await env.call("GET", "/v1/accounts/transit:out:main:EUR?book=fees")).json["id"]
+    for amount in (7, 7000):
+        for source in ("transit:in:fees:EUR", into):
+            no = await env.call("POST", "/v1/interbook_transfers", body(amount, **{"from": {"account": source}}))
+            assert (no.status, no.json["status"], no.json["reason"]) == (201, "rejected", "transit_account"), source
+    for there in ("transit:out:main:EUR", away):
+        to = {"account": there, "book": "fees"}
+        no = await env.call("POST", "/v1/interbook_transfers", body(7, to=to))
+        assert (no.status, no.json["status"], no.json["reason"]) == (201, "rejected", "transit_account"), there
+    for account in ("transit:out:fees:EUR", into):
+        for method, path, content in (
+            ("PATCH", "", {"ceiling": "50"}), ("PATCH", "", {"name": "mine"}), ("POST", "/freeze", None), ("POST", "/unfreeze", None),
+            ("POST", "/close", None),
+        ):  # fmt: skip
+            no = await env.call(method, f"/v1/accounts/{account}{path}", content, key="")
+            assert problem(no) == (400, "invalid-request"), (account, path)
+    assert (await env.call("POST", "/v1/interbook_transfers", body(1))).json["status"] == "posted"
+    assert await env.balance(wallet) == ("79", "0", "79")
+    found = await env.ledger.interbook.in_transit()
+    assert disagreements(found, found, found) == []
 
 
 async def test_a_book_of_another_shard_is_named(env: Env) -> None:

@@ -14,6 +14,7 @@ from tallystick.services.ledger.model import (
     EPOCH,
     MAX,
     MICROSECOND,
+    ApprovalRule,
     Book,
     Command,
     Days,
@@ -168,6 +169,18 @@ def test_money_between_books_moves_by_both_of_them(command: Command) -> None:
     assert reasons(crossing(transit(), fresh, ordinary, atomic=True)) == [None, None]
     later = [Unit(1, [fresh], atomic=False, crossing=True), Unit(1, [post(4, 1, 3, 5)], atomic=False)]
     assert reasons(decide(later, transit(), START).results[1]) == ["transit_account"], "only its own unit may"
+
+
+@pytest.mark.parametrize("command", [post(1, 3, 4, 5), post(1, 4, 3, 5), hold(1, 3, 4, 5)])
+def test_a_transfer_between_books_has_one_transit_account_in_each(command: Command) -> None:
+    """The other side is its client's, and asks for approvals as any other."""
+    for rules in ((), (ApprovalRule("EUR", 1, 1, ("cli_a",), 60),)):
+        found = transit()
+        found.accounts[aid(4)] = replace(account(4), transit=True)
+        found.books[1].approvals = rules
+        (no,) = crossing(found, command)
+        assert (no.reason, no.account) == (Reason.TRANSIT_ACCOUNT, aid(4 if command.debit == aid(4) else 3))
+        assert (1, command.id) in found.rejections, "the other book is told the same for ever"
 
 
 def test_money_that_has_arrived_has_left_whatever_was_frozen_since() -> None:

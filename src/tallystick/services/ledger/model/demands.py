@@ -51,7 +51,7 @@ def _movement(state: State, book: int, command: Command, made: dict[TransferId, 
     if command.kind in ("capture", "void", "expire"):
         return None
     if new.debit is not None and new.debit.transit:
-        return None  # it comes from another book, whose rules it has passed
+        return None  # it comes from another book, whose rules it has passed; for another transit account the rules refuse it
     return Movement(
         None if new.debit is None else new.debit.path,
         None if new.credit is None else new.credit.path,

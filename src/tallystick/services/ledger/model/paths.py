@@ -20,7 +20,8 @@ _MAX: Final = 512
 _AFTER: Final = ";"
 
 
-#: Accounts below this path are the ledger's own, for money between books: no chart rules them, no client opens them or moves money on them.
+#: Accounts below this path are the ledger's own, for money between books: no chart rules them, no client opens them, changes them or moves money on
+#: them.
 TRANSIT: Final = "transit:"
 
 

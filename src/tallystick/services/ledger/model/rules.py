@@ -223,6 +223,9 @@ class _Decider:
                 currency=currency,
                 account=debit.id if debit.currency != currency else credit.id,
             )
+        if debit.transit and credit.transit:
+            # One of them is the ledger's own end of a transfer between books. The other is its client's, who has none.
+            raise Refused(Reason.TRANSIT_ACCOUNT, account=debit.id)
         self._passable(debit, credit)
         if debit.closed or credit.closed:
             raise Refused(Reason.ACCOUNT_CLOSED, account=debit.id if debit.closed else credit.id)

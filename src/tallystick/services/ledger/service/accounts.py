@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -45,6 +46,8 @@ from tallystick.services.ledger.service.books import NO_CHART, Who, check_writab
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
 
+_TRANSIT: Final = "accounts below transit: are the ledger's own, for money between books"
+
 
 class At(msgspec.Struct, frozen=True):
     """As of when to read: now if all are None; never more than one. `effective`: by when transfers count, as is known now."""
@@ -83,7 +86,7 @@ class Accounts:
         idempotency contract's problems.
         """
         if is_transit(account.path) != transit:
-            raise InvalidRequest("paths below transit: are those of money between books")
+            raise InvalidRequest(_TRANSIT)
         number = await self._poster.book(tenant, book)
         now = self._clock.now()
         for _ in range(2):
@@ -296,8 +299,12 @@ class Accounts:
     async def _locked(
         self, tx: Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
     ) -> AccountRow:
-        """The account, read after its book's lock was had: nobody posts to it until this transaction ends."""
+        """The account, read after its book's lock was had: nobody posts to it until this transaction ends. Raises InvalidRequest for one that is
+        not its client's to change.
+        """
         row = await self.found(tx, tenant, account, book, now)
+        if is_transit(row.path):
+            raise InvalidRequest(_TRANSIT)
         await self._store.lock_books(tx, [row.book])
         check_writable(await self._book(tx, tenant, row.book_name))
         return await self.found(tx, tenant, row.id, book, now)
