@@ -76,3 +76,9 @@ async def _twice(platform: PlatformUnderTest, directory: Path) -> list[int]:
 
 def test_a_client_can_not_say_that_two_requests_are_one(platform: PlatformUnderTest, tmp_path: Path) -> None:
     assert asyncio.run(_twice(platform, tmp_path)) == [200, 401]
+
+
+def test_the_demo_goes_as_often_as_one_likes(platform: PlatformUnderTest) -> None:
+    """The fourth run on one card was more than risk allows a card within a day."""
+    for _ in range(4):
+        assert platform.cli("demo", "--json").json["fault"] is None

@@ -1,0 +1,34 @@
+"""The demo's own part: a card for each run. What it does with the platform is tested by running it (`tests/system`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tallystick.cli.demo import _Demo, _Show, _why
+from tallystick.cli.output import Common
+from tallystick.kernel.luhn import luhn
+from tallystick.local.rail.rules import BEHAVIOURS
+
+
+async def test_each_run_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Risk adds up what was tried on a card within a day: the fourth run on one card would be refused."""
+    numbers: set[str] = set()
+
+    async def post(_: _Demo, __: str, body: dict[str, Any]) -> dict[str, Any]:
+        numbers.add(body["card"]["number"])
+        return {"id": "tok_1", "card": {"brand": "visa", "last4": "0000"}}
+
+    monkeypatch.setattr(_Demo, "_post", post)
+    for _ in range(4):
+        await _Demo(_Show(Common()))._token()
+    assert len(numbers) == 4
+    assert all(luhn(number) and number not in BEHAVIOURS for number in numbers)
+
+
+def test_a_refusal_is_told_with_its_reasons() -> None:
+    denied = {"decline": {"code": "risk_denied"}, "risk": {"reasons": ["card-sum-24h", "amount"]}}
+    assert _why(denied) == ": risk_denied: card-sum-24h, amount"
+    assert _why({"decline": {"code": "card_declined"}, "risk": None}) == ": card_declined"
+    assert _why({"decline": None, "risk": {"reasons": []}}) == ""
