@@ -68,7 +68,9 @@ class Digester:
         self._mac = HMAC(key, SHA256())
 
     def digest(self, body: Any) -> Digest:
-        """The digest of a decoded body: spelling, spaces and the order of keys make no difference, left out defaults neither: what has its default is no part of it, so that a field which a later release adds is none either."""
+        """The digest of a decoded body: spelling, spaces and the order of keys make no difference. What has its default is no part of it, so
+        that a field which a later release adds is none either.
+        """
         plain = msgspec.to_builtins(body)
         hashes: dict[str, bytes] = {}
         self._walk(plain, "", hashes)
