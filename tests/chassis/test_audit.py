@@ -162,6 +162,30 @@ def test_a_strangers_signature_beside_the_logs_is_ignored() -> None:
     assert note.verify_checkpoint(signed, VERIFIER) == checkpoint
 
 
+def test_sixteen_large_signatures_beside_the_logs_are_ignored() -> None:
+    """signed-note: a verifier takes at least 16 signatures of nearly 5 kB (ML-DSA-87 has 4,627 bytes)."""
+    checkpoint = Checkpoint(NAME, 7, leaf_hash(b"root"))
+    head, _, own = note.sign(checkpoint.text(), NAME, KEY).rpartition("\n\n")
+    large = base64.b64encode(b"key!" + b"s" * 4990).decode()
+    signed = f"{head}\n\n" + "".join(f"\u2014 witness{n}.example {large}\n" for n in range(15)) + own
+    assert note.verify_checkpoint(signed, VERIFIER) == checkpoint
+    assert receipt.MAX_RECEIPT > note.MAX_NOTE
+    with pytest.raises(NoteError, match="256 KiB"):
+        note.verify_checkpoint(signed * 4, VERIFIER)
+
+
+@pytest.mark.parametrize("bad", ["\u20ac", "AAA", "A=A=", "\u00e9" * 44])
+def test_what_is_not_base64_is_named_whatever_it_is(bad: str) -> None:
+    signed = note.sign(Checkpoint(NAME, 7, leaf_hash(b"root")).text(), NAME, KEY)
+    name, id_, _ = str(VERIFIER).split("+", 2)
+    with pytest.raises(NoteError, match="base64"):
+        VerifierKey.parse(f"{name}+{id_}+{bad}")
+    with pytest.raises(NoteError, match="base64"):
+        note.verify_checkpoint(signed.rpartition(" ")[0] + f" {bad}\n", VERIFIER)
+    with pytest.raises(NoteError, match="base64"):
+        Checkpoint.parse(f"{NAME}\n7\n{bad}\n")
+
+
 def test_verifier_keys_round_trip_and_are_checked() -> None:
     assert VerifierKey.parse(str(VERIFIER)).id == VERIFIER.id
     name, _, key = str(VERIFIER).split("+", 2)
@@ -209,6 +233,8 @@ def test_a_bent_receipt_is_refused_whatever_is_bent() -> None:
         with_extra(extra.replace(b'"seq":78', b'"seq":79')),
         with_extra(extra.replace(b"ledger", b'x\\",')),
         with_extra(b"{}"),
+        with_extra(b'{"service":"ledger","seq":78,"fact":' + b"[" * 1000 + b"]" * 1000 + b"}"),
+        text.replace(lines[1], lines[1] + "\u00e9"),
         text.replace("index 77", "index 78"),
         "\n".join([*lines[:3], *lines[4:]]),
         text.replace("tlog-proof@v1", "tlog-proof@v2"),

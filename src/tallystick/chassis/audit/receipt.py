@@ -10,7 +10,6 @@ over one service can't speak for another.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from typing import Any, Final
 import msgspec
 
 from tallystick.chassis.audit.merkle import check_inclusion, leaf_hash
-from tallystick.chassis.audit.note import Checkpoint, VerifierKey, decimal, verify_checkpoint
+from tallystick.chassis.audit.note import MAX_NOTE, Checkpoint, VerifierKey, decimal, verify_checkpoint
 from tallystick.chassis.fact import tells
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
-MAX_RECEIPT: Final = 256 * 1024
+#: A fact, a proof and a note.
+MAX_RECEIPT: Final = MAX_NOTE + 256 * 1024
 
 
 class ReceiptError(ValueError):
@@ -93,7 +93,7 @@ def verify_receipt(text: str, key: VerifierKey, *, fact: str | None = None) -> R
         checkpoint = verify_checkpoint(note, key)
         check_inclusion(index, checkpoint.size, leaf_hash(entry), proof, checkpoint.root)
         told = msgspec.json.decode(said.fact, type=dict[str, Any])
-    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise ReceiptError(str(error)) from error
     if not tells(said.service, str(told.get("type"))):
         raise ReceiptError(

@@ -92,7 +92,11 @@ async def tree(source: Source) -> tuple[list[str], str]:
     async for rows in source.pages("audit", "SELECT index, service, seq, digest FROM entry ORDER BY index"):
         for row in rows:
             index = frontier.size
-            for level, node in frontier.append(leaf_hash(leaf(row["service"], row["seq"], row["digest"]))):
+            try:
+                entry = leaf(row["service"], row["seq"], row["digest"])
+            except ValueError as error:  # without it there is no tree to compare with
+                return [f"entry {row['index']} is none: {error}"], f"{index:,} entries"
+            for level, node in frontier.append(leaf_hash(entry)):
                 place = ((index + 1) >> (8 * level)) - 1
                 tiles.setdefault((level, place // TILE_WIDTH), []).append(node)
             if newest and frontier.size == newest[0]["size"]:
@@ -119,7 +123,10 @@ async def tree(source: Source) -> tuple[list[str], str]:
 async def _signed(source: Source, note: str, root: bytes | None) -> list[str]:
     rows = await source.rows("audit", "SELECT name, public FROM log_key")
     for row in rows:
-        key = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
+        try:
+            key = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
+        except ValueError as error:
+            return [f"the log's key: {error}"]
         try:
             checkpoint = verify_checkpoint(note, key)
         except NoteError as error:
