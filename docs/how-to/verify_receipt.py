@@ -93,7 +93,7 @@ def main() -> int:
     key, receipt = (Path(name).read_text(encoding="utf-8") for name in sys.argv[1:3])
     try:
         index, size, teller, fact = verify(key, receipt)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         print(f"NOT proved: {error}")
         return 1
     print(f"proved: entry {index} of the log's first {size}, told by {teller}")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
+from http.server import HTTPServer
+from pathlib import Path
+from threading import Thread
 from types import ModuleType
 
 import msgspec
@@ -89,6 +95,21 @@ def test_what_another_service_told_in_a_services_name_is_not_proved() -> None:
             verifier.verify(str(LOG), log_of(5, 2, service=service))
 
 
+@pytest.mark.parametrize(
+    "said", [b"[" * 100_000 + b"]" * 100_000, b"[]", b"7", b'{"service":"payments","seq":1,"fact":[]}']
+)
+def test_what_is_no_fact_is_not_proved_and_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: bytes
+) -> None:
+    text = log_of(5, 2)
+    extra = text.split("\n")[1]
+    (tmp_path / "key").write_text(str(LOG))
+    (tmp_path / "receipt").write_text(text.replace(extra, "extra " + base64.b64encode(said).decode()))
+    monkeypatch.setattr("sys.argv", ["verify_receipt.py", str(tmp_path / "key"), str(tmp_path / "receipt")])
+    assert verifier.main() == 1
+    assert capsys.readouterr().out.startswith("NOT proved: ")
+
+
 def test_another_logs_key_proves_nothing() -> None:
     other = note.VerifierKey(LOG.name, Ed25519PrivateKey.generate().public_key())
     with pytest.raises(ValueError, match="has not signed"):
@@ -118,7 +139,37 @@ def test_a_webhook_of_notify_is_genuine_and_a_bent_one_is_not() -> None:
         (secret, headers | {"webhook-id": "fct_other"}, delivery.body, stamp),
         (secret, headers | {"webhook-timestamp": str(int(stamp) - 1)}, delivery.body, stamp),
         (secret, headers | {"webhook-signature": "v1,AAAA"}, delivery.body, stamp),
+        (secret, headers | {"webhook-signature": "v1,\u00e9"}, delivery.body, stamp),
     ]
     for each in wrong:
         with pytest.raises(ValueError, match=r"."):
             receiver.verify(*each)
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    """The receiver, as a stranger runs it."""
+    receiver.Receiver.secret = notify.new_secret()
+    server = HTTPServer(("127.0.0.1", 0), receiver.Receiver)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "-99999", "1e3", "", str(receiver.MAX_BODY + 1), "9" * 5000])
+def test_a_length_that_is_none_is_a_400_and_holds_up_nobody(listening: int, length: str) -> None:
+    with socket.create_connection(("127.0.0.1", listening), timeout=5) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+        assert connection.recv(100).split(b"\r\n")[0].split()[1] == b"400"
+
+
+def test_a_signature_that_is_not_ascii_is_a_400(listening: int) -> None:
+    stamp = int(datetime.now(UTC).timestamp())
+    with socket.create_connection(("127.0.0.1", listening), timeout=5) as connection:
+        connection.sendall(
+            f"POST / HTTP/1.1\r\nwebhook-id: a\r\nwebhook-timestamp: {stamp}\r\nwebhook-signature: v1,\u00e9\r\n\r\n".encode()
+        )
+        assert connection.recv(100).split(b"\r\n")[0].split()[1] == b"400"
