@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import inspect
 
-from tests.architecture.tree import ROOT, SRC, place, sources
+from tallystick.chassis.web.decode import exempt_paths
+from tests.architecture.tree import BUILT, ROOT, SRC, endpoints, place, sources
 
 MAX_LINES = 450
 
@@ -232,3 +234,13 @@ def test_a_module_fits_in_a_head() -> None:
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
     }
     assert not long, f"longer than {MAX_LINES} lines; make each a package of the same name: {long}"
+
+
+@pytest.mark.parametrize("service", BUILT)
+def test_a_long_number_belongs_into_few_fields(service: str) -> None:
+    """Everywhere else in a body from outside, whatever its pattern, a card number or an IBAN is refused before it is kept."""
+    belongs = {"amount", "floor", "ceiling", "above", "card.number", "bank_account.iban"}
+    for row in endpoints(service):
+        if row.entry == "edge" and row.body is not None and row.media == "json":
+            for path in exempt_paths(inspect.type_info(row.body), ()):
+                assert path[-1] in belongs or ".".join(path[-2:]) in belongs, f"{row.where}: {'.'.join(path)}"

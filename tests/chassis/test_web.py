@@ -37,6 +37,7 @@ from tallystick.chassis.web import (
     read_cursor,
 )
 from tallystick.chassis.web.decode import MAX_DEPTH, body_decoder, check_strict, locate, query_decoder
+from tallystick.kernel.numbers import NUMBER_BELONGS
 from tallystick.kernel.problem import (
     Conflict,
     InvalidRequest,
@@ -58,7 +59,7 @@ TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    amount: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}$", max_length=19)]
+    amount: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,19}$", max_length=19, extra=NUMBER_BELONGS)]
     currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$", max_length=3)]
 
 
@@ -404,6 +405,8 @@ class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lines: list[str] = []
     metadata: dict[str, str] = {}
     price: Price | None = None
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:._-]+$", max_length=99)] | None = None
+    names: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+$", max_length=63)]] = {}
 
 
 NUMBER = "4242424242424242"
@@ -418,6 +421,13 @@ NUMBER = "4242424242424242"
         ({"lines": ["a", NUMBER]}, "/lines/1"),
         ({"metadata": {"a/b": NUMBER}}, "/metadata/a~1b"),
         ({"metadata": {NUMBER: "a"}}, "/metadata"),
+        ({"name": NUMBER}, "/name"),
+        ({"name": f"customers:{NUMBER}"}, "/name"),
+        ({"name": f"evidence.{NUMBER}"}, "/name"),
+        ({"name": "DE89370400440532013000"}, "/name"),
+        ({"names": {"main": NUMBER}}, "/names/main"),
+        ({"text": "https://shop.example/?pan=4242%204242%204242%204242"}, "/text"),
+        ({"text": "https://shop.example/card-4242424242424242"}, "/text"),
     ],
 )
 def test_a_card_number_or_iban_in_a_text_is_refused_and_not_repeated(body: Any, pointer: str) -> None:
@@ -450,7 +460,7 @@ def test_a_long_limit_is_told() -> None:
     assert refused.value.extensions["errors"][0]["detail"] == "Expected `int` <= 1000000000000000"
 
 
-def test_where_a_number_has_a_form_it_is_what_it_says() -> None:
+def test_where_a_number_belongs_it_may_be() -> None:
     found = body_decoder(Note, guarded=True)(json.dumps({"price": {"amount": NUMBER, "currency": "EUR"}}).encode())
     assert found.price.amount == NUMBER
 

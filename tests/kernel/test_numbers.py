@@ -33,6 +33,14 @@ from tallystick.kernel.numbers import found_in, suspect
         "6011111111111117",
         "4222222222222",
         "6304000000000000018",
+        "customers:5555555555554444",
+        "chargeback.4242424242424242",
+        "https://shop.example/?pan=4242%204242%204242%204242",
+        "https://shop.example/4242+4242+4242+4242",
+        "https://shop.example/%34242424242424242",
+        "https://shop.example/%2534242424242424242",
+        "https://shop.example/card-4242424242424242?a=b",
+        "card%204242424242424242",
     ],
 )
 def test_a_card_number_is_found(text: str) -> None:
@@ -48,6 +56,7 @@ def test_a_card_number_is_found(text: str) -> None:
         "gb82 west 1234 5698 7654 32",
         "NO9386011117947",
         "AT61 1904 3002 3457 3201 paid in full",
+        "https://shop.example/?to=DE89%203704%200044%200532%200130%2000",
         "AB12 DE89 3704 0044 0532 0130 00",
     ],
 )
@@ -76,6 +85,8 @@ def test_an_iban_is_found(text: str) -> None:
         "XX89370400440532013000",  # no such country
         "id-DE89370400440532013000",
         "DE89370400440532013000x",
+        "https://hooks.example/v1/8d1f4123-1234-4123-8123-123456789012/01jd5w3qkz8e5rv4y7t9a2b3c4?at=1764267890123",
+        "50 % of 4242, 100 % of 4242 4242",
         "phone +49 170 1234567, invoice 2026-11-27-000123",
     ],
 )

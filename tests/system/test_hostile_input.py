@@ -241,8 +241,12 @@ async def test_a_card_number_in_a_text_is_refused_everywhere_and_nothing_is_kept
             ("/v1/transfers", shop.transfer(code=number), "/transfers/0/code"),
             ("/v1/accounts", {**account, "name": f"of {grouped}"}, "/name"),
             ("/v1/accounts", {**account, "code": number}, "/code"),
+            ("/v1/accounts", {**account, "path": f"customers:{number}"}, "/path"),
+            ("/v1/books", {"name": number}, "/name"),
             ("/v1/webhook_endpoints", {**hook, "description": number}, "/description"),
             ("/v1/webhook_endpoints", {**hook, "url": f"https://example.com/{number}"}, "/url"),
+            ("/v1/webhook_endpoints", {**hook, "url": f"https://example.com/card-{number}"}, "/url"),
+            ("/v1/webhook_endpoints", {**hook, "url": f"https://example.com/?{grouped.replace(' ', '%20')}"}, "/url"),
         ):
             answer = await shop.client.call("POST", path, body)
             document = refused(answer, 400, "invalid-request", where=f"{pointer} at {path}")

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.kernel.currencies import EXPONENTS
+from tallystick.kernel.numbers import NUMBER_BELONGS
 from tallystick.kernel.problem import InvalidRequest
 
 MAX_MINOR: Final = 2**63 - 1
@@ -115,7 +116,13 @@ def in_units(minor: int, code: str) -> str:
 
 #: Python lets `$` match before a final newline, hence the look-ahead, which JSON Schema's dialect knows too.
 Digits = Annotated[
-    str, Meta(pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)", max_length=19, description="minor units, digits only")
+    str,
+    Meta(
+        pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)",
+        max_length=19,
+        description="minor units, digits only",
+        extra=NUMBER_BELONGS,
+    ),
 ]
 CurrencyCode = Annotated[
     str, Meta(pattern=r"^[A-Z]{3}$(?!\n)", min_length=3, max_length=3, description="ISO 4217 code")

@@ -151,6 +151,18 @@ async def test_hostile_paths_open_nothing(env: Env) -> None:
     assert (await opened(env, ":".join(["-._Z9"] * 16)))[0] == 201
 
 
+async def test_no_name_that_is_kept_holds_a_card_number_or_an_iban(env: Env) -> None:
+    for held in ("4242424242424242", "DE89370400440532013000"):
+        for path in (held, f"customers:{held}:wallet", held.lower()):
+            status, _ = await opened(env, path)
+            assert status == 400, path
+        assert (await env.call("POST", "/v1/books", {"name": held.lower()})).status == 400
+        answer = await env.call("PUT", f"/v1/books/main/categories/{held.lower()}", {"paths": ["a"]})
+        assert (answer.status, held.lower() in answer.content.decode()) == (404, False)
+    limited = {"name": "x", "currency": "EUR", "normal_side": "debit", "ceiling": "4242424242424242"}
+    assert (await env.call("POST", "/v1/accounts", limited)).status == 201, "an amount may have as many digits"
+
+
 async def test_lists_by_path_pattern_kind_and_page(env: Env) -> None:
     for path in ("a", "a:1", "a:1:x", "a:2:x", "a:10:x", "a.1:x", "a:1:x:y", "b:1:x", "a-:1:x"):
         await env.account(path=path, kind="equity" if path.startswith("b") else None)

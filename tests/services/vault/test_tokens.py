@@ -228,7 +228,10 @@ async def test_reveals_are_limited(env: Env) -> None:
     assert next(answer for answer in answers if answer.status == 429).header("retry-after") is not None
 
 
-@pytest.mark.parametrize("purpose", ["", "x", "Because I can", "a" * 65, "x\n"])
+@pytest.mark.parametrize(
+    "purpose",
+    ["", "x", "Because I can", "a" * 65, "x\n", f"chargeback.{NUMBER}", f"case-{NUMBER}", "c4556-7375-8689-9855"],
+)
 async def test_a_purpose_is_a_name(env: Env, purpose: str) -> None:
     path = f"/v1/tokens/{(await env.create())['id']}/reveal"
     assert (await env.edge("POST", path, {"purpose": purpose})).status == 400

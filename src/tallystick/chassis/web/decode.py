@@ -18,7 +18,7 @@ import msgspec
 from msgspec import inspect
 
 from tallystick.chassis.telemetry.redact import blot
-from tallystick.kernel.numbers import found_in, suspect
+from tallystick.kernel.numbers import NUMBER_BELONGS, found_in, suspect
 from tallystick.kernel.problem import InvalidRequest
 
 MAX_DEPTH = 16
@@ -54,14 +54,14 @@ _read = json.JSONDecoder().decode
 def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
     """A decoder for bodies of type `kind`, which raises InvalidRequest with `errors: [{pointer, detail}]`.
 
-    `guarded`: refuse a card number or an IBAN in a text of no given form (a pattern makes one), before anybody sees the body.
-    What is sent where a number belongs, such as `card.number`, has a form. A body without a suspicious run of digits costs 1 us.
+    `guarded`: refuse a card number or an IBAN in a text, before anybody sees the body. Where a number belongs, such as `card.number` or an
+    amount, its type says so (`NUMBER_BELONGS`). A body without a suspicious run of digits costs 1 us.
     Raises TypeError if `kind` itself is not strict: a struct that takes unknown fields, a type of unbounded depth, a
     pattern without `max_length`.
     """
     check_strict(kind)
     decode = msgspec.json.Decoder(kind, strict=True).decode
-    formed = frozenset(_formed(inspect.type_info(kind), ())) if guarded else frozenset()
+    exempt = frozenset(exempt_paths(inspect.type_info(kind), ())) if guarded else frozenset()
 
     def decoder(body: bytes) -> Any:
         try:
@@ -87,7 +87,7 @@ def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
         except (msgspec.DecodeError, RecursionError) as error:
             raise invalid("", f"not JSON: {_shown(str(error))}") from None
         # An escape may hide a digit from the quick look.
-        if guarded and ("\\" in text or suspect(body)) and (told := _number(_read(text), formed, ())):
+        if guarded and ("\\" in text or suspect(body)) and (told := _number(_read(text), exempt, ())):
             raise invalid(*told)
         return value
 
@@ -214,28 +214,28 @@ def _bad_text(value: Any) -> str | None:
     return next((fault for part in parts if (fault := _bad_text(part))), None)
 
 
-def _formed(info: inspect.Type, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The paths of strings that have a pattern; `*` for each item of a list and each key of a map."""
+def exempt_paths(info: inspect.Type, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The paths of texts where a number belongs; `*` for each item of a list and each key of a map."""
     while isinstance(info, inspect.Metadata):
+        if info.extra is not None and NUMBER_BELONGS.items() <= info.extra.items():
+            yield path
         info = info.type
-    if isinstance(info, inspect.StrType) and info.pattern is not None:
-        yield path
-    elif isinstance(info, inspect.UnionType):
+    if isinstance(info, inspect.UnionType):
         for arm in info.types:
-            yield from _formed(arm, path)
+            yield from exempt_paths(arm, path)
     elif isinstance(info, inspect.StructType):
         for each in info.fields:
-            yield from _formed(each.type, (*path, each.encode_name))
+            yield from exempt_paths(each.type, (*path, each.encode_name))
     elif isinstance(info, inspect.DictType):
-        yield from _formed(info.value_type, (*path, "*"))
+        yield from exempt_paths(info.value_type, (*path, "*"))
     elif isinstance(info, inspect.CollectionType):
-        yield from _formed(info.item_type, (*path, "*"))
+        yield from exempt_paths(info.item_type, (*path, "*"))
 
 
-def _number(value: Any, formed: frozenset[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, str] | None:
-    """The pointer and what is wrong there, for the first text of no form with a number that belongs into the vault."""
+def _number(value: Any, exempt: frozenset[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, str] | None:
+    """The pointer and what is wrong there, for the first text with a number that belongs into the vault."""
     if isinstance(value, str):
-        what = None if _generic(path, formed) else found_in(value)
+        what = None if _generic(path, exempt) else found_in(value)
         return (_pointer(path), _KEEP_OUT.format(what)) if what else None
     items: Iterable[tuple[str, Any]] = ()
     if isinstance(value, dict):
@@ -244,13 +244,13 @@ def _number(value: Any, formed: frozenset[tuple[str, ...]], path: tuple[str, ...
         items = value.items()
     elif isinstance(value, list):
         items = ((str(index), item) for index, item in enumerate(value))
-    return next((told for key, item in items if (told := _number(item, formed, (*path, key)))), None)
+    return next((told for key, item in items if (told := _number(item, exempt, (*path, key)))), None)
 
 
-def _generic(path: tuple[str, ...], formed: frozenset[tuple[str, ...]]) -> bool:
+def _generic(path: tuple[str, ...], exempt: frozenset[tuple[str, ...]]) -> bool:
     return any(
         len(form) == len(path) and all(step in ("*", at) for step, at in zip(form, path, strict=True))
-        for form in formed
+        for form in exempt
     )
 
 

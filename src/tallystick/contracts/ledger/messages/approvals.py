@@ -11,6 +11,7 @@ from tallystick.contracts.ledger.messages.words import Message, PathPattern
 from tallystick.kernel.clock import InstantWire
 from tallystick.kernel.ids import ClientIdWire, ProposalIdWire
 from tallystick.kernel.money import CurrencyCode
+from tallystick.kernel.numbers import NUMBER_BELONGS
 
 MAX_APPROVAL_RULES = 50
 MAX_APPROVERS = 20
@@ -18,7 +19,13 @@ MAX_APPROVERS = 20
 STATEMENT_TYPE = "tallystick-approval+jwt"
 
 Above = Annotated[
-    str, Meta(pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)", max_length=19, description="minor units of the rule's currency")
+    str,
+    Meta(
+        pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)",
+        max_length=19,
+        description="minor units of the rule's currency",
+        extra=NUMBER_BELONGS,
+    ),
 ]
 ClientId = Annotated[str, Meta(pattern=r"^cli_[0-9a-z]{26}$(?!\n)", max_length=30)]
 ProposalStatus = Literal["pending", "approved", "posted", "refused", "rejected", "expired"]

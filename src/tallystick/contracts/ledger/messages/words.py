@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.kernel.money import CurrencyCode
+from tallystick.kernel.numbers import NUMBER_BELONGS
 
 MAX_TRANSFERS = 1000
 #: A hold lives at most this long: a year, in seconds.
@@ -54,13 +55,23 @@ Metadata = Annotated[
 #: Minor units; negative for an overdraft. Python lets `$` match before a final newline, hence the look-ahead.
 Floor = Annotated[
     str,
-    Meta(pattern=r"^(0|-[1-9][0-9]{0,18})$(?!\n)", max_length=20, description="minor units of the account's currency"),
+    Meta(
+        pattern=r"^(0|-[1-9][0-9]{0,18})$(?!\n)",
+        max_length=20,
+        description="minor units of the account's currency",
+        extra=NUMBER_BELONGS,
+    ),
 ]
 Ceiling = Annotated[
     str,
-    Meta(pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)", max_length=19, description="minor units of the account's currency"),
+    Meta(
+        pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)",
+        max_length=19,
+        description="minor units of the account's currency",
+        extra=NUMBER_BELONGS,
+    ),
 ]
-Digits = Annotated[str, Meta(pattern=r"^-?[0-9]{1,40}$(?!\n)", max_length=41)]
+Digits = Annotated[str, Meta(pattern=r"^-?[0-9]{1,40}$(?!\n)", max_length=41, extra=NUMBER_BELONGS)]
 Side = Literal["debit", "credit"]
 #: What an account is to a balance sheet or an income statement. Left out, it is an asset if debits make it grow, else a liability.
 AccountKind = Literal["asset", "liability", "equity", "income", "expense"]

@@ -10,6 +10,7 @@ from msgspec import Meta
 from tallystick.chassis.web import Page, Paging, Reply, Request, page, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.problems import BookNotFound, CategoryNotFound
+from tallystick.kernel.numbers import found_in
 from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.common import instant, who
 from tallystick.services.ledger.model import BookRow, chart_of
@@ -96,6 +97,9 @@ def _category(request: Request[Any, Any]) -> str:
         name: str = msgspec.convert(request.path["category"], wire.BookName)
     except msgspec.ValidationError:
         raise CategoryNotFound from None
+    # The one name that comes by a path and is kept: bodies are looked through before they get here.
+    if what := found_in(name):
+        raise CategoryNotFound(f"a category's name does not hold {what}")
     return name
 
 
