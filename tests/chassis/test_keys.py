@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -413,6 +414,52 @@ async def test_shredding(setup: Setup) -> None:
     (row,) = await setup.service.query("SELECT * FROM data_key WHERE subject = 's1'")
     assert row["wrapped"] is None
     assert row["destroyed_at"] is not None
+
+
+async def test_who_reads_before_the_commit_caches_nothing_beyond_it(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = await setup.ring()
+    aad = Aad("acme", "t", "c", "s")
+    async with setup.database.transaction() as tx:
+        (key,) = await ring.new_subject_keys(tx, [("acme", "s")])
+    blob = key.seal(NUMBER, aad)
+    found, go_on = asyncio.Event(), asyncio.Event()
+    find = ring._store.find
+
+    async def slowly(headers: Any) -> Any:
+        answer = await find(headers)
+        found.set()
+        await go_on.wait()
+        return answer
+
+    async with setup.database.transaction() as tx:
+        assert await ring.shred(tx, "acme", ["s"]) == 1
+        assert await ring.open_sealed(blob, aad) == NUMBER  # not yet, as far as others can see
+        ring._cache.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(ring._store, "find", slowly)
+            late = asyncio.create_task(ring.open_sealed(blob, aad))
+            await found.wait()
+    with pytest.raises(Shredded):
+        await ring.open_sealed(blob, aad)
+    go_on.set()
+    assert await late == NUMBER  # it was asked for before
+    with pytest.raises(Shredded):
+        await ring.open_sealed(blob, aad)
+
+
+async def test_a_key_that_was_cached_before_the_commit_is_dropped_by_it(setup: Setup) -> None:
+    ring = await setup.ring()
+    aad = Aad("acme", "t", "c", "s")
+    async with setup.database.transaction() as tx:
+        (key,) = await ring.new_subject_keys(tx, [("acme", "s")])
+    blob = key.seal(NUMBER, aad)
+    async with setup.database.transaction() as tx:
+        await ring.shred(tx, "acme", ["s"])
+        assert await ring.open_sealed(blob, aad) == NUMBER
+    with pytest.raises(Shredded):
+        await ring.open_sealed(blob, aad)
 
 
 async def test_a_shredded_value_from_an_old_backup_dies_with_the_root_version(setup: Setup) -> None:

@@ -16,7 +16,7 @@ import asyncio
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -64,6 +64,8 @@ class Keyring:
         self._cache: OrderedDict[Header, tuple[float, Key]] = OrderedDict()
         self._tenants: dict[str, tuple[float, Key]] = {}
         self._making = asyncio.Lock()
+        #: How often keys were dropped from the cache.
+        self._drops = 0
 
     @classmethod
     async def open(
@@ -173,11 +175,11 @@ class Keyring:
         return [SubjectKey(self, each.key) for each in keys]
 
     async def shred(self, tx: Transaction, tenant: str, subjects: Sequence[str]) -> int:
-        """Destroys the subjects' keys in `tx`; answers how many. Their values are `Shredded` from then on: here at once,
+        """Destroys the subjects' keys in `tx`; answers how many. Their values are `Shredded` from its commit on: here at once,
         on another replica when the key that it has cached ages out.
         """
         rows = await tx.fetch(Q.shred, tenant, list(subjects), self._store.clock.now())
-        self._drop(Header(row["key_id"], row["version"]) for row in rows)
+        self._drop(tx, [Header(row["key_id"], row["version"]) for row in rows])
         return len(rows)
 
     # ---- rotation
@@ -222,7 +224,7 @@ class Keyring:
         before = pass_started - timedelta(seconds=self._cache_seconds)
         async with self._store.database.transaction() as tx:
             rows = await tx.fetch(Q.destroy_retired_tenant_keys, before, self._store.clock.now())
-        self._drop(Header(row["key_id"], row["version"]) for row in rows)
+            self._drop(tx, [Header(row["key_id"], row["version"]) for row in rows])
         return len(rows)
 
     # ---- inside
@@ -279,10 +281,13 @@ class Keyring:
             else:
                 missing.append(header)
         if missing:
+            drops = self._drops
             found = await self._store.find(missing)
-            for key in found.values():
-                if isinstance(key, Key):
-                    self._remember(key, now + self._cache_seconds)
+            # Asked before keys were destroyed, it may have got one of them.
+            if drops == self._drops:
+                for key in found.values():
+                    if isinstance(key, Key):
+                        self._remember(key, now + self._cache_seconds)
             keys.update(found)
         return keys
 
@@ -292,6 +297,14 @@ class Keyring:
         while len(self._cache) > self._cache_keys:
             self._cache.popitem(last=False)
 
-    def _drop(self, headers: Iterable[Header]) -> None:
-        for header in headers:
-            self._cache.pop(header, None)
+    def _drop(self, tx: Transaction, headers: Sequence[Header]) -> None:
+        """Forget keys that `tx` destroys, now and once that is done: until then others still find them, and cache them again."""
+
+        def drop() -> None:
+            self._drops += 1
+            for header in headers:
+                self._cache.pop(header, None)
+
+        if headers:
+            drop()
+            tx.on_commit(drop)
