@@ -92,8 +92,8 @@ def test_a_good_one_is_typed() -> None:
         ('class = "personal"', 'class = "cardholder"', "keys", "needs a key ring"),
         (
             'when_down = "queue"',
-            'when_down = "queue"\ndegrade_up_to_minor = 5',
-            "calls.bank.degrade_up_to_minor",
+            'when_down = "queue"\ndegrade_up_to_euro = 5',
+            "calls.bank.degrade_up_to_euro",
             'when_down = "degrade"',
         ),
         ("[calls.bank]", "[calls.shop]", "calls.shop", "does not call itself"),

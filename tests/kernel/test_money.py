@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.kernel.currencies import EXPONENTS, MINOR_PER_EURO
 from tallystick.kernel.money import (
     MAX_MINOR,
     CurrencyMismatch,
@@ -17,6 +18,7 @@ from tallystick.kernel.money import (
     currency,
     from_money,
     in_units,
+    minor_per_euro,
     to_money,
 )
 
@@ -111,3 +113,23 @@ def test_text_for_people(minor: int, code: str, text: str) -> None:
 )  # fmt: skip
 def test_minor_units_as_a_number_of_units(minor: int, code: str, said: str) -> None:
     assert in_units(minor, code) == said
+
+
+#: Units per euro: the European Central Bank's reference rates of 30 October 2026, and what is fixed to the euro or the dollar.
+RATES = {
+    "AUD": 1.5904, "BRL": 6.0692, "CAD": 1.5606, "CHF": 0.9194, "CNY": 7.4326, "CZK": 24.353, "DKK": 7.4735, "EUR": 1.0, "GBP": 0.8338,
+    "HKD": 8.7652, "HUF": 366.33, "IDR": 20275.17, "ILS": 3.495, "INR": 106.084, "ISK": 136.0, "JPY": 175.68, "KRW": 1491.76,
+    "MXN": 21.1237, "MYR": 4.5325, "NOK": 10.312, "NZD": 1.9823, "PHP": 71.143, "PLN": 4.4038, "RON": 5.3447, "SEK": 10.978,
+    "SGD": 1.4282, "THB": 37.683, "TRY": 55.8015, "USD": 1.1172, "ZAR": 18.6455, "XAF": 655.957, "XOF": 655.957, "XPF": 119.332,
+    "KMF": 491.968, "BAM": 1.95583, "CVE": 110.265, "AED": 4.103, "BHD": 0.42, "JOD": 0.792, "OMR": 0.43, "QAR": 4.067, "SAR": 4.19,
+}  # fmt: skip
+
+
+def test_a_euro_is_about_known_in_every_currency() -> None:
+    assert MINOR_PER_EURO.keys() == EXPONENTS.keys()
+    assert all(isinstance(each, int) and each > 0 for each in MINOR_PER_EURO.values())
+    assert minor_per_euro("EUR") == 100
+    with pytest.raises(UnknownCurrency):
+        minor_per_euro("XXY")
+    for code, rate in RATES.items():
+        assert 0.5 <= minor_per_euro(code) / (rate * 10 ** EXPONENTS[code]) <= 2, code

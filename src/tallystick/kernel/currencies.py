@@ -1,4 +1,4 @@
-"""ISO 4217 active codes and the number of decimal places of each one's minor unit (list one, as published by SIX)."""
+"""ISO 4217 active codes (list one, as published by SIX): the decimal places of each one's minor unit, and about what it is worth."""
 
 from __future__ import annotations
 
@@ -20,4 +20,35 @@ EXPONENTS: Final[dict[str, int]] = {
     **dict.fromkeys(_TWO.split(), 2),
     **dict.fromkeys(_THREE.split(), 3),
     **dict.fromkeys(_FOUR.split(), 4),
+}
+
+#: How many units of each currency are about one euro, to the nearest of 1, 2 and 5 times a power of ten: for limits that are to mean about
+#: the same in every currency. It is an order of magnitude and no exchange rate: it may be off by a factor of two, and no money is reckoned
+#: with it. From the European Central Bank's reference rates of 30 October 2026; where it has none from the peg, or else from the rate of
+#: late 2025 at which people there trade. To be looked at once a year, and when a currency is redenominated.
+_ABOUT_ONE_EURO = {
+    1: "BMD BOV BSD CHE CHF CHW EUR FKP GBP GIP JOD KYD PAB SHP USD USN",
+    2: "AUD AWG AZN BAM BBD BND BZD CAD FJD GEL MXV NZD SGD TOP WST XCD XCG",
+    5: "AED BRL BYN ILS LYD MYR PEN PGK PLN QAR RON SAR TMT TND UYI",
+    10: "BOB CNY COU DKK GHS GTQ HKD MAD MOP NOK SBD SEK SVC TJS TTD",
+    20: "BWP CZK ERN HNL LSL MDL MVR MXN NAD SCR SLE STN SZL UYW ZAR ZMW ZWG",
+    50: "DOP EGP MKD MRU MUR NIO SRD THB TRY TWD UAH UYU",
+    100: "AFN ALL BDT BTN CUP CVE GMD INR ISK KGS MZN PHP RSD RUB VUV XPF",
+    200: "DJF DZD ETB GYD HTG JMD JPY KES LRD NPR PKR",
+    500: "AMD CRC HUF KMF KZT LKR SOS VED VES XAF XOF YER",
+    1_000: "AOA CLP KPW SDG",
+    2_000: "ARS CDF IQD KRW MMK MWK NGN RWF TZS",
+    5_000: "BIF COP KHR MGA MNT SSP UGX",
+    10_000: "GNF PYG SYP UZS",
+    20_000: "IDR LAK VND",
+    100_000: "LBP",
+    1_000_000: "IRR",
+}
+
+#: In minor units, and so with those of which one unit is worth more than a euro.
+MINOR_PER_EURO: Final[dict[str, int]] = {
+    **{code: units * 10 ** EXPONENTS[code] for units, codes in _ABOUT_ONE_EURO.items() for code in codes.split()},
+    **dict.fromkeys(["BHD", "KWD", "OMR"], 500),
+    "CLF": 200,
+    "XAD": 20,
 }

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from tallystick.kernel.currencies import EXPONENTS
+from tallystick.kernel.currencies import EXPONENTS, MINOR_PER_EURO
 from tallystick.kernel.numbers import NUMBER_BELONGS
 from tallystick.kernel.problem import InvalidRequest
 
@@ -47,6 +47,11 @@ def currency(code: str) -> Currency:
     if found is None:
         raise UnknownCurrency(f"{code!r:.20} is not a currency code of ISO 4217", currency=code[:20])
     return found
+
+
+def minor_per_euro(code: str) -> int:
+    """Minor units that are worth about one euro, for limits alone: an order of magnitude. Raises UnknownCurrency."""
+    return MINOR_PER_EURO[currency(code).code]
 
 
 class Money(msgspec.Struct, frozen=True, order=False):

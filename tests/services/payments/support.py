@@ -60,7 +60,9 @@ SCOPE = (
     "payments:write payments:read refunds:write accounts:write accounts:read transfers:write tokens:write tokens:read"
 )
 NUMBERS = {behaviour: number for number, behaviour in BEHAVIOURS.items()}
-UNSCORED_LIMIT = charter.load("payments").calls["risk"].degrade_up_to_minor
+UNSCORED_EURO = charter.load("payments").calls["risk"].degrade_up_to_euro
+#: In cents.
+UNSCORED_LIMIT = UNSCORED_EURO * 100
 SERVICES = ("payments", "ledger", "risk", "vault")
 
 T = TypeVar("T")
@@ -227,7 +229,7 @@ class Town:
             clock=clock,
             acquirer="sandbox-rail",
             acquirer_timeout_ms=1_000,
-            unscored_limit=UNSCORED_LIMIT,
+            unscored_limit=UNSCORED_EURO,
         )
         effects.fault, effects.done = no_fault, []
         work = Work()

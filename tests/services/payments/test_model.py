@@ -234,9 +234,11 @@ def test_only_what_was_settled_is_refunded() -> None:
         refund_of(payment(), 1)
 
 
-def test_small_payments_go_on_without_risk_and_large_ones_do_not() -> None:
-    assert model.next_step(model.unscored(payment(amount=5000), 5000)) is Step.HOLD
-    refused = model.unscored(payment(amount=5001), 5000)
+@pytest.mark.parametrize(("code", "limit"), [("EUR", 5000), ("JPY", 10_000), ("IDR", 100_000_000), ("KWD", 25_000)])
+def test_small_payments_go_on_without_risk_and_large_ones_do_not(code: str, limit: int) -> None:
+    small, large = (msgspec.structs.replace(payment(amount=minor), currency=code) for minor in (limit, limit + 1))
+    assert model.next_step(model.unscored(small, 50)) is Step.HOLD
+    refused = model.unscored(large, 50)
     assert (refused.status, refused.decline and refused.decline.code) == ("declined", "risk_unavailable")
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.kernel.money import Money
+from tallystick.kernel.currencies import EXPONENTS
+from tallystick.kernel.money import Money, minor_per_euro
 from tallystick.services.risk.model import (
     DEFAULT_RULES,
     DENY_AT,
+    MAX_SUM,
     UNMETERED_LIMIT,
     VELOCITY_UNKNOWN,
     Features,
     Kind,
     Outcome,
-    Rule,
     Window,
     decide,
     sliding,
@@ -62,20 +64,39 @@ def test_more_of_anything_never_turns_a_deny_into_an_allow(given_: Features, mor
     assert decide(worse).score >= decide(given_).score
 
 
-def test_limits_are_in_whole_units_of_each_currency() -> None:
-    rules = (Rule("over-100", "amount", 100, 100),)
-    for minor, code, expected in [
-        (10_000, "EUR", "allow"), (10_001, "EUR", "deny"), (100, "JPY", "allow"), (101, "JPY", "deny"),
-        (100_000, "BHD", "allow"), (100_001, "BHD", "deny"),
-    ]:  # fmt: skip
-        assert decide(Features(Money(minor, code), {}), rules).decision == expected
+@pytest.mark.parametrize("code", sorted(EXPONENTS))
+def test_limits_are_worth_about_the_same_in_each_currency(code: str) -> None:
+    euro = minor_per_euro(code)
+    amounts, sums = ([rule for rule in DEFAULT_RULES if rule.measure == each] for each in ("amount", "sum"))
+    for rule in amounts:
+        assert decide(Features(Money(rule.limit * euro, code), {}), [rule]).reasons == ()
+        assert decide(Features(Money(rule.limit * euro + 1, code), {}), [rule]).reasons == (rule.name,)
+    for rule in sums:
+        assert rule.kind is not None
+        assert rule.window is not None
+        limit = min(rule.limit * euro, MAX_SUM - 1)
+        assert limit >= rule.limit * euro / 2, "counted far enough to mean it"
+        for total, reasons in ((limit, ()), (limit + 1, (rule.name,))):
+            windows = {(rule.kind, rule.window): Window(count=1, sum=total)}
+            assert decide(Features(Money(1, code), windows), [rule]).reasons == reasons
 
 
-def test_without_counters_small_payments_go_on_and_large_ones_do_not() -> None:
-    small = decide(Features(Money(UNMETERED_LIMIT * 100, "EUR"), None))
-    large = decide(Features(Money(UNMETERED_LIMIT * 100 + 1, "EUR"), None))
+@pytest.mark.parametrize("code", sorted(EXPONENTS))
+def test_without_counters_small_payments_go_on_and_large_ones_do_not(code: str) -> None:
+    limit = UNMETERED_LIMIT * minor_per_euro(code)
+    small, large = (decide(Features(Money(minor, code), None)) for minor in (limit, limit + 1))
     assert (small.decision, small.reasons) == ("allow", (VELOCITY_UNKNOWN,))
     assert (large.decision, large.reasons) == ("deny", (VELOCITY_UNKNOWN,))
+
+
+def test_what_is_large_in_one_currency_is_so_in_another() -> None:
+    for minor, code, expected in [
+        (1_000_100, "EUR", "deny"), (10_001, "JPY", "allow"), (10_001, "KRW", "allow"), (1_000_100, "IDR", "allow"),
+        (1_000_100, "HUF", "allow"), (9_999_999, "KWD", "deny"), (2_500_000, "JPY", "deny"),
+    ]:  # fmt: skip
+        assert decide(Features(Money(minor, code), {})).decision == expected, (minor, code)
+    for minor, code, expected in [(501, "JPY", "allow"), (500_000, "KWD", "deny")]:
+        assert decide(Features(Money(minor, code), None)).decision == expected, (minor, code)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1))

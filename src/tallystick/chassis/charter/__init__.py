@@ -89,8 +89,8 @@ class Call(_Struct, frozen=True, kw_only=True):
     timeout_ms: Millis
     retries: Annotated[int, msgspec.Meta(ge=0, le=3)]
     when_down: Literal["fail-closed", "degrade", "queue"]
-    degrade_up_to_minor: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Amounts up to this, in minor units, go on without an answer; only where `when_down` is `degrade`."""
+    degrade_up_to_euro: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Amounts up to this many euro, in another currency about as much, go on without an answer; only where `when_down` is `degrade`."""
     note: Text
     """What `when_down` means here, in words."""
 
@@ -332,9 +332,9 @@ def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
     for target, call in charter.calls.items():
         if len(set(call.actions)) != len(call.actions):
             yield f"calls.{target}.actions", "an action is named twice", "List each action once."
-        if call.degrade_up_to_minor and call.when_down != "degrade":
+        if call.degrade_up_to_euro and call.when_down != "degrade":
             yield (
-                f"calls.{target}.degrade_up_to_minor",
+                f"calls.{target}.degrade_up_to_euro",
                 f'nothing goes on without an answer where when_down is "{call.when_down}"',
                 'Remove it, or write when_down = "degrade".',
             )

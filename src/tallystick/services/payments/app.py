@@ -34,7 +34,7 @@ async def wire(runtime: Runtime) -> Wiring:
         clock=clock,
         acquirer=settings.acquirer,
         acquirer_timeout_ms=settings.acquirer_timeout_ms,
-        unscored_limit=runtime.charter.calls["risk"].degrade_up_to_minor,
+        unscored_limit=runtime.charter.calls["risk"].degrade_up_to_euro,
     )
     directory = Directory(database=database, store=store, ledger=ledger, vault=vault)
     digester = Digester(runtime.keyring.derive("idempotency"))

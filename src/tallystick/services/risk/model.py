@@ -16,7 +16,7 @@ import msgspec
 
 from tallystick.kernel import ids
 from tallystick.kernel.ids import DecisionId, InvalidId
-from tallystick.kernel.money import Money, currency
+from tallystick.kernel.money import Money, minor_per_euro
 
 DENY_AT: Final = 100
 
@@ -35,8 +35,8 @@ WINDOWS: Final[Mapping[str, timedelta]] = {
 class Rule(msgspec.Struct, frozen=True):
     """`measure` of `kind` over `window`, more than `limit`: `points`.
 
-    `amount` looks at the payment alone (no kind, no window). `sum` and `amount` are in whole units of the payment's
-    currency (10_000 means 10,000.00 EUR or 10,000 JPY); `count` counts payments tried, `declines` refusals by issuers.
+    `amount` looks at the payment alone (no kind, no window). `sum` and `amount` are in euro, in another currency about as
+    much (`kernel.money.minor_per_euro`); `count` counts payments tried, `declines` refusals by issuers.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Rule(msgspec.Struct, frozen=True):
     window: str | None = None
 
 
-#: What a tenant starts with. Names are stable: they are the reasons that callers see.
+#: The rules, for every tenant the same. Names are stable: they are the reasons that callers see.
 DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     Rule("amount-over-10000", "amount", 10_000, 100),
     Rule("amount-over-5000", "amount", 5_000, 40),
@@ -65,8 +65,11 @@ DEFAULT_RULES: Final[tuple[Rule, ...]] = (
 
 #: Given as reason when the counters could not be read; the payment then lives by amount and lists alone.
 VELOCITY_UNKNOWN: Final = "velocity-unknown"
-#: Without counters, payments of more whole units than this are denied.
+#: Without counters, payments of more than this are denied; in euro as the rules' limits are.
 UNMETERED_LIMIT: Final = 500
+
+#: Sums stop here (`store`): in the currencies of the smallest units a limit may lie above, and then it is reached here.
+MAX_SUM: Final = 2**53
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -111,16 +114,22 @@ def decide(features: Features, rules: Iterable[Rule] = DEFAULT_RULES) -> Verdict
         return Verdict("allow", 0, tuple(allowed))
     score = 0
     reasons: list[str] = []
-    unit = 10 ** currency(features.amount.currency).exponent
+    euro = minor_per_euro(features.amount.currency)
     for rule in rules:
-        if _measure(rule, features) > rule.limit * (unit if rule.measure in {"amount", "sum"} else 1):
+        if _measure(rule, features) > _limit(rule, euro):
             score += rule.points
             reasons.append(rule.name)
     if features.windows is None:
         reasons.append(VELOCITY_UNKNOWN)
-        if features.amount.minor > UNMETERED_LIMIT * unit:
+        if features.amount.minor > UNMETERED_LIMIT * euro:
             score = max(score, DENY_AT)
     return Verdict("deny" if score >= DENY_AT else "allow", score, tuple(reasons))
+
+
+def _limit(rule: Rule, euro: int) -> int:
+    if rule.measure == "amount":
+        return rule.limit * euro
+    return min(rule.limit * euro, MAX_SUM - 1) if rule.measure == "sum" else rule.limit
 
 
 def _measure(rule: Rule, features: Features) -> int:

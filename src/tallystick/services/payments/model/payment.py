@@ -31,7 +31,7 @@ from tallystick.contracts.payments.problems import (
     PaymentCurrencyMismatch,
 )
 from tallystick.kernel.ids import AccountId, DecisionId, FactId, PaymentId, RefundId, RequestId, TransferId
-from tallystick.kernel.money import Money
+from tallystick.kernel.money import Money, minor_per_euro
 
 #: An authorization that nobody captures is given back after this.
 AUTHORIZATION_LIFE: Final = timedelta(days=7)
@@ -234,8 +234,8 @@ def scored(p: Payment, risk: Risk) -> Payment:
 
 
 def unscored(p: Payment, limit: int) -> Payment:
-    """After SCORE without an answer: small amounts go on, larger ones are declined (payments' charter, [calls.risk])."""
-    if p.amount <= limit:
+    """After SCORE without an answer: amounts up to `limit` euro go on, larger ones are declined (payments' charter, [calls.risk])."""
+    if p.amount <= limit * minor_per_euro(p.currency):
         return msgspec.structs.replace(p, risk=Risk("unscored", None, ("risk-unavailable",)))
     decline = Decline("risk_unavailable", "The payment could not be checked in time.", "risk")
     return msgspec.structs.replace(

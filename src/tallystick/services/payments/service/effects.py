@@ -90,8 +90,8 @@ REFUSALS: Final = {
 
 
 class Effects:
-    """`acquirer` is the id of the destination in the vault's allow-list; amounts up to `unscored_limit` minor units go on
-    when risk does not answer (charter, [calls.risk]).
+    """`acquirer` is the id of the destination in the vault's allow-list; amounts up to `unscored_limit` euro, or about as
+    much in another currency, go on when risk does not answer (charter, [calls.risk]).
     """
 
     def __init__(
