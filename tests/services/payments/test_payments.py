@@ -8,7 +8,17 @@ import pytest
 
 from tallystick.kernel import ids
 from tallystick.services.payments.model import Role, Step, derived
-from tests.services.payments.support import UNSCORED_LIMIT, Mode, Town, by_account, by_card, money, no_fault, slug
+from tests.services.payments.support import (
+    CLIENT,
+    UNSCORED_LIMIT,
+    Mode,
+    Town,
+    by_account,
+    by_card,
+    money,
+    no_fault,
+    slug,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -79,6 +89,7 @@ async def test_an_authorization_that_nobody_captures_expires(town: Town) -> None
     assert await town.one.resume() == 1
     assert (await town.get(made["id"]))["status"] == "expired"
     assert slug(await town.capture(made["id"])) == "capture-not-possible"
+    assert [fact["actor"] for fact in await town.facts(made["id"])] == [CLIENT, CLIENT, "payments"]
     await town.sound()
 
 
@@ -115,6 +126,33 @@ async def test_a_captured_payment_waits_while_its_payee_is_frozen(town: Town) ->
     assert (await town.get(made["id"]))["status"] == "settled"
     assert (await town.capture(made["id"], key="the-key")).status == 200
     assert await town.balance(shop) == (1000, 1000)
+    await town.sound()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize(("what", "end"), [("capture", "settled"), ("cancel", "canceled")])
+async def test_a_fact_names_who_asked_for_it(town: Town, what: str, end: str, resumed: bool) -> None:
+    other = ids.clients.text(ids.clients.new())
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    asked: list[tuple[str, str]] = []
+    issue = town.world.authenticator.service_token
+
+    async def noted(tenant: str, client: str, purpose: str) -> str:
+        asked.append((tenant, client))
+        return await issue(tenant, client, purpose)
+
+    if resumed:
+        town.one.effects.fault = lambda step: "fail-before" if step in (Step.CAPTURE, Step.VOID) else "none"
+    ask = town.capture if what == "capture" else town.cancel
+    assert (await ask(made["id"], client=other)).status == (202 if resumed else 200)
+    town.one.effects.fault = no_fault
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(town.world.authenticator, "service_token", noted)
+        await town.finish()
+    assert asked == ([(town.tenant, other)] if resumed else [])
+    told = [(fact["type"].rpartition(".")[2], fact["actor"]) for fact in await town.facts(made["id"])]
+    assert told == [("received", CLIENT), ("authorized", CLIENT), (end, other)]
     await town.sound()
 
 

@@ -129,6 +129,11 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     def money(self) -> Money:
         return Money(self.amount, self.currency)
 
+    @property
+    def asked_by(self) -> str | None:
+        """The client whose request is being carried out, which need not be the one that made the payment; nobody's, as it expires."""
+        return self.waiting.client_id if self.waiting else None
+
 
 class Role(enum.IntEnum):
     """What an id derived from a payment's or a refund's is for. Values are for ever: they are part of the ids."""

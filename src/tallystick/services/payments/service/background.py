@@ -71,7 +71,10 @@ class Background:
             payments = await self._take_up(tx, lease, dead, room)
             refunds = await self._store.take_up_refunds(tx, lease, dead, room - len(payments))
         for p in payments:
-            self._resume(p.tenant, p.client_id, ids.payments.text(p.id), partial(self._payments.advance, p))
+            # Nobody asks for an expiry; a token is a client's all the same, and the payment's own is nearest.
+            self._resume(
+                p.tenant, p.asked_by or p.client_id, ids.payments.text(p.id), partial(self._payments.advance, p)
+            )
         for r in refunds:
             self._resume(r.tenant, r.client_id, ids.refunds.text(r.id), partial(self._refunds.advance, r))
         return len(payments) + len(refunds)
