@@ -210,6 +210,41 @@ async def test_bad_records_are_refused_with_their_place(env: Env) -> None:
     ]
 
 
+@pytest.mark.parametrize("opened", ["before", "in it"])
+async def test_past_limits_count_for_a_reversal_of_what_the_file_brings_too(env: Env, opened: str) -> None:
+    env.clock.advance(timedelta(days=40))
+    people = [account("bank", normal_side="debit"), account("anna", floor="0")]
+    lines = [
+        transfer("t1", "bank", "anna", 100, effective_at="2026-01-20T12:00:00Z"),
+        {"type": "transfer", "id": "r1", "kind": "reverse", "target": "t1", "effective_at": "2026-01-10T12:00:00Z"},
+    ]
+    if opened == "before":
+        assert (await bring(env, people))["state"] == "done"
+    done = await bring(env, [*people, *lines], mode="valid")
+    assert await refusals(env, done) == [(4, None, "past_limit_broken")]
+    assert (await accounts(env))["anna"] == ("100", "100")
+
+
+async def test_what_is_done_to_a_hold_is_not_dated_back_and_says_so_at_its_line(env: Env) -> None:
+    env.clock.advance(timedelta(days=40))
+    back = {"effective_at": "2026-01-10T12:00:00Z"}
+    lines = [
+        account("bank", normal_side="debit"),
+        account("anna"),
+        transfer("h", "bank", "anna", 5, kind="hold"),
+        transfer("late", "bank", "anna", 5, kind="hold", **back),
+        *(
+            {"type": "transfer", "id": kind, "kind": kind, "target": "h", **amount, **back}
+            for kind, amount in (("increase", {"amount": eur(1)}), ("capture", {}), ("void", {}))
+        ),
+        transfer("p", "bank", "anna", 7, **back),
+    ]
+    done = await bring(env, lines, mode="valid")
+    assert done["state"] == "done"
+    assert await refusals(env, done) == [(line, "/effective_at", "invalid-unit") for line in (4, 5, 6, 7)]
+    assert (await accounts(env))["anna"] == ("7", "7")
+
+
 async def test_what_a_file_says_of_the_book_goes_no_further_than_the_interface_does(env: Env) -> None:
     rule = {"pattern": "a:{x}", "kind": "asset"}
     lines: list[Rec] = [

@@ -6,12 +6,14 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.services.ledger.model import MAX, Account, Days, dated, is_limited
+from tallystick.kernel.ids import AccountId
+from tallystick.services.ledger.model import EPOCH, MAX, Account, Command, Days, Unit, dated, dated_back, decide
 from tallystick.services.ledger.model.limits import breached, check_not_frozen, check_room, most, positive
 from tallystick.services.ledger.model.refusal import Refused
-from tests.services.ledger.support import aid
+from tests.services.ledger.support import START, account, aid, hold, on, post, state
 
 
 def of(number: int, *, side: str = "credit", dp: int = 0, d: int = 0, cp: int = 0, c: int = 0, **more: Any) -> Account:
@@ -117,8 +119,38 @@ def days(*nth: int) -> list[date]:
     return [FIRST + timedelta(days=one) for one in nth]
 
 
-def test_a_limit_of_either_kind_is_one() -> None:
-    assert [is_limited(of(1)), is_limited(of(1, floor=0)), is_limited(of(1, ceiling=0)), is_limited(of(1, floor=0, ceiling=0))] == [False, True, True, True]  # fmt: skip
+def test_what_is_dated_back_moves_the_accounts_that_it_or_its_target_names() -> None:
+    """The target may be stored, or come among the units, in any of them: under an id that came twice it may be either."""
+    bank, anna, ben, capped = account(1), account(2, floor=0), account(3, floor=0), account(4, ceiling=0)
+    found = state(bank, anna, ben, capped, account(5, book=2, floor=0))
+    found.paths[1, "ben"] = ben.id
+    stored = Unit(1, [post(1, 1, 3, 5), hold(2, 1, 2, 5)], atomic=False)
+    decide([stored], found, START)
+    at = START - timedelta(days=3)
+
+    def moved(*units: list[Command]) -> dict[AccountId, date]:
+        return dated_back([Unit(1, commands, atomic=False) for commands in units], found)
+
+    def back(command: Command, days: int = 0) -> Command:
+        return replace(command, effective_at=at - timedelta(days=days))
+
+    assert moved([post(9, 1, 2, 5)]) == {}
+    assert moved([back(post(9, 1, 2, 5)), back(post(10, 1, 2, 5), 2), back(post(11, 2, 1, 5), 1)]) == {
+        anna.id: (at - timedelta(days=2)).date()
+    }
+    assert moved([back(post(9, 1, 4, 5)), back(replace(post(10, 1, 2, 5), credit="ben"))]).keys() == {capped.id, ben.id}
+    assert moved([back(on("reverse", 9, 1))]).keys() == {ben.id}
+    assert moved([post(9, 1, 2, 5), back(on("reverse", 10, 9))]) == {anna.id: at.date()}
+    assert moved([back(on("reverse", 10, 9))], [post(9, 1, 2, 5)]).keys() == {anna.id}
+    assert moved([on("capture", 9, 2), back(on("reverse", 10, 9))]).keys() == {anna.id}
+    assert moved([hold(8, 1, 2, 5), on("capture", 9, 8), back(on("reverse", 10, 9))]).keys() == {anna.id}
+    assert moved([post(9, 1, 2, 5), post(9, 1, 3, 5), back(on("reverse", 10, 9))]).keys() == {anna.id, ben.id}
+    assert moved([on("reverse", 9, 10), back(on("reverse", 10, 9))]) == {}
+    assert moved([back(on("reverse", 10, 99)), back(post(11, 99, 98, 5))]) == {}
+    other = [Unit(2, [post(9, 5, 5, 5)], atomic=False), Unit(1, [back(on("reverse", 10, 9))], atomic=False)]
+    assert dated_back(other, found) == {}, "ids are a book's own"
+    early = replace(post(9, 1, 2, 5), effective_at=EPOCH - timedelta(days=1000))
+    assert moved([early]) == {anna.id: EPOCH.date()}
 
 
 @pytest.mark.parametrize(

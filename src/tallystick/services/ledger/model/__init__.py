@@ -45,7 +45,7 @@ from tallystick.services.ledger.model.interbook import (
     ending,
     transit_account,
 )
-from tallystick.services.ledger.model.limits import dated, is_limited
+from tallystick.services.ledger.model.limits import EPOCH, dated, dated_back
 from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_transit, pattern
 from tallystick.services.ledger.model.records import OPENING, Reader, Unfit, account_id, called, limit, new_account
 from tallystick.services.ledger.model.reports import (
@@ -60,7 +60,7 @@ from tallystick.services.ledger.model.reports import (
     unbalanced,
 )
 from tallystick.services.ledger.model.rows import AccountRow, CheckedBook, Due, EntryRow, Found, NewAccount
-from tallystick.services.ledger.model.rules import EPOCH, decide
+from tallystick.services.ledger.model.rules import decide
 from tallystick.services.ledger.model.search import LOOKED_AT, ONE_BY_ONE, Hit, Listing, Side, Wanted, sides
 from tallystick.services.ledger.model.settings import category_of, chart_in, check_members, sealed_until, unsealable
 from tallystick.services.ledger.model.statement import Line, Posted, Span, Statement, running
@@ -186,6 +186,7 @@ __all__ = [
     "check_members",
     "crossing_of",
     "dated",
+    "dated_back",
     "decide",
     "departure",
     "digest",
@@ -196,7 +197,6 @@ __all__ = [
     "explain",
     "explanation_fault",
     "income_statements",
-    "is_limited",
     "is_path",
     "is_transit",
     "leg_id",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from tallystick.contracts.ledger.messages import Reason
+from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.refusal import Refused
-from tallystick.services.ledger.model.values import MAX, Account, Days
+from tallystick.services.ledger.model.values import MAX, Account, Command, Days, Key, State, Unit
 
+#: Nothing is dated back to before this: the past days that are looked at have a bound.
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY: Final = timedelta(days=1)
 
 
@@ -78,8 +82,44 @@ def _no(reason: Reason, account: Account, room: int, amount: int) -> Refused:
 # ---- days that are past ------------------------------------------------------------------------------------------------
 
 
-def is_limited(account: Account) -> bool:
-    return account.floor is not None or account.ceiling is not None
+def dated_back(units: Sequence[Unit], state: State) -> dict[AccountId, date]:
+    """The accounts with limits that are moved by what is dated back, and since which day. What is done to a transfer moves that one's accounts,
+    whether it is stored or comes among the units.
+    """
+    moves = [(unit.book, command) for unit in units for command in unit.commands if command.effective_at is not None]
+    if not moves:
+        return {}
+    among: dict[Key, list[Command]] = {}
+    for unit in units:
+        for command in unit.commands:
+            among.setdefault((unit.book, command.id), []).append(command)
+    since: dict[AccountId, date] = {}
+    for book, command in moves:
+        day = max(command.effective_at or EPOCH, EPOCH).date()
+        for moved in _moved(state, book, command, among):
+            account = None if moved is None else state.accounts.get(moved)
+            if account is not None and (account.floor is not None or account.ceiling is not None):
+                since[account.id] = min(day, since.get(account.id, day))
+    return since
+
+
+def _moved(state: State, book: int, command: Command, among: Mapping[Key, Sequence[Command]]) -> set[AccountId | None]:
+    found: set[AccountId | None] = set()
+    seen: set[Key] = set()
+    left = [command]
+    while left:
+        one = left.pop()
+        if one.target is None:
+            found.update((state.account(book, one.debit), state.account(book, one.credit)))
+            continue
+        key = (book, one.target)
+        stored = state.transfers.get(key)
+        if stored is not None:
+            found.update((stored.debit_account, stored.credit_account))
+        elif key not in seen:
+            seen.add(key)
+            left += among.get(key, ())
+    return found
 
 
 def breached(account: Account, days: Days, since: date, change: int) -> list[date]:

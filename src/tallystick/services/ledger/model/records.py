@@ -35,6 +35,7 @@ from tallystick.services.ledger.model.values import Command, Header, Transfer, U
 OPENING: Final = "equity:opening-balances:"
 OPENING_CODE: Final = "opening"
 
+_HELD_NOW: Final = "what is dated back has no holds: what is held is held now"
 _SEED: Final = b"tallystick.ledger.import:"
 _sorted = msgspec.json.Encoder(order="sorted")
 _encode = msgspec.json.Encoder().encode
@@ -188,9 +189,7 @@ class Reader:
             effective = self._recorded(record.transfers[-1], f"/transfers/{len(record.transfers) - 1}")
         if effective is not None and any(not _is_posted(leg) for leg in record.transfers):
             if not self._restoring:
-                raise Unfit(
-                    "/effective_at", "invalid-unit", "what is dated back has no holds: what is held is held now"
-                )
+                raise Unfit("/effective_at", "invalid-unit", _HELD_NOW)
             effective = None
         commands = []
         for place, leg in enumerate(record.transfers):
@@ -256,6 +255,8 @@ class Reader:
             effective = instant(leg.effective_at, at + "/effective_at")
             if self._restoring:
                 effective = self._recorded(leg, at) if _is_posted(leg) else None
+            elif effective is not None and not _is_posted(leg):
+                raise Unfit(at + "/effective_at", "invalid-unit", _HELD_NOW)
         final = leg.final
         if self._restoring and leg.kind == "capture" and leg.released is not None and amount is not None:
             final = int(leg.released.amount) > amount[0]

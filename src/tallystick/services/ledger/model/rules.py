@@ -11,13 +11,13 @@ pending and posted of a side together stay below 2**63, so no sum can wrap.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.demands import demanded
-from tallystick.services.ledger.model.limits import breached, check_not_frozen, check_room, dated, most, positive
+from tallystick.services.ledger.model.limits import EPOCH, breached, check_not_frozen, check_room, dated, most, positive
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.repeats import check_same, refused_again
 from tallystick.services.ledger.model.savepoint import Savepoint
@@ -50,8 +50,6 @@ def decide(units: Sequence[Unit], state: State, now: datetime) -> Decided:
     return Decided(results, decider.transfers, decider.rejections, decider.transactions)
 
 
-#: Nothing is dated back to before this: the past days that are looked at have a bound.
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOSED_HOLD: Final = {
     "captured": Reason.HOLD_ALREADY_CAPTURED,
     "voided": Reason.HOLD_ALREADY_VOIDED,

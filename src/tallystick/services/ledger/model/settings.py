@@ -12,8 +12,8 @@ from tallystick.contracts.ledger.messages import BookRecord, CategoryRecord, Cha
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model.categories import Category, on_a_cycle
 from tallystick.services.ledger.model.chart import Chart, chart_of
+from tallystick.services.ledger.model.limits import EPOCH
 from tallystick.services.ledger.model.records import Unfit, instant
-from tallystick.services.ledger.model.rules import EPOCH
 
 
 def sealed_until(record: BookRecord, now: datetime) -> datetime | None:

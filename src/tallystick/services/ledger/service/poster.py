@@ -36,7 +36,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.deployment import HOME
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import Book, Due, Result, Stand, State, Unit, decide
+from tallystick.services.ledger.model import Book, Due, Result, Stand, State, Unit, dated_back, decide
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
 from tallystick.services.ledger.service.counts import counted
 from tallystick.services.ledger.service.head import Head
@@ -383,7 +383,7 @@ class Poster:
         units = [work.unit for _, work in works]
         state = await self._store.load(tx, units, locked)
         now = self._clock.now()
-        await self._store.learn_days(tx, units, state, now)
+        await self._store.learn_days(tx, dated_back(units, state), state, now)
         instants = {number: book.next_instant(now) for number, book in locked.items()}
         decided = decide(units, state, now)
         await self._look_for_expired(tx, short(decided.results, state), instants)

@@ -17,7 +17,6 @@ from tallystick.chassis.db import Database, Row, Transaction, arguments
 from tallystick.chassis.outbox import Fact
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import (
-    EPOCH,
     Account,
     Book,
     Days,
@@ -33,7 +32,6 @@ from tallystick.services.ledger.model import (
     Transfer,
     Unit,
     dated,
-    is_limited,
 )
 from tallystick.services.ledger.store.approvals import approval_rules
 from tallystick.services.ledger.store.sql import queries
@@ -44,7 +42,6 @@ NUMBERS: Final = {"debit_account": "debit_number", "credit_account": "credit_num
 #: The type `decided_transfer` of the migration, what `save` is given of each.
 DECIDED: Final = tuple(NUMBERS.get(field.name, field.name) for field in _FIELDS if field.name not in NUMBERS.values())
 _DECIDED: Final = attrgetter(*DECIDED)
-_NOBODY: Final = AccountId(UUID(int=0))
 #: Kinds that touch nothing but accounts. A flush of these alone skips the statements about holds and reversals.
 _PLAIN: Final = frozenset({"post"})
 #: What `save` finds to be no longer so: a book's sequence or revision.
@@ -122,24 +119,8 @@ class Posting:
             state.accounts.update((row[0], Account(*row)) for row in rows)
         return state
 
-    async def learn_days(self, tx: Transaction, units: Sequence[Unit], state: State, now: datetime) -> None:
-        """Adds to `state` the past days of those accounts with limits that are to be changed by transfers that are dated back."""
-        since: dict[AccountId, date] = {}
-        for unit in units:
-            for command in unit.commands:
-                if command.effective_at is None:
-                    continue
-                original = state.transfers.get((unit.book, command.target)) if command.target is not None else None
-                named = (
-                    (command.debit, command.credit)
-                    if original is None
-                    else (original.debit_account, original.credit_account)
-                )
-                for one in named:
-                    account = state.accounts.get(state.account(unit.book, one) or _NOBODY)
-                    if account is not None and is_limited(account):
-                        day = max(command.effective_at, EPOCH).date()
-                        since[account.id] = min(day, since.get(account.id, day))
+    async def learn_days(self, tx: Transaction, since: Mapping[AccountId, date], state: State, now: datetime) -> None:
+        """Adds to `state` the past days of these accounts, from the day of each on."""
         if not since:
             return
         today = max(book.next_instant(now) for book in state.books.values()).date()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -15,7 +15,6 @@ from tallystick.contracts.ledger.messages import AccountRecord, Reason, Record, 
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import in_units
 from tallystick.services.ledger.model import (
-    EPOCH,
     OPENING,
     AccountRow,
     Book,
@@ -37,8 +36,8 @@ from tallystick.services.ledger.model import (
     account_id,
     account_ref,
     called,
+    dated_back,
     decide,
-    is_limited,
     new_account,
     usual_kind,
 )
@@ -324,25 +323,12 @@ class Taking:
 
     async def _learn_days(self, tx: Transaction, units: Sequence[Unit], state: State) -> None:
         """An account that this run opened has no past but the one that it brings: that need not be read."""
-        since: dict[AccountId, date] = {}
-        read: list[Unit] = []
-        for unit in units:
-            for command in unit.commands:
-                if command.effective_at is None:
-                    continue
-                day = max(command.effective_at, EPOCH).date()
-                for named in (command.debit, command.credit):
-                    own = state.account(self._book, named)
-                    account = None if own is None else state.accounts.get(own)
-                    if own in self._days and account is not None:
-                        if is_limited(account):
-                            since[account.id] = min(day, since.get(account.id, day))
-                    elif command.target is not None or (account is not None and is_limited(account)):
-                        read.append(unit)
-        if read:
-            await self._store.learn_days(tx, read, state, self._now)
+        since = dated_back(units, state)
+        read = {own: day for own, day in since.items() if own not in self._days}
+        await self._store.learn_days(tx, read, state, self._now)
         today = self._locked[self._book].next_instant(self._now).date()
-        for own, day in since.items():
+        for own in since.keys() - read.keys():
+            day = since[own]
             days = self._days[own] or Days(today, [])
             if day < days.first:
                 days = Days(day, [0] * ((days.first - day) // _DAY) + days.balances)
