@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tallystick.contracts.ledger.messages import Reason
+from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.values import Command, Rejection, Result, State, Transfer
 
@@ -34,6 +35,8 @@ def _difference(state: State, book: int, command: Command, existing: Transfer) -
         or (command.kind == "capture" and not command.final and existing.released != existing.amount)
     ):
         return Reason.EXISTS_WITH_DIFFERENT_AMOUNT
+    if _wants_all(command) and _is_left(state, (book, existing.target)):
+        return Reason.EXISTS_WITH_DIFFERENT_AMOUNT
     if command.currency is not None and command.currency != existing.currency:
         return Reason.EXISTS_WITH_DIFFERENT_CURRENCY
     if command.kind in ("hold", "increase") and command.expires_in != existing.expires_in:
@@ -45,6 +48,24 @@ def _difference(state: State, book: int, command: Command, existing: Transfer) -
     if command.metadata != existing.metadata:
         return Reason.EXISTS_WITH_DIFFERENT_METADATA
     return None
+
+
+def _wants_all(command: Command) -> bool:
+    """Nothing is left of its target when it is done."""
+    if command.kind == "capture":
+        return command.final or command.amount is None
+    return command.kind == "reverse" and command.amount is None
+
+
+def _is_left(state: State, target: tuple[int, TransferId | None]) -> bool:
+    """Whether something is still held by that hold, or not yet reversed of that transfer. A closed hold stays so, so this tells for ever whether
+    all was asked for, unless another came for the rest.
+    """
+    book, own = target
+    if own is None:
+        return False
+    hold, reversal = state.holds.get((book, own)), state.reversals.get((book, own))
+    return (hold is not None and hold.remaining > 0) or (reversal is not None and reversal.reversed < reversal.amount)
 
 
 def refused_again(command: Command, rejection: Rejection) -> Result:
