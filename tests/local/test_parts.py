@@ -28,6 +28,7 @@ from tallystick.local.parts import Child, Nats, NatsUser, Part, Postgres, Proces
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import process as process_part
 from tallystick.local.parts import valkey as valkey_part
+from tallystick.local.parts.postgres import _holder
 from tests.support.parts import NatsServer, Server, ValkeyServer, connect, free_port, new_secret
 
 SOURCE = Path(process_part.__file__).parents[3]
@@ -446,15 +447,25 @@ async def test_another_program_on_the_port_is_not_taken_for_ours(nats_server: Na
     assert await nats_server.part.ready() is True
 
 
-async def test_a_directory_may_have_any_name(directory: Path) -> None:
-    data = directory / "josé"
+@pytest.mark.parametrize("part", ["postgres", "nats", "valkey"])
+async def test_a_directory_may_have_any_name(directory: Path, part: str) -> None:
+    data = directory / "josé \"x' \\n #1"
     data.mkdir()
-    part = Postgres(data / "postgres", directory / "sockets", password=new_secret(), log=data / "postgres.log")
+    made: Postgres | NatsServer | ValkeyServer = (
+        Postgres(data / "postgres", data / "sockets", password=new_secret(), log=data / "postgres.log")
+        if part == "postgres"
+        else NatsServer(data)
+        if part == "nats"
+        else ValkeyServer(data)
+    )
+    server = made if isinstance(made, Postgres) else made.part
     try:
-        await part.start()
-        assert await part.ready() is True
+        await server.start()
+        assert await server.ready() is True
+        if part == "postgres":
+            assert _holder(data / "postgres" / "postmaster.pid") is not None
     finally:
-        await part.stop()
+        await server.stop()
 
 
 @pytest.mark.parametrize("wrote", [False, True])

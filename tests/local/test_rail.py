@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -287,3 +288,8 @@ def test_luhn_notices_one_wrong_digit(head: str, at: int, by: int) -> None:
     at %= len(number)
     wrong = number[:at] + str((int(number[at]) + by) % 10) + number[at + 1 :]
     assert not luhn(wrong)
+
+
+def test_its_socket_may_lie_anywhere() -> None:
+    socket = "/srv/josé \"x' \\n #1/rail.sock"
+    assert tomllib.loads(rail.destination(Path(socket)))["sandbox-rail"]["socket"] == socket

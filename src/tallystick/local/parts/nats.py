@@ -153,7 +153,7 @@ class Nats:
         return path.read_text(encoding="ascii")
 
     def _configuration(self) -> str:
-        # NATS reads a superset of JSON. Names and subjects are quoted by json.dumps, so data can't become configuration.
+        # NATS reads a superset of JSON without its \\u. Names, subjects and paths are quoted by json.dumps, so data can't become configuration.
         document = {
             "server_name": self._server_name(),
             "host": "127.0.0.1",
@@ -174,7 +174,7 @@ class Nats:
             },
             "authorization": {"timeout": 5, "users": [_user(user) for user in self._users]},
         }
-        return json.dumps(document, indent=2) + "\n"
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _user(user: NatsUser) -> dict[str, object]:

@@ -227,9 +227,16 @@ class Postgres:
         raise ProcessFailed(f"another PostgreSQL is running on {self.data}: {locks[0]} names it")
 
     def _configuration(self) -> str:
-        own = {"unix_socket_directories": f"'{self.sockets}'", "hba_file": f"'{self.data / 'pg_hba.conf'}'"}
+        # The first is a list, whose members have quotes of their own.
+        sockets = '"' + str(self.sockets).replace('"', '""') + '"'
+        own = {"unix_socket_directories": _quoted(sockets), "hba_file": _quoted(str(self.data / "pg_hba.conf"))}
         lines = [f"{name} = {value}" for name, value in {**self._settings, **own}.items()]
         return "# Written at every start; changes here are lost.\n" + "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """As a value of the configuration."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +248,7 @@ class _Holder:
 def _holder(lock: Path) -> _Holder | None:
     """Who holds a data directory by its `postmaster.pid` (pid first, shared memory key and id in line 7); None: nobody."""
     try:
-        lines = lock.read_text(encoding="ascii").splitlines()
+        lines = lock.read_text(encoding="utf-8", errors="replace").split("\n")  # one is the path
         pid = int(lines[0])
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except (OSError, ValueError, IndexError):

@@ -157,10 +157,10 @@ class Valkey:
         settings = {
             "port": "0",
             "busy-reply-threshold": str(SCRIPT_MS),
-            "unixsocket": f'"{self.socket}"',
+            "unixsocket": _quoted(self.socket),
             "unixsocketperm": "600",
-            "dir": f'"{self.data}"',
-            "aclfile": f'"{self.data / "users.acl"}"',
+            "dir": _quoted(self.data),
+            "aclfile": _quoted(self.data / "users.acl"),
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": '""',
@@ -188,3 +188,8 @@ class Valkey:
         return "# Written at every start; changes here are lost.\n" + "".join(
             f"{name} {value}\n" for name, value in settings.items()
         )
+
+
+def _quoted(path: Path) -> str:
+    """A path as one word of the configuration: what would end the word or the line is written in hexadecimal."""
+    return '"' + re.sub(r'["\\\x00-\x1f]', lambda found: f"\\x{ord(found[0]):02x}", str(path)) + '"'

@@ -20,6 +20,7 @@ approved. Numbers are not stored: the last four digits are, and a hash under a s
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
@@ -40,10 +41,10 @@ __all__ = [
 
 
 def destination(socket: Path) -> str:
-    """The vault's allow-list entry for this rail (see `services.vault.settings.Destination`), as TOML."""
+    """The vault's allow-list entry for this rail (see `services.vault.settings.Destination`), as TOML, which quotes as JSON does."""
     return f"""\
 [sandbox-rail]
-socket = "{socket}"
+socket = {json.dumps(str(socket), ensure_ascii=False)}
 methods = ["GET", "POST"]
 paths = ["/authorizations", "/captures", "/voids", "/refunds", "/disputes"]
 """
