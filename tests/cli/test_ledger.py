@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from tallystick.cli.commands import dispatch
+from tallystick.cli.ledger.files import _target
 from tallystick.cli.ledger.files.reading import File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
@@ -199,6 +202,44 @@ def test_a_file_that_can_not_be_used_is_said_before_the_platform_is_asked(
     assert dispatch(["ledger", "import", str(file), "--skip-invalid", "--in-parts", *data]) == 2
     file.write_text("id,debit,credit,amount,currency\n1,a,b,1.00,EUR\n")
     assert dispatch(["ledger", "import", str(file), *data]) == 3
+
+
+def write(out: Path, content: bytes = b"all of it\n") -> None:
+    with ExitStack() as stack:
+        _target(stack, out).write(content)
+
+
+def test_a_file_takes_its_place_when_all_of_it_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "main.jsonl"
+    file.write_text("before")
+    with pytest.raises(ZeroDivisionError), ExitStack() as stack:
+        _target(stack, file).write(b"half")
+        assert file.read_text() == "before"
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["main.jsonl"]
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    write(link)
+    assert (link.is_symlink(), file.read_bytes()) == (True, b"all of it\n")
+
+
+def test_what_is_no_file_is_written_and_stays_what_it_is(tmp_path: Path) -> None:
+    """As root, an export to /dev/null would else put a file in its place."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for out in (pipe, link):
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            write(out)
+            assert os.read(reader, 100) == b"all of it\n"
+        finally:
+            os.close(reader)
+    assert pipe.is_fifo()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for out in (tmp_path, tmp_path / "circle", tmp_path / "none" / "x"):
+        with pytest.raises(Failed, match="can't be written"):
+            write(out)
 
 
 # ---- plots ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Book, Client, ask, ledger, named, run
-from tallystick.cli.output import NO, OK, USAGE, Common, Failed, columns, console, emit, print_table
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, columns, console, emit, print_table
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: Refused lines that are shown; the report has all of them.
 SHOWN: Final = 20
 TOLD: Final = 1000
+_FRESH: Final = os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
 
 @ledger.command(name="import")
@@ -191,10 +192,15 @@ def export(
     async def act(api: ApiClient) -> dict[str, Any]:
         from tallystick.cli.ledger.bar import bar
 
-        with ExitStack() as stack:
-            file = _target(stack, out)
-            async with bar(None, "records", quiet=common.json) as advance:
-                return await _write(api, book, file, advance)
+        try:
+            with ExitStack() as stack:
+                file = _target(stack, out)
+                async with bar(None, "records", quiet=common.json) as advance:
+                    return await _write(api, book, file, advance)
+        except OSError as error:
+            if out is None:
+                raise
+            raise Failed(f"{out} can't be written to its end: {error.strerror}", PART_FAILED) from error
 
     trailer = run(common, client, act)
     if out is None:
@@ -207,21 +213,27 @@ def export(
 
 
 def _target(stack: ExitStack, out: Path | None) -> IO[bytes] | gzip.GzipFile:
-    """What is written, and a file only takes the name's place when all of it is there. Raises Failed."""
+    """What is written, and a file only takes the name's place when all of it is there; where a link leads to, the link stays. What is no file, such
+    as a pipe or a device, is written as it comes and stays what it is. Raises Failed.
+    """
     if out is None:
         return sys.stdout.buffer
-    part = out.with_name(out.name + ".part")
     try:
-        raw = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-    except OSError as error:
-        raise Failed(f"{part} can't be written: {error.strerror}", USAGE) from error
+        place = out.resolve()
+        whole = place.is_file() or not place.exists()
+        part = place.with_name(place.name + ".part") if whole else place
+        raw = os.fdopen(os.open(part, os.O_WRONLY | (_FRESH if whole else 0), 0o600), "wb")
+    except (OSError, RuntimeError) as error:  # the latter: links in a circle
+        raise Failed(f"{out} can't be written: {getattr(error, 'strerror', error)}", USAGE) from error
 
     def settle(kind: type[BaseException] | None, _error: object, _trace: object) -> None:
-        raw.close()
-        if kind is None:
-            part.replace(out)
-        else:
-            part.unlink(missing_ok=True)
+        try:
+            raw.close()
+            if whole and kind is None:
+                part.replace(place)
+        finally:
+            if whole:
+                part.unlink(missing_ok=True)
 
     stack.push(settle)
     if out.suffix != ".gz":
