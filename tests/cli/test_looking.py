@@ -118,6 +118,42 @@ def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path:
     assert dispatch(["render", "no-such"]) == 2
 
 
+LOOKING = (
+    ("status",),
+    ("down",),
+    ("up",),
+    ("doctor",),
+    ("verify",),
+    ("logs",),
+    ("trace", T),
+    ("call", "GET", "/v1/accounts"),
+    ("client", "list"),
+    ("ledger", "accounts"),
+    ("keys", "status"),
+    ("demo",),
+)
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+def test_a_data_directory_that_can_not_be_one_is_said(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, circle = tmp_path / "file", tmp_path / "circle"
+    file.touch()
+    circle.symlink_to(circle)
+    refused = 1 if command == ("doctor",) else 4
+    for data, said in ((file, "is not a directory"), (file / "below", "can't be reached")):
+        assert dispatch([*command, "--data", str(data)]) == refused
+        told = capsys.readouterr()
+        assert said in told.out + told.err
+    monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 12345)
+    assert dispatch([*command, "--data", str(tmp_path)]) == refused
+    told = capsys.readouterr()
+    assert f"{tmp_path} belongs to " in told.out + told.err
+    assert dispatch([*command, "--data", str(circle)]) == 4
+    assert "leads nowhere" in capsys.readouterr().err
+
+
 def test_a_trace_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     SpanFile(tmp_path / "traces", "ledger-0").append([span("a", 1, 2)])
     assert dispatch(["trace", T, "--data", str(tmp_path), "--json"]) == 0

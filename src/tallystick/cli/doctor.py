@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tallystick.cli.output import NO, OK, Common, console, emit
 from tallystick.local.doctor import examine
+from tallystick.local.layout import Layout, data_directory
 
 _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]"}
 
 
 def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """Check this machine, the parts and the settings. Exit status 1 when something will not work."""
-    findings = list(examine(common.layout))
+    findings = list(examine(Layout(data_directory(common.data))))
     if common.json:
         emit({"ok": all(finding.verdict != "failed" for finding in findings), "findings": findings}, common)
     else:

@@ -53,9 +53,12 @@ class Common:
 
     @property
     def layout(self) -> Layout:
+        """Where everything lies. Raises LayoutError for what can't be a data directory of ours."""
         from tallystick.local.layout import Layout, data_directory
 
-        return Layout(data_directory(self.data))
+        layout = Layout(data_directory(self.data))
+        layout.check()
+        return layout
 
 
 def emit(document: Any, common: Common) -> None:

@@ -164,6 +164,8 @@ async def ask(layout: Layout, request: Request, kind: type[A], timeout: float = 
         raise NotRunning(layout.data) from error
     except TimeoutError as error:
         raise ControlFailed(f"the supervisor did not answer within {timeout:g} s") from error
+    except OSError as error:
+        raise ControlFailed(f"the supervisor can't be asked at {layout.control}: {error.strerror}") from error
     if not line:
         raise NotRunning(layout.data)
     answer = _answers.decode(line)

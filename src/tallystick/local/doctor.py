@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from tallystick.local import state as states
-from tallystick.local.layout import LONGEST_SOCKET, Layout
+from tallystick.local.layout import LONGEST_SOCKET, Layout, LayoutError, belongs
 from tallystick.local.parts.envoy import envoy_version
 from tallystick.local.parts.nats import nats_version
 from tallystick.local.parts.postgres import postgres_version
@@ -50,10 +50,16 @@ def examine(layout: Layout) -> Iterator[Finding]:
     yield _system()
     yield _cores(os.cpu_count() or 1)
     yield _memory(psutil.virtual_memory().total, psutil.virtual_memory().available)
-    yield _disk(layout.data)
     yield _files(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     yield _clock()
     yield from _parts()
+    try:
+        layout.check()
+    except LayoutError as error:
+        found, _, remedy = str(error).rpartition(": ")
+        yield Finding(name="data", verdict="failed", found=found, remedy=remedy)
+        return  # nothing more is to be seen there
+    yield _disk(layout.data)
     yield _directory(layout)
     yield from _modes(layout)
     yield from _ports(layout)
@@ -176,7 +182,7 @@ def _directory(layout: Layout) -> Finding:
         return Finding(
             name="data",
             verdict="failed",
-            found=f"{data} belongs to user {data.stat().st_uid}",
+            found=belongs(data, data.stat()),
             remedy="run as that user, or choose another place with --data",
         )
     longest = len(str(layout.mesh / ("x" * 20) / ("x" * 20 + ".sock")))

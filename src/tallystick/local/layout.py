@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,12 @@ class LayoutError(Exception):
 
 
 def data_directory(given: Path | None) -> Path:
-    """`--data`, else `$TALLYSTICK_HOME`, else `.tallystick` in the current folder; absolute, links resolved."""
-    return Path(given or os.environ.get("TALLYSTICK_HOME") or DEFAULT).expanduser().resolve()
+    """`--data`, else `$TALLYSTICK_HOME`, else `.tallystick` in the current folder; absolute, links resolved. Raises LayoutError."""
+    named = Path(given or os.environ.get("TALLYSTICK_HOME") or DEFAULT)
+    try:
+        return named.expanduser().resolve()
+    except RuntimeError as error:  # links in a circle, a `~name` of nobody
+        raise LayoutError(f"{named} leads nowhere ({error}): choose another with --data") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,21 @@ class Layout:
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
 
+    def check(self) -> None:
+        """Refuse what is no directory, or somebody else's; root may look at anybody's. One that is not there is made at the first start.
+        Raises LayoutError.
+        """
+        try:
+            found = self.data.stat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise LayoutError(f"{self.data} can't be reached ({error.strerror}): choose another with --data") from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise LayoutError(f"{self.data} is not a directory: choose another with --data")
+        if os.geteuid() not in (found.st_uid, 0):
+            raise LayoutError(f"{belongs(self.data, found)}: run as that user, or choose another with --data")
+
     def prepare(self) -> None:
         """Make the directories, all 0700, and refuse one that others may write to or that is somebody else's."""
         short = self.run
@@ -141,8 +161,14 @@ def _private(directory: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise LayoutError(f"{directory} is not a directory: choose another with --data")
     if found.st_uid != os.geteuid():
-        raise LayoutError(
-            f"{directory} belongs to user {found.st_uid}: run as that user, or choose another with --data"
-        )
+        raise LayoutError(f"{belongs(directory, found)}: run as that user, or choose another with --data")
     if found.st_mode & 0o077:
         directory.chmod(0o700)
+
+
+def belongs(path: Path, found: os.stat_result) -> str:
+    """`PATH belongs to NAME`, or to the user of that number where it has no name."""
+    try:
+        return f"{path} belongs to {pwd.getpwuid(found.st_uid).pw_name}"
+    except KeyError:
+        return f"{path} belongs to user {found.st_uid}"
