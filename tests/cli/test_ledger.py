@@ -147,9 +147,18 @@ def test_plain_and_packed_files_are_the_same_content(tmp_path: Path) -> None:
     plain_file.write_bytes(text)
     packed.write_bytes(gzip.compress(text))
     assert survey(plain_file)[0].sha256 == survey(packed)[0].sha256
-    packed.write_bytes(gzip.compress(text * 500)[:-20])
-    with pytest.raises(Failed, match="can't be read to its end"):
-        survey(packed)
+    whole = gzip.compress(text * 500)
+    for content in (
+        whole[:-20],
+        whole[:2],
+        whole[:8],
+        whole[:10] + b"\xff" * 20,
+        whole[:-8] + bytes(8),
+        b"\x1f\x8bnone",
+    ):
+        packed.write_bytes(content)
+        with pytest.raises(Failed, match="can't be read to its end"):
+            survey(packed)
 
 
 def exported(*records: dict[str, Any]) -> bytes:

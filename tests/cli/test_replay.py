@@ -81,8 +81,17 @@ def test_gzip_and_plain_files_read_the_same(tmp_path: Path) -> None:
 
 def test_files_that_are_cut_off_or_missing_are_refused(tmp_path: Path) -> None:
     broken = tmp_path / "b.csv.gz"
-    broken.write_bytes(gzip.compress(f"{HEADER}\n1,t,7,9,40.77,0\n".encode() * 200)[:-20])
-    with pytest.raises(Failed), reading(broken) as lines:
-        list(parse(lines, dict(COLUMNS), 2, []))
+    whole = gzip.compress(f"{HEADER}\n1,t,7,9,40.77,0\n".encode() * 200)
+    for content in (
+        whole[:-20],
+        whole[:2],
+        whole[:8],
+        whole[:10] + b"\xff" * 20,
+        whole[:-8] + bytes(8),
+        b"\x1f\x8bnone",
+    ):
+        broken.write_bytes(content)
+        with pytest.raises(Failed), reading(broken) as lines:
+            list(parse(lines, dict(COLUMNS), 2, []))
     with pytest.raises(Failed, match="can't be read"), reading(tmp_path / "missing.csv"):
         pass

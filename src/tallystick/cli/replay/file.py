@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def parse(lines: Iterable[str], columns: dict[str, str], exponent: int, skipped:
                 yield _row(record, columns, exponent)
             except ValueError as error:
                 skipped.append(f"line {reader.line_num}: {error}")
-    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise Failed(f"line {reader.line_num + 1}: {error}", USAGE) from error
 
 

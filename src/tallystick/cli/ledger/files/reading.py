@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -76,10 +77,10 @@ class File:
     def records(self, found: Survey | None = None) -> Iterator[tuple[int, Any, bytes]]:
         """(line, record, its JSON). What is wrong goes into `found`, if that is given, and is left out."""
         with _opened(self.path) as content, ExitStack() as stack:
-            first = content.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-            source = self._json(content, found) if first in {b"{", b""} else self._csv(content)
-            stack.callback(source.close)
             try:
+                first = content.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+                source = self._json(content, found) if first in {b"{", b""} else self._csv(content)
+                stack.callback(source.close)
                 for line, item in source:
                     if isinstance(item, Wrong):
                         if found is not None:
@@ -95,7 +96,7 @@ class File:
                             found.wrong.append(_wrong(line, no))
                         continue
                     yield line, record, encoded
-            except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
                 raise Failed(f"{self.path} can't be read to its end: {error}", USAGE) from error
 
     def _json(self, content: IO[bytes], found: Survey | None) -> Generator[tuple[int, bytes | Wrong], None, None]:
