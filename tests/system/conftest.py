@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tallystick.local.doctor import port_is_free
+from tallystick.local.ports import why_not
 from tests.support.parts import free_port, remove, short_directory
 
 NewPlatform = Callable[..., "PlatformUnderTest"]
@@ -59,7 +59,7 @@ def free_ports() -> int:
     """The first of four free ports in a row: edge, metrics, bus, and the edge's other one, for clients with a certificate."""
     while True:
         port = free_port()
-        if port < 65532 and all(port_is_free(port + n) for n in (1, 2, 3)):
+        if port < 65532 and not any(why_not(port + n) for n in (1, 2, 3)):
             return port
 
 

@@ -254,6 +254,7 @@ def test_a_port_that_is_taken_is_named(new_platform: NewPlatform) -> None:
             found = one.cli("up", "--port", str(one.port))
         assert found.status == 4
         assert str(one.port + offset) in found.err
+        assert ("--ops-port" if offset == 1 else "--port") in found.err
         assert one.processes() == []
 
 

@@ -19,6 +19,7 @@ from tallystick.kernel.deployment import HOME
 from tallystick.local import control
 from tallystick.local import state as states
 from tallystick.local.layout import Layout
+from tallystick.local.ports import ports, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,8 @@ DETACHED_WITHIN = 300.0
 #: Three ports come after the edge's: metrics, bus, and the edge's other one for clients with a certificate. One more, should
 #: `--ops-port` have taken one of these.
 MAX_PORT = 65531
+#: What a supervisor that was killed has left is killed with it, and its ports are free soon after.
+PREDECESSOR_GONE = 2.0
 #: A deployment's name is in the paths of sockets, which are short (`layout.LONGEST_BELOW_RUN`).
 SHARD = re.compile(r"[a-z0-9]{1,12}")
 
@@ -80,13 +83,26 @@ def up(
         charters = planned(previous)
         merged = {**(previous.replicas if previous else {}), **asked} if asked else None
         state = states.plan(previous, _port(port), _port(ops_port), merged, more)
-        states.write(layout, state)
+        _have(state)
+        states.write(layout, state)  # what can't be had is not kept for the next start
         if detach:
             lock.release()
             return _detach(layout, common)
         return _foreground(layout, state, charters, common)
     finally:
         lock.release()
+
+
+def _have(state: states.State) -> None:
+    """Whether the ports can be had, before anything is started or kept. Raises Failed."""
+    if state.ops_port == state.port:
+        raise Failed(f"port {state.port} can't be both the edge's and that of the metrics: see --ops-port", USAGE)
+    for port in ports(state):
+        if why := why_not(port.number, within=PREDECESSOR_GONE):
+            raise Failed(
+                f"not started: port {port.number} ({port.what}) can't be had: {why}; choose another with {port.option}",
+                PART_FAILED,
+            )
 
 
 def _foreground(layout: Layout, state: states.State, charters: Mapping[str, Charter], common: Common) -> int:

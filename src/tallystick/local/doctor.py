@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import shutil
-import socket
 import stat
 import sys
 import time
@@ -25,6 +24,7 @@ from tallystick.local.parts.nats import nats_version
 from tallystick.local.parts.postgres import postgres_version
 from tallystick.local.parts.process import ProcessFailed
 from tallystick.local.parts.valkey import valkey_version
+from tallystick.local.ports import ports, why_not
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -219,24 +219,19 @@ def _modes(layout: Layout) -> Iterator[Finding]:
 def _ports(layout: Layout) -> Iterator[Finding]:
     running = not _lock_is_free(layout)
     state = states.read(layout) or states.plan(None, None, None, None)
-    for name, port, option in (
-        ("edge", state.port, "--port"),
-        ("edge, mutual TLS", state.mtls_port, "--port"),
-        ("metrics", state.ops_port, "--ops-port"),
-        ("bus", state.nats_port, "--port"),
-    ):
-        label = f"port {port} ({name})"
+    for port in ports(state):
+        label = f"port {port.number} ({port.what})"
         if running:
             yield Finding(name=label, verdict="ok", found="in use by this platform")
-        elif port_is_free(port):
-            yield Finding(name=label, verdict="ok", found="free")
-        else:
+        elif why := why_not(port.number):
             yield Finding(
                 name=label,
                 verdict="failed",
-                found="taken by another program",
-                remedy=f"stop that, or choose another with `tallystick up {option}`",
+                found=f"it can't be had: {why}",
+                remedy=f"stop what has it, or choose another with `tallystick up {port.option}`",
             )
+        else:
+            yield Finding(name=label, verdict="ok", found="free")
 
 
 def _lock_is_free(layout: Layout) -> bool:
@@ -246,13 +241,3 @@ def _lock_is_free(layout: Layout) -> bool:
     free = lock.acquire()
     lock.release()
     return free
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
