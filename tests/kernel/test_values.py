@@ -33,6 +33,17 @@ def test_ids_sort_by_time() -> None:
     assert len(set(made)) == 200
 
 
+def test_ids_that_others_are_derived_from_are_of_a_version_of_their_own() -> None:
+    for kind in (ids.payments, ids.refunds):
+        made = [kind.new() for _ in range(200)]
+        assert {one.version for one in made} == {8}
+        assert all(ids.is_derived(one) for one in made)
+        assert made == sorted(set(made))
+    mine = ids.transfers.new()
+    assert (mine.version, ids.is_derived(mine)) == (7, False)
+    assert not ids.is_derived(UUID(int=8 << 76)), "of another variant it is nobody's"
+
+
 @given(st.text(max_size=40))
 def test_text_that_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(ids.InvalidId):

@@ -1,4 +1,4 @@
-"""Ids: a UUIDv7 inside (RFC 9562), a prefix and 26 Crockford base-32 characters outside.
+"""Ids: a UUIDv7 inside (RFC 9562; version 8 where others are derived from it), a prefix and 26 Crockford base-32 characters outside.
 
 `pay_01jd5w3qkz8e5rv4y7t9a2b3c4` sorts by time, selects with a double click and says what it names. This is the one
 registry; each kind has its own type, so that a transfer's id can't be handed in for an account's. Secrets and session ids
@@ -30,6 +30,8 @@ _LENGTH: Final = 26
 _EXAMPLE: Final = "01jd5w3qkz8e5rv4y7t9a2b3c4"
 _LIMIT: Final = 1 << 128
 _LOW: Final = (1 << 65) - 1
+#: What turns the version of a UUID from 7 into 8.
+_SEVEN_TO_EIGHT: Final = 0xF << 76
 _make: Final = cast("Callable[[type[UUID]], UUID]", object.__new__)
 _set_int: Final[Callable[[UUID, int], None]] = vars(UUID)["int"].__set__
 _set_safe: Final[Callable[[UUID, SafeUUID], None]] = vars(UUID)["is_safe"].__set__
@@ -77,12 +79,16 @@ def _uuid(value: int) -> UUID:
 class Kind(Generic[T]):
     """One kind of id; T is a NewType over UUID."""
 
-    __slots__ = ("_head", "name", "prefix")
+    __slots__ = ("_head", "_mark", "name", "prefix")
 
-    def __init__(self, prefix: str, name: str) -> None:
+    def __init__(self, prefix: str, name: str, *, parent: bool = False) -> None:
+        """`parent`: from ids of this kind others are derived (ADR 4), which nobody else can have chosen. They are of version 8, and so is what is
+        derived from them.
+        """
         self.prefix = prefix
         self.name = name
         self._head = prefix + "_"
+        self._mark = _SEVEN_TO_EIGHT if parent else 0
 
     @property
     def wire(self) -> Meta:
@@ -96,7 +102,7 @@ class Kind(Generic[T]):
 
     def new(self) -> T:
         """A new id, later in order than those made before it on this machine."""
-        return cast("T", _uuid(uuid_utils.uuid7().int))
+        return cast("T", _uuid(uuid_utils.uuid7().int ^ self._mark))
 
     def random(self) -> T:
         """An id of 128 random bits, for what must not say when it was made nor be near its neighbours."""
@@ -141,8 +147,8 @@ transfers: Final = Kind[TransferId]("trf", "a transfer")
 transactions: Final = Kind[TransactionId]("txn", "a transaction")
 entries: Final = Kind[EntryId]("ent", "an entry")
 units: Final = Kind[UnitId]("unt", "a unit of transfers")
-payments: Final = Kind[PaymentId]("pay", "a payment")
-refunds: Final = Kind[RefundId]("ref", "a refund")
+payments: Final = Kind[PaymentId]("pay", "a payment", parent=True)
+refunds: Final = Kind[RefundId]("ref", "a refund", parent=True)
 #: A token stands for a card number: its id must not be guessable from another, so `random()` makes it.
 tokens: Final = Kind[TokenId]("tok", "a token")
 clients: Final = Kind[ClientId]("cli", "an API client")
@@ -168,6 +174,11 @@ ImportIdWire = Annotated[str, imports.wire]
 EndpointIdWire = Annotated[str, webhook_endpoints.wire]
 DeliveryIdWire = Annotated[str, deliveries.wire]
 ProposalIdWire = Annotated[str, proposals.wire]
+
+
+def is_derived(value: UUID) -> bool:
+    """Whether an id is of version 8 (RFC 9562): the platform derived it, or derives from it."""
+    return value.int >> 76 & 0xF == 8 and value.int >> 62 & 3 == 2
 
 
 def secret_id(prefix: str, bits: int = 256, randbits: Callable[[int], int] = secrets.randbits) -> str:

@@ -11,6 +11,7 @@ from uuid import UUID
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
+from tallystick.contracts.ledger.messages import PAYMENT_CODE
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, ManualClock
 from tallystick.kernel.ids import AccountId, TransferId
@@ -231,8 +232,11 @@ class Naive:
             not taken or side.floor is None or self.available(side.id) - amount >= side.floor for side, taken in takes
         )
 
-    def apply(self, command: Command, now: datetime) -> bool:
-        """Whether the command is posted (it has a new id)."""
+    def apply(self, command: Command, now: datetime, *, payments: bool = False) -> bool:
+        """Whether the command is posted (it has a new id). `payments`: payments ask."""
+        original = self._original(command.target)
+        if original is not None and original[0].code == PAYMENT_CODE and not payments and command.kind != "expire":
+            return False
         posted = self._apply(command, self.instant(now))
         if posted:
             self.last = self.instant(now)

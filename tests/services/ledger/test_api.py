@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import uvicorn
@@ -18,6 +19,7 @@ from tallystick.chassis.call import Client
 from tallystick.contracts.ledger.client import LedgerClient
 from tallystick.contracts.ledger.problems import AccountExists
 from tallystick.kernel import ids
+from tallystick.kernel.ids import TransferId
 from tallystick.kernel.money import Money
 from tallystick.services.ledger.api import ENDPOINTS
 from tests.services.ledger.env import SCOPE, Env, eur, post, problem
@@ -313,6 +315,40 @@ async def test_bad_requests_are_named(env: Env) -> None:
         given = {"name": "a", "currency": "EUR", "normal_side": "debit", **body}
         assert problem(await env.call("POST", "/v1/accounts", given))[0] == 400, body
     assert await env.balance(anna) == ("0", "0", "0")
+
+
+async def test_ids_and_codes_of_the_platform_are_not_a_clients(env: Env) -> None:
+    bank, wallet = await env.account("debit"), await env.account()
+    hold = (await env.transfers({**post(bank, wallet, 5), "kind": "hold"})).json["data"][0]["id"]
+    random = ids.transfers.new().int ^ 0xF << 76
+    derived, fine = (ids.transfers.text(TransferId(UUID(int=one))) for one in (random, random ^ 1 << 63))
+    exchange = {
+        "kind": "exchange",
+        "code": "tallystick:x",
+        "exchange": {
+            "from": wallet,
+            "to": wallet,
+            "sell": eur(5),
+            "buy_currency": "USD",
+            "rate": {"numerator": 1, "denominator": 1},
+            "rounding": "half_even",
+            "liquidity": {"sell": bank, "buy": bank},
+        },
+    }
+    crossing = {"from": {"account": bank}, "to": {"book": "other", "account": bank}, "amount": eur(1)}
+    for path, body, said in (
+        ("transfers", {"transfers": [post(bank, wallet, 1, id=derived)]}, "invalid-id"),
+        ("transfers", {"transfers": [post(bank, wallet, 1, code="tallystick:payment")]}, "invalid-request"),
+        ("transactions", {"transfers": [post(bank, wallet, 1, id=derived)]}, "invalid-id"),
+        ("transactions", {"transfers": [post(bank, wallet, 1, code="tallystick:")]}, "invalid-request"),
+        ("transactions", {"transfers": [exchange]}, "invalid-request"),
+        ("interbook_transfers", {**crossing, "id": derived}, "invalid-id"),
+        *((f"transfers/{hold}/{how}", {"id": derived}, "invalid-id") for how in ("capture", "void", "reverse")),
+        (f"transfers/{hold}/increase", {"id": derived, "amount": eur(1)}, "invalid-id"),
+    ):
+        assert problem(await env.call("POST", f"/v1/{path}", body)) == (400, said), (path, body)
+    answer = await env.transfers(post(bank, wallet, 1, id=fine, code="tallystick"))
+    assert answer.status == 201, "of another variant than RFC 9562's it is as any other"
 
 
 async def test_a_thousand_in_one_request(env: Env) -> None:

@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from tallystick.contracts.ledger.messages import MAX_WHOLE
+from tallystick.contracts.ledger.messages import MAX_WHOLE, PAYMENT_CODE
+from tallystick.kernel import ids as kernel_ids
+from tallystick.kernel.ids import TransferId
+from tallystick.services.ledger.model import Command, account_ref
+from tallystick.services.ledger.model.values import derived
+from tallystick.services.ledger.service import Ask
 from tallystick.services.ledger.service.imports.taking import Taking
 from tests.services.ledger.env import SCOPE, Env, eur, problem
 
@@ -727,3 +732,51 @@ async def test_a_file_is_no_way_around_approvals_nor_into_transit_accounts(env: 
     assert await refusals(env, done) == [(3, None, "approval_required")]
     done = await bring(env, [account("t", path="transit:other:EUR")])
     assert await refusals(env, done) == [(1, "/path", "transit-account")]
+
+
+async def a_payments(env: Env, debit: str, credit: str) -> tuple[str, str]:
+    """What payments made: something held, and something posted."""
+    own = [derived(bytes([nth])) for nth in (1, 2)]
+    said: Any = {
+        "debit": account_ref(debit),
+        "credit": account_ref(credit),
+        "amount": 5,
+        "currency": "EUR",
+        "code": PAYMENT_CODE,
+    }
+    commands = [
+        Command(kind="hold", id=TransferId(own[0]), **said),
+        Command(kind="post", id=TransferId(own[1]), **said),
+    ]
+    await env.ledger.poster.post(Ask("acme", "cli_shop", None, commands, atomic=True, payments=True))
+    hold, posted = (kernel_ids.transfers.text(TransferId(one)) for one in own)
+    return hold, posted
+
+
+async def test_a_file_is_no_way_to_what_is_a_payments(env: Env) -> None:
+    bank, anna = await env.account("debit"), await env.account()
+    hold, posted = await a_payments(env, bank, anna)
+    lines: list[Rec] = [
+        {"type": "transfer", "id": "x", "kind": "void", "target": hold},
+        {"type": "transfer", "id": "y", "kind": "reverse", "target": posted},
+        transfer("z", bank, anna, 1, code="tallystick:payment"),
+        transfer(kernel_ids.transfers.text(TransferId(derived(b"mine"))), bank, anna, 1),
+    ]
+    done = await bring(env, lines)
+    assert await refusals(env, done) == [
+        (1, None, "transfer_of_a_payment"),
+        (2, None, "transfer_of_a_payment"),
+        (3, "/code", "invalid-request"),
+        (4, "/id", "invalid-id"),
+    ]
+
+
+async def test_what_was_a_payments_is_anybodys_in_a_copy(env: Env) -> None:
+    """No payment goes on with what it held: there it is in the other book."""
+    bank, anna = await env.account("debit"), await env.account()
+    hold, posted = await a_payments(env, bank, anna)
+    done = await restore(env, await export(env), "copy")
+    assert (done["state"], await accounts(env, "copy")) == ("done", await accounts(env))
+    for own, how in ((hold, "capture"), (posted, "reverse")):
+        answer = await env.call("POST", f"/v1/transfers/{own}/{how}", {"book": "copy"})
+        assert (answer.status, answer.json["amount"]["amount"]) == (201, "5"), answer.content

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.ledger.messages import PAYMENT_CODE, Reason
 from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model import MAX, Command, Decided, Result, State, Unit, decide, expiry_id
 from tests.services.ledger.support import START, Naive, account, aid, hold, on, post, state, tid
@@ -351,23 +351,23 @@ class Against(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
 
-    @rule(data=st.data(), size=st.integers(1, 5), atomic=st.booleans())
-    def commands(self, data: st.DataObject, size: int, atomic: bool) -> None:
+    @rule(data=st.data(), size=st.integers(1, 5), atomic=st.booleans(), payments=st.booleans())
+    def commands(self, data: st.DataObject, size: int, atomic: bool, payments: bool) -> None:
         made = [data.draw(self._commands()) for _ in range(size)]
         linked = [data.draw(st.sampled_from([False, False, True])) for _ in made[:-1]]
         made = [replace(one, linked=link) for one, link in zip(made, [*linked, False], strict=True)]
-        results = self._decide(made, atomic)
+        results = self._decide(made, atomic, payments=payments)
         chains = [made] if atomic else chained(made)
         for chain in chains:
             told, results = results[: len(chain)], results[len(chain) :]
-            self._expect(chain, told)
+            self._expect(chain, told, payments)
             self.seen += zip(chain, told, strict=True)
 
-    def _expect(self, chain: list[Command], results: list[Result]) -> None:
+    def _expect(self, chain: list[Command], results: list[Result], payments: bool) -> None:
         """All of them or none, and then the first that can't be is at fault."""
         before = deepcopy(self.naive)
         for command in chain:
-            if not self.naive.apply(command, self.now):
+            if not self.naive.apply(command, self.now, payments=payments):
                 self.naive = before
                 assert all(one.status == "rejected" for one in results)
                 at_fault = [one for one in results if one.reason is not Reason.LINKED_TRANSFER_FAILED]
@@ -377,7 +377,7 @@ class Against(RuleBasedStateMachine):
 
     def _commands(self) -> st.SearchStrategy[Command]:
         moves = st.builds(
-            lambda kind, debit, credit, amount, expires, usd, balancing: post(
+            lambda kind, debit, credit, amount, expires, usd, balancing, code: post(
                 self._id(),
                 debit,
                 credit,
@@ -386,6 +386,7 @@ class Against(RuleBasedStateMachine):
                 expires_in=expires if kind == "hold" else None,
                 currency="USD" if usd else "EUR",
                 balancing=balancing,
+                code=code,
             ),
             st.sampled_from(["post", "hold"]),
             _accounts,
@@ -394,6 +395,7 @@ class Against(RuleBasedStateMachine):
             st.one_of(st.none(), st.integers(1, 60)),
             st.sampled_from([False, False, False, True]),
             st.sampled_from([False, False, True]),
+            st.sampled_from([None, None, PAYMENT_CODE]),
         )
         holds = [one[0].id.int for one in self.naive.posted if one[0].kind == "hold"]
         posts = [one[0].id.int for one in self.naive.posted if one[0].kind in ("post", "capture")]
@@ -422,14 +424,16 @@ class Against(RuleBasedStateMachine):
         command, first = data.draw(st.sampled_from(self.seen))
         if first.reason is Reason.LINKED_TRANSFER_FAILED or command.kind == "expire":
             return  # these are not pinned
-        if first.reason is Reason.ACCOUNT_FROZEN and command.target in self.naive.expiries:
+        if first.reason is Reason.TRANSFER_OF_A_PAYMENT or (
+            first.reason is Reason.ACCOUNT_FROZEN and command.target in self.naive.expiries
+        ):
             return  # nor is what goes on with a hold, which may have ended meanwhile
         again = self._decide([command], atomic=False)[0]
         assert (again.status, again.reason, again.transfer) == (first.status, first.reason, first.transfer)
         assert again.existed
 
-    def _decide(self, made: list[Command], atomic: bool) -> list[Result]:
-        decided: Decided = decide([Unit(1, made, atomic)], self.state, self.now)
+    def _decide(self, made: list[Command], atomic: bool, *, payments: bool = False) -> list[Result]:
+        decided: Decided = decide([Unit(1, made, atomic, payments=payments)], self.state, self.now)
         return decided.results[0]
 
     @invariant()

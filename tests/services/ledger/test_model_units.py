@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.ledger.messages import PAYMENT_CODE, Reason
 from tallystick.kernel.ids import TransactionId
 from tallystick.services.ledger.model import (
     EPOCH,
@@ -209,6 +209,26 @@ def test_what_goes_on_with_a_hold_waits_for_an_account_to_be_thawed() -> None:
     found.accounts[aid(2)].frozen = False
     assert reasons(run(found, *drawn)) == [None, None]
     assert found.accounts[aid(2)].credits_posted == 9
+
+
+def test_what_a_payment_made_is_payments_to_move() -> None:
+    def of_payments(found: State, *commands: Command, **more: Any) -> list[Result]:
+        return decide([Unit(1, commands, payments=True, **{"atomic": False, **more})], found, START).results[0]
+
+    found = two()
+    made = [hold(1, 1, 2, 9, code=PAYMENT_CODE), post(2, 1, 2, 9, code=PAYMENT_CODE)]
+    assert reasons(of_payments(found, *made)) == [None, None]
+    drawn = [on("increase", 3, 1, 1), on("capture", 4, 1, 1), on("void", 5, 1), on("reverse", 6, 2, 1)]
+    chain = [replace(one, linked=nth == 0) for nth, one in enumerate(drawn[1:3])]
+    for _ in range(2):
+        assert reasons(run(found, *drawn)) == ["transfer_of_a_payment"] * 4
+        assert reasons(run(found, *chain)) == ["transfer_of_a_payment", "linked_transfer_failed"]
+        assert reasons(run(found, *drawn, atomic=True))[0] == "transfer_of_a_payment"
+    assert found.rejections == {}, "nobody's refusal stands in the way of the payment's own try"
+    assert reasons(of_payments(found, *drawn[:2])) == [None, None]
+    later = [Unit(1, [], atomic=False, payments=True), Unit(1, [on("void", 7, 1)], atomic=False)]
+    assert reasons(decide(later, found, START).results[1]) == ["transfer_of_a_payment"], "only its own unit may"
+    assert reasons(of_payments(found, *drawn[2:], atomic=True)) == [None, None]
 
 
 # ---- what is dated back -------------------------------------------------------------------------------------------------

@@ -186,6 +186,7 @@ class Town:
     databases: dict[str, ServiceDatabase]
     lines: dict[str, Line]
     ledger: Application
+    books: Ledger
     vault: VaultEnv
     risk: Risk
     clock: ManualClock
@@ -492,7 +493,7 @@ async def town(around: World, server: PostgresServer, valkey: Valkey, directory:
         for name, line in lines.items():
             await stack.enter_async_context(_serving(line, directory / f"{name}.sock"))
         clock = ManualClock(datetime.now(UTC))
-        made = Town(around, directory, databases, lines, ledger_app, vault, risk.risk, clock)
+        made = Town(around, directory, databases, lines, ledger_app, ledger, vault, risk.risk, clock)
         await made.rail_up()
         stack.push_async_callback(made.rail_down)
         made.one = await made.replica()

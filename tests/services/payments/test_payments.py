@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tallystick.kernel import ids
-from tallystick.services.payments.model import Role, Step, derived
+from tallystick.services.payments.model import Role, Step, transfer_id
 from tests.services.payments.support import (
     CLIENT,
     UNSCORED_LIMIT,
@@ -153,6 +153,45 @@ async def test_a_fact_names_who_asked_for_it(town: Town, what: str, end: str, re
     assert asked == ([(town.tenant, other)] if resumed else [])
     told = [(fact["type"].rpartition(".")[2], fact["actor"]) for fact in await town.facts(made["id"])]
     assert told == [("received", CLIENT), ("authorized", CLIENT), (end, other)]
+    await town.sound()
+
+
+async def _moved(town: Town, transfer: str, how: str, status: int = 409) -> None:
+    answer = await town.in_ledger("POST", f"/v1/transfers/{transfer}/{how}")
+    assert (answer.status, slug(answer)) == (status, "transfer-of-a-payment"), answer.content
+
+
+async def test_what_a_payment_made_in_the_ledger_is_not_its_clients_to_move(town: Town) -> None:
+    """Else a card is charged and the merchant unpaid, or paid and the card not charged."""
+    token, shop, payer = await town.card(), await town.account(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    (hold,) = made["ledger"]["transfers"]
+    for how in ("void", "capture"):
+        await _moved(town, hold, how)
+    more = await town.in_ledger("POST", f"/v1/transfers/{hold}/increase", {"amount": money(1)})
+    assert slug(more) == "transfer-of-a-payment"
+    assert (await town.capture(made["id"])).json["status"] == "settled"
+    booked = await town.paid(by_account(payer, shop))
+    for payment in (made["id"], booked["id"]):
+        await _moved(town, (await town.get(payment))["ledger"]["transfers"][-1], "reverse")
+        assert (await town.refund(payment)).json["status"] == "succeeded"
+    assert await town.balance(shop) == (0, 0)
+    await town.sound()
+
+
+async def test_nobody_is_first_with_the_id_of_a_payments_transfer(town: Town) -> None:
+    token, shop, payer = await town.card(), await town.account(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    settle = ids.transfers.text(transfer_id(ids.payments.parse(made["id"]), Role.SETTLE))
+    squatted = {"kind": "post", "debit_account": payer, "credit_account": shop, "amount": money(1), "id": settle}
+    for path, body in (
+        ("/v1/transfers", {"transfers": [squatted]}),
+        ("/v1/transactions", {"transfers": [squatted]}),
+    ):
+        answer = await town.in_ledger("POST", path, body)
+        assert (answer.status, slug(answer)) == (400, "invalid-id"), path
+        assert answer.json["errors"][0]["pointer"] == "/transfers/0"
+    assert (await town.capture(made["id"])).json["status"] == "settled"
     await town.sound()
 
 

@@ -6,12 +6,14 @@ The methods with a transfer's id can be repeated after any failure, a lost answe
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Literal
 
 import msgspec
 
 from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.call import Client
 from tallystick.contracts.ledger.messages import (
+    PAYMENT_CODE,
     Account,
     Arrive,
     Arrived,
@@ -97,32 +99,16 @@ class LedgerClient:
     ) -> str | None:
         """Captures of a hold `amount` (None: all that remains). `final` releases the rest."""
         return await self._single(
-            UnitTransfer(
-                id=ids.transfers.text(transfer),
-                kind="capture",
-                target=ids.transfers.text(hold),
-                amount=None if amount is None else from_money(amount),
-                final=final,
-            ),
+            _draw("capture", transfer, hold, amount, final=final),
             token,
         )
 
     async def void(self, transfer: TransferId, hold: TransferId, token: str) -> str | None:
-        return await self._single(
-            UnitTransfer(id=ids.transfers.text(transfer), kind="void", target=ids.transfers.text(hold)), token
-        )
+        return await self._single(_draw("void", transfer, hold), token)
 
     async def reverse(self, transfer: TransferId, original: TransferId, amount: Money | None, token: str) -> str | None:
         """Reverses of a post or a capture `amount` (None: all that is left of it)."""
-        return await self._single(
-            UnitTransfer(
-                id=ids.transfers.text(transfer),
-                kind="reverse",
-                target=ids.transfers.text(original),
-                amount=None if amount is None else from_money(amount),
-            ),
-            token,
-        )
+        return await self._single(_draw("reverse", transfer, original, amount), token)
 
     async def currency(self, account: AccountId, token: str) -> str | None:
         """The currency of an account; None if the token's tenant has no such account."""
@@ -276,4 +262,30 @@ def _move(
         credit_account=ids.accounts.text(credit),
         amount=from_money(amount),
         expires_in=expires_in,
+        code=_code(transfer),
     )
+
+
+def _draw(
+    kind: Literal["capture", "void", "reverse"],
+    transfer: TransferId,
+    target: TransferId,
+    amount: Money | None = None,
+    *,
+    final: bool = False,
+) -> UnitTransfer:
+    return UnitTransfer(
+        id=ids.transfers.text(transfer),
+        kind=kind,
+        target=ids.transfers.text(target),
+        amount=None if amount is None else from_money(amount),
+        final=final,
+        code=_code(transfer),
+    )
+
+
+def _code(transfer: TransferId) -> str | None:
+    """What is derived from the id of a payment is a payment's. Payments of before such ids were of version 8 go on without a code: what was asked
+    of the ledger once is asked in the same words again.
+    """
+    return PAYMENT_CODE if ids.is_derived(transfer) else None

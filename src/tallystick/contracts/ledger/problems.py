@@ -237,6 +237,10 @@ class InsufficientFunds(Unprocessable):
     slug, title = "insufficient-funds", "The account's available balance would fall below its floor"
 
 
+class TransferOfAPayment(Conflict):
+    slug, title = "transfer-of-a-payment", "The transfer is a payment's: capture, cancel or refund the payment"
+
+
 class TransferRefused(Unprocessable):
     """`reason` is the ledger's own word for it (`contracts.ledger.messages.Reason`)."""
 
@@ -298,6 +302,7 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     ExceedsReversible,
     NotReversible,
     InsufficientFunds,
+    TransferOfAPayment,
     TransferRefused,
     TransferExists,
     InvalidUnit,

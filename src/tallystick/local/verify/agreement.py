@@ -9,13 +9,16 @@ from uuid import UUID
 
 import msgspec
 
-from tallystick.contracts.ledger.messages import canonical_line
+from tallystick.contracts.ledger.messages import PAYMENT_CODE, canonical_line
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
 from tallystick.local.verify.source import Source
 from tallystick.services.payments.model import Role, derived
 
-PAYMENTS = "Every payment's state is what the ledger has of it: settled money moved once, held money is held, the rest moved nothing."
+PAYMENTS = (
+    "Every payment's state is what the ledger has of it: settled money moved once, held money is held, the rest moved nothing, and nobody "
+    "else has captured, voided or reversed what a payment made."
+)
 REFUNDS = "Every refund that succeeded is a reversal in the ledger, and no other is."
 FACTS = "Every transfer is as its fact told it: the hash in the fact is that of the transfers now in the book."
 
@@ -33,6 +36,7 @@ async def payments(source: Source) -> tuple[list[str], str]:
         found = await _transfers(source, rows, (Role.HOLD, Role.SETTLE, Role.RELEASE))
         for row in rows:
             faults += _payment_faults(row, found)
+        faults += await _foreign(source, [row["id"] for row in rows], found)
         seen += len(rows)
     return faults[:SHOWN], f"{seen:,} payments"
 
@@ -52,10 +56,37 @@ def _payment_faults(row: Any, found: dict[UUID, Any]) -> Iterable[str]:
             yield f"{name}: the ledger moved something else than it captured"
     elif settle is not None and not _under_way(row):
         yield f"{name} is {row['status']}, but the ledger moved money for it"
+    elif settle is not None and settle["target"] != (hold["id"] if row["source"] is None and hold else None):
+        yield f"{name}: another transfer has the id of its settlement"
     if row["status"] in ("declined", "canceled", "expired", "failed") and hold is not None and release is None:
         yield f"{name} is {row['status']}, but its money is still held"
     if row["held"] and hold is None:
         yield f"{name} says that money is held, the ledger has no hold of it"
+    if row["status"] == "authorized" and hold is not None and hold["state"] != "held" and not (settle or release):
+        yield f"{name} is authorized, but its money is not held any more: the hold is {hold['state']}"
+
+
+async def _foreign(source: Source, payments: list[UUID], found: dict[UUID, Any]) -> Iterable[str]:
+    """Captures, voids and reversals of what these payments made that are not theirs. `found` are the transfers that are theirs to make."""
+    made = [derived(payment, role) for payment in payments for role in (Role.HOLD, Role.SETTLE)]
+    drawn = await source.rows(
+        "ledger",
+        "SELECT d.id, d.kind, d.target, d.code FROM unnest($1::integer[], $2::uuid[]) AS t (book, id) "
+        "JOIN transfer AS d ON d.book = t.book AND d.target = t.id",
+        [found[each]["book"] for each in made if each in found],
+        [each for each in made if each in found],
+    )
+    # Those of before payments had a code are known by their ids.
+    others = [row for row in drawn if row["code"] != PAYMENT_CODE and row["id"] not in found]
+    if not others:
+        return []
+    refunds = await source.rows("payments", "SELECT id FROM refund WHERE payment = ANY($1::uuid[])", payments)
+    own = {derived(row["id"], Role.REVERSE) for row in refunds}
+    return [
+        f"the {row['kind']} {ids.transfers.text(row['id'])} of a payment's transfer {ids.transfers.text(row['target'])} is not the payment's"
+        for row in others
+        if row["id"] not in own
+    ]
 
 
 def _under_way(row: Any) -> bool:
@@ -97,9 +128,10 @@ async def _transfers(source: Source, rows: Sequence[Any], roles: Sequence[Role])
     wanted = [(row["destination"], derived(row["id"], role)) for row in rows for role in roles]
     transfers = await source.rows(
         "ledger",
-        "SELECT t.id, t.kind, t.target, t.debit_account, t.credit_account, t.amount, t.currency, b.tenant "
+        "SELECT t.book, t.id, t.kind, t.target, t.debit_account, t.credit_account, t.amount, t.currency, b.tenant, h.state "
         "FROM unnest($1::uuid[], $2::uuid[]) AS w (account, id) JOIN account AS a ON a.id = w.account "
-        "JOIN transfer AS t ON t.book = a.book AND t.id = w.id JOIN book AS b ON b.id = a.book",
+        "JOIN transfer AS t ON t.book = a.book AND t.id = w.id JOIN book AS b ON b.id = a.book "
+        "LEFT JOIN hold AS h ON h.book = t.book AND h.id = t.id",
         [account for account, _ in wanted],
         [own for _, own in wanted],
     )

@@ -30,7 +30,8 @@ class UnitTransfer(Message, frozen=True):
     """One transfer of a unit. The id is made by the caller and kept: the same id again is the same transfer.
 
     post, hold: both accounts and the amount. capture: `target` (the hold), `amount` (none: all that remains), `final`.
-    void: `target`. reverse: `target` (a post or a capture), `amount` (none: all that remains).
+    void: `target`. reverse: `target` (a post or a capture), `amount` (none: all that remains). What has the code `tallystick:payment` may be
+    captured, voided and reversed over the mesh only.
     """
 
     id: Id

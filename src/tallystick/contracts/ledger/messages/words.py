@@ -78,6 +78,12 @@ AccountKind = Literal["asset", "liability", "equity", "income", "expense"]
 Kind = Literal["post", "hold", "increase", "capture", "void", "reverse"]
 
 
+#: Codes of transfers that begin so are the platform's own: no client writes them.
+OWN = "tallystick:"
+#: The code of what payments made: theirs to capture, void and reverse.
+PAYMENT_CODE = "tallystick:payment"
+
+
 class Reason(StrEnum):
     """Why a transfer was refused. A refusal is pinned to the transfer's id: asking again can't turn it into a yes."""
 
@@ -109,6 +115,8 @@ class Reason(StrEnum):
     #: An approval rule of the book concerns it: propose it as a transaction.
     APPROVAL_REQUIRED = "approval_required"
     EFFECTIVE_IN_FUTURE = "effective_in_future"
+    #: What is to be captured, voided, increased or reversed was made by a payment: capture, cancel or refund that.
+    TRANSFER_OF_A_PAYMENT = "transfer_of_a_payment"
     LINKED_TRANSFER_FAILED = "linked_transfer_failed"
     ID_ALREADY_FAILED = "id_already_failed"
     EXISTS_WITH_DIFFERENT_KIND = "exists_with_different_kind"

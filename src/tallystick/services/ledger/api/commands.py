@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tallystick.contracts.ledger.messages import ChangeAccount, NewTransfer, OpenAccount, UnitTransfer
+from tallystick.contracts.ledger.messages import OWN, ChangeAccount, NewTransfer, OpenAccount, UnitTransfer
 from tallystick.contracts.ledger.problems import InvalidUnit
 from tallystick.kernel import ids
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.ids import AccountId, InvalidId, TransferId
 from tallystick.kernel.money import Money, MoneyWire, currency, to_money
-from tallystick.kernel.problem import Problem
+from tallystick.kernel.problem import InvalidRequest, Problem
 from tallystick.services.ledger.model import AccountRow, Command, CommandKind, NewAccount, account_ref, limit_of
 
 _sorted = msgspec.json.Encoder(order="sorted")
@@ -22,6 +22,23 @@ _parse_transfer = ids.transfers.parse
 def kept(metadata: Mapping[str, str] | None) -> str | None:
     """Metadata as it is stored: JSON with sorted keys, so that equal ones are equal texts. Empty is none."""
     return _sorted.encode(metadata).decode() if metadata else None
+
+
+def own_id(text: str) -> TransferId:
+    """The id that a client made for a transfer. Raises InvalidId for one that the platform may derive: whoever came first with it would
+    stand in the way of what is due.
+    """
+    own = _parse_transfer(text)
+    if ids.is_derived(own):
+        raise InvalidId("ids of UUID version 8 are derived by the platform: make one of version 7")
+    return own
+
+
+def own_code(text: str | None) -> str | None:
+    """Raises InvalidRequest for a code of the platform's."""
+    if text is not None and text.startswith(OWN):
+        raise InvalidRequest(f"codes that begin with {OWN} are the platform's own")
+    return text
 
 
 def new_transfers(items: Sequence[NewTransfer]) -> list[Command]:
@@ -43,13 +60,13 @@ def _new_transfer(item: NewTransfer) -> Command:
     money = to_money(item.amount)
     return Command(
         kind=item.kind,
-        id=ids.transfers.new() if item.id is None else _parse_transfer(item.id),
+        id=ids.transfers.new() if item.id is None else own_id(item.id),
         debit=account_ref(item.debit_account),
         credit=account_ref(item.credit_account),
         amount=money.minor,
         currency=money.currency,
         expires_in=item.expires_in,
-        code=item.code,
+        code=own_code(item.code),
         metadata=kept(item.metadata),
         linked=item.linked,
         balancing=item.balancing,
@@ -116,7 +133,7 @@ def on_target(
             raise problem.at("/amount") from None
     return Command(
         kind=kind,
-        id=ids.transfers.new() if own is None else _parse_transfer(own),
+        id=ids.transfers.new() if own is None else own_id(own),
         target=target,
         amount=None if money is None else money.minor,
         currency=None if money is None else money.currency,

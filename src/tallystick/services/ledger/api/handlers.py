@@ -206,7 +206,7 @@ async def get_transfer(ledger: Ledger, request: Request[None, BookQuery]) -> Rep
 
 
 async def post_units(ledger: Ledger, request: Request[wire.PostUnits]) -> Reply[wire.PostedUnits]:
-    """Each unit for the subject of its own token: what is wrong with one is not another's fault."""
+    """Each unit for the subject of its own token: what is wrong with one is not another's fault. Payments alone may ask."""
     subjects = await request.judge(request.body.tokens)
     answers = await asyncio.gather(*(_unit(ledger, request.trace_id, each, subjects) for each in request.body.units))
     return Reply(wire.PostedUnits(list(answers)))
@@ -215,7 +215,9 @@ async def post_units(ledger: Ledger, request: Request[wire.PostUnits]) -> Reply[
 async def _unit(ledger: Ledger, trace: str, given: wire.Unit, subjects: Sequence[Subject | Problem]) -> wire.UnitResult:
     try:
         subject = _subject(given.token, subjects)
-        answered = await ledger.post(subject, trace, commands.unit(given.transfers), atomic=True, book=given.book)
+        answered = await ledger.post(
+            subject, trace, commands.unit(given.transfers), atomic=True, book=given.book, payments=True
+        )
     except Problem as problem:
         return wire.UnitResult(problem=problem.document(trace))
     return wire.UnitResult([views.posted(result) for result in answered.results], answered.receipt)

@@ -22,7 +22,7 @@ async def create(ledger: Ledger, request: Request[wire.NewInterbookTransfer]) ->
     body, subject = request.body, request.subject
     money = to_money(body.amount)
     crossing = Crossing(
-        id=ids.transfers.new() if body.id is None else ids.transfers.parse(body.id),
+        id=ids.transfers.new() if body.id is None else commands.own_id(body.id),
         source=_place(body.source),
         destination=_place(body.destination),
         amount=money.minor,

@@ -55,6 +55,7 @@ from tallystick.contracts.ledger.problems import (
     TransactionNotFound,
     TransferExists,
     TransferNotFound,
+    TransferOfAPayment,
     TransferRefused,
 )
 from tallystick.kernel import ids
@@ -93,6 +94,7 @@ _AMOUNT: Final = (InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit, GuardR
 _TARGET: Final = (
     *_AMOUNT,
     TransferNotFound,
+    TransferOfAPayment,
     TransferRefused,
     TransferExists,
     CurrencyMismatch,

@@ -18,7 +18,7 @@ from tallystick.kernel.money import MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.approvals import proposal
-from tallystick.services.ledger.api.commands import kept
+from tallystick.services.ledger.api.commands import kept, own_code, own_id
 from tallystick.services.ledger.api.common import entry, instant, who
 from tallystick.services.ledger.api.handlers import BookQuery
 from tallystick.services.ledger.model import (
@@ -95,13 +95,13 @@ def _item(
     money = to_money(item.amount)
     yield Command(
         kind="hold" if item.kind == "hold" else "post",
-        id=leg_id(own, place) if item.id is None else ids.transfers.parse(item.id),
+        id=leg_id(own, place) if item.id is None else own_id(item.id),
         debit=account_ref(item.debit_account),
         credit=account_ref(item.credit_account),
         amount=money.minor,
         currency=money.currency,
         expires_in=item.expires_in,
-        code=item.code,
+        code=own_code(item.code),
         metadata=kept(item.metadata),
         balancing=item.balancing,
     )
@@ -159,7 +159,7 @@ def _leg(leg: Leg, own: TransferId, item: wire.TransactionItem) -> Command:
         credit=leg.credit,
         amount=leg.amount,
         currency=leg.currency,
-        code=item.code,
+        code=own_code(item.code),
         metadata=kept(item.metadata),
     )
 

@@ -26,6 +26,7 @@ from tallystick.contracts.ledger.problems import (
     PeriodSealed,
     TransferExists,
     TransferNotFound,
+    TransferOfAPayment,
     TransferRefused,
 )
 from tallystick.kernel import ids
@@ -146,6 +147,8 @@ def refusal(result: Result) -> Problem:
             return PeriodSealed(reason=reason)
         case Reason.PAST_LIMIT_BROKEN:
             return PastLimitBroken(reason=reason, breached_on=[day.isoformat() for day in result.breached_on])
+        case Reason.TRANSFER_OF_A_PAYMENT:
+            return TransferOfAPayment(reason=reason)
         case Reason.NOT_REVERSIBLE:
             return NotReversible(reason=reason)
         case Reason.ACCOUNT_CLOSED:

@@ -15,6 +15,7 @@ import msgspec
 
 from tallystick.contracts.ledger.messages import (
     MAX_EXPIRES_IN,
+    OWN,
     AccountRecord,
     LegRecord,
     TransactionRecord,
@@ -172,7 +173,7 @@ class Reader:
             return self._transaction(record)
         if record.id is None:
             raise Unfit("/id", "id_missing", "a transfer has an id of the file's: without one it could be posted twice")
-        own = self._id(record.id, "/id")
+        own = self._own(record.id, "/id")
         return Unit(self._book, [self._command(record, own, None, None, "")], atomic=False)
 
     def _transaction(self, record: TransactionRecord) -> Unit:
@@ -196,7 +197,7 @@ class Reader:
             field = f"/transfers/{place}"
             if leg.effective_at is not None and not self._restoring:
                 raise Unfit(f"{field}/effective_at", "invalid-unit", "a transaction is effective as a whole")
-            leg_own = leg_id(own, place) if leg.id is None else self._id(leg.id, f"{field}/id")
+            leg_own = leg_id(own, place) if leg.id is None else self._own(leg.id, f"{field}/id")
             commands.append(self._command(leg, leg_own, own, effective, field))
         if len({command.id for command in commands}) < len(commands):
             raise Unfit("/transfers", "invalid-unit", "two transfers of a transaction have the same id")
@@ -273,7 +274,7 @@ class Reader:
             target=None if leg.target is None else self._id(leg.target, at + "/target"),
             final=final,
             expires_in=self._expiry(leg, at),
-            code=leg.code,
+            code=self._code(leg.code, at + "/code"),
             metadata=_kept(leg.metadata),
             transaction=transaction,
             effective_at=effective,
@@ -310,10 +311,26 @@ class Reader:
             raise Unfit(field, problem.slug, problem.detail) from None
 
     def _id(self, said: str, field: str) -> TransferId:
+        """A transfer that the file names."""
         try:
             return transfer_id(self._book, said)
         except Problem as problem:
             raise Unfit(field, problem.slug, problem.detail) from None
+
+    def _own(self, said: str, field: str) -> TransferId:
+        """The id of a transfer that the file brings. One that the platform derived comes back with its book only."""
+        own = self._id(said, field)
+        if said.startswith("trf_") and ids.is_derived(own) and not self._restoring:
+            raise Unfit(field, "invalid-id", "ids of UUID version 8 are derived by the platform")
+        return own
+
+    def _code(self, code: str | None, field: str) -> str | None:
+        """What a payment made in the book that was exported is a transfer as any other in a book that is a copy. Raises Unfit."""
+        if code is None or not code.startswith(OWN):
+            return code
+        if not self._restoring:
+            raise Unfit(field, "invalid-request", f"codes that begin with {OWN} are the platform's own")
+        return f"was-{code}"[:64]
 
     @staticmethod
     def _amount(wire: MoneyWire | None, field: str) -> tuple[int, str] | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.ledger.messages import PAYMENT_CODE, Reason
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.demands import demanded
 from tallystick.services.ledger.model.limits import EPOCH, breached, check_not_frozen, check_room, dated, most, positive
@@ -64,8 +64,8 @@ class _Decider:
         self.transfers: list[Transfer] = []
         self.rejections: list[Rejection] = []
         self.transactions: list[TransactionRow] = []
-        #: Whether the unit is part of a transfer between books.
-        self._crossing = False
+        #: Whether the unit is part of a transfer between books, and whether it is of payments.
+        self._crossing = self._payments = False
         #: When each book's next transfer is recorded.
         self.instants = {number: book.next_instant(now) for number, book in state.books.items()}
 
@@ -80,8 +80,7 @@ class _Decider:
         """What an approval rule concerns is not posted, and not pinned either: it may come again with its approvals."""
         if not (unit.atomic or unit.header is not None):
             # Each stands for itself, or each chain: what is not permitted is left out of what is decided.
-            chains = [Unit(unit.book, chain, atomic=True, crossing=unit.crossing) for chain in unit.chains()]
-            return [result for chain in chains for result in self._unapproved(chain)]
+            return [result for chain in unit.chains() for result in self._unapproved(unit.part(chain))]
         asked = demanded(self.state, unit)
         if not asked:
             return self._permitted(unit)
@@ -90,7 +89,7 @@ class _Decider:
         ]
 
     def _permitted(self, unit: Unit) -> list[Result]:
-        self._crossing = unit.crossing
+        self._crossing, self._payments = unit.crossing, unit.payments
         if unit.header is not None:
             return self._transaction(unit, unit.header)
         if unit.atomic:
@@ -100,7 +99,7 @@ class _Decider:
             if len(chain) == 1:
                 results.append(self._one(unit.book, chain[0]))
             else:
-                results += self._all_or_none(Unit(unit.book, chain, atomic=True, crossing=unit.crossing))
+                results += self._all_or_none(unit.part(chain))
         return results
 
     def _all_or_none(self, unit: Unit) -> list[Result]:
@@ -235,6 +234,11 @@ class _Decider:
         if (debit.transit or credit.transit) and not self._crossing:
             raise Refused(Reason.TRANSIT_ACCOUNT, account=debit.id if debit.transit else credit.id)
 
+    def _movable(self, transfer: Transfer) -> None:
+        """What a payment made is moved by the payment or not at all: a hold that somebody else took would leave a card charged for nothing."""
+        if transfer.code == PAYMENT_CODE and not self._payments:
+            raise Refused(Reason.TRANSFER_OF_A_PAYMENT, pinned=False)
+
     def _post(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
         asked = positive(command.amount)
         debit, credit = self._accounts(book, command.debit, command.credit, command.currency)
@@ -303,6 +307,8 @@ class _Decider:
         hold = None if command.target is None else self.state.holds.get((book, command.target))
         if hold is None:
             raise Refused(Reason.HOLD_NOT_FOUND)
+        if not expires:
+            self._movable(self.state.transfers[book, hold.id])
         if hold.state != "held":
             raise Refused(_CLOSED_HOLD[hold.state])
         # By the book's time: another replica's clock may have been ahead of this one's when it wrote.
@@ -363,6 +369,7 @@ class _Decider:
         original = None if command.target is None else self.state.transfers.get((book, command.target))
         if original is None:
             raise Refused(Reason.TRANSFER_NOT_FOUND)
+        self._movable(original)
         if original.kind not in ("post", "capture"):
             raise Refused(Reason.NOT_REVERSIBLE)
         if command.currency is not None and command.currency != original.currency:

@@ -222,7 +222,8 @@ class TransactionRow(msgspec.Struct, frozen=True):
 
 class Unit(msgspec.Struct, frozen=True, gc=False):
     """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic. `crossing`: of a transfer between
-    books, which may touch transit accounts. `approved`: it has the approvals that the book's rules ask for.
+    books, which may touch transit accounts. `approved`: it has the approvals that the book's rules ask for. `payments`: of payments, which may
+    move what payments made.
     """
 
     book: int
@@ -231,6 +232,11 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     header: Header | None = None
     crossing: bool = False
     approved: bool = False
+    payments: bool = False
+
+    def part(self, commands: Sequence[Command]) -> Unit:
+        """Some of its commands, all or none of them."""
+        return msgspec.structs.replace(self, commands=commands, atomic=True)
 
     def chains(self) -> Iterator[Sequence[Command]]:
         """Commands that are linked to the next, with it; the others alone."""

@@ -89,13 +89,17 @@ class Ledger:
         entry: Entry | None = None,
         render: Render | None = None,
         book: str = MAIN,
+        payments: bool = False,
     ) -> Answered:
-        """What became of each command, in order. With `entry`, the answer as it is stored under the idempotency key.
+        """What became of each command, in order. With `entry`, the answer as it is stored under the idempotency key. `payments`: it is of
+        payments, which may move what payments made.
 
         Raises BookNotFound, the idempotency contract's problems, GuardRefused, and those of the database; CommitUnknown if it can't be learned
         whether it was stored (the same ids again will tell).
         """
-        return await self.poster.post(Ask(subject.tenant, subject.actor, trace, commands, atomic, entry, render, book))
+        return await self.poster.post(
+            Ask(subject.tenant, subject.actor, trace, commands, atomic, entry, render, book, payments=payments)
+        )
 
     async def transfer(self, tenant: str, transfer: TransferId, book: str = MAIN) -> State:
         """What is known of a transfer: itself or its refusal, and what was drawn on it. Raises TransferNotFound."""
