@@ -39,6 +39,8 @@ def test_ids_that_others_are_derived_from_are_of_a_version_of_their_own() -> Non
         assert {one.version for one in made} == {8}
         assert all(ids.is_derived(one) for one in made)
         assert made == sorted(set(made))
+    assert ids.is_derived(ids.hashed(b"a"))
+    assert len({ids.hashed(b"a"), ids.hashed(b"a"), ids.hashed(b"b")}) == 2
     mine = ids.transfers.new()
     assert (mine.version, ids.is_derived(mine)) == (7, False)
     assert not ids.is_derived(UUID(int=8 << 76)), "of another variant it is nobody's"

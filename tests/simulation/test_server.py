@@ -265,7 +265,7 @@ async def test_edges_and_guards_are_what_they_are_to_postgresql(database_for: Da
             await store.sequence_at(tx, 1, instant)
     # On its way to another book, and a proposal.
     transit = transit_account("acme", "main", "out", "other", "EUR")
-    await ledger.accounts.open(*who, transit, transit=True)
+    await ledger.accounts.open(*who, transit, reserved=True)
     places = BookAccount("main", ids.accounts.text(anna)), BookAccount("other", "wallet")
     crossing = Crossing(id=ids.transfers.new(), source=places[0], destination=places[1], amount=1, currency="EUR", client="cli_test")  # fmt: skip
     left = await ledger.poster.post(Ask(*who, [departure(crossing, transit.id)], atomic=True, crossing=True))

@@ -7,6 +7,7 @@ are never time-ordered: `secret_id`.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from functools import lru_cache
@@ -174,6 +175,14 @@ ImportIdWire = Annotated[str, imports.wire]
 EndpointIdWire = Annotated[str, webhook_endpoints.wire]
 DeliveryIdWire = Annotated[str, deliveries.wire]
 ProposalIdWire = Annotated[str, proposals.wire]
+
+
+def hashed(said: bytes) -> UUID:
+    """The same id for the same bytes: UUID version 8."""
+    raw = bytearray(hashlib.blake2b(said, digest_size=16).digest())
+    raw[6] = raw[6] & 0x0F | 0x80
+    raw[8] = raw[8] & 0x3F | 0x80
+    return UUID(bytes=bytes(raw))
 
 
 def is_derived(value: UUID) -> bool:

@@ -15,9 +15,8 @@ import pytest
 
 from tallystick.contracts.ledger.messages import MAX_WHOLE, PAYMENT_CODE
 from tallystick.kernel import ids as kernel_ids
-from tallystick.kernel.ids import TransferId
+from tallystick.kernel.ids import TransferId, hashed
 from tallystick.services.ledger.model import Command, account_ref
-from tallystick.services.ledger.model.values import derived
 from tallystick.services.ledger.service import Ask
 from tallystick.services.ledger.service.imports.taking import Taking
 from tests.services.ledger.env import SCOPE, Env, eur, problem
@@ -731,12 +730,14 @@ async def test_a_file_is_no_way_around_approvals_nor_into_transit_accounts(env: 
     assert done["state"] == "failed"
     assert await refusals(env, done) == [(3, None, "approval_required")]
     done = await bring(env, [account("t", path="transit:other:EUR")])
-    assert await refusals(env, done) == [(1, "/path", "transit-account")]
+    assert await refusals(env, done) == [(1, "/path", "account-reserved")]
+    done = await bring(env, [account("t", path="tallystick:suspense:EUR")])
+    assert await refusals(env, done) == [(1, "/path", "account-reserved")]
 
 
 async def a_payments(env: Env, debit: str, credit: str) -> tuple[str, str]:
     """What payments made: something held, and something posted."""
-    own = [derived(bytes([nth])) for nth in (1, 2)]
+    own = [hashed(bytes([nth])) for nth in (1, 2)]
     said: Any = {
         "debit": account_ref(debit),
         "credit": account_ref(credit),
@@ -760,7 +761,7 @@ async def test_a_file_is_no_way_to_what_is_a_payments(env: Env) -> None:
         {"type": "transfer", "id": "x", "kind": "void", "target": hold},
         {"type": "transfer", "id": "y", "kind": "reverse", "target": posted},
         transfer("z", bank, anna, 1, code="tallystick:payment"),
-        transfer(kernel_ids.transfers.text(TransferId(derived(b"mine"))), bank, anna, 1),
+        transfer(kernel_ids.transfers.text(TransferId(hashed(b"mine"))), bank, anna, 1),
     ]
     done = await bring(env, lines)
     assert await refusals(env, done) == [

@@ -133,7 +133,10 @@ async def test_the_first_ones_between_two_books_open_their_transit_account_toget
     for nth in range(60):
         account = transit_account(TENANT, "main", "out", f"to-{nth}", "EUR")
         opened = await asyncio.gather(
-            *(shards.here.accounts.open(TENANT, "cli_test", None, account, book="main", transit=True) for _ in range(8))
+            *(
+                shards.here.accounts.open(TENANT, "cli_test", None, account, book="main", reserved=True)
+                for _ in range(8)
+            )
         )
         assert len({msgspec.structs.replace(one, as_of=0) for one in opened if isinstance(one, AccountRow)}) == 1
 

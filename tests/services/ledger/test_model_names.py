@@ -20,7 +20,7 @@ from tallystick.services.ledger.model import (
     account_ref,
     decide,
     is_path,
-    is_transit,
+    is_reserved,
     members,
     on_a_cycle,
     pattern,
@@ -56,7 +56,16 @@ def test_what_no_path_is(text: str) -> None:
 
 def test_an_account_is_named_by_its_id_too() -> None:
     assert account_ref(ids.accounts.text(aid(7))) == aid(7)
-    assert [is_transit(path) for path in (None, "transit", "transit:in:a:EUR", "a:transit:b")] == [False, False, True, False]  # fmt: skip
+    paths = (
+        None,
+        "transit",
+        "transit:in:a:EUR",
+        "a:transit:b",
+        "tallystick",
+        "tallystick:suspense:EUR",
+        "a:tallystick:b",
+    )
+    assert [is_reserved(path) for path in paths] == [False, False, True, False, False, True, False]
 
 
 # ---- patterns -----------------------------------------------------------------------------------------------------------

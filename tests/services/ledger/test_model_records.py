@@ -125,7 +125,7 @@ def test_an_account_is_called_by_its_id_or_else_its_path() -> None:
 
 def test_transit_accounts_come_as_ordinary_ones_of_a_copy_and_else_not() -> None:
     transit = replace(ACCOUNT, path="transit:out:other:EUR")
-    refused("/path", "transit-account", lambda: new_account(transit, BOOK, restoring=False))
+    refused("/path", "account-reserved", lambda: new_account(transit, BOOK, restoring=False))
     assert new_account(transit, BOOK, restoring=True).path == "was-transit:out:other:EUR"
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tallystick.kernel import ids
-from tallystick.services.payments.model import Role, Step, transfer_id
+from tallystick.services.payments.model import Role, Step, derived, transfer_id
 from tests.services.payments.support import (
     CLIENT,
     UNSCORED_LIMIT,
@@ -193,6 +193,55 @@ async def test_nobody_is_first_with_the_id_of_a_payments_transfer(town: Town) ->
         assert answer.json["errors"][0]["pointer"] == "/transfers/0"
     assert (await town.capture(made["id"])).json["status"] == "settled"
     await town.sound()
+
+
+CLEARING = "tallystick:card-clearing:EUR"
+
+
+async def test_the_acquirers_account_is_not_its_clients_to_change_or_pay_from(town: Town) -> None:
+    token, shop, bank = await town.card(), await town.account(), await town.account()
+    await town.paid(by_card(token, shop))
+    clearing = (await town.in_ledger("GET", f"/v1/accounts/{CLEARING}")).json["id"]
+    for named in (clearing, CLEARING):
+        for method, how in (("POST", "/close"), ("POST", "/freeze"), ("POST", "/unfreeze"), ("PATCH", "")):
+            body = {"ceiling": "1"} if method == "PATCH" else None
+            answer = await town.in_ledger(method, f"/v1/accounts/{named}{how}", body)
+            assert (answer.status, slug(answer)) == (409, "account-reserved"), how
+    again = {"name": "mine", "currency": "EUR", "normal_side": "debit", "path": "tallystick:card-clearing:XXX"}
+    assert slug(await town.in_ledger("POST", "/v1/accounts", again)) == "invalid-request"
+    for body in (by_account(clearing, shop, 500_000), by_account(shop, clearing, 1)):
+        answer = await town.pay(body, key="the-same")
+        assert (answer.status, slug(answer)) == (422, "payment-account-reserved"), body
+    assert await town.balance(shop) == (1000, 1000)
+    # What the acquirer pays out is posted in the ledger, as anything else that happens at a bank.
+    paid_out = {"kind": "post", "debit_account": bank, "credit_account": CLEARING, "amount": money(1000)}
+    answer = await town.in_ledger("POST", "/v1/transfers", {"transfers": [paid_out]})
+    assert answer.json["data"][0]["status"] == "posted"
+    assert await town.balance(CLEARING) == (0, 0)
+    await town.paid(by_card(token, shop), key="the-same")
+    await town.sound()
+
+
+async def test_an_acquirers_account_of_before_it_had_a_path_is_no_payments_either(town: Town) -> None:
+    token, shop, before = await town.card(), await town.account(), await town.account()
+    insert = (
+        "INSERT INTO clearing (tenant, currency, account, client_id) VALUES ($1, 'EUR', $2, 'cli_x') RETURNING account"
+    )
+    await town.databases["payments"].query(insert, town.tenant, ids.accounts.parse(before))
+    assert slug(await town.pay(by_account(before, shop))) == "payment-account-reserved"
+    await town.paid(by_card(token, shop))
+    assert await town.balance(before) == (0, 0)
+    assert await town.balance(CLEARING) == (1000, 1000)
+
+
+async def test_a_strict_chart_stands_in_nobodys_way_of_taking_cards(town: Town) -> None:
+    token = await town.card()
+    chart = {"mode": "strict", "rules": [{"pattern": "shops:{id}", "kind": "liability"}]}
+    answer = await town.call("PUT", "/v1/books/main/chart", chart, app=town.ledger)
+    assert answer.status == 200, answer.content
+    shop = {"name": "a shop", "currency": "EUR", "normal_side": "credit", "path": "shops:1"}
+    opened = await town.in_ledger("POST", "/v1/accounts", shop)
+    await town.paid(by_card(token, opened.json["id"]))
 
 
 async def test_refunds_in_parts(town: Town) -> None:

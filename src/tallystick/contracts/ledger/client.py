@@ -127,8 +127,11 @@ class LedgerClient:
         token: str,
         floor: int | None = None,
         code: str | None = None,
+        path: str | None = None,
     ) -> None:
-        """Opens an account under this id; harmless if it is there already. Raises AccountExists if that is another one."""
+        """Opens an account under this id; harmless if it is there already. Raises AccountExists if that is another one. Below `tallystick:` it is
+        the platform's own.
+        """
         await self._client.request(
             "POST",
             "/internal/accounts",
@@ -141,6 +144,7 @@ class LedgerClient:
                     normal_side=normal_side,
                     floor=None if floor is None else str(floor),
                     code=code,
+                    path=path,
                 ),
             ),
             answer=Account,

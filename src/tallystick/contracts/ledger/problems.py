@@ -29,6 +29,13 @@ class AccountPathTaken(Conflict):
     slug, title = "account-path-taken", "Another account of the book has this path"
 
 
+class AccountReserved(Conflict):
+    slug, title = (
+        "account-reserved",
+        "The account is the platform's own: it is not a client's to change, freeze or close",
+    )
+
+
 class AccountLimitBroken(Conflict):
     """`available` and `posted` are what the account has now, in minor units."""
 
@@ -262,6 +269,7 @@ LEDGER_PROBLEMS: tuple[type[Problem], ...] = (
     AccountClosed,
     AccountFrozen,
     AccountPathTaken,
+    AccountReserved,
     AccountLimitBroken,
     NotInChart,
     ChartOrphansAccounts,

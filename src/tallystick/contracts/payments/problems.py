@@ -17,6 +17,10 @@ class AccountNotFound(Unprocessable):
     slug, title = "payment-account-not-found", "An account that the payment names does not exist"
 
 
+class AccountReserved(Unprocessable):
+    slug, title = "payment-account-reserved", "An account that the payment names is payments' own"
+
+
 class TokenNotFound(Unprocessable):
     slug, title = "payment-token-not-found", "The token that the payment names does not exist"
 

@@ -11,6 +11,7 @@ from tallystick.chassis.web import Endpoint, Further, Page, Reply, Request, inva
 from tallystick.contracts.payments import messages as wire
 from tallystick.contracts.payments.problems import (
     AccountNotFound,
+    AccountReserved,
     CancelNotPossible,
     CaptureNotPossible,
     CaptureTooLarge,
@@ -192,7 +193,7 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/v1/payments", create, scope="payments:write", action="createPayment", resource="Payment",
         body=wire.CreatePayment, answer=wire.Payment, status=201, idempotency="required", further=_ON_ITS_WAY, rate="money", timeout=15.0,
-        problems=(*_AMOUNT, AccountNotFound, TokenNotFound, SameAccount, PaymentCurrencyMismatch),
+        problems=(*_AMOUNT, AccountNotFound, AccountReserved, TokenNotFound, SameAccount, PaymentCurrencyMismatch),
         summary="Take a payment from a card or an account",
     ),
     Endpoint(

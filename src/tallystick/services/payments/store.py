@@ -171,8 +171,9 @@ class Store:
         rows = await tx.fetch(queries.take_up_refunds, lease.now, lease.until, limit, lease.worker, dead)
         return [_refund(row) for row in rows]
 
-    async def clearing(self, database: Database, tenant: str, currency: str) -> AccountId | None:
-        found: AccountId | None = await database.fetchval(queries.clearing, tenant, currency)
+    async def was_clearing(self, database: Database, account: AccountId) -> bool:
+        """Whether it is stored as the account that stands for the acquirer."""
+        found: bool = await database.fetchval(queries.was_clearing, account)
         return found
 
     async def insert_clearing(

@@ -78,7 +78,7 @@ AccountKind = Literal["asset", "liability", "equity", "income", "expense"]
 Kind = Literal["post", "hold", "increase", "capture", "void", "reverse"]
 
 
-#: Codes of transfers that begin so are the platform's own: no client writes them.
+#: Codes of transfers and paths of accounts that begin so are the platform's own: no client writes the ones nor opens the others.
 OWN = "tallystick:"
 #: The code of what payments made: theirs to capture, void and reverse.
 PAYMENT_CODE = "tallystick:payment"

@@ -19,7 +19,7 @@ from tallystick.kernel.money import CurrencyCode
 from tallystick.kernel.problem import InvalidRequest, Problem
 from tallystick.services.ledger.api import commands, views
 from tallystick.services.ledger.api.common import entry, instant, who
-from tallystick.services.ledger.model import AccountRow, Command, Result, account_ref, pattern
+from tallystick.services.ledger.model import AccountRow, Command, Result, account_ref, is_reserved, pattern
 from tallystick.services.ledger.service import Answered, At, Ledger
 
 _encode = msgspec.json.Encoder().encode
@@ -232,6 +232,7 @@ async def open_account_as(ledger: Ledger, request: Request[wire.OpenAccountAs]) 
         request.trace_id,
         commands.account(body.account, ids.accounts.parse(body.id)),
         book=body.account.book,
+        reserved=is_reserved(body.account.path),
     )
     if not isinstance(opened, AccountRow):
         raise TypeError("an account that was opened without an idempotency key has no stored answer")

@@ -14,6 +14,7 @@ from tallystick.contracts.ledger.problems import (
     AccountLimitBroken,
     AccountNotFound,
     AccountPathTaken,
+    AccountReserved,
     BookElsewhere,
     BookExists,
     BookNotFound,
@@ -247,23 +248,23 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/accounts/{id}/close", do.close_account, scope="accounts:write", action="closeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountHasHolds, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Close an account for good",
+        problems=(AccountNotFound, AccountReserved, AccountHasHolds, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Close an account for good",
     ),
     Endpoint(
         "PATCH", "/v1/accounts/{id}", do.change_account, scope="accounts:write", action="changeAccount",
         resource="Account", query=do.BookQuery, body=wire.ChangeAccount, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountClosed, AccountLimitBroken, NotInChart, InvalidAmount, InvalidId, *_BOOK),
+        problems=(AccountNotFound, AccountReserved, AccountClosed, AccountLimitBroken, NotInChart, InvalidAmount, InvalidId, *_BOOK),
         segments=_OF_ACCOUNT, summary="Change an account's name, metadata or limits",
     ),
     Endpoint(
         "POST", "/v1/accounts/{id}/freeze", do.freeze_account, scope="accounts:write", action="freezeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let nothing move on an account",
+        problems=(AccountNotFound, AccountReserved, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let nothing move on an account",
     ),
     Endpoint(
         "POST", "/v1/accounts/{id}/unfreeze", do.unfreeze_account, scope="accounts:write", action="unfreezeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let things move again on an account",
+        problems=(AccountNotFound, AccountReserved, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let things move again on an account",
     ),
     Endpoint(
         "POST", "/v1/transfers", do.create_transfers, scope="transfers:write", action="createTransfers",

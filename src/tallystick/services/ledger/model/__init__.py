@@ -46,7 +46,7 @@ from tallystick.services.ledger.model.interbook import (
     transit_account,
 )
 from tallystick.services.ledger.model.limits import EPOCH, dated, dated_back
-from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_transit, pattern
+from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_reserved, pattern
 from tallystick.services.ledger.model.records import OPENING, Reader, Unfit, account_id, called, limit, new_account
 from tallystick.services.ledger.model.reports import (
     AccountLine,
@@ -198,7 +198,7 @@ __all__ = [
     "explanation_fault",
     "income_statements",
     "is_path",
-    "is_transit",
+    "is_reserved",
     "leg_id",
     "legs",
     "limit",

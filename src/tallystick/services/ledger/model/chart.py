@@ -15,7 +15,7 @@ import msgspec
 from tallystick.contracts.ledger.messages import ChartRecord, SetChart
 from tallystick.kernel.money import MAX_MINOR, InvalidAmount, currency
 from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model.paths import is_transit
+from tallystick.services.ledger.model.paths import is_reserved
 
 Mode = Literal["open", "strict"]
 
@@ -66,7 +66,7 @@ class Chart:
 
     def rule_for(self, path: str | None) -> Rule | None:
         """The first rule that fits the path; None if none does, or there is no path."""
-        if path is None or is_transit(path):
+        if path is None or is_reserved(path):
             return None
         first, _, _ = path.partition(":")
         length = path.count(":") + 1
@@ -82,7 +82,7 @@ class Chart:
     def fault(self, account: Charted) -> tuple[str, Rule | None] | None:
         """Why the account may not be, and the rule that it contradicts; None if it may."""
         rule = self.rule_for(account.path)
-        if rule is None and is_transit(account.path):
+        if rule is None and is_reserved(account.path):
             return None
         if rule is None:
             if self.mode == "strict":

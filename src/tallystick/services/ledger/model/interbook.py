@@ -7,14 +7,12 @@ the hold's id, which the other book has for nothing else: only these transfers m
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final, Literal, NamedTuple
-from uuid import UUID
 
 import msgspec
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.ids import AccountId, TransferId, hashed
 from tallystick.services.ledger.model.paths import TRANSIT, account_ref
 from tallystick.services.ledger.model.rows import NewAccount
 from tallystick.services.ledger.model.values import Command, Transfer
@@ -101,7 +99,7 @@ def transit_account(tenant: str, book: str, way: Literal["in", "out"], other: st
     """The transit account of a book: what it owes to the other (`out`), or what the other owes it (`in`). Its id follows from its place."""
     path = transit_path(way, other, currency)
     return NewAccount(
-        id=AccountId(_derived(f"account:{tenant}/{book}/{path}".encode())),
+        id=AccountId(hashed(_ID + f"account:{tenant}/{book}/{path}".encode())),
         name=f"in transit {'to' if way == 'out' else 'from'} {other}",
         path=path,
         kind="liability" if way == "out" else "asset",
@@ -181,21 +179,13 @@ def ending(book: str, crossing: Crossing, outcome: Outcome, attempt: int = 0) ->
     """
     kind: Ending = "capture" if outcome.reason is None else "void"
     key = f"{kind}:{book}:{attempt}:".encode() + crossing.id.bytes
-    return Command(kind=kind, id=TransferId(_derived(key)), target=crossing.id, code=outcome.reason or CODE)
+    return Command(kind=kind, id=TransferId(hashed(_ID + key)), target=crossing.id, code=outcome.reason or CODE)
 
 
 #: Refusals of the other book that its id is not pinned to: asked again later, the answer may be another.
 MOMENTARY: Final = frozenset({Reason.BOOK_QUARANTINED})
 #: The hold has been ended, by another try.
 ENDED: Final = frozenset({Reason.HOLD_ALREADY_CAPTURED, Reason.HOLD_ALREADY_VOIDED})
-
-
-def _derived(key: bytes) -> UUID:
-    """UUID version 8 (RFC 9562)."""
-    raw = bytearray(hashlib.blake2b(_ID + key, digest_size=16).digest())
-    raw[6] = raw[6] & 0x0F | 0x80
-    raw[8] = raw[8] & 0x3F | 0x80
-    return UUID(bytes=bytes(raw))
 
 
 # ---- reconciliation -------------------------------------------------------------------------------------------------

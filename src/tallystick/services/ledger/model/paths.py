@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from tallystick.contracts.ledger.messages import OWN
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId, InvalidId
 
@@ -25,8 +26,9 @@ _AFTER: Final = ";"
 TRANSIT: Final = "transit:"
 
 
-def is_transit(path: str | None) -> bool:
-    return path is not None and path.startswith(TRANSIT)
+def is_reserved(path: str | None) -> bool:
+    """Whether an account there is the platform's own: no chart rules it, and no client opens, changes, freezes or closes it."""
+    return path is not None and path.startswith((TRANSIT, OWN))
 
 
 def is_path(text: str) -> bool:

@@ -28,9 +28,9 @@ from tallystick.kernel.money import MAX_MINOR, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model.chart import limit_of
 from tallystick.services.ledger.model.exchange import rounded
-from tallystick.services.ledger.model.paths import is_transit
+from tallystick.services.ledger.model.paths import TRANSIT, is_reserved
 from tallystick.services.ledger.model.rows import NewAccount
-from tallystick.services.ledger.model.values import Command, Header, Transfer, Unit, derived, leg_id, usual_kind
+from tallystick.services.ledger.model.values import Command, Header, Transfer, Unit, leg_id, usual_kind
 
 #: The accounts that opening balances come from, one for each currency.
 OPENING: Final = "equity:opening-balances:"
@@ -73,7 +73,7 @@ def opening_id(book: int, said: str) -> TransferId:
 
 
 def _hashed(kind: str, book: int, said: str) -> TransferId:
-    return TransferId(derived(_SEED + f"{kind}:{book}:{said}".encode()))
+    return TransferId(ids.hashed(_SEED + f"{kind}:{book}:{said}".encode()))
 
 
 def called(record: AccountRecord) -> str:
@@ -93,9 +93,9 @@ def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAcco
     floor, ceiling = limit(record.floor, "/floor"), limit(record.ceiling, "/ceiling")
     instant(record.created_at, "/created_at")
     path = record.path
-    if is_transit(path):
+    if is_reserved(path):
         if not restoring:
-            raise Unfit("/path", "transit-account", "paths below transit: are those of money between books")
+            raise Unfit("/path", "account-reserved", f"paths below {TRANSIT} and {OWN} are the platform's own")
         # Nothing is on its way to or from a book that is a copy: what was is an account as any other.
         path = f"was-{path}"
     return NewAccount(

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.kernel.ids import AccountId, TransactionId, TransferId
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId, hashed
 from tallystick.services.ledger.model.approvals import ApprovalRule
 
 MAX: Final = 2**63 - 1
@@ -349,17 +349,9 @@ class Decided(msgspec.Struct):
 
 def expiry_id(book: int, hold: TransferId) -> TransferId:
     """The id of a hold's expiry follows from the hold: it can be written once only."""
-    return TransferId(derived(_EXPIRY + str(book).encode() + hold.bytes))
+    return TransferId(hashed(_EXPIRY + str(book).encode() + hold.bytes))
 
 
 def leg_id(transaction: TransactionId, place: int) -> TransferId:
     """The id of a transaction's transfer for which its client made none: the same transaction again has the same transfers."""
-    return TransferId(derived(_LEG + transaction.bytes + str(place).encode()))
-
-
-def derived(said: bytes) -> UUID:
-    """The same id for the same bytes: UUID version 8 (RFC 9562)."""
-    raw = bytearray(hashlib.blake2b(said, digest_size=16).digest())
-    raw[6] = raw[6] & 0x0F | 0x80
-    raw[8] = raw[8] & 0x3F | 0x80
-    return UUID(bytes=bytes(raw))
+    return TransferId(hashed(_LEG + transaction.bytes + str(place).encode()))

@@ -13,7 +13,7 @@ import msgspec
 from tallystick.chassis.db import CheckViolation, Database, Transaction, UniqueViolation
 from tallystick.chassis.idempotency import Answer, Entry, Replay, claim, complete
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.messages import MAIN
+from tallystick.contracts.ledger.messages import MAIN, OWN
 from tallystick.contracts.ledger.problems import (
     AccountClosed,
     AccountExists,
@@ -21,6 +21,7 @@ from tallystick.contracts.ledger.problems import (
     AccountLimitBroken,
     AccountNotFound,
     AccountPathTaken,
+    AccountReserved,
     BookNotFound,
     HistoryNotKept,
     NotInChart,
@@ -38,15 +39,14 @@ from tallystick.services.ledger.model import (
     NewAccount,
     Pattern,
     balance,
-    is_transit,
+    is_reserved,
     usual_kind,
 )
+from tallystick.services.ledger.model.paths import TRANSIT
 from tallystick.services.ledger.service.asks import Answered
 from tallystick.services.ledger.service.books import NO_CHART, Who, check_writable
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
-
-_TRANSIT: Final = "accounts below transit: are the ledger's own, for money between books"
 
 
 class At(msgspec.Struct, frozen=True):
@@ -79,14 +79,14 @@ class Accounts:
         entry: Entry | None = None,
         render: Callable[[AccountRow], bytes] | None = None,
         book: str = MAIN,
-        transit: bool = False,
+        reserved: bool = False,
     ) -> AccountRow | Answered:
         """The new account, or the stored answer of an earlier request with this key. An account with this id that is the same is given
         as it is. Raises AccountExists when it is another, AccountPathTaken, NotInChart, BookNotFound, BookQuarantined, and the
         idempotency contract's problems.
         """
-        if is_transit(account.path) != transit:
-            raise InvalidRequest(_TRANSIT)
+        if is_reserved(account.path) != reserved:
+            raise InvalidRequest(f"paths below {TRANSIT} and {OWN} are the platform's own")
         number = await self._poster.book(tenant, book)
         now = self._clock.now()
         for _ in range(2):
@@ -121,7 +121,8 @@ class Accounts:
     ) -> AccountRow:
         """Stores the name, metadata and limits that `change` makes of the present ones.
 
-        Raises AccountNotFound, AccountClosed, NotInChart, BookQuarantined, and AccountLimitBroken for a limit that is not kept now.
+        Raises AccountNotFound, AccountReserved, AccountClosed, NotInChart, BookQuarantined, and AccountLimitBroken for a limit that is not kept
+        now.
         """
         tenant, actor, trace = who
         now = self._clock.now()
@@ -146,7 +147,7 @@ class Accounts:
         """From now on nothing moves on the account, or things move again; harmless if it is so already. Holds that are there can be voided
         and expire, but not be captured.
 
-        Raises AccountNotFound, AccountClosed, BookQuarantined.
+        Raises AccountNotFound, AccountReserved, AccountClosed, BookQuarantined.
         """
         tenant, actor, trace = who
         now = self._clock.now()
@@ -166,7 +167,7 @@ class Accounts:
     ) -> AccountRow:
         """Closes an account for good; closing it again is harmless. Money may be left on it, but nothing may be held.
 
-        Raises AccountNotFound, AccountHasHolds, BookQuarantined.
+        Raises AccountNotFound, AccountReserved, AccountHasHolds, BookQuarantined.
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
@@ -299,12 +300,12 @@ class Accounts:
     async def _locked(
         self, tx: Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
     ) -> AccountRow:
-        """The account, read after its book's lock was had: nobody posts to it until this transaction ends. Raises InvalidRequest for one that is
-        not its client's to change.
+        """The account, read after its book's lock was had: nobody posts to it until this transaction ends. Raises AccountReserved for one of the
+        platform's, which no client changes.
         """
         row = await self.found(tx, tenant, account, book, now)
-        if is_transit(row.path):
-            raise InvalidRequest(_TRANSIT)
+        if is_reserved(row.path):
+            raise AccountReserved
         await self._store.lock_books(tx, [row.book])
         check_writable(await self._book(tx, tenant, row.book_name))
         return await self.found(tx, tenant, row.id, book, now)

@@ -224,7 +224,7 @@ class Interbook:
         known = self._transits.get(place)
         if known is None:
             account = transit_account(*place)
-            await self._accounts.open(place[0], actor, trace, account, book=place[1], transit=True)
+            await self._accounts.open(place[0], actor, trace, account, book=place[1], reserved=True)
             if len(self._transits) >= MAX_TRANSITS:
                 self._transits.clear()
             known = self._transits[place] = account.id

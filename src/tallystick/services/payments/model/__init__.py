@@ -1,5 +1,6 @@
 """The rules of payments and refunds: pure, synchronous, total."""
 
+from tallystick.services.payments.model.own import OwnAccount, clearing, own_accounts
 from tallystick.services.payments.model.payment import (
     AUTHORIZATION_LIFE,
     BACKOFF,
@@ -63,6 +64,7 @@ __all__ = [
     "LEASE",
     "Card",
     "Decline",
+    "OwnAccount",
     "Payment",
     "Refund",
     "RefundStep",
@@ -76,6 +78,7 @@ __all__ = [
     "capture_refused",
     "captured",
     "card_destroyed",
+    "clearing",
     "decision_id",
     "decisive",
     "derived",
@@ -83,6 +86,7 @@ __all__ = [
     "may_go_unscored",
     "next_refund_step",
     "next_step",
+    "own_accounts",
     "posted",
     "postponed",
     "refund_postponed",

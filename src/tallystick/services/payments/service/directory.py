@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from tallystick.chassis.db import Database
 from tallystick.contracts.ledger.client import LedgerClient
 from tallystick.contracts.vault.client import DescribeCall, VaultClient
 from tallystick.contracts.vault.problems import TokenNotFound
-from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
+from tallystick.services.payments import model
 from tallystick.services.payments.model import Card
 from tallystick.services.payments.store import Store
 
@@ -39,24 +39,33 @@ class Remembered(Generic[K, V]):
             self._items.popitem(last=False)
 
 
+class Seen(NamedTuple):
+    """`own`: it is payments' own, or was before those had paths of the platform's."""
+
+    currency: str
+    own: bool
+
+
 class Directory:
     def __init__(self, *, database: Database, store: Store, ledger: LedgerClient, vault: VaultClient) -> None:
         self._database = database
         self._store = store
         self._ledger = ledger
         self._vault = vault
-        self._currencies: Remembered[tuple[str, AccountId], str] = Remembered()
+        self._accounts: Remembered[tuple[str, AccountId], Seen] = Remembered()
         self._cards: Remembered[tuple[str, str], Card] = Remembered()
-        self._clearing: Remembered[tuple[str, str], AccountId] = Remembered()
+        self._opened: Remembered[AccountId, bool] = Remembered()
 
-    async def currency(self, tenant: str, account: AccountId, token: str) -> str | None:
-        """The currency of a tenant's account; None when the tenant has no such account."""
+    async def account(self, tenant: str, account: AccountId, token: str) -> Seen | None:
+        """A tenant's account; None when the tenant has no such account."""
         key = (tenant, account)
-        known = self._currencies.get(key)
+        known = self._accounts.get(key)
         if known is None:
-            known = await self._ledger.currency(account, token)
-            if known is not None:
-                self._currencies.put(key, known)
+            currency = await self._ledger.currency(account, token)
+            if currency is not None:
+                own = account in model.own_accounts(tenant, currency)
+                known = Seen(currency, own or await self._store.was_clearing(self._database, account))
+                self._accounts.put(key, known)
         return known
 
     async def card(self, tenant: str, card_token: str, token: str) -> Card:
@@ -74,20 +83,15 @@ class Directory:
         return known
 
     async def clearing(self, tenant: str, client_id: str, currency: str, token: str) -> AccountId:
-        """The account that stands for the acquirer. Its id is stored before the ledger is asked to open it, and opening
-        it again is harmless: a crash in between leaves nothing behind.
+        """The account that stands for the acquirer, opened if it is not there; opening it again is harmless. That the client takes card payments is
+        noted.
         """
-        key = (tenant, currency)
-        known = self._clearing.get(key)
-        if known is None:
+        own = model.clearing(tenant, currency)
+        if self._opened.get(own.id) is None:
             async with self._database.transaction() as tx:
-                await self._store.insert_clearing(tx, tenant, currency, ids.accounts.new(), client_id)
-            known = await self._store.clearing(self._database, tenant, currency)
-            if known is None:
-                msg = "a clearing account that was just stored is not there"
-                raise RuntimeError(msg)
+                await self._store.insert_clearing(tx, tenant, currency, own.id, client_id)
             await self._ledger.open_account(
-                known, name=f"card clearing {currency}", currency=currency, normal_side="debit", token=token
+                own.id, name=own.name, currency=currency, normal_side=own.normal_side, path=own.path, token=token
             )
-            self._clearing.put(key, known)
-        return known
+            self._opened.put(own.id, True)
+        return own.id

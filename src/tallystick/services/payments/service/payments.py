@@ -17,6 +17,7 @@ from tallystick.chassis.db import CommitUnknown, Database, Life
 from tallystick.chassis.idempotency import Entry, Fresh, Outcome
 from tallystick.contracts.payments.problems import (
     AccountNotFound,
+    AccountReserved,
     PaymentCurrencyMismatch,
     PaymentNotFound,
     SameAccount,
@@ -105,13 +106,15 @@ class Payments:
         card = clearing = None
         needed = [new.destination] if new.source is None else [new.destination, new.source]
         for account in needed:
-            currency = await self._directory.currency(subject.tenant, account, token)
-            if currency is None:
+            seen = await self._directory.account(subject.tenant, account, token)
+            if seen is None:
                 raise AccountNotFound(f"there is no account {ids.accounts.text(account)}")
-            if currency != new.amount.currency:
+            if seen.own:
+                raise AccountReserved(f"nothing is paid from or to {ids.accounts.text(account)}")
+            if seen.currency != new.amount.currency:
                 raise PaymentCurrencyMismatch(
-                    f"{ids.accounts.text(account)} is in {currency}, the amount in {new.amount.currency}",
-                    currency=currency,
+                    f"{ids.accounts.text(account)} is in {seen.currency}, the amount in {new.amount.currency}",
+                    currency=seen.currency,
                 )
         if new.token is not None:
             try:

@@ -141,12 +141,13 @@ WHERE id IN (
 )
 RETURNING *;
 
--- name: clearing
--- The clearing account of a tenant in a currency, if there is one.
-SELECT account FROM clearing WHERE tenant = $1 AND currency = $2;
+-- name: was_clearing
+-- Whether an account is stored as one that stands for the acquirer.
+SELECT EXISTS (SELECT FROM clearing WHERE account = $1);
 
 -- name: insert_clearing
--- Keeps the account's id before the ledger is asked to open it; whoever comes second takes the first one's.
+-- Notes who takes card payments, before the ledger is asked to open the account. Of before the account's id followed from its place, the one of
+-- then stays.
 INSERT INTO clearing (tenant, currency, account, client_id) VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, currency) DO NOTHING;
 
 -- name: somebody_by_card
