@@ -1,4 +1,4 @@
-"""The bus permissions on a real server: a fact's origin is certain, and facts reach only those whose charters consume them."""
+"""The bus's accounts and permissions on a real server: a fact's origin is certain, and facts reach only those whose charters consume them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tallystick.chassis import charter as charters_module
 from tallystick.chassis.bus import REVOCATIONS, Bus, StreamSettings, streams
 from tallystick.fabric import nats as rendered
 from tallystick.kernel.secret import Secret
-from tallystick.local.parts import Nats, NatsUser
+from tallystick.local.parts import Nats
 from tallystick.local.parts.nats import hash_password
 from tests.support.parts import free_port
 
@@ -69,11 +69,8 @@ class Service:
 @pytest_asyncio.fixture
 async def bus(directory: Path) -> AsyncIterator[str]:
     """A server whose users are those of the charters; its URL."""
-    users = [
-        NatsUser(name, hash_password(PASSWORD), permission.publish, permission.subscribe)
-        for name, permission in PERMISSIONS.items()
-    ]
-    part = Nats(directory / "nats", port=free_port(), users=users, log=directory / "nats.log")
+    accounts = rendered.accounts(CHARTERS, lambda _: hash_password(PASSWORD))
+    part = Nats(directory / "nats", port=free_port(), accounts=accounts, log=directory / "nats.log")
     await part.start()
     yield part.url
     await part.stop()
@@ -106,7 +103,7 @@ async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(bus:
 
         context = vault.client.jetstream(timeout=0.5)
         assert await vault.is_refused(context.stream_info("facts-payments"))
-        assert await vault.is_refused(vault.client.publish("$JS.API.DIRECT.GET.facts-payments", b'{"seq":1}'))
+        assert await vault.is_refused(vault.client.publish(streams.get_subject("payments"), b'{"seq":1}'))
         assert await vault.is_refused(vault.client.subscribe(streams.stored_subject("payments")))
 
 
@@ -160,11 +157,102 @@ async def test_a_stream_is_no_way_around_the_permissions(bus: str) -> None:
             "republish": {"src": "facts.risk", "dest": "facts.payments"},
         }
         wish = json.dumps(forging).encode()
-        assert await risk.is_refused(risk.client.publish("$JS.API.STREAM.UPDATE.facts-risk", wish))
-        answer = json.loads((await risk.client.request("$JS.API.STREAM.CREATE.facts-risk", wish, timeout=10)).data)
+        assert await risk.is_refused(risk.client.publish(f"{streams.API}.STREAM.UPDATE.facts-risk", wish))
+        answer = json.loads((await risk.client.request(streams.create_subject("risk"), wish, timeout=10)).data)
         assert "error" in answer, "it is there already, as the relay made it"
         await streams.publish(Bus(risk.client, "risk"), "risk", 1, [b"{}"], expected=0)
         assert (await streams.tail(Bus(payments.client, "payments"), "payments")).last == 0
+
+
+async def test_a_stream_made_to_forge_has_nothing_to_forge_with(bus: str) -> None:
+    """Who makes a stream says what it is like, if it is not there: it finds nobody else's in its account."""
+    async with connected(bus, "payments", "risk") as (payments, risk):
+        await own_stream(payments)
+        speaker = Bus(payments.client, "payments")
+        await streams.publish(speaker, "payments", 1, [b'{"one":1}'], expected=0)
+        wish = {
+            "name": "facts-risk",
+            "subjects": ["facts.risk", "facts.payments", "identity.revocations"],
+            "sources": [{"name": "facts-payments"}],
+            "republish": {"src": "facts.risk", "dest": "elsewhere"},
+            "allow_direct": True,
+        }
+        # Headers by which the server tells itself whose a request is are its own.
+        whose = {"Nats-Request-Info": json.dumps({"acc": "payments_stream", "svc": "payments_stream"})}
+        made = await risk.client.request(
+            streams.create_subject("risk"), json.dumps(wish).encode(), headers=whose, timeout=10
+        )
+        assert "error" not in json.loads(made.data)
+        for _ in range(3):
+            await risk.client.request("facts.risk", b"forged", timeout=10)
+        await streams.publish(speaker, "payments", 2, [b'{"two":2}'], expected=1)
+        assert await streams.facts_after(speaker, "payments", 0) == [b'{"one":1}', b'{"two":2}']
+        assert (await streams.bounds(Bus(risk.client, "risk"), "risk")).last == 3, "nothing of payments' is in it"
+
+
+LOOT = "_INBOX.risk.loot"
+COPYING = {"deliver_subject": LOOT, "ack_policy": "none", "deliver_policy": "all", "replay_policy": "instant"}
+
+
+def laundered(victim: str) -> list[tuple[str, bytes]]:
+    """Where a service may want an answer of the server's to go, and what is to come there."""
+    forged = streams.encode(victim, 2, [b'{"forged":1}'])
+    consumer = json.dumps({"stream_name": f"facts-{victim}", "config": COPYING}).encode()
+    changed = json.dumps({"name": f"facts-{victim}", "subjects": ["elsewhere"], "allow_direct": True}).encode()
+    return [
+        *((target, forged) for target in (f"facts.{victim}", REVOCATIONS) if target != "facts.risk"),
+        *(
+            (f"{api}.{what}.facts-{victim}", payload)
+            for api in ("$JS.API", streams.API)
+            for what, payload in (
+                ("STREAM.PURGE", b""),
+                ("STREAM.UPDATE", changed),
+                ("STREAM.MSG.DELETE", b'{"seq":1}'),
+                ("CONSUMER.CREATE", consumer),
+                ("STREAM.DELETE", b""),
+            )
+        ),
+    ]
+
+
+@pytest.mark.parametrize("victim", ["ledger", "payments", "risk"])
+async def test_where_an_answer_is_wanted_is_no_way_around_the_permissions(bus: str, victim: str) -> None:
+    """NATS does not check the reply subject of a request, and the server answers there with its own rights.
+
+    Neither a stranger's stream nor one that risk consumes is reached by that, nor its own.
+    """
+    async with connected(bus, *{"identity": 0, "risk": 0, "payments": 0, victim: 0}) as services:
+        of = {service.name: service for service in services}
+        for service in services:
+            await own_stream(service)
+            await streams.publish(Bus(service.client, service.name), service.name, 1, [b'{"real":1}'], expected=0)
+        risk = of["risk"].client
+        heard = await of["payments"].client.subscribe(REVOCATIONS)
+        loot = await risk.subscribe(LOOT)
+        await of["payments"].client.flush()
+        before = {name: await streams.tail(Bus(one.client, name), name) for name, one in of.items()}
+        stored = 1
+        for target, payload in laundered(victim):
+            # Own bytes as the server's answer; then an answer of its own making, from its own stream and from one that it reads.
+            stored = json.loads((await risk.request("facts.risk", payload, timeout=10)).data)["seq"]
+            await risk.publish(streams.get_subject("risk"), b'{"seq":%d}' % stored, reply=target)
+            await risk.publish(streams.info_subject("risk"), b"", reply=target)
+            await risk.publish(streams.create_subject("risk"), b"{}", reply=target)
+            await risk.publish("facts.risk", b"own", reply=target)
+            stored += 1
+            for subject in (streams.get_subject("payments"), streams.info_subject("payments")):
+                await risk.publish(subject, b'{"seq":1}', reply=target)
+            # The answers are under way on other connections; one to a request of the same connection comes after them.
+            await risk.request(streams.info_subject("risk"), b"", timeout=10)
+        await asyncio.sleep(0.3)
+        assert of["risk"].refused == [], "what is published is allowed; what would be answered is not checked"
+        for name, one in of.items():
+            end = await streams.tail(Bus(one.client, name), name) if name != "risk" else before[name]
+            assert end == before[name], name
+        own = await streams.bounds(Bus(risk, "risk"), "risk")
+        assert (own.created, own.first, own.last) == (before["risk"].created, 1, stored)
+        assert await streams.get(Bus(risk, "risk"), "risk", 1)
+        assert (heard.pending_msgs, loot.pending_msgs) == (0, 0)
 
 
 async def test_everyone_hears_what_identity_revokes(bus: str) -> None:
@@ -185,3 +273,28 @@ def test_a_user_names_no_subject_of_a_service_that_it_does_not_consume(name: str
     for subject in PERMISSIONS[name].publish:
         assert not any(f"facts-{stranger}" in subject or subject == f"facts.{stranger}" for stranger in strangers)
         assert subject not in {">", "facts.>", "$JS.API.>"}
+
+
+def test_nothing_is_exported_to_everybody_and_nobody_logs_in_where_streams_are() -> None:
+    made = rendered.accounts(CHARTERS, str)
+    assert set(made) == set(CHARTERS) | {rendered.stream_account(name) for name in CHARTERS}
+    for name, account in made.items():
+        assert ("jetstream" in account) == ("users" not in account) == name.endswith("_stream")
+        for export in account["exports"]:
+            (subject,) = {export.get("service"), export.get("stream")} - {None}
+            of = name.removesuffix("_stream")
+            consumers = {other for other, charter in CHARTERS.items() if of in charter.consumes}
+            expected = {
+                f"facts.{of}": {of},
+                f"stored.{of}": consumers,
+                f"$JS.API.STREAM.CREATE.facts-{of}": {of},
+                f"$JS.API.STREAM.INFO.facts-{of}": {of} | consumers,
+                f"$JS.API.DIRECT.GET.facts-{of}": {of} | consumers,
+                REVOCATIONS: set(CHARTERS) - {"identity"},
+            }[subject]
+            assert export["accounts"], "that would be everybody"
+            assert set(export["accounts"]) == expected
+        for found in account.get("imports", ()):
+            (told,) = {*found} - {"to"}
+            exports = {export.get(told) for export in made[found[told]["account"]]["exports"]}
+            assert found[told]["subject"] in exports, "NATS would not start"

@@ -13,6 +13,7 @@ from valkey.exceptions import NoPermissionError
 
 from tallystick.chassis import charter as charters_module
 from tallystick.chassis.auth import replay
+from tallystick.chassis.bus import streams
 from tallystick.chassis.charter import OPERATOR, pairs, workloads
 from tallystick.fabric import datamap, diagram, envoy, nats, postgres, render
 from tallystick.fabric import valkey as rendered
@@ -71,11 +72,17 @@ def test_whoever_hears_the_ledgers_facts_hears_those_of_all_shards() -> None:
     heard = nats.permissions(TWO)
     for name in ("audit", "notify"):
         assert {"stored.ledger", "stored.ledger-eu"} <= set(heard[name].subscribe)
-        assert "$JS.API.DIRECT.GET.facts-ledger-eu" in heard[name].publish
+        assert streams.get_subject("ledger-eu") in heard[name].publish
     assert "stored.ledger-eu" not in heard["risk"].subscribe
     # and it tells in its own name, not in that of the one at home
     assert "facts.ledger-eu" in heard["ledger-eu"].publish
     assert "facts.ledger" not in heard["ledger-eu"].publish
+    # its stream is apart from that at home, and read by the same
+    made = nats.accounts(TWO, str)
+    reading = {name: made[nats.stream_account(name)]["exports"][-1] for name in ("ledger", "ledger-eu")}
+    assert reading["ledger-eu"]["accounts"] == ["ledger-eu", "audit", "notify"]
+    assert reading["ledger"]["accounts"] == ["ledger", "audit", "notify"]
+    assert {"stream": {"account": "ledger-eu", "subject": "stored.ledger-eu"}} in made["notify"]["imports"]
 
 
 def test_it_has_a_database_an_owner_and_a_role_of_its_own() -> None:

@@ -24,7 +24,7 @@ import valkey.exceptions
 from nats.aio.msg import Msg
 
 from tallystick.chassis.bus import Bus, BusUnavailable
-from tallystick.local.parts import Child, Nats, NatsUser, Part, Postgres, ProcessFailed, Valkey, ValkeyUser
+from tallystick.local.parts import Child, Nats, Part, Postgres, ProcessFailed, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import process as process_part
 from tallystick.local.parts import valkey as valkey_part
@@ -163,7 +163,7 @@ import asyncio, os, sys
 from pathlib import Path
 from tallystick.kernel.secret import Secret
 from tallystick.chassis.bus import Bus, BusUnavailable
-from tallystick.local.parts import Child, Nats, NatsUser, Postgres, Valkey, ValkeyUser
+from tallystick.local.parts import Child, Nats, Postgres, Valkey, ValkeyUser
 from tallystick.local.parts import nats, valkey
 
 async def main():
@@ -171,7 +171,7 @@ async def main():
     secret = Secret("s" * 40)
     parts = [
         Postgres(base / "pg", base / "run", password=secret, log=base / "pg.log"),
-        Nats(base / "nats", port=port, users=[NatsUser("u", nats.hash_password(secret), (">",), (">",))], log=base / "nats.log"),
+        Nats(base / "nats", port=port, accounts={"all": {"jetstream": "enabled", "users": [{"user": "u", "password": nats.hash_password(secret)}]}}, log=base / "nats.log"),
         Valkey(base / "valkey", base / "v.sock", users=[ValkeyUser("u", valkey.hash_password(secret), ("+ping",))], log=base / "v.log"),
         Child("sleep", [sys.executable, "-c", "import time; time.sleep(600)"], log=base / "sleep.log"),
     ]
@@ -389,7 +389,7 @@ def test_nats_without_users_or_with_short_passwords_is_refused(directory: Path) 
     from tallystick.kernel.secret import Secret
 
     with pytest.raises(ValueError, match="let anyone in"):
-        Nats(directory, port=1, users=[], log=directory / "log")
+        Nats(directory, port=1, accounts={"empty": {}}, log=directory / "log")
     for bad in ("short", "x" * 73):
         with pytest.raises(ValueError):
             nats_part.hash_password(Secret(bad))
@@ -425,8 +425,10 @@ async def test_a_user_without_subjects_may_do_nothing(nats_server: NatsServer) -
 
 
 async def test_another_server_on_the_port_is_not_taken_for_ours(nats_server: NatsServer, directory: Path) -> None:
-    user = NatsUser("u", nats_part.hash_password(new_secret()), (">",), (">",))
-    other = Nats(directory / "nats", port=nats_server.part.port, users=[user], log=directory / "nats.log")
+    accounts = {
+        "all": {"jetstream": "enabled", "users": [{"user": "u", "password": nats_part.hash_password(new_secret())}]}
+    }
+    other = Nats(directory / "nats", port=nats_server.part.port, accounts=accounts, log=directory / "nats.log")
     with pytest.raises(ProcessFailed, match="address already in use"):
         await other.start()
     await other.stop()

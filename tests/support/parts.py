@@ -14,9 +14,11 @@ from typing import Any
 import asyncpg
 
 from tallystick.chassis import migrate
+from tallystick.chassis.bus import Permissions, streams
 from tallystick.chassis.db import Bounds, Database, Dsn
+from tallystick.fabric.nats import login
 from tallystick.kernel.secret import Secret
-from tallystick.local.parts import Nats, NatsUser, Postgres, Valkey, ValkeyUser
+from tallystick.local.parts import Nats, Postgres, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import valkey as valkey_part
 
@@ -144,19 +146,16 @@ class Server:
 
 
 class NatsServer:
-    """A NATS server. `admin` may do anything; `user` adds one with permissions."""
+    """A NATS server with one account, streams and all. `admin` may do anything; `user` adds one with permissions."""
 
     ADMIN = "admin"
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         self.passwords: dict[str, Secret[str]] = {}
-        self._users: dict[str, NatsUser] = {}
+        self._users: dict[str, dict[str, Any]] = {}
         self._note(self.ADMIN, (">",), (">",))
         self.part = Nats(
-            directory / "nats",
-            port=port or free_port(),
-            users=tuple(self._users.values()),
-            log=directory / "log" / "nats.log",
+            directory / "nats", port=port or free_port(), accounts=self._accounts, log=directory / "log" / "nats.log"
         )
 
     @property
@@ -169,12 +168,17 @@ class NatsServer:
     async def user(self, name: str, publish: tuple[str, ...], subscribe: tuple[str, ...]) -> Secret[str]:
         """Adds or changes a user; returns its password."""
         self._note(name, publish, subscribe)
-        await self.part.reload(tuple(self._users.values()))
+        await self.part.reload(self._accounts)
         return self.passwords[name]
+
+    @property
+    def _accounts(self) -> dict[str, Any]:
+        here = {f"{streams.API}.>": "$JS.API.>"}  # the streams are in the same account
+        return {"tests": {"jetstream": "enabled", "mappings": here, "users": list(self._users.values())}}
 
     def _note(self, name: str, publish: tuple[str, ...], subscribe: tuple[str, ...]) -> None:
         password = self.passwords.setdefault(name, new_secret())
-        self._users[name] = NatsUser(name, nats_part.hash_password(password), publish, subscribe)
+        self._users[name] = login(name, nats_part.hash_password(password), Permissions(publish, subscribe))
 
 
 class ValkeyServer:

@@ -48,18 +48,8 @@ def _with_two_replicas(charters: Mapping[str, Charter]) -> envoy.Topology:
 
 
 def _nats(charters: Mapping[str, Charter]) -> Files:
-    users = [
-        {
-            "user": name,
-            "password": f"<bcrypt hash of {name}'s password>",
-            "permissions": {
-                "publish": {"allow": list(permissions.publish)},
-                "subscribe": {"allow": list(permissions.subscribe)},
-            },
-        }
-        for name, permissions in nats.permissions(charters).items()
-    ]
-    return {"authorization.conf": _json({"authorization": {"users": users}})}
+    made = nats.accounts(charters, lambda name: f"<bcrypt hash of {name}'s password>")
+    return {"accounts.conf": _json({"accounts": made})}
 
 
 def _postgres(charters: Mapping[str, Charter]) -> Files:

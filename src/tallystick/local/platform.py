@@ -141,7 +141,7 @@ class Platform:
 
     def _keep_parts(self) -> None:
         layout, secrets = self.layout, self._secrets
-        nats_users, valkey_users = provision.users(self.charters, secrets)
+        accounts = provision.bus_accounts(self.charters, secrets)
         self._parts["postgres"] = self._keeper(
             Postgres(
                 layout.postgres,
@@ -151,10 +151,15 @@ class Platform:
             )
         )
         self._parts["nats"] = self._keeper(
-            Nats(layout.nats, port=self.state.nats_port, users=nats_users, log=layout.log("nats"))
+            Nats(layout.nats, port=self.state.nats_port, accounts=accounts, log=layout.log("nats"))
         )
         self._parts["valkey"] = self._keeper(
-            Valkey(layout.valkey, layout.valkey_socket, users=valkey_users, log=layout.log("valkey"))
+            Valkey(
+                layout.valkey,
+                layout.valkey_socket,
+                users=provision.valkey_users(self.charters, secrets),
+                log=layout.log("valkey"),
+            )
         )
         outbound = [self._topology.outbound(caller, target) for caller, target in pairs(self.charters)]
         inbound = [self._topology.inbound(name) for name in self.charters]

@@ -22,7 +22,7 @@ from tallystick.kernel.deployment import service_of
 from tallystick.kernel.secret import Secret
 from tallystick.local import rail
 from tallystick.local.layout import Layout
-from tallystick.local.parts import NatsUser, Postgres, ValkeyUser
+from tallystick.local.parts import Postgres, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import valkey as valkey_part
 from tallystick.local.parts.postgres import SUPERUSER
@@ -30,36 +30,22 @@ from tallystick.local.parts.process import write_private
 from tallystick.local.secrets import SecretFiles
 
 OPERATOR: Final = "operator"
-#: `verify` and support look into streams; nothing can be published or changed with this login.
-OPERATOR_NATS: Final = (
-    "$JS.API.INFO",
-    "$JS.API.STREAM.LIST",
-    "$JS.API.STREAM.NAMES",
-    "$JS.API.STREAM.INFO.*",
-    "$JS.API.STREAM.MSG.GET.*",
-    "$JS.API.CONSUMER.LIST.*",
-    "$JS.API.CONSUMER.INFO.>",
-)
 OPERATOR_VALKEY: Final = ("~*", "+@read", "+ping", "+info", "-@dangerous", "+keys", "+info")
 CREATE_TIMEOUT: Final = 60.0
 
 
-def users(charters: Mapping[str, Charter], secrets: SecretFiles) -> tuple[list[NatsUser], list[ValkeyUser]]:
-    """Every service's logins of bus and store, and the operator's, which may read."""
-    allowed = fabric_nats.permissions(charters)
-    nats = [
-        NatsUser(name, nats_part.hash_password(secrets.get(f"{name}/nats")), found.publish, found.subscribe)
-        for name, found in allowed.items()
-    ]
-    own = nats_part.hash_password(secrets.get(f"{OPERATOR}/nats"))
-    nats.append(NatsUser(OPERATOR, own, OPERATOR_NATS, (f"{fabric_nats.inbox(OPERATOR)}.>",)))
-    rules = fabric_valkey.rules(charters)
-    valkey = [
+def bus_accounts(charters: Mapping[str, Charter], secrets: SecretFiles) -> dict[str, fabric_nats.Account]:
+    """The bus: every service's login. The operator has none, there is nothing that only the bus knows."""
+    return fabric_nats.accounts(charters, lambda name: nats_part.hash_password(secrets.get(f"{name}/nats")))
+
+
+def valkey_users(charters: Mapping[str, Charter], secrets: SecretFiles) -> list[ValkeyUser]:
+    """Every service's login of the store, and the operator's, which may read."""
+    words_of = {**fabric_valkey.rules(charters), OPERATOR: OPERATOR_VALKEY}
+    return [
         ValkeyUser(name, valkey_part.hash_password(secrets.get(f"{name}/valkey")), words)
-        for name, words in rules.items()
+        for name, words in words_of.items()
     ]
-    valkey.append(ValkeyUser(OPERATOR, valkey_part.hash_password(secrets.get(f"{OPERATOR}/valkey")), OPERATOR_VALKEY))
-    return nats, valkey
 
 
 def sandbox(service: str, layout: Layout) -> dict[str, str]:

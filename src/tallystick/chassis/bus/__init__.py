@@ -6,6 +6,7 @@ Out: `chassis.outbox` and its relay. In: `Subscription` and `Consumer`. `Bus` is
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus, BusUnavailable
 from tallystick.chassis.bus.consumer import Consumer, Hole, Subscription
 from tallystick.chassis.bus.streams import StreamSettings
@@ -25,22 +26,15 @@ class Permissions:
 def permissions(service: str, sources: Iterable[str], *, issues_revocations: bool = False) -> Permissions:
     """What the bus of `service` needs that takes facts from `sources`: its own stream, the others' to read, nothing else.
 
-    A service makes its stream and can't change it: a stream's settings may copy another's content into it (`sources`)
-    and publish its own under another's subject (`republish`), and the server does both with its own rights.
+    By themselves these keep nobody out: NATS does not ask whether a publisher may use the subject where it wants the answer, and the
+    server answers there with its own rights. What such an answer can't leave is the account: `fabric.nats` gives each service one.
     Everyone hears of revocations; who issues them says so.
     """
-    own = f"facts-{service}"
-    publish = [
-        f"facts.{service}",
-        f"stored.{service}",
-        f"$JS.API.STREAM.CREATE.{own}",
-        f"$JS.API.STREAM.INFO.{own}",
-        f"$JS.API.DIRECT.GET.{own}",
-    ]
+    publish = [streams.subject(service), streams.stored_subject(service), streams.create_subject(service)]
     subscribe = [f"_INBOX.{service}.>", REVOCATIONS]
-    for source in sorted(set(sources)):
-        publish += [f"$JS.API.STREAM.INFO.facts-{source}", f"$JS.API.DIRECT.GET.facts-{source}"]
-        subscribe.append(f"stored.{source}")
+    for source in dict.fromkeys((service, *sorted(sources))):
+        publish += [streams.info_subject(source), streams.get_subject(source)]
+    subscribe += [streams.stored_subject(source) for source in sorted(set(sources))]
     if issues_revocations:
         publish.append(REVOCATIONS)
     return Permissions(tuple(publish), tuple(subscribe))

@@ -21,6 +21,8 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.bus.connection import Bus, BusUnavailable
 
 _NAME_IN_USE: Final = 10058
+#: Where JetStream is asked. Not `$JS.API`: the stream is in an account that nobody logs in to, and this is how a service has it in its own.
+API: Final = "jetstream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,21 @@ def stored_subject(service: str) -> str:
     return f"stored.{service}"
 
 
+def create_subject(service: str) -> str:
+    """Where the server is asked to make the stream. Whoever may ask says what it is like, so only its service does."""
+    return f"{API}.STREAM.CREATE.{name(service)}"
+
+
+def info_subject(service: str) -> str:
+    """Where the server is asked how the stream is."""
+    return f"{API}.STREAM.INFO.{name(service)}"
+
+
+def get_subject(service: str) -> str:
+    """Where the stream is read. One request may have many answers."""
+    return f"{API}.DIRECT.GET.{name(service)}"
+
+
 def encode(service: str, first: int, facts: Sequence[bytes]) -> bytes:
     """The message of a batch; the facts go in as they are."""
     return b'{"service":"%s","first":%d,"facts":[%s]}' % (service.encode(), first, b",".join(facts))
@@ -84,7 +101,7 @@ def encode(service: str, first: int, facts: Sequence[bytes]) -> bytes:
 async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
     """Create the stream if it is not there. Raises BusUnavailable.
 
-    One that has other settings stays as it is: to change them is the operator's (see `chassis.bus.permissions`).
+    One that has other settings stays as it is: no service may change a stream, its own neither (see `fabric.nats`).
     """
     config: dict[str, Any] = {
         "name": name(service),
@@ -101,7 +118,7 @@ async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
         "duplicate_window": _nanoseconds(settings.duplicate_window),
         "allow_direct": True,
     }
-    answer = await _api(bus, f"$JS.API.STREAM.CREATE.{name(service)}", config)
+    answer = await _api(bus, create_subject(service), config)
     if answer.get("error", {}).get("err_code") == _NAME_IN_USE:
         telemetry.log.warning("bus.stream_has_other_settings", stream=name(service))
         return
@@ -118,7 +135,7 @@ async def tail(bus: Bus, service: str) -> Tail:
 
 async def bounds(bus: Bus, service: str) -> Tail:
     """As `tail`, without reading the last message: `fact` is 0."""
-    answer = await _api(bus, f"$JS.API.STREAM.INFO.{name(service)}", None)
+    answer = await _api(bus, info_subject(service), None)
     if "error" in answer:
         raise _refused(answer)
     state = answer["state"]
@@ -152,7 +169,7 @@ async def read_page(
 ) -> tuple[list[Message], bool]:
     """As `read`, and whether the stream had more when it answered."""
     request = json.dumps({"seq": max(1, sequence), "batch": batch, "max_bytes": max_bytes}).encode()
-    *messages, end = await bus.request_many(f"$JS.API.DIRECT.GET.{name(service)}", request)
+    *messages, end = await bus.request_many(get_subject(service), request)
     headers = end.headers or {}
     status = headers.get("Status")
     if status not in {"204", "404"}:
@@ -162,7 +179,7 @@ async def read_page(
 
 async def get(bus: Bus, service: str, sequence: int) -> Message | None:
     """The message at a sequence. Raises BusUnavailable."""
-    message = await bus.request(f"$JS.API.DIRECT.GET.{name(service)}", json.dumps({"seq": sequence}).encode())
+    message = await bus.request(get_subject(service), json.dumps({"seq": sequence}).encode())
     if message.headers and "Status" in message.headers:
         if message.headers["Status"] == "404":
             return None
@@ -219,16 +236,20 @@ def _nanoseconds(duration: timedelta) -> int:
 
 
 __all__ = [
+    "API",
     "Envelope",
     "Message",
     "StreamSettings",
     "Tail",
     "bounds",
+    "create_subject",
     "decode",
     "encode",
     "ensure",
     "facts_after",
     "get",
+    "get_subject",
+    "info_subject",
     "locate",
     "name",
     "publish",

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from tallystick.local.parts.identity import NoIdentity
-from tallystick.local.parts.nats import Nats, NatsUser
+from tallystick.local.parts.nats import Nats
 from tallystick.local.parts.postgres import Postgres
 from tallystick.local.parts.process import Child, ProcessFailed
 from tallystick.local.parts.valkey import Valkey, ValkeyUser
@@ -24,4 +24,4 @@ class Part(Protocol):
     async def exited(self) -> int: ...
 
 
-__all__ = ["Child", "Nats", "NatsUser", "NoIdentity", "Part", "Postgres", "ProcessFailed", "Valkey", "ValkeyUser"]
+__all__ = ["Child", "Nats", "NoIdentity", "Part", "Postgres", "ProcessFailed", "Valkey", "ValkeyUser"]

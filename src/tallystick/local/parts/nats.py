@@ -1,7 +1,7 @@
-"""NATS JetStream from its wheel: the bus on one machine, on loopback TCP, with a password and subject permissions per user.
+"""NATS JetStream from its wheel: the bus on one machine, on loopback TCP. Who may log in, and do what, is said by the accounts that it gets.
 
-Everything is denied that a user's permissions don't name. `sync_interval: always`: an acknowledged message is on disk, which is not
-NATS's default (with it, a power loss can take a whole stream). There is no monitoring port: what it would tell, anyone could read.
+`sync_interval: always`: an acknowledged message is on disk, which is not NATS's default (with it, a power loss can take a whole stream).
+There is no monitoring port: what it would tell, anyone could read.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ import importlib.metadata
 import json
 import re
 import secrets
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import bcrypt
 
@@ -23,20 +23,6 @@ from tallystick.kernel.secret import Secret
 from tallystick.local.parts.process import Child, ProcessFailed, write_private
 
 GIB: Final = 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class NatsUser:
-    """A login: subjects it may publish to and subscribe to (wildcards `*` and `>`); what is not named is denied.
-
-    `allow_responses` lets it answer requests it received, once each.
-    """
-
-    name: str
-    password_hash: str
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...]
-    allow_responses: bool = False
 
 
 def hash_password(password: Secret[str]) -> str:
@@ -66,8 +52,8 @@ def nats_version() -> str:
 class Nats:
     """One NATS server with JetStream on `127.0.0.1:port`, its store in `data`.
 
-    `users` are the only logins. `max_store` bounds the disk that streams may take, in bytes. `reload(users)` changes the users without
-    a restart. Errors: `ProcessFailed` with the end of the log.
+    `accounts` are those of NATS's configuration, by name, with the only logins (`fabric.nats.accounts`). `max_store` bounds the disk that
+    streams may take, in bytes. `reload(accounts)` changes them without a restart. Errors: `ProcessFailed` with the end of the log.
     """
 
     name: Final = "nats"
@@ -77,17 +63,16 @@ class Nats:
         data: Path,
         *,
         port: int,
-        users: Sequence[NatsUser],
+        accounts: Mapping[str, Mapping[str, Any]],
         log: Path,
         max_store: int = 8 * GIB,
         stop_within: float = 10.0,
     ) -> None:
-        if not users:
-            raise ValueError("without users NATS would let anyone in")
+        _check(accounts)
         self.data = data
         self.port = port
         self.log = log
-        self._users = tuple(users)
+        self._accounts = accounts
         self._max_store = max_store
         self._child = Child(
             self.name,
@@ -111,6 +96,9 @@ class Nats:
 
     async def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # What lies here when all logins shared one account is in no account any more. The relays publish it again, from the outboxes.
+        if (before := self.data / "jetstream" / "jetstream" / "$G").exists():
+            shutil.rmtree(before)
         write_private(self.data / "nats.conf", self._configuration())
         await self._child.start()
         await self._child.until_ready(self.ready, within=60.0)
@@ -132,11 +120,10 @@ class Nats:
         # Another program, or another platform's server, may hold the port.
         return info.get("jetstream") is True and info.get("server_name") == self._server_name()
 
-    async def reload(self, users: Sequence[NatsUser]) -> None:
-        """Take other users or permissions; connections of users that are gone are closed by the server."""
-        if not users:
-            raise ValueError("without users NATS would let anyone in")
-        self._users = tuple(users)
+    async def reload(self, accounts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take other accounts, users or permissions; connections of users that are gone are closed by the server."""
+        _check(accounts)
+        self._accounts = accounts
         write_private(self.data / "nats.conf", self._configuration())
         self._child.send(signal.SIGHUP)
 
@@ -172,18 +159,12 @@ class Nats:
                 "max_memory_store": 64 * 1024 * 1024,
                 "max_file_store": self._max_store,
             },
-            "authorization": {"timeout": 5, "users": [_user(user) for user in self._users]},
+            "authorization": {"timeout": 5},
+            "accounts": self._accounts,
         }
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _user(user: NatsUser) -> dict[str, object]:
-    permissions: dict[str, object] = {"publish": _allowed(user.publish), "subscribe": _allowed(user.subscribe)}
-    if user.allow_responses:
-        permissions["allow_responses"] = {"max": 1, "expires": "1m"}
-    return {"user": user.name, "password": user.password_hash, "permissions": permissions}
-
-
-def _allowed(subjects: Iterable[str]) -> dict[str, list[str]]:
-    listed = list(subjects)
-    return {"allow": listed} if listed else {"deny": [">"]}  # an empty allow list would allow everything
+def _check(accounts: Mapping[str, Mapping[str, Any]]) -> None:
+    if not any(account.get("users") for account in accounts.values()):
+        raise ValueError("without users NATS would let anyone in")
