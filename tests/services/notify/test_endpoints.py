@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,25 @@ async def test_the_same_request_again_gets_the_same_answer_with_its_secret(env: 
     assert (other.status, slug(other), other.json["fields"]) == (422, "idempotency-key-reused", ["/url"])
     foreign = await env.edge("POST", PATH, body, key="k1", tenant="other")
     assert (foreign.status, foreign.header("idempotent-replayed")) == (201, None)
+
+
+async def test_a_deleted_endpoint_takes_the_stored_answer_with_its_secret_along(env: Env) -> None:
+    body = {"url": URL, "events": ["*"]}
+    first = await env.edge("POST", PATH, body, key="k1")
+    kept = await env.edge("POST", PATH, body, key="k2")
+    await env.edge("DELETE", f"{PATH}/{first.json['id']}")
+    for again in (body, {**body, "url": URL + "/2"}):
+        answer = await env.edge("POST", PATH, again, key="k1")
+        assert (answer.status, slug(answer)) == (404, "webhook-endpoint-not-found")
+        assert answer.header("idempotent-replayed") == "true"
+        assert answer.header("content-type") == "application/problem+json"
+        assert first.json["id"] in answer.json["detail"]
+    rows = await env.service.query("SELECT body, digest, fields FROM idempotency WHERE key = 'k1'")
+    assert [(row["digest"], row["fields"]) for row in rows] == [(b"", b"")]
+    assert json.loads(rows[0]["body"])["status"] == 404, "in place of the sealed answer"
+    # Another one's answer stays, and a new key makes a new one.
+    assert (await env.edge("POST", PATH, body, key="k2")).content == kept.content
+    assert (await env.edge("POST", PATH, body, key="k3")).status == 201
 
 
 async def test_fifty_at_once_with_one_key_make_one_endpoint(env: Env) -> None:

@@ -79,7 +79,8 @@ class Endpoints:
         """A new endpoint with its signing secret, or the stored answer of the same request.
 
         The secret is shown in this answer only; where that is stored for repeats of the request, it is sealed.
-        Raises InvalidUrl, TooManyEndpoints, KeyReused, InProgress.
+        Raises InvalidUrl, TooManyEndpoints, KeyReused, InProgress. After the endpoint was deleted, the stored answer is a
+        WebhookEndpointNotFound.
         """
         tenant, id_ = order.actor.tenant, ids.webhook_endpoints.new()
         secret = model.new_secret()
@@ -142,10 +143,12 @@ class Endpoints:
         return found
 
     async def delete(self, actor: Actor, endpoint: EndpointId) -> None:
-        """From now on nothing is sent to it. Raises WebhookEndpointNotFound."""
+        """From now on nothing is sent to it, and its secret is shown to nobody. Raises WebhookEndpointNotFound."""
         async with self._database.transaction() as tx:
             if not await self._store.delete_endpoint(tx, actor.tenant, endpoint, self._clock.now()):
                 raise _unknown(endpoint)
+            # The answer that made it holds its secret, for repeats of that request.
+            await idempotency.withdraw(tx, actor.tenant, [endpoint], _unknown(endpoint))
             await self.told(tx, "notify.endpoint.deleted", actor, endpoint)
 
     async def enable(self, actor: Actor, endpoint: EndpointId) -> Endpoint:
