@@ -73,6 +73,15 @@ async def test_an_id_that_is_another_transfers(env: Env) -> None:
         assert problem(no) == (409, "transfer-exists")
 
 
+async def test_an_id_that_is_a_refused_transfers(env: Env) -> None:
+    """It says so, and not why that one was refused."""
+    bank, _ = await furnished(env)
+    own = ids.transfers.text(ids.transfers.new())
+    assert (await env.transfers(post("wallet", bank, 500, id=own))).json["data"][0]["reason"] == "insufficient_funds"
+    no = await env.call("POST", "/v1/interbook_transfers", body(id=own))
+    assert (problem(no), no.json["reason"]) == ((409, "transfer-exists"), "id_already_failed")
+
+
 async def test_what_is_not_a_transfer_between_books(env: Env) -> None:
     bank, _ = await furnished(env)
     plain = (await env.transfers({**post(bank, "wallet", 1), "code": "interbook", "metadata": {"to_book": "x"}})).json

@@ -18,6 +18,7 @@ import msgspec
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Entry
+from tallystick.contracts.ledger.messages import Reason
 from tallystick.contracts.ledger.problems import (
     BookElsewhere,
     BookQuarantined,
@@ -68,6 +69,10 @@ _CROSSINGS = telemetry.counter("ledger_interbook", "Transfers between books by h
 _IN_FLIGHT = telemetry.gauge(
     "ledger_interbook_in_flight", "Transfers between books that the schedule could not end yet"
 )
+
+
+#: Refusals that say that the id is another transfer's: one that was posted or held, or one that was refused.
+_ANOTHERS: Final = ("exists_with_different_", Reason.ID_ALREADY_FAILED)
 
 
 class _Begun(msgspec.Struct, frozen=True):
@@ -150,7 +155,7 @@ class Interbook:
         answered = await self._poster.post(ask)
         # With a key there is a stored answer, and nothing but that if it was looked up: replayed, or our own after a COMMIT without an answer.
         begun = _Begun(answered.results[0].id, answered.results[0].reason) if entry is None else _begun(answered.body)
-        if begun.reason is not None and begun.reason.startswith("exists_with_different_"):
+        if begun.reason is not None and begun.reason.startswith(_ANOTHERS):
             raise TransferExists("take a new id for another transfer", reason=begun.reason)
         if begun.reason in MOMENTARY:
             raise BookQuarantined
