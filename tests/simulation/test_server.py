@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from pathlib import PurePath
 from typing import Any, cast
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -27,6 +28,7 @@ from tallystick.chassis.telemetry import logs
 from tallystick.contracts.ledger.problems import AccountHasHolds, AccountLimitBroken, AccountPathTaken
 from tallystick.kernel import ids
 from tallystick.kernel.clock import ManualClock
+from tallystick.kernel.ids import ProposalId
 from tallystick.services.ledger.model import (
     MICROSECOND,
     ApprovalRule,
@@ -279,7 +281,8 @@ async def test_edges_and_guards_are_what_they_are_to_postgresql(database_for: Da
     async with both.transaction() as tx:
         await store.insert_proposals(tx, [proposed])
     for instant, many in ((proposed.expires_at - MICROSECOND, 0), (proposed.expires_at, 1)):
-        assert len(await store.open_proposals(both, instant, 10)) == many
+        assert len(await store.open_proposals(both, instant, (START, ProposalId(UUID(int=0))), 10)) == many
+    assert await store.open_proposals(both, instant, (proposed.expires_at, proposed.id), 10) == []
     # The rules do not look, and the schema does.
     await ledger.books.seal(who, "main", START + timedelta(days=1))
     again = msgspec.structs.replace(header, id=ids.transactions.new())

@@ -195,6 +195,17 @@ async def test_signatures_that_are_not_good(env: Env) -> None:
     assert (await people.decide(checker, proposal)).json["status"] == "posted"
 
 
+async def test_a_decision_was_signed_about_now_by_any_integer(env: Env) -> None:
+    people = await ready(env)
+    proposal = (await people.propose(post("anna", "shop", 5000))).json
+    for iat in (10**400, -(10**400), 10**30, 2**63, 1.5, "1", None):
+        answer = await people.decide(people.checkers[0], proposal, iat=iat)
+        assert problem(answer) == (422, "invalid-decision"), iat
+    now = int(env.clock.now().timestamp())
+    for iat, status in ((now + 601, 422), (now - 601, 422), (now + 600, 200)):
+        assert (await people.decide(people.checkers[0], proposal, iat=iat)).status == status, iat
+
+
 async def test_rejected_is_rejected_for_good(env: Env) -> None:
     people = await ready(env)
     proposal = (await people.propose(post("anna", "shop", 5000))).json
@@ -244,6 +255,54 @@ async def test_who_is_cut_off_after_the_last_approval_leaves_it_to_the_schedule(
     await env.ledger.approvals.resume()
     assert (await people.call(people.maker, "GET", f"/v1/proposals/{proposal['id']}")).json["status"] == "posted"
     assert await env.balance("shop") == ("5000", "0", "5000")
+
+
+async def test_who_can_not_be_posted_for_now_keeps_nobody_waiting(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallystick.services.ledger.service.approvals.PAGE", 2)
+    people = await ready(env, approvals=1, expires_in=60)
+    await env.call("POST", "/v1/books", {"name": "two"})
+    await env.account("debit", book="two", path="m")
+    await env.account(book="two", path="a")
+    rule = {"currency": "EUR", "above": "0", "approvals": 1, "approvers": [people.checkers[0].client]}
+    await people.call(people.maker, "PUT", "/v1/books/two/approvals", {"rules": [rule]})
+    stuck = [(await people.propose(post("anna", "shop", 5000), key=f"k{n}")).json for n in range(3)]
+    other = (await people.propose(post("m", "a", 5), key="other", book="two")).json
+    await env.ledger.quarantine._shut(await env.ledger.poster.book("acme", "main"), ["for a test"])
+    for proposal in stuck:
+        assert problem(await people.decide(people.checkers[0], proposal)) == (409, "book-quarantined")
+    env.clock.advance(timedelta(days=2))
+
+    async def states() -> list[str]:
+        rows = await env.service.query("SELECT status FROM proposal ORDER BY id")
+        return [row["status"] for row in rows]
+
+    await env.ledger.approvals.resume()
+    assert await states() == ["approved"] * 3 + ["expired"], other
+    await env.ledger.quarantine.release(await env.ledger.poster.book("acme", "main"), None, checked=True)
+    await env.ledger.approvals.resume()
+    assert sorted(await states()) == ["expired", "posted", "posted", "refused"]
+
+
+async def test_a_refusal_names_what_could_not_be_posted_and_a_report_the_past_days(env: Env) -> None:
+    people = await ready(env, approvals=1)
+    await env.account(path="ben", floor="0")
+    env.clock.advance(timedelta(days=3))
+    await env.transfers(post("bank", "ben", 100))
+    made = await people.propose(post("bank", "shop", 2000), post("ben", "shop", 101), post("bank", "shop", 1), key="a")
+    done = (await people.decide(people.checkers[0], made.json)).json
+    assert (done["status"], done["reason"], done["breached_on"]) == ("refused", "insufficient_funds", [])
+    days = ["2026-01-02", "2026-01-03"]
+    for backdating, status in (("strict", "refused"), ("report", "posted")):
+        await env.call("PATCH", "/v1/books/main", {"backdating": backdating})
+        made = await people.propose(
+            post("bank", "shop", 2000), post("ben", "shop", 50), key=backdating, effective_at="2026-01-02T12:00:00Z"
+        )
+        done = (await people.decide(people.checkers[0], made.json)).json
+        assert (done["status"], done["breached_on"]) == (status, days)
+        assert (await people.call(people.maker, "GET", f"/v1/proposals/{done['id']}")).json == done
+        rows = await env.service.query("SELECT fact FROM outbox ORDER BY position DESC LIMIT 1")
+        told = json.loads(rows[0]["fact"])
+        assert (told["type"], told["data"]["breached_on"]) == (f"ledger.proposal.{status}", days)
 
 
 async def test_the_last_approvals_at_once_post_once(env: Env) -> None:

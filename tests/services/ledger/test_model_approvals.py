@@ -161,12 +161,18 @@ def guarded() -> State:
     paths = {1: "bank", 2: "people:anna", 3: "people:bert", 4: "transit:in:other:EUR", 5: None}
     found = state(*(replace(account(n), path=path, transit=n == 4) for n, path in paths.items()), account(6, currency="USD"))  # fmt: skip
     found.paths[1, "people:anna"] = aid(2)
-    decide([Unit(1, [post(900, 1, 2, 500), hold(901, 2, 1, 400), post(902, 1, 5, 500)], atomic=False)], found, START)
+    decide(
+        [Unit(1, [post(900, 1, 2, 500), hold(901, 2, 1, 400), post(902, 1, 5, 500), *DRAWN], atomic=False)],
+        found,
+        START,
+    )
     found.books[1].approvals = (PEOPLE, ANY)
     return found
 
 
 ANY = replace(RULE, above=1000)
+#: Of the posts 905 and 906 are 100 and 101 left to reverse.
+DRAWN = (post(905, 1, 2, 500), on("reverse", 907, 905, 400), post(906, 1, 2, 500), on("reverse", 908, 906, 399))
 
 
 def said(*commands: Command, found: State | None = None, **more: Any) -> list[Result]:
@@ -206,6 +212,8 @@ def asked(*commands: Command, **more: Any) -> list[tuple[ApprovalRule, ...] | No
         (on("reverse", 1, 900, 100), None),
         (on("reverse", 1, 900), (PEOPLE,)),
         (on("reverse", 1, 902), None),
+        (on("reverse", 1, 905), None),
+        (on("reverse", 1, 906), (PEOPLE,)),
         (on("reverse", 1, 999, 1001), None),
         (post(1, 4, 2, 5000), None),
     ],

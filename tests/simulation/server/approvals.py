@@ -14,7 +14,7 @@ from tests.simulation.server.engine import Row, Transaction, Values, of_file
 
 statement = of_file("approvals")
 _SAID = (
-    "id", "book", "tenant", "book_name", "proposer", "content", "plan", "digest", "rules", "status", "reason", "trace", "created_at", "expires_at",
+    "id", "book", "tenant", "book_name", "proposer", "content", "plan", "digest", "rules", "status", "reason", "breached_on", "trace", "created_at", "expires_at",
     "decisions",
 )  # fmt: skip
 _COLUMNS = ("id", "book", "proposer", "content", "plan", "digest", "rules", "trace", "created_at", "expires_at")
@@ -30,7 +30,7 @@ async def set_rules(tx: Transaction, number: int, rules: str | None) -> list[Row
 @statement
 async def insert(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
     for values in zip(*columns, strict=True):
-        row = dict(zip(_COLUMNS, values, strict=True)) | {"status": "pending", "reason": None}
+        row = dict(zip(_COLUMNS, values, strict=True)) | {"status": "pending", "reason": None, "breached_on": []}
         if not await tx.insert("proposal", (row["id"],), row):
             raise UniqueViolation("insert", "23505", "proposal_pkey", "")
     return []
@@ -68,26 +68,34 @@ async def decide(tx: Transaction, *values: Any) -> list[Row]:
 
 
 @statement
-async def become(tx: Transaction, proposal: Any, was: str, now_is: str, reason: str | None) -> list[Row]:
+async def become(  # noqa: PLR0917 - the query's arguments
+    tx: Transaction, proposal: Any, was: str, now_is: str, reason: str | None, breached_on: Sequence[Any]
+) -> list[Row]:
     await tx.lock("proposal", (proposal,))
     row = tx.get("proposal", (proposal,))
     if row is None or row["status"] != was:
         return []
-    await tx.update("proposal", (proposal,), status=now_is, reason=reason)
+    await tx.update("proposal", (proposal,), status=now_is, reason=reason, breached_on=list(breached_on))
     return [Row(id=proposal)]
 
 
 @statement
-async def open_(tx: Transaction, now: datetime, limit: int) -> list[Row]:
+async def open_(tx: Transaction, now: datetime, since: datetime, after: Any, limit: int) -> list[Row]:
     found = sorted(
         (
             row
             for row in tx.rows("proposal")
-            if row["status"] == "approved" or (row["status"] == "pending" and row["expires_at"] <= now)
+            if (row["status"] == "approved" or (row["status"] == "pending" and row["expires_at"] <= now))
+            and (row["expires_at"], row["id"]) > (since, after)
         ),
-        key=lambda row: row["expires_at"],
+        key=lambda row: (row["expires_at"], row["id"]),
     )
     return [
-        Row(id=row["id"], tenant=(tx.get("book", (row["book"],)) or {})["tenant"], status=row["status"])
+        Row(
+            id=row["id"],
+            tenant=(tx.get("book", (row["book"],)) or {})["tenant"],
+            status=row["status"],
+            expires_at=row["expires_at"],
+        )
         for row in found[:limit]
     ]

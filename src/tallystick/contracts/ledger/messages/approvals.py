@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.contracts.ledger.messages.words import Message, PathPattern
-from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.clock import DayWire, InstantWire
 from tallystick.kernel.ids import ClientIdWire, ProposalIdWire
 from tallystick.kernel.money import CurrencyCode
 from tallystick.kernel.numbers import NUMBER_BELONGS
@@ -74,7 +74,8 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """A transaction that waits for approvals. `transaction` is what was asked for, `plan` what it would post, word for word: JSON with its
     `header` and its `commands`, accounts as they were named, amounts in minor units. `digest` is what approvers sign: SHA-256, in hex, over
     the JSON object of `book`, `plan`, `proposal` (the id) and `transaction`, in this order and without spaces. `missing` is how many
-    approvals are still to come. `reason` says why it was refused when it was posted.
+    approvals are still to come. `reason` says why it was refused when it was posted, `breached_on` on which past days (UTC) a limit
+    was broken by that, or would have been.
     """
 
     id: ProposalIdWire
@@ -90,6 +91,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     created_at: InstantWire
     expires_at: InstantWire
     reason: str | None
+    breached_on: list[DayWire] = []
 
 
 class ProposalRef(msgspec.Struct, frozen=True):

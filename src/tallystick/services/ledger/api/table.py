@@ -327,7 +327,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/proposals/{id}/approve", approvals.approve, scope="approvals:sign", action="decideProposal",
         resource="Proposal", body=wire.SignedDecision, answer=wire.Proposal, rate="money",
-        problems=(ProposalNotFound, NotAnApprover, InvalidDecision, ProposalClosed, InvalidId, GuardRefused),
+        problems=(ProposalNotFound, NotAnApprover, InvalidDecision, ProposalClosed, InvalidId, BookQuarantined, GuardRefused),
         segments=_OF_PROPOSAL, summary="Approve a proposal; the last approval posts it",
     ),
     Endpoint(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -60,7 +60,9 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class ProposalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """`content` is what was asked for, word for word, `plan` what it would post; `digest` is over both."""
+    """`content` is what was asked for, word for word, `plan` what it would post; `digest` is over both. `breached_on`: the past days whose
+    limits it broke when it was posted, or would have.
+    """
 
     id: ProposalId
     book: int
@@ -77,6 +79,7 @@ class ProposalRow(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime
     decisions: tuple[Signed, ...]
+    breached_on: tuple[date, ...] = ()
 
     def at(self, now: datetime) -> ProposalRow:
         """As it is at `now`: what has expired is so before anybody has noted it."""
@@ -139,9 +142,9 @@ def agreed(payload: bytes, row: ProposalRow, decision: str, now: datetime) -> bo
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     own = ids.proposals.text(row.id)
-    return (said.proposal, said.digest, said.decision) == (own, row.digest, decision) and abs(
-        now.timestamp() - said.iat
-    ) <= FRESH_S
+    # Compared and not subtracted: it may be any integer.
+    fresh = said.iat - FRESH_S <= now.timestamp() <= said.iat + FRESH_S
+    return fresh and (said.proposal, said.digest, said.decision) == (own, row.digest, decision)
 
 
 _statement = msgspec.json.Decoder(Statement)

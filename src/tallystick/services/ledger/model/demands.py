@@ -10,7 +10,9 @@ from tallystick.services.ledger.model.values import Account, Command, State, Uni
 
 
 class _Made(msgspec.Struct):
-    """A transfer, there already or of the unit itself: what a later command that names it is about. `amount` is the most that it can be."""
+    """A transfer, there already or of the unit itself: what a later command that names it is about. `amount` is the most that can still be
+    done to it.
+    """
 
     debit: Account | None
     credit: Account | None
@@ -64,6 +66,7 @@ def _stored(state: State, book: int, target: TransferId) -> _Made | None:
     transfer = state.transfers.get((book, target))
     if transfer is None:
         return None
-    hold = state.holds.get((book, target))
+    hold, reversal = state.holds.get((book, target)), state.reversals.get((book, target))
     debit, credit = state.accounts.get(transfer.debit_account), state.accounts.get(transfer.credit_account)
-    return _Made(debit, credit, transfer.amount if hold is None else hold.amount, transfer.currency)
+    left = transfer.amount - (0 if reversal is None else reversal.reversed)
+    return _Made(debit, credit, left if hold is None else hold.remaining, transfer.currency)

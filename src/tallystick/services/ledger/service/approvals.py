@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
+from uuid import UUID
 
 import msgspec
 
@@ -17,7 +18,7 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.auth import Refused, Subject, statement
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.messages import STATEMENT_TYPE
+from tallystick.contracts.ledger.messages import STATEMENT_TYPE, Reason
 from tallystick.contracts.ledger.problems import (
     InvalidDecision,
     NotAnApprover,
@@ -29,6 +30,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId, ProposalId
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import (
+    EPOCH,
     ApprovalRule,
     Command,
     Header,
@@ -44,8 +46,9 @@ from tallystick.services.ledger.service.books import Books, Who
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Proposals
 
-#: Proposals that one turn of the schedule looks at.
+#: Proposals that the schedule looks at at once.
 PAGE: Final = 100
+_FIRST: Final = (EPOCH, ProposalId(UUID(int=0)))
 
 _encode = msgspec.json.Encoder().encode
 
@@ -209,19 +212,22 @@ class Approvals:
 
     async def resume(self) -> None:
         """Posts what was approved and not posted, and notes what has expired. Of one that fails the next turn tries again."""
-        for proposal, tenant, status in await self._proposals.open_proposals(self._database, self._clock.now(), PAGE):
-            row = await self.get(tenant, proposal)
-            if status == "approved":
-                try:
-                    await self._carry_out(row)
-                except Problem as problem:
-                    telemetry.log.warning(
-                        "ledger.proposal.waits", proposal=ids.proposals.text(proposal), slug=problem.slug
-                    )
-            elif row.status == "expired":
-                async with self._database.transaction() as tx:
-                    if await self._proposals.become(tx, proposal, "pending", "expired"):
-                        await self._tell(tx, row, "ledger.proposal.expired", "ledger", None)
+        now, after = self._clock.now(), _FIRST
+        while found := await self._proposals.open_proposals(self._database, now, after, PAGE):
+            for one in found:
+                await self._resume(await self.get(one.tenant, one.id), one.status)
+            after = found[-1].expires_at, found[-1].id
+
+    async def _resume(self, row: ProposalRow, status: str) -> None:
+        if status == "approved":
+            try:
+                await self._carry_out(row)
+            except Problem as problem:
+                telemetry.log.warning("ledger.proposal.waits", proposal=ids.proposals.text(row.id), slug=problem.slug)
+        elif row.status == "expired":
+            async with self._database.transaction() as tx:
+                if await self._proposals.become(tx, row.id, "pending", "expired"):
+                    await self._tell(tx, row, "ledger.proposal.expired", "ledger", None)
 
     @staticmethod
     def _check(row: ProposalRow, subject: Subject, decision: str, signature: str, now: datetime) -> None:
@@ -268,13 +274,18 @@ class Approvals:
             approved=True,
         )
         answered = await self._poster.post(ask)
-        refused = next((result for result in answered.results if result.status == "rejected" and result.reason), None)
+        # The others of it were refused only because of this one.
+        refused = next(
+            (one for one in answered.results if one.reason not in {None, Reason.LINKED_TRANSFER_FAILED}), None
+        )
+        days = tuple(sorted({day for result in answered.results for day in result.breached_on}))
         status: Literal["posted", "refused"] = "posted" if refused is None else "refused"
         reason = None if refused is None else str(refused.reason)
+        row = msgspec.structs.replace(row, status=status, reason=reason, breached_on=days)
         async with self._database.transaction() as tx:
-            if await self._proposals.become(tx, row.id, "approved", status, reason):
+            if await self._proposals.become(tx, row.id, "approved", status, reason, days):
                 await self._tell(tx, row, f"ledger.proposal.{status}", "ledger", row.trace)
-        return msgspec.structs.replace(row, status=status, reason=reason)
+        return row
 
     async def _tell(self, tx: Transaction, row: ProposalRow, kind: str, actor: str, trace: str | None) -> None:
         await self._outbox.append(tx, [self._fact(row, kind, actor, trace)])
@@ -289,5 +300,6 @@ class Approvals:
             resource=own,
             at=self._clock.now(),
             trace=trace,
-            data={"proposal": own, "book": row.book, "digest": row.digest, "proposer": row.proposer},
+            data={"proposal": own, "book": row.book, "digest": row.digest, "proposer": row.proposer}
+            | ({"breached_on": [day.isoformat() for day in row.breached_on]} if row.breached_on else {}),
         )

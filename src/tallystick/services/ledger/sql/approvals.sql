@@ -19,7 +19,7 @@ SELECT id FROM proposal WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: get
 -- One proposal of a tenant, with what was decided about it, oldest first.
-SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.trace,
+SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.breached_on, p.trace,
     p.created_at, p.expires_at, coalesce((
         SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
         FROM proposal_decision AS d WHERE d.proposal = p.id
@@ -29,7 +29,7 @@ WHERE p.id = $1 AND b.tenant = $2;
 
 -- name: page
 -- Proposals of book $1 before the id $2 (null: from the newest), all (null) or those that are in state $3 at $4.
-SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.trace,
+SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.breached_on, p.trace,
     p.created_at, p.expires_at, coalesce((
         SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
         FROM proposal_decision AS d WHERE d.proposal = p.id
@@ -46,12 +46,13 @@ ON CONFLICT DO NOTHING
 RETURNING approver;
 
 -- name: become
--- What became of a proposal ($3), if it was in state $2. $4 is why it was refused.
-UPDATE proposal SET status = $3, reason = $4 WHERE id = $1 AND status = $2
+-- What became of a proposal ($3), if it was in state $2. $4 is why it was refused, $5 the past days whose limits it broke.
+UPDATE proposal SET status = $3, reason = $4, breached_on = $5 WHERE id = $1 AND status = $2
 RETURNING id;
 
 -- name: open
--- Proposals that have their approvals and are not posted, and those that have expired at $1 and are not noted as such.
-SELECT p.id, b.tenant, p.status FROM proposal AS p JOIN book AS b ON b.id = p.book
-WHERE p.status = 'approved' OR (p.status = 'pending' AND p.expires_at <= $1)
-ORDER BY p.expires_at LIMIT $2;
+-- Proposals that have their approvals and are not posted, and those that have expired at $1 and are not noted as such, in the order of
+-- (expiry, id) after ($2, $3).
+SELECT p.id, b.tenant, p.status, p.expires_at FROM proposal AS p JOIN book AS b ON b.id = p.book
+WHERE (p.status = 'approved' OR (p.status = 'pending' AND p.expires_at <= $1)) AND (p.expires_at, p.id) > ($2, $3)
+ORDER BY p.expires_at, p.id LIMIT $4;

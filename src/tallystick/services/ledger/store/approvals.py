@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Final
+from datetime import date, datetime
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,13 @@ _encode = msgspec.json.Encoder().encode
 def approval_rules(text: str | None) -> tuple[ApprovalRule, ...]:
     """As they stand in the book's row."""
     return () if text is None else _rules(text)
+
+
+class OpenProposal(NamedTuple):
+    id: ProposalId
+    tenant: str
+    status: str
+    expires_at: datetime
 
 
 class Proposals:
@@ -55,18 +62,27 @@ class Proposals:
         args = (proposal, signed.approver, signed.decision, signed.at, signed.signature)
         return await tx.fetchval(queries.decide, *args) is not None
 
-    async def become(
-        self, tx: Transaction, proposal: ProposalId, was: str, now_is: str, reason: str | None = None
+    async def become(  # noqa: PLR0917 - what is noted of it
+        self,
+        tx: Transaction,
+        proposal: ProposalId,
+        was: str,
+        now_is: str,
+        reason: str | None = None,
+        breached_on: Sequence[date] = (),
     ) -> bool:
-        return await tx.fetchval(queries.become, proposal, was, now_is, reason) is not None
+        return await tx.fetchval(queries.become, proposal, was, now_is, reason, breached_on) is not None
 
-    async def open_proposals(self, database: Database, now: datetime, limit: int) -> list[tuple[ProposalId, str, str]]:
-        """Id, tenant and state of those that something is to be done about."""
-        return [(ProposalId(row[0]), row[1], row[2]) for row in await database.fetch(queries.open, now, limit)]
+    async def open_proposals(
+        self, database: Database, now: datetime, after: tuple[datetime, ProposalId], limit: int
+    ) -> list[OpenProposal]:
+        """Those that something is to be done about, in the order of (expiry, id) after `after`."""
+        return [OpenProposal(*row) for row in await database.fetch(queries.open, now, *after, limit)]
 
 
 def _proposal(row: Row) -> ProposalRow:
     fields = dict(row.items())
     fields["rules"] = _rules(fields["rules"])
+    fields["breached_on"] = tuple(fields["breached_on"])
     fields["decisions"] = _decisions(fields["decisions"])
     return ProposalRow(**fields)
