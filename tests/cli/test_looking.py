@@ -116,6 +116,7 @@ def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path:
     assert dispatch(["status", "--no-such"]) == 2
     assert dispatch(["trace", "xyz", "--data", str(tmp_path)]) == 2
     assert dispatch(["render", "no-such"]) == 2
+    assert dispatch(["logs", "-n", "-5", "--data", str(tmp_path)]) == 2
 
 
 LOOKING = (

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Failed
+from tallystick.cli.replay import _show
 from tallystick.cli.replay.file import COLUMNS, Row, card_number, columns_of, parse, reading, to_minor
+from tallystick.cli.replay.run import Run
 from tallystick.kernel.luhn import luhn
 from tallystick.local.rail.rules import BEHAVIOURS
 
@@ -95,3 +98,20 @@ def test_files_that_are_cut_off_or_missing_are_refused(tmp_path: Path) -> None:
             list(parse(lines, dict(COLUMNS), 2, []))
     with pytest.raises(Failed, match="can't be read"), reading(tmp_path / "missing.csv"):
         pass
+
+
+@pytest.mark.parametrize("option", ["--limit", "--in-flight"])
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_a_number_of_rows_or_requests_that_is_none(
+    option: str, count: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch(["replay", str(tmp_path / "x.csv"), option, count, "--data", str(tmp_path)]) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_part_of_a_file_is_not_compared(whole: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its terminals' accounts may hold more from an earlier run."""
+    _show(Run(key="x", currency="EUR", in_flight=1, whole=whole).report())
+    told = capsys.readouterr().out
+    assert ("ledger  0 accounts" in told, "not compared" in told) == (whole, not whole)

@@ -26,6 +26,8 @@ def logs(
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """The logs of all processes, by time. With `--json` one document per line, as they were written."""
+    if lines < 0:
+        raise Failed("--lines is 0 (all of them) or more", USAGE)
     directory = common.layout.logs
     found = reader.files(directory, process)
     if process is not None and not found:

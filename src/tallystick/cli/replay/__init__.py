@@ -36,6 +36,8 @@ def replay(
     """Send every row of FILE as a card payment. Exit status 1 if any row was not carried out."""
     if not 1 <= in_flight <= 1000:
         raise Failed("--in-flight is between 1 and 1000", USAGE)
+    if (limit is not None and limit < 1) or in_flight < 1:
+        raise Failed("--limit and --in-flight are 1 or more", USAGE)
     try:
         exponent = currency(code).exponent
     except UnknownCurrency as error:
@@ -75,7 +77,8 @@ def _show(report: dict[str, Any]) -> None:
         table.add_row(f"  {reason}", f"{count:,}")
     for problem, count in report["problems"].items():
         table.add_row(f"[red]refused: {problem}[/]", f"{count:,}")
-    table.add_row("ledger", f"{report['accounts']:,} accounts", money(report["sums"]["ledger"]))
+    if report["sums"]["ledger"] is not None:
+        table.add_row("ledger", f"{report['accounts']:,} accounts", money(report["sums"]["ledger"]))
     print_table(table, out)
     if report["new"]:
         out.print(
@@ -90,5 +93,7 @@ def _show(report: dict[str, Any]) -> None:
         out.print(f"[red]... and {report['skipped'] - len(report['skipped_rows'])} more[/]")
     if report["accounts_wrong"]:
         out.print(f"[red]{len(report['accounts_wrong'])} accounts do not hold what their payments say[/]")
+    elif report["sums"]["ledger"] is None:
+        out.print("[dim]a part of the file: not compared with the ledger[/]")
     elif report["accounts"]:
         out.print("[green]the ledger holds what the payments say, to the minor unit, in every account[/]")

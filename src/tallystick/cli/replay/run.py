@@ -207,7 +207,7 @@ class Run:
                 "file": str(tally.sent_minor),
                 "settled": str(tally.minors["settled"]),
                 "declined": str(tally.minors["declined"]),
-                "ledger": str(sum(self._books.values())),
+                "ledger": str(sum(self._books.values())) if self._whole else None,
             },
             "accounts": len(self._books),
             "accounts_wrong": wrong,
