@@ -17,7 +17,7 @@ import pytest
 
 from tallystick.chassis import charter, dead_letters, outbox
 from tallystick.chassis import db as chassis_db
-from tallystick.chassis.bus import Bus, BusUnavailable, Consumer, Delivered, Subscription, streams
+from tallystick.chassis.bus import Bus, BusUnavailable, Consumer, Delivered, Hole, Subscription, streams
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact
 from tallystick.fabric import nats as fabric_nats
@@ -285,6 +285,44 @@ async def test_a_hole_stops_the_consumer_until_the_stream_is_whole(
         await streams.publish(bus, "test", 1, raws, expected=0)
         await reached(service, 9)
     assert await numbers(service) == list(range(1, 10))
+
+
+@pytest.mark.parametrize("strange", ["no id", "another's", "no facts", "more than it says"])
+async def test_a_message_that_no_relay_of_the_source_wrote_stops_the_consumer_after_what_is_before_it(
+    database: Database, bus: Bus, service: ServiceDatabase, strange: str
+) -> None:
+    raws = [outbox.encode(fact(number)) for number in range(1, 6)]
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    await streams.publish(bus, "test", 1, raws[:2], expected=0)
+    named = {"Nats-Msg-Id": "test-3-1"}
+    data, headers = {
+        "no id": (streams.encode("test", 3, raws[2:3]), {}),
+        "another's": (streams.encode("other", 3, raws[2:3]), named),
+        "no facts": (b"?", named),
+        "more than it says": (streams.encode("test", 3, raws[2:4]), named),
+    }[strange]
+    await bus.jetstream().publish("facts.test", data, headers=headers)
+    await streams.publish(bus, "test", 4, raws[3:], expected=2)
+    async with consuming(database, bus) as consumer:
+        await reached(service, 2)
+        await asyncio.sleep(0.2)
+        with pytest.raises(Hole):
+            await consumer._step()
+    assert await numbers(service) == [1, 2]
+    assert await dead_letters.list_letters(database) == []
+
+
+async def test_a_relay_goes_on_once_what_it_did_not_write_is_gone(database: Database, bus: Bus) -> None:
+    async with relaying(database, bus):
+        await append(database, fact(1))
+        await told(bus, 1)
+    await bus.jetstream().publish("facts.test", b"?")
+    async with relaying(database, bus) as relay:
+        await append(database, fact(2))
+        await asyncio.sleep(0.5)
+        assert not relay.leading or (await streams.bounds(bus, "test")).last == 2
+        await bus.jetstream().delete_stream("facts-test")
+        assert [one.data["n"] for one in await told(bus, 2)] == [1, 2]
 
 
 async def test_a_rebuilt_stream_is_read_on_without_repetition(

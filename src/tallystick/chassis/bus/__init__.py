@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus, BusUnavailable
-from tallystick.chassis.bus.consumer import Consumer, Hole, Subscription
-from tallystick.chassis.bus.streams import StreamSettings
+from tallystick.chassis.bus.consumer import Consumer, Subscription
+from tallystick.chassis.bus.streams import Hole, StreamSettings
 from tallystick.chassis.fact import Delivered
 
 REVOCATIONS = "identity.revocations"

@@ -1,7 +1,7 @@
 """Taking other services' facts: in order, each once in effect, none lost in silence.
 
 The move of `inbox.last_seq` is in the transaction that handles the facts; so a crash repeats both or neither. A hole in the numbers stops
-the consumer (it asks the stream again); a fact that can't be handled goes to the dead letters, and the others go on.
+the consumer (it asks the stream again), and so does a message that its source did not write; a fact that can't be handled goes to the dead letters, and the others go on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import uuid_utils
 from tallystick.chassis import telemetry
 from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus
+from tallystick.chassis.bus.streams import Hole
 from tallystick.chassis.db import Database, Queries, Query, Session, Signal, Transaction, session
 from tallystick.chassis.fact import Delivered, Head
 from tallystick.chassis.fact import head as decode_head
@@ -77,10 +78,6 @@ class Subscription:
             pattern in ("*", type_) or (pattern.endswith(".*") and type_.startswith(pattern[:-1]))
             for pattern in self.types
         )
-
-
-class Hole(Exception):
-    """What the stream has next does not follow what is handled."""
 
 
 class Stopped(Exception):
@@ -153,7 +150,7 @@ class Consumer:
         """Find the place in the stream that follows what is handled."""
         sub = self.subscription
         last = await self.database.fetchval(Q.last_seq, *self._labels)
-        end = await streams.tail(self.bus, sub.source)
+        end = await streams.bounds(self.bus, sub.source)
         self._created = end.created
         if last is None:
             last = 0
@@ -177,7 +174,11 @@ class Consumer:
             if message.first > last + 1:
                 hole = Hole(f"the facts {last + 1} to {message.first - 1} of {source} are missing in the stream")
                 break
-            raws = streams.decode(message.data).facts[last + 1 - message.first :]
+            try:
+                raws = streams.facts(message, source)[last + 1 - message.first :]
+            except Hole as found:
+                hole = found
+                break
             facts.extend((seq, bytes(raw)) for seq, raw in enumerate(raws, last + 1))
             last = max(last, message.last)
         if facts:

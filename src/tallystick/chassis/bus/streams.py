@@ -56,6 +56,10 @@ class Message:
         return self.first + self.count - 1
 
 
+class Hole(Exception):
+    """What a stream has next are not the facts that come next: some are missing, or no relay of the service wrote it."""
+
+
 class Envelope(msgspec.Struct, frozen=True):
     service: str
     first: int
@@ -160,25 +164,35 @@ async def publish(bus: Bus, service: str, first: int, facts: Sequence[bytes], *,
 async def read(
     bus: Bus, service: str, sequence: int, *, batch: int = 64, max_bytes: int = 1024 * 1024
 ) -> list[Message]:
-    """Messages from `sequence` on, as they are stored; empty when there are none yet. Raises BusUnavailable, also without a stream."""
+    """Messages from `sequence` on, as they are stored; empty when there are none yet. Raises BusUnavailable, also without a stream, and
+    Hole when the first of them is no relay's.
+    """
     return (await read_page(bus, service, sequence, batch=batch, max_bytes=max_bytes))[0]
 
 
 async def read_page(
     bus: Bus, service: str, sequence: int, *, batch: int = 64, max_bytes: int = 1024 * 1024
 ) -> tuple[list[Message], bool]:
-    """As `read`, and whether the stream had more when it answered."""
+    """As `read`, and whether the stream had more when it answered. What follows a message that is no relay's comes with the next page."""
     request = json.dumps({"seq": max(1, sequence), "batch": batch, "max_bytes": max_bytes}).encode()
     *messages, end = await bus.request_many(get_subject(service), request)
     headers = end.headers or {}
     status = headers.get("Status")
     if status not in {"204", "404"}:
         raise BusUnavailable(f"the stream {name(service)} can't be read", context={"status": status})
-    return [_message(message) for message in messages], headers.get("Nats-Num-Pending", "0") != "0"
+    found: list[Message] = []
+    for message in messages:
+        try:
+            found.append(_message(message))
+        except Hole:
+            if not found:
+                raise
+            return found, True
+    return found, headers.get("Nats-Num-Pending", "0") != "0"
 
 
 async def get(bus: Bus, service: str, sequence: int) -> Message | None:
-    """The message at a sequence. Raises BusUnavailable."""
+    """The message at a sequence. Raises BusUnavailable, and Hole when it is no relay's."""
     message = await bus.request(get_subject(service), json.dumps({"seq": sequence}).encode())
     if message.headers and "Status" in message.headers:
         if message.headers["Status"] == "404":
@@ -189,12 +203,16 @@ async def get(bus: Bus, service: str, sequence: int) -> Message | None:
 
 async def locate(bus: Bus, service: str, fact: int) -> int:
     """The sequence of the first message that holds `fact` or a later one; one past the end when there is none. Raises BusUnavailable."""
-    end = await tail(bus, service)
+    end = await bounds(bus, service)
     low, high = end.first, end.last + 1
     while low < high:
         middle = (low + high) // 2
-        found = await get(bus, service, middle)
-        if found is None or found.last < fact:  # None: aged away meanwhile, so what we look for is later
+        try:
+            found = await get(bus, service, middle)
+            later = found is None or found.last < fact  # None: aged away meanwhile, so what we look for is later
+        except Hole:
+            later = False  # it ends what can be read; whoever looks for what is after it comes upon it
+        if later:
             low = middle + 1
         else:
             high = middle
@@ -208,15 +226,30 @@ async def facts_after(bus: Bus, service: str, fact: int) -> list[bytes]:
     while messages := await read(bus, service, sequence):
         for message in messages:
             skip = max(0, fact + 1 + len(found) - message.first)
-            found.extend(bytes(raw) for raw in decode(message.data).facts[skip:])
+            found.extend(bytes(raw) for raw in facts(message, service)[skip:])
         sequence = messages[-1].sequence + 1
     return found
 
 
+def facts(message: Message, service: str) -> list[msgspec.Raw]:
+    """What a message holds. Raises Hole when it is not the service's facts of these numbers."""
+    try:
+        envelope = decode(message.data)
+    except msgspec.DecodeError as error:
+        raise Hole(f"message {message.sequence} of {name(service)} can't be read") from error
+    if (envelope.service, envelope.first, len(envelope.facts)) != (service, message.first, message.count):
+        raise Hole(f"message {message.sequence} of {name(service)} is not the facts that its id says")
+    return envelope.facts
+
+
 def _message(message: Msg) -> Message:
     headers = message.headers or {}
-    _, first, count = headers[api.Header.MSG_ID.value].rsplit("-", 2)
-    return Message(int(headers["Nats-Sequence"]), int(first), int(count), message.data)
+    sequence = int(headers["Nats-Sequence"])
+    try:
+        _, first, count = headers[api.Header.MSG_ID.value].rsplit("-", 2)
+        return Message(sequence, int(first), int(count), message.data)
+    except (KeyError, ValueError) as error:
+        raise Hole(f"message {sequence} has no id with the numbers of its facts") from error
 
 
 async def _api(bus: Bus, subject: str, request: dict[str, Any] | None) -> dict[str, Any]:
@@ -238,6 +271,7 @@ def _nanoseconds(duration: timedelta) -> int:
 __all__ = [
     "API",
     "Envelope",
+    "Hole",
     "Message",
     "StreamSettings",
     "Tail",
@@ -246,6 +280,7 @@ __all__ = [
     "decode",
     "encode",
     "ensure",
+    "facts",
     "facts_after",
     "get",
     "get_subject",

@@ -18,7 +18,7 @@ from typing import Final
 from tallystick.chassis import telemetry
 from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus, BusUnavailable
-from tallystick.chassis.bus.streams import StreamSettings, Tail
+from tallystick.chassis.bus.streams import Hole, StreamSettings, Tail
 from tallystick.chassis.db import Database, Row, Session, arguments, session
 from tallystick.chassis.outbox import Q
 from tallystick.kernel.problem import Problem
@@ -91,7 +91,7 @@ class Place:
 
 
 class Relay:
-    """`run` until `stop`. Errors of the parts are logged and tried again, for ever; `Diverged` too, but it needs a person."""
+    """`run` until `stop`. Errors of the parts are logged and tried again, for ever; `Diverged` and `Hole` too, but they need a person."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Relay:
                     self.leading = True
                     await self._lead(own)
                     pause = 0.1
-            except (Problem, LostLead, Diverged, OSError) as error:
+            except (Problem, LostLead, Diverged, Hole, OSError) as error:
                 telemetry.log.warning("outbox.relay_failed", error=error, reason=str(error), delay_ms=int(pause * 1000))
                 await self._stopped_within(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause = min(pause * 2, 5.0)
