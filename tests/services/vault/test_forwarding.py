@@ -275,6 +275,88 @@ async def test_a_number_in_disguise_is_not_passed_on(
         assert "9855" not in json.dumps(result)
 
 
+async def test_one_request_id_is_sent_once(with_acquirer: Callable[[Handler], Any]) -> None:
+    async with with_acquirer(says("{}")) as (env, seen):
+        token = (await env.create())["id"]
+        one, other = pay("r", token), pay("r", token)
+        other["request"] = {**other["request"], "body": '{"pan":"{{card.number}}","amount":"2"}'}
+        results = await env.forward(one, other, one)
+        assert [slug(result) if "problem" in result else "sent" for result in results] == [
+            "sent",
+            "invalid-forward",
+            "sent",
+        ]
+        assert len(seen) == 1
+        # At the same moment from two callers: neither has been sent when the other asks.
+        again = pay("s", token, wait=True)
+        calls = await asyncio.gather(*(env.forward(again) for _ in range(5)))
+        assert [answered(result) for (result,) in calls] == [{}] * 5
+        assert len(seen) == 2
+        uses = [fact["data"]["uses"] for fact in await env.facts() if fact["type"] == "vault.tokens.forwarded"]
+        assert [[use[2] for use in each] for each in uses] == [["r"], ["s"]]
+        # What is over and told is forgotten: the same request asked for anew is sent anew.
+        await env.forward(one)
+        assert len(seen) == 3
+
+
+async def test_who_joined_is_told_when_it_was_not_sent(env: Env) -> None:
+    token = (await env.create())["id"]
+    connection = await env.service.connection()
+    await connection.execute(f"REVOKE INSERT ON outbox FROM {env.service.dsn.user}")
+    answers = await asyncio.gather(*(env.mesh("/internal/forward", [item("r", token, wait=True)]) for _ in range(2)))
+    assert all(answer.status >= 500 or "problem" in answer.json["items"][0] for answer in answers)
+    await connection.execute(f"GRANT INSERT ON outbox TO {env.service.dsn.user}")
+    await connection.close()
+    (result,) = await env.forward(item("r", token))
+    assert answered(result)["status"] == "approved"
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "POST"])
+async def test_what_went_out_is_never_told_as_not_sent(
+    parts: tuple[World, DatabaseFor, Valkey, Path], method: str
+) -> None:
+    """Requests that may be repeated are, on a second connection: that this one is refused says nothing of the first."""
+    heads: list[bytes] = []
+    server: asyncio.Server
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b""):
+            head = await reader.readuntil(b"\r\n\r\n")
+            heads.append(head)
+            length = next(
+                (int(line[16:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0
+            )
+            await reader.readexactly(length)
+            if not answer:
+                server.close()  # nobody takes a second connection
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    there = Destination(
+        methods=("PUT", "GET", "POST"),
+        paths=("/pay",),
+        host="acquirer.internal",
+        port=port,
+        scheme="http",
+        private=True,
+    )
+    body = {} if method == "GET" else {"body": '{"pan":"{{card.number}}"}'}
+    async with server, at(there, [["127.0.0.1"]], parts) as (env, _):
+        token = None if method == "GET" else (await env.create())["id"]
+        request = {"method": method, "path": "/pay", **body}
+        first, second = [
+            (await env.forward(item(name, token, destination="acquirer", request=request)))[0] for name in "ab"
+        ]
+        assert first["answer"]["status"] == 200
+        assert slug(second) == "forward-outcome-unknown"
+        assert len(heads) == 2
+        (third,) = await env.forward(item("c", token, destination="acquirer", request=request))
+        assert slug(third) == "not-forwarded"
+
+
 async def test_redirects_are_not_followed(with_acquirer: Callable[[Handler], Any]) -> None:
     async with acquirer(says("stolen")) as (other, stolen):
         location = f"http://127.0.0.1:{other.port}/pay"

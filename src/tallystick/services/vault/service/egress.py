@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 from yarl import URL
@@ -53,6 +54,7 @@ class Channel:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             max_line_size=8190,
             max_field_size=8190,
+            trace_configs=[_noting_heads()],
         )
 
     async def send(self, request: Outgoing, body: bytes | bytearray, seconds: float) -> tuple[int, bytes]:
@@ -60,31 +62,40 @@ class Channel:
         headers = self._headers | request.headers
         if body:
             headers.setdefault("Content-Type", "application/json")
-        sent = False
+        began = False
+        # A GET or PUT whose connection broke is sent once more, and it is that second connection that may be refused.
+        head_sent = asyncio.Event()
         try:
             async with asyncio.timeout(seconds):
                 async with self._slots:
-                    sent = True
-                    return await self._exchange(request, body, headers)
-        except aiohttp.ConnectionTimeoutError:
+                    began = True
+                    return await self._exchange(request, body, headers, head_sent)
+        except aiohttp.ConnectionTimeoutError as error:
+            if head_sent.is_set():
+                raise _broken(error) from None
             raise NotForwarded("the destination did not take the connection in time") from None
         except TimeoutError:
-            if not sent:
+            if not began:
                 raise NotForwarded("too many requests wait for this destination") from None
             raise ForwardOutcomeUnknown("the destination did not answer in time") from None
         except (aiohttp.ClientConnectorError, AddressRefused) as error:
+            if head_sent.is_set():
+                raise _broken(error) from None
             raise NotForwarded("the destination can't be reached", context={"error": type(error).__name__}) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ForwardOutcomeUnknown(
-                "the connection broke before the answer", context={"error": type(error).__name__}
-            ) from None
+            raise _broken(error) from None
 
     async def _exchange(
-        self, request: Outgoing, body: bytes | bytearray, headers: Mapping[str, str]
+        self, request: Outgoing, body: bytes | bytearray, headers: Mapping[str, str], head_sent: asyncio.Event
     ) -> tuple[int, bytes]:
         url = self._origin.join(URL(request.path, encoded=True))
         async with self._session.request(
-            request.method, url, data=body or None, headers=headers, allow_redirects=False
+            request.method,
+            url,
+            data=body or None,
+            headers=headers,
+            allow_redirects=False,
+            trace_request_ctx=head_sent,
         ) as answer:
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 raise AnswerRefused("the answer is compressed, although that was not asked for")
@@ -116,6 +127,22 @@ class Egress:
     async def close(self) -> None:
         for channel in self._channels.values():
             await channel.close()
+
+
+def _noting_heads() -> aiohttp.TraceConfig:
+    """Sets a request's event, its `trace_request_ctx`, when its head goes into a connection."""
+
+    async def note(session: aiohttp.ClientSession, context: SimpleNamespace, sent: object) -> None:
+        del session, sent
+        context.trace_request_ctx.set()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_headers_sent.append(note)
+    return tracing
+
+
+def _broken(error: Exception) -> ForwardOutcomeUnknown:
+    return ForwardOutcomeUnknown("the connection broke before the answer", context={"error": type(error).__name__})
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -20,7 +21,13 @@ from tallystick.chassis.db import Database
 from tallystick.chassis.keys import Keyring, KeyringError, Shredded
 from tallystick.chassis.outbox import Fact
 from tallystick.contracts.vault.messages import Forwarded, ForwardResult, Outgoing
-from tallystick.contracts.vault.problems import ForwardOutcomeUnknown, InvalidForward, TokenDestroyed, TokenNotFound
+from tallystick.contracts.vault.problems import (
+    ForwardOutcomeUnknown,
+    InvalidForward,
+    NotForwarded,
+    TokenDestroyed,
+    TokenNotFound,
+)
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import TokenId
@@ -66,6 +73,8 @@ class _Filled(msgspec.Struct, frozen=True):
         return "Filled(****)"
 
 
+#: The answer to be, for all who ask for it.
+_Result: TypeAlias = "asyncio.Future[Forwarded]"
 #: Tenant and token.
 _Key = tuple[str, TokenId]
 #: Tenant, destination, request id: what makes two questions the same request.
@@ -89,10 +98,12 @@ class Forwarding:
         self._clock = clock
         self._egress = egress
         self._max_in_flight = max_in_flight
-        self._running: OrderedDict[_Name, tuple[Send, asyncio.Task[Forwarded]]] = OrderedDict()
+        #: Requests by their names, from before they are sent until somebody has had the result.
+        self._known: OrderedDict[_Name, tuple[Send, _Result]] = OrderedDict()
+        self._tasks: set[asyncio.Task[Forwarded]] = set()
 
     async def close(self) -> None:
-        tasks = [task for _, task in self._running.values()]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -100,21 +111,41 @@ class Forwarding:
 
     async def forward(self, items: Sequence[Send | Problem]) -> list[ForwardResult]:
         """One result per item, in order. Nothing raises for a single item's sake."""
-        looked_at = [item if isinstance(item, Problem) else self._joined(item) or self._ready(item) for item in items]
-        started = iter(await self._start([each for each in looked_at if isinstance(each, _Ready)]))
-        tasks = [next(started) if isinstance(each, _Ready) else each for each in looked_at]
-        await self._wait(items, tasks)
-        return [self._result(item, task) for item, task in zip(items, tasks, strict=True)]
+        results: list[_Result | Problem] = []
+        ours: list[tuple[_Ready, _Result]] = []
+        # Without an await in between: who asks for the same a moment later, or in the same batch, joins it.
+        for item in items:
+            found = item if isinstance(item, Problem) else self._joined(item) or self._ready(item)
+            if isinstance(found, _Ready):
+                ours.append((found, self._reserve(found.send)))
+                found = ours[-1][1]
+            results.append(found)
+        await self._start(ours)
+        await self._wait(items, results)
+        return [self._result(item, result) for item, result in zip(items, results, strict=True)]
 
-    def _joined(self, send: Send) -> asyncio.Task[Forwarded] | Problem | None:
+    def _joined(self, send: Send) -> _Result | Problem | None:
         """The same request, if it is under way here."""
-        known = self._running.get(_name(send))
+        known = self._known.get(_name(send))
         if known is None:
             return None
-        first, task = known
+        first, result = known
         if (first.request, first.token) != (send.request, send.token):
             return InvalidForward("this request id is under way with another content")
-        return task
+        return result
+
+    def _reserve(self, send: Send) -> _Result:
+        """The place where the result will be, under the request's name."""
+        result: _Result = asyncio.get_running_loop().create_future()
+        # A failure that nobody asks for is not an unhandled one: it is the destination's, and the fact is recorded.
+        result.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._known[_name(send)] = (send, result)
+        while len(self._known) > self._max_in_flight + _KEPT:
+            oldest = next((name for name, (_, each) in self._known.items() if each.done()), None)
+            if oldest is None:
+                break
+            del self._known[oldest]
+        return result
 
     def _ready(self, send: Send) -> _Ready | Problem:
         try:
@@ -128,8 +159,23 @@ class Forwarding:
             return problem
         return _Ready(send, destination, template)
 
-    async def _start(self, ready: Sequence[_Ready]) -> list[asyncio.Task[Forwarded] | Problem]:
-        """Opens the numbers, records each use, and only then sends."""
+    async def _start(self, ours: Sequence[tuple[_Ready, _Result]]) -> None:
+        """Opens the numbers, records each use, and only then sends. What it raises, those who joined get too."""
+        try:
+            filled = await self._fill([ready for ready, _ in ours])
+        except BaseException as error:
+            for ready, result in ours:
+                failed = error if isinstance(error, Exception) else NotForwarded("who was to send it gave up before")
+                result.set_exception(failed)
+                self._forget(ready.send, result)
+            raise
+        for body, (_, result) in zip(filled, ours, strict=True):
+            if isinstance(body, Problem):
+                result.set_exception(body)
+            else:
+                self._run(body, result)
+
+    async def _fill(self, ready: Sequence[_Ready]) -> list[_Filled | Problem]:
         using = [key for each in ready if (key := _key(each.send)) is not None]
         stored = await self._store.find(self._database, using) if using else {}
         numbers = await self._open(stored)
@@ -138,7 +184,7 @@ class Forwarding:
             await self._record([body.send for body in filled if isinstance(body, _Filled) and body.number])
         finally:
             wipe(*(number for number in numbers.values() if isinstance(number, bytearray)))
-        return [body if isinstance(body, Problem) else self._run(body) for body in filled]
+        return filled
 
     async def _open(self, stored: Mapping[_Key, StoredToken]) -> dict[_Key, bytearray | Problem]:
         whole = {key: token.sealed for key, token in stored.items() if token.sealed is not None}
@@ -184,19 +230,25 @@ class Forwarding:
         async with self._database.transaction() as tx:
             await outbox.append(tx, facts)
 
-    def _run(self, filled: _Filled) -> asyncio.Task[Forwarded] | Problem:
-        """Starts sending; the task is remembered under the request's name until somebody has had its result."""
-        if sum(not task.done() for _, task in self._running.values()) >= self._max_in_flight:
+    def _run(self, filled: _Filled, result: _Result) -> None:
+        """Starts sending."""
+        if len(self._tasks) >= self._max_in_flight:
             wipe(filled.body, filled.number)
-            return Overloaded("too many requests are on their way to acquirers")
+            result.set_exception(Overloaded("too many requests are on their way to acquirers"))
+            return
+
+        def done(task: asyncio.Task[Forwarded]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                result.cancel()
+            elif (error := task.exception()) is not None:
+                result.set_exception(error)
+            else:
+                result.set_result(task.result())
+
         task = asyncio.create_task(self._exchange(filled), name="vault.forward")
-        # A failure that nobody asks for is not an unhandled one: it is the destination's, and the fact is recorded.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._running[_name(filled.send)] = (filled.send, task)
-        while len(self._running) > self._max_in_flight + _KEPT:
-            oldest = next(name for name, (_, each) in self._running.items() if each.done())
-            del self._running[oldest]
-        return task
+        self._tasks.add(task)
+        task.add_done_callback(done)
 
     async def _exchange(self, filled: _Filled) -> Forwarded:
         send = filled.send
@@ -210,10 +262,10 @@ class Forwarding:
         finally:
             wipe(filled.body, filled.number)
 
-    async def _wait(self, items: Sequence[Send | Problem], tasks: Sequence[asyncio.Task[Forwarded] | Problem]) -> None:
+    async def _wait(self, items: Sequence[Send | Problem], results: Sequence[_Result | Problem]) -> None:
         """Until all are done, or until those that are not may be called slow and nobody waits for them in particular."""
-        must = [t for i, t in zip(items, tasks, strict=True) if isinstance(t, asyncio.Task) and _patient(i, items)]
-        may = [t for t in tasks if isinstance(t, asyncio.Task) and t not in must]
+        must = [r for i, r in zip(items, results, strict=True) if isinstance(r, asyncio.Future) and _patient(i, items)]
+        may = [r for r in results if isinstance(r, asyncio.Future) and r not in must]
         if may:
             usual = max(self._usual(item) for item in items if isinstance(item, Send))
             await asyncio.wait(may, timeout=usual)
@@ -224,24 +276,27 @@ class Forwarding:
         destination = self._egress.destination(send.destination)
         return 0.0 if destination is None else destination.usual_seconds
 
-    def _result(self, item: Send | Problem, task: asyncio.Task[Forwarded] | Problem) -> ForwardResult:
+    def _result(self, item: Send | Problem, result: _Result | Problem) -> ForwardResult:
         if isinstance(item, Problem):
             return ForwardResult(problem=item.document())
-        if isinstance(task, Problem):
-            return ForwardResult(problem=task.document())
-        if not task.done():
+        if isinstance(result, Problem):
+            return ForwardResult(problem=result.document())
+        if not result.done():
             return ForwardResult(pending=True)
-        known = self._running.get(_name(item))
-        if known is not None and known[1] is task:
-            del self._running[_name(item)]
-        if task.cancelled():
+        self._forget(item, result)
+        if result.cancelled():
             return ForwardResult(problem=ForwardOutcomeUnknown("the vault is shutting down").document())
-        error = task.exception()
+        error = result.exception()
         if error is None:
-            return ForwardResult(answer=task.result())
+            return ForwardResult(answer=result.result())
         if isinstance(error, Problem):
             return ForwardResult(problem=error.document())
         raise error
+
+    def _forget(self, send: Send, result: _Result) -> None:
+        known = self._known.get(_name(send))
+        if known is not None and known[1] is result:
+            del self._known[_name(send)]
 
 
 def _name(send: Send) -> _Name:
