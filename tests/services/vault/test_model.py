@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -211,6 +213,82 @@ def test_a_value_is_not_a_template() -> None:
     assert Template("{{card.number}}").fill({"card.number": b"{{card.exp_year}}"}) == b"{{card.exp_year}}"
 
 
+PRINTED = "4556 7375 8689 9855"
+LOWER_IBAN = "gb29nwbk60161331926819"
+
+
+def _b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _each(form: str, text: str = NUMBER) -> str:
+    return "".join(form.format(ord(c)) for c in text)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _b64(PRINTED),
+        PRINTED.encode().hex(),
+        _b64(f"card {PRINTED} of the payment"),
+        ":".join(f"{ord(c):02x}" for c in NUMBER),
+        ", ".join(f"0x{ord(c):02X}" for c in NUMBER),
+        _each("\\x{:02x}"),
+        _each("%25{:02x}"),
+        _each("&amp;#{};"),
+        _each("\\u0025{:02x}"),
+        _each("\\u0026#{};"),
+        _each("\\\\u{:04x}"),
+        NUMBER.translate({ord("0") + i: chr(0xFF10 + i) for i in range(10)}),
+        "\n".join(_b64(f"the card is {NUMBER}, thanks")[i : i + 16] for i in range(0, 48, 16)),
+        "\\r\\n".join(_b64(f"the card is {NUMBER}, thanks")[i : i + 16] for i in range(0, 48, 16)),
+        _b64(_b64(NUMBER)),
+        _b64(f'{{"inner":"{_b64(PRINTED)}"}}'),
+        _b64(NUMBER.encode().hex()),
+        "key." + _b64("x" + NUMBER),
+    ],
+)
+def test_coats_that_are_seen_through(answer: str) -> None:
+    for text in (answer, f'{{"echo":"{answer}","status":"approved"}}'):
+        with pytest.raises(AnswerRefused):
+            conceal(text.encode(), NUMBER.encode())
+
+
+@pytest.mark.parametrize("answer", [LOWER_IBAN.encode().hex(), _b64(LOWER_IBAN), _b64("gb29 nwbk 6016 1331 9268 19")])
+def test_an_iban_in_small_letters_in_a_coat(answer: str) -> None:
+    with pytest.raises(AnswerRefused):
+        conceal(answer.encode(), LOWER_IBAN.upper().encode())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"pan":"424242******4242","masked_pan":"424242******4242"}',
+        '{"pan":"424242XXXXXX4242","last4":"4242"}',
+        '{"a":"4242 42** **** 4242","b":"4242-42xx-xxxx-4242"}',
+        '{"id":"4242424242424241","rrn":"000042424242"}',
+        '{"token":"QWxhZGRpbjpvcGVuIHNlc2FtZQ==","trace":"0af7651916cd43dd8448eb211c80319c"}',
+    ],
+)
+def test_what_was_masked_by_others_is_passed_on(answer: str) -> None:
+    assert conceal(answer.encode(), b"4242424242424242") == (answer, False)
+
+
+def test_a_number_twice_is_masked_twice() -> None:
+    answer = b'{"sent":"4242424242424242","got":"4242 4242 4242 4242"}'
+    assert conceal(answer, b"4242424242424242") == ('{"sent":"424242******4242","got":"424242******4242"}', True)
+
+
+@pytest.mark.parametrize("unit", ["QUJD", "4a", "4a:", "%25", "&amp;", "\\u0025", "0x", "--", "A" * 15 + "."])
+def test_looking_through_coats_has_an_end(unit: str) -> None:
+    text = unit * (16 * 1024 // len(unit))
+    for _ in range(3):
+        began = time.perf_counter()
+        conceal(text.encode(), NUMBER.encode())
+        assert time.perf_counter() - began < 2
+        text = _b64(text)[: 16 * 1024]
+
+
 def test_half_a_character_is_no_accident() -> None:
     assert conceal(b'{"a":"\\ud800 \\u0041"}', NUMBER.encode()) == ('{"a":"\\ud800 \\u0041"}', False)
 
@@ -276,8 +354,6 @@ def test_no_allow_list_is_nowhere(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=40), st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=12, max_size=34))
 def test_base64_at_any_offset_is_seen_and_its_alphabets_agree(before: bytes, number: str) -> None:
-    import base64
-
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         with pytest.raises(AnswerRefused):
             conceal(encode(before + number.encode() + b"!"), number.encode())

@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote_to_bytes
@@ -129,9 +130,9 @@ def wipe(*buffers: bytearray) -> None:
 def conceal(body: bytes, number: bytes | bytearray) -> tuple[str, bool]:
     """The answer's text with the number masked, and whether it was there.
 
-    Its characters may be apart by spaces, dashes and dots. A number that is still there in another coat (escaped,
-    encoded, spread over fields) can't be masked with certainty: AnswerRefused. No pattern is made of the number: the
-    `re` module would remember it.
+    Its characters may be apart by spaces, dashes and dots. A number that is still there in another coat (escaped, in base64 or
+    hex, one in the other, spread over fields) can't be masked with certainty: AnswerRefused. It is a net for what acquirers
+    echo, not a wall against one that wants to tell. No pattern is made of the number: the `re` module would remember it.
     """
     if not number:
         return _text(body), False
@@ -172,31 +173,69 @@ def _text(body: bytes) -> str:
 
 
 def _disguised(text: str, number: bytes) -> bool:
-    coats = [text]
-    if "\\u" in text:
-        coats.append(re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text))
+    card = number.isdigit()
+    masks, drop = (_CARD_MASKS, _NOT_DIGITS) if card else (_IBAN_MASKS, _NOT_ALPHANUMERIC)
+    # What stands before a mask and what stands behind it are no neighbours: answers show six and four digits, often more than once.
+    return any(
+        number in masks.sub("*", coat).upper().encode("utf-8", "replace").translate(None, drop) for coat in _coats(text)
+    )
+
+
+def _coats(text: str) -> Iterator[str]:
+    """The text as somebody may read it: without escapes, and what is encoded in it, each layer by layer, but not for ever."""
+    layer, seen = [text], {text}
+    for _ in range(_LAYERS):
+        below: list[str] = []
+        for each in layer:
+            plain = _plain(each)
+            yield plain
+            for found in (plain, *_decoded(plain)):
+                yield found
+                # What does not read as text has no layer below: most words are no base64, and there would be no end.
+                if found not in seen and len(_PRINTABLE.sub("", found)) * 2 < len(found):
+                    seen.add(found)
+                    below.append(found)
+        layer = below
+
+
+def _plain(text: str) -> str:
+    """One layer of escapes undone: JSON's and C's, HTML's, a URL's; digits of other widths are digits."""
+    text = _ESCAPE.sub(_unescape, unicodedata.normalize("NFKC", text))
     if "&" in text:
-        coats.append(html.unescape(text))
+        text = html.unescape(text)
     if "%" in text:
-        coats.append(unquote_to_bytes(text).decode("utf-8", "replace"))
-    drop = _NOT_DIGITS if number.isdigit() else _NOT_ALPHANUMERIC
-    if any(number in coat.upper().encode("utf-8", "replace").translate(None, drop) for coat in coats):
-        return True
-    if number.hex() in text.lower():
-        return True
-    return any(part in text for part in _base64_forms(number))
+        text = unquote_to_bytes(text.encode("utf-8", "replace")).decode("utf-8", "replace")
+    return text
+
+
+def _unescape(found: re.Match[str]) -> str:
+    if found[1] or found[2]:
+        return chr(int(found[1] or found[2], 16))
+    return " " if found[3] in "nrt" else found[3]
+
+
+def _decoded(text: str) -> Iterator[str]:
+    """What long words say in base64 or hex, wherever in them it begins."""
+    words = "".join(text.split())
+    for word in _BASE64.findall(words.replace("+", "-").replace("/", "_")):
+        for offset in range(4):
+            rest = word[offset : len(word) - ((len(word) - offset) % 4 == 1)]
+            yield base64.b64decode(rest + "=" * (-len(rest) % 4), b"-_").decode("latin-1")
+    for word in _HEX.findall(words):
+        pairs = _NOT_HEX.sub("", word)
+        for offset in range(2):
+            yield bytes.fromhex(pairs[offset : offset + (len(pairs) - offset) // 2 * 2]).decode("latin-1")
 
 
 _SEPARATORS: Final = b" .-"
-_NOT_DIGITS: Final = bytes(byte for byte in range(256) if not 0x30 <= byte <= 0x39)
-_NOT_ALPHANUMERIC: Final = bytes(byte for byte in range(256) if not (0x30 <= byte <= 0x39 or 0x41 <= byte <= 0x5A))
-
-
-def _base64_forms(number: bytes) -> list[str]:
-    """What the number looks like inside of base64, at each of the three offsets, without the characters that neighbours
-    have a part in. (Digits and capitals encode to neither of the two characters in which the alphabets differ.)
-    """
-    return [
-        base64.b64encode(bytes(offset) + number).rstrip(b"=").decode()[start:-1]
-        for offset, start in enumerate((0, 2, 3))
-    ]
+_NOT_DIGITS: Final = bytes(byte for byte in range(256) if not (0x30 <= byte <= 0x39 or byte == 0x2A))
+_NOT_ALPHANUMERIC: Final = bytes(byte for byte in _NOT_DIGITS if not 0x41 <= byte <= 0x5A)
+_PRINTABLE: Final = re.compile(r"[\x20-\x7e\s]+")
+_CARD_MASKS: Final = re.compile("[*#xX\u2022\u25cf]{2,}")
+_IBAN_MASKS: Final = re.compile("[*#\u2022\u25cf]{2,}")
+_ESCAPE: Final = re.compile(r"""\\(?:u\{?([0-9a-fA-F]{4})\}?|x([0-9a-fA-F]{2})|([nrt/"'\\]))""")
+_BASE64: Final = re.compile(r"[A-Za-z0-9_-]{16,}")
+_HEX: Final = re.compile(r"(?:(?:0x)?[0-9a-fA-F]{2}[:,;.-]?){12,}")
+_NOT_HEX: Final = re.compile(r"0x|[^0-9a-fA-F]")
+#: How deep a number may be wrapped and is still found.
+_LAYERS: Final = 5
