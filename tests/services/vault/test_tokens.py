@@ -174,6 +174,7 @@ async def test_the_stored_answer_goes_with_the_token(env: Env) -> None:
         again = await env.edge("POST", "/v1/tokens", {"type": "card", "card": card}, key="k1")
         assert (again.status, again.json["type"].rpartition("/")[2]) == (410, "token-destroyed")
         assert again.header("content-type") == "application/problem+json"
+        assert again.json["request_id"] == again.header("request-id")
     rows = await env.service.query("SELECT i::text AS row FROM idempotency AS i")
     assert made["card"]["fingerprint"] not in rows[0]["row"]
     assert await env.service.query("SELECT FROM idempotency WHERE digest <> '' OR fields <> ''") == []

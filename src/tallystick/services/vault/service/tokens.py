@@ -106,7 +106,10 @@ class Tokens:
             for (at, _), outcome in zip(keyed, outcomes, strict=True):
                 try:
                     if not isinstance(outcome, Fresh) and (replay := outcome.raise_or_replay()) is not None:
-                        results[at] = Created(replay.body, replay.status, replayed=True)
+                        made_and_gone = replay.status == TokenDestroyed.status
+                        results[at] = (
+                            TokenDestroyed() if made_and_gone else Created(replay.body, replay.status, replayed=True)
+                        )
                 except Problem as problem:
                     results[at] = problem
             fresh = [at for at, result in enumerate(results) if result is None]
