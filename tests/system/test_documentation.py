@@ -69,6 +69,8 @@ def test_a_client_in_another_language_pays_and_a_stranger_verifies_the_receipt(
         answer = platform.cli("call", "GET", path, "--client", str(credentials))
         assert answer.status == 0, answer.err
         file.write_text(answer.out)
+    # The key that the vault goes by, which it has not from audit.
+    assert (platform.data / "log.key").read_text().strip() == key.read_text().strip()
     done = verify(key, proof)
     assert done.returncode == 0, done.stdout + done.stderr
     first, _, told = done.stdout.partition("\n")

@@ -51,6 +51,11 @@ class Layout:
         return self.data / "ca.pem"
 
     @property
+    def log_key(self) -> Path:
+        """The public key of the log, as it was when it was made: what receipts are checked with."""
+        return self.data / "log.key"
+
+    @property
     def authority(self) -> Path:
         return self.data / "secrets" / "authority.json"
 

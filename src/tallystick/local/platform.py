@@ -131,6 +131,8 @@ class Platform:
                 group.create_task(rail.until_ready())
             for service in self.charters:
                 group.create_task(self._start_service(service, databases))
+        if "audit" in self.charters:
+            self._background(databases.result().pin_log_key(), "log-key")
         self._background(logs.rotate(self.layout.logs, self._log_error), "logs")
 
     def _clear_leftovers(self) -> None:

@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Final
 
 import asyncpg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tallystick.chassis import migrate
+from tallystick.chassis.audit import VerifierKey
 from tallystick.chassis.charter import Charter
 from tallystick.chassis.db import Connection, Dsn
 from tallystick.fabric import nats as fabric_nats
@@ -32,6 +34,8 @@ from tallystick.local.secrets import SecretFiles
 OPERATOR: Final = "operator"
 OPERATOR_VALKEY: Final = ("~*", "+@read", "+ping", "+info", "-@dangerous", "+keys", "+info")
 CREATE_TIMEOUT: Final = 60.0
+#: Seconds between two looks whether the log has made its key.
+LOG_KEY_POLL: Final = 0.2
 
 
 def bus_accounts(charters: Mapping[str, Charter], secrets: SecretFiles) -> dict[str, fabric_nats.Account]:
@@ -50,12 +54,12 @@ def valkey_users(charters: Mapping[str, Charter], secrets: SecretFiles) -> list[
 
 def sandbox(service: str, layout: Layout) -> dict[str, str]:
     """What only the sandbox of one machine allows: the vault may send card numbers to the rail's socket, and webhooks may go to
-    receivers on the same machine.
+    receivers on the same machine. And where the log's key lies.
     """
     if service == "vault":
         destinations = layout.run / "destinations.toml"
         write_private(destinations, rail.destination(layout.run / "rail.sock"))
-        return {"TALLYSTICK_DESTINATIONS_FILE": str(destinations)}
+        return {"TALLYSTICK_DESTINATIONS_FILE": str(destinations), "TALLYSTICK_LOG_KEY_FILE": str(layout.log_key)}
     if service == "notify":
         return {"TALLYSTICK_PRIVATE_WEBHOOKS": "true"}
     return {}
@@ -65,6 +69,7 @@ class Databases:
     """The services' databases on the local server, which listens on a socket in `layout`."""
 
     def __init__(self, layout: Layout, secrets: SecretFiles) -> None:
+        self._layout = layout
         self._secrets = secrets
         self._superuser = Dsn(
             host=str(layout.postgres_sockets), database="postgres", user=SUPERUSER, password=secrets.get(Postgres.name)
@@ -99,6 +104,22 @@ class Databases:
         """
         package = f"tallystick.services.{service_of(name)}"
         return await migrate.apply(self.owner(name), package, service_role=name, begins=begins)
+
+    async def pin_log_key(self) -> None:
+        """Writes the log's public key to its file, once and for ever: from then on the log can't choose by which key it is checked. It
+        makes the key when it signs for the first time, so this waits for that.
+        """
+        while not self._layout.log_key.exists():
+            connection = await _connect(replace(self._superuser, database="audit"))
+            try:
+                row = await connection.fetchrow("SELECT name, public FROM log_key")
+            finally:
+                connection.terminate()
+            if row is not None:
+                key = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
+                write_private(self._layout.log_key, f"{key}\n", mode=0o644)
+            else:
+                await asyncio.sleep(LOG_KEY_POLL)
 
     def service(self, service: str) -> Dsn:
         """How the service itself comes in."""

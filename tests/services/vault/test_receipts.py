@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from valkey.asyncio import Valkey
 
 from tallystick.chassis import audit
@@ -17,6 +18,10 @@ from tallystick.chassis.audit import VerifierKey
 from tallystick.chassis.bus import Bus
 from tallystick.chassis.call import Client
 from tallystick.chassis.deadline import Deadline
+from tallystick.contracts.audit.client import AuditClient
+from tallystick.contracts.audit.messages import InnerReceipt
+from tallystick.kernel.ids import FactId
+from tallystick.kernel.problem import Problem
 from tallystick.services.vault.app import receipts_of
 from tallystick.services.vault.service import tokens
 from tests.conftest import DatabaseFor
@@ -25,17 +30,6 @@ from tests.services.vault.support import NUMBER, Env, running, slug
 from tests.support.facts import relaying
 from tests.support.http import World
 from tests.support.parts import NatsServer
-
-
-class Mesh:
-    """The part of a runtime that `receipts_of` needs."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def client(self, target: str) -> Client:
-        assert target == "audit"
-        return self._client
 
 
 @asynccontextmanager
@@ -75,8 +69,9 @@ async def parts(
     (directory / "audit").mkdir()
     log = await audits.replica(around, await database_for("tallystick.services.audit"), valkey, directory / "audit")
     async with audit_running(log, directory) as client:
-        mesh: Any = Mesh(client)
-        receipts: Any = receipts_of(mesh)
+        key = directory / "log.key"
+        key.write_bytes(await log.fetch("key"))
+        receipts: Any = receipts_of(AuditClient(client), key)
         service = await database_for("tallystick.services.vault")
         async with running(around, service, valkey, directory, receipts=receipts) as env:
             yield env, log, bus
@@ -116,9 +111,52 @@ async def test_what_is_left_of_the_time_is_what_is_waited(parts: tuple[Env, audi
     token = await env.create()
     async with relaying(env.database, bus, "vault"), audits.consuming(log, bus, "vault"):
         await audits.until_size(log, 1)
-    mesh: Any = Mesh(Client(log.world.identity.socket.parent / "audit.sock", "audit", timeout=60.0))
-    receipt = receipts_of(mesh)
+    directory = log.world.identity.socket.parent
+    client = Client(directory / "audit.sock", "audit", timeout=60.0)
+    receipt = receipts_of(AuditClient(client), directory / "log.key")
     ids_ = [row["id"] for row in await log.service.query("SELECT id FROM entry")]
     await receipt(ids_[0], Deadline.after(60))
     assert token["id"]
-    await mesh.client("audit").close()
+    await client.close()
+
+
+async def test_a_receipt_that_proves_something_else_is_none(parts: tuple[Env, audits.Env, Bus], tmp_path: Path) -> None:
+    env, log, bus = parts
+    async with relaying(env.database, bus, "vault"), audits.consuming(log, bus, "vault"):
+        await env.create()
+        await env.create()
+        await audits.until_size(log, 2)
+        while len(await log.service.query("SELECT FROM checkpoint WHERE size >= 2")) == 0:
+            await asyncio.sleep(0.02)
+    one, other = [FactId(row["id"]) for row in await log.service.query("SELECT id FROM entry ORDER BY id")]
+    text, index = await log.log.receipt(one, service="vault")
+    key = log.world.identity.socket.parent / "log.key"
+    another = tmp_path / "another.key"
+    another.write_text(str(VerifierKey("test/log", Ed25519PrivateKey.generate().public_key())))
+
+    class Says:
+        def __init__(self, receipt: str) -> None:
+            self._receipt = receipt
+
+        async def receipt(self, fact: FactId, *, wait_ms: int) -> InnerReceipt:
+            return InnerReceipt(self._receipt, index)
+
+    async def accepted(receipt: str, fact: FactId, key_file: Path | None) -> None:
+        client: Any = Says(receipt)
+        async with asyncio.timeout(5):
+            await receipts_of(client, key_file)(fact, Deadline.after(5))
+
+    await accepted(text, one, key)
+    for receipt, fact, key_file in (
+        ("no proof at all", one, key),
+        (text, other, key),
+        (text, one, another),
+        (text, one, None),
+        (text.replace("index 0", "index 1") if "index 0" in text else text.replace("index 1", "index 0"), one, key),
+    ):
+        with pytest.raises(Problem):
+            await accepted(receipt, fact, key_file)
+    # A key that is not there yet is waited for.
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await accepted(text, one, tmp_path / "not-yet.key")

@@ -14,6 +14,8 @@ from tallystick.services.vault.model import Destination
 class Settings(settings.Settings, frozen=True, kw_only=True):
     destinations_file: Path | None = None
     """TOML, one table for each destination that numbers may be sent to (see `model.Destination`). None: nowhere."""
+    log_key_file: Path | None = None
+    """The log's public key, as `GET /v1/audit/key` gives it, kept apart from the log. None: no receipt can be checked, no number revealed."""
 
 
 def destinations(path: Path | None) -> dict[str, Destination]:
