@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
@@ -142,14 +143,22 @@ def past(rules: Rules, transfers: list[Values]) -> Iterator[str]:
 
 
 def breached(rules: Rules, transfers: list[Values], row: Values) -> set[date]:
-    """The days at whose end a transfer that is dated back breaks a limit, as was known then."""
+    """The days at whose end a transaction that is dated back, of which this is the last transfer, breaks a limit, as was known then."""
+    own = row["transaction"]
+    unit = [row] if own is None else [one for one in transfers if one["transaction"] == own]
+    if unit[-1]["sequence"] != row["sequence"]:
+        return set()
+    debited = Counter[Any]()
+    for one in unit:
+        debited[one["debit_account"]] += one["amount"]
+        debited[one["credit_account"]] -= one["amount"]
     found = set()
-    for side in ("debit", "credit"):
-        account = rules.accounts[row[f"{side}_account"]]
-        floor, ceiling = rules.limits(account["id"], row["sequence"])
-        grows = account["normal_side"] == side
+    for key, change in debited.items():
+        account = rules.accounts[key]
+        floor, ceiling = rules.limits(key, row["sequence"])
+        grows = (change > 0) == (account["normal_side"] == "debit")
         limit = ceiling if grows else floor
-        if limit is None:
+        if change == 0 or limit is None:
             continue
         day = row["effective_at"].date()
         while day < row["recorded_at"].date():

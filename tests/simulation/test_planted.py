@@ -416,7 +416,7 @@ def test_what_a_seed_found_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> N
         ({"seal"}, unaware_of(sealed_until=None), {f"{GUARDS}.check_sealed": nobody_guards}),
         ({"rules", "ceiling"}, with_store(ForgetsCeilings), {f"{GUARDS}.check_limits": nobody_guards}),
         ({"past"}, unaware_of(strict=False), {}),
-        ({"breach"}, Ledger, {f"{RULES}.breached": lambda *_: []}),
+        ({"breach"}, Ledger, {"tallystick.services.ledger.model.limits.breached": lambda *_: []}),
         ({"rules"}, Ledger, {f"{RULES}.check_not_frozen": nobody_guards}),
         ({"deadlock"}, with_store(FreezesWithoutTheLock), {}),
         ({"quarantine"}, unaware_of(quarantined=False), {}),

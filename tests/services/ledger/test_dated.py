@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.contracts.ledger.problems import BookOutOfBalance
@@ -83,6 +84,34 @@ def test_what_is_dated_ahead_or_into_a_sealed_period_is_refused() -> None:
     (late,) = run(found, post(4, 1, 3, 5))
     assert late.transfer is not None
     assert late.transfer.recorded_at == TODAY + timedelta(hours=1, microseconds=1), "not within what is sealed"
+
+
+def test_a_unit_is_judged_by_what_it_changes_of_a_day_as_a_whole() -> None:
+    """Whatever the order of its transfers: the end of a day knows none."""
+    at = TODAY - timedelta(days=2)
+
+    def unit(*commands: Command) -> Unit:
+        return Unit(1, [replace(one, effective_at=at) for one in commands], atomic=True)
+
+    for strict in (True, False):
+        found = rich(floor=0, ceiling=150, strict=strict)
+        past(found, 10, 10)
+        back_and_forth = unit(post(1, 3, 1, 50), post(2, 1, 3, 50)), unit(post(3, 1, 3, 145), post(4, 3, 1, 145))
+        found.accounts[aid(3)].ceiling = 300
+        results = [result for one in back_and_forth for result in decide([one], found, TODAY).results[0]]
+        assert [(one.reason, one.breached_on) for one in results] == [(None, ())] * 4
+        assert found.days[aid(3)].balances == [10, 10]
+        less = decide([unit(post(5, 1, 3, 30), post(6, 3, 1, 41), post(7, 3, 1, 1))], found, TODAY).results[0]
+        days = ((TODAY - timedelta(days=2)).date(), (TODAY - timedelta(days=1)).date())
+        assert [one.breached_on for one in less] == [(), (), days]
+        assert less[2].reason == (Reason.PAST_LIMIT_BROKEN if strict else None)
+        assert found.days[aid(3)].balances == ([10, 10] if strict else [-2, -2])
+        # What was left of a unit that failed is not the next one's.
+        failed = unit(post(8, 3, 1, 10), post(9, 3, 1, 1000), post(10, 1, 3, 10))
+        assert decide([failed], found, TODAY).results[0][1].reason is Reason.INSUFFICIENT_FUNDS
+        (alone,) = run(found, post(11, 1, 3, 2, effective_at=at))
+        assert (alone.reason, alone.breached_on) == (None, ())
+        assert found.days[aid(3)].balances == ([12, 12] if strict else [0, 0])
 
 
 def test_a_unit_that_fails_leaves_the_past_as_it_was() -> None:

@@ -144,6 +144,19 @@ def dated(days: Days, since: date, change: int) -> None:
         days.balances[nth] += change
 
 
+def change_past(state: State, changes: Mapping[tuple[AccountId, date], int], *, strict: bool) -> tuple[date, ...]:
+    """Changes accounts whose past days are known, each since that day, and tells at the end of which days that breaks a limit. Raises Refused
+    for these if it is to be `strict`.
+    """
+    known = [(state.accounts[own], state.days[own], since, change) for (own, since), change in changes.items()]
+    found = tuple(sorted({day for each in known for day in breached(*each)}))
+    if found and strict:
+        raise Refused(Reason.PAST_LIMIT_BROKEN, breached_on=found)
+    for _, days, since, change in known:
+        dated(days, since, change)
+    return found
+
+
 def positive(amount: int | None) -> int:
     """The amount, if it is one. Raises Refused."""
     if amount is None or amount < 1:

@@ -17,7 +17,7 @@ from typing import Final
 from tallystick.contracts.ledger.messages import PAYMENT_CODE, Reason
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.demands import demanded
-from tallystick.services.ledger.model.limits import EPOCH, breached, check_not_frozen, check_room, dated, most, positive
+from tallystick.services.ledger.model.limits import EPOCH, change_past, check_not_frozen, check_room, most, positive
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.repeats import check_same, refused_again
 from tallystick.services.ledger.model.savepoint import Savepoint
@@ -66,6 +66,9 @@ class _Decider:
         self.transactions: list[TransactionRow] = []
         #: Whether the unit is part of a transfer between books, and whether it is of payments.
         self._crossing = self._payments = False
+        #: Whether others of its unit come after this command, and what the unit changes of accounts since which past day.
+        self._more = False
+        self._changes: dict[tuple[AccountId, date], int] = {}
         #: When each book's next transfer is recorded.
         self.instants = {number: book.next_instant(now) for number, book in state.books.items()}
 
@@ -110,8 +113,11 @@ class _Decider:
         instant = self.instants[unit.book]
         results: list[Result] = []
         for place, command in enumerate(unit.commands):
+            self._more = place + 1 < len(unit.commands)
             result = self._one(unit.book, command)
             if result.status == "rejected":
+                self._more = False
+                self._changes.clear()
                 self.instants[unit.book] = instant
                 for rejection in undo.roll_back():
                     self._pin(rejection)
@@ -262,27 +268,20 @@ class _Decider:
     def _date_back(
         self, number: int, effective: datetime, debit: Account, credit: Account, amount: int
     ) -> tuple[date, ...]:
+        """The end of a day knows no order within it: what a unit changes of the past is judged as a whole, with its last transfer."""
         book = self.state.books[number]
         if effective >= self.instants[number]:
             raise Refused(Reason.EFFECTIVE_IN_FUTURE, pinned=False)
         if effective < EPOCH or (book.sealed_until is not None and effective <= book.sealed_until):
             raise Refused(Reason.PERIOD_SEALED)
-        found: set[date] = set()
-        changes = (
-            (debit, amount if debit.debit_normal else -amount),
-            (credit, -amount if credit.debit_normal else amount),
-        )
-        for account, change in changes:
-            days = self.state.days.get(account.id)
-            if days is not None:
-                found.update(breached(account, days, effective.date(), change))
-        if found and book.strict:
-            raise Refused(Reason.PAST_LIMIT_BROKEN, breached_on=tuple(sorted(found)))
-        for account, change in changes:
-            days = self.state.days.get(account.id)
-            if days is not None:
-                dated(days, effective.date(), change)
-        return tuple(sorted(found))
+        for account, side in ((debit, amount), (credit, -amount)):
+            if account.id in self.state.days:
+                key = account.id, effective.date()
+                self._changes[key] = self._changes.get(key, 0) + (side if account.debit_normal else -side)
+        if self._more:
+            return ()
+        changes, self._changes = self._changes, {}
+        return change_past(self.state, changes, strict=book.strict)
 
     def _hold(self, book: int, command: Command) -> Transfer:
         asked = positive(command.amount)
