@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 risk = cyclopts.App(name="risk", help="Keep the deny and allow lists of a tenant.")
 
-Kind = Annotated[Literal["card", "account", "client"], Parameter(help="what VALUE names")]
+Kind = Annotated[
+    Literal["card", "account", "client"], Parameter(help="what VALUE names; an account is the one that pays")
+]
 Value = Annotated[
     str, Parameter(help="a card's fingerprint (fp_...), or the id of an account or client; never a number")
 ]
@@ -49,7 +51,7 @@ def deny(
     note: Note = "",
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Deny every payment of this card, account or client."""
+    """Deny every payment from this card or paying account, or asked for by this client. Who is paid is not looked at."""
     _put(common, "deny", tenant, (kind, value), note)
 
 
@@ -63,7 +65,7 @@ def allow(
     note: Note = "",
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Let every payment of this card, account or client through, unless something of it is denied."""
+    """Let every payment from this card or paying account, or asked for by this client, through, unless something of it is denied."""
     _put(common, "allow", tenant, (kind, value), note)
 
 

@@ -230,8 +230,17 @@ def test_refunds_are_bounded_together() -> None:
 
 
 def test_only_what_was_settled_is_refunded() -> None:
-    with pytest.raises(RefundNotPossible):
+    with pytest.raises(RefundNotPossible, match="on its way"):
         refund_of(payment(), 1)
+    p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
+    with pytest.raises(RefundNotPossible, match="rests until it is captured"):
+        refund_of(p, 1)
+    with pytest.raises(RefundNotPossible, match="another request to cancel"):
+        refund_of(model.with_cancel(p, WAITING, WORKER, NOW), 1)
+    with pytest.raises(RefundNotPossible, match="has expired"):
+        refund_of(model.taken_up(p, NOW + model.AUTHORIZATION_LIFE), 1)
+    with pytest.raises(RefundNotPossible, match="a payment that is declined"):
+        refund_of(model.scored(payment(), DENY), 1)
 
 
 @pytest.mark.parametrize(("code", "limit"), [("EUR", 5000), ("JPY", 10_000), ("IDR", 100_000_000), ("KWD", 25_000)])

@@ -65,7 +65,7 @@ class DecideAnswer(_Message, frozen=True):
 
 
 class ListEntry(_Message, frozen=True):
-    """`value` of a `kind` is always denied or always allowed, for one tenant."""
+    """`value` of a `kind` is always denied or always allowed, for one tenant. An account is the one that pays."""
 
     tenant: TenantName
     outcome: Literal["deny", "allow"]

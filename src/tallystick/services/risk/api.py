@@ -94,7 +94,7 @@ ENDPOINTS = (
     Endpoint(
         "PUT", "/internal/lists", put_list_entry, mesh=("operator",), action="writeLists", resource="List",
         body=ListEntry, answer=ListEntry, problems=(InvalidListValue,),
-        summary="Deny or allow a card, an account or a client",
+        summary="Deny or allow a card, a paying account or a client",
     ),
     Endpoint(
         "DELETE", "/internal/lists/{tenant}/{kind}/{value}", delete_list_entry, mesh=("operator",),

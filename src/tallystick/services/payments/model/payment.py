@@ -373,9 +373,14 @@ def _awaits_capture(p: Payment) -> bool:
 
 
 def state(p: Payment, wish: str) -> str:
+    """Why the payment can't be captured, canceled or refunded as it is."""
+    if p.intent == "expire":
+        return f"its authorization has expired and is being given back: it can't be {wish}"
     if p.intent is not None:
         return f"another request to {p.intent} it is being carried out"
-    if p.status == "authorized":
+    if _awaits_capture(p):
+        return f"it rests until it is captured or canceled, and can't be {wish} before it is captured"
+    if p.status in ("received", "authorized", "captured"):
         return f"it is on its way and can't be {wish}"
     return f"a payment that is {p.status} can't be {wish}"
 
