@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import pytest
@@ -527,6 +527,10 @@ class Loose(msgspec.Struct):
     a: int
 
 
+class LooseByAnRfc(msgspec.Struct):
+    IGNORES: ClassVar[str] = "RFC 1"
+
+
 class Endless(msgspec.Struct, forbid_unknown_fields=True):
     inner: Endless | None = None
 
@@ -612,6 +616,12 @@ async def test_only_reads_go_on_without_valkey(env: Env) -> None:
             assert (answer.status, answer.json["type"].rpartition("/")[2]) == (503, "replay-check-unavailable")
         assert (await env.get("/v1/sales/7")).status == 200
     await gone.aclose()
+
+
+async def test_a_query_is_refused_unless_the_row_has_to_ignore_it(env: Env) -> None:
+    assert (await ask(env.app, "GET", "/tile/1?x=1")).status == 400
+    row = Endpoint("GET", "/a", nothing, public="x", ignores_query=True)
+    assert (await ask(Application("s", None, [row]), "GET", "/a?x=1&x=%zz")).status == 200
 
 
 async def test_an_edge_row_is_not_for_services(env: Env) -> None:
@@ -932,6 +942,7 @@ def test_a_table_that_can_not_be_served_is_refused() -> None:
         Application("s", None, [Endpoint("GET", "/a", nothing, scope="x", action="y")])
     with pytest.raises(TypeError, match="forbid_unknown_fields"):
         Application("s", None, [Endpoint("POST", "/a", nothing, public="x", body=Loose)])
+    Application("s", None, [Endpoint("POST", "/a", nothing, public="x", body=LooseByAnRfc)])
 
 
 async def test_the_more_literal_path_wins() -> None:

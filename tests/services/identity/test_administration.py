@@ -98,7 +98,6 @@ def _off_curve() -> dict[str, Any]:
         _changed(d="AAAA"),
         _changed(alg="RS256"),
         _changed(use="enc"),
-        _changed(x5u="https://evil.example"),
         _changed(kty="oct"),
         _changed(crv="P-384"),
         _changed(x="AAAA"),
@@ -117,6 +116,17 @@ async def test_keys_that_are_not_taken(world: World, jwks: dict[str, Any]) -> No
     answer = await create(world, registration(jwks=jwks))
     assert answer.status == 400, answer.content
     assert await world.tables.query("SELECT FROM client") == []
+
+
+async def test_members_of_a_key_that_are_not_understood_are_ignored(world: World) -> None:
+    answer = await create(world, registration(jwks=_changed(ext=True, x5u="https://evil.example")))
+    assert answer.status == 201, answer.content
+    assert b"evil" not in (await world.tables.query("SELECT keys FROM client"))[0]["keys"].encode()
+
+
+async def test_a_private_member_is_refused_by_its_name(world: World) -> None:
+    answer = await create(world, registration(jwks=_changed(d="AAAA")))
+    assert [each["pointer"] for each in answer.json["errors"]] == ["/jwks/keys/0/d"]
 
 
 @pytest.mark.parametrize(

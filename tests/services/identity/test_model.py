@@ -170,10 +170,17 @@ def test_two_keys_of_one_name() -> None:
         client_keys([jwk(), jwk(x="C" * 43)])
 
 
-@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "x5u", "jku", "x5c"])
-def test_a_private_key_can_not_be_said(member: str) -> None:
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"keys": [{**P256, member: "AQAB"}]}, PublicJwks)
+@pytest.mark.parametrize("value", ["AQAB", "", [], {}])
+@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
+def test_a_private_key_can_not_be_said(member: str, value: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match=rf"keys\[0\]\.{member}`"):
+        msgspec.convert({"keys": [{**P256, member: value}]}, PublicJwks)
+
+
+def test_other_members_are_ignored() -> None:
+    """Those of an export by WebCrypto, those of certificates, and any other (RFC 7517, 4)."""
+    more = {"ext": True, "key_ops": ["verify"], "x5t#S256": "A" * 43, "x5c": ["AQAB"], "iat": 1, "vendor": {"a": [1]}}
+    assert client_keys([jwk(**more)]) == client_keys([jwk()])
 
 
 def client(*keys: ClientKey) -> Client:

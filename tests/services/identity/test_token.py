@@ -236,7 +236,41 @@ async def test_other_ways_to_authenticate_are_refused(world: World) -> None:
         "/oauth2/token", client.form(grant_type="client_credentials"), [("authorization", "Basic YTpi")]
     )
     unauthenticated(basic)
-    assert basic.headers["www-authenticate"].startswith("Basic ")
+    assert basic.headers["www-authenticate"] == 'Basic realm="this server takes private_key_jwt only"'
+
+
+@pytest.mark.parametrize(
+    ("authorization", "scheme"),
+    [
+        (None, "private_key_jwt"),
+        ("Bearer a.b.c", "Bearer"),
+        ("DPoP a.b.c", "DPoP"),
+        ("", "private_key_jwt"),
+        ('a"b c', "private_key_jwt"),
+        ("x" * 33, "private_key_jwt"),
+    ],
+)
+async def test_each_401_has_a_challenge(world: World, authorization: str | None, scheme: str) -> None:
+    """RFC 9110, 15.5.2, and RFC 6749, 5.2: under the scheme that the client tried."""
+    client = await world.client()
+    headers = [] if authorization is None else [("authorization", authorization)]
+    answer = await client.post("/oauth2/token", {"grant_type": "client_credentials"}, headers)
+    unauthenticated(answer)
+    assert answer.headers["www-authenticate"] == f'{scheme} realm="this server takes private_key_jwt only"'
+
+
+async def test_unknown_parameters_of_the_query_are_ignored(world: World) -> None:
+    """RFC 6749, 3.2. What is known there counts in the body only: it may not be in the URI (2.3.1)."""
+    client = await world.client()
+    form = client.form(grant_type="client_credentials")
+    proof = [("dpop", client.proof())]
+    assert (await client.post("/oauth2/token?x=1&grant_type=password", form, proof)).status == 200
+    answer = await client.post("/oauth2/token?grant_type=client_credentials", client.form(), [("dpop", client.proof())])
+    refused(answer, "invalid_request")
+    for path in ("revoke", "introspect"):
+        assert (await client.post(f"/oauth2/{path}?x=1", client.form(token="a"))).status == 200
+    for path in ("/oauth2/jwks", "/.well-known/oauth-authorization-server", "/.well-known/oauth-protected-resource"):
+        assert (await send(world.app, "GET", f"{path}?x=1")).status == 200
 
 
 # ---- the form

@@ -147,7 +147,7 @@ class Authenticator:
             raise invalid_token(
                 "This access token is bound to a key: it is presented with the DPoP scheme.", sent.scheme
             )
-        if not sent.proof:
+        if not sent.proof or b"," in sent.proof:
             raise invalid_proof("There has to be exactly one DPoP header.")
         try:
             proof = self._verifier.verify(
@@ -306,8 +306,10 @@ def _sent(headers: Headers) -> _Sent:
     asked, _, token = authorization.decode("latin-1").partition(" ")
     scheme = _SCHEMES.get(asked.lower())
     if scheme is None:
-        raise invalid_token("Access tokens are presented with the DPoP or the Bearer scheme.", offered)
+        raise missing_token(offered, "Access tokens are presented with the DPoP or the Bearer scheme.")
     token = token.lstrip(" ")
+    if "," in token:  # a proxy makes one line of several (RFC 9110 section 5.3); no token has a comma
+        raise invalid_token("There has to be exactly one Authorization header.", offered)
     if len(token) > MAX_TOKEN:
         raise invalid_token("The access token is too long.", scheme)
     return _Sent(scheme, token, found.get(b"dpop") or b"", shown, found.get(REQUEST_HEADER) or b"")

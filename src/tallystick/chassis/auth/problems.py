@@ -34,9 +34,13 @@ class CredentialsRefused(Unauthenticated):
         super().__init__(reason, headers=told, error=error or "missing_token")
 
 
-def missing_token(scheme: Scheme = "DPoP") -> CredentialsRefused:
-    """A request without any credential gets no error code (RFC 6750 section 3.1). `Bearer` where a certificate came with it."""
-    return CredentialsRefused(None, "This endpoint needs a sender-constrained access token.", scheme)
+def missing_token(
+    scheme: Scheme = "DPoP", reason: str = "This endpoint needs a sender-constrained access token."
+) -> CredentialsRefused:
+    """A request without any credential, or with a scheme that is not taken, gets no error code (RFC 6750 section 3.1). `Bearer` where a
+    certificate came with it.
+    """
+    return CredentialsRefused(None, reason, scheme)
 
 
 def invalid_token(reason: str, scheme: Scheme = "DPoP") -> CredentialsRefused:

@@ -314,7 +314,7 @@ class Application:
         raw: bytes = call.scope["query_string"]
         if bound.query is not None:
             return bound.query(raw)
-        if raw:
+        if raw and not bound.endpoint.ignores_query:
             raise invalid("", "this endpoint takes no query parameters")
         return None
 

@@ -137,7 +137,10 @@ def locate(message: str) -> tuple[str, str]:
 
 
 def check_strict(kind: Any) -> None:
-    """Raise TypeError where a type would let through what we refuse; called once for each row of an endpoint table."""
+    """Raise TypeError where a type would let through what we refuse; called once for each row of an endpoint table.
+
+    A struct that has to take members which it doesn't know says by whose word in its `IGNORES`.
+    """
     _walk(inspect.type_info(kind), repr(kind), 1, ())
 
 
@@ -156,8 +159,10 @@ def _walk(info: inspect.Type, where: str, depth: int, above: tuple[Any, ...]) ->
     elif isinstance(info, inspect.StructType):
         if info.cls in above:
             raise TypeError(f"{where} contains itself: its depth has no bound")
-        if not info.forbid_unknown_fields:
-            raise TypeError(f"{where}: {info.cls.__name__} must have forbid_unknown_fields=True")
+        if not info.forbid_unknown_fields and not getattr(info.cls, "IGNORES", ""):
+            raise TypeError(
+                f"{where}: {info.cls.__name__} must have forbid_unknown_fields=True, or say in IGNORES why not"
+            )
         for each in info.fields:
             _walk(each.type, f"{info.cls.__name__}.{each.name}", depth + 1, (*above, info.cls))
     elif isinstance(info, inspect.DictType):

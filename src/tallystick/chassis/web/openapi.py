@@ -66,7 +66,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
     "WWW-Authenticate": {
-        "description": "What is wrong with the token or its proof (RFC 6750, RFC 9449)",
+        "description": "How to authenticate, and what is wrong with the token or its proof (RFC 9110, RFC 6750, RFC 9449)",
         "schema": {"type": "string"},
     },
     "Tallystick-As-Of": {
@@ -284,10 +284,11 @@ def _refusals(row: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
             by_status[problem.status].append(problem)
     found = {str(status): _refusal(problems) for status, problems in sorted(by_status.items())}
     if row.refusal is not None:
-        for status, meaning in (("400", "What was sent is refused"), ("401", "The client is not authenticated")):
-            refused = found.setdefault(
-                status, {"description": meaning, "headers": _headers("Request-Id"), "content": {}}
-            )
+        for status, meaning, headers in (
+            ("400", "What was sent is refused", _headers("Request-Id")),
+            ("401", "The client is not authenticated", _headers("Request-Id", "WWW-Authenticate")),
+        ):
+            refused = found.setdefault(status, {"description": meaning, "headers": headers, "content": {}})
             refused["content"] = {"application/json": {"schema": schema_of[id(row.refusal)]}, **refused["content"]}
     return dict(sorted(found.items()))
 

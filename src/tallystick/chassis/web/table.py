@@ -40,6 +40,7 @@ class Endpoint:
     For the document alone: `segments` are the msgspec types of the path's parameters; `further` are other statuses of success than
     `status`. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their handler reads `raw_body`
     itself, which is as `form` says, because their errors have a form of their own: `refusal`, with the statuses 400 and 401 (section 5.2).
+    They also have to ignore parameters of the query that they don't know (section 3.2), which other rows refuse: `ignores_query`.
     """
 
     method: Method
@@ -60,6 +61,7 @@ class Endpoint:
     summary: str = field(default="", kw_only=True)
     timeout: float = field(default=10.0, kw_only=True)
     media: Literal["json", "form"] = field(default="json", kw_only=True)
+    ignores_query: bool = field(default=False, kw_only=True)
     produces: str = field(default="application/json", kw_only=True)
     also: tuple[str, ...] = field(default=(), kw_only=True)
     segments: Mapping[str, Any] = field(default_factory=dict, kw_only=True)

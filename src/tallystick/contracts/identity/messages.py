@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -172,8 +172,15 @@ class Tenant(_Message, frozen=True):
     created_at: InstantWire
 
 
-class PublicJwk(_Message, frozen=True, omit_defaults=True):
-    """A client's public key. No member for a private part exists, so that a private key sent by mistake is refused."""
+_Private = Annotated[None, msgspec.Meta(description="private: never sent")]
+
+
+class PublicJwk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A client's public key. Members that are not understood are ignored, but those of a private key are refused by name: one that was
+    sent by mistake is not to be used.
+    """
+
+    IGNORES: ClassVar[str] = "what is not understood (RFC 7517, 4)"
 
     kty: Literal["EC", "RSA", "OKP"]
     kid: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]+$", min_length=1, max_length=128)]
@@ -185,6 +192,14 @@ class PublicJwk(_Message, frozen=True, omit_defaults=True):
     y: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     n: Annotated[str, msgspec.Meta(max_length=1400)] | None = None
     e: Annotated[str, msgspec.Meta(max_length=16)] | None = None
+    d: _Private = None
+    p: _Private = None
+    q: _Private = None
+    dp: _Private = None
+    dq: _Private = None
+    qi: _Private = None
+    oth: _Private = None
+    k: _Private = None
 
 
 class PublicJwks(_Message, frozen=True):

@@ -90,7 +90,7 @@ async def jwks(service: Identity, request: Request) -> Reply[Any]:  # noqa: ARG0
 
 async def _authenticated(service: Identity, request: Request, form: Any) -> Client:
     source = request.headers.get("x-envoy-external-address", "")  # set by the edge, whatever the client says
-    return await service.authentication.authenticate(form, source, authorization="authorization" in request.headers)
+    return await service.authentication.authenticate(form, source, authorization=request.headers.get("authorization"))
 
 
 def _certificate(request: Request) -> str | None:
@@ -218,34 +218,34 @@ METADATA = "Says what this server can do; everyone may know"
 ENDPOINTS = (
     Endpoint(
         "POST", "/oauth2/token", token, public=BY_ASSERTION, media="form", rate="token", form=messages.TokenRequest,
-        answer=messages.AccessToken, refusal=messages.OAuthError,
+        ignores_query=True, answer=messages.AccessToken, refusal=messages.OAuthError,
         summary="Get an access token by client credentials (RFC 6749, 4.4), bound to a DPoP key (RFC 9449) or to a certificate (RFC 8705)",
     ),
     Endpoint(
         "POST", "/oauth2/revoke", revoke, public=BY_ASSERTION, media="form", rate="token", form=messages.AboutToken,
-        refusal=messages.OAuthError,
+        ignores_query=True, refusal=messages.OAuthError,
         summary="Revoke an access token (RFC 7009)",
     ),
     Endpoint(
         "POST", "/oauth2/introspect", introspect, public=BY_ASSERTION, media="form", rate="token", form=messages.AboutToken,
-        answer=messages.Introspection, refusal=messages.OAuthError,
+        ignores_query=True, answer=messages.Introspection, refusal=messages.OAuthError,
         summary="Ask whether a token of your tenant is good, and what it says (RFC 7662)",
     ),
     Endpoint(
         "GET", "/oauth2/jwks", jwks, public="Public keys are public by nature", rate="read", answer=messages.KeySet,
-        summary="The keys that access tokens are signed with (RFC 7517)",
+        ignores_query=True, summary="The keys that access tokens are signed with (RFC 7517)",
     ),
     Endpoint(
         "GET", "/.well-known/oauth-authorization-server", authorization_server, public=METADATA, rate="read", answer=dict[str, object],
-        summary="Metadata of the authorization server (RFC 8414)",
+        ignores_query=True, summary="Metadata of the authorization server (RFC 8414)",
     ),
     Endpoint(
         "GET", "/.well-known/openid-configuration", authorization_server, public=METADATA, rate="read", answer=dict[str, object],
-        summary="The same under OpenID Connect Discovery's name",
+        ignores_query=True, summary="The same under OpenID Connect Discovery's name",
     ),
     Endpoint(
         "GET", "/.well-known/oauth-protected-resource", protected_resource, public=METADATA, rate="read", answer=dict[str, object],
-        summary="Metadata of the API as a protected resource (RFC 9728)",
+        ignores_query=True, summary="Metadata of the API as a protected resource (RFC 9728)",
     ),
     Endpoint(
         "GET", "/internal/jwks", inner_jwks, mesh=SERVICES, action="readKeys", resource="Tenant",

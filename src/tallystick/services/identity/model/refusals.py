@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 Code = Literal[
     "invalid_request",
@@ -41,16 +42,28 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
-class AuthenticationFailed(Refusal):
-    """`invalid_client`. One answer for an unknown client, a wrong key and a bad signature, so that it tells nothing apart."""
+METHOD: Final = "private_key_jwt"
+"""The one way in which a client authenticates (RFC 7523)."""
 
-    def __init__(self, reason: str, client: str | None = None, *, challenge: bool = False) -> None:
+_SCHEME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}", re.ASCII)
+
+
+class AuthenticationFailed(Refusal):
+    """`invalid_client`. One answer for an unknown client, a wrong key and a bad signature, so that it tells nothing apart.
+
+    A 401 has a challenge in any case (RFC 9110, 15.5.2), under the `scheme` of the header Authorization if the client tried that
+    (RFC 6749, 5.2). No scheme stands for an assertion in the form, so the method's name has to do otherwise.
+    """
+
+    def __init__(self, reason: str, client: str | None = None, *, scheme: str = METHOD) -> None:
         super().__init__(
             "invalid_client",
             "The client could not be authenticated by private_key_jwt.",
             reason=reason,
             status=401,
-            headers={"WWW-Authenticate": 'Basic realm="this server takes private_key_jwt only"'} if challenge else None,
+            headers={
+                "WWW-Authenticate": f'{scheme if _SCHEME.fullmatch(scheme) else METHOD} realm="this server takes {METHOD} only"'
+            },
         )
         self.client = client
         """Whom the request claimed to be, if there is such a client: for the failure counts."""

@@ -32,10 +32,10 @@ class ClientAuthentication:
         self._failures = failures
         self._nobody = _keys_of_nobody()
 
-    async def authenticate(self, form: Mapping[str, str], source: str, *, authorization: bool) -> Client:
+    async def authenticate(self, form: Mapping[str, str], source: str, *, authorization: str | None) -> Client:
         """The client that a request proves to be.
 
-        `source` is the address that it came from, `authorization` whether it had such a header. Raises
+        `source` is the address that it came from, `authorization` the header of that name, if there was one. Raises
         AuthenticationFailed, the same for every cause, which is counted; and RateLimited after too many from there.
         """
         self._failures.admit(source)
@@ -45,9 +45,11 @@ class ClientAuthentication:
             self._failures.add(source, failure)
             raise
 
-    async def _authenticate(self, form: Mapping[str, str], *, authorization: bool) -> Client:
-        if authorization or "client_secret" in form:
-            raise AuthenticationFailed("another-method", challenge=authorization)
+    async def _authenticate(self, form: Mapping[str, str], *, authorization: str | None) -> Client:
+        if authorization is not None:
+            raise AuthenticationFailed("another-method", scheme=authorization.partition(" ")[0])
+        if "client_secret" in form:
+            raise AuthenticationFailed("another-method")
         if form.get("client_assertion_type") != assertions.TYPE:
             raise AuthenticationFailed("assertion-type")
         if "client_assertion" not in form:

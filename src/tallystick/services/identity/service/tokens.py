@@ -89,7 +89,7 @@ class AccessTokens:
 
     async def _prove(self, proofs: Sequence[str], origin: str) -> Proof:
         """The key that the token will be bound to (RFC 9449, 5): one proof, for this endpoint where it was asked, not seen before."""
-        if len(proofs) != 1:
+        if len(proofs) != 1 or "," in proofs[0]:  # a proxy makes one line of several (RFC 9110, 5.3)
             raise Refusal("invalid_dpop_proof", "The request needs one DPoP proof.", reason="dpop-count")
         try:
             proof = self._proofs.verify(
