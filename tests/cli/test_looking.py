@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -174,6 +175,41 @@ def test_logs_through_a_pipe_that_closes(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stderr == ""
+
+
+#: By print and by rich, from this program and from what explains its options; the last is refused.
+SAYING = (("--help",), ("ledger", "accounts", "--help"), ("doctor",), ("doctor", "--json"), ("nope", "--json"))
+
+
+def _into(output: int, arguments: tuple[str, ...], directory: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tallystick", *arguments],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TALLYSTICK_HOME": str(directory / "d")},
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("arguments", SAYING, ids=" ".join)
+def test_who_goes_away_changes_nothing_but_the_output(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    heard = _into(subprocess.DEVNULL, arguments, tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert _into(writer, arguments, tmp_path) == heard
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("arguments", SAYING[:-1], ids=" ".join)
+def test_a_full_disk_is_told(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        status, said = _into(full.fileno(), arguments, tmp_path)
+    assert (status, said) == (4, "tallystick: standard output can't be written: No space left on device\n")
 
 
 def test_a_service_that_does_not_exist() -> None:

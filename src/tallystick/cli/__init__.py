@@ -14,5 +14,7 @@ def main() -> None:
 
         sys.exit(run_service(arguments[1]))
     from tallystick.cli.commands import dispatch
+    from tallystick.cli.terminal import standard_output
 
+    standard_output()
     sys.exit(dispatch(arguments))

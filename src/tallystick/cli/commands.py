@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -55,6 +56,20 @@ COMMANDS: Final[dict[str, Command]] = {
 
 def dispatch(arguments: Sequence[str]) -> int:
     """Run one command line; answers the exit status."""
+    status = OK
+    try:
+        status = _answered(arguments)
+        sys.stdout.flush()  # a full disk is a failure of the command
+    except Failed as failure:
+        return _fail(failure, json="--json" in arguments)
+    except KeyboardInterrupt:
+        return _fail(Failed("interrupted", 130), json=False)
+    except BrokenPipeError:
+        pass  # `tallystick logs | head`: whoever reads it has enough
+    return status
+
+
+def _answered(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(overview())
         return OK if arguments else USAGE
@@ -68,16 +83,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     if command is None:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
         hint = f"did you mean `tallystick {near[0]}`?" if near else "`tallystick --help` lists the commands"
-        return _fail(Failed(f"there is no command {name!r}: {hint}", USAGE), json="--json" in arguments)
-    try:
-        return _run(name, command, arguments)
-    except Failed as failure:
-        return _fail(failure, json="--json" in arguments)
-    except KeyboardInterrupt:
-        return _fail(Failed("interrupted", 130), json=False)
-    except BrokenPipeError:  # `tallystick logs | head`
-        sys.stderr.close()
-        return OK
+        raise Failed(f"there is no command {name!r}: {hint}", USAGE)
+    return _run(name, command, arguments)
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
@@ -93,10 +100,10 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     app.command(target, name=name)
     console = None
     if not {"--help", "-h"}.isdisjoint(arguments):
-        from rich.console import Console
+        from tallystick.cli.terminal import quiet_console
 
         # A command keeps the first console that it made, with the width that the terminal had then: a second help in one process takes its own.
-        console = Console()
+        console = quiet_console()
     try:
         result = app(list(arguments), console=console, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -124,9 +131,11 @@ def overview() -> str:
 
 
 def _fail(failure: Failed, *, json: bool) -> int:
-    if json:
-        import msgspec
+    with suppress(BrokenPipeError, Failed):  # where nothing can be said, the exit status still can
+        if json:
+            import msgspec
 
-        print(msgspec.json.encode({"error": str(failure), "status": failure.status}).decode())
-    print(f"tallystick: {failure}", file=sys.stderr)
+            print(msgspec.json.encode({"error": str(failure), "status": failure.status}).decode(), flush=True)
+    with suppress(OSError):
+        print(f"tallystick: {failure}", file=sys.stderr)
     return failure.status

@@ -11,6 +11,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.failure import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Failed
+from tallystick.cli.terminal import quiet_console
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -69,9 +70,7 @@ def emit(document: Any, common: Common) -> None:
 
 def console(*, error: bool = False) -> Console:
     """Rich, for tables and colours; plain text when it isn't a terminal, as wide as it needs to be unless COLUMNS says how wide."""
-    from rich.console import Console
-
-    out = Console(stderr=error, highlight=False, soft_wrap=True)
+    out = quiet_console(stderr=error, highlight=False, soft_wrap=True)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = UNBOUNDED
     return out
