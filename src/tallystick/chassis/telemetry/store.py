@@ -78,7 +78,7 @@ class SpanFile:
 def read_trace(directory: Path, trace_id: str) -> list[Span]:
     """The spans of one trace from all sources, by start. Half a line at the end of a file (a crash) is skipped."""
     if _TRACE_ID.fullmatch(trace_id) is None:
-        msg = f"{trace_id!r} is not a trace id: 32 hex digits, the Request-Id of an answer"
+        msg = f"{trace_id!r} is not a trace id: 32 hex digits, the Request-Id of a service's answer (what the edge answers itself has no trace)"
         raise ValueError(msg)
     wanted = trace_id.encode()
     found: dict[str, Span] = {}
