@@ -19,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
+from tallystick.cli.apiclient import Answer
 from tallystick.cli.commands import dispatch
-from tallystick.cli.ledger.files import _target
+from tallystick.cli.ledger.app import refused
+from tallystick.cli.ledger.files import _show, _target
 from tallystick.cli.ledger.files.reading import File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
@@ -211,6 +213,35 @@ def test_a_file_that_can_not_be_used_is_said_before_the_platform_is_asked(
     assert dispatch(["ledger", "import", str(file), "--skip-invalid", "--in-parts", *data]) == 2
     file.write_text("id,debit,credit,amount,currency\n1,a,b,1.00,EUR\n")
     assert dispatch(["ledger", "import", str(file), *data]) == 3
+
+
+def answer(status: int, **document: Any) -> Answer:
+    return Answer(status, {"Content-Type": "application/problem+json"}, json.dumps(document).encode())
+
+
+def test_a_refusal_says_everything_once() -> None:
+    kind = "https://tallystick.dev/problems/invalid-request"
+    wrong = {"type": kind, "title": "The request is not valid", "detail": "The request is not valid."}
+    errors = [{"pointer": "/from", "detail": "neither a day nor a time"}]
+    told = str(refused(answer(400, **wrong, errors=errors)))
+    assert told == "The request is not valid.\n  /from: neither a day nor a time"
+    later = {
+        "type": "https://tallystick.dev/problems/history-not-kept",
+        "title": "No balance",
+        "detail": "opened later",
+    }
+    assert "--by effective" in str(refused(answer(422, **later, created_at="2026-01-01T00:00:00Z")))
+    assert "--by effective" not in str(refused(answer(422, **later)))
+
+
+def test_an_import_that_was_refused_as_a_whole_is_not_there_already(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"accounts": 0, "accounts_known": 0, "transfers": 0, "transfers_known": 0}
+    document = {"book": "main", "state": "done", "dry_run": False, "sequence": 0, **counts}
+    line = {"line": 2, "field": None, "reason": "insufficient_funds", "detail": "no"}
+    _show(document, [line], None, again=False)
+    assert "every line was refused" in capsys.readouterr().out
+    _show({**document, "transfers_known": 1}, [line], None, again=False)
+    assert "has all of it already" in capsys.readouterr().out
 
 
 def write(out: Path, content: bytes = b"all of it\n") -> None:

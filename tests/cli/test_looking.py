@@ -117,6 +117,8 @@ def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path:
     assert dispatch(["status", "--no-such"]) == 2
     assert dispatch(["trace", "xyz", "--data", str(tmp_path)]) == 2
     assert dispatch(["render", "no-such"]) == 2
+    assert dispatch(["ledger", "statement", "--no-such", "x", "--data", str(tmp_path)]) == 2
+    assert "`tallystick ledger statement --help` says how" in capsys.readouterr().err
     assert dispatch(["logs", "-n", "-5", "--data", str(tmp_path)]) == 2
 
 

@@ -31,7 +31,8 @@ def operate(common: Common, target: str, act: Callable[[Client], Awaitable[T]]) 
         return asyncio.run(work())
     except Problem as problem:
         status = USAGE if problem.status == 400 else NO if problem.status < 500 else PART_FAILED
-        raise Failed(problem.detail, status) from problem
+        wrong = [f"  {one['pointer']}: {one['detail']}" for one in problem.extensions.get("errors") or ()]
+        raise Failed("\n".join([problem.detail, *wrong]), status) from problem
 
 
 def administer(common: Common, act: Callable[[IdentityAdmin], Awaitable[T]]) -> T:

@@ -434,7 +434,7 @@ def _refused(answer: Answer) -> TokenRefused:
 
 def _unreached(method: str, path: str, error: BaseException, *, sent: bool) -> str:
     what = str(error) or type(error).__name__
-    known = "; whether it was done is not known" if sent else ""
+    known = "; whether it was done is not known" if sent else "; `tallystick up` starts the platform"
     return f"no answer to {method} {path.partition('?')[0]}: {what}{known}"
 
 

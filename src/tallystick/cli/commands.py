@@ -107,7 +107,8 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     try:
         result = app(list(arguments), console=console, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        raise Failed(f"{error}\n`tallystick {name} --help` says how", USAGE) from error
+        words = " ".join(error.command_chain or (name,))
+        raise Failed(f"{error}\n`tallystick {words} --help` says how", USAGE) from error
     except NotRunning as error:
         raise Failed(str(error), NOT_RUNNING) from error
     except (ControlFailed, LayoutError) as error:

@@ -340,7 +340,11 @@ async def test_lines_come_before_the_start_and_all_of_them(env: Env) -> None:
 async def test_too_many_for_one_piece_is_said_before_anything_is_brought(env: Env) -> None:
     body = {"rows": MAX_WHOLE + 1, "sha256": "0" * 64}
     assert problem(await env.call("POST", "/v1/imports", body)) == (422, "import-too-large")
-    assert (await env.call("POST", "/v1/imports", {**body, "mode": "parts"})).status == 201
+    parts = {**body, "mode": "parts"}
+    assert (await env.call("POST", "/v1/imports", parts)).status == 201
+    trial = await env.call("POST", "/v1/imports", {**parts, "dry_run": True})
+    assert problem(trial) == (422, "import-too-large")
+    assert "a trial" in trial.json["detail"]
 
 
 async def test_an_import_is_seen_by_its_tenant_only(env: Env) -> None:

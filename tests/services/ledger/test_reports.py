@@ -180,6 +180,9 @@ async def test_a_statement_that_can_not_be_given(env: Env) -> None:
         "after=WzEsMl0",
     ):
         assert (await env.call("GET", f"{path}?{wrong}")).status in (400, 422), wrong
+    [error] = (await env.call("GET", f"{path}?from=x")).json["errors"]
+    assert error["pointer"] == "/from"
+    assert "a day" in error["detail"]
     forged = "WzUsNCwzLDJd"  # [5,4,3,2]
     assert problem(await env.call("GET", f"{path}?after={forged}")) == (400, "invalid-request")
 

@@ -35,11 +35,14 @@ _HINTS: Final = {
     "account-not-found": "`tallystick ledger accounts` lists them; a path is looked for in one book only (--book)",
     "book-not-found": "`tallystick call GET /v1/books` lists them; `tallystick ledger open-book` opens one",
     "insufficient-scope": "`tallystick client create NAME --scope ...` makes a client that may",
+    "import-too-large": "`--in-parts` imports a file of any size; `--dry-run` tries a smaller one",
     "book-quarantined": "`tallystick ledger check` says what is wrong with it",
     "export-outdated": "run it again when nobody changes accounts",
     "proposal-not-found": "`tallystick ledger proposals --status all` lists them",
     "not-an-approver": "`tallystick ledger proposals ID` shows the rules and whom they name",
 }
+#: A time before the account was opened, which is that of its import.
+_BEFORE: Final = "what was imported or dated back counts since a time of its own: `--by effective` in a statement or a plot, else `--effective`"
 
 
 def run(
@@ -96,14 +99,17 @@ def refused(answer: Answer) -> Failed:
         document = None
     if not isinstance(document, dict):
         return Failed(f"the edge answered {answer.status} ({answer.request_id})", PART_FAILED)
-    said = document.get("detail") or document.get("title") or answer.slug
-    parts = [f"{document.get('title')}: {said}" if said != document.get("title") else str(said)]
+    title = str(document.get("title") or answer.slug)
+    said = str(document.get("detail") or title)
+    parts = [said if said.rstrip(".") == title.rstrip(".") else f"{title}: {said}"]
     parts += [f"  {one.get('pointer')}: {one.get('detail')}" for one in document.get("errors") or ()]
     for name in ("reason", "available", "required", "first", "why", "breached_on", "proposal_status"):
         if name in document:
             parts.append(f"  {name}: {_shown(document[name])}")
     if hint := _HINTS.get(answer.slug):
         parts.append(hint)
+    if answer.slug == "history-not-kept" and "created_at" in document:
+        parts.append(_BEFORE)
     status = PART_FAILED if answer.status >= _SERVER else USAGE if answer.status == 400 else NO
     return Failed("\n".join(parts), status)
 

@@ -18,7 +18,8 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Book, Client, ask, ledger, named, run
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, columns, console, emit, print_table
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit, print_table
+from tallystick.cli.output import columns as table_of  # a module here is called so
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -140,7 +141,7 @@ def _show(document: dict[str, Any], lines: list[dict[str, Any]], report: Path | 
 
     out = console()
     if lines:
-        table = columns({"line": "right", "field": "left", "reason": "left", "": "left"}, wraps="")
+        table = table_of({"line": "right", "field": "left", "reason": "left", "": "left"}, wraps="")
         for one in lines[:SHOWN]:
             table.add_row(
                 str(one["line"]), escaped(one["field"] or ""), f"[red]{one['reason']}[/]", escaped(one["detail"])
@@ -150,7 +151,7 @@ def _show(document: dict[str, Any], lines: list[dict[str, Any]], report: Path | 
             where = f"all are in {report}" if report is not None else "--report FILE has all of them"
             out.print(f"[dim]... and {len(lines) - SHOWN:,} more; {where}[/]")
         out.print()
-    table = columns({"": "left", "new": "right", "there already": "right"}, wraps="")
+    table = table_of({"": "left", "new": "right", "there already": "right"}, wraps="")
     for name in ("accounts", "transfers"):
         table.add_row(name, f"{document[name]:,}", f"{document[f'{name}_known']:,}")
     table.add_row("refused lines", f"[red]{len(lines):,}[/]" if lines else "0", "")
@@ -163,6 +164,8 @@ def _show(document: dict[str, Any], lines: list[dict[str, Any]], report: Path | 
         )
     elif document["dry_run"]:
         out.print("[green]this is what would be; nothing was changed[/]")
+    elif _unchanged(document) and not (document["accounts_known"] or document["transfers_known"]):
+        out.print(f"[red]nothing was imported into {document['book']}: every line was refused[/]")
     elif _unchanged(document):
         out.print(f"[yellow]nothing changed: {document['book']} has all of it already[/]")
     else:

@@ -65,5 +65,7 @@ def _read(said: str, name: str, day: timedelta) -> datetime:
         if _DAY.fullmatch(said):
             return parse_rfc3339(f"{said}T00:00:00Z") + day
         return parse_rfc3339(said)
-    except (ValueError, OverflowError) as error:
-        raise invalid(f"/{name}", f"{error}") from None
+    except (ValueError, OverflowError):
+        raise invalid(
+            f"/{name}", "neither a day such as 2026-11-23 nor an RFC 3339 time such as 2026-11-23T16:32:50Z"
+        ) from None

@@ -38,7 +38,8 @@ class Imports:
         """
         tenant, actor, _ = who
         if new.rows > MAX_WHOLE and (new.mode == "whole" or new.dry_run):
-            raise ImportTooLarge("import it in parts", most=MAX_WHOLE)
+            what = "a trial goes through all of it at once" if new.dry_run else "import it in parts"
+            raise ImportTooLarge(f"more than {MAX_WHOLE:,} records: {what}", most=MAX_WHOLE)
         number = await self._poster.book(tenant, new.book)
         sha256 = bytes.fromhex(new.sha256)
         row = ImportRow(
