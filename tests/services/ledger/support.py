@@ -173,6 +173,7 @@ class Naive:
     expiries: dict[TransferId, datetime | None] = field(default_factory=dict)
     paths: dict[str, AccountId] = field(default_factory=dict)
     last: datetime = START
+    due: bool = False
 
     def instant(self, now: datetime) -> datetime:
         """When the next transfer is recorded: later than the last one."""
@@ -217,7 +218,7 @@ class Naive:
             return False
         if not one.currency == two.currency == currency or one.closed or two.closed or amount < 1:
             return False
-        if one.frozen or two.frozen:
+        if (one.frozen or two.frozen) and not self.due:
             return False
         for side, total in ((one, 0), (two, 2)):
             sums = self.sums(side.id)
@@ -232,8 +233,9 @@ class Naive:
             not taken or side.floor is None or self.available(side.id) - amount >= side.floor for side, taken in takes
         )
 
-    def apply(self, command: Command, now: datetime, *, payments: bool = False) -> bool:
-        """Whether the command is posted (it has a new id). `payments`: payments ask."""
+    def apply(self, command: Command, now: datetime, *, payments: bool = False, due: bool = False) -> bool:
+        """Whether the command is posted (it has a new id). `payments`: payments ask. `due`: it gives back what was taken before."""
+        self.due = due
         original = self._original(command.target)
         if original is not None and original[0].code == PAYMENT_CODE and not payments and command.kind != "expire":
             return False
@@ -289,6 +291,8 @@ class Naive:
         if command.kind == "increase":
             amount = command.amount or 0
             held = whole + sum(a for child, a, *_ in children if child.kind == "increase")
+            if self.accounts[debit].frozen or self.accounts[credit].frozen:
+                return False
             if held + amount > 2**63 - 1 or self.accounts[debit].closed or self.accounts[credit].closed:
                 return False
             if not self._allowed(debit, credit, amount, self.accounts[debit].currency):

@@ -351,23 +351,23 @@ class Against(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
 
-    @rule(data=st.data(), size=st.integers(1, 5), atomic=st.booleans(), payments=st.booleans())
-    def commands(self, data: st.DataObject, size: int, atomic: bool, payments: bool) -> None:
+    @rule(data=st.data(), size=st.integers(1, 5), atomic=st.booleans(), payments=st.booleans(), due=st.booleans())
+    def commands(self, data: st.DataObject, size: int, atomic: bool, payments: bool, due: bool) -> None:
         made = [data.draw(self._commands()) for _ in range(size)]
         linked = [data.draw(st.sampled_from([False, False, True])) for _ in made[:-1]]
         made = [replace(one, linked=link) for one, link in zip(made, [*linked, False], strict=True)]
-        results = self._decide(made, atomic, payments=payments)
+        results = self._decide(made, atomic, payments=payments, due=due)
         chains = [made] if atomic else chained(made)
         for chain in chains:
             told, results = results[: len(chain)], results[len(chain) :]
-            self._expect(chain, told, payments)
+            self._expect(chain, told, payments=payments, due=due)
             self.seen += zip(chain, told, strict=True)
 
-    def _expect(self, chain: list[Command], results: list[Result], payments: bool) -> None:
+    def _expect(self, chain: list[Command], results: list[Result], **who: bool) -> None:
         """All of them or none, and then the first that can't be is at fault."""
         before = deepcopy(self.naive)
         for command in chain:
-            if not self.naive.apply(command, self.now, payments=payments):
+            if not self.naive.apply(command, self.now, **who):
                 self.naive = before
                 assert all(one.status == "rejected" for one in results)
                 at_fault = [one for one in results if one.reason is not Reason.LINKED_TRANSFER_FAILED]
@@ -432,8 +432,8 @@ class Against(RuleBasedStateMachine):
         assert (again.status, again.reason, again.transfer) == (first.status, first.reason, first.transfer)
         assert again.existed
 
-    def _decide(self, made: list[Command], atomic: bool, *, payments: bool = False) -> list[Result]:
-        decided: Decided = decide([Unit(1, made, atomic, payments=payments)], self.state, self.now)
+    def _decide(self, made: list[Command], atomic: bool, *, payments: bool = False, due: bool = False) -> list[Result]:
+        decided: Decided = decide([Unit(1, made, atomic, payments=payments, due=due)], self.state, self.now)
         return decided.results[0]
 
     @invariant()

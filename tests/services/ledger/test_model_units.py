@@ -231,6 +231,18 @@ def test_what_a_payment_made_is_payments_to_move() -> None:
     assert reasons(of_payments(found, *drawn[2:], atomic=True)) == [None, None]
 
 
+def test_what_is_due_is_given_back_whatever_was_frozen_since() -> None:
+    found = two()
+    run(found, hold(1, 1, 2, 9))
+    found.accounts[aid(1)].frozen = found.accounts[aid(2)].frozen = True
+    found.accounts[aid(3)].closed = True
+    back = [post(2, 1, 2, 5), replace(post(3, 1, 2, 5), linked=True), post(4, 1, 3, 5), on("capture", 5, 1)]
+    results = decide([Unit(1, back, atomic=False, due=True)], found, START).results[0]
+    assert reasons(results) == [None, "linked_transfer_failed", "account_closed", "account_frozen"]
+    later = [Unit(1, [], atomic=False, due=True), Unit(1, [post(6, 1, 2, 1)], atomic=False)]
+    assert reasons(decide(later, found, START).results[1]) == ["account_frozen"], "only its own unit may"
+
+
 # ---- what is dated back -------------------------------------------------------------------------------------------------
 
 

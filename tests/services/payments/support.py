@@ -56,7 +56,7 @@ from tests.support.parts import Server as PostgresServer
 from tests.support.parts import ServiceDatabase
 
 CLIENT = ids.clients.text(ids.clients.new())
-SCOPE = "payments:write payments:read refunds:write accounts:write accounts:read transfers:write books:write tokens:write tokens:read"
+SCOPE = "payments:write payments:read refunds:write accounts:write accounts:read transfers:write books:write approvals:write tokens:write tokens:read"
 NUMBERS = {behaviour: number for number, behaviour in BEHAVIOURS.items()}
 UNSCORED_EURO = charter.load("payments").calls["risk"].degrade_up_to_euro
 #: In cents.

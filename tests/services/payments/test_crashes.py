@@ -15,10 +15,13 @@ import pytest
 
 from tallystick.chassis.db import CommitUnknown, DatabaseUnavailable
 from tallystick.chassis.telemetry import logs
+from tallystick.contracts.ledger.messages import PAYMENT_CODE, Reason
 from tallystick.contracts.risk.messages import ListEntry
 from tallystick.kernel import ids
+from tallystick.services.ledger.model import Command
+from tallystick.services.ledger.service import Ask
 from tallystick.services.payments import model
-from tallystick.services.payments.model import RefundStep, Role, Step, request_id
+from tallystick.services.payments.model import RefundStep, Role, Step, request_id, transfer_id
 from tallystick.services.payments.store import Lease
 from tests.services.payments.support import (
     CLIENT,
@@ -144,6 +147,85 @@ async def test_a_crash_at_each_step_of_a_refund(town: Town, step: str, when: Fau
         assert slug(await town.refund(made["id"], 1001)) == "refund-too-large"
         await _forget_behind_our_back(town, made["id"])
     await town.sound()
+
+
+@pytest.mark.parametrize("meanwhile", ["frozen", "frozen, thawed", "approvals", "closed", "full", "refused before"])
+async def test_what_a_refused_refund_took_is_given_back_whatever_was_said_meanwhile(town: Town, meanwhile: str) -> None:
+    """The ledger has reversed, the acquirer says no, and in between somebody has done something to the merchant's account."""
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000))
+    await _refund_behind_our_back(town, made["id"], 800)
+    town.one.effects.fault = lambda at: "fail-before" if at is RefundStep.REFUND else "none"
+    pending = (await town.refund(made["id"], 400, key="k")).json
+    assert (pending["status"], await town.balance(shop)) == ("pending", (600, 600))
+    if meanwhile.startswith("frozen"):
+        await town.freeze(shop)
+    elif meanwhile == "approvals":
+        await _everything_needs_an_approval(town)
+    elif meanwhile == "closed":
+        await town.close_account(shop)
+    elif meanwhile == "full":
+        answer = await town.in_ledger("PATCH", f"/v1/accounts/{shop}", {"ceiling": "700"})
+        assert answer.status == 200, answer.content
+    elif meanwhile == "refused before":
+        await _refused_while_frozen(town, pending["id"], shop)
+    suspended = meanwhile in {"closed", "full", "refused before"}
+    hit = 0
+
+    def once(at: Step | RefundStep) -> Fault:
+        nonlocal hit
+        hit += at is RefundStep.RESTORE
+        return "crash-after" if at is RefundStep.RESTORE and hit == 1 else "none"
+
+    town.one.effects.fault = once
+    await town.finish(town.one, await town.replica())
+    assert hit >= 1
+    if meanwhile == "frozen, thawed":
+        await town.freeze(shop, frozen=False)
+    answer = await town.refund(made["id"], 400, key="k")
+    assert (answer.status, answer.json["status"], answer.json["failure"]["code"]) == (201, "failed", "card_declined")
+    assert await town.balance(shop) == ((600, 600) if suspended else (1000, 1000))
+    assert len(answer.json["ledger"]["transfers"]) == 2
+    if suspended:
+        account = (await town.in_ledger("GET", f"/v1/accounts/{answer.json['suspense']}")).json
+        assert account["path"] == "tallystick:suspense:EUR"
+        assert await town.balance(account["id"]) == (400, 400)
+        assert slug(await town.pay(by_account(account["id"], await town.account(), 400))) == "payment-account-reserved"
+        # A person decides where it goes: no more than there is.
+        payee = await town.account()
+        for minor, status in ((401, "rejected"), (400, "posted")):
+            out = {"kind": "post", "debit_account": account["path"], "credit_account": payee, "amount": money(minor)}
+            sent = await town.in_ledger("POST", "/v1/transfers", {"transfers": [out]})
+            assert sent.json["data"][0]["status"] == status
+    else:
+        assert answer.json["suspense"] is None
+    await _forget_behind_our_back(town, made["id"])
+    await town.sound()
+
+
+async def _everything_needs_an_approval(town: Town) -> None:
+    rule = {"currency": "EUR", "above": "0", "approvals": 1, "approvers": ["cli_01jd5w3qkz8e5rv4y7t9a2b3c4"]}
+    answer = await town.call("PUT", "/v1/books/main/approvals", {"rules": [rule]}, app=town.ledger)
+    assert answer.status == 200, answer.content
+
+
+async def _refused_while_frozen(town: Town, refund: str, shop: str) -> None:
+    """As it was before what is due passed a freeze: the refusal of then is for ever."""
+    await town.freeze(shop)
+    row = (await town.databases["payments"].query("SELECT clearing FROM payment WHERE tenant = $1", town.tenant))[0]
+    command = Command(
+        kind="post",
+        id=transfer_id(ids.refunds.parse(refund), Role.RESTORE),
+        debit=row["clearing"],
+        credit=ids.accounts.parse(shop),
+        amount=400,
+        currency="EUR",
+        code=PAYMENT_CODE,
+    )
+    ask = Ask(town.tenant, CLIENT, None, [command], atomic=True, payments=True)
+    (result,) = (await town.books.poster.post(ask)).results
+    assert result.reason is Reason.ACCOUNT_FROZEN
+    await town.freeze(shop, frozen=False)
 
 
 async def _refund_behind_our_back(town: Town, payment: str, minor: int) -> None:

@@ -50,6 +50,7 @@ _IN_FLIGHT = 2
 class _Ask(msgspec.Struct, frozen=True):
     token: str
     transfers: Sequence[UnitTransfer]
+    due: bool = False
 
 
 class _Lookup(msgspec.Struct, frozen=True):
@@ -72,14 +73,15 @@ class LedgerClient:
             self._find, max_batch=_BATCH, concurrency=_IN_FLIGHT, name="ledger.lookups"
         )
 
-    async def post_unit(self, transfers: Sequence[UnitTransfer], token: str) -> UnitResult:
+    async def post_unit(self, transfers: Sequence[UnitTransfer], token: str, *, due: bool = False) -> UnitResult:
         """Posts 1 to 1000 transfers together or none of them. `result.refusal` says which of them was refused, if one was."""
-        return await self._units.submit(_Ask(token, transfers))
+        return await self._units.submit(_Ask(token, transfers, due))
 
     async def post(
-        self, transfer: TransferId, debit: AccountId, credit: AccountId, amount: Money, token: str
-    ) -> str | None:  # fmt: skip
-        return await self._single(_move("post", transfer, debit, credit, amount), token)
+        self, transfer: TransferId, debit: AccountId, credit: AccountId, amount: Money, token: str, *, due: bool = False
+    ) -> str | None:
+        """`due`: it gives back what was taken before, whatever was frozen since and without approvals."""
+        return await self._single(_move("post", transfer, debit, credit, amount), token, due=due)
 
     async def hold(
         self,
@@ -170,13 +172,16 @@ class LedgerClient:
         )
         return None if arrived.reason is None else str(arrived.reason)
 
-    async def _single(self, transfer: UnitTransfer, token: str) -> str | None:
-        refusal = (await self.post_unit([transfer], token)).refusal
+    async def _single(self, transfer: UnitTransfer, token: str, *, due: bool = False) -> str | None:
+        refusal = (await self.post_unit([transfer], token, due=due)).refusal
         return None if refusal is None else str(refusal.reason)
 
     async def _post(self, asks: list[_Ask]) -> list[UnitResult | Exception]:
         tokens: dict[str, int] = {}
-        units = [Unit(token=tokens.setdefault(ask.token, len(tokens)), transfers=list(ask.transfers)) for ask in asks]
+        units = [
+            Unit(token=tokens.setdefault(ask.token, len(tokens)), transfers=list(ask.transfers), due=ask.due)
+            for ask in asks
+        ]
         answer = await self._client.request(
             "POST",
             "/internal/transfers",

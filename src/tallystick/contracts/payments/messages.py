@@ -125,6 +125,8 @@ class CreateRefund(_Message, frozen=True, omit_defaults=True):
 
 
 class Refund(_Message, frozen=True, kw_only=True):
+    """`suspense`, of one that failed: the account on which the amount is, since the payee's took it back no more."""
+
     id: RefundIdWire
     payment: PaymentIdWire
     status: RefundStatus
@@ -132,6 +134,7 @@ class Refund(_Message, frozen=True, kw_only=True):
     reason: str | None = None
     ledger: LedgerView
     failure: Decline | None = None
+    suspense: AccountIdWire | None = None
     receipt: FactIdWire
     created_at: InstantWire
     updated_at: InstantWire

@@ -104,19 +104,22 @@ async def refunds(source: Source) -> tuple[list[str], str]:
         "FROM refund AS r JOIN payment AS p ON p.id = r.payment ORDER BY r.id"
     )
     async for rows in source.pages("payments", statement):
-        found = await _transfers(source, rows, (Role.REVERSE, Role.RESTORE))
+        found = await _transfers(source, rows, (Role.REVERSE, Role.RESTORE, Role.SUSPEND))
         for row in rows:
             name = ids.refunds.text(row["id"])
-            reverse, restore = (found.get(derived(row["id"], role)) for role in (Role.REVERSE, Role.RESTORE))
+            reverse, *back = (
+                found.get(derived(row["id"], role)) for role in (Role.REVERSE, Role.RESTORE, Role.SUSPEND)
+            )
+            restored = sum(one is not None for one in back)
             if row["status"] == "succeeded" and (
                 reverse is None
-                or restore is not None
+                or restored
                 or (reverse["amount"], reverse["currency"], reverse["target"])
                 != (row["amount"], row["currency"], derived(row["payment"], Role.SETTLE))
             ):
                 faults.append(f"{name} succeeded, the ledger has no reversal that says so")
-            if row["status"] == "failed" and (reverse is None) != (restore is None):
-                faults.append(f"{name} failed, but its money was reversed and not restored")
+            if row["status"] == "failed" and restored != (reverse is not None):
+                faults.append(f"{name} failed, but its money was reversed and not restored once")
         seen += len(rows)
     return faults[:SHOWN], f"{seen:,} refunds"
 

@@ -164,6 +164,7 @@ def refund_view(r: model.Refund) -> wire.Refund:
         reason=r.reason,
         ledger=wire.LedgerView([ids.transfers.text(t) for t in model.refund_transfers(r)]),
         failure=wire.Decline(r.failure.code, r.failure.message) if r.failure else None,
+        suspense=ids.accounts.text(model.suspense(r.tenant, r.currency).id) if r.suspended else None,
         receipt=ids.facts.text(r.receipt),
         created_at=rfc3339(r.created_at),
         updated_at=rfc3339(r.updated_at),

@@ -156,7 +156,7 @@ class Store:
             failure.code if failure else None, failure.message if failure else None, failure.by if failure else None,
             r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
             r.waiting.client_id if r.waiting else None, r.receipt, r.updated_at, r.resume_at, r.worker,
-            r.attempts,
+            r.attempts, r.suspended,
         )  # fmt: skip
         return saved is not None
 
@@ -259,6 +259,7 @@ def _refund(row: Row) -> Refund:
         by_card=row["by_card"],
         reversed=row["reversed"],
         restored=row["restored"],
+        suspended=row["suspended"],
         failure=_decline(row["failure_code"], row["failure_text"], row["failed_by"]),
         waiting=_waiting(row),
         receipt=row["receipt"],

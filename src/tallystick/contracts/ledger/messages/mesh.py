@@ -47,11 +47,14 @@ class UnitTransfer(Message, frozen=True):
 
 
 class Unit(Message, frozen=True):
-    """Transfers that are posted together or not at all. `token` is the index of its transaction token in the batch."""
+    """Transfers that are posted together or not at all. `token` is the index of its transaction token in the batch. `due`: they give back what was
+    taken before, and are posted whatever was frozen since and without approvals.
+    """
 
     token: Annotated[int, Meta(ge=0, lt=MAX_TRANSFERS)]
     transfers: Annotated[list[UnitTransfer], Meta(min_length=1, max_length=MAX_TRANSFERS)]
     book: BookName = MAIN
+    due: bool = False
 
 
 class PostUnits(Message, frozen=True):

@@ -216,7 +216,13 @@ async def _unit(ledger: Ledger, trace: str, given: wire.Unit, subjects: Sequence
     try:
         subject = _subject(given.token, subjects)
         answered = await ledger.post(
-            subject, trace, commands.unit(given.transfers), atomic=True, book=given.book, payments=True
+            subject,
+            trace,
+            commands.unit(given.transfers),
+            atomic=True,
+            book=given.book,
+            payments=True,
+            due=given.due,
         )
     except Problem as problem:
         return wire.UnitResult(problem=problem.document(trace))

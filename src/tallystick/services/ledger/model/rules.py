@@ -64,8 +64,8 @@ class _Decider:
         self.transfers: list[Transfer] = []
         self.rejections: list[Rejection] = []
         self.transactions: list[TransactionRow] = []
-        #: Whether the unit is part of a transfer between books, and whether it is of payments.
-        self._crossing = self._payments = False
+        #: The unit that is decided: who may do what is said there.
+        self._asked = Unit(0, (), atomic=True)
         #: Whether others of its unit come after this command, and what the unit changes of accounts since which past day.
         self._more = False
         self._changes: dict[tuple[AccountId, date], int] = {}
@@ -92,7 +92,7 @@ class _Decider:
         ]
 
     def _permitted(self, unit: Unit) -> list[Result]:
-        self._crossing, self._payments = unit.crossing, unit.payments
+        self._asked = unit
         if unit.header is not None:
             return self._transaction(unit, unit.header)
         if unit.atomic:
@@ -232,17 +232,18 @@ class _Decider:
         self._passable(debit, credit)
         if debit.closed or credit.closed:
             raise Refused(Reason.ACCOUNT_CLOSED, account=debit.id if debit.closed else credit.id)
-        check_not_frozen(debit, credit)
+        if not self._asked.due:
+            check_not_frozen(debit, credit)
         return debit, credit
 
     def _passable(self, debit: Account, credit: Account) -> None:
         """Money between books moves by both of them or not at all: half of it is nobody's to post, capture, void or reverse."""
-        if (debit.transit or credit.transit) and not self._crossing:
+        if (debit.transit or credit.transit) and not self._asked.crossing:
             raise Refused(Reason.TRANSIT_ACCOUNT, account=debit.id if debit.transit else credit.id)
 
     def _movable(self, transfer: Transfer) -> None:
         """What a payment made is moved by the payment or not at all: a hold that somebody else took would leave a card charged for nothing."""
-        if transfer.code == PAYMENT_CODE and not self._payments:
+        if transfer.code == PAYMENT_CODE and not self._asked.payments:
             raise Refused(Reason.TRANSFER_OF_A_PAYMENT, pinned=False)
 
     def _post(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
@@ -346,7 +347,7 @@ class _Decider:
         if command.kind == "capture":
             # What has arrived in another book has left this one, whatever was frozen since. Others wait: what is held stays due, so that no
             # capture is refused for ever because of a moment.
-            if not self._crossing:
+            if not self._asked.crossing:
                 check_not_frozen(debit, credit, pinned=False)
             if command.amount is not None:
                 amount = positive(command.amount)

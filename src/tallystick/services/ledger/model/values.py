@@ -223,7 +223,7 @@ class TransactionRow(msgspec.Struct, frozen=True):
 class Unit(msgspec.Struct, frozen=True, gc=False):
     """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic. `crossing`: of a transfer between
     books, which may touch transit accounts. `approved`: it has the approvals that the book's rules ask for. `payments`: of payments, which may
-    move what payments made.
+    move what payments made. `due`: it gives back what was taken before, whatever was frozen since.
     """
 
     book: int
@@ -233,6 +233,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     crossing: bool = False
     approved: bool = False
     payments: bool = False
+    due: bool = False
 
     def part(self, commands: Sequence[Command]) -> Unit:
         """Some of its commands, all or none of them."""

@@ -32,7 +32,8 @@ Propose = Callable[[int, Sequence[ApprovalRule]], Proposed]
 class Ask(msgspec.Struct, frozen=True):
     """One request: commands of one tenant's book, all or none if `atomic`; a transaction if there is a `header`, which becomes a proposal by
     `propose` if it needs approvals and is not `approved`. With an `entry` its answer is stored as `render` says.
-    `crossing`: it is part of a transfer between books. `payments`: it is of payments.
+    `crossing`: it is part of a transfer between books. `payments`: it is of payments. `due`: it gives
+    back what was taken before.
     """
 
     tenant: str
@@ -48,6 +49,7 @@ class Ask(msgspec.Struct, frozen=True):
     approved: bool = False
     propose: Propose | None = None
     payments: bool = False
+    due: bool = False
 
     @property
     def dated(self) -> bool:
@@ -63,7 +65,7 @@ class Work(msgspec.Struct, frozen=True):
     @property
     def unit(self) -> Unit:
         ask = self.ask
-        return Unit(self.book, ask.commands, ask.atomic, ask.header, ask.crossing, ask.approved, ask.payments)
+        return Unit(self.book, ask.commands, ask.atomic, ask.header, ask.crossing, ask.approved, ask.payments, ask.due)
 
 
 class Answered(msgspec.Struct, frozen=True):

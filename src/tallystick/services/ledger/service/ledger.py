@@ -90,15 +90,29 @@ class Ledger:
         render: Render | None = None,
         book: str = MAIN,
         payments: bool = False,
+        due: bool = False,
     ) -> Answered:
         """What became of each command, in order. With `entry`, the answer as it is stored under the idempotency key. `payments`: it is of
-        payments, which may move what payments made.
+        payments, which may move what payments made. `due`: it gives back what was taken before, also on an account that was frozen since; what
+        was approved to be taken needs no approval for that.
 
         Raises BookNotFound, the idempotency contract's problems, GuardRefused, and those of the database; CommitUnknown if it can't be learned
         whether it was stored (the same ids again will tell).
         """
         return await self.poster.post(
-            Ask(subject.tenant, subject.actor, trace, commands, atomic, entry, render, book, payments=payments)
+            Ask(
+                subject.tenant,
+                subject.actor,
+                trace,
+                commands,
+                atomic,
+                entry,
+                render,
+                book,
+                approved=due,
+                payments=payments,
+                due=due,
+            )
         )
 
     async def transfer(self, tenant: str, transfer: TransferId, book: str = MAIN) -> State:

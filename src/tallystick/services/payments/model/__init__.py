@@ -1,6 +1,6 @@
 """The rules of payments and refunds: pure, synchronous, total."""
 
-from tallystick.services.payments.model.own import OwnAccount, clearing, own_accounts
+from tallystick.services.payments.model.own import OwnAccount, clearing, own_accounts, suspense
 from tallystick.services.payments.model.payment import (
     AUTHORIZATION_LIFE,
     BACKOFF,
@@ -54,6 +54,7 @@ from tallystick.services.payments.model.refund import (
     restored,
     reversal_refused,
     reversed_,
+    suspended,
     with_refund,
 )
 
@@ -104,6 +105,8 @@ __all__ = [
     "reversed_",
     "scored",
     "settled",
+    "suspended",
+    "suspense",
     "taken_up",
     "transfer_id",
     "transfers",

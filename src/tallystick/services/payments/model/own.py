@@ -24,6 +24,7 @@ class OwnAccount(msgspec.Struct, frozen=True):
     name: str
     currency: str
     normal_side: Literal["debit", "credit"]
+    floor: int | None = None
 
     @property
     def id(self) -> AccountId:
@@ -37,5 +38,12 @@ def clearing(tenant: str, currency: str) -> OwnAccount:
     )
 
 
+def suspense(tenant: str, currency: str) -> OwnAccount:
+    """What is a payee's whose account took it back no more: a person decides where it goes."""
+    return OwnAccount(
+        tenant, f"{OWN}suspense:{currency}", f"payments in suspense {currency}", currency, normal_side="credit", floor=0
+    )
+
+
 def own_accounts(tenant: str, currency: str) -> frozenset[AccountId]:
-    return frozenset({clearing(tenant, currency).id})
+    return frozenset({clearing(tenant, currency).id, suspense(tenant, currency).id})

@@ -148,6 +148,7 @@ class Role(enum.IntEnum):
     REVERSE = 8
     REFUND = 9
     RESTORE = 10
+    SUSPEND = 11
 
 
 def derived(parent: UUID, role: Role) -> UUID:

@@ -46,6 +46,8 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
     by_card: bool
     reversed: bool = False
     restored: bool = False
+    suspended: bool = False
+    """What was reversed is on the suspense account instead of the payee's, which takes it no more."""
     failure: Decline | None = None
     waiting: Waiting | None = None
     receipt: FactId
@@ -138,6 +140,11 @@ def restored(r: Refund) -> Refund:
     return msgspec.structs.replace(r, restored=True, status="failed")
 
 
+def suspended(r: Refund) -> Refund:
+    """After RESTORE that the payee's account can't take any more, for good."""
+    return msgspec.structs.replace(r, suspended=True, status="failed")
+
+
 def refund_resting(r: Refund, now: datetime) -> Refund:
     return msgspec.structs.replace(r, resume_at=None, worker=None, attempts=0, waiting=None, updated_at=now)
 
@@ -153,4 +160,6 @@ def refund_transfers(r: Refund) -> list[TransferId]:
         made.append(transfer_id(r.id, Role.REVERSE))
     if r.restored:
         made.append(transfer_id(r.id, Role.RESTORE))
+    if r.suspended:
+        made.append(transfer_id(r.id, Role.SUSPEND))
     return made

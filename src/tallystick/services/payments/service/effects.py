@@ -89,6 +89,10 @@ REFUSALS: Final = {
 }
 
 
+#: Refusals that say for good that the payee's account does not take what is given back. (One that is frozen does, by now.)
+NOT_TAKEN: Final = frozenset({"account_closed", "account_frozen", "ceiling_exceeded", "amount_overflow"})
+
+
 class Effects:
     """`acquirer` is the id of the destination in the vault's allow-list; amounts up to `unscored_limit` euro, or about as
     much in another currency, go on when risk does not answer (charter, [calls.risk]).
@@ -275,16 +279,35 @@ class Effects:
         return model.refunded(r)
 
     async def _restore(self, r: Refund, token: str) -> Refund:
-        """Posts the reversed amount again, from the acquirer's account to the payee's."""
+        """Posts the reversed amount again, from the acquirer's account to the payee's, whatever was frozen since; to the suspense account if the
+        payee's can't take it, which is pinned to the first one's id: each try does the same.
+        """
         p = await self._store.payment_by_id(self._database, r.payment)
         if p is None or p.clearing is None:
             msg = f"refund {ids.refunds.text(r.id)} has no card payment"
             raise RuntimeError(msg)
+        amount = Money(r.amount, r.currency)
         refusal = await self._ledger.post(
-            model.transfer_id(r.id, Role.RESTORE), p.clearing, p.destination, Money(r.amount, r.currency), token
+            model.transfer_id(r.id, Role.RESTORE), p.clearing, p.destination, amount, token, due=True
         )
-        self._must("restore", r.id, refusal)
-        return model.restored(r)
+        if refusal is None:
+            return model.restored(r)
+        if refusal not in NOT_TAKEN:
+            self._must("restore", r.id, refusal)
+        own = model.suspense(r.tenant, r.currency)
+        await self._ledger.open_account(
+            own.id,
+            name=own.name,
+            currency=own.currency,
+            normal_side=own.normal_side,
+            floor=own.floor,
+            path=own.path,
+            token=token,
+        )
+        suspend = model.transfer_id(r.id, Role.SUSPEND)
+        self._must("restore", r.id, await self._ledger.post(suspend, p.clearing, own.id, amount, token, due=True))
+        telemetry.log.error("refund.suspended", refund=ids.refunds.text(r.id), reason=refusal)
+        return model.suspended(r)
 
     async def _ask(
         self, path: str, body: dict[str, Any], request_id: str, token: str, *, card: str | None = None

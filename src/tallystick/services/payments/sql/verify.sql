@@ -14,6 +14,13 @@ FROM payment
 WHERE status = 'captured' AND attempts >= 8
 LIMIT 20;
 
+-- name: refused_refunds_are_restored
+-- What a refund took is given back if the acquirer refuses it: one that the ledger has refused for hours needs a person.
+SELECT format('refund %s was refused, and its amount was not posted back in %s tries', id, attempts) AS fault
+FROM refund
+WHERE status = 'pending' AND failure_code IS NOT NULL AND attempts >= 8
+LIMIT 20;
+
 -- name: refunds_sum_up
 -- What a payment says was refunded is the sum of its refunds, and never more than was captured.
 SELECT format('payment %s: refunded %s and %s under way, refunds say %s and %s', p.id, p.refunded, p.refunding, r.done, r.open) AS fault
