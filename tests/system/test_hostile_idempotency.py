@@ -299,7 +299,7 @@ async def test_a_transfer_s_own_id_is_one_transfer(platform: PlatformUnderTest, 
     async with Edge(platform.port, platform.ca) as edge:
         shop = await Shop.open(client := Client(edge, credentials(TENANT)))
         stranger = await Shop.open(Client(edge, credentials("hostile-other")))
-        own = "trf_" + "".join(secrets.choice("0123456789abcdefghjkmnpqrstvwxyz") for _ in range(25)).rjust(26, "0")
+        own = "trf_" + "".join(secrets.choice("0123456789abcdefghjkmnpqrstvwxyz") for _ in range(12)).rjust(26, "0")
         answers = await shop.at_once(20, "/v1/transfers", shop.transfer(9, id=own))
         assert all(answer.status in {200, 201} for answer in answers), answers
         assert sum(answer.status == 201 for answer in answers) == 1

@@ -339,6 +339,9 @@ async def test_what_the_request_names_has_to_be_there(town: Town, nothing: str) 
     dollars = await town.account(currency="USD")
     token, foreign_token = await town.card(), await town.card(tenant="other")
     unknown = ids.tokens.text(ids.tokens.random())
+    assert (await town.in_ledger("POST", "/v1/books", {"name": "fees"})).status == 201
+    fees = {"name": "fees", "currency": "EUR", "normal_side": "credit", "book": "fees"}
+    elsewhere = (await town.in_ledger("POST", "/v1/accounts", fees)).json["id"]
     refused = {
         "payment-account-not-found": [
             by_account(mine, nothing),
@@ -346,6 +349,9 @@ async def test_what_the_request_names_has_to_be_there(town: Town, nothing: str) 
             by_account(mine, foreign),
             by_account(foreign, mine),
             by_card(token, foreign),
+            by_card(token, elsewhere),
+            by_account(elsewhere, mine),
+            by_account(mine, elsewhere),
         ],
         "payment-token-not-found": [by_card(unknown, mine), by_card(foreign_token, mine)],
         "payment-currency-mismatch": [
@@ -360,6 +366,7 @@ async def test_what_the_request_names_has_to_be_there(town: Town, nothing: str) 
         for body in bodies:
             answer = await town.pay(body, key="the-same")
             assert (answer.status, slug(answer)) == (422, problem), body
+    assert "in the book main" in (await town.pay(by_card(token, elsewhere))).json["detail"]
     # None of them has used up the key.
     assert (await town.pay(by_card(token, mine), key="the-same")).status == 201
     assert len((await town.call("GET", "/v1/payments")).json["data"]) == 1

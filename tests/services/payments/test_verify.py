@@ -7,7 +7,8 @@ import pytest
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import Command, CommandKind
 from tallystick.services.ledger.service import Ask
-from tests.services.payments.support import CLIENT, Town, by_card
+from tallystick.services.payments.model import RefundStep
+from tests.services.payments.support import CLIENT, Town, by_card, no_fault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,6 +21,27 @@ async def moved(town: Town, kind: CommandKind, transfer: str) -> str:
     (result,) = (await town.books.poster.post(ask)).results
     assert result.reason is None
     return ids.transfers.text(own)
+
+
+async def test_a_refused_refund_that_is_not_given_back_is_named(town: Town) -> None:
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop))
+    town.one.effects.fault = lambda step: "fail-after" if step is RefundStep.REVERSE else "none"
+    refund = (await town.refund(made["id"])).json["id"]
+    # The acquirer has said no, and the ledger takes nothing.
+    refused = "UPDATE refund SET reversed = true, failure_code = 'card_declined' WHERE id = $1 RETURNING id"
+    await town.databases["payments"].query(refused, ids.refunds.parse(refund))
+    town.one.effects.fault = lambda step: "fail-before" if step is RefundStep.RESTORE else "none"
+    for tries in range(2, 9):
+        assert await town.named() == []
+        town.later(3700)
+        assert (tries, await town.one.resume()) == (tries, 1)
+    assert await town.named() == [
+        f"refund {ids.refunds.parse(refund)} was refused, and its amount was not posted back in 8 tries"
+    ]
+    town.one.effects.fault = no_fault
+    await town.finish()
+    assert await town.named() == []
 
 
 async def test_what_somebody_else_did_to_a_payments_transfers_is_named(town: Town) -> None:

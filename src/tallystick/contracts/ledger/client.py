@@ -13,6 +13,7 @@ import msgspec
 from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.call import Client
 from tallystick.contracts.ledger.messages import (
+    MAIN,
     PAYMENT_CODE,
     Account,
     Arrive,
@@ -113,11 +114,12 @@ class LedgerClient:
         return await self._single(_draw("reverse", transfer, original, amount), token)
 
     async def currency(self, account: AccountId, token: str) -> str | None:
-        """The currency of an account; None if the token's tenant has no such account."""
+        """The currency of an account of the book `main`; None if the token's tenant has no such account there."""
         try:
-            return (await self._lookups.submit(_Lookup(token, account))).currency
+            found = await self._lookups.submit(_Lookup(token, account))
         except AccountNotFound:
             return None
+        return found.currency if found.book == MAIN else None
 
     async def open_account(
         self,

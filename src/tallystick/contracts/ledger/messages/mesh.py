@@ -118,6 +118,7 @@ class Found(msgspec.Struct, frozen=True, omit_defaults=True):
     currency: str | None = None
     normal_side: Side | None = None
     closed: bool = False
+    book: BookName = MAIN
     problem: dict[str, object] | None = None
 
 

@@ -262,7 +262,7 @@ async def find_accounts(ledger: Ledger, request: Request[wire.FindAccounts]) -> 
             answers[place] = (
                 wire.Found(problem=one.document(request.trace_id))
                 if isinstance(one, Problem)
-                else wire.Found(one.currency, "debit" if one.normal_side == "debit" else "credit", one.closed)
+                else wire.Found(one.currency, "debit" if one.normal_side == "debit" else "credit", one.closed, one.book)
             )
     return Reply(wire.FoundAccounts([answer for answer in answers if answer is not None]))
 

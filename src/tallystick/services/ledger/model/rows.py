@@ -87,6 +87,7 @@ class Found(NamedTuple):
     currency: str
     normal_side: str
     closed: bool
+    book: str
 
 
 class CheckedBook(NamedTuple):

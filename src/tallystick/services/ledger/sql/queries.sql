@@ -227,7 +227,7 @@ ORDER BY s.path LIMIT $7;
 
 -- name: find_accounts
 -- What never changes about accounts, and whether they are closed. $1 tenants, $2 ids.
-SELECT b.tenant, a.id, a.currency, a.normal_side, a.closed_at IS NOT NULL AS closed
+SELECT b.tenant, a.id, a.currency, a.normal_side, a.closed_at IS NOT NULL AS closed, b.name AS book
 FROM unnest($1::text[], $2::uuid[]) AS k (tenant, id)
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
 JOIN book AS b ON b.id = a.book AND b.tenant = k.tenant;

@@ -57,7 +57,7 @@ class Directory:
         self._opened: Remembered[AccountId, bool] = Remembered()
 
     async def account(self, tenant: str, account: AccountId, token: str) -> Seen | None:
-        """A tenant's account; None when the tenant has no such account."""
+        """An account of a tenant's book `main`, where payments move money; None when the tenant has no such account there."""
         key = (tenant, account)
         known = self._accounts.get(key)
         if known is None:

@@ -108,7 +108,8 @@ class Payments:
         for account in needed:
             seen = await self._directory.account(subject.tenant, account, token)
             if seen is None:
-                raise AccountNotFound(f"there is no account {ids.accounts.text(account)}")
+                name = ids.accounts.text(account)
+                raise AccountNotFound(f"there is no account {name} in the book main: payments move money there only")
             if seen.own:
                 raise AccountReserved(f"nothing is paid from or to {ids.accounts.text(account)}")
             if seen.currency != new.amount.currency:
