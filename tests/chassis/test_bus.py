@@ -427,6 +427,31 @@ async def test_a_fact_that_can_not_even_be_read_is_a_dead_letter_too(
     assert [one.seq for one in await dead_letters.list_letters(database)] == [2, 3]
 
 
+async def test_a_fact_that_does_not_say_what_it_is_might_be_wanted(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    """Neither a subscription to other types nor a service that nobody listens to passes it in silence."""
+    strange = [
+        b'["?"]',
+        b'{"type":"test.thing.happened","tenant":5}',
+        b'{"tenant":"default"}',
+        b'{"type":"test.other"}',
+    ]
+    raws = [outbox.encode(fact(1)), *strange, outbox.encode(fact(6, "test.other.happened"))]
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    await streams.publish(bus, "test", 1, raws, expected=0)
+    passing = chassis_db.parse(
+        "-- name: passing\n-- Nobody listens, ever.\n"
+        "UPDATE inbox SET last_seq = $4 WHERE source = $1 AND consumer = $2 AND last_seq = $3 AND $5::text[] IS NOT NULL;",
+        "test.sql",
+    )[0]
+    async with consuming(database, bus, types=("test.thing.happened",), max_attempts=1, unheard=passing):
+        await reached(service, 6)
+    letters = await dead_letters.list_letters(database)
+    assert [(one.seq, one.fact) for one in letters] == list(enumerate(strange, 2))
+    assert [one.type for one in letters] == ["", "", "", "test.other"]
+
+
 async def test_letters_are_replayed_by_the_service_or_discarded_by_a_person(
     database: Database, bus: Bus, service: ServiceDatabase
 ) -> None:

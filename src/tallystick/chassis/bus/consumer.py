@@ -252,7 +252,7 @@ class Consumer:
 
     async def _handle(self, facts: Sequence[tuple[int, bytes]]) -> None:
         sub, last = self.subscription, facts[-1][0]
-        heads = [(seq, _head(raw), raw) for seq, raw in facts]
+        heads = [(seq, _head(raw), raw) for seq, raw in facts]  # what can't be read might be wanted, so it fails, too
         taken = {type_ for type_ in {head.type for _, head, _ in heads} if sub.takes(type_)}
         tenants = sorted({head.tenant for _, head, _ in heads if head.type in taken})
         if not tenants:
@@ -286,7 +286,7 @@ class Consumer:
         seq, raw = fact
         async with self.database.transaction() as tx:
             await tx.execute(
-                Q.bury, uuid_utils.uuid7(), *self._labels, seq, _head(raw).type[:120], raw, describe(failure), attempts
+                Q.bury, uuid_utils.uuid7(), *self._labels, seq, _type(raw)[:120], raw, describe(failure), attempts
             )
             await tx.execute(Q.advance, *self._labels, seq)
         self.last_seq = seq
@@ -305,7 +305,7 @@ class Consumer:
                     if letter is None:
                         return
                     raw = letter["fact"]
-                    fact = Delivered(self.subscription.source, letter["seq"], decode_head(raw), raw)
+                    fact = Delivered(self.subscription.source, letter["seq"], _head(raw), raw)
                     await self.subscription.handle(self.service, tx, [fact])
                     await tx.execute(Q.replayed, letter["id"])
             except Exception as error:
@@ -322,15 +322,20 @@ class Consumer:
         return True
 
 
-_NOTHING: Final = Head()
-
-
 def _head(raw: bytes) -> Head:
-    """Whose a fact is, and of what type; nothing of it when it can't be read, which is then the handler's to find out."""
+    """Whose a fact is, and of what type. Raises ValueError when it does not say both."""
+    head = decode_head(raw)
+    if not head.type or not head.tenant:
+        raise ValueError("a fact without type or tenant")
+    return head
+
+
+def _type(raw: bytes) -> str:
+    """A fact's type; empty when it can't be read."""
     try:
-        return decode_head(raw)
+        return decode_head(raw).type
     except msgspec.DecodeError:
-        return _NOTHING
+        return ""
 
 
 def describe(error: BaseException) -> str:
