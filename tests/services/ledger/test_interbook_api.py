@@ -127,7 +127,7 @@ async def test_transit_accounts_are_no_clients_to_name_or_to_change(env: Env) ->
             ("POST", "/close", None),
         ):  # fmt: skip
             no = await env.call(method, f"/v1/accounts/{account}{path}", content, key="")
-            assert problem(no) == (400, "invalid-request"), (account, path)
+            assert problem(no) == (409, "account-reserved"), (account, path)
     assert (await env.call("POST", "/v1/interbook_transfers", body(1))).json["status"] == "posted"
     assert await env.balance(wallet) == ("79", "0", "79")
     found = await env.ledger.interbook.in_transit()

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from tallystick.kernel import ids
-from tallystick.services.payments.model import Role, Step, derived, transfer_id
+from tallystick.services.ledger.model import Command
+from tallystick.services.ledger.service import Ask
+from tallystick.services.payments.model import Role, Step, transfer_id
 from tests.services.payments.support import (
     CLIENT,
     UNSCORED_LIMIT,
@@ -276,27 +278,20 @@ async def test_a_refund_of_a_book_transfer(town: Town) -> None:
 
 
 async def test_what_another_book_calls_the_same_is_not_the_payments(town: Town) -> None:
-    """Ids are unique in their book: a copy of it has them too, and so has whoever chooses the same."""
+    """Ids are unique in their book: a copy of it, from an export, has them too."""
     payer, shop = await town.account(), await town.account()
     made = await town.paid(by_account(payer, shop, 1000))
     refunded = await town.refund(made["id"], 400)
+    refund = ids.refunds.parse(refunded.json["id"])
     taken = [
-        derived(ids.payments.parse(made["id"]), Role.SETTLE),
-        derived(ids.refunds.parse(refunded.json["id"]), Role.REVERSE),
-        derived(ids.refunds.parse(refunded.json["id"]), Role.RESTORE),
+        transfer_id(ids.payments.parse(made["id"]), Role.SETTLE),
+        transfer_id(refund, Role.REVERSE),
+        transfer_id(refund, Role.RESTORE),
     ]
-    one, other = [await town.account(tenant="stranger") for _ in range(2)]
-    for own in taken:
-        transfer = {
-            "id": ids.transfers.text(ids.TransferId(own)),
-            "kind": "post",
-            "debit_account": one,
-            "credit_account": other,
-            "amount": money(7),
-        }
-        body = {"transfers": [transfer]}
-        answer = await town.call("POST", "/v1/transfers", body, tenant="stranger", app=town.ledger)
-        assert answer.json["data"][0]["status"] == "posted", answer.content
+    one, other = [ids.accounts.parse(await town.account(tenant="stranger")) for _ in range(2)]
+    commands = [Command(kind="post", id=own, debit=one, credit=other, amount=7, currency="EUR") for own in taken]
+    answer = await town.books.poster.post(Ask("stranger", CLIENT, None, commands, atomic=True))
+    assert [result.status for result in answer.results] == ["posted"] * 3
     await town.sound()
 
 
