@@ -16,10 +16,16 @@ import pytest
 from cryptography import x509
 
 from tallystick.chassis.auth import jose
+from tallystick.cli import apiclient
 from tallystick.cli.apiclient import ApiClient, Credentials, Signer
-from tallystick.cli.bench import load
+from tallystick.cli.bench import _accounts, load
+from tallystick.cli.bench.baseline import _Programs
 from tallystick.cli.bench.load import Generator, Shot
 from tallystick.cli.client import fresh_certificate
+from tallystick.cli.output import Failed
+from tallystick.local.layout import Layout
+from tallystick.local.parts import Postgres
+from tallystick.local.secrets import SecretFiles
 from tests.fabric.support import Authority
 
 Answer = Callable[[asyncio.StreamWriter, int], Awaitable[None]]
@@ -146,3 +152,32 @@ async def test_answers_that_close_break_or_refuse_are_told_apart(directory: Path
     assert (result.good, result.broken, dict(result.statuses)) == (1, 1, {201: 2, 429: 1})
     assert dict(result.refusals) == {"no": 1}
     assert server.connections >= 3
+
+
+async def test_accounts_that_got_no_money_are_no_ground_for_a_measurement() -> None:
+    """What is posted each by itself is answered as done, also where each was refused."""
+
+    class Edge:
+        status = "posted"
+
+        async def request(self, _method: str, path: str, _body: Any, **_: Any) -> apiclient.Answer:
+            made = (
+                {"id": "acc_1"} if path == "/v1/accounts" else {"data": [{"status": self.status, "reason": "ceiling"}]}
+            )
+            return apiclient.Answer(201, {}, msgspec.json.encode(made))
+
+    edge = Edge()
+    assert await _accounts(edge, "run", 2) == ["acc_1", "acc_1"]  # type: ignore[arg-type]
+    edge.status = "rejected"
+    with pytest.raises(Failed, match="ceiling"):
+        await _accounts(edge, "run", 2)  # type: ignore[arg-type]
+
+
+def test_the_password_of_the_yardstick_goes_with_it(directory: Path) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    SecretFiles(layout.secrets).get(Postgres.name)
+    with pytest.raises(KeyboardInterrupt), _Programs(layout):
+        assert (layout.run / "bench.pgpass").stat().st_mode & 0o077 == 0
+        raise KeyboardInterrupt
+    assert not (layout.run / "bench.pgpass").exists()

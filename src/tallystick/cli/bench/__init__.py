@@ -57,16 +57,21 @@ def bench(
         raise Failed("--seconds from 2, --connections from 1, --accounts from 2, --rate above 0", USAGE)
     if not 1 <= batch <= MAX_TRANSFERS or (batch > 1 and subject != "transfers"):
         raise Failed(f"--batch from 1 to {MAX_TRANSFERS}, and for transfers only", USAGE)
+    if out is not None and not out.parent.is_dir():
+        raise Failed(f"{out.parent} is no folder", USAGE)
     credentials = own_client(common, "bench" if bind == "dpop" else f"bench-{bind}", SCOPE, bind)
     plan = Plan(subject, seconds, rate, connections, accounts, hot, batch, bind)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report = runner.run(_run(common, credentials, plan, baseline=baseline))
-    if out is not None:
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     if common.json:
         emit(report, common)
     else:
         _show(report)
+    if out is not None:
+        try:
+            out.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+        except OSError as error:
+            raise Failed(f"{out} can't be written: {error.strerror}", PART_FAILED) from error
     errors = report["most"]["errors"] + report["steady"]["errors"]
     return OK if errors == 0 else NO
 
@@ -222,6 +227,9 @@ async def _accounts(api: ApiClient, run: str, count: int) -> list[str]:
         )
         if not answer.ok:
             raise Failed(f"POST /v1/transfers: {answer.status} {answer.body[:200]!r}", PART_FAILED)
+        # Each is posted or refused by itself, and an account without money would be measured as refusals.
+        if refused := [one for one in answer.json()["data"] if one["status"] != "posted"]:
+            raise Failed(f"{len(refused)} accounts got no money: {str(refused[0])[:300]}", PART_FAILED)
     return found
 
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from tallystick.cli.failure import PART_FAILED, Failed
 from tallystick.local.layout import Layout
@@ -34,10 +34,14 @@ class Baseline:
 
 async def measure(layout: Layout, seconds: int) -> Baseline:
     """Raises Failed."""
-    bench = _Programs(layout)
+    with _Programs(layout) as bench:
+        return await _measured(bench, seconds)
+
+
+async def _measured(bench: _Programs, seconds: int) -> Baseline:
     await bench.run("dropdb", "--if-exists", "--force", DATABASE)
-    await bench.run("createdb", DATABASE)
     try:
+        await bench.run("createdb", DATABASE)
         await bench.run("pgbench", "--initialize", "--quiet", f"--scale={SCALE}", DATABASE, timeout=INIT_TIMEOUT)
         # Twice as long as one checkpoint's worth of noise would need is what nobody has: a short warm-up, then the run.
         arguments = (f"--client={CLIENTS}", "--jobs=2", "--protocol=prepared", "--no-vacuum")
@@ -68,6 +72,12 @@ class _Programs:
             "PGPASSFILE": str(self._passfile),
         }
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._passfile.unlink(missing_ok=True)
+
     async def run(self, program: str, *arguments: str, timeout: float = 60.0) -> str:
         process = await asyncio.create_subprocess_exec(
             str(self._directory / program),
@@ -79,9 +89,11 @@ class _Programs:
         try:
             out, err = await asyncio.wait_for(process.communicate(), timeout)
         except TimeoutError as error:
-            process.kill()
-            await process.wait()
             raise Failed(f"{program} did not end within {timeout:.0f} s", PART_FAILED) from error
+        finally:
+            if process.returncode is None:  # also when it is interrupted
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise Failed(f"{program}: {err.decode(errors='replace').strip()[:500]}", PART_FAILED)
         return out.decode()
