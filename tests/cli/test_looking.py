@@ -14,11 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.chassis.keys import root
 from tallystick.chassis.telemetry.store import Span, SpanFile
 from tallystick.cli.commands import COMMANDS, dispatch, overview
 from tallystick.cli.logs import render
 from tallystick.cli.trace import waterfall
+from tallystick.contracts.identity.messages import Tenant
 from tallystick.local.collector import spans
+from tallystick.local.layout import Layout
 from tallystick.local.logs import Line
 
 T = "ab" * 16
@@ -120,6 +123,8 @@ def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path:
     assert dispatch(["ledger", "statement", "--no-such", "x", "--data", str(tmp_path)]) == 2
     assert "`tallystick ledger statement --help` says how" in capsys.readouterr().err
     assert dispatch(["logs", "-n", "-5", "--data", str(tmp_path)]) == 2
+    assert dispatch(["logs", "--data", str(tmp_path)]) == 2
+    assert "was the platform started?" in capsys.readouterr().err
 
 
 LOOKING = (
@@ -177,6 +182,64 @@ def test_logs_through_a_pipe_that_closes(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stderr == ""
+
+
+def test_the_lines_of_a_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a-0.log").write_text(f'{{"event":"x","trace":"{T}"}}\n')
+    of = ["logs", "--data", str(tmp_path), "--trace"]
+    assert dispatch([*of, T.upper()]) == 0
+    assert T in capsys.readouterr().out
+    assert dispatch([*of, "zzz"]) == 2
+    assert "32 hex digits" in capsys.readouterr().err
+    assert dispatch([*of, "0" * 32]) == 1
+    assert "no line of this request" in capsys.readouterr().err
+
+
+def test_a_version_of_the_root_key_is_not_forgotten_for_several_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout(tmp_path)
+    layout.prepare()
+    root.create(layout.root_key, None)
+    assert root.rotate(layout.root_key) == 2
+    for version, status, said in (
+        ("7", 2, "no version 7 of the root key; there are 1, 2"),
+        ("2", 1, "is the current one"),
+        ("1", 3, "`tallystick up`"),
+    ):
+        assert dispatch(["keys", "forget-root", version, "--data", str(tmp_path)]) == status
+        assert said in capsys.readouterr().err
+
+
+def test_a_client_without_a_name_or_a_scope(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = ["--data", str(tmp_path), "--out", str(tmp_path / "x.json")]
+    assert dispatch(["client", "create", "", "--scope", "payments:read", *to]) == 2
+    assert "the client's name" in capsys.readouterr().err
+    assert dispatch(["client", "create", "x", "--scope", "", *to]) == 2
+    assert "--scope" in capsys.readouterr().err
+
+
+CARD = ("card", "fp_x")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("client", "list"),
+        ("risk", "lists"),
+        ("risk", "deny", *CARD),
+        ("risk", "allow", *CARD),
+        ("risk", "remove", *CARD),
+    ],
+    ids=" ".join,
+)
+def test_a_tenant_that_is_not_there(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tallystick.cli.tenant.administer", lambda *_: [Tenant(name="acme", created_at="")])
+    assert dispatch([*command, "--tenant", "nope", "--data", str(tmp_path)]) == 1
+    assert "there is no tenant nope" in capsys.readouterr().err
 
 
 #: By print and by rich, from this program and from what explains its options; the last is refused.

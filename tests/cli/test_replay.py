@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.cli.apiclient import Answer
 from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Failed
 from tallystick.cli.replay import _show
@@ -115,3 +116,16 @@ def test_a_part_of_a_file_is_not_compared(whole: bool, capsys: pytest.CaptureFix
     _show(Run(key="x", currency="EUR", in_flight=1, whole=whole).report())
     told = capsys.readouterr().out
     assert ("ledger  0 accounts" in told, "not compared" in told) == (whole, not whole)
+
+
+async def test_a_name_that_had_other_content_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file again in another currency has the same keys."""
+    document = b'{"type": "https://x/idempotency-key-reused"}'
+
+    async def request(*_: object) -> Answer:
+        return Answer(422, {"Content-Type": "application/problem+json"}, document)
+
+    monkeypatch.setattr(Run, "_request", request)
+    with pytest.raises(Failed, match="--name") as refused:
+        await Run(key="x", currency="USD", in_flight=1, whole=True)._make_account("9")
+    assert refused.value.status == 1

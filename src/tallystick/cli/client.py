@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.administration import administer
 from tallystick.cli.output import NO, USAGE, Common, Failed, console, emit
-from tallystick.cli.tenant import checked
+from tallystick.cli.tenant import checked, known
 from tallystick.local import control
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def create(
     certificate is in it too, with a key of its own; the client then comes by the edge's port for mutual TLS.
     """
     checked(tenant)
+    _well_formed(name, scope)
     edge = running(common)
     file = out or _file(common.layout, name)
     made = register(common, edge, Registration(tenant, name, scope, bind), file)
@@ -60,6 +61,19 @@ def create(
         emit({**told, "file": str(file)}, common)
     else:
         print(f"client {made.client_id} of tenant {made.tenant}\ncredentials in {file}")
+
+
+def _well_formed(name: str, scope: str) -> None:
+    """Before anything is asked. Raises Failed."""
+    import msgspec
+
+    from tallystick.contracts.identity.messages import ClientName, ScopeText
+
+    for what, text, form in (("the client's name", name, ClientName), ("--scope", scope, ScopeText)):
+        try:
+            msgspec.convert(text, form)
+        except msgspec.ValidationError as error:
+            raise Failed(f"{what} {text!r} can't be one: {error}", USAGE) from error
 
 
 class Registration(NamedTuple):
@@ -110,7 +124,7 @@ def list_(
 ) -> None:
     """All clients, oldest first."""
     if tenant is not None:
-        checked(tenant)
+        known(common, tenant)
     found = administer(common, lambda identity: _all(identity, tenant))
     if common.json:
         emit({"data": found}, common)

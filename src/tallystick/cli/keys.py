@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit
+from tallystick.cli.output import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Common, Failed, console, emit
 
 if TYPE_CHECKING:
     from tallystick.kernel.secret import Secret
@@ -83,13 +83,16 @@ def forget_root(
     """
     from tallystick.chassis.keys import root
 
+    current, versions = _versions(common)
+    if version not in versions:
+        raise Failed(f"there is no version {version} of the root key; there are {', '.join(map(str, versions))}", USAGE)
+    if version == current:
+        raise Failed(f"version {version} of the root key is the current one: `tallystick keys rotate-root` first", NO)
     held = _services(common)
     if held is None:
         raise Failed(
-            "whether the version is still needed is known while the platform runs: `tallystick up`", PART_FAILED
+            "whether the version is still needed is known while the platform runs: `tallystick up`", NOT_RUNNING
         )
-    if version == _versions(common)[0]:
-        raise Failed(f"version {version} of the root key is the current one: rotate it first", PART_FAILED)
     needs = [each.service for each in held if each.root_version == version]
     if version in _authority(common):
         needs.append("the certificate authority")

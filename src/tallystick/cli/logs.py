@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from tallystick.cli.output import USAGE, Common, Failed
+from tallystick.chassis.telemetry.store import TRACE_ID
+from tallystick.cli.output import NO, USAGE, Common, Failed
 from tallystick.local import logs as reader
 
 _COLOURS = {"error": "31", "warning": "33"}
@@ -29,6 +30,10 @@ def logs(
     if lines < 0:
         raise Failed("--lines is 0 (all of them) or more", USAGE)
     directory = common.layout.logs
+    if trace is not None and not TRACE_ID.fullmatch(trace := trace.strip().lower()):
+        raise Failed(f"{trace!r} is no Request-Id of a service's answer: 32 hex digits", USAGE)
+    if not follow and not reader.files(directory, None):
+        raise Failed(f"there are no logs in {directory}: was the platform started?", USAGE)
     found = reader.files(directory, process)
     if process is not None and not found:
         names = sorted({name.rsplit("-", 1)[0] for name in reader.files(directory, None)})
@@ -36,8 +41,12 @@ def logs(
             f"there is no log of {process!r}; there are {', '.join(names) or 'none: was the platform started?'}", USAGE
         )
     stream = reader.read(directory, process, trace=trace)
+    shown = False
     for line in deque(stream, lines) if lines and trace is None else stream:
         _print(line, common)
+        shown = True
+    if trace is not None and not shown and not follow:
+        raise Failed("there is no line of this request: old ones are forgotten", NO)
     if follow:
         try:
             asyncio.run(_follow(directory, process, trace, common))

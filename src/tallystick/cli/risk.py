@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.administration import operate
 from tallystick.cli.output import USAGE, Common, Failed, console, emit
-from tallystick.cli.tenant import checked
+from tallystick.cli.tenant import known
 
 if TYPE_CHECKING:
     from tallystick.contracts.risk.messages import ListEntry
@@ -31,7 +31,7 @@ def lists(*, tenant: Tenant = "default", common: Common = Common()) -> None:  # 
     """What is on a tenant's lists."""
     from tallystick.contracts.risk.client import RiskLists
 
-    name = checked(tenant)
+    name = known(common, tenant)
     found = operate(common, "risk", lambda client: RiskLists(client).entries(name))
     if common.json:
         emit({"data": found}, common)
@@ -81,8 +81,8 @@ def remove(
     """Take a value off the lists: the rules decide again."""
     from tallystick.contracts.risk.client import RiskLists
 
-    name = checked(tenant)
     _named(kind, value)
+    name = known(common, tenant)
     operate(common, "risk", lambda client: RiskLists(client).remove(name, kind, value))
     if common.json:
         emit({"tenant": name, "kind": kind, "value": value, "removed": True}, common)
@@ -94,11 +94,11 @@ def _put(common: Common, outcome: Literal["deny", "allow"], tenant: str, named: 
     from tallystick.contracts.risk.client import RiskLists
     from tallystick.contracts.risk.messages import ListEntry
 
-    name = checked(tenant)
     kind, value = named
     _named(kind, value)
     if len(note) > 200:
         raise Failed("a note has at most 200 characters", USAGE)
+    name = known(common, tenant)
     entry = ListEntry(tenant=name, outcome=outcome, kind=kind, value=value, note=note)
     made: ListEntry = operate(common, "risk", lambda client: RiskLists(client).put(entry))
     if common.json:

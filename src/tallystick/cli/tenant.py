@@ -9,7 +9,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from tallystick.cli.administration import administer
-from tallystick.cli.output import USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, USAGE, Common, Failed, console, emit
 
 if TYPE_CHECKING:
     from tallystick.contracts.identity.client import IdentityAdmin
@@ -24,6 +24,13 @@ def checked(name: str) -> str:
     """A tenant's name, before anything is asked."""
     if not NAME.fullmatch(name):
         raise Failed(f"{name!r} is no name of a tenant: a letter a-z, then up to 39 of a-z, 0-9 and hyphens", USAGE)
+    return name
+
+
+def known(common: Common, name: str) -> str:
+    """The name of a tenant that is there: of another, an empty list would say something. Raises Failed."""
+    if all(each.name != checked(name) for each in administer(common, _all)):
+        raise Failed(f"there is no tenant {name}", NO)
     return name
 
 

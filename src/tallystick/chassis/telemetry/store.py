@@ -16,7 +16,7 @@ import msgspec
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 _SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
-_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ class SpanFile:
 
 def read_trace(directory: Path, trace_id: str) -> list[Span]:
     """The spans of one trace from all sources, by start. Half a line at the end of a file (a crash) is skipped."""
-    if _TRACE_ID.fullmatch(trace_id) is None:
+    if TRACE_ID.fullmatch(trace_id) is None:
         msg = f"{trace_id!r} is not a trace id: 32 hex digits, the Request-Id of a service's answer (what the edge answers itself has no trace)"
         raise ValueError(msg)
     wanted = trace_id.encode()

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystick.cli.output import NOT_RUNNING, PART_FAILED, USAGE, Failed, console
+from tallystick.cli.output import NO, NOT_RUNNING, PART_FAILED, USAGE, Failed, console
 from tallystick.cli.replay.file import Row, card_number
 
 if TYPE_CHECKING:
@@ -153,6 +153,11 @@ class Run:
 
     async def _made(self, path: str, body: dict[str, Any], key: str) -> str:
         answer = await self._request(path, body, key)
+        if answer.slug == "idempotency-key-reused":
+            raise Failed(
+                f"an earlier run called {self._key} had other content, such as another --currency: say another --name",
+                NO,
+            )
         if not answer.ok:
             raise Failed(
                 f"POST {path} was refused: {answer.status} {answer.body.decode(errors='replace')[:300]}", PART_FAILED
