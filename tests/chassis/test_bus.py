@@ -478,6 +478,62 @@ async def test_letters_are_replayed_by_the_service_or_discarded_by_a_person(
     assert await numbers(service) == [0, 1, 4, 5]
 
 
+async def test_letters_are_replayed_while_facts_keep_coming(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    await append(database, *(fact(number) for number in range(3)))
+    async with relaying(database, bus), consuming(database, bus, poison(1), max_attempts=1):
+        await reached(service, 3)
+    [letter] = await dead_letters.list_letters(database)
+    busy = asyncio.Event()
+
+    async def traffic() -> None:
+        while not busy.is_set():
+            await append(database, fact(100))
+            await asyncio.sleep(0.1)
+
+    async with relaying(database, bus), consuming(database, bus):
+        telling = asyncio.create_task(traffic())
+        await reached(service, 5)
+        await dead_letters.replay(database, [letter.id], reason="repaired")
+        async with asyncio.timeout(5):
+            while not await dead_letters.list_letters(database, states=["replayed"]):
+                await asyncio.sleep(0.05)
+        busy.set()
+        await telling
+    assert 1 in await numbers(service)
+
+
+async def test_a_letter_that_waits_for_something_else_holds_nothing_up_and_can_be_discarded(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    await append(database, *(fact(number) for number in range(3)))
+    async with relaying(database, bus), consuming(database, bus, poison(1), max_attempts=1):
+        await reached(service, 3)
+    [letter] = await dead_letters.list_letters(database)
+    tried = asyncio.Event()
+
+    async def down(own: Any, tx: Transaction, facts: list[Delivered]) -> None:
+        if any(one.fact.data["n"] == 1 for one in facts):
+            tried.set()
+            raise Unavailable("what this one needs is not there")
+        await take(own, tx, facts)
+
+    await dead_letters.replay(database, [letter.id], reason="repaired")
+    async with relaying(database, bus), consuming(database, bus, down) as consumer:
+        async with asyncio.timeout(10):
+            await tried.wait()
+        assert await dead_letters.list_letters(database, states=["requested"])
+        for seq in range(4, 8):
+            await append(database, fact(seq))
+            async with asyncio.timeout(5):
+                await reached(service, seq)
+            assert consumer.leading
+        assert await dead_letters.discard(database, [letter.id], reason="given up") == [letter.id]
+        assert await dead_letters.discard(database, [letter.id], reason="again") == []
+    assert await dead_letters.list_letters(database) == []
+
+
 async def test_what_is_not_the_facts_fault_is_tried_until_it_works(
     database: Database, bus: Bus, service: ServiceDatabase
 ) -> None:

@@ -50,7 +50,9 @@ async def replay(database: Database, letters: Sequence[UUID], *, reason: str) ->
 
 
 async def discard(database: Database, letters: Sequence[UUID], *, reason: str) -> list[UUID]:
-    """Decide that waiting letters need not be handled; the reason and the letters stay. Returns those that were waiting."""
+    """Decide that open letters need not be handled, also those asked to be handled again; the reason and the letters stay. Returns those
+    that were open.
+    """
     return [row["id"] for row in await database.fetch(Q.discard, list(letters), reason[:2000])]
 
 

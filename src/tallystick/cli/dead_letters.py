@@ -62,7 +62,7 @@ def replay(service: Service, ids: Ids, *, reason: Reason, common: Common = Commo
 
 @dead_letters.command
 def discard(service: Service, ids: Ids, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Decide that they need not be handled; letter and reason are kept. Exit status 1 when none of them waited."""
+    """Decide that they need not be handled; letter and reason are kept. Exit status 1 when none of them was open."""
     from tallystick.chassis import dead_letters as letters
 
     return _decide(service, ids, reason, common, letters.discard, done="discarded")

@@ -98,6 +98,7 @@ class Consumer:
         self.last_seq = 0
         self._pause_s = pause_s
         self._sequence = 0
+        self._replay_at = 0.0
         self._created = ""
         self._stored = Signal()
         self._stopping = asyncio.Event()
@@ -123,7 +124,8 @@ class Consumer:
                         await self._begin()
                         more = True
                         while not self._stopping.is_set() and not own.lost:
-                            more = await self._step() if more else await self._idle(own)
+                            await self._replay_requested(own)
+                            more = await self._step() if more else await self._idle()
                             pause = self._pause_s
                 except Stopped:
                     return
@@ -189,12 +191,10 @@ class Consumer:
             self._sequence = messages[-1].sequence + 1
         return more
 
-    async def _idle(self, own: Session) -> bool:
+    async def _idle(self) -> bool:
         """Wait for more; True when there is. When nothing was announced for a while, see whether the stream is still the one that we read."""
         if await self._stored.wait(POLL_S) or self._stopping.is_set():
             return True
-        if await own.fetchrow(Q.any_requested, *self._labels) is not None:
-            await self._replay_requested()
         end = await streams.bounds(self.bus, self.subscription.source)
         if end.created != self._created or end.last < self._sequence - 1:
             telemetry.log.warning(
@@ -295,9 +295,18 @@ class Consumer:
             "bus.dead_letter", source=self.subscription.source, consumer=self.subscription.name, seq=seq, error=failure
         )
 
-    async def _replay_requested(self) -> None:
-        """Handle again the dead letters that somebody asked for, each in a transaction of its own."""
-        while not self._stopping.is_set():
+    async def _replay_requested(self, own: Session) -> None:
+        """Handle again the dead letters that somebody asked for, each in a transaction of its own.
+
+        Looked for each second, whether facts come or not; after a second of it the facts have their turn.
+        """
+        clock = asyncio.get_running_loop().time
+        if (began := clock()) < self._replay_at:
+            return
+        self._replay_at = began + POLL_S
+        if await own.fetchrow(Q.any_requested, *self._labels) is None:
+            return
+        while not self._stopping.is_set() and clock() < began + POLL_S:
             letter = None
             try:
                 async with self.database.transaction() as tx:
@@ -309,8 +318,20 @@ class Consumer:
                     await self.subscription.handle(self.service, tx, [fact])
                     await tx.execute(Q.replayed, letter["id"])
             except Exception as error:
-                if letter is None or (isinstance(error, Problem) and error.retryable):
+                if letter is None:
                     raise
+                if isinstance(error, Problem) and error.retryable:
+                    telemetry.log.warning(
+                        "bus.handler_failed",
+                        source=self.subscription.source,
+                        consumer=self.subscription.name,
+                        first=letter["seq"],
+                        last=letter["seq"],
+                        attempt=letter["attempts"] + 1,
+                        error=error,
+                    )
+                    self._replay_at = clock() + LONGEST_PAUSE_S  # the facts that come do not wait for it
+                    return
                 await self.database.execute(Q.failed_again, letter["id"], describe(error))
 
     async def _stopped_within(self, seconds: float) -> bool:

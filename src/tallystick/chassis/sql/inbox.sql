@@ -51,5 +51,6 @@ UPDATE dead_letter SET state = 'replayed', ended_at = now(), attempts = attempts
 UPDATE dead_letter SET state = 'waiting', attempts = attempts + 1, error = $2 WHERE id = $1 AND state = 'requested';
 
 -- name: discard
--- Somebody decided that waiting letters need not be handled, and why.
-UPDATE dead_letter SET state = 'discarded', ended_at = now(), reason = $2 WHERE id = ANY ($1::uuid[]) AND state = 'waiting' RETURNING id;
+-- Somebody decided that open letters need not be handled, and why. One that is being handled again right now is waited for.
+UPDATE dead_letter SET state = 'discarded', ended_at = now(), reason = $2
+WHERE id = ANY ($1::uuid[]) AND state IN ('waiting', 'requested') RETURNING id;
