@@ -126,6 +126,13 @@ async def test_a_statement_as_csv_and_as_camt_053(env: Env) -> None:
     assert document.findtext(".//{*}StmtPgntn/{*}PgNb") == "2"
     assert len(document.findall(".//{*}Ntry")) == 1
     assert second.header("link") is None
+    first = etree.fromstring(answer.content)
+    interim = [
+        [(one.findtext("{*}Amt"), one.findtext("{*}Dt/{*}DtTm")) for one in each.iterfind(".//{*}Bal")][place]
+        for each, place in ((first, 1), (document, 0))
+    ]
+    assert interim[0] == interim[1], "what a page ends with the next one begins with"
+    assert interim[0][1] == first.findall(".//{*}Ntry")[-1].findtext("{*}BookgDt/{*}DtTm")
 
 
 async def test_the_header_accept_chooses_the_format(env: Env) -> None:

@@ -136,6 +136,7 @@ def statement(  # noqa: PLR0917 - what it is of
                 reached=at(lines[min(begin + limit, len(lines)) - 1].sequence if lines else last),
                 page=page,
                 last_page=begin + limit >= len(lines),
+                since=None if page == 1 else lines[begin - 1].recorded_at,
             )
         )
     return pages

@@ -412,7 +412,8 @@ async def test_questions_by_effective_time_that_have_no_answer(env: Env) -> None
     assert problem(await env.call("GET", f"{path}&sequence=1&to=2026-01-02")) == (422, "history-not-kept")
     assert problem(await env.call("GET", f"{path}&from=2026-01-02&to=2026-01-01")) == (400, "invalid-request")
     assert problem(await env.call("GET", f"{path}&to=1960-01-01")) == (400, "invalid-request")
-    assert (await env.call("GET", f"{path}&from=0001-01-01&to=1960-01-01")).json["closing"] == eur(0)
+    assert (await env.call("GET", f"{path}&from=0001-01-02&to=1960-01-01")).json["closing"] == eur(0)
+    assert problem(await env.call("GET", f"{path}&from=0001-01-01&to=1960-01-01")) == (400, "invalid-request")
     for wrong in ("by=value", "by=effective&by=effective", "sequence=-1", "sequence=x"):
         assert problem(await env.call("GET", f"{path.partition('?')[0]}?{wrong}")) == (400, "invalid-request"), wrong
 
@@ -438,6 +439,12 @@ async def test_it_as_csv_and_as_camt_053(env: Env) -> None:
         ["ITAV", "CLAV"],
     ]
     assert len({document.findtext(".//{*}Stmt/{*}Id") for document in documents}) == 1
+    interim = [
+        [(one.findtext("{*}Amt"), one.findtext("{*}Dt/{*}DtTm")) for one in each.iterfind(".//{*}Bal")][place]
+        for each, place in ((documents[0], 1), (documents[1], 0))
+    ]
+    assert interim[0] == interim[1], "what a page ends with the next one begins with"
+    assert interim[0][1] == documents[0].findall(".//{*}Ntry")[-1].findtext("{*}ValDt/{*}DtTm")
     assert documents[0].findtext(".//{*}AddtlStmtInf") == "By value date, as of sequence 4"
     fee = documents[0].findall(".//{*}Ntry")[1]
     assert fee.findtext("{*}ValDt/{*}DtTm") == "2026-01-01T12:00:00.000000Z"

@@ -1,7 +1,7 @@
 """A statement as ISO 20022 camt.053.001.08, Bank to Customer Statement.
 
 The account is seen from the holder's side, as the message wants it: `CRDT` is what was credited to it. The first page carries the opening
-booked balance (OPBD), the last one the closing one (CLBD); where a page ends in between stands an interim one (ITBD). `BookgDt` is when an
+booked balance (OPBD), the last one the closing one (CLBD); where a page ends in between stands an interim one (ITBD), as of its last entry. `BookgDt` is when an
 entry was recorded, `ValDt` since when it counts, in whichever order they stand.
 
 A statement by effective time is one by value date: its entries may have been booked at any time, so its balances are no booked ones. They carry
@@ -79,8 +79,9 @@ def _statement(to: ET.Element, found: Statement, now: datetime) -> None:
     _text(about, "Ccy", currency)
     _text(about, "Nm", account.name[:70])
     opening, interim, closing = _EFFECTIVE if found.effective else _BOOKED
-    _balance(to, opening if found.page == 1 else interim, found.carried, currency, span.start)
-    _balance(to, closing if found.last_page else interim, found.reached, currency, span.end)
+    _balance(to, opening if found.since is None else interim, found.carried, currency, found.since or span.start)
+    until = span.end if found.last_page else found.time(found.lines[-1])
+    _balance(to, closing if found.last_page else interim, found.reached, currency, until)
     _summary(to, found)
     for line in found.lines:
         _entry(to, line, currency)

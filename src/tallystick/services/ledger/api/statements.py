@@ -104,7 +104,7 @@ def _after(found: Statement) -> str:
     span, line = found.span, found.lines[-1]
     return cursor(
         int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
-        times.numbered(line.effective_at), line.sequence, found.page + 1, found.debits, found.credits,
+        times.numbered(found.time(line)), line.sequence, found.page + 1, found.debits, found.credits,
     )  # fmt: skip
 
 

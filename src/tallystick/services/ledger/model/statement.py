@@ -78,7 +78,7 @@ class Span(msgspec.Struct, frozen=True):
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
     """A statement, or a page of one: `lines` are its entries from the totals `carried` on to `reached`, `page` counts from 1. `opening` and
     `closing` are the totals before the first and after the last entry of all pages, `debits` and `credits` how many entries all pages have.
-    `effective`: it is by effective time.
+    `effective`: it is by effective time. `since` is the time of the last entry before this page; None on the first one.
     """
 
     account: AccountRow
@@ -93,6 +93,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     reached: Posted
     page: int
     last_page: bool
+    since: datetime | None = None
 
     @property
     def debit_normal(self) -> bool:
@@ -102,6 +103,10 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     def as_of(self) -> int:
         """The sequence of the book up to which it is told."""
         return self.span.last
+
+    def time(self, line: Line) -> datetime:
+        """The one that it is ordered by."""
+        return line.effective_at if self.effective else line.recorded_at
 
     def fault(self) -> str | None:
         """Where the statement does not add up; None if it does. Each entry's totals are those before it and its amount."""

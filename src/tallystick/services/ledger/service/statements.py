@@ -63,7 +63,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a further page of a statement begins: after the entry `at` (effective time, sequence), within the time and the sequences of the first
+    """Where a further page of a statement begins: after the entry `at` (its time in the order of the statement, sequence), within the time and the sequences of the first
     page, which has counted the debits and credits.
     """
 
@@ -129,6 +129,7 @@ class Statements:
             reached=page.reached,
             page=1 if place is None else place.page,
             last_page=len(page.lines) <= limit,
+            since=None if place is None else place.at[0],
         )
         _sound(found.fault(), row)
         return found
