@@ -111,6 +111,7 @@ async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase
         (SEARCH.found, (1, 0, last, *bare, 10, None, None, None), 51),
         (SEARCH.found, (1, last - 50, last, None, "rare", *bare[:8], 10, None, None, None), 60),
         (SEARCH.referred, (1, "order 7"), 1),
+        (SEARCH.before_cut, (1, last - 1), 2),
         (SEARCH.transactions_reach, (1, 0, last + 1, 3), 4),
         (SEARCH.transactions_found, (1, 0, last + 1, *bare[:5], False, *bare[:9], 5), 6),
         (SEARCH.transactions_found, (1, 0, last + 1, *bare[:5], True, None, "fee", *bare[:7], 5), 70),

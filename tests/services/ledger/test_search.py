@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
@@ -208,7 +208,7 @@ async def test_lists_hold_what_each_row_says(env: Env, monkeypatch: pytest.Monke
             for one in reversed(whole)
             if wanted(
                 {name: value for name, value in asked.items() if name not in OF_TRANSFERS},
-                {**one, "kind": "", "amount": eur(5), "recorded_at": one["transfers"][0]["recorded_at"]},
+                {**one, "kind": "", "amount": eur(5)},
             )
             and any(
                 wanted(ofs, each) and (of(each["debit_account"]) or of(each["credit_account"]))
@@ -244,6 +244,28 @@ async def test_a_list_does_not_move_when_more_comes(env: Env) -> None:
     second = (await env.call("GET", f"/v1/transfers?limit=200&after={first['next']}")).json
     assert [one["sequence"] for one in first["data"] + second["data"]] == [5, 4, 3, 2, 1]
     assert first["as_of"] == second["as_of"] == 5
+
+
+async def test_a_transaction_is_of_when_its_last_transfer_was_recorded(env: Env) -> None:
+    """Which is what it says; by either time it is found or not by the same instant."""
+    anna, bank = await env.account("credit"), await env.account("debit")
+    made = []
+    for _ in range(3):
+        answer = await env.call("POST", "/v1/transactions", {"transfers": [post(bank, anna, 1), post(bank, anna, 2)]})
+        made.append(answer.json)
+        await env.transfers(post(bank, anna, 5))
+    env.clock.advance(timedelta(seconds=5))
+    one, two, three = [each["id"] for each in made]
+    first, last = (each["recorded_at"] for each in made[1]["transfers"])
+    assert first < last == made[1]["recorded_at"]
+    for name in ("recorded", "effective"):
+        for query, found in (
+            (f"{name}_from={first}", [three, two]), (f"{name}_from={last}", [three, two]), (f"{name}_to={first}", [one]), (f"{name}_to={last}", [one]),
+            (f"{name}_from={first}&{name}_to={last}", []), (f"{name}_from={last}&{name}_to={made[2]['recorded_at']}", [two]),
+        ):  # fmt: skip
+            for limit in (1, 100):
+                got = await pages(env, "/v1/transactions", dict(parse_qsl(query)), limit)
+                assert [each["id"] for each in got] == found, query
 
 
 async def test_a_page_of_what_is_rare_says_how_far_it_looked(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,8 @@ class Search:
             if as_of > row.sequence:
                 raise InvalidRequest("not a cursor of this list")
             low, top = await self._bounds(tx, row, wanted, recorded, as_of, now)
+            # A transaction is recorded with its last transfer: one that begins before the time and ends in it is in it.
+            low, top = [await self._store.before_cut(tx, row.id, bound) for bound in (low, top)]
             before = max(min(before, top + 1), low + 1)
             accounts = await self._those(tx, tenant, row, wanted, now)
             if wanted.account is not None and accounts:

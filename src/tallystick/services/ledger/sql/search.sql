@@ -61,6 +61,10 @@ ORDER BY t.sequence DESC LIMIT $14;
 -- Between which sequences the transfers of the transactions are that have the reference $2: after the first, up to the second.
 SELECT min(first) - 1, max(last) FROM transaction WHERE book = $1 AND reference = $2;
 
+-- name: before_cut
+-- The sequence before the transaction that has transfers up to and after the sequence $2; nothing if there is none.
+SELECT x.first - 1 FROM (SELECT first, last FROM transaction WHERE book = $1 AND first <= $2 ORDER BY first DESC LIMIT 1) AS x WHERE x.last > $2;
+
 -- name: transactions_reach
 -- How far down one can look before the sequence $3, and after $2, and meet at most $4 transactions.
 SELECT coalesce((SELECT first FROM transaction WHERE book = $1 AND first > $2 AND first < $3 ORDER BY first DESC OFFSET $4 LIMIT 1), $2);

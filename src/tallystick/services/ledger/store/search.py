@@ -43,6 +43,11 @@ class Search:
         row = await tx.fetchrow(of_search.referred, book, reference)
         return None if row is None or row[0] is None else (row[0], row[1])
 
+    async def before_cut(self, tx: Transaction, book: int, sequence: int) -> int:
+        """The sequence, or that before the transaction which has transfers on both sides of it."""
+        found: int | None = await tx.fetchval(of_search.before_cut, book, sequence)
+        return sequence if found is None else found
+
     async def transactions_reach(self, tx: Transaction, book: int, low: int, before: int, most: int) -> int:
         """The sequence (`low` or higher) after which, and before `before`, at most `most` transactions begin."""
         reached: int = await tx.fetchval(of_search.transactions_reach, book, low, before, most)
