@@ -296,4 +296,4 @@ async def test_past_days_are_read_as_they_were(books: Books) -> None:
 @pytest.mark.parametrize("at", [datetime(1969, 12, 31, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)])
 async def test_the_far_past_is_refused(books: Books, at: datetime) -> None:
     bank, one = await books.open(side="debit"), await books.open(floor=0)
-    assert (await dated(books, bank, one, 1, at)).reason is Reason.PERIOD_SEALED
+    assert (await dated(books, bank, one, 1, at)).reason is Reason.EFFECTIVE_TOO_EARLY

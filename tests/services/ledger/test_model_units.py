@@ -253,7 +253,7 @@ def test_what_is_dated_back_is_between_the_epoch_and_now() -> None:
 
     now = START + timedelta(seconds=1)
     assert datetime(1970, 1, 1, tzinfo=UTC) == EPOCH
-    assert [at(EPOCH), at(EPOCH - MICROSECOND)] == [None, "period_sealed"]
+    assert [at(EPOCH), at(EPOCH - MICROSECOND)] == [None, "effective_too_early"]
     assert [at(now - MICROSECOND), at(now), at(now + MICROSECOND)] == [None, "effective_in_future", "effective_in_future"]  # fmt: skip
 
 

@@ -347,6 +347,8 @@ async def test_effective_times_and_seals(env: Env) -> None:
     )
     assert problem(undo) == (409, "period-sealed")
     assert (await transaction(env, post("shop", "fees", 1), effective_at="2026-02-01T00:00:00Z")).status == 201
+    early = await transaction(env, post("shop", "fees", 1), effective_at="1969-12-31T23:59:59Z")
+    assert (problem(early), early.json["reason"]) == ((422, "transfer-refused"), "effective_too_early")
     ahead = await transaction(env, post("shop", "fees", 1), effective_at="2026-03-01T00:00:00Z")
     assert (problem(ahead), ahead.json["reason"]) == ((422, "transfer-refused"), "effective_in_future")
 

@@ -110,6 +110,8 @@ class Reason(StrEnum):
     TRANSFER_NOT_FOUND = "transfer_not_found"
     NOT_REVERSIBLE = "not_reversible"
     EXCEEDS_REVERSIBLE = "exceeds_reversible"
+    #: Before 1970, since when there is effective time.
+    EFFECTIVE_TOO_EARLY = "effective_too_early"
     # Not pinned: they say what is wrong with this request or this moment, not with the transfer's id.
     BOOK_QUARANTINED = "book_quarantined"
     #: An approval rule of the book concerns it: propose it as a transaction.

@@ -273,7 +273,9 @@ class _Decider:
         book = self.state.books[number]
         if effective >= self.instants[number]:
             raise Refused(Reason.EFFECTIVE_IN_FUTURE, pinned=False)
-        if effective < EPOCH or (book.sealed_until is not None and effective <= book.sealed_until):
+        if effective < EPOCH:
+            raise Refused(Reason.EFFECTIVE_TOO_EARLY)
+        if book.sealed_until is not None and effective <= book.sealed_until:
             raise Refused(Reason.PERIOD_SEALED)
         for account, side in ((debit, amount), (credit, -amount)):
             if account.id in self.state.days:

@@ -366,6 +366,7 @@ _SENTENCES: Final = {
     Reason.TRANSFER_NOT_FOUND: "there is no such transfer",
     Reason.NOT_REVERSIBLE: "only what was posted can be reversed",
     Reason.PERIOD_SEALED: "the book is sealed up to later than that",
+    Reason.EFFECTIVE_TOO_EARLY: "nothing is effective before 1970",
     Reason.EFFECTIVE_IN_FUTURE: "it would be effective in the future",
     Reason.BOOK_QUARANTINED: "the book is in quarantine",
 }
