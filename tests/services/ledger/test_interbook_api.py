@@ -80,6 +80,7 @@ async def test_an_id_that_is_a_refused_transfers(env: Env) -> None:
     assert (await env.transfers(post("wallet", bank, 500, id=own))).json["data"][0]["reason"] == "insufficient_funds"
     no = await env.call("POST", "/v1/interbook_transfers", body(id=own))
     assert (problem(no), no.json["reason"]) == ((409, "transfer-exists"), "id_already_failed")
+    assert problem(await env.call("GET", f"/v1/interbook_transfers/{own}")) == (404, "transfer-not-found")
 
 
 async def test_what_is_not_a_transfer_between_books(env: Env) -> None:

@@ -108,7 +108,7 @@ async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(
     assert kinds == {"post", "hold", "increase", "capture", "reverse"}
     assert all(said[table] for table in TABLES)
     ran = await migrate.apply(before.owner, PACKAGE, service_role=service.dsn.user)
-    assert ran == ["0016_transfer_row.sql", "0017_seals.sql", "0018_proposals.sql"]
+    assert ran == ["0016_transfer_row.sql", "0017_seals.sql", "0018_proposals.sql", "0019_refused_crossings.sql"]
     for table, columns in names.items():
         assert await rows(before, table, columns) == said[table], table
     numbers = await before.query("SELECT number FROM account")

@@ -73,6 +73,7 @@ async def known(tx: Transaction, books_: Sequence[int], ids: Sequence[Any]) -> l
                 available=no.get("available"),
                 required=no.get("required"),
                 refused_currency=no.get("currency"),
+                refused_crossing=no.get("crossing"),
                 refused=no.get("id"),
                 in_book=key[0],
                 hold_amount=None if hold is None else hold["amount"],
@@ -148,12 +149,12 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
         )
     if any(key in transfers for key in zip(*args[9:11], strict=True)):
         raise _failed("id_taken")
-    for *key, digest, fields, resource, status, body in sorted(zip(*args[17:26], strict=True), key=lambda one: one[:4]):
+    for *key, digest, fields, resource, status, body in sorted(zip(*args[18:27], strict=True), key=lambda one: one[:4]):
         row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
         if not await tx.insert("idempotency", tuple(key), row):
             raise _failed("key_taken")
-    names = ("book", "id", "digest", "reason", "available", "required", "currency")
-    for values in zip(*args[9:16], strict=True):
+    names = ("book", "id", "digest", "reason", "available", "required", "currency", "crossing")
+    for values in zip(*args[9:17], strict=True):
         row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
@@ -161,7 +162,7 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
     await _insert(tx, posted, refusals)
     await _post(tx, posted)
     tx.server.faults.reached["flushed_together"] += len({transfer["book"] for transfer in posted}) > 1
-    await append(tx, *args[26:29])
+    await append(tx, *args[27:30])
     return [Row(ours=True)]
 
 

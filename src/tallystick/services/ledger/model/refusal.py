@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.kernel.ids import AccountId
+from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.services.ledger.model.values import Command, Rejection, Result
 
 
 class Refused(Exception):
@@ -30,3 +31,21 @@ class Refused(Exception):
         self.account = account
         self.pinned = pinned
         self.breached_on = breached_on
+
+    def rejection(self, book: int, command: Command, *, crossing: bool) -> Rejection:
+        """What is pinned to the command's id."""
+        return Rejection(
+            book, command.id, command.digest(), self.reason, self.available, self.required, self.currency, crossing
+        )
+
+    def result(self, own: TransferId) -> Result:
+        return Result(
+            own,
+            "rejected",
+            reason=self.reason,
+            available=self.available,
+            required=self.required,
+            currency=self.currency,
+            account=self.account,
+            breached_on=self.breached_on,
+        )

@@ -188,19 +188,8 @@ class _Decider:
                 transfer = self._draw(book, command)
         except Refused as no:
             if no.pinned and command.kind != "expire":
-                self._pin(
-                    Rejection(book, command.id, command.digest(), no.reason, no.available, no.required, no.currency)
-                )
-            return Result(
-                command.id,
-                "rejected",
-                reason=no.reason,
-                available=no.available,
-                required=no.required,
-                currency=no.currency,
-                account=no.account,
-                breached_on=no.breached_on,
-            )
+                self._pin(no.rejection(book, command, crossing=self._crossing))
+            return no.result(command.id)
         self.transfers.append(transfer)
         self.state.transfers[key] = transfer
         return Result(command.id, transfer.status, transfer, breached_on=breaches)

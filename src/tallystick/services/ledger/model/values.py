@@ -136,7 +136,7 @@ class Reversal(msgspec.Struct, gc=False):
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """A pinned refusal. `digest` is that of the command that was refused."""
+    """A pinned refusal. `digest` is that of the command that was refused. `crossing`: it was part of a transfer between books."""
 
     book: int
     id: TransferId
@@ -145,6 +145,7 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
     available: int | None
     required: int | None
     currency: str | None
+    crossing: bool = False
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -209,7 +209,7 @@ class Interbook:
         known = None if made is None else crossing_of(tenant, made)
         if hold is None or known is None:
             refused = state.rejections.get((number, crossing))
-            if refused is None or made is not None:
+            if refused is None or not refused.crossing or made is not None:
                 raise TransferNotFound
             return Told(id=crossing, state="rejected", reason=refused.reason)
         reason = None

@@ -220,7 +220,7 @@ class Posting:
             return
         await at.fetchval(
             queries.save,
-            *arguments(writing.books, 8), writing.transfers, *arguments(writing.rejections, 7), now,
+            *arguments(writing.books, 8), writing.transfers, *arguments(writing.rejections, 8), now,
             *idempotency.answered(writing.answers, writing.about), *outbox.columns(writing.facts),
         )  # fmt: skip
 
@@ -247,6 +247,7 @@ def take(row: Row, state: State) -> None:
             row["available"],
             row["required"],
             row["refused_currency"],
+            row["refused_crossing"],
         )
     if row["id"] is None:
         return
