@@ -188,7 +188,7 @@ class _Decider:
                 transfer = self._draw(book, command)
         except Refused as no:
             if no.pinned and command.kind != "expire":
-                self._pin(no.rejection(book, command, crossing=self._crossing))
+                self._pin(no.rejection(book, command, crossing=self._asked.crossing))
             return no.result(command.id)
         self.transfers.append(transfer)
         self.state.transfers[key] = transfer
