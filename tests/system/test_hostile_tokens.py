@@ -148,8 +148,11 @@ async def test_a_token_works_by_its_scheme_and_in_its_place_only(
         unauthenticated(await send(), None)
         for scheme in ("Bearer", "bearer", "Basic", "DPoPX", "MAC"):
             answer = await send(("Authorization", f"{scheme} {token}"))
-            unauthenticated(answer, "invalid_token", where=scheme)
-        for value in (token, f"DPoP:{token}", f"DPoP\t{token}", "DPoP", f"DPoP {token}, DPoP {token}"):
+            # another way to authenticate is told no error (RFC 6750, 3.1)
+            unauthenticated(answer, "invalid_token" if scheme.lower() == "bearer" else None, where=scheme)
+        for value in (token, f"DPoP:{token}", f"DPoP\t{token}"):
+            unauthenticated(await send(("Authorization", value)), None, where=value[:10])
+        for value in ("DPoP", f"DPoP {token}, DPoP {token}"):
             unauthenticated(await send(("Authorization", value)), "invalid_token", where=value[:10])
         twice = ("Authorization", f"DPoP {token}")
         unauthenticated(await send(twice, twice), "invalid_token", where="twice the same")
@@ -505,8 +508,7 @@ async def test_bad_forms_get_no_token(platform: PlatformUnderTest, credentials: 
         query = urlencode(good())
         refused(await edge.send("GET", f"/oauth2/token?{query}"), 405, "method-not-allowed", "POST")
         answer = await edge.send("POST", f"/oauth2/token?{query}", [form, proof], b"")
-        assert answer.status == 400, answer
-        assert b"access_token" not in answer.body
+        oauth_refused(answer, "invalid_client", where="what is in the address is not looked at")
         # what it may have, it gets, and no more than that
         granted = (await client.post_form(good())).json
         assert (granted["token_type"], granted["scope"]) == ("DPoP", "accounts:read")

@@ -88,7 +88,11 @@ async def test_one_transaction_id_is_one_transaction(env: Env) -> None:
     ):
         answer = await transaction(env, *changed[0], id=own, **changed[1])
         assert problem(answer) == (409, "transfer-exists"), changed
-    mixed = await env.transfers(post("anna", "shop", 300, id=first.json["transfers"][0]["id"]))
+    derived = await env.transfers(post("anna", "shop", 300, id=first.json["transfers"][0]["id"]))
+    assert problem(derived) == (400, "invalid-id"), "ids that the ledger derives are nobody's to choose"
+    leg = ids.transfers.text(ids.transfers.new())
+    await transaction(env, post("anna", "shop", 1, id=leg))
+    mixed = await env.transfers(post("anna", "shop", 1, id=leg))
     assert mixed.json["data"][0]["reason"] == "exists_with_different_transaction"
     plain = ids.transfers.text(ids.transfers.new())
     await env.transfers(post("anna", "shop", 1, id=plain))

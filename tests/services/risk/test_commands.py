@@ -14,6 +14,8 @@ import pytest_asyncio
 from tallystick.chassis.app.server import Server
 from tallystick.chassis.charter import OPERATOR
 from tallystick.cli.commands import dispatch
+from tallystick.cli.output import NO, Common, Failed
+from tallystick.cli.tenant import checked
 from tallystick.local import control
 from tallystick.local.layout import Layout
 from tests.services.risk.support import CLIENT, Env, card
@@ -22,8 +24,17 @@ Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 @pytest_asyncio.fixture
-async def run(env: Env, directory: Path, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Run]:
-    """Exit status, standard output, standard error of one command line."""
+async def run(
+    env: Env, directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Run]:
+    """Exit status, standard output, standard error of one command line. Identity is not there: which tenants there are is said here."""
+
+    def known(_: Common, name: str) -> str:
+        if checked(name) not in {"acme", "default"}:
+            raise Failed(f"there is no tenant {name}", NO)
+        return name
+
+    monkeypatch.setattr("tallystick.cli.risk.known", known)
     layout = Layout(directory / "p")
     layout.prepare()
     (layout.mesh / OPERATOR).mkdir(mode=0o700)
@@ -92,6 +103,14 @@ async def test_the_lists_are_kept_from_the_command_line(run: Run, env: Env) -> N
     assert (status, out) == (1, "")
     assert "none of the tenant's lists" in err
     assert json.loads((await run("lists", "--json"))[1])["data"][0]["value"] == CLIENT
+
+
+async def test_a_tenant_that_is_not_there_has_no_lists(run: Run, env: Env) -> None:
+    for arguments in (("deny", "client", CLIENT), ("remove", "client", CLIENT), ("lists",)):
+        status, out, err = await run(*arguments, "--tenant", "nope")
+        assert (status, out) == (1, "")
+        assert "there is no tenant nope" in err
+    assert await env.service.query("SELECT * FROM list_entry") == []
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def check_url(text: str, *, private: bool) -> str:
         again = URL(str(url))  # what is stored is read again for each attempt, and must be the same then
         same = str(again) == str(url) and (again.raw_host, again.port) == (url.raw_host, url.port)
         host, port = _host(url, bracketed=text.partition("://")[2].startswith("[")), url.port
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # the latter for brackets without a host
         raise InvalidUrl("this is not a URL") from error
     plain = url.user is None and url.password is None and not url.fragment
     if url.scheme not in ("https", "http") or not host or not port or not plain or not same:

@@ -9,6 +9,7 @@ import msgspec
 
 from tallystick.chassis.db import UniqueViolation, constraint_of
 from tallystick.chassis.idempotency import Answer
+from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import Decided, ProposalRow, Result, Stand, State
@@ -88,6 +89,19 @@ def _answered(work: Work, results: list[Result], writing: Writing, proposals: li
     status, body = ask.render(results, receipt)
     stored.append(Answer(ask.entry, status, body))
     return Answered(results, receipt, status, body)
+
+
+def unpinned(decided: Decided) -> bool:
+    """Whether something was refused of which nothing is stored, that it needs approvals, say, or that an account is frozen at the moment: only a look
+    under its id tells whether it is a repeat of what was posted before.
+    """
+    pinned = {rejection.id for rejection in decided.rejections}
+    return any(
+        result.status == "rejected"
+        and not (result.existed or result.id in pinned or result.reason == Reason.LINKED_TRANSFER_FAILED)
+        for unit in decided.results
+        for result in unit
+    )
 
 
 def short(results: Iterable[Sequence[Result]], state: State) -> dict[int, set[AccountId]]:

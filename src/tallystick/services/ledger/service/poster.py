@@ -41,7 +41,17 @@ from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused,
 from tallystick.services.ledger.service.counts import counted
 from tallystick.services.ledger.service.head import Head
 from tallystick.services.ledger.service.order import STORED, Order, Place
-from tallystick.services.ledger.service.plan import Moved, Plan, Stale, Unstored, plannable, planned, short, stale
+from tallystick.services.ledger.service.plan import (
+    Moved,
+    Plan,
+    Stale,
+    Unstored,
+    plannable,
+    planned,
+    short,
+    stale,
+    unpinned,
+)
 from tallystick.services.ledger.store import Store
 
 #: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
@@ -234,15 +244,15 @@ class Poster:
         return plan
 
     def _planned(self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, Stand]) -> Plan | None:
-        """None when more is to be looked up: what a book in quarantine says, holds that may have expired, or whether what needs approvals has been
-        posted already: nothing of it is stored that would find that out. And when deciding fails: under the lock it is found out on which ask.
+        """None when more is to be looked up: what a book in quarantine says, holds that may have expired, or whether what is refused and not pinned has
+        been posted already: nothing of it is stored that would find that out. And when deciding fails: under the lock it is found out on which ask.
         """
         if any(state.books[work.book].quarantined for work in works):
             return None
         now = self._clock.now()
         try:
             decided = decide(units, state, now)
-            if short(decided.results, state) or any(result.rules for unit in decided.results for result in unit):
+            if short(decided.results, state) or unpinned(decided):
                 return None
             return planned(works, state, decided, now, known)
         except Exception:  # noqa: BLE001 - it is raised and logged there
