@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from tallystick.chassis.idempotency import Entry
+from tallystick.chassis import idempotency
+from tallystick.chassis.db import Transaction
+from tallystick.chassis.idempotency import Entry, Fresh, Replay
 from tallystick.chassis.outbox import Fact
 from tallystick.contracts.ledger.messages import MAIN
 from tallystick.kernel.problem import Problem
@@ -94,3 +96,26 @@ def expiries(due: Iterable[Due]) -> list[Work]:
         Work(number, Ask(tenant, "ledger", None, commands, atomic=False))
         for number, (tenant, commands) in by_book.items()
     ]
+
+
+async def claim(tx: Transaction, asks: list[Ask], answers: list[Answered | Exception | None], *, again: bool) -> None:
+    """Fills in the answers that are not to be decided: stored ones, and problems."""
+    keyed = [
+        (place, ask.entry, ask) for place, ask in enumerate(asks) if ask.entry is not None and answers[place] is None
+    ]
+    if not keyed:
+        return
+    outcomes = await idempotency.claim(
+        tx, [entry for _, entry, _ in keyed], resource=[ask.commands[0].id for _, _, ask in keyed]
+    )
+    for (place, _, _), outcome in zip(keyed, outcomes, strict=True):
+        if isinstance(outcome, Fresh):
+            continue
+        if isinstance(outcome, Replay):
+            # After a COMMIT without an answer the stored one is our own.
+            answers[place] = Answered((), None, outcome.status, outcome.body, replayed=not again)
+            continue
+        try:
+            outcome.raise_or_replay()
+        except Problem as problem:
+            answers[place] = problem

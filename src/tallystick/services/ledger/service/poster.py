@@ -29,15 +29,14 @@ from tallystick.chassis.db import (
     DatabaseUnavailable,
     Transaction,
 )
-from tallystick.chassis.idempotency import Fresh, Replay
+from tallystick.chassis.idempotency import Replay
 from tallystick.contracts.ledger.messages import MAIN
 from tallystick.contracts.ledger.problems import BookElsewhere, BookNotFound, BookQuarantined
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.deployment import HOME
 from tallystick.kernel.ids import AccountId
-from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import Book, Due, Result, Stand, State, Unit, dated_back, decide
-from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, expiries
+from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, claim, expiries
 from tallystick.services.ledger.service.counts import counted
 from tallystick.services.ledger.service.head import Head
 from tallystick.services.ledger.service.order import STORED, Order, Place
@@ -374,7 +373,7 @@ class Poster:
             # The books before the keys, as in the other way: so no two replicas wait for each other in a circle.
             locked = await self._store.lock_books(tx, {work.book for work in works})
             await self._shut_out(works, locked, answers)
-            await self._claim(tx, asks, answers, again=again)
+            await claim(tx, asks, answers, again=again)
             fresh = [place for place, answer in enumerate(answers) if answer is None]
             results = (
                 await self._fresh(tx, [(place, works[place]) for place in fresh], locked, answers) if fresh else []
@@ -421,33 +420,6 @@ class Poster:
                 row = await self._store.book(self._database, work.ask.tenant, work.ask.book)
                 reason = None if row is None else row.quarantine_reason
                 answers[place] = BookQuarantined("its operator has to release it", reason=reason)
-
-    @staticmethod
-    async def _claim(
-        tx: Transaction, asks: list[Ask], answers: list[Answered | Exception | None], *, again: bool
-    ) -> None:
-        """Fills in the answers that are not to be decided: stored ones, and problems."""
-        keyed = [
-            (place, ask.entry, ask)
-            for place, ask in enumerate(asks)
-            if ask.entry is not None and answers[place] is None
-        ]
-        if not keyed:
-            return
-        outcomes = await idempotency.claim(
-            tx, [entry for _, entry, _ in keyed], resource=[ask.commands[0].id for _, _, ask in keyed]
-        )
-        for (place, _, _), outcome in zip(keyed, outcomes, strict=True):
-            if isinstance(outcome, Fresh):
-                continue
-            if isinstance(outcome, Replay):
-                # After a COMMIT without an answer the stored one is our own.
-                answers[place] = Answered((), None, outcome.status, outcome.body, replayed=not again)
-                continue
-            try:
-                outcome.raise_or_replay()
-            except Problem as problem:
-                answers[place] = problem
 
     async def _look_for_expired(
         self, tx: Transaction, lacking: dict[int, set[AccountId]], instants: dict[int, datetime]
