@@ -31,7 +31,9 @@ class SingleFlight(Generic[K, T]):
             task = asyncio.create_task(self._load(load), context=contextvars.Context())
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._landed(key, done))
-        return await asyncio.wait_for(asyncio.shield(task), budget(self._timeout))
+        # Not wait_for: until Python 3.12 it swallows a cancelling that comes in the moment in which the load ends.
+        async with asyncio.timeout(budget(self._timeout)):
+            return await asyncio.shield(task)
 
     async def _load(self, load: Callable[[], Awaitable[T]]) -> T:
         async with asyncio.timeout(self._timeout):
