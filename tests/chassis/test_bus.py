@@ -478,13 +478,19 @@ async def test_letters_are_replayed_by_the_service_or_discarded_by_a_person(
     assert await numbers(service) == [0, 1, 4, 5]
 
 
-async def test_letters_are_replayed_while_facts_keep_coming(
-    database: Database, bus: Bus, service: ServiceDatabase
-) -> None:
+async def a_dead_letter(database: Database, bus: Bus, service: ServiceDatabase) -> dead_letters.DeadLetter:
+    """The second of three facts."""
     await append(database, *(fact(number) for number in range(3)))
     async with relaying(database, bus), consuming(database, bus, poison(1), max_attempts=1):
         await reached(service, 3)
     [letter] = await dead_letters.list_letters(database)
+    return letter
+
+
+async def test_letters_are_replayed_while_facts_keep_coming(
+    database: Database, bus: Bus, service: ServiceDatabase
+) -> None:
+    letter = await a_dead_letter(database, bus, service)
     busy = asyncio.Event()
 
     async def traffic() -> None:
@@ -507,10 +513,7 @@ async def test_letters_are_replayed_while_facts_keep_coming(
 async def test_a_letter_that_waits_for_something_else_holds_nothing_up_and_can_be_discarded(
     database: Database, bus: Bus, service: ServiceDatabase
 ) -> None:
-    await append(database, *(fact(number) for number in range(3)))
-    async with relaying(database, bus), consuming(database, bus, poison(1), max_attempts=1):
-        await reached(service, 3)
-    [letter] = await dead_letters.list_letters(database)
+    letter = await a_dead_letter(database, bus, service)
     tried = asyncio.Event()
 
     async def down(own: Any, tx: Transaction, facts: list[Delivered]) -> None:

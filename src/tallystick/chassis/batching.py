@@ -214,7 +214,7 @@ class Batcher(Generic[I, O]):
             self._paused.set_result(None)
 
     async def _traced(self, items: list[I], batch: list[_Item[I, O]]) -> Sequence[O | Exception]:
-        sampled = [trace for _, _, trace in batch if trace is not None]
+        sampled = _sampled(batch)
         if not sampled:
             return await self._flush(items)
         started = unix_nanoseconds()
@@ -225,7 +225,7 @@ class Batcher(Generic[I, O]):
         finally:
             context.leave(token)
             # Those that joined it included.
-            for trace in [trace for _, _, trace in batch if trace is not None][1:]:
+            for trace in _sampled(batch)[1:]:
                 traces.record(self.name, trace, started, unix_nanoseconds(), batch=len(items))
 
     def _take(self) -> list[_Item[I, O]]:
@@ -235,6 +235,10 @@ class Batcher(Generic[I, O]):
             if not item[1].done():
                 batch.append(item)
         return batch
+
+
+def _sampled(batch: list[_Item[I, O]]) -> list[context.Trace]:
+    return [trace for _, _, trace in batch if trace is not None]
 
 
 def _fail(batch: list[_Item[I, O]], error: Exception) -> None:

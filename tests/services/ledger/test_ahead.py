@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -58,6 +60,16 @@ async def funded(books: Books, amount: int = 100) -> tuple[Any, Any]:
 
 async def other_replica(books: Books, service: ServiceDatabase) -> Ledger:
     return ledger_on(await service.open(), books.clock)
+
+
+@asynccontextmanager
+async def kept_waiting(books: Books, service: ServiceDatabase) -> AsyncIterator[Transaction]:
+    """The next flush is decided under its book's lock, which this transaction has."""
+    books.ledger.poster._sit_out = 1
+    other = await service.open()
+    async with other.transaction() as tx:
+        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+        yield tx
 
 
 async def post(ledger: Ledger, *commands: Command, entry: Entry | None = None) -> list[Result]:
@@ -449,10 +461,7 @@ async def test_the_books_are_locked_before_the_keys(books: Books, service: Servi
     """The other way round two replicas, of which one decides ahead and one under the lock, would wait for each other."""
     bank, customer = await funded(books)
     key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
-    books.ledger.poster._sit_out = 1
-    other = await service.open()
-    async with other.transaction() as tx:
-        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+    async with kept_waiting(books, service) as tx:
         waiting = asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key))
         await asyncio.sleep(0.3)
         assert not waiting.done()
@@ -469,8 +478,6 @@ async def test_what_comes_while_the_lock_is_waited_for_is_stored_along(
     """Else it would have to wait for the lock once more, behind the other replicas."""
     bank, customer = await funded(books)
     others = await books.open(tenant="other", side="debit"), await books.open(tenant="other")
-    poster = books.ledger.poster
-    poster._sit_out = 1
     plain, saved = Store.save, []
 
     async def save(self: Store, at: Any, writing: Writing, *more: Any) -> None:
@@ -478,9 +485,7 @@ async def test_what_comes_while_the_lock_is_waited_for_is_stored_along(
         await plain(self, at, writing, *more)
 
     monkeypatch.setattr(Store, "save", save)
-    other = await service.open()
-    async with other.transaction() as tx:
-        await Store().lock_books(tx, [await poster.book("acme")])
+    async with kept_waiting(books, service):
         waiting = [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1)))]
         await asyncio.sleep(0.1)
         elsewhere = asyncio.create_task(books.post(move("post", *others, 1), tenant="other"))
@@ -497,10 +502,7 @@ async def test_a_key_twice_among_those_that_come_along_has_one_effect(
 ) -> None:
     bank, customer = await funded(books)
     key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
-    books.ledger.poster._sit_out = 1
-    other = await service.open()
-    async with other.transaction() as tx:
-        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+    async with kept_waiting(books, service):
         waiting = [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key))]
         await asyncio.sleep(0.1)
         waiting += [
@@ -524,10 +526,7 @@ async def test_what_is_dated_back_comes_along_under_the_lock(
     """It is judged by past days, which who decides as if all were new does not look at."""
     bank, customer = await funded(books)
     books.clock.advance(timedelta(days=3))
-    books.ledger.poster._sit_out = 1
-    other = await service.open()
-    async with other.transaction() as tx:
-        await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
+    async with kept_waiting(books, service):
         first = asyncio.create_task(post(books.ledger, move("post", customer, bank, 60)))
         await asyncio.sleep(0.1)
         since = books.clock.now() - timedelta(days=5)

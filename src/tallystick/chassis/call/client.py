@@ -172,10 +172,9 @@ class Client:
                 self._breaker.succeeded()  # it answered, if only no
                 raise problem
         except Failed as failed:
-            if failed.down:
-                self._note(failed)
-            else:
+            if not failed.down:
                 self._breaker.succeeded()  # it answered, if not as agreed
+            self._note(failed)
             raise
         except TimeoutError as error:
             late = DeadlineExceeded(f"The service {self.target} did not answer in time.", context=self._context)
