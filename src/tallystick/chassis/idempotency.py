@@ -77,8 +77,8 @@ class Digester:
         return Digest(self._hash(_encode_sorted(plain)), msgspec.msgpack.encode(hashes))
 
     def _walk(self, value: Any, pointer: str, hashes: dict[str, bytes]) -> None:
-        # Objects by member, lists as one: a batch of a thousand is a handful of hashes.
-        if isinstance(value, dict) and value:
+        # Objects by member, lists as one: a batch of a thousand is a handful of hashes. A body without members has none that could differ.
+        if isinstance(value, dict) and (value or not pointer):
             for name, member in value.items():
                 self._walk(member, f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}", hashes)
         else:

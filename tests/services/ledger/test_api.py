@@ -254,9 +254,30 @@ async def test_a_refusal_is_pinned_to_its_key(env: Env) -> None:
     again = await env.call("POST", path, key="undo")
     assert (problem(again), again.content) == (problem(first), first.content)
     assert again.header("idempotent-replayed") == "true"
-    other = await env.call("POST", f"/v1/transfers/{ids.transfers.text(ids.transfers.new())}/reverse", key="undo")
-    assert problem(other) == (422, "idempotency-key-reused")
+    other = await env.call("POST", path, {"amount": eur(9)}, key="undo")
+    assert (problem(other), other.json["fields"]) == (
+        (422, "idempotency-key-reused"),
+        ["/amount/amount", "/amount/currency"],
+    )
     assert (await env.call("POST", path, key="undo again")).status == 201
+
+
+async def test_a_key_belongs_to_the_transfer_in_the_path(env: Env) -> None:
+    bank, anna = await env.account("debit"), await env.account()
+    made = (
+        await env.transfers(*({**post(bank, anna, 5), "kind": kind} for kind in ("hold", "hold", "post", "post")))
+    ).json["data"]
+    transactions = [
+        (await env.call("POST", "/v1/transactions", {"transfers": [{"kind": "post", **post(bank, anna, 5)}]})).json
+        for _ in range(2)
+    ]
+    for action, pair in (("capture", made[:2]), ("reverse", made[2:]), ("reverse", transactions)):
+        kind = "transactions" if pair is transactions else "transfers"
+        answers = [await env.call("POST", f"/v1/{kind}/{one['id']}/{action}", key="mine") for one in pair]
+        assert [answer.status for answer in answers] == [201, 201], [answer.content for answer in answers]
+        again = await env.call("POST", f"/v1/{kind}/{pair[0]['id']}/{action}", key="mine")
+        assert (again.content, again.header("idempotent-replayed")) == (answers[0].content, "true")
+    assert await env.balance(anna) == ("10", "0", "10")
 
 
 BAD_AMOUNTS = ("-1", "1.5", "1e3", "+1", "01", "", " 1", "1\n", "0x1", "٣", str(2**63), "1" * 20, "0", 5, None, 1.5)

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tallystick.chassis import migrate
 from tallystick.kernel import ids
+from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model import Header
 from tallystick.services.ledger.service import Ask
 from tests.services.ledger.support import Books, draw, ledger_on, move
@@ -108,7 +109,13 @@ async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(
     assert kinds == {"post", "hold", "increase", "capture", "reverse"}
     assert all(said[table] for table in TABLES)
     ran = await migrate.apply(before.owner, PACKAGE, service_role=service.dsn.user)
-    assert ran == ["0016_transfer_row.sql", "0017_seals.sql", "0018_proposals.sql", "0019_refused_crossings.sql"]
+    assert ran == [
+        "0016_transfer_row.sql",
+        "0017_seals.sql",
+        "0018_proposals.sql",
+        "0019_refused_crossings.sql",
+        "0020_keys_of_a_place.sql",
+    ]
     for table, columns in names.items():
         assert await rows(before, table, columns) == said[table], table
     numbers = await before.query("SELECT number FROM account")
@@ -143,3 +150,39 @@ async def test_a_seal_that_is_no_instant_or_sealed_nothing_is_none(before: Servi
     await migrate.apply(before.owner, PACKAGE, service_role=before.dsn.user)
     found = await before.query("SELECT substr(name, 2), sealed_until::date::text FROM book WHERE name LIKE 'b_'")
     assert {row[0]: row[1] for row in found} == {name: then for name, (_, then) in seals.items()}
+
+
+async def test_keys_of_what_was_made_are_found_at_its_path(before: ServiceDatabase) -> None:
+    """Migration 20: a key that has captured captures no second time."""
+    made = await before.query("SELECT id, target FROM transfer WHERE kind = 'capture' ORDER BY id LIMIT 1")
+    (capture, hold), refused = made[0], ids.transfers.new()
+    own, undone = ids.transactions.new(), ids.transactions.new()
+    connection = await connect(before.superuser)
+    await connection.execute("SET session_replication_role = replica")
+    await connection.execute(
+        "INSERT INTO transaction (book, id, first, last, recorded_at, reverses) SELECT book, $1, 1, 1, now(), $2 FROM transfer WHERE id = $3",
+        own, undone, capture,
+    )  # fmt: skip
+    (reversal,) = (await before.query("SELECT id FROM transfer WHERE kind = 'reverse'"))[0]
+    await connection.execute("UPDATE transfer SET transaction = $1 WHERE id = $2", own, reversal)
+    rows = (
+        ("POST /v1/transfers/{id}/capture", "one", capture),
+        ("POST /v1/transfers/{id}/capture", "no", refused),
+        ("POST /v1/transactions/{id}/reverse", "two", reversal),
+        ("POST /v1/transfers", "three", capture),
+    )
+    for route, key, resource in rows:
+        await connection.execute(
+            "INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource, status, body) "
+            "VALUES ('acme', 'cli', $1, $2, 'd', 'f', $3, 201, '{}')",
+            route, key, resource,
+        )  # fmt: skip
+    await connection.close()
+    await migrate.apply(before.owner, PACKAGE, service_role=before.dsn.user)
+    found = await before.query("SELECT key, route, digest FROM idempotency")
+    assert {row["key"]: (row["route"], row["digest"]) for row in found} == {
+        "one": (f"POST /v1/transfers/{ids.transfers.text(TransferId(hold))}/capture", b""),
+        "no": ("POST /v1/transfers/{id}/capture", b"d"),
+        "two": (f"POST /v1/transactions/{ids.transactions.text(undone)}/reverse", b""),
+        "three": ("POST /v1/transfers", b"d"),
+    }

@@ -25,11 +25,10 @@ def instant(name: str, text: str | None) -> datetime | None:
         raise InvalidRequest(f"{name}: {error}") from None
 
 
-def entry(ledger: Ledger, request: Request[Any, Any], *about: str) -> Entry | None:
-    """The claim of the request's idempotency key, if it brought one. `about` are the ids in the path."""
+def entry(ledger: Ledger, request: Request[Any, Any]) -> Entry | None:
+    """The claim of the request's idempotency key, if it brought one. The path's ids are part of the route: a key belongs to one of them."""
     key = request.idempotency_key
     if key is None:
         return None
-    body = {"path": list(about), "body": request.body} if about else request.body
-    subject = request.subject
-    return Entry(subject.tenant, subject.client_id, request.route, key, ledger.digester.digest(body))
+    subject, route = request.subject, request.route.format_map(request.path)
+    return Entry(subject.tenant, subject.client_id, route, key, ledger.digester.digest(request.body))

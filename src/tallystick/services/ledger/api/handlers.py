@@ -189,7 +189,7 @@ async def _one(ledger: Ledger, request: Request[Any], command: Command, book: st
         request.trace_id,
         [command],
         atomic=False,
-        entry=entry(ledger, request, request.path["id"]),
+        entry=entry(ledger, request),
         render=render,
         book=book,
     )

@@ -280,7 +280,7 @@ async def _post(
             trace,
             made,
             atomic=True,
-            entry=entry(ledger, request, *about),
+            entry=entry(ledger, request),
             render=render,
             book=book,
             header=header,
