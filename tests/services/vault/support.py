@@ -6,7 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.keys import Keyring, LocalRoot, root
 from tallystick.chassis.limits import Limits
 from tallystick.chassis.web import Application
-from tallystick.kernel.clock import SystemClock
+from tallystick.kernel.clock import ManualClock, SystemClock
 from tallystick.kernel.ids import FactId
 from tallystick.kernel.problem import Problem
 from tallystick.local.rail import Rail, RailSettings, destination
@@ -132,6 +133,12 @@ class Env:
     async def facts(self) -> list[dict[str, Any]]:
         rows = await self.service.query("SELECT fact FROM outbox ORDER BY position")
         return [json.loads(row["fact"]) for row in rows]
+
+
+def later(env: Env, valkey: Valkey) -> Env:
+    """The same vault after `CARD` has expired."""
+    clock = ManualClock(datetime(2036, 2, 1, tzinfo=UTC))
+    return Env(env.world, env.service, env.database, replace(env.vault, clock=clock), valkey, ring=env.ring)
 
 
 def item(request_id: str, card_token: str | None, **changes: Any) -> dict[str, Any]:

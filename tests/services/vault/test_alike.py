@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from valkey.asyncio import Valkey
 
 from tallystick.cli.replay.file import card_number
 from tallystick.kernel.luhn import luhn
 from tallystick.kernel.numbers import iban_ok
 from tallystick.services.vault import worker
 from tallystick.services.vault.model import CheckedCard, look, taken_a_day
-from tests.services.vault.support import CARD, IBAN, NUMBER, Env
+from tests.services.vault.support import CARD, IBAN, NUMBER, Env, later
 from tests.support.http import Answer
 
 
@@ -49,6 +50,15 @@ async def test_a_number_is_not_found_by_trying(env: Env) -> None:
     assert (await bring(env, "4242424242424242")).status == 201
     assert (await bring(env, next(guesses), tenant="other")).status == 201
     assert (await env.edge("GET", f"/v1/tokens/{sought['id']}")).status == 200
+
+
+async def test_a_key_of_a_card_that_has_expired_is_no_way_around(env: Env, valkey: Valkey) -> None:
+    await env.create(key="k1")
+    years_on, guesses = later(env, valkey), alike()
+    assert await statuses(years_on, guesses, 49, key="k1") == [422] * 49
+    assert (await bring(years_on, NUMBER, key="k1")).status == 201, "and nothing was tried in vain so far"
+    assert await statuses(years_on, guesses, 1, key="k1") == [429]
+    assert (await bring(years_on, NUMBER, key="k1")).status == 429
 
 
 async def test_destroying_tokens_takes_nothing_back(env: Env) -> None:

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from valkey.asyncio import Valkey
 
-from tests.services.vault.support import CARD, IBAN, NUMBER, Env, Receipts
+from tests.services.vault.support import CARD, IBAN, NUMBER, Env, Receipts, later
 
 
 async def test_a_card_becomes_a_token(env: Env) -> None:
@@ -91,6 +92,25 @@ async def test_the_same_key_gives_the_same_token(env: Env) -> None:
     assert (other.status, other.json["fields"]) == (422, ["/card/exp_month"])
     foreign = await env.edge("POST", "/v1/tokens", {"type": "card", "card": CARD}, key="k1", tenant="other")
     assert foreign.json["id"] != first.json["id"]
+
+
+async def test_a_key_keeps_its_answer_when_the_card_has_expired_since(env: Env, valkey: Valkey) -> None:
+    body = {"type": "card", "card": CARD}
+    first = await env.edge("POST", "/v1/tokens", body, key="k1")
+    gone = await env.edge("POST", "/v1/tokens", body, key="k2")
+    await env.edge("DELETE", f"/v1/tokens/{gone.json['id']}")
+    years_on = later(env, valkey)
+    again = await years_on.edge("POST", "/v1/tokens", body, key="k1")
+    assert (again.status, again.content, again.header("idempotent-replayed")) == (201, first.content, "true")
+    other = {"type": "card", "card": {**CARD, "exp_month": 11}}
+    for key, card, problem in (
+        ("k1", other, "idempotency-key-reused"),
+        ("k2", body, "token-destroyed"),
+        ("k3", body, "card-expired"),
+    ):
+        refused = await years_on.edge("POST", "/v1/tokens", card, key=key)
+        assert refused.json["type"].rpartition("/")[2] == problem
+    assert (await years_on.edge("POST", "/v1/tokens", body)).json["type"].rpartition("/")[2] == "card-expired"
 
 
 async def test_fifty_at_once_with_one_key_make_one_token(env: Env) -> None:

@@ -36,7 +36,7 @@ from tallystick.contracts.vault.problems import (
 from tallystick.kernel import ids
 from tallystick.kernel.ids import InvalidId
 from tallystick.kernel.problem import InvalidRequest, Problem
-from tallystick.services.vault.model import CheckedCard, CheckedIban, check_card, check_iban
+from tallystick.services.vault.model import CheckedCard, CheckedIban, check_card, check_expiry, check_iban
 from tallystick.services.vault.service import Order, Send, Vault
 
 
@@ -47,17 +47,24 @@ async def create(service: Vault, request: Request[CreateToken]) -> Reply[Any]:
         subject = request.subject
         digest = service.digester.digest(_without_cvc(body))
         entry = Entry(subject.tenant, subject.client_id, request.route, request.idempotency_key, digest)
-    number = _checked(body, service)
-    made = await service.tokens.create(
-        Order(subject=request.subject, number=number, entry=entry, trace=request.trace_id)
-    )
+    order = Order(subject=request.subject, number=_checked(body), entry=entry, trace=request.trace_id)
+    try:
+        if isinstance(order.number, CheckedCard):
+            check_expiry(order.number, service.clock.now())
+    except CardExpired:
+        # A key that was answered keeps its answer, also when the card has expired since.
+        if (known := await service.tokens.known(order)) is None:
+            raise
+        made = known
+    else:
+        made = await service.tokens.create(order)
     return Reply.raw(made.body, made.status, replayed=made.replayed)
 
 
-def _checked(body: CreateToken, service: Vault) -> CheckedCard | CheckedIban:
+def _checked(body: CreateToken) -> CheckedCard | CheckedIban:
     if isinstance(body, CreateCardToken):
         card = body.card
-        return check_card(card.number, card.exp_month, card.exp_year, service.clock.now())
+        return check_card(card.number, card.exp_month, card.exp_year)
     return check_iban(body.bank_account.iban)
 
 

@@ -7,6 +7,7 @@ from tallystick.services.vault.model.numbers import (
     CheckedCard,
     CheckedIban,
     check_card,
+    check_expiry,
     check_iban,
 )
 from tallystick.services.vault.model.tokens import Masked, StoredToken, masked_card, masked_iban, view
@@ -21,6 +22,7 @@ __all__ = [
     "allow",
     "brand_of",
     "check_card",
+    "check_expiry",
     "check_iban",
     "conceal",
     "iban_ok",

@@ -37,18 +37,23 @@ class CheckedIban(msgspec.Struct, frozen=True):
         return "CheckedIban(****)"
 
 
-def check_card(number: str, exp_month: int, exp_year: int, now: datetime) -> CheckedCard:
-    """Raises InvalidCardNumber, CardExpired."""
+def check_card(number: str, exp_month: int, exp_year: int) -> CheckedCard:
+    """Raises InvalidCardNumber. Whether the card is still good is for `check_expiry`."""
     if not (12 <= len(number) <= 19 and number.isascii() and number.isdigit()):
         raise InvalidCardNumber("a card number has 12 to 19 digits", errors=_at("card/number", "12 to 19 digits"))
     if not luhn(number) or not number.strip("0"):
         raise InvalidCardNumber("the check digit is wrong", errors=_at("card/number", "the check digit is wrong"))
-    ended = datetime(exp_year + exp_month // 12, exp_month % 12 + 1, 1, tzinfo=now.tzinfo) + _LAST_PLACE
+    return CheckedCard(number, exp_month, exp_year, brand_of(number))
+
+
+def check_expiry(card: CheckedCard, now: datetime) -> None:
+    """Raises CardExpired."""
+    year, month = card.exp_year, card.exp_month
+    ended = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=now.tzinfo) + _LAST_PLACE
     if now >= ended:
         raise CardExpired("the card has expired")
-    if exp_year > now.year + _MAX_YEARS:
+    if year > now.year + _MAX_YEARS:
         raise CardExpired(f"no card is valid for more than {_MAX_YEARS} years")
-    return CheckedCard(number, exp_month, exp_year, brand_of(number))
 
 
 def check_iban(text: str) -> CheckedIban:

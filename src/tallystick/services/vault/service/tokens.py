@@ -14,7 +14,7 @@ from tallystick.chassis.auth import Subject
 from tallystick.chassis.batching import Batcher
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.deadline import Deadline
-from tallystick.chassis.idempotency import Answer, Entry, Fresh
+from tallystick.chassis.idempotency import Answer, Entry, Outcome
 from tallystick.chassis.keys import Aad, Keyring, KeyringError, Shredded
 from tallystick.chassis.outbox import Fact
 from tallystick.contracts.vault.messages import ClearBankAccount, ClearCard, Revealed, Token
@@ -93,6 +93,18 @@ class Tokens:
         """A new token, or the stored answer of the same request. Raises KeyReused, InProgress, TooManyAlike."""
         return await self._batcher.submit(order)
 
+    async def known(self, order: Order) -> Created | None:
+        """The stored answer of the same request; None when its key was not used. Raises as `create` does: who asks so guesses as well as who
+        brings a number.
+        """
+        if order.entry is None:
+            return None
+        (guessed,) = await self._guesses([order], self._clock.now())
+        if guessed is not None:
+            raise guessed
+        found = await idempotency.look(self._database, order.entry)
+        return None if found is None else _again(found)
+
     async def _create(self, orders: list[Order]) -> list[Created | Exception]:
         """All orders that wait, in one transaction: claim, seal, insert, tell, answer. Before it, their numbers are counted."""
         now = self._clock.now()
@@ -105,11 +117,7 @@ class Tokens:
             outcomes = await idempotency.claim(tx, [e for _, e in keyed], resource=[made[at] for at, _ in keyed])
             for (at, _), outcome in zip(keyed, outcomes, strict=True):
                 try:
-                    if not isinstance(outcome, Fresh) and (replay := outcome.raise_or_replay()) is not None:
-                        made_and_gone = replay.status == TokenDestroyed.status
-                        results[at] = (
-                            TokenDestroyed() if made_and_gone else Created(replay.body, replay.status, replayed=True)
-                        )
+                    results[at] = _again(outcome)
                 except Problem as problem:
                     results[at] = problem
             fresh = [at for at, result in enumerate(results) if result is None]
@@ -278,6 +286,16 @@ class Tokens:
         if isinstance(number, KeyringError):
             raise number
         return number
+
+
+def _again(outcome: Outcome) -> Created | None:
+    """The stored answer; None of a fresh key. Raises the problem when there is none to give, and TokenDestroyed after the token was."""
+    replay = outcome.raise_or_replay()
+    if replay is None:
+        return None
+    if replay.status == TokenDestroyed.status:
+        raise TokenDestroyed
+    return Created(replay.body, replay.status, replayed=True)
 
 
 def _fact(
