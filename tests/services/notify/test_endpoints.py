@@ -138,6 +138,7 @@ async def test_a_deleted_endpoint_takes_the_stored_answer_with_its_secret_along(
         assert answer.header("idempotent-replayed") == "true"
         assert answer.header("content-type") == "application/problem+json"
         assert first.json["id"] in answer.json["detail"]
+        assert answer.json["request_id"] == answer.header("request-id")
     rows = await env.service.query("SELECT body, digest, fields FROM idempotency WHERE key = 'k1'")
     assert [(row["digest"], row["fields"]) for row in rows] == [(b"", b"")]
     assert json.loads(rows[0]["body"])["status"] == 404, "in place of the sealed answer"

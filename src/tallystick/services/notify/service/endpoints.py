@@ -116,7 +116,7 @@ class Endpoints:
         if refusal is not None:
             raise refusal
         if replay is not None:
-            return Created(await self._opened(tenant, replay), replay.status, replayed=True)
+            return Created(await self._opened(order.actor, replay), replay.status, replayed=True)
         return Created(body, CREATED, replayed=False)
 
     @staticmethod
@@ -126,11 +126,14 @@ class Endpoints:
         (outcome,) = await idempotency.claim(tx, [entry], resource=[id_])
         return outcome.raise_or_replay()
 
-    async def _opened(self, tenant: str, replay: Replay) -> bytes:
-        """A stored answer: a refusal as it is, one with a secret out of its seal."""
-        if replay.status != CREATED or replay.resource is None:
+    async def _opened(self, actor: Actor, replay: Replay) -> bytes:
+        """A stored answer: a refusal as it is, one with a secret out of its seal. What a deletion left is said to the request that asks."""
+        if replay.resource is None or replay.status not in (CREATED, WebhookEndpointNotFound.status):
             return replay.body
-        return bytes(await self._keyring.open_sealed(replay.body, _answer_aad(tenant, EndpointId(replay.resource))))
+        endpoint = EndpointId(replay.resource)
+        if replay.status != CREATED:
+            return msgspec.json.encode(_unknown(endpoint).document(actor.trace))
+        return bytes(await self._keyring.open_sealed(replay.body, _answer_aad(actor.tenant, endpoint)))
 
     async def list(self, tenant: str, after: EndpointId | None, limit: int) -> list[Endpoint]:
         return await self._store.endpoints(self._database, tenant, after, limit)
