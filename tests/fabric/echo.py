@@ -1,13 +1,14 @@
-"""A tiny replica for the tests of the proxy: says what it received. `echo.py SOCKET NAME [--gray | --lose]`.
+"""A tiny replica for the tests of the proxy: says what it received. `echo.py SOCKET NAME [--gray | --lose | --die]`.
 
-`--gray`: passes its health check and answers everything else with 500. `--lose`: reads a request and hangs up. Each
-request that arrives is also written to the file `<SOCKET>.log`, so that a test can count attempts.
+`--gray`: passes its health check and answers everything else with 500. `--lose`: reads a request and hangs up. `--die`: reads a request and
+ends. Each request that arrives is also written to the file `<SOCKET>.log`, so that a test can count attempts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ async def main(path: str, name: str, mode: str) -> None:
                 healthy = target == "/health/ready"
                 if not healthy:
                     note(f"{method} {target}\n")
+                if mode == "--die" and not healthy:
+                    os._exit(1)
                 if mode == "--lose" and not healthy:
                     break
                 status = 500 if mode == "--gray" and not healthy else 200

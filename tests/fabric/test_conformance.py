@@ -378,7 +378,6 @@ async def test_outside_bad_requests_get_problem_documents(folder: Path) -> None:
         answer = await ask(session, "GET", "/v1/accounts")
         assert problem(answer) == (503, "unavailable")
         assert answer[1]["retryable"] is True
-        assert answer[1]["sent"] is False
 
 
 async def test_outside_speaks_tls_1_3_only_and_http_2(folder: Path) -> None:
@@ -487,6 +486,16 @@ async def test_a_post_is_sent_again_only_with_a_key(folder: Path) -> None:
             assert problem(answer) == (503, "unavailable")
             assert "sent" not in answer[1], "it may have acted"
             assert it.attempts("ledger-0") == 1, "inside, the caller repeats by itself and one hop is enough"
+
+
+async def test_outside_what_a_replica_died_with_is_not_told_as_taken_by_nobody(folder: Path) -> None:
+    """The second try meets no replica, but the first one may have acted."""
+    async with mesh(folder, {"payments": [("--die",)]}) as it, it.edge() as session:
+        answer = await ask(session, "POST", "/v1/payments", data=b"{}", headers={"idempotency-key": "k"})
+        assert problem(answer) == (503, "unavailable")
+        assert it.attempts("payments-0") == 1
+        assert "sent" not in answer[1]
+        assert "not known" in answer[1]["detail"]
 
 
 async def test_an_unsampled_request_has_a_trace_id_too(folder: Path) -> None:

@@ -258,13 +258,19 @@ def local_replies(extra: dict[str, str], *, inner: bool = False) -> Json:
             f'"detail":"{detail}","retryable":{"true" if retryable else "false"}{more}'
         )
 
-    # no healthy host, circuit open, connection failed: these reached nobody, so `chassis.call` may repeat them safely
+    # No healthy host, circuit open, connection failed: inside these reached nobody, so `chassis.call` may repeat them safely. At the edge
+    # it is the last try that reached nobody: the replica that had the one before may have died after it acted.
     unsent: Json = {"response_flag_filter": {"flags": ["UH", "UO", "UF"]}}
     kind = problem.Unavailable
+    detail, more = (
+        ("No replica could take this request.", UNSENT)
+        if inner
+        else ("No replica can take this request now. If one had it before, its outcome is not known.", "")
+    )
     mappers = [
         mapper(
             {"and_filter": {"filters": [status_filter("EQ", 503), unsent]}},
-            document(503, kind.slug, kind.title, "No replica could take this request.", retryable=True, more=UNSENT),
+            document(503, kind.slug, kind.title, detail, retryable=True, more=more),
             REQUEST_ID,
         ),
         *(
