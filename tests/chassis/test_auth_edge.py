@@ -394,6 +394,24 @@ async def test_exchange_near_the_end_of_the_access_token_is_not_asked_for_again(
     assert await world.auth.exchange(subject) != await world.auth.exchange(subject)
 
 
+@pytest.mark.parametrize(("kind", "again"), [("kid", True), ("all-before", True), ("client", False), ("jti", False)])
+async def test_what_is_kept_is_not_passed_on_when_its_key_or_its_time_was_taken_back(
+    world: World, kind: str, again: bool
+) -> None:
+    subject = await world.ask(world.holder.headers(world.issuer.access(world.holder)))
+
+    async def kept() -> tuple[str, str]:
+        return await world.auth.exchange(subject), await world.auth.service_token("acme", "cli_two", "resume")
+
+    before = await kept()
+    world.server.revoke(kind, "1" if kind == "all-before" else "another")
+    await world.feed.fetch()
+    after = await kept()
+    assert [one != other for one, other in zip(before, after, strict=True)] == [again, again]
+    await world.feed.fetch()
+    assert await kept() == after, "the same list again takes nothing back"
+
+
 async def test_inner_subject_passes_its_own_token_on(world: World) -> None:
     token = world.issuer.transaction()
     subject = await world.auth.transaction(token, "payments")

@@ -81,7 +81,7 @@ class Authenticator:
         self._keys = KeySet(identity.keys)
         self._verifier = ProofVerifier()
         self._tokens = VerifiedTokens()
-        self._exchanged: OrderedDict[tuple[str, ...], tuple[str, float]] = OrderedDict()
+        self._exchanged: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()
         self._exchanging: SingleFlight[tuple[str, ...], str] = SingleFlight(timeout=5.0)
         self._peer = re.compile(
             rf"spiffe://{re.escape(trust_domain)}/ns/[a-z0-9-]{{1,63}}/sa/([a-z][a-z0-9_-]{{0,62}})", re.ASCII
@@ -227,15 +227,19 @@ class Authenticator:
     ) -> str:
         now = self._clock.now().timestamp()
         kept = self._exchanged.get(key)
-        if kept is not None and (kept[1] > now + MARGIN or (kept[1] > now and kept[1] >= last)):
+        if (
+            kept is not None
+            and kept.swept == self._feed.swept
+            and (kept.until > now + MARGIN or (kept.until > now and kept.until >= last))
+        ):
             self._exchanged.move_to_end(key)
-            return kept[0]
+            return kept.token
 
         async def load() -> str:
-            asked_at = self._clock.now().timestamp()
+            asked_at, swept = self._clock.now().timestamp(), self._feed.swept
             exchanged = await ask()
             # `expires_in` counts from the whole second in which the token was issued.
-            self._exchanged[key] = (exchanged.transaction_token, asked_at + exchanged.expires_in - 1.0)
+            self._exchanged[key] = _Kept(exchanged.transaction_token, asked_at + exchanged.expires_in - 1.0, swept)
             self._exchanged.move_to_end(key)
             if len(self._exchanged) > MAX_EXCHANGED:
                 self._exchanged.popitem(last=False)
@@ -274,6 +278,14 @@ class Authenticator:
         except KeyUnknown as unknown:
             await self._keys.learn(unknown.kid)
             return check()
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A transaction token that is passed on until `until`, or until a key or all tokens of a time are taken back (`RevocationFeed.swept`)."""
+
+    token: str
+    until: float
+    swept: int
 
 
 class _Sent(msgspec.Struct, frozen=True):

@@ -55,6 +55,8 @@ class Revoked:
     def __init__(self) -> None:
         self._until: dict[tuple[str, str], int] = {}
         self._all_before = float("-inf")
+        #: How often something was taken back that is not one token or one client: a key, or all that was issued before a time.
+        self.swept = 0
 
     def add(self, kind: Kind, id: str, until: int) -> None:  # noqa: A002 - the field's name in the feed
         """Raises ValueError for an `all-before` whose id isn't a time."""
@@ -62,9 +64,11 @@ class Revoked:
             instant = float(id)
             if not math.isfinite(instant):
                 raise ValueError("not a Unix time")
+            self.swept += instant > self._all_before
             self._all_before = max(self._all_before, instant)
         else:
             key = (kind, id)
+            self.swept += kind == "kid" and key not in self._until
             self._until[key] = max(until, self._until.get(key, until))
 
     def forget(self, now: float) -> None:
@@ -120,6 +124,11 @@ class RevocationFeed:
 
     def concerns(self, token: Verified) -> bool:
         return self._revoked.concerns(token)
+
+    @property
+    def swept(self) -> int:
+        """Another number than before: tokens of all sorts may be good no more, also those that are at hand to be passed on."""
+        return self._revoked.swept
 
     def receive(self, data: bytes) -> None:
         """One message from the bus. What can't be read counts as missed."""
