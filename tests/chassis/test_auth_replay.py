@@ -77,7 +77,7 @@ async def test_keys_are_small_named_for_the_service_and_expire(valkey: Valkey) -
     assert key.startswith(b"payments:{payments-dpop}:")
     assert len(key) == len(b"payments:{payments-dpop}:") + 16
     assert REMEMBERED - 2 <= await valkey.ttl(key) <= REMEMBERED
-    assert REMEMBERED > 65  # a proof is good for 60 s after an `iat` that may be 5 s ahead
+    assert REMEMBERED > 70  # a proof is good for 60 s after an `iat` that may be 10 s ahead
 
 
 async def test_without_the_store_writes_stop_and_reads_go_on_once() -> None:

@@ -78,6 +78,7 @@ async def test_clocks_that_are_ahead(world: World) -> None:
     client = await world.client()
     now = int(world.clock.now().timestamp())
     assert (await client.token(client.assertion(iat=now + 8, nbf=now + 8))).status == 200
+    assert (await client.token(proofs=[client.proof(iat=now + 10)])).status == 200
     unauthenticated(await client.token(client.assertion(iat=now + 61)))
     unauthenticated(await client.token(client.assertion(nbf=now + 61)))
 

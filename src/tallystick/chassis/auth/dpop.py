@@ -17,7 +17,7 @@ from tallystick.chassis.auth.jose import Jwk, PublicKey, Refused, encode, parse,
 from tallystick.chassis.auth.problems import PROOF_ALGORITHMS
 
 MAX_AGE: Final = 60  # seconds since `iat`
-MAX_AHEAD: Final = 5  # seconds that the client's clock may be ahead of ours
+MAX_AHEAD: Final = 10  # seconds that the client's clock may be ahead of ours: FAPI 2.0, 5.3.2.1, wants as many accepted
 MAX_PROOF: Final = 4096  # characters; an RSA-4096 key takes about 700 of them
 MAX_JTI: Final = 256
 
