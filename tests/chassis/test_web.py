@@ -741,7 +741,7 @@ async def test_a_query_where_none_is_taken_is_refused(env: Env) -> None:
     [
         ("GET", "/", 404), ("GET", "/v1/sales/", 404), ("GET", "//v1/sales", 404), ("GET", "/v1/sales/a/b", 404),
         ("GET", "/V1/sales", 404), ("GET", "/v1/%73ales", 404), ("GET", "/v1/sales/a%2Fcapture", 404),
-        ("DELETE", "/v1/sales", 405), ("HEAD", "/v1/sales", 405), ("OPTIONS", "/v1/sales/a", 405),
+        ("DELETE", "/v1/sales", 405), ("HEAD", "/v1/sales/a/capture", 405), ("OPTIONS", "/v1/sales/a", 405),
         ("POST", "/health/live", 404),
     ],
 )  # fmt: skip
@@ -753,7 +753,40 @@ async def test_a_path_or_method_that_is_not_there(env: Env, method: str, path: s
 
 
 async def test_405_says_what_is_allowed(env: Env) -> None:
-    assert (await ask(env.app, "PUT", "/v1/sales")).header("allow") == "GET, POST"
+    assert (await ask(env.app, "PUT", "/v1/sales")).header("allow") == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/sales?limit=3", "/v1/sales/sale_9", "/v1/sales?no=1", "/tile/0/x001/067", "/health/live", "/openapi/shop.json"]
+)  # fmt: skip
+async def test_what_may_be_got_may_be_asked_for_its_head(env: Env, target: str) -> None:
+    """RFC 9110 section 9.1: GET and HEAD are what every server knows. The same checks, status and headers; no content."""
+    path = target.partition("?")[0]
+    got, headed = [
+        await ask(env.app, method, target, headers=env.world.edge(method, path)) for method in ("GET", "HEAD")
+    ]
+    assert (headed.status, headed.content) == (got.status, b"")
+
+    def headers(answer: Answer) -> list[tuple[str, str]]:
+        return [(name, value) for name, value in answer.headers if name != "request-id"]
+
+    if got.status < 400:
+        assert headers(headed) == headers(got)
+    assert int(headed.header("content-length") or 0) == len(got.content)
+    assert headed.header("request-id")
+
+
+async def test_a_proof_for_get_is_none_for_head(env: Env) -> None:
+    with logs.captured() as lines:
+        good = await ask(env.app, "HEAD", "/v1/sales", headers=env.world.edge("HEAD", "/v1/sales"))
+        bad = await ask(env.app, "HEAD", "/v1/sales", headers=env.world.edge("GET", "/v1/sales"))
+        poor = await ask(
+            env.app, "HEAD", "/v1/sales", headers=env.world.edge("HEAD", "/v1/sales", scope="payments:write")
+        )
+    assert (good.status, bad.status, poor.status, bad.content, poor.content) == (200, 401, 403, b"", b"")
+    assert "invalid_dpop_proof" in (bad.header("www-authenticate") or "")
+    done = [line for line in lines if line["event"] == "request.done"]
+    assert [(line["route"], line["bytes_out"]) for line in done] == [("GET /v1/sales", 0)] * 3
 
 
 async def test_a_path_may_take_the_rest(env: Env) -> None:

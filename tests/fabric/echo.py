@@ -40,7 +40,7 @@ async def main(path: str, name: str, mode: str) -> None:
                 answer = json.dumps(seen).encode()
                 writer.write(
                     f"HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {len(answer)}\r\n\r\n".encode()
-                    + answer
+                    + (b"" if method == "HEAD" else answer)
                 )
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

@@ -171,6 +171,9 @@ async def test_inside_each_caller_reaches_what_the_charters_grant_and_nothing_el
                         for granted_action in charters[target].callers[caller]
                         if granted_action.split(" ")[1] == action.split(" ")[1]
                     }
+                    # who may GET may ask for the head of the same answer
+                    async with session.head(path) as head:
+                        assert head.status == (200 if "GET" not in others else 403), (caller, target, path)
                     for other in others:
                         assert (await ask(session, other, path))[0] == 403, (caller, target, other, path)
                 for path in (
@@ -292,6 +295,8 @@ async def test_outside_only_the_charters_paths_exist(folder: Path) -> None:
                     assert headers["strict-transport-security"].startswith("max-age=")
                     assert headers["x-content-type-options"] == "nosniff"
                     assert "server" not in headers or headers["server"] == "tallystick"
+                    async with session.head(prefix + suffix) as head:
+                        assert (head.status, head.headers["content-type"]) == (200, "application/json")
                 assert problem(await ask(session, "GET", prefix + "x")) == (404, "not-found"), "half a segment"
             status, seen, _ = await ask(session, "GET", f"/openapi/{name}.json")
             assert (status, seen["replica"]) == (200, f"{name}-0")
@@ -313,6 +318,8 @@ async def test_outside_only_the_charters_paths_exist(folder: Path) -> None:
         status, body, headers = await ask(session, "GET", "/openapi.json")
         assert (status, headers["content-type"]) == (200, "application/json")
         assert [entry["service"] for entry in body["data"]] == list(CHARTERS)
+        async with session.head("/openapi.json") as head:
+            assert (head.status, head.headers["content-length"]) == (200, headers["content-length"])
 
 
 async def test_outside_what_only_the_platform_may_say_is_removed(folder: Path) -> None:

@@ -345,6 +345,21 @@ async def test_what_clients_say_of_themselves_is_not_believed(
         assert (await only(edge, data)).json["issuer"] == edge.url
 
 
+async def test_what_may_be_got_may_be_asked_for_its_head(platform: PlatformUnderTest, credentials: Credentials) -> None:
+    async with Edge(platform.port, platform.ca) as edge:
+        client = Client(edge, credentials(TENANT))
+        token = await client.token()
+        for path in ("/v1/accounts", "/v1/accounts?limit=x", "/v1/payments/pay_none", "/oauth2/jwks", "/openapi.json", "/openapi/ledger.json", "/oauth2/token"):  # fmt: skip
+            got, headed = [await client.call(method, path) for method in ("GET", "HEAD")]
+            assert (headed.status, headed.body) == (got.status, b""), path
+            assert headed.header("content-length") == str(len(got.body)), path
+            for name in ("content-type", "cache-control", "allow", "strict-transport-security"):
+                assert headed.header(name) == got.header(name), (path, name)
+        proved_for_get = [("Authorization", f"DPoP {token}"), ("DPoP", client.proof("GET", "/v1/accounts", token))]
+        assert (await edge.send("HEAD", "/v1/accounts", proved_for_get)).status == 401
+        assert (await edge.send("HEAD", "/v1/accounts")).status == 401
+
+
 async def test_methods_that_nothing_needs(platform: PlatformUnderTest) -> None:
     async with Edge(platform.port, platform.ca) as edge:
         asking = [
@@ -352,13 +367,11 @@ async def test_methods_that_nothing_needs(platform: PlatformUnderTest) -> None:
             ("Access-Control-Request-Method", "POST"),
             ("Access-Control-Request-Headers", "authorization, dpop"),
         ]
-        for method in ("OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "HEAD", "PROPFIND", "SEARCH", "LOCK"):
+        for method in ("OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "PROPFIND", "SEARCH", "LOCK"):
             for path in ("/v1/accounts", "/v1/payments", "/oauth2/token"):
                 secret = ("Cookie", "secret=not-to-be-echoed")
                 answer = await edge.send(method, path, [*asking, secret])
-                assert answer.status == 405, (method, path, answer)
-                if method != "HEAD":
-                    refused(answer, 405, "method-not-allowed", "takes", where=f"{method} {path}")
+                refused(answer, 405, "method-not-allowed", "takes", where=f"{method} {path}")
                 assert answer.header("allow"), (method, path)
                 assert b"not-to-be-echoed" not in answer.body
                 assert not [name for name, _ in answer.headers if name.startswith("access-control-")]

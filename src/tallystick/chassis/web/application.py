@@ -138,10 +138,10 @@ class Application:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         own = self._own.get(scope["path"])
         call = Call(scope, receive)
-        if own is not None and scope["method"] == "GET":
+        if own is not None and scope["method"] in ("GET", "HEAD"):
             answer = own()
             answer.headers.append((b"request-id", call.trace.trace_id.encode()))
-            await send_answer(send, answer)
+            await send_answer(scope, send, answer)
             return
         started = perf_counter()
         bound: Bound | None = None
@@ -161,7 +161,7 @@ class Application:
                 else:
                     answer = await self._work(bound, parameters, call)
             answer.headers.append((b"request-id", call.trace.trace_id.encode()))
-            await send_answer(send, answer)
+            await send_answer(scope, send, answer)
         except ClientGone:
             answer = Answer(499, [], b"")
         finally:

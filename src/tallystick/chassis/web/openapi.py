@@ -76,6 +76,8 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Link": {"description": "Of a file: its next page (RFC 8288)", "schema": {"type": "string"}},
 }
 
+_HEAD = "Each path that takes GET takes HEAD too: the same checks, status and headers, without the content (RFC 9110)."
+
 
 def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
@@ -102,7 +104,12 @@ def openapi(
     return _with_public_names(
         {
             "openapi": "3.1.0",
-            "info": {"title": f"Tallystick: {service}", "version": version("tallystick"), "license": _license()},
+            "info": {
+                "title": f"Tallystick: {service}",
+                "version": version("tallystick"),
+                "description": _HEAD,
+                "license": _license(),
+            },
             "servers": [{"url": "/"}],
             "paths": dict(sorted(paths.items())),
             "components": {

@@ -14,7 +14,9 @@ NO_PARAMETERS: dict[str, str] = {}
 
 
 class Router(Generic[R]):
-    """Each row stands with what `add` was given for it. Two rows that one request would match are refused."""
+    """Each row stands with what `add` was given for it. Two rows that one request would match are refused. A row for GET is one for HEAD
+    too (RFC 9110 section 9.3.2).
+    """
 
     def __init__(self) -> None:
         self._exact: dict[str, dict[str, R]] = {}
@@ -27,6 +29,8 @@ class Router(Generic[R]):
             msg = f"{endpoint.where} is in the table twice"
             raise ValueError(msg)
         methods[endpoint.method] = target
+        if endpoint.method == "GET":
+            methods["HEAD"] = target
 
     def find(self, method: str, path: str) -> tuple[R, dict[str, str]]:
         """The row's target and the path's parameters. Raises NotFound or MethodNotAllowed (with `Allow`)."""

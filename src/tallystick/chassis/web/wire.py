@@ -82,11 +82,14 @@ def header_list(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs]
 
 
-async def send_answer(send: Send, answer: Answer) -> None:
+async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
+    """What is asked by HEAD has the headers that GET would have, the length too, and no content."""
     headers = answer.headers
     headers.append((b"content-length", b"%d" % len(answer.content)))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append((b"cache-control", b"no-store"))
+    if scope["method"] == "HEAD":
+        answer.content = b""
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.content})
 

@@ -265,9 +265,9 @@ def _service_routes(
     if keyed:
         paths = {"safe_regex": {"regex": "|".join(map(parts.path_regex, keyed))}}
         has_key = {"name": "idempotency-key", "present_match": True}
-        routes.append(route("-keyed", match(paths, _method("POST"), has_key), parts.KEYED_RETRIES))
+        routes.append(route("-keyed", match(paths, parts.method("POST"), has_key), parts.KEYED_RETRIES))
     # asked again when the connection breaks: a read does nothing, so nobody needs to see that a replica died
-    routes.append(route("-read", match(path, _method("GET")), parts.KEYED_RETRIES))
+    routes.append(route("-read", match(path, parts.method("GET")), parts.KEYED_RETRIES))
     routes.append(route("", path | meant, parts.SAFE_RETRIES))
     return routes
 
@@ -283,13 +283,9 @@ def _index(charters: Mapping[str, Charter]) -> Json:
     body = {"data": [{"service": name, "openapi": f"/openapi/{name}.json"} for name in charters if _is_home(name)]}
     return {
         "name": "openapi",
-        "match": {"path": "/openapi.json", "headers": [_method("GET")]},
+        "match": {"path": "/openapi.json", "headers": [parts.method("GET")]},
         "direct_response": {"status": 200, "body": {"inline_string": json.dumps(body, separators=(",", ":"))}},
         "response_headers_to_add": parts.headers(
             {"content-type": "application/json", "request-id": parts.REQUEST_ID}, "OVERWRITE_IF_EXISTS_OR_ADD"
         ),
     }
-
-
-def _method(name: str) -> Json:
-    return {"name": ":method", "string_match": {"exact": name}}

@@ -124,7 +124,7 @@ def _permission(action: str) -> Json:
     return {
         "and_rules": {
             "rules": [
-                {"header": {"name": ":method", "string_match": {"exact": method}}},
+                {"header": parts.method(method)},
                 {"url_path": {"path": matcher}},
             ]
         }

@@ -56,6 +56,12 @@ def path_regex(path: str) -> str:
     return re.sub(r"\\\{[a-z_]+\\\}", "[^/]+", re.escape(path))
 
 
+def method(name: str) -> Json:
+    """The condition that a request has this method. Who may GET may ask for the head of the same answer."""
+    wanted: Json = {"safe_regex": {"regex": "GET|HEAD"}} if name == "GET" else {"exact": name}
+    return {"name": ":method", "string_match": wanted}
+
+
 def pipe(path: Path, *, mode: int | None = None) -> Json:
     return {"pipe": {"path": str(path)} | ({"mode": mode} if mode is not None else {})}
 
