@@ -217,6 +217,37 @@ def test_lines_of_libraries_pass_the_same_guards() -> None:
     assert (lines[1]["service"], lines[1]["replica"], lines[1]["ms"], lines[1]["level"]) == ("shop", 1, 12.3, "error")
 
 
+class Word(str):
+    """As libraries have them: no plain text."""
+
+    __slots__ = ()
+
+
+ODD = ("half \ud800 of a pair", "\udc80", "byte \udcff of a file's name", "\ud83d\ude00", Word("x"), Word("x" * 20))
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_no_text_is_too_odd_for_a_line(text: str) -> None:
+    code = compile("raise KeyError", f"/tmp/{text}.py", "exec", dont_inherit=True)
+    with logs.captured() as lines:
+        telemetry.log.info(f"odd.{text}", reason=text, errors=[text, CARD])
+        try:
+            exec(code)
+        except KeyError as error:
+            telemetry.log.error("odd.failed", error=error, name=text)
+    assert [(line["event"][:4], line["level"]) for line in lines] == [("odd.", "info"), ("odd.", "error")]
+    assert lines[0]["errors"][1] == "[number]"
+    assert redact.mask(f"\ud800 {CARD} \udfff") == "? [number] ?"
+
+
+def test_a_librarys_line_that_can_not_be_made_is_told_without_what_it_holds(capfd: pytest.CaptureFixture[str]) -> None:
+    record = logging.LogRecord("nats", logging.ERROR, "x.py", 1, "%d cards: %s", (CARD, TOKEN), None)
+    with logs.captured() as lines:
+        logs._Bridge().handle(record)
+    assert [(line["event"], line["logger"], line["error"]) for line in lines] == [("library.log", "nats", "TypeError")]
+    assert capfd.readouterr() == ("", "")
+
+
 def telemetry_lines() -> Any:
     return logs.captured()
 

@@ -284,6 +284,7 @@ def nested(depth: int) -> bytes:
         (GOOD.decode().encode("utf-16"), ""),
         (b'{"lines": [], "lines": []}', ""),
         (b'{"lines": [], "l\\u0069nes": []}', ""),
+        (b'{"\\ud800": 1, "\\ud800": 2}', ""),
         (b'{"lines": [{"count": 1, "price": {"amount": "1", "amount": "2", "currency": "EUR"}}]}', ""),
         (b'{"lines": [], "tags": {"a": "1", "a": "2"}}', ""),
         (b'{"note": "\\ud800", "lines": []}', ""),

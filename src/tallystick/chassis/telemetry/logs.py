@@ -19,7 +19,7 @@ from tallystick.chassis.telemetry import context, redact
 from tallystick.chassis.telemetry.output import Output
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=redact.named)
 
 
 class _Process:
@@ -170,8 +170,9 @@ class _Bridge(logging.Handler):
             if record.exc_info and record.exc_info[1] is not None:
                 fields["error"] = record.exc_info[1]
             getattr(log, _level_of(record.levelno))("library.log", **fields)
-        except Exception:  # noqa: BLE001  # the contract of logging.Handler: never raise into the caller
-            self.handleError(record)
+        except Exception as error:  # noqa: BLE001  # the contract of logging.Handler: never raise into the caller
+            # its own `handleError` prints the message and its arguments as they are
+            log.error("library.log", logger=record.name, error=error)
 
 
 def _level_of(number: int) -> str:

@@ -80,8 +80,14 @@ def allowed(key: str) -> bool:
     return key in _allowed
 
 
+def readable(text: str) -> str:
+    """`text` as UTF-8 can have it: a lone surrogate (a JSON escape, a byte of a file's name) becomes a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def mask(text: str) -> str:
-    """`text` without what looks like a card number, an IBAN, a token or a private key."""
+    """`text` without what looks like a card number, an IBAN, a token or a private key, and `readable`."""
+    text = readable(text)
     if len(text) < 12:
         return text
     cut = len(text) > MAX_TEXT
@@ -123,6 +129,10 @@ def clean(value: Any) -> Any:
         return type(value).__name__
     if isinstance(value, list | tuple | set | frozenset):
         return [clean(item) for item in list(value)[:MAX_ITEMS]]
+    return named(value)
+
+
+def named(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 
@@ -154,7 +164,7 @@ def _frames(traceback: TracebackType | None) -> list[str]:
     found: list[str] = []
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        found.append(f"  {code.co_filename}:{traceback.tb_lineno} {code.co_name}")
+        found.append(f"  {readable(code.co_filename)}:{traceback.tb_lineno} {code.co_name}")
         traceback = traceback.tb_next
     return found
 
