@@ -86,6 +86,7 @@ class Sold(msgspec.Struct, frozen=True):
 
 class Filter(Paging, frozen=True, kw_only=True):
     state: Annotated[str, msgspec.Meta(max_length=10)] | None = None
+    sequence: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 Number = Annotated[str, msgspec.Meta(max_length=20, extra_json_schema={"pattern": "^sale_[0-9]+$"})]
@@ -724,7 +725,8 @@ async def test_lists_go_page_by_page(env: Env) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "limit=0", "limit=201", "limit=1.5", "limit=x", "limit=1&limit=2", "limit", "unknown=1", "state=" + "x" * 11,
+        "limit=0", "limit=201", "limit=1.5", "limit=x", "limit=1e1", "limit=1.0", "limit=01", "limit=-0", "limit=" + "9" * 4000, "sequence=null",
+        "sequence=NULL", "sequence=9007199254740993.0", "sequence=+1", "sequence=-0", "limit=1&limit=2", "limit", "unknown=1", "state=" + "x" * 11,
         "after=", "after=!!!", "after=" + cursor("text"), "after=" + cursor(1, 2), "after=" + cursor(-1), "after=" + cursor(1 << 63), "after=" + cursor(1)[:-1] + "%00",
         "state=%ff", "state=a%00b", "state=a%0a", "a=" + "x" * 5000, "&".join(f"a{n}=1" for n in range(100)),
     ],
