@@ -384,6 +384,7 @@ async def test_outside_bad_requests_get_problem_documents(folder: Path) -> None:
         # no replica at all: a problem that says so and may be tried again
         answer = await ask(session, "GET", "/v1/accounts")
         assert problem(answer) == (503, "unavailable")
+        assert answer[2]["retry-after"] == "1"
         assert answer[1]["retryable"] is True
 
 
@@ -476,7 +477,9 @@ async def test_a_post_is_sent_again_only_with_a_key(folder: Path) -> None:
     """The replica reads the request and hangs up: it may have acted."""
     async with mesh(folder, {"payments": [("--lose",)], "ledger": [("--lose",)]}) as it:
         async with it.edge() as session:
-            assert problem(await ask(session, "POST", "/v1/payments", data=b"{}")) == (503, "unavailable")
+            answer = await ask(session, "POST", "/v1/payments", data=b"{}")
+            assert problem(answer) == (503, "unavailable")
+            assert answer[2]["retry-after"] == "1"
             assert it.attempts("payments-0") == 1
             key = {"idempotency-key": "k"}
             assert (await ask(session, "POST", "/v1/payments", data=b"{}", headers=key))[0] == 503

@@ -240,6 +240,17 @@ class Http2:
                 return "200" if payload[:1] == b"\x88" else "4xx"  # the index of `:status: 200` (RFC 7541, appendix A)
         return "closed"
 
+    async def content(self, stream: int) -> bytes:
+        """The whole content of an answer, whatever its status."""
+        content = b""
+        while (found := await self.read()) is not None:
+            kind, flags, number, payload = found
+            if number == stream:
+                content += payload if kind == DATA else b""
+                if flags & 1:
+                    return content
+        return content
+
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()

@@ -78,6 +78,8 @@ async def test_no_request_can_be_read_as_two(platform: PlatformUnderTest) -> Non
             b"GET /oauth2/jwks HTTP/1.1\r\nHost: localhost\r\nX-A: b\x00c\r\n\r\n",
             b"GET /oauth2/jwks HTTP/1.1\r\n Host: localhost\r\n\r\n",
             b"GET /oauth2/jwks HTTP/1.1\r\n\r\n",
+            GET + b"Host: evil.example\r\n\r\n",
+            b"GET /oauth2/jwks HTTP/1.1\r\nHost: evil@localhost\r\nConnection: close\r\n\r\n",
             b"GET /oauth2/jwks HTTP/1.1\r\nHost: localhost\r\n: x\r\n\r\n",
             b"GET /oauth2/jwks HTTP/1.1\r\nHost: localhost\r\nX(Y): x\r\n\r\n",
             b"GET /oauth2/jwks#x HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -367,7 +369,9 @@ async def test_methods_that_nothing_needs(platform: PlatformUnderTest) -> None:
             ("Access-Control-Request-Method", "POST"),
             ("Access-Control-Request-Headers", "authorization, dpop"),
         ]
-        for method in ("OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "PROPFIND", "SEARCH", "LOCK"):
+        for method in ("PROPFIND", "SEARCH", "LOCK", "MSEARCH", "SOURCE"):
+            refused(await edge.send(method, "/v1/accounts"), 400, "invalid-request", where=method)
+        for method in ("OPTIONS", "TRACE", "PUT", "PATCH", "DELETE"):
             for path in ("/v1/accounts", "/v1/payments", "/oauth2/token"):
                 secret = ("Cookie", "secret=not-to-be-echoed")
                 answer = await edge.send(method, path, [*asking, secret])
@@ -381,9 +385,11 @@ async def test_methods_that_nothing_needs(platform: PlatformUnderTest) -> None:
             b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n",
             b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost:1\r\n\r\n",
             b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            b"GET https://localhost?x=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         ):
             answer = await only(edge, data)
-            assert answer.status in {400, 404}, (data, answer)
+            refused(answer, answer.status, {400: "invalid-request", 404: "not-found"}[answer.status], where=data)
+            assert answer.json["request_id"] != "-", data
         upgrade = (
             b"GET /v1/accounts HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -468,6 +474,9 @@ async def test_http_2_without_its_traps(platform: PlatformUnderTest) -> None:
         outcomes = await asyncio.gather(*(attempt(sent) for sent in traps.values()))
         for name, outcome in zip(traps, outcomes, strict=True):
             assert outcome in {"reset", "closed", "4xx"}, (name, outcome)
+        for stream, method in enumerate(("get", "FOO!", "M-SEARCH", "PROPFIND"), 1):
+            good.writer.write(good.get(2 * stream + 1, method=method))
+            assert b'/problems/invalid-request"' in await asyncio.wait_for(good.content(2 * stream + 1), 20), method
         await hang_up(good.writer)
 
 

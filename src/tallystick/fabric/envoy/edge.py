@@ -32,6 +32,9 @@ BUFFER_BYTES = 64 << 10
 #: Under this name a route says whose it is, for the rate limit.
 METADATA = "tallystick"
 
+#: Those of RFC 9110, and PATCH. What of them a path takes is for its service to say.
+METHODS = "GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE"
+
 PLAIN = "edge"
 MUTUAL = "edge-mtls"
 LISTENERS = (PLAIN, MUTUAL)
@@ -185,7 +188,9 @@ def _rate_limit(charters: Mapping[str, Charter]) -> Json:
 
 
 def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
-    routes: list[Json] = [_uncertified()] if listener == MUTUAL else []
+    routes = _unread()
+    if listener == MUTUAL:
+        routes.append(_uncertified())
     # The first that matches is taken: those that ask for more than a path come before those that don't.
     for name, charter in sorted(charters.items(), key=lambda item: _is_home(item[0])):
         for path in charter.edge.paths:
@@ -211,6 +216,22 @@ def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
             else {}
         ),
     }
+
+
+def _unread() -> list[Json]:
+    """What the proxy reads and others would not: over HTTP/2 any word is a method, which the service's parser then refuses in words of its own;
+    two Host headers become one with a comma (RFC 9112 section 3.2), and a user in front of the host is there to mislead (RFC 9110 section 4.2.4).
+    """
+
+    def unlike(header: str, pattern: str) -> Json:
+        matcher = {"name": header, "string_match": {"safe_regex": {"regex": pattern}}, "invert_match": True}
+        return {
+            "name": "unread",
+            "match": {"prefix": "/", "headers": [matcher]},
+            "direct_response": {"status": 400},
+        }
+
+    return [unlike(":method", METHODS), unlike(":authority", "[^,@]*")]
 
 
 def _uncertified() -> Json:

@@ -198,6 +198,8 @@ REQUEST_ID = "%STREAM_ID%"
 UNREAD_ID = "edge-%START_TIME(%s%6f)%-%CONNECTION_ID%"
 #: Member of the problem document of a request that was passed on to nobody.
 UNSENT = ',"sent":false'
+#: `OPTIONS *`, and an address without a path, are answered 404 before there is an id.
+WITHOUT_PATH: Json = {"header_filter": {"header": {"name": "x-request-id", "present_match": False}}}
 INNER = frozenset({403, 503, 504})
 UNREAD = frozenset({400, 408, 426, 431, 501})
 
@@ -245,23 +247,32 @@ def local_replies(extra: dict[str, str], *, inner: bool = False) -> Json:
     to be had. Inside (`inner`) they bear none, the caller knows its trace, and fewer kinds can happen.
     """
 
-    def mapper(condition: Json, fields: str, name: str) -> Json:
+    def mapper(condition: Json, fields: str, name: str, *, again: bool = False) -> Json:
         member = f',"request_id":"{name}"' if not inner else ""
+        more = {} if inner else {"request-id": name} | ({"retry-after": "1"} if again else {})
         return {
             "filter": condition,
             "body_format_override": {
                 "text_format_source": {"inline_string": "{" + fields + member + "}"},
                 "content_type": "application/problem+json",
             },
-            "headers_to_add": headers(
-                extra | ({"request-id": name} if not inner else {}), "OVERWRITE_IF_EXISTS_OR_ADD"
-            ),
+            "headers_to_add": headers(extra | more, "OVERWRITE_IF_EXISTS_OR_ADD"),
         }
 
     def document(status: int, slug: str, title: str, detail: str, *, retryable: bool, more: str = "") -> str:
         return (
             f'"type":"{problem.DOCS}/{slug}","title":"{title}","status":{status},'
             f'"detail":"{detail}","retryable":{"true" if retryable else "false"}{more}'
+        )
+
+    def own(status: int, name: str, *conditions: Json) -> Json:
+        slug, title, detail, retryable = _OWN[status]
+        filters = [status_filter("EQ", status), *conditions]
+        return mapper(
+            {"and_filter": {"filters": filters}} if conditions else filters[0],
+            document(status, slug, title, detail, retryable=retryable),
+            name,
+            again=retryable and status >= 500,
         )
 
     # No healthy host, circuit open, connection failed: inside these reached nobody, so `chassis.call` may repeat them safely. At the edge
@@ -278,14 +289,12 @@ def local_replies(extra: dict[str, str], *, inner: bool = False) -> Json:
             {"and_filter": {"filters": [status_filter("EQ", 503), unsent]}},
             document(503, kind.slug, kind.title, detail, retryable=True, more=more),
             REQUEST_ID,
+            again=True,
         ),
+        *([] if inner else [own(404, UNREAD_ID, WITHOUT_PATH)]),
         *(
-            mapper(
-                status_filter("EQ", status),
-                document(status, slug, title, detail, retryable=retryable),
-                UNREAD_ID if status in UNREAD else REQUEST_ID,
-            )
-            for status, (slug, title, detail, retryable) in sorted(_OWN.items())
+            own(status, UNREAD_ID if status in UNREAD else REQUEST_ID)
+            for status in sorted(_OWN)
             if not inner or status in INNER
         ),
     ]
