@@ -10,6 +10,7 @@ import json
 import ssl
 import time
 from collections import Counter
+from itertools import count
 
 import pytest
 
@@ -474,9 +475,12 @@ async def test_http_2_without_its_traps(platform: PlatformUnderTest) -> None:
         outcomes = await asyncio.gather(*(attempt(sent) for sent in traps.values()))
         for name, outcome in zip(traps, outcomes, strict=True):
             assert outcome in {"reset", "closed", "4xx"}, (name, outcome)
-        for stream, method in enumerate(("get", "FOO!", "M-SEARCH", "PROPFIND"), 1):
-            good.writer.write(good.get(2 * stream + 1, method=method))
-            assert b'/problems/invalid-request"' in await asyncio.wait_for(good.content(2 * stream + 1), 20), method
+        unread = [{"method": method} for method in ("get", "FOO!", "M-SEARCH", "PROPFIND")] + [
+            {"path": "/oauth2/jwks?name=\xe4"}
+        ]
+        for stream, request in zip(count(3, 2), unread, strict=False):
+            good.writer.write(good.get(stream, **request))
+            assert b'/problems/invalid-request"' in await asyncio.wait_for(good.content(stream), 20), request
         await hang_up(good.writer)
 
 

@@ -219,8 +219,8 @@ def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
 
 
 def _unread() -> list[Json]:
-    """What the proxy reads and others would not: over HTTP/2 any word is a method, which the service's parser then refuses in words of its own;
-    two Host headers become one with a comma (RFC 9112 section 3.2), and a user in front of the host is there to mislead (RFC 9110 section 4.2.4).
+    """What the proxy reads and others would not: over HTTP/2 any word is a method, and any byte may be in a query, which the service's parser
+    then refuses in words of its own; two Host headers become one with a comma (RFC 9112 section 3.2), and a user in front of the host is there to mislead (RFC 9110 section 4.2.4).
     """
 
     def unlike(header: str, pattern: str) -> Json:
@@ -231,7 +231,7 @@ def _unread() -> list[Json]:
             "direct_response": {"status": 400},
         }
 
-    return [unlike(":method", METHODS), unlike(":authority", "[^,@]*")]
+    return [unlike(":method", METHODS), unlike(":path", "[!-~]*"), unlike(":authority", "[^,@]*")]
 
 
 def _uncertified() -> Json:
