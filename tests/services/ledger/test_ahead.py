@@ -9,6 +9,7 @@ from datetime import timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from tallystick.chassis.db import CheckViolation, CommitUnknown, Query, Transaction
@@ -111,6 +112,43 @@ async def test_a_thousand_and_a_thousand_spend_the_money_once(books: Books, lock
     assert len(posted) == 1000
     assert locked == []
     assert await books.balance(customer) == (0, 0)
+    await books.sound()
+
+
+@pytest.mark.parametrize("again", ["the same", "another amount"])
+async def test_what_was_posted_takes_nothing_from_a_unit_that_it_comes_again_with(books: Books, again: str) -> None:
+    """Nothing of a refused unit is stored under the ids of what was undone with it, so nothing that is stored finds out that they are in use."""
+    bank, customer = await funded(books)
+    first, second = move("post", customer, bank, 30), move("post", customer, bank, 60)
+    await books.post(first)
+    for _ in range(4):
+        await books.post(move("post", bank, customer, 1))  # it is out of memory
+    unit = (first if again == "the same" else msgspec.structs.replace(first, amount=31), second)
+    results = list(await books.post(*unit, atomic=True))
+    if again == "the same":
+        assert [(result.status, result.existed) for result in results] == [("posted", True), ("posted", False)]
+        assert await books.balance(customer) == (14, 14)
+    else:
+        assert reasons(results) == ["exists_with_different_amount", "linked_transfer_failed"]
+        assert reasons(await post(books.ledger, second)) == [None]
+    await books.sound()
+
+
+async def test_a_transaction_that_was_posted_is_known_though_one_more_transfer_of_it_is_refused(books: Books) -> None:
+    bank, customer = await funded(books)
+    own = ids.transactions.new()
+
+    async def transaction(amount: int) -> tuple[Result, Command]:
+        leg = move("post", customer, bank, amount, transaction=own)
+        ask = Ask("acme", "cli_test", None, [leg], atomic=True, header=Header(id=own))
+        return (await books.ledger.poster.post(ask)).results[0], leg
+
+    assert (await transaction(1))[0].status == "posted"
+    for _ in range(4):
+        await books.post(move("post", bank, customer, 1))
+    refused, leg = await transaction(1000)
+    assert refused.reason == "exists_with_different_transaction"
+    assert reasons(await post(books.ledger, move("post", customer, bank, 1, id=leg.id))) == [None], "nothing is pinned"
     await books.sound()
 
 

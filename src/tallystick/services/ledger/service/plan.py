@@ -9,10 +9,9 @@ import msgspec
 
 from tallystick.chassis.db import UniqueViolation, constraint_of
 from tallystick.chassis.idempotency import Answer
-from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import Decided, ProposalRow, Result, Stand, State
+from tallystick.services.ledger.model import Decided, ProposalRow, Result, Stand, State, Unit
 from tallystick.services.ledger.service.asks import Answered, Work
 from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.store import MOVED, TAKEN, Store, Writing
@@ -91,16 +90,16 @@ def _answered(work: Work, results: list[Result], writing: Writing, proposals: li
     return Answered(results, receipt, status, body)
 
 
-def unpinned(decided: Decided) -> bool:
-    """Whether something was refused of which nothing is stored, that it needs approvals, say, or that an account is frozen at the moment: only a look
-    under its id tells whether it is a repeat of what was posted before.
+def unsure(units: Sequence[Unit], decided: Decided) -> bool:
+    """Whether something was refused of which nothing is stored that would find out whether its id is in use: only a look under it tells. What is not
+    pinned, that needs approvals, say, or that an account is frozen at the moment, may be a repeat of what was posted before; so may what was
+    undone with others of its unit, and as a repeat it would have taken nothing from them; so may a transaction.
     """
     pinned = {rejection.id for rejection in decided.rejections}
     return any(
-        result.status == "rejected"
-        and not (result.existed or result.id in pinned or result.reason == Reason.LINKED_TRANSFER_FAILED)
-        for unit in decided.results
-        for result in unit
+        result.status == "rejected" and (unit.header is not None or not (result.existed or result.id in pinned))
+        for unit, results in zip(units, decided.results, strict=True)
+        for result in results
     )
 
 

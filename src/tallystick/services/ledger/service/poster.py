@@ -49,7 +49,7 @@ from tallystick.services.ledger.service.plan import (
     planned,
     short,
     stale,
-    unpinned,
+    unsure,
 )
 from tallystick.services.ledger.store import Store
 
@@ -243,15 +243,15 @@ class Poster:
         return plan
 
     def _planned(self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, Stand]) -> Plan | None:
-        """None when more is to be looked up: what a book in quarantine says, holds that may have expired, or whether what is refused and not pinned has
-        been posted already: nothing of it is stored that would find that out. And when deciding fails: under the lock it is found out on which ask.
+        """None when more is to be looked up: what a book in quarantine says, holds that may have expired, or whether what is refused has been
+        posted already, where nothing is stored that would find that out. And when deciding fails: under the lock it is found out on which ask.
         """
         if any(state.books[work.book].quarantined for work in works):
             return None
         now = self._clock.now()
         try:
             decided = decide(units, state, now)
-            if short(decided.results, state) or unpinned(decided):
+            if short(decided.results, state) or unsure(units, decided):
                 return None
             return planned(works, state, decided, now, known)
         except Exception:  # noqa: BLE001 - it is raised and logged there
