@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from tallystick.kernel import ids
-from tallystick.services.ledger.model import Command
-from tallystick.services.ledger.service import checker
+from tallystick.services.ledger.model import Command, Header
+from tallystick.services.ledger.service import Ask, checker
 from tallystick.services.ledger.service.checker import Checker, Fault
 from tallystick.services.ledger.store import Checks
-from tests.services.ledger.support import Books, move
+from tests.services.ledger.support import START, Books, move
 from tests.support.parts import ServiceDatabase
 
 
 async def filled(books: Books) -> None:
-    """Posts, holds in each state, a reversal; five accounts in two books."""
+    """Posts, holds in each state, one that expires, a reversal, a transaction that is dated back; five accounts in two books."""
     bank, customer, shop = await books.open(side="debit"), await books.open(floor=0), await books.open()
     paid = move("post", bank, customer, 100)
     await books.post(paid, move("post", customer, shop, 5), move("post", shop, bank, 2))
@@ -29,6 +30,13 @@ async def filled(books: Books) -> None:
         Command(kind="capture", id=ids.transfers.new(), target=holds[1].id, amount=4, currency="EUR", final=True),
         Command(kind="void", id=ids.transfers.new(), target=holds[2].id),
         Command(kind="reverse", id=ids.transfers.new(), target=paid.id, amount=1, currency="EUR"),
+    )
+    await books.post(move("hold", customer, shop, 2, expires_in=3600))
+    books.clock.advance(timedelta(days=2))
+    own, at = ids.transactions.new(), START + timedelta(hours=30)
+    legs = [move("post", bank, customer, amount, transaction=own, effective_at=at) for amount in (3, 4)]
+    await books.ledger.poster.post(
+        Ask("acme", "cli_test", None, legs, atomic=True, header=Header(id=own, effective_at=at))
     )
     one = await books.open(side="debit", tenant="globex")
     two = await books.open(tenant="globex")
@@ -61,6 +69,32 @@ INJECTED = (
     "UPDATE reversal SET reversed = reversed + 1",
     "DELETE FROM transfer_row WHERE sequence = 5 AND book = 1",
     "UPDATE transfer_row SET recorded_at = recorded_at + interval '1 day' WHERE sequence = 1 AND book = 1",
+    "UPDATE transfer_row SET currency = 'USD' WHERE sequence = 2 AND book = 1",
+    "UPDATE transfer_row SET expires_at = expires_at + interval '1 hour' WHERE expires_at IS NOT NULL",
+    "UPDATE transfer_row SET effective_at = effective_at + interval '1 hour' WHERE effective_at IS NOT NULL",
+    "UPDATE transfer_row SET transaction = NULL WHERE sequence = (SELECT last FROM transaction) AND book = 1",
+    "UPDATE hold SET expires_at = expires_at + interval '1 hour' WHERE expires_at IS NOT NULL",
+    "DELETE FROM hold WHERE state = 'held' AND expires_at IS NULL",
+    "DELETE FROM hold WHERE state = 'captured'",
+    "DELETE FROM reversal",
+    "DELETE FROM transaction",
+    "UPDATE transaction SET first = first + 1",
+    "UPDATE transaction SET last = last + 1",
+    "UPDATE transaction SET effective_at = effective_at + interval '1 hour'",
+    "UPDATE adjustment SET debits = debits + 1 WHERE debits > 3",
+    "UPDATE adjustment SET credits = credits - 1 WHERE credits < -3",
+    "UPDATE adjustment SET at = at + interval '1 microsecond' WHERE debits > 3",
+    "DELETE FROM adjustment WHERE debits > 3",
+    "INSERT INTO adjustment SELECT account, at, sequence - 1, book, 1, 0 FROM adjustment LIMIT 1",
+    "UPDATE adjustment_total SET debits = debits + 1 WHERE span = 'hour' AND debits > 0",
+    "UPDATE adjustment_total SET debits = debits - 1 WHERE span = 'day' AND debits > 0",
+    "UPDATE adjustment_total SET credits = credits + 1 WHERE span = 'year'",
+    "UPDATE adjustment_total SET starts_at = starts_at + interval '1 second' WHERE span = 'year'",
+    "DELETE FROM adjustment_total WHERE span = 'hour'",
+    "DELETE FROM adjustment_total WHERE span = 'day'",
+    "DELETE FROM adjustment_total WHERE span = 'year'",
+    "UPDATE book SET sequence = sequence - 1 WHERE id = 1",
+    "UPDATE book SET sequence = sequence + 1 WHERE id = 1",
     "UPDATE transfer_row SET debit_number = credit_number, credit_number = debit_number WHERE sequence = 2 AND book = 1",
 )
 

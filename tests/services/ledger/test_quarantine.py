@@ -105,7 +105,7 @@ async def test_a_check_by_hand_goes_step_by_step(books: Books, service: ServiceD
         parts.append(place.part)
         looked, place = await books.ledger.quarantine.check(1, place)
         assert looked.faults == []
-    assert parts == ["balance", "accounts", "holds", "reversals", "transfers"]
+    assert parts == ["balance", "accounts", "holds", "reversals", "transfers", "adjustments"]
     await inject(service, "UPDATE transfer_row SET amount = amount + 1 WHERE book = 1")
     looked, _ = await books.ledger.quarantine.check(1, Mark("transfers"))
     assert looked.faults

@@ -1,15 +1,16 @@
 """The continuous check: every total in every book is re-derived from the transfers, over and over, while the book is in use.
 
 A round looks at each book's balance by currency, its accounts' totals, its holds and its newest transfers, and is paced to end within
-`ROUND_S`; beside it the older transfers are walked through at what is left of the budget. With up to `NEWEST` transfers in a book a
-round looks at all of them. A book with a fault is put in quarantine: it is read as before, and nothing is written to it until the
-operator has released it.
+`ROUND_S`; beside it the older transfers are walked through at what is left of the budget, and the sums of what was dated back at `DATED`
+rows in a turn. With up to `NEWEST` transfers in a book a round looks at all of them. A book with a fault is put in quarantine: it is read as
+before, and nothing is written to it until the operator has released it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Final, Literal, get_args
 from uuid import UUID
 
@@ -27,6 +28,8 @@ NEWEST: Final = 250_000
 #: Rows that one statement looks at, and that one turn (a second) does at least and at most.
 SLICE: Final = 1000
 LEAST, MOST = 1000, 10_000
+#: Rows that a turn looks at of what was dated back: as many as there are newest transfers, in a round's time.
+DATED: Final = NEWEST // ROUND_S
 
 _ROUNDS = telemetry.counter("ledger_check_rounds", "Rounds of the continuous check that ended")
 _ROWS = telemetry.counter("ledger_check_rows", "Rows that the continuous check looked at")
@@ -48,16 +51,20 @@ class Looked(msgspec.Struct, frozen=True):
 
 
 #: What is looked at of a book, in this order.
-Part = Literal["balance", "accounts", "holds", "reversals", "transfers"]
+Part = Literal["balance", "accounts", "holds", "reversals", "transfers", "adjustments"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """How far a check of a book has come: in `part`, after the row with this id, or down to this sequence."""
+    """How far a check of a book has come: in `part`, after the row with this id (of the sums of an account, after that over `span` since `at`),
+    or down to this sequence.
+    """
 
     part: Part
     id: UUID | None = None
     sequence: int | None = None
+    span: str | None = None
+    at: datetime | None = None
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -74,6 +81,7 @@ class Checker:
         self._seconds = seconds
         self._round: Walk | None = None
         self._history: Walk | None = None
+        self._dated: Walk | None = None
         self._began = self._history_began = 0.0
         self._per_turn = LEAST
         self.rounds = 0
@@ -97,6 +105,13 @@ class Checker:
                 _HISTORY_SECONDS.set(self._seconds() - self._history_began)
                 break
             done += self._note(looked, faults)
+        done = 0
+        while done < DATED and self._dated is not None:
+            looked = await anext(self._dated, None)
+            if looked is None:
+                self._dated = None
+                break
+            done += self._note(looked, faults)
         return faults
 
     async def whole(self, book: int) -> list[str]:
@@ -104,7 +119,12 @@ class Checker:
         found = await self._checks.book(self._database, book)
         if found is None:
             return []
-        return [fault async for looked in self._book(found, 0, found.sequence) for fault in looked.faults]
+        place: Mark | None = Mark("balance")
+        faults: list[str] = []
+        while place is not None:
+            looked, place = await self.step(found, place, 0, found.sequence)
+            faults += looked.faults
+        return faults
 
     # ---- rounds -----------------------------------------------------------------------------------------------------
 
@@ -117,6 +137,8 @@ class Checker:
         if self._history is None:
             self._history = self._older([(book.id, book.sequence - NEWEST) for book in books])
             self._history_began = self._began
+        if self._dated is None:
+            self._dated = self._adjusted(books)
 
     def _end(self) -> None:
         self._round = None
@@ -133,18 +155,21 @@ class Checker:
 
     async def _walk(self, books: list[tuple[CheckedBook, int]]) -> Walk:
         for book, after in books:
-            async for looked in self._book(book, after, book.sequence):
+            place: Mark | None = Mark("balance")
+            while place is not None and place.part != "adjustments":
+                looked, place = await self.step(book, place, after, book.sequence)
                 yield looked
 
-    async def _book(self, book: CheckedBook, after: int, upto: int) -> Walk:
-        place: Mark | None = Mark("balance")
-        while place is not None:
-            looked, place = await self.step(book, place, after, upto)
-            yield looked
+    async def _adjusted(self, books: list[CheckedBook]) -> Walk:
+        for book in books:
+            place: Mark | None = Mark("adjustments")
+            while place is not None:
+                looked, place = await self.step(book, place, 0, 0)
+                yield looked
 
     async def step(self, book: CheckedBook, place: Mark, after: int, upto: int) -> tuple[Looked, Mark | None]:
         """One statement of the check of a book, and where it goes on: what is short and tells most first, then the transfers after the
-        sequence `after` up to `upto`, newest first.
+        sequence `after` up to `upto`, newest first, then what was dated back.
         """
         part = place.part
         if part == "balance":
@@ -153,7 +178,15 @@ class Checker:
             last = upto if place.sequence is None else place.sequence
             first = max(last - SLICE, after)
             faults = [] if last <= after else await self._checks.transfers(self._database, book.id, first, last)
-            return Looked(book.id, max(last - first, 0), faults), Mark(part, sequence=first) if first > after else None
+            on = Mark(part, sequence=first) if first > after else Mark("adjustments")
+            return Looked(book.id, max(last - first, 0), faults), on
+        if part == "adjustments":
+            rows, (account, span, since), faults = await self._checks.adjustments(
+                self._database, book.id, (place.id, place.span, place.at), SLICE
+            )
+            return Looked(book.id, rows, faults), None if account is None else Mark(
+                part, id=account, span=span, at=since
+            )
         look = {
             "accounts": self._checks.accounts,
             "holds": self._checks.holds,

@@ -64,7 +64,7 @@ class Quarantine:
         return book
 
     async def _shut(self, number: int, faults: list[str]) -> None:
-        reason = "; ".join(faults[:5])
+        reason = "; ".join(faults[:3])
         async with self._database.transaction() as tx:
             book = await self._checks.quarantine(tx, number, reason, self._clock.now())
             if book is None:

@@ -1,6 +1,6 @@
 -- The continuous check (service/checker.py): each query looks at a slice and gives the faults that it finds, as text. Everything is compared with
--- the row it follows from, so that all slices together re-derive every total from the transfers' amounts alone. One statement sees one
--- moment, so what is being written meanwhile is no fault.
+-- the row it follows from, and what has to be there is looked for, so that all slices together re-derive every total from the transfers' amounts
+-- alone. One statement sees one moment, so what is being written meanwhile is no fault.
 
 -- name: books
 -- $3 books after the number $2, all (null) or those that are in quarantine or not ($1): how far they are, and what there is to look at
@@ -20,22 +20,26 @@ UPDATE book SET quarantined_at = NULL, quarantine_reason = NULL WHERE id = $1 AN
 RETURNING id;
 
 -- name: balance
--- Book $1: in each currency debits equal credits, posted and held.
-SELECT format('%s: debits %s and %s held, credits %s and %s held', currency, sum(debits_posted), sum(debits_pending),
+-- Book $1: in each currency debits equal credits, posted and held, and no transfer comes after its last one.
+(SELECT format('%s: debits %s and %s held, credits %s and %s held', currency, sum(debits_posted), sum(debits_pending),
     sum(credits_posted), sum(credits_pending)) AS fault
 FROM account WHERE book = $1
 GROUP BY currency
 HAVING sum(debits_posted) <> sum(credits_posted) OR sum(debits_pending) <> sum(credits_pending)
-LIMIT 10;
+LIMIT 10)
+UNION ALL
+SELECT format('the book is at sequence %s, and there are transfers after it', b.sequence)
+FROM book AS b WHERE b.id = $1 AND EXISTS (SELECT FROM transfer AS t WHERE t.book = b.id AND t.sequence > b.sequence);
 
 -- name: transfers
--- Transfers of book $1 after $2 up to $3: none is missing, each comes after the one before it, and both accounts' totals are those of
--- their entry before and this amount. $2 and $3 are not past the book's sequence.
+-- Transfers of book $1 after $2 up to $3: none is missing, each comes after the one before it, both accounts are of its book and currency and
+-- their totals are those of their entry before and this amount; its hold, its reversal, its transaction and what it adjusts in the past are there.
+-- A transaction is all transfers with its numbers. $2 and $3 are not past the book's sequence.
 SELECT format('%s transfers from sequence %s to %s', count(*), $2::bigint + 1, $3::bigint) AS fault
 FROM transfer WHERE book = $1 AND sequence > $2 AND sequence <= $3
 HAVING count(*) <> $3 - $2
 UNION ALL
-(SELECT format('transfer at sequence %s', t.sequence)
+(SELECT format('transfer at sequence %s: %s', t.sequence, w.wrong)
 FROM (
     SELECT o.*, CASE kind WHEN 'hold' THEN amount ELSE -released END AS held,
         CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS moved
@@ -62,11 +66,42 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT o.recorded_at FROM transfer AS o WHERE o.book = t.book AND o.sequence = t.sequence - 1 LIMIT 1
 ) AS z ON true
-WHERE t.recorded_at < z.recorded_at
-    OR (t.dr_version, t.dr_debits_pending, t.dr_debits_posted, t.dr_credits_pending, t.dr_credits_posted) <>
+LEFT JOIN account AS d ON d.number = t.debit_number
+LEFT JOIN account AS c ON c.number = t.credit_number
+CROSS JOIN LATERAL (SELECT concat_ws(', ',
+    CASE WHEN t.recorded_at < z.recorded_at THEN 'recorded before the one before it' END,
+    CASE WHEN (t.dr_version, t.dr_debits_pending, t.dr_debits_posted, t.dr_credits_pending, t.dr_credits_posted) <>
         (coalesce(x.v, 0) + 1, coalesce(x.dp, 0) + t.held, coalesce(x.d, 0) + t.moved, coalesce(x.cp, 0), coalesce(x.c, 0))
-    OR (t.cr_version, t.cr_debits_pending, t.cr_debits_posted, t.cr_credits_pending, t.cr_credits_posted) <>
+        THEN 'totals of what it debits' END,
+    CASE WHEN (t.cr_version, t.cr_debits_pending, t.cr_debits_posted, t.cr_credits_pending, t.cr_credits_posted) <>
         (coalesce(y.v, 0) + 1, coalesce(y.dp, 0), coalesce(y.d, 0), coalesce(y.cp, 0) + t.held, coalesce(y.c, 0) + t.moved)
+        THEN 'totals of what it credits' END,
+    CASE WHEN (d.book, d.currency, c.book, c.currency) IS DISTINCT FROM (t.book, t.currency, t.book, t.currency)
+        THEN 'book or currency of its accounts' END,
+    CASE WHEN t.kind = 'hold' AND NOT EXISTS (SELECT FROM hold AS h WHERE h.book = t.book AND h.id = t.id) THEN 'its hold is missing' END,
+    CASE WHEN t.kind = 'reverse' AND NOT EXISTS (SELECT FROM reversal AS r WHERE r.book = t.book AND r.id = t.target)
+        THEN 'what was reversed is not noted' END,
+    CASE WHEN t.transaction IS NOT NULL AND NOT EXISTS (
+        SELECT FROM transaction AS n WHERE n.book = t.book AND n.id = t.transaction AND t.sequence BETWEEN n.first AND n.last
+            AND n.effective_at IS NOT DISTINCT FROM t.effective_at
+    ) THEN 'its transaction' END,
+    CASE WHEN t.effective_at IS NOT NULL AND (
+        SELECT count(*) FROM (VALUES
+            (d.id, t.effective_at, t.amount, 0::bigint), (d.id, t.recorded_at, -t.amount, 0::bigint),
+            (c.id, t.effective_at, 0::bigint, t.amount), (c.id, t.recorded_at, 0::bigint, -t.amount)
+        ) AS s (account, at, debits, credits)
+        JOIN adjustment AS j ON (j.account, j.at, j.sequence, j.book, j.debits, j.credits) = (s.account, s.at, t.sequence, t.book, s.debits, s.credits)
+        JOIN adjustment_total AS k ON k.account = s.account AND k.span = 'hour' AND k.starts_at = date_trunc('hour', s.at, 'UTC')
+    ) <> 4 THEN 'what it adjusts in the past' END
+) AS wrong) AS w
+WHERE w.wrong <> ''
+LIMIT 10)
+UNION ALL
+(SELECT format('transaction %s: not all transfers from sequence %s to %s', n.id, n.first, n.last)
+FROM transaction AS n
+WHERE n.book = $1 AND n.first > $2 AND n.first <= $3
+    AND (SELECT count(*) FROM transfer AS o WHERE o.book = n.book AND o.sequence BETWEEN n.first AND n.last AND o.transaction = n.id)
+        <> n.last - n.first + 1
 LIMIT 10);
 
 -- name: accounts
@@ -75,7 +110,7 @@ WITH slice AS MATERIALIZED (
     SELECT a.* FROM account AS a WHERE a.book = $1 AND ($2::uuid IS NULL OR a.id > $2) ORDER BY a.id LIMIT $3
 )
 SELECT count(*) AS seen, (array_agg(s.id ORDER BY s.id DESC))[1] AS last,
-    array_agg(format('totals of an account at version %s', s.version)) FILTER (
+    array_agg(format('totals of account %s', s.id)) FILTER (
         WHERE (s.version, s.sequence, s.debits_pending, s.debits_posted, s.credits_pending, s.credits_posted) IS DISTINCT FROM
             (coalesce(e.v, 0), coalesce(e.sequence, 0), coalesce(e.dp, 0), coalesce(e.d, 0), coalesce(e.cp, 0), coalesce(e.c, 0))
     ) AS faults
@@ -96,15 +131,16 @@ WITH slice AS MATERIALIZED (
     SELECT h.* FROM hold AS h WHERE h.book = $1 AND ($2::uuid IS NULL OR h.id > $2) ORDER BY h.id LIMIT $3
 )
 SELECT count(*) AS seen, (array_agg(s.id ORDER BY s.id DESC))[1] AS last,
-    array_agg(format('a hold of %s: %s captured, %s left', s.amount, s.captured, s.remaining)) FILTER (
-        WHERE (s.amount, s.debit_account, s.credit_account, s.captured, s.remaining) IS DISTINCT FROM
-            (t.amount + x.increased, t.debit_account, t.credit_account, x.captured, t.amount - x.released)
+    array_agg(format('hold %s of %s: %s captured, %s left', s.id, s.amount, s.captured, s.remaining)) FILTER (
+        WHERE (s.amount, s.debit_account, s.credit_account, s.captured, s.remaining, s.expires_at) IS DISTINCT FROM
+            (t.amount + x.increased, t.debit_account, t.credit_account, x.captured, t.amount - x.released, coalesce(x.expires_at, t.expires_at))
     ) AS faults
 FROM slice AS s
 LEFT JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = s.book AND o.id = s.id AND o.kind = 'hold' LIMIT 1) AS t ON true
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(o.amount) FILTER (WHERE o.kind = 'capture'), 0) AS captured, coalesce(sum(o.released), 0) AS released,
-        coalesce(sum(o.amount) FILTER (WHERE o.kind = 'increase'), 0) AS increased
+        coalesce(sum(o.amount) FILTER (WHERE o.kind = 'increase'), 0) AS increased,
+        (array_agg(o.expires_at ORDER BY o.sequence DESC) FILTER (WHERE o.expires_at IS NOT NULL))[1] AS expires_at
     FROM transfer AS o WHERE o.book = s.book AND o.target = s.id
 ) AS x;
 
@@ -114,7 +150,7 @@ WITH slice AS MATERIALIZED (
     SELECT r.* FROM reversal AS r WHERE r.book = $1 AND ($2::uuid IS NULL OR r.id > $2) ORDER BY r.id LIMIT $3
 )
 SELECT count(*) AS seen, (array_agg(s.id ORDER BY s.id DESC))[1] AS last,
-    array_agg(format('%s reversed of %s', s.reversed, s.amount)) FILTER (
+    array_agg(format('transfer %s: %s reversed of %s', s.id, s.reversed, s.amount)) FILTER (
         WHERE (s.amount, s.reversed) IS DISTINCT FROM (t.amount, x.reversed)
     ) AS faults
 FROM slice AS s
@@ -125,3 +161,48 @@ CROSS JOIN LATERAL (
     SELECT sum(o.amount)::bigint AS reversed FROM transfer AS o
     WHERE o.book = s.book AND o.target = s.id AND o.kind = 'reverse'
 ) AS x;
+
+-- name: adjustments
+-- The next $5 sums of what was dated back on accounts of book $1, after that of the account $2, the span $3 and the time $4 (no span: after all of the
+-- account): how many rows were looked at, the last account, span and time (no account: there are no more), and those that are not the sum of
+-- the next finer ones, an hour of its adjustments. Of an hour with more than a million of these only `tallystick verify` makes the sum.
+WITH among AS MATERIALIZED (
+    SELECT a.id FROM account AS a
+    WHERE a.book = $1 AND ($2::uuid IS NULL OR a.id > $2 OR ($3::text IS NOT NULL AND a.id = $2)) ORDER BY a.id LIMIT 1000
+), slice AS MATERIALIZED (
+    SELECT t.*, date_add(t.starts_at, ('1 ' || t.span)::interval, 'UTC') AS ends_at
+    FROM among AS a
+    CROSS JOIN LATERAL (
+        SELECT o.* FROM adjustment_total AS o
+        WHERE o.account = a.id AND (a.id IS DISTINCT FROM $2 OR (o.span, o.starts_at) > ($3, $4::timestamptz))
+        ORDER BY o.span, o.starts_at LIMIT $5
+    ) AS t
+    ORDER BY t.account, t.span, t.starts_at LIMIT $5
+), found AS (
+    SELECT s.*, f.n, f.d, f.c,
+        s.span <> 'year' AND NOT EXISTS (
+            SELECT FROM adjustment_total AS o WHERE o.account = s.account
+                AND o.span = CASE s.span WHEN 'hour' THEN 'day' ELSE 'year' END
+                AND o.starts_at = date_trunc(o.span, s.starts_at, 'UTC')
+        ) AS alone
+    FROM slice AS s
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS n, coalesce(sum(p.debits), 0) AS d, coalesce(sum(p.credits), 0) AS c FROM (
+            (SELECT o.debits, o.credits FROM adjustment AS o
+            WHERE s.span = 'hour' AND o.account = s.account AND o.at >= s.starts_at AND o.at < s.ends_at LIMIT 1000001)
+            UNION ALL
+            SELECT o.debits, o.credits FROM adjustment_total AS o
+            WHERE s.span <> 'hour' AND o.account = s.account AND o.span = CASE s.span WHEN 'year' THEN 'day' ELSE 'hour' END
+                AND o.starts_at >= s.starts_at AND o.starts_at < s.ends_at
+        ) AS p
+    ) AS f
+), last AS (
+    SELECT account, span, starts_at FROM slice WHERE (SELECT count(*) FROM slice) = $5
+    UNION ALL
+    SELECT id, NULL, NULL FROM among WHERE (SELECT count(*) FROM slice) < $5 AND (SELECT count(*) FROM among) = 1000
+    ORDER BY account DESC, span DESC, starts_at DESC LIMIT 1
+)
+SELECT (SELECT count(*) FROM among) + (SELECT coalesce(sum(n), 0) FROM found)::bigint AS seen, l.account, l.span, l.starts_at,
+    (SELECT array_agg(format('dated back on account %s in the %s from %s: %s debited and %s credited', f.account, f.span, f.starts_at, f.debits, f.credits))
+    FROM found AS f WHERE f.alone OR (f.n <= 1000000 AND (f.debits, f.credits) <> (f.d, f.c)) OR f.starts_at <> date_trunc(f.span, f.starts_at, 'UTC')) AS faults
+FROM (VALUES (1)) AS one LEFT JOIN last AS l ON true;

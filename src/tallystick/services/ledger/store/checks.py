@@ -13,6 +13,9 @@ queries: Final = Queries.load("tallystick.services.ledger", "check")
 
 #: How many rows were looked at, the id of the last of them, and the faults.
 Slice = tuple[int, UUID | None, list[str]]
+#: A sum of what was dated back: on which account, over which span (none: after all of the account's), since when.
+Cell = tuple[UUID | None, str | None, datetime | None]
+NO_CELL: Final[Cell] = (None, None, None)
 
 
 class Checks:
@@ -40,6 +43,11 @@ class Checks:
 
     async def reversals(self, database: Database, book: int, after: UUID | None, limit: int) -> Slice:
         return await self._slice(database, queries.reversals, book, after, limit)
+
+    async def adjustments(self, database: Database, book: int, after: Cell, limit: int) -> tuple[int, Cell, list[str]]:
+        """Sums of what was dated back; where it goes on, no account: there are no more."""
+        row = await database.fetchrow(queries.adjustments, book, *after, limit)
+        return (0, NO_CELL, []) if row is None else (row[0], (row[1], row[2], row[3]), row[4] or [])
 
     @staticmethod
     async def _slice(database: Database, query: Query, book: int, after: UUID | None, limit: int) -> Slice:
