@@ -228,12 +228,24 @@ def settle_shared_files(uv: str, environment: dict[str, str]) -> None:
         raise SetupError(f"the packages don't fit together: {done.stderr.strip()[-500:]}")
 
 
+def clear_half_made() -> None:
+    """Remove what an interrupted setup has left: uv would take it for the Python that it links to, and change the packages of that one."""
+    settings = VENV / "pyvenv.cfg"
+    if not os.path.lexists(VENV) or (settings.is_file() and re.search(r"^home *=", settings.read_text(), re.MULTILINE)):
+        return
+    if VENV.is_symlink() or not VENV.is_dir():
+        raise SetupError(f"{VENV} is not a folder with an environment: move it away and repeat")
+    say("making .venv anew: what is there was never finished")
+    shutil.rmtree(VENV)
+
+
 def sync(groups: list[str]) -> None:
     stamp_file = VENV / ".tallystick-setup"
     with only_one():
         stamp = stamp_of(groups)
         if stamp_file.exists() and stamp_file.read_text() == stamp and (VENV / "bin" / "python").exists():
             return
+        clear_half_made()
         uv = find_uv((ROOT / "uv.lock").read_text())
         environment = {
             k: v for k, v in os.environ.items() if k not in {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH"}
@@ -248,6 +260,7 @@ def sync(groups: list[str]) -> None:
         for group in groups:
             command += ["--group", group]
         say("installing the locked packages into .venv")
+        stamp_file.unlink(missing_ok=True)  # interrupted from here on, .venv is no longer what it says
         for attempt in range(1, SYNC_ATTEMPTS + 1):
             done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
             if done.returncode == 0:
@@ -276,7 +289,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         sync(arguments.group)
-    except SetupError as error:
+    except (SetupError, OSError) as error:  # a full disk, somebody else's folder
         say(str(error))
         return 1
     return 0

@@ -7,6 +7,7 @@ import http.server
 import importlib.util
 import io
 import ssl
+import sys
 import threading
 import tomllib
 import urllib.request
@@ -156,3 +157,66 @@ def test_the_stamp_changes_with_whatever_decides(
     monkeypatch.setattr("sys.version", "4.0")
     stamps.append(bootstrap.stamp_of([]))
     assert len(set(stamps)) == 4
+
+
+@pytest.fixture
+def folder(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder to set up, with a `uv` that fails."""
+    for name in ("uv.lock", "pyproject.toml"):
+        (tmp_path / name).write_text(name)
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\nexit 1\n")
+    uv.chmod(0o755)
+    for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache"), ("VENV", tmp_path / ".venv")):
+        monkeypatch.setattr(bootstrap, name, value)
+    monkeypatch.setattr(bootstrap, "find_uv", lambda _: str(uv))
+    return tmp_path
+
+
+def whole(folder: Path) -> Path:
+    """An environment as it is before its packages are installed."""
+    venv = folder / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    (venv / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    return venv
+
+
+def test_an_interrupted_change_is_not_taken_for_what_was_there_before(bootstrap: ModuleType, folder: Path) -> None:
+    stamp = whole(folder) / ".tallystick-setup"
+    stamp.write_text(bootstrap.stamp_of([]))
+    bootstrap.sync([])
+    with pytest.raises(bootstrap.SetupError, match="failed with status 1"):
+        bootstrap.sync(["docs"])
+    with pytest.raises(bootstrap.SetupError, match="failed with status 1"):
+        bootstrap.sync([])
+
+
+@pytest.mark.parametrize("settings", [None, ""])
+def test_an_environment_that_was_never_finished_is_made_anew(
+    bootstrap: ModuleType, folder: Path, settings: str | None
+) -> None:
+    """Without its settings its Python is the one that it links to, and uv would install into that."""
+    venv = whole(folder)
+    (venv / "pyvenv.cfg").unlink()
+    if settings is not None:
+        (venv / "pyvenv.cfg").write_text(settings)
+    with pytest.raises(bootstrap.SetupError, match="failed with status 1"):
+        bootstrap.sync([])
+    assert not venv.exists()
+
+
+def test_what_is_no_environment_of_ours_is_left_and_said(bootstrap: ModuleType, folder: Path) -> None:
+    (folder / ".venv").write_text("elsewhere")
+    with pytest.raises(bootstrap.SetupError, match="move it away"):
+        bootstrap.sync([])
+    assert (folder / ".venv").read_text() == "elsewhere"
+
+
+def test_a_folder_that_can_not_be_written_is_said(
+    bootstrap: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / ".cache").write_text("in the way")
+    monkeypatch.setattr("sys.argv", ["bootstrap.py"])
+    assert bootstrap.main() == 1
+    assert ".cache" in capsys.readouterr().err
