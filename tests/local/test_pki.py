@@ -188,6 +188,21 @@ async def test_rollover_never_leaves_a_side_behind(home: Home) -> None:
     assert widths == {1, 2}
 
 
+async def test_a_root_of_the_future_is_kept_and_does_not_sign_yet(home: Home) -> None:
+    """The clock was ahead when the platform was made, and was set right before it started again."""
+    home.clock = ManualClock(START + timedelta(days=30))
+    before = await home.open()
+    future = certificates(before.bundle)
+    home.clock = ManualClock(START)
+    running = await home.open()
+    verify(running.bundle, running.edge().chain, home.clock.now())
+    assert certificates(running.bundle)[:-1] == future
+    home.clock.advance(timedelta(days=31))
+    again = await home.open()
+    assert certificates(again.bundle) == certificates(running.bundle)
+    verify(again.bundle, again.edge().chain, home.clock.now())
+
+
 @given(st.lists(st.integers(-400, 400), min_size=1, max_size=5), st.integers(0, 10))
 def test_a_valid_root_always_signs(days: list[int], hour: int) -> None:
     now = START + timedelta(hours=hour)

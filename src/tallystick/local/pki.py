@@ -69,6 +69,10 @@ class RootCertificate:
     sealed: _SealedRoot
 
     @property
+    def begins(self) -> datetime:
+        return self.certificate.not_valid_before_utc
+
+    @property
     def ends(self) -> datetime:
         return self.certificate.not_valid_after_utc
 
@@ -137,16 +141,20 @@ class Authority:
         now = self._clock.now()
         changed = False
         alive = [root for root in self._roots if root.ends > now]
-        if len(alive) != len(self._roots) or announce([root.ends for root in alive], now):
-            if announce([root.ends for root in alive], now):
-                alive.append(await self._new_root(now))
+        # One of the future was made before the clock was set back: nobody trusts it yet, and it is kept until it is needed.
+        begun = [root for root in alive if root.begins <= now]
+        due = announce([root.ends for root in begun], now)
+        if due:
+            begun.append(await self._new_root(now))
+            alive.append(begun[-1])
+        if due or len(alive) != len(self._roots):
             self._roots = alive
             await self._save()
             changed = True
-        index = issuing([root.ends for root in self._roots], now)
+        index = issuing([root.ends for root in begun], now)
         if index is None:
             raise PkiError("no root certificate is valid: is this machine's clock right?")
-        await self._renew_issuer(self._roots[index], now)
+        await self._renew_issuer(begun[index], now)
         return changed
 
     @property
