@@ -17,6 +17,7 @@ import pytest
 
 from tallystick.chassis import db
 from tallystick.chassis.db import Database, Query
+from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline
 from tallystick.kernel.problem import DeadlineExceeded, Overloaded, Problem
 from tests.support.parts import Server, ServiceDatabase, new_secret
@@ -323,6 +324,20 @@ async def test_waiters_that_leave_do_not_lose_connections(service: ServiceDataba
         await asyncio.gather(*(one(0.0005 * number) for number in range(40)), return_exceptions=True)
     async with asyncio.timeout(10), database.transaction() as first, database.transaction() as second:
         assert await first.fetchval(Q["one"]) + await second.fetchval(Q["one"]) == 2
+
+
+async def test_who_is_told_to_stop_in_the_moment_in_which_the_pool_closes_is_stopped(database: Database) -> None:
+    pool = Pool(database.connect, size=1, waiting=1)
+    connection = await pool.acquire()
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(pool.close(5))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    pool.release(connection)
+    await closing
 
 
 @pytest.mark.parametrize("way", ["one bound", "one deadline"])

@@ -12,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valkey.exceptions import ValkeyError
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.batching import CHECK_PACE, Batcher
+from tallystick.chassis.waiters import Waiters
 from tallystick.kernel.problem import Overloaded, RateLimited
 
 if TYPE_CHECKING:
@@ -160,42 +160,26 @@ class Gate:
 
     def __init__(self, max_in_flight: int, max_queue: int) -> None:
         self.max_in_flight = max_in_flight
-        self.max_queue = max_queue
         self.in_flight = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._waiters: Waiters[None] = Waiters(max_queue, lambda _: self.leave())
 
     @property
     def queued(self) -> int:
-        return len(self._queue)
+        return len(self._waiters)
 
     async def enter(self) -> None:
         """Take a place; `leave` gives it back. Raises Overloaded (503, Retry-After)."""
         if self.in_flight < self.max_in_flight:
             self.in_flight += 1
             return
-        if len(self._queue) >= self.max_queue:
+        if self._waiters.full:
             _SHED.inc()
             raise Overloaded("Too many requests are in flight.", headers={"Retry-After": "1"})
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self.leave()  # the place came in the moment in which its taker was told to stop
-            else:
-                # Not there any more if a place came free between the cancelling and now.
-                with suppress(ValueError):
-                    self._queue.remove(place)
-            raise
+        await self._waiters.wait()
 
     def leave(self) -> None:
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
-        self.in_flight -= 1
+        if not self._waiters.hand(None):
+            self.in_flight -= 1
 
 
 class _Wanted(NamedTuple):

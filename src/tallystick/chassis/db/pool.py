@@ -8,11 +8,10 @@ caches are warm. Waiting is bounded in number and, by the caller's timeout, in t
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tallystick.chassis.waiters import Waiters
 from tallystick.kernel.problem import Overloaded
 
 if TYPE_CHECKING:
@@ -23,11 +22,11 @@ class Pool:
     def __init__(self, connect: Callable[[], Awaitable[Connection]], *, size: int, waiting: int) -> None:
         self._connect = connect
         self._size = size
-        self._most_waiting = waiting
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._opening = 0
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        #: They are handed a connection, or None: a place in which to open one.
+        self._waiters: Waiters[Connection | None] = Waiters(waiting, self._pass_on)
         self._closed = False
 
     @property
@@ -57,20 +56,9 @@ class Pool:
                 return connection
             if len(self._busy) + self._opening < self._size and not self._waiters:
                 return await self._open()
-            if len(self._waiters) >= self._most_waiting:
+            if self._waiters.full:
                 raise Overloaded("too many requests wait for the database")
-            waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                handed = await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._pass_on(waiter.result())  # it came at the same moment: somebody else may have it
-                else:
-                    # Not there any more if one was handed out between the cancelling and now.
-                    with suppress(ValueError):
-                        self._waiters.remove(waiter)
-                raise
+            handed = await self._waiters.wait()
             if handed is not None:
                 if not handed.is_closed():
                     return handed
@@ -85,27 +73,19 @@ class Pool:
             self._busy.discard(connection)
             if not connection.is_closed():
                 connection.terminate()
-            self._wake(None)
+            self._waiters.hand(None)
         else:
             self._pass_on(connection)
 
     def _pass_on(self, connection: Connection | None) -> None:
         if connection is None:
-            self._wake(None)
+            self._waiters.hand(None)
         elif connection.is_closed():
             self._busy.discard(connection)
-            self._wake(None)
-        elif not self._wake(connection):
+            self._waiters.hand(None)
+        elif not self._waiters.hand(connection):
             self._busy.discard(connection)
             self._idle.append(connection)
-
-    def _wake(self, connection: Connection | None) -> bool:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(connection)
-                return True
-        return False
 
     async def _open(self) -> Connection:
         self._opening += 1
@@ -113,7 +93,7 @@ class Pool:
             connection = await self._connect()
         except BaseException:
             self._opening -= 1
-            self._wake(None)
+            self._waiters.hand(None)
             raise
         self._opening -= 1
         self._busy.add(connection)
@@ -122,10 +102,8 @@ class Pool:
     async def close(self, within: float) -> None:
         """Let what is in use come back for `within` seconds, then end everything."""
         self._closed = True
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(ConnectionError("the pool is closed"))
+        while self._waiters.hand(None):
+            pass  # they find the pool closed
         ending = asyncio.get_running_loop().time() + within
         while self._busy and asyncio.get_running_loop().time() < ending:
             await asyncio.sleep(0.01)
