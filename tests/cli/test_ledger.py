@@ -23,7 +23,7 @@ from tallystick.cli.apiclient import Answer
 from tallystick.cli.commands import dispatch
 from tallystick.cli.ledger.app import refused
 from tallystick.cli.ledger.files import _show, _target
-from tallystick.cli.ledger.files.reading import File, Survey, lines
+from tallystick.cli.ledger.files.reading import MAX_LINE, File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
 from tallystick.cli.ledger.plot import TERMINAL, in_terminal, series_of, wanted
@@ -132,7 +132,29 @@ def test_wrong_lines_of_json(tmp_path: Path) -> None:
 def test_rows_of_one_transaction_agree(tmp_path: Path) -> None:
     file = tmp_path / "h.csv"
     file.write_text("transaction,reference,debit,credit,amount,currency\nt,A,a,b,1,EUR\nt,B,b,c,1,EUR\n")
-    assert wrong(survey(file)[0]) == [(2, "reference")]
+    assert wrong(survey(file)[0]) == [(3, "reference")]
+
+
+def test_a_wrong_row_of_a_transaction_is_told_at_its_own_line(tmp_path: Path) -> None:
+    file = tmp_path / "transfers.csv"
+    head = "transaction,reference,debit,credit,amount,currency\n"
+    file.write_text(head + "t,A,a,b,1,EUR\nt,A,b,c,1.001,EUR\nt,A,b,c,1,EUR\nu,B,a,b,1,EUR\nu,C,a,b,1,EUR\n")
+    found = Survey()
+    assert list(File(file).records(found)) == []
+    assert [(wrong.line, wrong.field) for wrong in found.wrong] == [(3, "amount"), (6, "reference")]
+
+
+def test_no_line_and_no_transaction_fills_the_memory(tmp_path: Path) -> None:
+    head = b"transaction,debit,credit,amount,currency\n"
+    line = tmp_path / "line.csv.gz"
+    line.write_bytes(gzip.compress(head + b"t,a,b,1,EUR" + b" " * (MAX_LINE + 1)))
+    with pytest.raises(Failed, match="line 2: a line has at most"):
+        File(line).survey(lambda _: None)
+    many = tmp_path / "many.csv"
+    many.write_bytes(head + b"t,a,b,1,EUR\n" * 1500 + b"u,a,b,1,EUR\n")
+    found = File(many).survey(lambda _: None)
+    assert found.records == 1
+    assert [(wrong.line, wrong.field) for wrong in found.wrong] == [(1002, "transaction")]
 
 
 @pytest.mark.parametrize("header", ["a,b,c", "debit,credit,amount,currency,surprise", "name,name,currency,normal_side"])

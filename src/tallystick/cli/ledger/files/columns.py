@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tallystick.cli.failure import USAGE, Failed
 from tallystick.cli.ledger.money import minor
+from tallystick.contracts.ledger.messages import MAX_TRANSFERS
 from tallystick.kernel.money import UnknownCurrency
 
 _ACCOUNT: Final = frozenset({
@@ -73,15 +74,15 @@ class Rows:
             except ValueError as error:
                 made = str(error)
             if group is not None and group.name != name:
-                yield group.line, group.record()
+                yield group.told()
                 group = None
             if name is None:
                 yield line, made
                 continue
             group = group or _Group(line, name)
-            group.add(made)
+            group.add(line, made)
         if group is not None:
-            yield group.line, group.record()
+            yield group.told()
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         if row.get(None) is not None or any(value is None for value in row.values()):  # type: ignore[call-overload]
@@ -102,21 +103,28 @@ class _Group:
         self.name = name
         self._header: dict[str, Any] = {}
         self._legs: list[dict[str, Any]] = []
-        self._wrong: str | None = None
+        self._wrong: tuple[int, str] | None = None
 
-    def add(self, made: dict[str, Any] | str) -> None:
+    def add(self, line: int, made: dict[str, Any] | str) -> None:
+        if self._wrong is not None:
+            return
         if isinstance(made, str):
-            self._wrong = self._wrong or made
+            self._wrong = line, made
             return
         for field in ("reference", "description", "effective_at"):
             said = made.pop(field, None)
             if said is not None and self._header.setdefault(field, said) != said:
-                self._wrong = self._wrong or f"{field}\0the rows of a transaction have the same {field}"
+                self._wrong = line, f"{field}\0the rows of a transaction have the same {field}"
         made.pop("type")
         self._legs.append(made)
+        if len(self._legs) > MAX_TRANSFERS:
+            self._wrong = line, f"transaction\0a transaction has at most {MAX_TRANSFERS} transfers"
 
-    def record(self) -> dict[str, Any] | str:
-        return self._wrong or {"type": "transaction", "id": self.name, **self._header, "transfers": self._legs}
+    def told(self) -> tuple[int, dict[str, Any] | str]:
+        """The transaction at its first line, or the first wrong row at its own."""
+        if self._wrong is not None:
+            return self._wrong
+        return self.line, {"type": "transaction", "id": self.name, **self._header, "transfers": self._legs}
 
 
 def _account(row: dict[str, Any]) -> dict[str, Any]:

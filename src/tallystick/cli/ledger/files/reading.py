@@ -124,12 +124,21 @@ class File:
 
     def _csv(self, content: IO[bytes]) -> Generator[tuple[int, bytes | Wrong], None, None]:
         with io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
-            for line, made in Rows(text, self.path):
+            for line, made in Rows(self._bounded(text), self.path):
                 if isinstance(made, str):
                     name, _, detail = made.partition("\0")
                     yield line, Wrong(line, name or None, "invalid-field", detail)
                 else:
                     yield line, _encode(made)
+
+    def _bounded(self, text: IO[str]) -> Iterator[str]:
+        """The lines, none of which fills the memory. Raises Failed."""
+        number = 0
+        while line := text.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise Failed(f"{self.path}, line {number}: a line has at most {MAX_LINE} characters", USAGE)
+            yield line
 
 
 def _trailer(line: bytes) -> dict[str, Any] | None:
