@@ -28,7 +28,7 @@ from tallystick.local.parts import Child, Nats, Part, Postgres, ProcessFailed, V
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import process as process_part
 from tallystick.local.parts import valkey as valkey_part
-from tallystick.local.parts.postgres import _holder
+from tallystick.local.parts.postgres import SOCKET, _held
 from tests.support.parts import NatsServer, Server, ValkeyServer, connect, free_port, new_secret
 
 SOURCE = Path(process_part.__file__).parents[3]
@@ -449,6 +449,28 @@ async def test_another_program_on_the_port_is_not_taken_for_ours(nats_server: Na
     assert await nats_server.part.ready() is True
 
 
+async def test_a_lock_of_postgresql_that_nobody_holds_is_not_in_the_way(
+    directory: Path, postgres_server: Server
+) -> None:
+    """After a power failure its pid may be that of another server, started before it; or the file was not written yet."""
+    data, sockets = directory / "second", directory / "sockets"
+    made = Postgres(data, sockets, password=new_secret(), log=directory / "second.log")
+    locks = (data / "postmaster.pid", sockets / f"{SOCKET}.lock")
+    try:
+        await made.start()
+        for first in (str(postgres_server.part.pid), None):
+            assert made.pid
+            os.kill(made.pid, signal.SIGKILL)
+            await made.exited()
+            for lock in locks:
+                _, *rest = lock.read_text().split("\n")
+                lock.write_text("\n".join([first, *rest]) if first else "")
+            await made.start()
+    finally:
+        await made.stop()
+    assert not any(lock.exists() for lock in locks)
+
+
 @pytest.mark.parametrize("part", ["postgres", "nats", "valkey"])
 async def test_a_directory_may_have_any_name(directory: Path, part: str) -> None:
     data = directory / "josé \"x' \\n #1"
@@ -465,7 +487,7 @@ async def test_a_directory_may_have_any_name(directory: Path, part: str) -> None
         await server.start()
         assert await server.ready() is True
         if part == "postgres":
-            assert _holder(data / "postgres" / "postmaster.pid") is not None
+            assert _held(data / "postgres")
     finally:
         await server.stop()
 

@@ -5,11 +5,11 @@ login needs a password (scram-sha-256); there is no `trust` line. Page checksums
 """
 
 import asyncio
+import os
 import re
 import shutil
 import signal
 import subprocess
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -213,17 +213,13 @@ class Postgres:
         """After a kill -9 of the supervisor the old server is still on its way out for a moment; it is not ours to kill."""
         locks = (self.data / "postmaster.pid", self.sockets / (SOCKET + ".lock"))
         for _ in range(500):
-            match _holder(locks[0]):
-                case None:
-                    return
-                case _Holder(zombie=True, attached=False):
-                    # Killed, and its new parent (a container's first process) never collects it: PostgreSQL would take it for alive.
-                    # Nobody is attached to its shared memory any more, so nobody can write to the data.
-                    for lock in locks:
-                        lock.unlink(missing_ok=True)
-                    return
-                case _:
-                    await asyncio.sleep(0.02)
+            if not _held(self.data):
+                # PostgreSQL would take a process for alive that nobody collects (a container's first process may not), or another one that
+                # has the pid by now. Nobody is attached to its shared memory any more, so nobody can write to the data.
+                for lock in locks:
+                    lock.unlink(missing_ok=True)
+                return
+            await asyncio.sleep(0.02)
         raise ProcessFailed(f"another PostgreSQL is running on {self.data}: {locks[0]} names it")
 
     def _configuration(self) -> str:
@@ -239,23 +235,19 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"
 
 
-@dataclass(frozen=True, slots=True)
-class _Holder:
-    zombie: bool
-    attached: bool
-
-
-def _holder(lock: Path) -> _Holder | None:
-    """Who holds a data directory by its `postmaster.pid` (pid first, shared memory key and id in line 7); None: nobody."""
+def _held(data: Path) -> bool:
+    """Whether a server is at work on a data directory, by its `postmaster.pid`: pid first, shared memory key and id in line 7."""
     try:
-        lines = lock.read_text(encoding="utf-8", errors="replace").split("\n")  # one is the path
-        pid = int(lines[0])
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except (OSError, ValueError, IndexError):
-        return None
-    if not status.startswith("Name:\tpostgres\n"):
-        return None  # the pid was given to another program since
-    shared = lines[6].split()[1] if len(lines) > 6 and len(lines[6].split()) == 2 else None
-    segments = [line.split() for line in Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]]
-    attached = any(fields[1] == shared and int(fields[6]) > 0 for fields in segments)
-    return _Holder(zombie="\nState:\tZ" in status, attached=attached)
+        # One line is the path, which may have any bytes.
+        lines = (data / "postmaster.pid").read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return False
+    if len(lines) > 6 and len(shared := lines[6].split()) == 2:
+        segments = [line.split() for line in Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]]
+        if any(fields[1] == shared[1] and int(fields[6]) > 0 for fields in segments):
+            return True
+    try:
+        argv = Path(f"/proc/{int(lines[0])}/cmdline").read_bytes().split(b"\0")  # empty for one that has ended
+    except (OSError, ValueError):
+        return False
+    return argv[1:3] == [b"-D", os.fsencode(data)]
