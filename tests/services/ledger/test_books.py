@@ -27,6 +27,24 @@ async def opened(env: Env, path: str | None, side: str = "credit", **more: Any) 
     return answer.status, answer.json.get("id") or answer.json["type"].rpartition("/")[2]
 
 
+async def test_a_book_is_opened_once_under_a_key(env: Env) -> None:
+    """Also if it was changed meanwhile: who got no answer the first time gets that one."""
+    body = {"name": "eu", "backdating": "report"}
+    answers = await asyncio.gather(*(env.call("POST", "/v1/books", body, key="open-eu") for _ in range(10)))
+    done = [one for one in answers if one.status == 201]
+    assert sum(one.header("idempotent-replayed") is None for one in done) == 1
+    assert all(problem(one) == (409, "request-in-progress") for one in answers if one.status != 201)
+    await env.call("PATCH", "/v1/books/eu", {"backdating": "strict"})
+    again = await env.call("POST", "/v1/books", body, key="open-eu")
+    assert (again.status, again.content, again.header("idempotent-replayed")) == (201, done[0].content, "true")
+    other = await env.call("POST", "/v1/books", {**body, "name": "us"}, key="open-eu")
+    assert (problem(other), other.json["fields"]) == ((422, "idempotency-key-reused"), ["/name"])
+    assert problem(await env.call("GET", "/v1/books/us")) == (404, "book-not-found")
+    assert problem(await env.call("POST", "/v1/books", body, key="refused")) == (409, "book-exists")
+    free = await env.call("POST", "/v1/books", {"name": "us"}, key="refused")
+    assert (free.status, free.header("idempotent-replayed")) == (201, None), "what was refused took no key"
+
+
 async def test_books_of_a_tenant(env: Env) -> None:
     assert (await env.call("GET", "/v1/books/main")).json["sequence"] == 0
     made = await env.call("POST", "/v1/books", {"name": "q4-test", "description": "trial", "backdating": "report"})

@@ -18,6 +18,7 @@ from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import (
     AccountRow,
     BookAccount,
+    BookRow,
     Command,
     NewAccount,
     Told,
@@ -59,7 +60,9 @@ async def shards(database_for: DatabaseFor, there: ServiceDatabase) -> Shards:
 
 async def test_a_shard_opens_the_books_that_home_names_it_for(shards: Shards) -> None:
     async def there(name: str, tenant: str = TENANT, shard: str | None = None) -> str:
-        return (await shards.there.books.open((tenant, "cli_test", None), name, None, "strict", shard)).shard
+        opened = await shards.there.books.open((tenant, "cli_test", None), name, None, "strict", shard)
+        assert isinstance(opened, BookRow)
+        return opened.shard
 
     with pytest.raises(InvalidRequest, match="first open it at home"):
         await there("asia")

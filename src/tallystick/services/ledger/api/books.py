@@ -12,9 +12,11 @@ from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.problems import BookNotFound, CategoryNotFound
 from tallystick.kernel.numbers import found_in
 from tallystick.services.ledger.api import views
-from tallystick.services.ledger.api.common import instant, who
+from tallystick.services.ledger.api.common import entry, instant, who
 from tallystick.services.ledger.model import BookRow, chart_of
-from tallystick.services.ledger.service import Ledger
+from tallystick.services.ledger.service import Answered, Ledger
+
+_encode = msgspec.json.Encoder().encode
 
 
 class ChartQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,9 +27,18 @@ class ChartQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 async def open_book(ledger: Ledger, request: Request[wire.OpenBook]) -> Reply[wire.Book]:
     body = request.body
-    return Reply(
-        views.book(await ledger.books.open(who(request), body.name, body.description, body.backdating, body.shard))
+    opened = await ledger.books.open(
+        who(request),
+        body.name,
+        body.description,
+        body.backdating,
+        body.shard,
+        entry=entry(ledger, request),
+        render=lambda row: _encode(views.book(row)),
     )
+    if isinstance(opened, Answered):
+        return Reply.raw(opened.body, opened.status, replayed=opened.replayed)
+    return Reply(views.book(opened))
 
 
 async def list_books(ledger: Ledger, request: Request[None, Paging]) -> Reply[Page[wire.Book]]:

@@ -110,7 +110,7 @@ _WHOLE: Final = (
 ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/books", books.open_book, scope="books:write", action="openBook", resource="Book",
-        body=wire.OpenBook, answer=wire.Book, status=201, rate="write", problems=(BookExists, BookElsewhere),
+        body=wire.OpenBook, answer=wire.Book, status=201, idempotency="optional", rate="write", problems=(BookExists, BookElsewhere),
         summary="Open a book",
     ),
     Endpoint(
@@ -186,7 +186,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/imports", imports.announce, scope="books:import", action="importBook", resource="Book",
-        body=wire.NewImport, answer=wire.Import, status=201, further={200: Further("Announced before: how far it is")}, rate="write",
+        body=wire.NewImport, answer=wire.Import, status=201, further={200: Further("Announced before: how far it is")}, idempotency="optional", rate="write",
         problems=(BookNotFound, ImportTooLarge), summary="Announce an import: the same content once",
     ),
     Endpoint(

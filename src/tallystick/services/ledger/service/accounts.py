@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from tallystick.chassis.db import CheckViolation, Database, Transaction, UniqueViolation
-from tallystick.chassis.idempotency import Answer, Entry, Replay, claim, complete
+from tallystick.chassis.idempotency import Answer, Entry, complete
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.messages import MAIN, OWN
 from tallystick.contracts.ledger.problems import (
@@ -42,7 +42,7 @@ from tallystick.services.ledger.model import (
     usual_kind,
 )
 from tallystick.services.ledger.model.paths import TRANSIT
-from tallystick.services.ledger.service.asks import Answered
+from tallystick.services.ledger.service.asks import Answered, taken
 from tallystick.services.ledger.service.books import NO_CHART, Who, check_writable
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
@@ -91,11 +91,8 @@ class Accounts:
         for _ in range(2):
             try:
                 async with self._database.transaction() as tx:
-                    if entry is not None:
-                        outcome = (await claim(tx, [entry], resource=[account.id]))[0]
-                        if isinstance(outcome, Replay):
-                            return Answered((), None, outcome.status, outcome.body, replayed=True)
-                        outcome.raise_or_replay()
+                    if entry is not None and (before := await taken(tx, entry, account.id)) is not None:
+                        return before
                     account = await self._charted(tx, number, account)
                     new = await self._store.insert_account(tx, number, account, now)
                     row = await self._store.account(tx, tenant, account.id, now)

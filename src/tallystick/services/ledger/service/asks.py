@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -96,6 +97,15 @@ def expiries(due: Iterable[Due]) -> list[Work]:
         Work(number, Ask(tenant, "ledger", None, commands, atomic=False))
         for number, (tenant, commands) in by_book.items()
     ]
+
+
+async def taken(tx: Transaction, entry: Entry, resource: UUID | None) -> Answered | None:
+    """Takes a key for what is opened or announced, or gives the answer that is stored under it. Raises the idempotency contract's problems."""
+    outcome = (await idempotency.claim(tx, [entry], resource=[resource]))[0]
+    if isinstance(outcome, Replay):
+        return Answered((), None, outcome.status, outcome.body, replayed=True)
+    outcome.raise_or_replay()
+    return None
 
 
 async def claim(tx: Transaction, asks: list[Ask], answers: list[Answered | Exception | None], *, again: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.idempotency import Answer, Entry, complete
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.problems import (
     BookElsewhere,
@@ -23,6 +24,7 @@ from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.deployment import HOME
 from tallystick.kernel.problem import InvalidRequest, Unavailable
 from tallystick.services.ledger.model import BookRow, Chart, unsealable
+from tallystick.services.ledger.service.asks import Answered, taken
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
 
@@ -61,9 +63,18 @@ class Books:
         self._poster = poster
 
     async def open(
-        self, who: Who, name: str, description: str | None, backdating: str, shard: str | None = None
-    ) -> BookRow:
-        """The new book; opening it again with the same settings is harmless. Raises BookExists when it has others.
+        self,
+        who: Who,
+        name: str,
+        description: str | None,
+        backdating: str,
+        shard: str | None = None,
+        *,
+        entry: Entry | None = None,
+        render: Callable[[BookRow], bytes] | None = None,
+    ) -> BookRow | Answered:
+        """The new book, or the stored answer of an earlier request with this key; opening it again with the same settings is harmless.
+        Raises BookExists when it has others, and the idempotency contract's problems.
 
         At home, with another `shard`, what is kept is only where it will be: then it is opened there, which asks home whether it may.
         Raises InvalidRequest for a shard that is not known, and for a book that home does not name this shard for; and what asking home raises.
@@ -76,6 +87,8 @@ class Books:
         elif shard != HOME and shard not in self._others:
             raise InvalidRequest(f"there is no shard {shard} of the ledger")
         async with self._database.transaction() as tx:
+            if entry is not None and (before := await taken(tx, entry, None)) is not None:
+                return before
             new = await self._store.insert_book(tx, tenant, name, description, backdating, shard, now)
             row = await self._store.book(tx, tenant, name)
             if row is None:
@@ -84,6 +97,8 @@ class Books:
                 raise BookExists("change its settings, or take another name")
             if new:
                 await self._tell(tx, who, "ledger.book.opened", row, now, {"backdating": row.backdating})
+            if entry is not None and render is not None:
+                await complete(tx, [Answer(entry, 201, render(row))])
         return row
 
     async def _ask_home(self, who: Who, name: str, shard: str) -> None:
