@@ -381,6 +381,10 @@ async def test_outside_bad_requests_get_problem_documents(folder: Path) -> None:
             answer = await ask(session, "GET", url, headers=headers)
             assert problem(answer) == (400, "invalid-request")
             assert answer[1]["retryable"] is False
+        upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+        answer = await ask(session, "GET", "/v1/payments", headers=upgrade)
+        assert problem(answer) == (403, "forbidden")
+        assert "upgraded" in answer[1]["detail"], "nothing of who asks"
         # no replica at all: a problem that says so and may be tried again
         answer = await ask(session, "GET", "/v1/accounts")
         assert problem(answer) == (503, "unavailable")

@@ -395,7 +395,7 @@ async def test_methods_that_nothing_needs(platform: PlatformUnderTest) -> None:
             b"GET /v1/accounts HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        assert (await only(edge, upgrade)).status == 403
+        refused(await only(edge, upgrade), 403, "forbidden", "upgraded")
 
 
 async def test_every_answer_has_the_security_headers(platform: PlatformUnderTest) -> None:

@@ -200,6 +200,8 @@ UNREAD_ID = "edge-%START_TIME(%s%6f)%-%CONNECTION_ID%"
 UNSENT = ',"sent":false'
 #: `OPTIONS *`, and an address without a path, are answered 404 before there is an id.
 WITHOUT_PATH: Json = {"header_filter": {"header": {"name": "x-request-id", "present_match": False}}}
+#: The one reason for which the edge itself says 403; inside it is the access rules'.
+NO_UPGRADE = "A connection is not upgraded to another protocol here."
 INNER = frozenset({403, 503, 504})
 UNREAD = frozenset({400, 408, 426, 431, 501})
 
@@ -267,6 +269,8 @@ def local_replies(extra: dict[str, str], *, inner: bool = False) -> Json:
 
     def own(status: int, name: str, *conditions: Json) -> Json:
         slug, title, detail, retryable = _OWN[status]
+        if status == problem.Forbidden.status and not inner:
+            detail = NO_UPGRADE
         filters = [status_filter("EQ", status), *conditions]
         return mapper(
             {"and_filter": {"filters": filters}} if conditions else filters[0],
