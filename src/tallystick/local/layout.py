@@ -147,7 +147,8 @@ class Layout:
             raise LayoutError(f"{belongs(self.data, found)}: run as that user, or choose another with --data")
 
     def prepare(self) -> None:
-        """Make the directories, all 0700, and refuse one that others may write to or that is somebody else's."""
+        """Make the directories, all 0700, and refuse what is somebody else's or holds something else. Raises LayoutError."""
+        self._refuse_another_content()
         short = self.run
         outside = short.parent if self.data not in short.parents else None
         for directory in (self.data, outside, short, self.secrets, self.logs, self.traces):
@@ -155,6 +156,19 @@ class Layout:
                 _private(directory)
         for directory in (self.mesh, self.mesh / "in", short / "svc"):
             directory.mkdir(mode=0o700, exist_ok=True)
+
+    def _refuse_another_content(self) -> None:
+        """Someone's home, or `/tmp`, named by mistake, would be closed to all others."""
+        try:
+            found = {entry.name for entry in self.data.iterdir()} - {"lost+found"}
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise LayoutError(f"{self.data} can't be read ({error.strerror}): choose another with --data") from error
+        if found and found.isdisjoint(path.name for path in (self.lock, self.state, self.secrets, self.postgres)):
+            raise LayoutError(
+                f"{self.data} holds something else than a platform: choose one that is empty or not there yet, with --data"
+            )
 
 
 def _private(directory: Path) -> None:
