@@ -109,19 +109,20 @@ class Platform:
         self.ready = True
 
     async def _start(self) -> None:
-        self._clear_leftovers()
-        for caller, _ in pairs(self.charters):
-            (self.layout.mesh / caller).mkdir(mode=0o700, exist_ok=True)
-        try:
-            await self._ops.start()
-        except OSError as error:
-            raise StartFailed(
-                f"port {self.state.ops_port} for metrics can't be had: {error.strerror}; see --ops-port"
-            ) from error
-        self._keep_parts()
-        for name in ("postgres", "nats", "valkey"):
-            self._parts[name].start()
         async with _group() as group:
+            self._clear_leftovers()
+            self._make_root_key()
+            for caller, _ in pairs(self.charters):
+                (self.layout.mesh / caller).mkdir(mode=0o700, exist_ok=True)
+            try:
+                await self._ops.start()
+            except OSError as error:
+                raise StartFailed(
+                    f"port {self.state.ops_port} for metrics can't be had: {error.strerror}; see --ops-port"
+                ) from error
+            self._keep_parts()
+            for name in ("postgres", "nats", "valkey"):
+                self._parts[name].start()
             group.create_task(self._start_proxy())
             databases = group.create_task(self._databases())
             for name in ("nats", "valkey"):
@@ -213,12 +214,21 @@ class Platform:
         if isinstance(keeper.unit, Envoy):
             self._background(Sampler(keeper.unit).run(), "sampler")
 
-    async def _open_root(self) -> root_key.Root:
+    def _make_root_key(self) -> None:
+        """At the first start and never again: a new one would open nothing of what is there."""
+        path = self.layout.root_key
+        if path.exists():
+            return
+        if self.layout.authority.exists() or (self.layout.postgres / "PG_VERSION").exists():
+            raise StartFailed(f"{path} is missing, and nothing of the data can be opened without it: restore it")
+        root_key.create(path, self._passphrase())
+
+    def _passphrase(self) -> Secret[str] | None:
         file = self.options.root_passphrase_file
-        passphrase = Secret(file.read_text(encoding="utf-8").rstrip("\r\n")) if file is not None else None
-        if not self.layout.root_key.exists():
-            root_key.create(self.layout.root_key, passphrase)
-        return await root_key.LocalRoot.open(self.layout.root_key, passphrase)
+        return Secret(file.read_text(encoding="utf-8").rstrip("\r\n")) if file is not None else None
+
+    async def _open_root(self) -> root_key.Root:
+        return await root_key.LocalRoot.open(self.layout.root_key, self._passphrase())
 
     async def _databases(self) -> provision.Databases:
         await self._parts["postgres"].until_ready()

@@ -37,7 +37,7 @@ class SecretFiles:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(path, secrets.token_urlsafe(BYTES) + "\n")
-        with path.open(encoding="ascii") as file:
+        with path.open(encoding="ascii", errors="replace") as file:
             mode = os.fstat(file.fileno()).st_mode
             if stat.S_IMODE(mode) & 0o077:
                 raise SecretsError(
@@ -45,7 +45,7 @@ class SecretFiles:
                     "for a new secret, or chmod 600 it if nobody else was there"
                 )
             text = file.read().strip()
-        if len(text) < BYTES:
+        if len(text) < BYTES or not text.isascii():
             raise SecretsError(
                 f"{path} is empty or damaged: delete it while the platform is stopped, a new one is made"
             )
