@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tallystick.chassis.charter import Charter
+from tallystick.chassis.charter import Charter, load_all
 from tallystick.cli import up as starting
 from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Common
@@ -16,7 +17,11 @@ from tallystick.cli.progress import LineProgress
 from tallystick.cli.status import _show
 from tallystick.local import state as states
 from tallystick.local.control import Status
+from tallystick.local.environment import Options
 from tallystick.local.layout import Layout
+from tallystick.local.platform import Platform
+from tallystick.local.secrets import SecretFiles
+from tallystick.local.supervisor import StartFailed
 from tests.support.parts import free_port
 
 
@@ -77,3 +82,56 @@ def test_a_database_that_is_migrated_for_long_is_told(tmp_path: Path, capsys: py
     assert said.count("\n") == 1
     _show(found)
     assert "its database is being migrated, 0016_transfer_row.sql" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_in_the_way_of_the_lock_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = Layout(tmp_path / "d")
+    layout.prepare()
+    layout.lock.mkdir()
+    assert dispatch(["up", "--data", str(layout.data)]) == 4
+    assert capsys.readouterr().err == f"tallystick: not started: {layout.lock}: Is a directory\n"
+
+
+def test_the_passphrase_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up --detach` runs on in the root folder."""
+    layout = Layout(tmp_path)
+    layout.prepare()
+    given: list[Mapping[str, str]] = []
+
+    def started(*_: object, env: Mapping[str, str], **__: object) -> None:
+        given.append(env)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.chdir(tmp_path)
+    for named in ("pass", ""):
+        monkeypatch.setenv("TALLYSTICK_ROOT_PASSPHRASE_FILE", named)
+        with pytest.raises(KeyboardInterrupt):
+            starting._detach(layout, Common(data=tmp_path))
+    with_one, without = (starting.options(environ).root_passphrase_file for environ in given)
+    assert (with_one, without) == (tmp_path / "pass", None)
+    assert given[0]["TALLYSTICK_ROOT_PASSPHRASE_FILE"] == str(tmp_path / "pass")
+
+
+async def test_a_root_key_is_never_made_over_data_of_another(directory: Path) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    (layout.postgres).mkdir()
+    (layout.postgres / "PG_VERSION").write_text("18")
+    with pytest.raises(StartFailed, match=r"root\.key is missing, .* restore it"):
+        await _platform(layout).start()
+    assert not layout.root_key.exists()
+
+
+async def test_what_is_wrong_before_anything_is_started_is_said(directory: Path) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    SecretFiles(layout.secrets).get("ledger/nats")
+    (layout.secrets / "ledger" / "nats").chmod(0o644)
+    with pytest.raises(StartFailed, match="ledger/nats may be read by others"):
+        await _platform(layout).start()
+
+
+def _platform(layout: Layout) -> Platform:
+    state = states.plan(None, free_port(), free_port(), None)
+    return Platform(layout, state, load_all(), options=Options(), report=lambda *_: None)

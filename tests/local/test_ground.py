@@ -54,6 +54,22 @@ def test_somebody_elses_directory_is_refused(directory: Path) -> None:
         Layout(directory).prepare()
 
 
+def test_a_directory_that_holds_something_else_is_left_as_it_is(directory: Path) -> None:
+    """`--data /tmp`, or a home, would be closed to everybody else."""
+    directory.chmod(0o755)
+    (directory / "lost+found").mkdir()
+    (directory / "mine").write_text("")
+    with pytest.raises(LayoutError, match="holds something else than a platform"):
+        Layout(directory).prepare()
+    assert directory.stat().st_mode & 0o777 == 0o755
+    assert {path.name for path in directory.iterdir()} == {"lost+found", "mine"}
+    (directory / "mine").unlink()  # a volume of its own, just made
+    Layout(directory).prepare()
+    states.write(Layout(directory), states.plan(None, None, None, None))
+    (directory / "mine").write_text("")
+    Layout(directory).prepare()
+
+
 def test_where_the_data_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TALLYSTICK_HOME", raising=False)
@@ -128,9 +144,24 @@ def test_state_is_written_and_read(directory: Path) -> None:
     state = states.plan(None, 7443, None, {"risk": 3})
     states.write(layout, state)
     assert states.read(layout) == state
-    layout.state.write_text("{")
-    with pytest.raises(LayoutError, match=r"platform\.json is damaged"):
+    layout.state.unlink()
+    layout.state.mkdir()
+    with pytest.raises(LayoutError, match=r"platform\.json can't be read"):
         states.read(layout)
+
+
+@pytest.mark.parametrize(
+    "change", ["", '"port": 0', '"nats_port": 65536', '"mtls_port": -1', '"replicas": {"risk": 0}']
+)
+def test_settings_that_can_not_be_are_damage_and_found(directory: Path, change: str) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    ports = '"port": 7443, "ops_port": 7444, "nats_port": 7445, '
+    layout.state.write_text(f"{{{ports}{change}}}")
+    with pytest.raises(LayoutError, match=r"platform\.json is damaged .* ports, replicas and shards"):
+        states.read(layout)
+    [finding] = [finding for finding in doctor.examine(layout) if finding.name == "settings"]
+    assert (finding.verdict, "damaged" in finding.found) == ("failed", True)
 
 
 def test_one_supervisor_per_directory(directory: Path) -> None:
@@ -162,6 +193,15 @@ def test_a_secret_that_others_can_read_is_refused(directory: Path) -> None:
     with pytest.raises(SecretsError, match="may be read by others") as caught:
         files.get("postgres")
     assert value not in str(caught.value)
+
+
+def test_a_damaged_secret_is_named(directory: Path) -> None:
+    files = SecretFiles(directory)
+    files.get("postgres")
+    for damage in ("", "é" * 40):
+        files.path("postgres").write_text(damage)
+        with pytest.raises(SecretsError, match="postgres is empty or damaged"):
+            files.get("postgres")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b/c", "/etc/passwd", "", "A", "a/", "a b"])
@@ -259,6 +299,13 @@ def test_a_port_that_is_taken_is_found(directory: Path) -> None:
         findings = [finding for finding in doctor.examine(layout) if "(edge)" in finding.name]
     assert [finding.verdict for finding in findings] == ["failed"]
     assert "--port" in findings[0].remedy
+
+
+def test_a_directory_that_can_not_be_written_is_found(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(directory)
+    layout.prepare()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as on a file system that is mounted to be read
+    assert [f.found for f in doctor.examine(layout) if f.verdict == "failed"] == [f"{layout.data} can't be written"]
 
 
 def test_secrets_that_others_can_read_are_found(directory: Path) -> None:

@@ -22,12 +22,14 @@ from tallystick.local.layout import Layout
 from tallystick.local.ports import ports, why_not
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from tallystick.chassis.charter import Charter
     from tallystick.local.environment import Options
 
 DETACHED_WITHIN = 300.0
+#: Names the file with what opens the sealed root key.
+OPENED_BY = "TALLYSTICK_ROOT_PASSPHRASE_FILE"
 #: Three ports come after the edge's: metrics, bus, and the edge's other one for clients with a certificate. One more, should
 #: `--ops-port` have taken one of these.
 MAX_PORT = 65531
@@ -73,24 +75,36 @@ def up(
         return with_shards(services, [*(previous.shards if previous else ()), *more])
 
     asked = _replicas(replicas or [], planned(states.read(layout)))
-    layout.prepare()
-    lock = states.Lock(layout.lock)
-    if not lock.acquire():
-        return _runs_already(layout, common, more)
-    try:
-        # Whoever had the lock until now may have changed it.
-        previous = states.read(layout)
-        charters = planned(previous)
-        merged = {**(previous.replicas if previous else {}), **asked} if asked else None
-        state = states.plan(previous, _port(port), _port(ops_port), merged, more)
-        _have(state)
-        states.write(layout, state)  # what can't be had is not kept for the next start
-        if detach:
+    with _disk(layout):
+        layout.prepare()
+        lock = states.Lock(layout.lock)
+        if not lock.acquire():
+            return _runs_already(layout, common, more)
+        try:
+            # Whoever had the lock until now may have changed it.
+            previous = states.read(layout)
+            charters = planned(previous)
+            merged = {**(previous.replicas if previous else {}), **asked} if asked else None
+            state = states.plan(previous, _port(port), _port(ops_port), merged, more)
+            _have(state)
+            states.write(layout, state)  # what can't be had is not kept for the next start
+            if detach:
+                lock.release()
+                return _detach(layout, common)
+            return _foreground(layout, state, charters, common)
+        finally:
             lock.release()
-            return _detach(layout, common)
-        return _foreground(layout, state, charters, common)
-    finally:
-        lock.release()
+
+
+@contextlib.contextmanager
+def _disk(layout: Layout) -> Iterator[None]:
+    """A data directory that can't be written, or is full, is said. Raises Failed."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # nobody reads what we print
+    except OSError as error:
+        raise Failed(f"not started: {error.filename or layout.data}: {error.strerror or error}", PART_FAILED) from error
 
 
 def _have(state: states.State) -> None:
@@ -124,7 +138,7 @@ def options(environ: Mapping[str, str]) -> Options:
     """What the environment of `up` says: where traces go, how much is logged, what opens the sealed root key."""
     from tallystick.local.environment import Options
 
-    passphrase = environ.get("TALLYSTICK_ROOT_PASSPHRASE_FILE")
+    passphrase = environ.get(OPENED_BY)
     return Options(
         root_passphrase_file=Path(passphrase).resolve() if passphrase else None,
         otlp_endpoint=environ.get("TALLYSTICK_OTLP_ENDPOINT") or None,
@@ -147,6 +161,7 @@ def _detach(layout: Layout, common: Common) -> int:
             stderr=log,
             start_new_session=True,
             cwd="/",
+            env=_from_anywhere(os.environ),
         )
     progress = progress_for(common)
     try:
@@ -171,6 +186,12 @@ def _detach(layout: Layout, common: Common) -> int:
             time.sleep(0.1)
     finally:
         progress.close()
+
+
+def _from_anywhere(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a child that is in another folder."""
+    passphrase = environ.get(OPENED_BY)
+    return {**environ, OPENED_BY: str(Path(passphrase).resolve())} if passphrase else dict(environ)
 
 
 def shards(given: list[str]) -> list[str]:

@@ -60,7 +60,10 @@ def examine(layout: Layout) -> Iterator[Finding]:
         yield Finding(name="data", verdict="failed", found=found, remedy=remedy)
         return  # nothing more is to be seen there
     yield _disk(layout.data)
-    yield _directory(layout)
+    directory = _directory(layout)
+    yield directory
+    if directory.verdict == "failed":
+        return
     yield from _modes(layout)
     yield from _ports(layout)
 
@@ -185,6 +188,13 @@ def _directory(layout: Layout) -> Finding:
             found=belongs(data, data.stat()),
             remedy="run as that user, or choose another place with --data",
         )
+    if not os.access(data, os.W_OK | os.X_OK):
+        return Finding(
+            name="data",
+            verdict="failed",
+            found=f"{data} can't be written",
+            remedy="choose another place with --data or TALLYSTICK_HOME",
+        )
     longest = len(str(layout.mesh / ("x" * 20) / ("x" * 20 + ".sock")))
     where = (
         ""
@@ -218,7 +228,12 @@ def _modes(layout: Layout) -> Iterator[Finding]:
 
 def _ports(layout: Layout) -> Iterator[Finding]:
     running = not _lock_is_free(layout)
-    state = states.read(layout) or states.plan(None, None, None, None)
+    try:
+        state = states.read(layout) or states.plan(None, None, None, None)
+    except LayoutError as error:
+        found, _, remedy = str(error).rpartition(": ")
+        yield Finding(name="settings", verdict="failed", found=found, remedy=remedy)
+        return
     for port in ports(state):
         label = f"port {port.number} ({port.what})"
         if running:

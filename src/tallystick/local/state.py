@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -19,18 +19,21 @@ from tallystick.local.parts.process import write_private
 DEFAULT_PORT: Final = 8443
 TRUST_DOMAIN: Final = "tallystick.local"
 
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Replicas = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    port: int
+    port: Port
     """The edge, on loopback."""
-    ops_port: int
+    ops_port: Port
     """Metrics and their discovery, on loopback."""
-    nats_port: int
-    mtls_port: int = 0
+    nats_port: Port
+    mtls_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     """The edge for clients that come with a certificate, on loopback. 0 in a file from before there was one: `read` sees to that."""
     host: str = "localhost"
     trust_domain: str = TRUST_DOMAIN
-    replicas: dict[str, int] = {}
+    replicas: dict[str, Replicas] = {}
     """What `--replicas` asked for, by deployment; others have the charter's minimum."""
     shards: list[str] = []
     """What `--shard` asked for: shards of the ledger beside the one at home. They keep books, so they stay."""
@@ -57,7 +60,12 @@ def read(layout: Layout) -> State | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise LayoutError(f"{layout.state} is damaged ({error}): correct or delete it; it only holds ports") from error
+        raise LayoutError(
+            f"{layout.state} is damaged ({error}): correct it, or delete it and tell the next `tallystick up` its ports, replicas "
+            "and shards once more"
+        ) from error
+    except OSError as error:
+        raise LayoutError(f"{layout.state} can't be read ({error.strerror}): it must be a file of this user") from error
     if found.mtls_port:
         return found
     return msgspec.structs.replace(found, mtls_port=_next(found.port + 3, found.ops_port, found.nats_port))
