@@ -20,7 +20,7 @@ from valkey.exceptions import ValkeyError
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.batching import CHECK_PACE, Batcher
-from tallystick.chassis.waiters import Waiters
+from tallystick.chassis.waiting import Waiters
 from tallystick.kernel.problem import Overloaded, RateLimited
 
 if TYPE_CHECKING:

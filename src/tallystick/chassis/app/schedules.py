@@ -16,6 +16,7 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.app.runtime import Schedule
 from tallystick.chassis.db import Database, Session, session
 from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.waiting import set_within
 from tallystick.kernel.problem import Problem, Unavailable
 
 MIN_RUN_SECONDS: Final = 60.0
@@ -65,7 +66,7 @@ async def keep(schedule: Schedule, service: Any, leadership: Leadership | None, 
     every = schedule.every.total_seconds()
     # Replicas and schedules that start together don't run together.
     pause = random.uniform(0, min(every, 5.0))  # noqa: S311
-    while not await _set_within(stopping, pause):
+    while not await set_within(stopping, pause):
         begun = monotonic()
         try:
             if not schedule.exclusive or leadership is None or await leadership.leads(schedule.name):
@@ -92,12 +93,3 @@ async def _run(schedule: Schedule, service: Any, seconds: float) -> None:
             telemetry.log.error("schedule.failed", schedule=schedule.name, error=error)
     _RUNS.labels(schedule.name, result).inc()
     _SECONDS.labels(schedule.name).observe(monotonic() - begun)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

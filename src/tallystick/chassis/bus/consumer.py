@@ -23,6 +23,7 @@ from tallystick.chassis.db import Database, Queries, Query, Session, Signal, Tra
 from tallystick.chassis.fact import Delivered, Head
 from tallystick.chassis.fact import head as decode_head
 from tallystick.chassis.telemetry.redact import stack
+from tallystick.chassis.waiting import set_within
 from tallystick.kernel.problem import Problem
 
 Q: Final = Queries.load("tallystick.chassis", "inbox")
@@ -118,7 +119,7 @@ class Consumer:
                 try:
                     async with session(self.database) as own:
                         while not await own.lock(f"consumer:{source}:{self.subscription.name}"):
-                            if await self._stopped_within(FOLLOWER_S):
+                            if await set_within(self._stopping, FOLLOWER_S):
                                 return
                         self.leading = True
                         await self._begin()
@@ -140,7 +141,7 @@ class Consumer:
                         reason=str(error) if isinstance(error, Hole | Problem) else None,
                         delay_ms=int(pause * 1000),
                     )
-                    await self._stopped_within(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                    await set_within(self._stopping, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                     pause = min(pause * 2, LONGEST_PAUSE_S)
                 finally:
                     self.leading = False
@@ -221,7 +222,7 @@ class Consumer:
             if await self._attempt([fact], attempt=attempt, final=attempt == self.subscription.max_attempts):
                 return
             pause = min(self._pause_s * 2**attempt, LONGEST_PAUSE_S)
-            if await self._stopped_within(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
+            if await set_within(self._stopping, pause * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
                 raise Stopped  # neither handled nor given up: the next process goes on with this fact
 
     async def _attempt(self, facts: Sequence[tuple[int, bytes]], *, attempt: int, final: bool) -> bool:
@@ -333,14 +334,6 @@ class Consumer:
                     self._replay_at = clock() + LONGEST_PAUSE_S  # the facts that come do not wait for it
                     return
                 await self.database.execute(Q.failed_again, letter["id"], describe(error))
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 def _head(raw: bytes) -> Head:

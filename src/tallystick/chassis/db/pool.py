@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from tallystick.chassis.waiters import Waiters
+from tallystick.chassis.waiting import Waiters
 from tallystick.kernel.problem import Overloaded
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from tallystick.chassis.bus.connection import Bus, BusUnavailable
 from tallystick.chassis.bus.streams import Hole, StreamSettings, Tail
 from tallystick.chassis.db import Database, Row, Session, arguments, session
 from tallystick.chassis.outbox import Q
+from tallystick.chassis.waiting import set_within
 from tallystick.kernel.problem import Problem
 
 MAX_FACTS: Final = 512
@@ -123,14 +124,14 @@ class Relay:
             try:
                 async with session(self.database) as own:
                     while not await own.lock(f"relay:{self.service}"):
-                        if await self._stopped_within(FOLLOWER_S):
+                        if await set_within(self._stopping, FOLLOWER_S):
                             return
                     self.leading = True
                     await self._lead(own)
                     pause = 0.1
             except (Problem, LostLead, Diverged, Hole, OSError) as error:
                 telemetry.log.warning("outbox.relay_failed", error=error, reason=str(error), delay_ms=int(pause * 1000))
-                await self._stopped_within(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                await set_within(self._stopping, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause = min(pause * 2, 5.0)
             finally:
                 self.leading = False
@@ -249,14 +250,6 @@ class Relay:
         if len(facts) != row["count"]:
             raise Diverged(f"the outbox of {self.service} has lost facts of the batch that starts at {row['first']}")
         return Batch(row["first"], [one["fact"] for one in reversed(facts)], row["last_xid"], row["last_position"])
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 def _plain(rows: Sequence[Row]) -> list[tuple[str, int, bytes]]:

@@ -1,4 +1,4 @@
-"""Those who wait, in order, for what somebody else gives back: a connection, a place."""
+"""Waiting: for an event, but not for ever; and in order, for what somebody else gives back."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Returns as soon as it is set, True, or after `seconds`, False."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class Waiters(Generic[T]):
-    """At most `most` of them. Whoever is told to stop in the very moment in which it is handed something does not keep it: it
+    """Those who wait for a connection, or a place; at most `most`. Whoever is told to stop in the very moment in which it is handed something does not keep it: it
     goes to `give_back`.
     """
 
