@@ -136,7 +136,7 @@ async def test_not_a_sealed_value(setup: Setup, blob: bytes) -> None:
 
 async def test_bad_ones_do_not_spoil_a_batch(setup: Setup) -> None:
     ring = await setup.ring()
-    blobs = await ring.seal_many([(b"a", HERE), (b"b", HERE)])
+    blobs = [await ring.seal(plain, HERE) for plain in (b"a", b"b")]
     opened = await ring.open_many([(blobs[0], HERE), (b"x", HERE), (blobs[1], HERE)])
     assert opened[0] == bytearray(b"a")
     assert isinstance(opened[1], Malformed)
@@ -334,7 +334,7 @@ async def _things(setup: Setup, ring: Keyring, count: int) -> None:
     await connection.execute("CREATE TABLE thing (id text PRIMARY KEY, sealed bytea NOT NULL)")
     await connection.execute(f"GRANT SELECT, INSERT, UPDATE ON thing TO {setup.service.dsn.user}")
     keys = [f"{i:05}" for i in range(count)]
-    blobs = await ring.seal_many([(key.encode(), place(key)) for key in keys])
+    blobs = [await ring.seal(key.encode(), place(key)) for key in keys]
     await connection.executemany("INSERT INTO thing VALUES ($1, $2)", list(zip(keys, blobs, strict=True)))
     await connection.close()
 

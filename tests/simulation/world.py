@@ -73,7 +73,6 @@ class Replica:
 
     def __init__(self, world: World, shard: Shard, number: int) -> None:
         self.world, self.shard, self.number = world, shard, number
-        self.deaths = 0
         self.start()
 
     def start(self) -> None:
@@ -107,7 +106,6 @@ class Replica:
         setattr(poster, "_in_turn", in_turn)  # noqa: B010 - a method of one replica
 
     def kill(self) -> None:
-        self.deaths += 1
         self.world.note("kill", *([] if self.shard.name == self.world.home else [self.shard.name]), self.number)
         self.database.kill()
         self.died.set_result(None)

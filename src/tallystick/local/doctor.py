@@ -26,7 +26,6 @@ from tallystick.local.parts.process import ProcessFailed
 from tallystick.local.parts.valkey import valkey_version
 from tallystick.local.ports import ports, why_not
 
-MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 #: What the platform takes when idle, with room for its caches.
 MEMORY: Final = 2 * GIB

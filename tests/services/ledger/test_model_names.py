@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from tallystick.kernel import ids
 from tallystick.kernel.ids import InvalidId
 from tallystick.services.ledger.model import (
-    BookRow,
     Category,
     Chart,
     Charted,
@@ -217,12 +215,3 @@ def test_entries_are_listed_the_debit_before_the_credit_newest_first() -> None:
     hits = [Hit(made[n], (True, False), (None, None), fits[n]) for n in (2, 1, 0)]
     assert [(one.place, one.account) for one in sides(hits, None)] == [(7, aid(1)), (4, aid(2)), (3, aid(1)), (2, aid(2))]  # fmt: skip
     assert [one.place for one in sides(hits, 4)] == [3, 2]
-
-
-def test_every_tenant_has_its_main_book() -> None:
-    row = BookRow(
-        id=1, tenant="acme", name="main", description=None, backdating="strict", sealed_until=None, quarantined_at=None, quarantine_reason=None,
-        shard="a", sequence=0, revision=0, created_at=START,
-    )  # fmt: skip
-    assert row.is_main
-    assert not replace(row, name="other").is_main

@@ -93,11 +93,6 @@ class Keyring:
         """
         return self._seal(await self._tenant_key(aad.tenant), plain, aad)
 
-    async def seal_many(self, items: Sequence[tuple[Plain, Aad]]) -> list[bytes]:
-        """As `seal`, in order."""
-        keys = {tenant: await self._tenant_key(tenant) for tenant in {aad.tenant for _, aad in items}}
-        return [self._seal(keys[aad.tenant], plain, aad) for plain, aad in items]
-
     async def open_sealed(self, blob: bytes, aad: Aad) -> bytes:
         """The plaintext. Raises a KeyringError: Malformed, UnknownKey, Shredded, Forged."""
         (plain,) = await self.open_many([(blob, aad)])

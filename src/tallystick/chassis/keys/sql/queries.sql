@@ -101,11 +101,6 @@ RETURNING key_id, version;
 -- The tenants that have an active key: what a rotation goes through.
 SELECT tenant FROM data_key WHERE kind = 'tenant' AND state = 'active' AND tenant > $1 ORDER BY tenant LIMIT $2;
 
--- name: inventory
--- The inventory of keys for an auditor (PCI DSS 3.6.1.1): how many of which kind and state, how old.
-SELECT kind, state, count(*) AS keys, min(created_at) AS oldest, max(created_at) AS newest
-FROM data_key GROUP BY kind, state ORDER BY kind, state;
-
 -- name: rewrap_progress
 -- Where a re-wrap of a column stands; locked, so that one replica does the next page.
 SELECT after_key, scanned, rewrapped, started_at, finished_at FROM rewrap_progress WHERE job = $1 FOR UPDATE;

@@ -92,9 +92,3 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: InstantWire
     reason: str | None
     breached_on: list[DayWire] = []
-
-
-class ProposalRef(msgspec.Struct, frozen=True):
-    """Left out where nothing waits."""
-
-    id: ProposalIdWire

@@ -6,8 +6,6 @@ from datetime import datetime
 
 import msgspec
 
-from tallystick.contracts.ledger.messages import MAIN
-
 
 class BookRow(msgspec.Struct, frozen=True, kw_only=True):
     """`sequence` is that of its last transfer; `revision` counts the changes of its accounts, its chart and its settings."""
@@ -24,8 +22,3 @@ class BookRow(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     revision: int
     created_at: datetime
-
-    @property
-    def is_main(self) -> bool:
-        """Every tenant has this one, opened on first use."""
-        return self.name == MAIN
