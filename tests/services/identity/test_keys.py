@@ -108,7 +108,9 @@ async def test_another_replica_verifies_and_signs_with_the_same_keys(world: Worl
 
 
 async def test_private_halves_are_sealed(world: World) -> None:
-    for row in await world.tables.query("SELECT kid, sealed_private FROM signing_key"):
+    rows = await world.tables.query("SELECT kid, sealed_private FROM signing_key")
+    assert rows
+    for row in rows:
         sealed = bytes(row["sealed_private"])
         assert b"\x30\x81\x87\x02\x01" not in sealed  # PKCS#8 of a P-256 key
         other = await world.tables.query("SELECT sealed_private FROM signing_key WHERE kid <> $1", row["kid"])

@@ -407,6 +407,9 @@ async def test_a_flush_is_sent_while_the_one_before_it_is_stored(
         await Store().lock_books(tx, [await books.ledger.poster.book("acme")])
         batches = [post(books.ledger, *large(account=customer, other=bank)) for _ in range(4)]
         answers = asyncio.gather(*batches)
+        async with asyncio.timeout(30):
+            while len(sent) < 2:
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
         assert sent == [1, 1]
     posted = await answers
