@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -163,6 +163,24 @@ async def test_what_people_typed_is_no_formula_in_a_spreadsheet(env: Env) -> Non
     assert [row["balance"] for row in table(await env.call("GET", "/v1/books/main/trial-balance?format=csv"))][
         1
     ] == "-0.06"
+
+
+@pytest.mark.parametrize("by", ["recorded", "effective"])
+async def test_a_statement_without_an_end_ends_where_nothing_can_come_before(env: Env, by: str) -> None:
+    """Not now: a transfer may be on its way that is recorded before that, and would be neither in this statement nor in the next."""
+    of = await a_shop(env)
+    path = f"/v1/accounts/{of['anna']}/statement?by={by}"
+    first = (await env.call("GET", path)).json
+    last = (await env.call("GET", "/v1/transfers?limit=1")).json["data"][0]["recorded_at"]
+    after = datetime.fromisoformat(last) + timedelta(microseconds=1)
+    assert datetime.fromisoformat(first["to"]) == after
+    await env.transfers(post(of["bank"], of["anna"], 70))
+    second = (await env.call("GET", f"{path}&from={first['to']}")).json
+    assert (second["opening"], second["entries"]) == (first["closing"], 1)
+    third = (await env.call("GET", f"{path}&from={second['to']}")).json
+    assert (third["opening"], third["entries"]) == (second["closing"], 0)
+    empty = await at(env, "empty", "debit")
+    assert (await env.call("GET", f"/v1/accounts/{empty}/statement?by={by}")).json["entries"] == 0
 
 
 async def test_a_statement_that_can_not_be_given(env: Env) -> None:

@@ -39,7 +39,8 @@ _COLUMNS: Final = (
 
 
 class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From the opening of the account up to now, if nothing else is said; by effective time from the first entry on, if that is earlier.
+    """From the opening of the account up to the book's last transfer, if nothing else is said, and the next statement may begin where this one
+    ends; by effective time from the first entry on, if that is earlier.
     `sequence`: as it was when the book was at this one. `book` is for an account that is named by its path. A further page is asked for with the
     same words.
     """

@@ -145,14 +145,17 @@ class Statements:
         latest = following or (now if recorded is None else max(now, recorded + MICROSECOND))
         if end is not None and end > latest:
             raise HistoryNotKept(
-                "that time is still to come: without an end it is a statement up to now"
+                "that time is still to come: without an end it is a statement of all that there is"
                 if following is None
                 else "that time was still to come when the book was at that sequence",
                 as_of=last,
             )
-        since, until = start or (EPOCH if asked.effective else row.created_at), end or latest
-        if since > until or (start is not None and start == end):
+        since = start or (EPOCH if asked.effective else row.created_at)
+        if since > (end or latest) or (start is not None and start == end):
             raise InvalidRequest("a statement begins before it ends")
+        # Without an end it ends right after the book's last transfer: another may be on its way that is recorded before now.
+        turn = max(since, row.created_at + MICROSECOND, EPOCH if recorded is None else recorded + MICROSECOND)
+        until = end or following or turn
         if asked.effective:
             return Span(since, until, 0, last)
         first = row.created_sequence if start is None else await self._before(tx, row, since)
