@@ -261,6 +261,7 @@ async def test_a_chart_that_orphans_accounts_is_refused(env: Env) -> None:
     old = (await env.call("GET", "/v1/books/main/chart?version=1")).json
     assert len(old["rules"]) == 4
     assert problem(await env.call("GET", "/v1/books/main/chart?version=0"))[0] == 400
+    assert problem(await env.call("GET", "/v1/books/main/chart?version=999")) == (400, "invalid-request")
     for rules in (
         [{"pattern": "a:{id:float}", "kind": "asset"}],
         [{"pattern": "a:{}", "kind": "asset"}],

@@ -187,6 +187,7 @@ async def test_a_statement_that_can_not_be_given(env: Env) -> None:
     of = await a_shop(env)
     path = f"/v1/accounts/{of['anna']}/statement"
     assert problem(await env.call("GET", f"{path}?from=2025-12-31")) == (422, "history-not-kept")
+    assert problem(await env.call("GET", f"{path}?to=2025-12-30")) == (422, "history-not-kept")
     assert problem(await env.call("GET", f"{path}?to=2026-01-03")) == (422, "history-not-kept")  # the day has not ended
     assert problem(await env.call("GET", f"{path}?to=2999-01-01T00:00:00Z")) == (422, "history-not-kept")
     assert problem(await env.call("GET", f"{path}?from=2026-01-03&to=2026-01-01")) == (400, "invalid-request")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import Page, Paging, Reply, Request, page, read_cursor
+from tallystick.chassis.web import Page, Paging, Reply, Request, invalid, page, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.problems import BookNotFound, CategoryNotFound
 from tallystick.kernel.numbers import found_in
@@ -115,8 +115,10 @@ def _category(request: Request[Any, Any]) -> str:
 
 
 async def get_chart(ledger: Ledger, request: Request[None, ChartQuery]) -> Reply[wire.Chart]:
-    name = named(request)
-    chart, since = await ledger.books.chart(request.subject.tenant, name, request.query.version)
+    name, version = named(request), request.query.version
+    chart, since = await ledger.books.chart(request.subject.tenant, name, version)
+    if version is not None and chart.version != version:
+        raise invalid("/version", "the chart has not come to that version")
     return Reply(views.chart(name, chart, since))
 
 

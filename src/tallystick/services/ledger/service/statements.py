@@ -137,7 +137,7 @@ class Statements:
     async def _span(self, tx: Transaction, row: AccountRow, asked: Asked, now: datetime) -> Span:
         """That of the first page. By effective time without a start it begins at EPOCH, before which nothing is effective."""
         start, end = asked.start, asked.end
-        if start is not None and start < row.created_at and not asked.effective:
+        if not asked.effective and any(said is not None and said < row.created_at for said in (start, end)):
             raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
         last = await self._accounts.sequence(tx, row, At(asked.sequence), now)
         recorded, following = await self._store.turn(tx, row.book, last)
