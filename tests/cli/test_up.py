@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tallystick.chassis.charter import Charter, load_all
 from tallystick.cli import up as starting
 from tallystick.cli.commands import dispatch
-from tallystick.cli.output import Common
+from tallystick.cli.output import Common, Failed
 from tallystick.cli.progress import LineProgress
 from tallystick.cli.status import _show
 from tallystick.local import state as states
@@ -111,6 +112,16 @@ def test_the_passphrase_is_found_from_another_folder(tmp_path: Path, monkeypatch
     with_one, without = (starting.options(environ).root_passphrase_file for environ in given)
     assert (with_one, without) == (tmp_path / "pass", None)
     assert given[0]["TALLYSTICK_ROOT_PASSPHRASE_FILE"] == str(tmp_path / "pass")
+
+
+def test_what_is_stopped_while_it_starts_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(tmp_path)
+    layout.prepare()
+    started = subprocess.Popen
+    child = [sys.executable, "-c", "print('postgres starting 0.2 s')"]
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: started(child, **options))
+    with pytest.raises(Failed, match=r"^it was stopped before it was ready$"):
+        starting._detach(layout, Common(data=tmp_path))
 
 
 async def test_a_root_key_is_never_made_over_data_of_another(directory: Path) -> None:

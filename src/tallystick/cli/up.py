@@ -166,7 +166,9 @@ def _detach(layout: Layout, common: Common) -> int:
     progress = progress_for(common)
     try:
         while True:
-            if child.poll() is not None:
+            if child.poll() == OK:
+                raise Failed("it was stopped before it was ready", PART_FAILED)
+            if child.returncode is not None:
                 # What it says last, after its progress.
                 said = output.read_bytes()[start:].decode(errors="replace").rpartition("tallystick: ")[2].strip()
                 raise Failed(said or f"it ended with status {child.returncode}", PART_FAILED)
