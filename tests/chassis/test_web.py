@@ -1002,3 +1002,13 @@ def test_a_request_does_not_show_what_it_carries(env: Env) -> None:
     assert all(issubclass(each, Problem) for each in raises)
     decode = query_decoder(Filter)
     assert decode(b"state=a%20b") == Filter(state="a b")
+
+
+def test_a_parameter_is_a_text_or_a_whole_number() -> None:
+    class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        limit: int | None = None
+        seconds: float = 0.0
+        final: bool = False
+
+    with pytest.raises(TypeError, match=r"Asked: .*: seconds, final$"):
+        query_decoder(Asked)

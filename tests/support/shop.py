@@ -75,7 +75,7 @@ class Shop:
 
 
 class Slowly(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    seconds: float = 0.0
+    seconds: int = 0
 
 
 class State(msgspec.Struct):

@@ -104,6 +104,7 @@ async def test_sound_books_have_no_faults(books: Books) -> None:
     assert await one_round(books) == []
 
 
+@pytest.mark.damages
 @pytest.mark.parametrize("change", INJECTED)
 async def test_a_change_behind_everybodys_back_is_found(books: Books, service: ServiceDatabase, change: str) -> None:
     await filled(books)

@@ -545,6 +545,7 @@ async def test_filters_together_find_what_each_row_says(books: Books, seed: int)
         assert [row.id for row in found] == sorted(wanted, reverse=True)[:limit]
 
 
+@pytest.mark.damages
 async def test_a_balance_can_be_explained_and_a_wrong_one_is_found(books: Books, service: ServiceDatabase) -> None:
     """tigerbeetle#3916: somebody saw all balances at zero; nobody could find out why, and no tool could say whether they were right."""
     bank, customer = await pair(books, funds=100)

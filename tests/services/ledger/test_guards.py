@@ -455,6 +455,7 @@ async def test_the_check_of_the_books_finds_what_was_changed_behind_everybodys_b
         await connection.close()
 
 
+@pytest.mark.damages
 async def test_books_of_a_tenant_do_not_make_up_for_each_other(books: Books, service: ServiceDatabase) -> None:
     bank = await books.open(side="debit")
     await books.ledger.books.open(("acme", "cli_test", None), "fees", None, "strict")

@@ -349,6 +349,7 @@ async def test_sweeps_side_by_side_expire_once(books: Books, service: ServiceDat
 # ---- facts ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.damages
 async def test_a_unit_is_one_fact_that_proves_all_of_it(books: Books, service: ServiceDatabase) -> None:
     debit, credit, other = [await books.open() for _ in range(3)]
     metadata = '{"note":"' + "x" * 400 + '"}'

@@ -64,6 +64,7 @@ async def test_one_minor_unit_shuts_the_book_and_nothing_else(books: Books, serv
     await books.sound()
 
 
+@pytest.mark.damages
 async def test_a_faulty_book_is_not_released(books: Books, service: ServiceDatabase) -> None:
     bank, customer = await books.open(side="debit"), await books.open(floor=0)
     await books.post(move("post", bank, customer, 100))
@@ -81,6 +82,7 @@ async def test_a_faulty_book_is_not_released(books: Books, service: ServiceDatab
         await books.post(move("post", bank, customer, 1))
 
 
+@pytest.mark.damages
 async def test_every_replica_sees_it(books: Books, service: ServiceDatabase) -> None:
     """One that decides ahead of the lock has the book in memory; the revision tells it."""
     bank, customer = await books.open(side="debit"), await books.open(floor=0)
@@ -96,6 +98,7 @@ async def test_every_replica_sees_it(books: Books, service: ServiceDatabase) -> 
         await books.post(move("post", bank, customer, 1))
 
 
+@pytest.mark.damages
 async def test_a_check_by_hand_goes_step_by_step(books: Books, service: ServiceDatabase) -> None:
     bank, customer = await books.open(side="debit"), await books.open(floor=0)
     await books.post(move("post", bank, customer, 100))

@@ -309,6 +309,7 @@ async def test_one_of_too_many_entries_is_refused(books: Books, monkeypatch: pyt
     assert await refused(books, bank, Asked(START - 2 * DAY, None, effective=True)) is StatementTooLong
 
 
+@pytest.mark.damages
 async def test_sums_that_contradict_the_entries_make_no_statement(books: Books, service: ServiceDatabase) -> None:
     bank, other = await books.open(side="debit"), await books.open()
     for nth in range(4):

@@ -99,11 +99,17 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
     """A decoder for query strings; a parameter that is unknown or there twice is refused.
 
     A number is written in one way only. msgspec's own leniency reads `null` as "not said", so that a balance of now would be the answer to
-    `?sequence=null`, and takes `1e1` and `1.0` by way of a float.
+    `?sequence=null`, and takes `1e1` and `1.0` by way of a float. Raises TypeError for a struct with parameters that are neither texts nor whole
+    numbers.
     """
     check_strict(kind)
     struct = cast("inspect.StructType", inspect.type_info(kind))
     numbers = frozenset(field.encode_name for field in struct.fields if _is_whole(field.type))
+    if other := [
+        field.encode_name for field in struct.fields if not _is_whole(field.type) and not _is_text(field.type)
+    ]:
+        msg = f"{kind.__name__}: a parameter is a text or a whole number: {', '.join(other)}"
+        raise TypeError(msg)
 
     def decoder(raw: bytes) -> Any:
         pairs = _pairs(raw, "query parameter")
@@ -116,10 +122,22 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
 
 
 def _is_whole(info: inspect.Type) -> bool:
-    while isinstance(info, inspect.Metadata):
-        info = info.type
-    arms = info.types if isinstance(info, inspect.UnionType) else (info,)
-    return any(isinstance(arm, inspect.IntType) for arm in arms)
+    return any(isinstance(arm, inspect.IntType) for arm in _arms(info))
+
+
+def _is_text(info: inspect.Type) -> bool:
+    texts = (inspect.StrType, inspect.LiteralType, inspect.NoneType)
+    return all(isinstance(arm, texts) for arm in _arms(info))
+
+
+def _arms(info: inspect.Type) -> Iterator[inspect.Type]:
+    if isinstance(info, inspect.Metadata):
+        yield from _arms(info.type)
+    elif isinstance(info, inspect.UnionType):
+        for arm in info.types:
+            yield from _arms(arm)
+    else:
+        yield info
 
 
 def form_decoder(kind: Any) -> Callable[[bytes], Any]:
