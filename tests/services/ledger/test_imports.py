@@ -337,19 +337,6 @@ async def test_lines_come_before_the_start_and_all_of_them(env: Env) -> None:
     assert (await bring(env, GOOD))["state"] == "done"
 
 
-async def test_an_import_is_announced_once_under_a_key(env: Env) -> None:
-    body = {"rows": 2, "sha256": "0" * 64}
-    first = await env.call("POST", "/v1/imports", body, key="march")
-    again = await env.call("POST", "/v1/imports", body, key="march")
-    assert (again.status, again.content, again.header("idempotent-replayed")) == (201, first.content, "true")
-    other = await env.call("POST", "/v1/imports", {**body, "rows": 3}, key="march")
-    assert (problem(other), other.json["fields"]) == ((422, "idempotency-key-reused"), ["/rows"])
-    known = await env.call("POST", "/v1/imports", body, key="april")
-    assert (known.status, known.json["id"]) == (200, first.json["id"])
-    assert (await env.call("POST", "/v1/imports", body, key="april")).status == 200
-    assert (await env.call("POST", "/v1/imports", body, key="")).status == 200
-
-
 async def test_too_many_for_one_piece_is_said_before_anything_is_brought(env: Env) -> None:
     body = {"rows": MAX_WHOLE + 1, "sha256": "0" * 64}
     assert problem(await env.call("POST", "/v1/imports", body)) == (422, "import-too-large")

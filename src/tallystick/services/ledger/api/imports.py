@@ -17,7 +17,7 @@ from tallystick.kernel.ids import TransferId
 from tallystick.kernel.money import MoneyWire
 from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.books import named
-from tallystick.services.ledger.api.common import entry, who
+from tallystick.services.ledger.api.common import who
 from tallystick.services.ledger.model import (
     AccountRow,
     BookRow,
@@ -27,7 +27,7 @@ from tallystick.services.ledger.model import (
     TransactionRow,
     Transfer,
 )
-from tallystick.services.ledger.service import Answered, Ledger, Part, Spot
+from tallystick.services.ledger.service import Ledger, Part, Spot
 
 _encode = msgspec.json.Encoder().encode
 _metadata = msgspec.json.Decoder(dict[str, str]).decode
@@ -45,15 +45,7 @@ class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 async def announce(ledger: Ledger, request: Request[wire.NewImport]) -> Reply[wire.Import]:
-    announced = await ledger.imports.announce(
-        who(request),
-        request.body,
-        entry=entry(ledger, request),
-        render=lambda row: _encode(_import(row)),
-    )
-    if isinstance(announced, Answered):
-        return Reply.raw(announced.body, announced.status, replayed=announced.replayed)
-    row, new = announced
+    row, new = await ledger.imports.announce(who(request), request.body)
     return Reply(_import(row), 201 if new else 200)
 
 

@@ -186,7 +186,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/imports", imports.announce, scope="books:import", action="importBook", resource="Book",
-        body=wire.NewImport, answer=wire.Import, status=201, further={200: Further("Announced before: how far it is")}, idempotency="optional", rate="write",
+        body=wire.NewImport, answer=wire.Import, status=201, further={200: Further("Announced before: how far it is")}, rate="write",
         problems=(BookNotFound, ImportTooLarge), summary="Announce an import: the same content once",
     ),
     Endpoint(

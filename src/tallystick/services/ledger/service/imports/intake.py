@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database
-from tallystick.chassis.idempotency import Answer, Entry, complete
 from tallystick.contracts.ledger.messages import MAX_WHOLE, ImportLine, NewImport, TransactionRecord, TransferRecord
 from tallystick.contracts.ledger.problems import ImportIncomplete, ImportNotFound, ImportNotOpen, ImportTooLarge
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import ImportId
 from tallystick.services.ledger.model import ImportRow, Refusal
-from tallystick.services.ledger.service.asks import Answered, taken
 from tallystick.services.ledger.service.books import Who
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Imports as ImportStore
@@ -33,18 +31,10 @@ class Imports:
         self._clock = clock
         self._poster = poster
 
-    async def announce(
-        self,
-        who: Who,
-        new: NewImport,
-        *,
-        entry: Entry | None = None,
-        render: Callable[[ImportRow], bytes] | None = None,
-    ) -> tuple[ImportRow, bool] | Answered:
-        """The import, and whether it is a new one: the same content in the same way is imported into a book once. Or the stored answer of an
-        earlier request with this key.
+    async def announce(self, who: Who, new: NewImport) -> tuple[ImportRow, bool]:
+        """The import, and whether it is a new one: the same content in the same way is imported into a book once.
 
-        Raises BookNotFound, ImportTooLarge, and the idempotency contract's problems.
+        Raises BookNotFound, ImportTooLarge.
         """
         tenant, actor, _ = who
         if new.rows > MAX_WHOLE and (new.mode == "whole" or new.dry_run):
@@ -78,15 +68,12 @@ class Imports:
             finished_at=None,
         )
         async with self._database.transaction() as tx:
-            if entry is not None and (before := await taken(tx, entry, row.id)) is not None:
-                return before
-            fresh = await self._store.insert(tx, row)
-            found = row if fresh else await self._store.of_content(tx, number, sha256, new.mode, dry_run=new.dry_run)
-            if found is None:
-                raise ImportNotFound("it was finished at this moment; ask again")
-            if entry is not None and render is not None:
-                await complete(tx, [Answer(entry, 201 if fresh else 200, render(found))])
-        return found, fresh
+            if await self._store.insert(tx, row):
+                return row, True
+            found = await self._store.of_content(tx, number, sha256, new.mode, dry_run=new.dry_run)
+        if found is None:
+            raise ImportNotFound("it was finished at this moment; ask again")
+        return found, False
 
     async def stage(self, tenant: str, own: ImportId, lines: Sequence[ImportLine], texts: Sequence[str]) -> ImportRow:
         """Keeps lines (`texts` are their records in JSON) until the import runs. Lines that came before stay as they are.
