@@ -162,7 +162,7 @@ def guarded() -> State:
     found = state(*(replace(account(n), path=path, transit=n == 4) for n, path in paths.items()), account(6, currency="USD"))  # fmt: skip
     found.paths[1, "people:anna"] = aid(2)
     decide(
-        [Unit(1, [post(900, 1, 2, 500), hold(901, 2, 1, 400), post(902, 1, 5, 500), *DRAWN], atomic=False)],
+        [Unit(1, [post(900, 1, 2, 500), hold(901, 2, 1, 400), post(902, 1, 5, 500), *DRAWN, *WHOLE], atomic=False)],
         found,
         START,
     )
@@ -173,6 +173,8 @@ def guarded() -> State:
 ANY = replace(RULE, above=1000)
 #: Of the posts 905 and 906 are 100 and 101 left to reverse.
 DRAWN = (post(905, 1, 2, 500), on("reverse", 907, 905, 400), post(906, 1, 2, 500), on("reverse", 908, 906, 399))
+#: As much and one more than needs no approval, of which nothing was reversed; and a hold of which 50 are left.
+WHOLE = (post(903, 1, 2, 100), post(904, 1, 2, 101), hold(909, 1, 2, 400), on("capture", 910, 909, 350))
 
 
 def said(*commands: Command, found: State | None = None, **more: Any) -> list[Result]:
@@ -212,6 +214,8 @@ def asked(*commands: Command, **more: Any) -> list[tuple[ApprovalRule, ...] | No
         (on("reverse", 1, 900, 100), None),
         (on("reverse", 1, 900), (PEOPLE,)),
         (on("reverse", 1, 902), None),
+        (on("reverse", 1, 903), None),
+        (on("reverse", 1, 904), (PEOPLE,)),
         (on("reverse", 1, 905), None),
         (on("reverse", 1, 906), (PEOPLE,)),
         (on("reverse", 1, 999, 1001), None),
@@ -224,6 +228,14 @@ def test_what_a_command_moves_anew_is_asked_about(command: Command, rules: tuple
     assert asked(command, found=found, approved=True) == [None]
     found.books[1].approvals = ()
     assert asked(replace(command, id=tid(2)), found=found) == [None]
+
+
+def test_of_a_capture_of_the_rest_as_much_can_be_reversed() -> None:
+    rest = on("capture", 1, 909), on("reverse", 2, 1)
+    assert asked(*rest, atomic=True) == [None, None]
+    found = guarded()
+    found.books[1].approvals = (replace(PEOPLE, above=49),)
+    assert asked(*rest, found=found, atomic=True) == [(replace(PEOPLE, above=49),)] * 2
 
 
 def test_what_says_no_amount_moves_none() -> None:
