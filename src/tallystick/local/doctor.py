@@ -55,8 +55,7 @@ def examine(layout: Layout) -> Iterator[Finding]:
     try:
         layout.check()
     except LayoutError as error:
-        found, _, remedy = str(error).rpartition(": ")
-        yield Finding(name="data", verdict="failed", found=found, remedy=remedy)
+        yield _refused("data", error)
         return  # nothing more is to be seen there
     yield _disk(layout.data)
     directory = _directory(layout)
@@ -168,32 +167,32 @@ def _parts() -> Iterator[Finding]:
             )
 
 
+def _refused(name: str, error: LayoutError) -> Finding:
+    """It says what is wrong, and after its last colon what to do."""
+    found, _, remedy = str(error).rpartition(": ")
+    return Finding(name=name, verdict="failed", found=found, remedy=remedy)
+
+
 def _directory(layout: Layout) -> Finding:
     data = layout.data
-    if not data.exists():
-        parent = next(path for path in data.parents if path.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
-            return Finding(
-                name="data",
-                verdict="failed",
-                found=f"{parent} can't be written",
-                remedy="choose another place with --data or TALLYSTICK_HOME",
-            )
-        return Finding(name="data", verdict="ok", found=f"{data} will be made at the first `tallystick up`")
-    if data.stat().st_uid != os.geteuid():
+    if data.exists() and data.stat().st_uid != os.geteuid():
         return Finding(
             name="data",
             verdict="failed",
             found=belongs(data, data.stat()),
             remedy="run as that user, or choose another place with --data",
         )
-    if not os.access(data, os.W_OK | os.X_OK):
+    # What is not there yet is made in the nearest folder that is.
+    ground = next(path for path in (data, *data.parents) if path.exists())
+    if not os.access(ground, os.W_OK | os.X_OK):
         return Finding(
             name="data",
             verdict="failed",
-            found=f"{data} can't be written",
+            found=f"{ground} can't be written",
             remedy="choose another place with --data or TALLYSTICK_HOME",
         )
+    if ground != data:
+        return Finding(name="data", verdict="ok", found=f"{data} will be made at the first `tallystick up`")
     longest = len(str(layout.mesh / ("x" * 20) / ("x" * 20 + ".sock")))
     where = (
         ""
@@ -230,8 +229,7 @@ def _ports(layout: Layout) -> Iterator[Finding]:
     try:
         state = states.read(layout) or states.plan(None, None, None, None)
     except LayoutError as error:
-        found, _, remedy = str(error).rpartition(": ")
-        yield Finding(name="settings", verdict="failed", found=found, remedy=remedy)
+        yield _refused("settings", error)
         return
     for port in ports(state):
         label = f"port {port.number} ({port.what})"

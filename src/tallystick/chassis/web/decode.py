@@ -105,9 +105,7 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
     check_strict(kind)
     struct = cast("inspect.StructType", inspect.type_info(kind))
     numbers = frozenset(field.encode_name for field in struct.fields if _is_whole(field.type))
-    if other := [
-        field.encode_name for field in struct.fields if not _is_whole(field.type) and not _is_text(field.type)
-    ]:
+    if other := [f.encode_name for f in struct.fields if f.encode_name not in numbers and not _is_text(f.type)]:
         msg = f"{kind.__name__}: a parameter is a text or a whole number: {', '.join(other)}"
         raise TypeError(msg)
 

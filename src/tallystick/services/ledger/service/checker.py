@@ -91,28 +91,27 @@ class Checker:
         if self._round is None:
             await self._begin()
         faults: list[Fault] = []
-        done = 0
-        while done < self._per_turn and self._round is not None:
-            looked = await anext(self._round, None)
-            if looked is None:
-                self._end()
-                break
-            done += self._note(looked, faults)
-        while done < max(self._per_turn, LEAST) and self._history is not None:
-            looked = await anext(self._history, None)
-            if looked is None:
-                self._history = None
-                _HISTORY_SECONDS.set(self._seconds() - self._history_began)
-                break
-            done += self._note(looked, faults)
-        done = 0
-        while done < DATED and self._dated is not None:
-            looked = await anext(self._dated, None)
-            if looked is None:
-                self._dated = None
-                break
-            done += self._note(looked, faults)
+        done, ended = await self._along(self._round, self._per_turn, faults)
+        if ended:
+            self._end()
+        _, ended = await self._along(self._history, max(self._per_turn, LEAST) - done, faults)
+        if ended:
+            self._history = None
+            _HISTORY_SECONDS.set(self._seconds() - self._history_began)
+        _, ended = await self._along(self._dated, DATED, faults)
+        if ended:
+            self._dated = None
         return faults
+
+    async def _along(self, walk: Walk | None, rows: int, faults: list[Fault]) -> tuple[int, bool]:
+        """Goes on with a walk until so many rows were looked at: how many they were, and whether it has come to its end."""
+        done = 0
+        while walk is not None and done < rows:
+            looked = await anext(walk, None)
+            if looked is None:
+                return done, True
+            done += self._note(looked, faults)
+        return done, False
 
     async def whole(self, book: int) -> list[str]:
         """The faults of one book, all of it looked at at once."""
