@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tallystick.kernel.luhn import check_digit
@@ -93,6 +93,41 @@ def test_a_number_is_found_whatever_is_around_it(before: bytes, digits: str, aft
     number = digits + check_digit(digits)
     found = list(numbers(before + b" " + number.encode() + b"\n" + after))
     assert bool(found) is (brand_of(number) != "unknown")
+
+
+@given(st.binary(max_size=2), st.from_regex(r"[0-9a-f]{32}", fullmatch=True), st.binary(max_size=2))
+@example(b"VC", "4222222222222a339a116d6c4ce020ff", b"\0")
+@example(b"\0", "a339a116d6c4ce020f4222222222222a", b"x")
+def test_an_id_is_none_whatever_bytes_are_around_it(before: bytes, identity: str, after: bytes) -> None:
+    assert not list(numbers(before + identity.encode() + after))
+
+
+class NoDatabases(Source):
+    def __init__(self) -> None:
+        self.services = []
+
+
+@pytest.mark.parametrize(
+    ("record", "shown"),
+    [
+        (b"c4222222222222a339a116d6c4ce020f", []),  # an id, its digits on the first page alone
+        (b"\0card 4242424242424242\0", ["424242******4242"]),
+    ],
+)
+@pytest.mark.parametrize("page", [1, 2])
+async def test_a_word_that_crosses_from_one_page_of_the_log_to_the_next_is_read_whole(
+    tmp_path: Path, record: bytes, shown: list[str], page: int
+) -> None:
+    cut = 14
+    log = bytearray(3 * 8192)
+    log[page * 8192 - cut : page * 8192] = record[:cut]
+    log[page * 8192 : page * 8192 + 24] = b"\x18\xd1" + bytes(22)
+    log[page * 8192 + 24 : page * 8192 + 24 + len(record) - cut] = record[cut:]
+    segment = tmp_path / "postgres" / "pg_wal" / "000000010000000000000007"
+    segment.parent.mkdir(parents=True)
+    segment.write_bytes(log)
+    faults, _ = await search(NoDatabases(), Layout(tmp_path))
+    assert faults == [f"postgres/pg_wal/000000010000000000000007: {number}" for number in shown]
 
 
 class Opened(Source):

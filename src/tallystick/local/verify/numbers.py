@@ -7,6 +7,7 @@ An IBAN, in capitals, has its country's length and the right check digits. The v
 Left out is what is no number of an account although it may look like one: hexadecimal words that hold letters, bytes as PostgreSQL prints
 them, what follows or precedes a decimal point, and the ids of spans in the traces, of which one in thousands has digits only. Of tables,
 columns of numbers, times and ids are left out: they can't hold a text, and a large sum of money would be taken for a card now and then.
+PostgreSQL's log is read without the heads of its pages, which cut a word in two as often as it crosses from one page to the next.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ _HEXADECIMAL: Final = b"0123456789abcdefABCDEF"
 #: Ids and hashes in hexadecimal are not shorter; what is longer is looked at so far.
 _SHORTEST: Final = 16
 _LONGEST: Final = 256
+#: From here on (128 bits) it is an id whatever stands beside it: in PostgreSQL's files that is the next column's bytes, a letter now and then.
+_CERTAIN: Final = 32
+
+#: The pages of PostgreSQL's log and their heads, the first one's of a segment and the others' (`access/xlog_internal.h`).
+_WAL: Final = "pg_wal"
+_WAL_PAGE: Final = 8192
+_WAL_FIRST_HEAD: Final = 40
+_WAL_HEAD: Final = 24
 
 #: The texts of a table's rows, of those that may hold a number: every column but numbers, times, truths and ids; bytes as the text in them.
 _TEXTS: Final = r"""
@@ -95,9 +104,15 @@ def _in_file(path: Path) -> tuple[set[str], int]:
             if not length:
                 return set(), 0
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return set(numbers(content)), length
+                return set(numbers(_without_heads(content) if path.parent.name == _WAL else content)), length
     except (OSError, ValueError):  # gone, or shrunk, while we looked: a part's own temporary file
         return set(), 0
+
+
+def _without_heads(log: mmap.mmap) -> bytes:
+    """A segment of PostgreSQL's log as one text: a record goes on behind the head of the next page."""
+    pages = (log[page + _WAL_HEAD : page + _WAL_PAGE] for page in range(_WAL_PAGE, len(log), _WAL_PAGE))
+    return b"".join((log[_WAL_FIRST_HEAD:_WAL_PAGE], *pages))
 
 
 def numbers(content: bytes | mmap.mmap) -> Iterator[str]:
@@ -123,4 +138,5 @@ def _in_hexadecimal(content: bytes | mmap.mmap, start: int, end: int) -> bool:
     before, after = content[max(0, start - _LONGEST) : start][::-1], content[end : end + _LONGEST]
     left, right = (len(part) - len(part.lstrip(_HEXADECIMAL)) for part in (before, after))
     beside = before[left : left + 1] + after[right : right + 1]
-    return left + right > 0 and end - start + left + right >= _SHORTEST and not re.search(rb"[0-9A-Za-z]", beside)
+    length = end - start + left + right
+    return length >= _CERTAIN or (left + right > 0 and length >= _SHORTEST and not re.search(rb"[0-9A-Za-z]", beside))
