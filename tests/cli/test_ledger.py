@@ -117,6 +117,30 @@ def test_each_wrong_line_is_told_with_its_field_and_the_others_stay(tmp_path: Pa
     assert "4242" not in repr(found.wrong)
 
 
+def test_an_amount_below_zero_and_one_with_a_plus_sign_are_no_amounts(tmp_path: Path) -> None:
+    file = tmp_path / "h.csv"
+    file.write_text(
+        "debit,credit,amount,currency,expires_in\na,b,-1.00,EUR,\na,b,+1.00,EUR,\na,b,1.00,EUR,\u0663\na,b,1.00,EUR,30\n"
+    )
+    found, records = survey(file)
+    assert [(one.line, one.field, one.detail) for one in found.wrong] == [
+        (2, "amount", "-1.00 is below zero: what goes the other way has its two accounts exchanged"),
+        (3, "amount", "'+1.00' is not an amount such as 12.50"),
+        (4, "expires_in", "is a number of seconds"),
+    ]
+    assert [line for line, _ in records] == [5]
+
+
+def test_a_byte_that_is_no_text_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "h.csv"
+    head = "name,currency,normal_side\n".encode("utf-8-sig") + "Zoë,EUR,credit\n".encode() * 3000
+    file.write_bytes(head + "Zoë,EUR,credit\n".encode("latin-1") + b"Anna,EUR,credit\n")
+    with pytest.raises(Failed, match=r"h\.csv, line 3002: this is not UTF-8"):
+        survey(file)
+    file.write_bytes(head)
+    assert survey(file)[0].records == 3000
+
+
 def test_wrong_lines_of_json(tmp_path: Path) -> None:
     good = '{"type":"account","name":"a","currency":"EUR","normal_side":"debit","id":"x"}'
     file = tmp_path / "a.jsonl"

@@ -209,6 +209,11 @@ async def test_a_statement_that_can_not_be_given(env: Env) -> None:
     [error] = (await env.call("GET", f"{path}?from=x")).json["errors"]
     assert error["pointer"] == "/from"
     assert "a day" in error["detail"]
+    for day in ("2026-02-30", "0001-01-01", "9999-12-31"):
+        [error] = (await env.call("GET", f"{path}?to={day}")).json["errors"]
+        assert (error["pointer"], error["detail"]) == ("/to", f"{day} is not a day of the years 1 to 9999"), (
+            "not that it is no day at all"
+        )
     forged = "WzUsNCwzLDJd"  # [5,4,3,2]
     assert problem(await env.call("GET", f"{path}?after={forged}")) == (400, "invalid-request")
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 from tallystick.cli.failure import USAGE, Failed
 from tallystick.kernel.money import MAX_MINOR, UnknownCurrency, currency, in_units
 
-_DECIMAL: Final = re.compile(r"([+-]?)([0-9]{1,20})(?:\.([0-9]{1,20}))?")
+_DECIMAL: Final = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]{1,20}))?")
 
 
 def minor(text: str, code: str) -> int:
-    """`12.50` EUR -> 1250: exactly, or ValueError. No exponent, no separators of thousands, no more decimals than the currency has."""
+    """`12.50` EUR -> 1250: exactly, or ValueError. No plus sign, no exponent, no separators of thousands, no more decimals than the currency has."""
     exponent = currency(code).exponent
     found = _DECIMAL.fullmatch(text.strip())
     if found is None:
@@ -23,7 +23,7 @@ def minor(text: str, code: str) -> int:
     value = int(whole + fraction[:exponent].ljust(exponent, "0"))
     if value > MAX_MINOR:
         raise ValueError(f"{text} is more than an amount can be")
-    return -value if sign == "-" else value
+    return -value if sign else value
 
 
 def wire(text: str, code: str) -> dict[str, str]:

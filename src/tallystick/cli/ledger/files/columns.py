@@ -27,6 +27,7 @@ _TRANSFER: Final = frozenset({
 })  # fmt: skip
 _METADATA: Final = "metadata."
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
 _TRUE: Final = frozenset({"true", "yes", "1"})
 _FALSE: Final = frozenset({"false", "no", "0", ""})
 
@@ -151,9 +152,11 @@ def _transfer(row: dict[str, Any]) -> dict[str, Any]:
             made[f"{name}_account"] = said
     if (said := _text(row, "amount")) is not None:
         code = _text(row, "currency") or ""
-        made["amount"] = {"amount": str(_minor("amount", said, code)), "currency": code}
+        if (amount := _minor("amount", said, code)) < 0:
+            raise _Field("amount", f"{said} is below zero: what goes the other way has its two accounts exchanged")
+        made["amount"] = {"amount": str(amount), "currency": code}
     if (said := _text(row, "expires_in")) is not None:
-        if not said.isdecimal():
+        if _SECONDS.fullmatch(said) is None:
             raise _Field("expires_in", "is a number of seconds")
         made["expires_in"] = int(said)
     made["final"] = _flag(row, "final")

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,9 @@ from tallystick.kernel.problem import InvalidRequest
 #: One record, as it can be sent: a request takes 768 KiB.
 MAX_RECORD: Final = 700_000
 MAX_LINE: Final = 4 << 20
+
+#: What `surrogateescape` makes of a byte that is not UTF-8.
+_NO_TEXT: Final = re.compile("[\udc80-\udcff]")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -96,7 +100,7 @@ class File:
                             found.wrong.append(_wrong(line, no))
                         continue
                     yield line, record, encoded
-            except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+            except (OSError, EOFError, zlib.error, csv.Error) as error:
                 raise Failed(f"{self.path} can't be read to its end: {error}", USAGE) from error
 
     def _json(self, content: IO[bytes], found: Survey | None) -> Generator[tuple[int, bytes | Wrong], None, None]:
@@ -123,7 +127,8 @@ class File:
             yield number, bare
 
     def _csv(self, content: IO[bytes]) -> Generator[tuple[int, bytes | Wrong], None, None]:
-        with io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
+        # A byte that is no text becomes a character that no text has: so it is found in its line, not somewhere in what is read ahead.
+        with io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             for line, made in Rows(self._bounded(text), self.path):
                 if isinstance(made, str):
                     name, _, detail = made.partition("\0")
@@ -132,12 +137,14 @@ class File:
                     yield line, _encode(made)
 
     def _bounded(self, text: IO[str]) -> Iterator[str]:
-        """The lines, none of which fills the memory. Raises Failed."""
+        """The lines, all of them text, none of which fills the memory. Raises Failed."""
         number = 0
         while line := text.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
                 raise Failed(f"{self.path}, line {number}: a line has at most {MAX_LINE} characters", USAGE)
+            if not line.isascii() and _NO_TEXT.search(line):
+                raise Failed(f"{self.path}, line {number}: this is not UTF-8", USAGE)
             yield line
 
 

@@ -61,11 +61,14 @@ def of_number(number: int) -> datetime:
 
 
 def _read(said: str, name: str, day: timedelta) -> datetime:
-    try:
-        if _DAY.fullmatch(said):
+    if _DAY.fullmatch(said):
+        try:
             return parse_rfc3339(f"{said}T00:00:00Z") + day
+        except (ValueError, OverflowError):
+            raise invalid(f"/{name}", f"{said} is not a day of the years 1 to 9999") from None
+    try:
         return parse_rfc3339(said)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise invalid(
             f"/{name}", "neither a day such as 2026-11-23 nor an RFC 3339 time such as 2026-11-23T16:32:50Z"
         ) from None
