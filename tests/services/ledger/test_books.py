@@ -150,7 +150,7 @@ async def test_paths_stand_for_accounts(env: Env) -> None:
 
 HOSTILE_PATHS: tuple[Any, ...] = (
     "", ":", "a:", ":a", "a::b", "a:*", "*", "**", "a b", "a/b", "ä", "a\n", "\n", "a\x00b", "a" * 65, ":".join(["a"] * 17),
-    ":".join(["a" * 64] * 9), "acc_x", ids.transfers.text(ids.transfers.new()), "a" * 100_000, "a:" * 5000, "a'; --", "{id}", "%", 5, [],
+    ":".join(["a" * 64] * 9), "acc_x", ".", "..", ids.transfers.text(ids.transfers.new()), "a" * 100_000, "a:" * 5000, "a'; --", "{id}", "%", 5, [],
 )  # fmt: skip
 
 

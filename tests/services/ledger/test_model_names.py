@@ -36,7 +36,7 @@ LONG = ":".join(["a" * 63] * 7 + ["a" * 64])
 
 @pytest.mark.parametrize(
     "path",
-    ["a", "a:b", "A.b-c_9", "a" * 64, ":".join("a" * 16), LONG, "acc", "acca_", "ac_1", "abc_" + "0" * 25, "abc_" + "0" * 27, "a:acc_1"],
+    ["a", "a:b", "A.b-c_9", "a" * 64, ":".join("a" * 16), LONG, "acc", "acca_", "ac_1", "abc_" + "0" * 25, "abc_" + "0" * 27, "a:acc_1", "...", ".:..", ".a"],
 )  # fmt: skip
 def test_what_a_path_may_be(path: str) -> None:
     assert is_path(path)
@@ -44,7 +44,7 @@ def test_what_a_path_may_be(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "a:", ":a", "a::b", "a b", "ä", "a" * 65, ":".join("a" * 17), LONG[:-2] + ":aa", "acc_", "abc_" + "0" * 26, "a\n", "a:*"]
+    "text", ["", ":", "a:", ":a", "a::b", "a b", "ä", "a" * 65, ":".join("a" * 17), LONG[:-2] + ":aa", "acc_", "abc_" + "0" * 26, "a\n", "a:*", ".", ".."]
 )  # fmt: skip
 def test_what_no_path_is(text: str) -> None:
     assert not is_path(text)

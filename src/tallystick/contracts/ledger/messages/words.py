@@ -25,11 +25,11 @@ MAIN = "main"
 #: A shard: a ledger with a database of its own. The one at home knows where every book is.
 ShardName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", min_length=1, max_length=63)]
 _SEGMENT = "[A-Za-z0-9_.-]{1,64}"
-#: An account's path: segments such as `customers:42:wallet`. It can't be taken for an id.
+#: An account's path: segments such as `customers:42:wallet`. It can't be taken for an id, nor for a step in a URL (RFC 3986 section 5.2.4).
 AccountPath = Annotated[
     str,
     Meta(
-        pattern=rf"^(?!acc_|[a-z]{{3}}_[0-9a-z]{{26}}$){_SEGMENT}(:{_SEGMENT}){{0,15}}$(?!\n)",
+        pattern=rf"^(?!acc_|[a-z]{{3}}_[0-9a-z]{{26}}$|\.{{1,2}}$){_SEGMENT}(:{_SEGMENT}){{0,15}}$(?!\n)",
         min_length=1,
         max_length=512,
     ),

@@ -1,6 +1,7 @@
 """Accounts' paths, and patterns over them: `customers:*:wallet`, `customers:**`. Pure text.
 
-A path is 1 to 16 segments of 1 to 64 characters of A-Z a-z 0-9 _ . - with `:` between them, at most 512 characters in all.
+A path is 1 to 16 segments of 1 to 64 characters of A-Z a-z 0-9 _ . - with `:` between them, at most 512 characters in all; neither
+`.` nor `..`, which clients take out of a URL.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId, InvalidId
 
 _SEGMENT: Final = "[A-Za-z0-9_.-]{1,64}"
-_PATH: Final = re.compile(rf"(?!acc_|[a-z]{{3}}_[0-9a-z]{{26}}\Z){_SEGMENT}(?::{_SEGMENT}){{0,15}}")
+_PATH: Final = re.compile(rf"(?!acc_|[a-z]{{3}}_[0-9a-z]{{26}}\Z|\.{{1,2}}\Z){_SEGMENT}(?::{_SEGMENT}){{0,15}}")
 _MAX: Final = 512
 #: Comes right after `:` in the order of characters, so that all paths below `a:` are from `a:` to before `a;`.
 _AFTER: Final = ";"
