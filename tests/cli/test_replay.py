@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import gzip
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Failed
 from tallystick.cli.replay import _show
 from tallystick.cli.replay.file import COLUMNS, Row, card_number, columns_of, parse, reading, to_minor
-from tallystick.cli.replay.run import Run
+from tallystick.cli.replay.run import Once, Run
 from tallystick.kernel.luhn import luhn
 from tallystick.local.rail.rules import BEHAVIOURS
 
@@ -129,3 +131,39 @@ async def test_a_name_that_had_other_content_is_told_with_what_to_do(monkeypatch
     with pytest.raises(Failed, match="--name") as refused:
         await Run(key="x", currency="USD", in_flight=1, whole=True)._make_account("9")
     assert refused.value.status == 1
+
+
+async def test_what_is_still_being_made_when_a_run_ends_early_ends_with_it() -> None:
+    """Else each of them is a page of a program's own words after the reason."""
+    unseen: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+    gone, ended = asyncio.Event(), []
+
+    async def make(key: str) -> str:
+        try:
+            await gone.wait()
+        finally:
+            ended.append(key)
+        if key == "fails":
+            raise Failed("the edge is gone")
+        return key
+
+    once = Once(make)
+    waiting = [asyncio.ensure_future(once.get(key)) for key in ("fails", "made")]
+    await asyncio.sleep(0)
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    gone.set()
+    await asyncio.sleep(0)
+    gone.clear()
+    late = asyncio.ensure_future(once.get("late"))
+    for _ in range(2):  # until it is being made
+        await asyncio.sleep(0)
+    late.cancel()
+    await once.close()
+    assert once.items() == {"made": "made"}
+    assert sorted(ended) == ["fails", "late", "made"]
+    del once, make
+    gc.collect()
+    assert unseen == []

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from tallystick.cli.failure import NO, NOT_RUNNING, USAGE, Failed
 from tallystick.kernel.deployment import SHARD_HEADER
 
 _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -39,19 +40,25 @@ MAX_SENT_ON: Final = 2  # times that a request is sent on to the shard that the 
 MAX_PAUSE: Final = 5.0  # seconds between two attempts, whatever Retry-After says
 
 
-class CredentialsError(Exception):
+class CredentialsError(Failed):
     """The credentials file can't be used; the message says why and what to do."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, USAGE)
 
-class EdgeUnreachable(Exception):
+
+class EdgeUnreachable(Failed):
     """The edge could not be reached, or the connection broke and the request isn't safe to repeat."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, NOT_RUNNING)
 
-class TokenRefused(Exception):
+
+class TokenRefused(Failed):
     """Identity gave no token. `error` is RFC 6749's code."""
 
     def __init__(self, error: str, description: str) -> None:
-        super().__init__(f"{error}: {description}" if description else error)
+        super().__init__(f"no token: {error}: {description}" if description else f"no token: {error}", NO)
         self.error = error
 
 

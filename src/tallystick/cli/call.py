@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystick.cli.client import default_file
-from tallystick.cli.output import NO, NOT_RUNNING, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import Answer
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 MAX_BODY = 16 << 20
 
 
@@ -44,17 +44,10 @@ def call(
 
 
 async def _call(file: Path, method: str, path: str, body: bytes | None, key: str | None) -> Answer:
-    from tallystick.cli.apiclient import ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
+    from tallystick.cli.apiclient import ApiClient, Credentials
 
-    try:
-        async with ApiClient(Credentials.load(file), connections=1) as api:
-            return await api.request(method, path, body, idempotency_key=key)
-    except CredentialsError as error:
-        raise Failed(str(error), USAGE) from error
-    except TokenRefused as error:
-        raise Failed(f"no token: {error}", NO) from error
-    except EdgeUnreachable as error:
-        raise Failed(str(error), NOT_RUNNING) from error
+    async with ApiClient(Credentials.load(file), connections=1) as api:
+        return await api.request(method, path, body, idempotency_key=key)
 
 
 def _body(given: str | None) -> bytes | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tallystick.cli.output import NO, NOT_RUNNING, OK, PART_FAILED, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, Common, console, emit
 from tallystick.cli.own_client import own_client
 from tallystick.kernel import ids
 from tallystick.kernel.money import MoneyWire, to_money
@@ -45,18 +45,12 @@ class Wrong(Exception):
 
 def demo(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """Do the main job for real and show each step with its duration. Exit status 1 when anything is not as it should be."""
-    from tallystick.cli.apiclient import CredentialsError, EdgeUnreachable, TokenRefused
-
     credentials = own_client(common, "demo", SCOPE)
     show = _Show(common)
     try:
         asyncio.run(_Demo(show).run(credentials))
     except Wrong as wrong:
         show.failed(str(wrong))
-    except (CredentialsError, TokenRefused) as error:
-        raise Failed(str(error), PART_FAILED) from error
-    except EdgeUnreachable as error:
-        raise Failed(str(error), NOT_RUNNING) from error
     if common.json:
         emit({"steps": show.steps, "ok": show.fault is None, "fault": show.fault}, common)
     return OK if show.fault is None else NO

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import cyclopts
 from cyclopts import Parameter
 
-from tallystick.cli.output import NO, NOT_RUNNING, PART_FAILED, USAGE, Common, Failed
+from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed
 from tallystick.cli.own_client import own_client
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(
     shard: str | None = None,
 ) -> T:
     """Run `act`, which is about one book, with a client of the edge; `own_key` and `shard` as `ApiClient`. Raises Failed, NotRunning."""
-    from tallystick.cli.apiclient import ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
+    from tallystick.cli.apiclient import ApiClient, Credentials
 
     async def work() -> T:
         credentials = own if client is None else Credentials.load(client)
@@ -64,14 +64,7 @@ def run(
             return await act(api)
 
     own: Any = own_client(common, "ledger", SCOPE) if client is None else None
-    try:
-        return asyncio.run(work())
-    except CredentialsError as error:
-        raise Failed(str(error), USAGE) from error
-    except TokenRefused as error:
-        raise Failed(f"no token: {error}", NO) from error
-    except EdgeUnreachable as error:
-        raise Failed(str(error), NOT_RUNNING) from error
+    return asyncio.run(work())
 
 
 async def ask(

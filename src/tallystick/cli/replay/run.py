@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystick.cli.output import NO, NOT_RUNNING, PART_FAILED, USAGE, Failed, console
+from tallystick.cli.output import NO, NOT_RUNNING, PART_FAILED, Failed, console
 from tallystick.cli.replay.file import Row, card_number
 
 if TYPE_CHECKING:
@@ -50,10 +50,18 @@ class Once:
         if found is None:
             found = asyncio.ensure_future(self._make(key))
             self._made[key] = found
-        return await asyncio.shield(found)
+        return await asyncio.shield(found)  # one who gives up does not take it from the others
+
+    async def close(self) -> None:
+        """Ends what is still being made, and forgets what failed: whoever waited for it has been told."""
+        for future in self._made.values():
+            future.cancel()
+        await asyncio.gather(*self._made.values(), return_exceptions=True)
 
     def items(self) -> dict[str, str]:
-        return {key: future.result() for key, future in self._made.items() if future.done() and not future.exception()}
+        return {
+            key: future.result() for key, future in self._made.items() if not (future.cancelled() or future.exception())
+        }
 
 
 class Run:
@@ -70,7 +78,7 @@ class Run:
         self._accounts = Once(self._make_account)
 
     async def all(self, credentials: Any, rows: Iterator[Row], total: int, *, quiet: bool) -> None:
-        from tallystick.cli.apiclient import ApiClient, CredentialsError, EdgeUnreachable, TokenRefused
+        from tallystick.cli.apiclient import ApiClient, EdgeUnreachable
 
         try:
             async with (
@@ -78,15 +86,15 @@ class Run:
                 _bar(total, "payments", quiet=quiet) as advance,
             ):
                 started = time.monotonic()
-                await self._send_all(rows, advance)
+                try:
+                    await self._send_all(rows, advance)
+                finally:
+                    await self._cards.close()
+                    await self._accounts.close()
                 self._seconds = time.monotonic() - started
                 await self._read_books()
-        except* CredentialsError as errors:
-            raise Failed(str(errors.exceptions[0]), USAGE) from errors
         except* EdgeUnreachable as errors:
             raise Failed(f"{errors.exceptions[0]}\nRun it again: it goes on where it was", NOT_RUNNING) from errors
-        except* TokenRefused as errors:
-            raise Failed(f"no token: {errors.exceptions[0]}", PART_FAILED) from errors
         except* Failed as errors:
             raise errors.exceptions[0] from None
 
