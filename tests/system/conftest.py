@@ -129,6 +129,13 @@ class PlatformUnderTest:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def verified(self) -> set[str]:
+        """The names of the checks of `tallystick verify`, all of which hold."""
+        found = self.cli("verify", "--json")
+        assert found.out, found
+        assert (found.status, [check for check in found.json["checks"] if check["faults"]]) == (0, [])
+        return {check["name"] for check in found.json["checks"]}
+
     def status(self) -> Any:
         """`tallystick status --json`, or None while there is no answer."""
         found = self.cli("status", "--json")

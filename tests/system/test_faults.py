@@ -39,14 +39,6 @@ async def kill_in_turn(platform: PlatformUnderTest, directory: Path, names: list
     return stream
 
 
-def verified(platform: PlatformUnderTest) -> set[str]:
-    """The names of the checks, all of which hold."""
-    found = platform.cli("verify", "--json")
-    wrong = [check for check in found.json["checks"] if check["faults"]]
-    assert (found.status, wrong) == (0, [])
-    return {check["name"] for check in found.json["checks"]}
-
-
 @pytest.fixture
 def record(record_property: Callable[[str, object], None]) -> Callable[[Stream], None]:
     def write(stream: Stream) -> None:
@@ -61,14 +53,14 @@ def record(record_property: Callable[[str, object], None]) -> Callable[[Stream],
 def test_services(doubled: PlatformUnderTest, tmp_path: Path, record: Callable[[Stream], None]) -> None:
     names = [*(f"{name}-0" for name in DOUBLE), *(f"{name}-0" for name in SINGLE)]
     record(asyncio.run(kill_in_turn(doubled, tmp_path, names, 10)))
-    verified(doubled)
+    doubled.verified()
 
 
 def test_parts_that_keep_no_money(doubled: PlatformUnderTest, tmp_path: Path, record: Callable[[Stream], None]) -> None:
     record(asyncio.run(kill_in_turn(doubled, tmp_path, ["nats", "valkey", "envoy", "rail"], 10)))
-    verified(doubled)
+    doubled.verified()
 
 
 def test_the_database(doubled: PlatformUnderTest, tmp_path: Path, record: Callable[[Stream], None]) -> None:
     record(asyncio.run(kill_in_turn(doubled, tmp_path, ["postgres", "postgres"], 20)))
-    verified(doubled)
+    doubled.verified()

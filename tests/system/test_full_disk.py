@@ -63,11 +63,6 @@ async def until_refused(stream: Stream, *slugs: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def verified(platform: PlatformUnderTest) -> None:
-    found = platform.cli("verify", "--json")
-    assert (found.status, [check for check in found.json["checks"] if check["faults"]]) == (0, [])
-
-
 def test_a_full_disk_is_told_at_the_edge_and_nothing_is_lost(small: Small, tmp_path: Path) -> None:
     platform, disk = small("postgres", "640m")
 
@@ -88,7 +83,7 @@ def test_a_full_disk_is_told_at_the_edge_and_nothing_is_lost(small: Small, tmp_p
 
     stream = asyncio.run(scenario())
     print(f"{stream.sent} payments, errors: {dict(stream.errors)}")
-    verified(platform)
+    platform.verified()
 
 
 @asynccontextmanager
@@ -172,4 +167,4 @@ def test_without_room_for_the_write_ahead_log_all_stops_and_comes_back(small: Sm
     assert {name for name, pid in before.items() if pids[name] != pid} == {"postgres"}, (
         "nothing else had to be restarted"
     )
-    verified(platform)
+    platform.verified()

@@ -71,7 +71,7 @@ def test_the_ledger_from_the_command_line(ledger: Commands) -> None:
     _a_book_goes_out_and_comes_back(ledger)
     _the_operator_looks(ledger)
     _others_agree(ledger)
-    assert ledger.platform.cli("verify").status == 0
+    ledger.platform.verified()
 
 
 def _files_come_in_once(ledger: Commands) -> None:

@@ -57,7 +57,7 @@ async def _moods(platform: PlatformUnderTest, directory: Path) -> None:
 
 def test_the_moods_of_the_acquirer_and_a_revoked_client(platform: PlatformUnderTest, tmp_path: Path) -> None:
     asyncio.run(_moods(platform, tmp_path))
-    assert platform.cli("verify").status == 0
+    platform.verified()
 
 
 async def _twice(platform: PlatformUnderTest, directory: Path) -> list[int]:

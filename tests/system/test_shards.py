@@ -17,7 +17,6 @@ from tallystick.cli.apiclient import ApiClient, Credentials, EdgeUnreachable
 from tallystick.kernel import ids
 from tests.system.conftest import EVERY_SCOPE, PlatformUnderTest, running
 from tests.system.stream import client_of, money
-from tests.system.test_faults import verified
 from tests.system.test_hostile_mesh import by_socket
 
 EU = {"Tallystick-Shard": "eu"}
@@ -234,7 +233,7 @@ def test_all_end_when_the_shard_is_killed_in_the_middle(
     print(f"{ALL} transfers between shards: {dict(crossings.answered)}")
     assert set(crossings.answered) - {"posted", "rejected"}, "the kill was noticed"
     wanted = {"ledger-eu.debits_equal_credits", "ledger-eu = its facts", "books = directory", "shards = each other"}
-    assert wanted <= verified(platform)
+    assert wanted <= platform.verified()
 
 
 def test_it_goes_on_with_the_same_shards(sharded: tuple[PlatformUnderTest, Credentials]) -> None:

@@ -154,12 +154,6 @@ async def nothing_is_doubled(platform: PlatformUnderTest, work: Underway, finals
     assert at_rail == sorted((100 + n, 100 + n, 0, 0) for n in range(PAYMENTS))
 
 
-def verified(platform: PlatformUnderTest) -> None:
-    platform.until_ready()
-    found = platform.cli("verify", "--json")
-    assert (found.status, [check for check in found.json["checks"] if check["faults"]]) == (0, [])
-
-
 def test_a_killed_replica_is_taken_over_in_seconds(pair: PlatformUnderTest, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with underway(pair, tmp_path / "killed.json") as work:
@@ -176,7 +170,8 @@ def test_a_killed_replica_is_taken_over_in_seconds(pair: PlatformUnderTest, tmp_
             await nothing_is_doubled(pair, work, finals)
 
     asyncio.run(scenario())
-    verified(pair)
+    pair.until_ready()
+    pair.verified()
 
 
 @pytest.mark.parametrize("how", ["lease", "sessions"])
@@ -209,4 +204,5 @@ def test_a_paused_replica_that_comes_back_does_no_harm(pair: PlatformUnderTest, 
         assert (await asyncio.to_thread(pair.pids))["payments-0"] == replica
 
     asyncio.run(scenario())
-    verified(pair)
+    pair.until_ready()
+    pair.verified()
