@@ -20,11 +20,16 @@ import nats
 import pytest
 import pytest_asyncio
 import valkey.asyncio
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.parts import NatsServer, Server, ServiceDatabase, ValkeyServer, remove, short_directory
 
 DatabaseFor = Callable[..., Awaitable[ServiceDatabase]]
+
+#: How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 class Scheduling(LoadScopeScheduling):

@@ -155,7 +155,7 @@ async def test_close_answers_what_was_taken_and_takes_no_more() -> None:
     assert [task.done() for task in tasks] == [True] * 3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 60), batch=st.integers(1, 5), concurrency=st.integers(1, 3))
 def test_every_item_is_answered_with_its_own_answer(seed: int, size: int, batch: int, concurrency: int) -> None:
     chance = random.Random(seed)

@@ -67,7 +67,7 @@ def log_of(size: int, index: int, *, service: str = "payments") -> str:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_receipt_of_the_log_is_proved_and_every_bent_one_is_not(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 300))
     index = data.draw(st.integers(0, size - 1))

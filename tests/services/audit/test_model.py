@@ -22,7 +22,7 @@ def leaf(seq: int) -> bytes:
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_appended_in_any_portions_the_tree_is_that_of_the_specification(portions: list[int]) -> None:
     size, frontier, seq = 0, b"", 0
     tiles: dict[tuple[int, int], bytes] = {}

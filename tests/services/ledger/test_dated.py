@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -128,7 +128,6 @@ _moves = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9), st.booleans()
 
 
 @given(_moves, st.integers(-40, 0), st.one_of(st.none(), st.integers(100, 160)))
-@settings(deadline=None)
 def test_the_past_against_sums_made_anew(moves: list[tuple[int, int, bool]], floor: int, ceiling: int | None) -> None:
     found = rich(floor=floor, ceiling=ceiling)
     past(found, *[60] * 9)

@@ -466,7 +466,7 @@ class Against(RuleBasedStateMachine):
 
 
 TestAgainstTheReference = Against.TestCase
-TestAgainstTheReference.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAgainstTheReference.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @given(st.lists(st.tuples(_accounts, _accounts, st.integers(1, 100)), max_size=30), st.integers(1, 7))

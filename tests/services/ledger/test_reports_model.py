@@ -142,7 +142,7 @@ def statement(  # noqa: PLR0917 - what it is of
     return pages
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_opening_and_entries_make_the_closing_balance(draw: st.DataObject) -> None:
     known, transfers = book(draw)
@@ -159,7 +159,7 @@ def test_opening_and_entries_make_the_closing_balance(draw: st.DataObject) -> No
     assert pages[0].debits + pages[0].credits == sum(len(page.lines) for page in pages)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_camt_053_fits_the_published_schema_and_adds_up(draw: st.DataObject) -> None:
     known, transfers = book(draw)
@@ -254,7 +254,7 @@ def groups(transfers: Sequence[Transfer], upto: int) -> list[Group]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_report_of_a_book_balances(draw: st.DataObject) -> None:
     _, transfers = book(draw)
@@ -294,7 +294,7 @@ def test_kinds_have_their_own_direction_whatever_the_account_says() -> None:
 # ---- explanations -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_an_explanation_adds_up_to_the_balance(draw: st.DataObject) -> None:
     known, transfers = book(draw)

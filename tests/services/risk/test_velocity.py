@@ -76,7 +76,7 @@ class Naive:
 
 
 @given(steps)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_windows_are_those_of_a_naive_count(valkey_server: ValkeyServer, given_: list[Any]) -> None:
     async def run() -> None:
         client = valkey.asyncio.Valkey(
