@@ -5,7 +5,7 @@
 | `database_for` | `await database_for("tallystick.services.ledger")` -> a fresh migrated `ServiceDatabase` |
 | `chassis_database` | a `ServiceDatabase` with the chassis' tables only |
 | `nats_server` | the shared `NatsServer`; streams are deleted after each test |
-| `valkey_server`, `valkey` | the shared `ValkeyServer`, a client of it; emptied after each test |
+| `valkey_server`, `valkey` | the shared `ValkeyServer`, a client of it; emptied after each test. Who asks it waits longer than in earnest |
 | `directory` | a short directory for sockets, removed after the test |
 | `postgres_server` | the shared `Server`. A test that kills or fills one starts its own: `Server(directory)` |
 """
@@ -26,6 +26,9 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support.parts import NatsServer, Server, ServiceDatabase, ValkeyServer, remove, short_directory
 
 DatabaseFor = Callable[..., Awaitable[ServiceDatabase]]
+
+#: What goes on without Valkey after some tenths of a second, which a busy machine takes now and then.
+IMPATIENT = ("chassis.auth.replay", "chassis.cache", "chassis.limits", "services.risk.store")
 
 #: How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -114,7 +117,9 @@ async def _valkey_server(parts_directory: Path) -> AsyncIterator[ValkeyServer]:
 
 
 @pytest_asyncio.fixture
-async def valkey_server(_valkey_server: ValkeyServer) -> AsyncIterator[ValkeyServer]:
+async def valkey_server(_valkey_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ValkeyServer]:
+    for module in IMPATIENT:
+        monkeypatch.setattr(f"tallystick.{module}.TIMEOUT", 30.0)
     yield _valkey_server
     client = _client(_valkey_server)
     await client.flushall()

@@ -6,7 +6,7 @@ import time
 import pytest
 from valkey.asyncio import Valkey
 
-from tallystick.chassis.auth import Proof, ProofStore, Refused, ReplayCheckUnavailable
+from tallystick.chassis.auth import Proof, ProofStore, Refused, ReplayCheckUnavailable, replay
 from tallystick.chassis.auth.replay import REMEMBERED, LocalMemory
 from tallystick.chassis.telemetry.logs import captured
 
@@ -76,7 +76,7 @@ async def test_keys_are_small_named_for_the_service_and_expire(valkey: Valkey) -
     [key] = await valkey.keys("*")
     assert key.startswith(b"payments:{payments-dpop}:")
     assert len(key) == len(b"payments:{payments-dpop}:") + 16
-    assert REMEMBERED - 2 <= await valkey.ttl(key) <= REMEMBERED
+    assert REMEMBERED - 60 <= await valkey.ttl(key) <= REMEMBERED
     assert REMEMBERED > 70  # a proof is good for 60 s after an `iat` that may be 10 s ahead
 
 
@@ -111,7 +111,9 @@ async def test_what_was_used_while_the_store_was_away_stays_used_when_it_is_back
     await gone.aclose()
 
 
-async def test_a_store_that_never_answers_is_the_same(directory: object) -> None:
+async def test_a_store_that_never_answers_is_the_same(directory: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "TIMEOUT", 0.05)
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.read(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tallystick.kernel.problem import Overloaded, RateLimited
 from tests.support.parts import ValkeyServer
 
 SLOW = {"slow": Rate(per_second=1, burst=5), "fast": Rate(per_second=1_000_000, burst=1_000_000)}
+HOUR = 3600e6
 
 
 def subject(client: str = "cli_a", tenant: str = "acme") -> Subject:
@@ -33,7 +35,15 @@ def subject(client: str = "cli_a", tenant: str = "acme") -> Subject:
 
 
 def limits(valkey: Valkey | None, service: str = "shop") -> Limits:
-    return Limits(service, SLOW, max_in_flight=4, max_queue=2, valkey=valkey)
+    return by_the_hour(Limits(service, SLOW, max_in_flight=4, max_queue=2, valkey=valkey))
+
+
+def by_the_hour(made: Limits) -> Limits:
+    """Slow buckets gain a token an hour: Valkey's clock goes on while a test runs, and what is counted must not depend on how far."""
+    for name, bucket in made._buckets.items():
+        if bucket.interval == 1e6:
+            made._buckets[name] = bucket._replace(interval=HOUR)
+    return made
 
 
 async def allowed(made: Limits, count: int, who: Subject) -> int:
@@ -98,20 +108,21 @@ async def test_the_answer_says_when_to_come_back(valkey: Valkey) -> None:
     await made.rate(subject(), "slow", tokens=5)
     with pytest.raises(RateLimited) as caught:
         await made.rate(subject(), "slow", tokens=3)
-    assert caught.value.headers == {"Retry-After": "3"}
-    assert 2000 < caught.value.extensions["retry_after_ms"] <= 3000
+    wait = caught.value.extensions["retry_after_ms"]
+    assert 2 * HOUR / 1000 < wait <= 3 * HOUR / 1000
+    assert caught.value.headers == {"Retry-After": str(math.ceil(wait / 1000))}
 
 
 async def test_the_script_and_the_function_say_the_same(valkey: Valkey) -> None:
     made = limits(valkey)
     script = made._script
-    bucket = Bucket(1e6, 4)
+    bucket = Bucket(HOUR, 4)
     full_at, now = 0.0, 1e15
     for wanted in (1, 2, 2, 1, 1, 9, 0):
         (found,) = await script(keys=["shop:{x}:k"], args=[bucket.interval, bucket.size, wanted, 0, 0])
         full_at, wait = take(full_at, now, bucket, wanted)
         assert (found == 0) == (wait == 0)
-        assert abs(found - wait) < 900_000, "the server's clock goes on between the two"
+        assert abs(found - wait) < HOUR / 2, "the server's clock goes on between the two"
 
 
 @given(
@@ -146,7 +157,8 @@ async def test_who_asks_often_gets_leases_and_no_more_than_the_bucket_holds(valk
     rates = {"big": Rate(per_second=1, burst=320)}
     now = 100.0
     replicas = [
-        Limits("shop", rates, max_in_flight=4, max_queue=2, valkey=valkey, monotonic=lambda: now) for _ in range(3)
+        by_the_hour(Limits("shop", rates, max_in_flight=4, max_queue=2, valkey=valkey, monotonic=lambda: now))
+        for _ in range(3)
     ]
 
     async def drawn() -> int:
@@ -167,7 +179,7 @@ async def test_who_asks_often_gets_leases_and_no_more_than_the_bucket_holds(valk
     calls = (await valkey.info("commandstats"))["cmdstat_evalsha"]["calls"] - before
     assert calls < first / 2
     now += LEASE
-    assert 320 <= first + await drawn() <= 330, "the tokens of old leases were put back; it gains one a second"
+    assert first + await drawn() == 320, "the tokens of old leases were put back"
 
 
 async def test_a_small_bucket_has_no_leases(valkey: Valkey) -> None:
@@ -183,19 +195,19 @@ async def test_keys_do_not_stay(valkey: Valkey) -> None:
     await limits(valkey).rate(subject(), "slow")
     (key,) = await valkey.keys("*")
     assert key == b"shop:{shop-rate}:slow:acme:cli_a"
-    assert 0 < await valkey.pttl(key) <= 1002
+    assert 0 < await valkey.pttl(key) <= HOUR / 1000 + 2
 
 
 async def test_when_valkeys_clock_is_set_back_nobody_waits_longer_than_for_an_empty_bucket(valkey: Valkey) -> None:
     made = limits(valkey)
     await made.rate(subject(), "slow")
     (key,) = [key async for key in valkey.scan_iter("*")]
-    ahead = float(await valkey.get(key)) + 3600e6
-    await valkey.set(key, f"{ahead:.0f}", px=3_600_000)
+    ahead = float(await valkey.get(key)) + 100 * HOUR
+    await valkey.set(key, f"{ahead:.0f}", px=360_000_000)
     with pytest.raises(RateLimited) as caught:
         await made.rate(subject(), "slow")
-    assert int(caught.value.headers["Retry-After"]) == 1, "and not an hour"
-    assert await valkey.pttl(key) <= 6000, "the key is mended"
+    assert int(caught.value.headers["Retry-After"]) == 3600, "an hour, and not a hundred"
+    assert await valkey.pttl(key) <= 6 * HOUR / 1000, "the key is mended"
 
 
 async def test_concurrent_requests_share_a_round_trip(valkey: Valkey) -> None:
@@ -232,7 +244,7 @@ async def test_when_valkey_goes_the_limit_stays_and_when_it_comes_back_it_is_ask
     )
     there = Valkey(connection_pool=pool)
     now = 100.0
-    made = Limits("shop", SLOW, max_in_flight=1, max_queue=1, valkey=there, monotonic=lambda: now)
+    made = by_the_hour(Limits("shop", SLOW, max_in_flight=1, max_queue=1, valkey=there, monotonic=lambda: now))
     try:
         with logs.captured() as lines:
             assert await allowed(made, 20, subject()) == 5
@@ -287,7 +299,7 @@ async def test_a_place_given_to_one_who_is_told_to_stop_goes_to_the_next() -> No
     gate.leave()  # gives the place to the first, which has not woken up yet
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await second
     assert (gate.in_flight, gate.queued) == (1, 0)
     gate.leave()
@@ -303,7 +315,7 @@ async def test_who_is_told_to_stop_just_before_a_place_comes_free_is_stopped_and
     gate.leave()  # before the first has noticed
     with pytest.raises(asyncio.CancelledError):
         await first
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await second
     assert (gate.in_flight, gate.queued) == (1, 0)
 
