@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tallystick.chassis.batching import Batcher
 from tallystick.chassis.deadline import Deadline
 from tallystick.kernel.problem import Overloaded
+from tests.simulation.loop import in_virtual_time
 
 
 class Recorder:
@@ -37,6 +38,7 @@ class Recorder:
         return [LookupError(str(item)) if item < 0 else item * 2 for item in items]
 
 
+@in_virtual_time
 async def test_an_idle_batcher_flushes_at_once_and_a_busy_one_gathers() -> None:
     flush = Recorder()
     batcher: Batcher[int, int] = Batcher(flush, name="test")
@@ -59,6 +61,7 @@ async def test_an_item_that_comes_just_as_a_flush_ends_is_not_left_lying() -> No
             assert await batcher.submit(number) == number * 2
 
 
+@in_virtual_time
 async def test_bounds_of_batch_concurrency_and_waiting() -> None:
     flush = Recorder()
     flush.open.clear()
@@ -109,6 +112,7 @@ async def test_a_flush_that_returns_another_number_of_outputs_is_an_error() -> N
         await batcher.submit(1)
 
 
+@in_virtual_time
 async def test_a_caller_that_goes_away_ends_neither_the_flush_nor_others() -> None:
     flush = Recorder()
     flush.open.clear()
@@ -140,6 +144,7 @@ async def test_the_flush_has_nobodys_deadline() -> None:
     assert seen == [None]
 
 
+@in_virtual_time
 async def test_close_answers_what_was_taken_and_takes_no_more() -> None:
     flush = Recorder()
     flush.open.clear()
@@ -181,6 +186,7 @@ def test_every_item_is_answered_with_its_own_answer(seed: int, size: int, batch:
     assert sorted(flushed) == list(range(size))
 
 
+@in_virtual_time
 async def test_a_second_flush_begins_when_the_first_takes_too_long_and_not_before() -> None:
     sizes: list[int] = []
     stuck = asyncio.Event()
@@ -203,6 +209,7 @@ async def test_a_second_flush_begins_when_the_first_takes_too_long_and_not_befor
     assert await first == 0
 
 
+@in_virtual_time
 async def test_a_whole_batch_does_not_wait_for_patience() -> None:
     sizes: list[int] = []
     stuck = asyncio.Event()
@@ -219,10 +226,12 @@ async def test_a_whole_batch_does_not_wait_for_patience() -> None:
     others = [asyncio.create_task(batcher.submit(n)) for n in range(1, 4)]
     assert await asyncio.gather(*others) == [1, 2, 3]
     assert sizes == [1, 3]
+    assert asyncio.get_running_loop().time() == 0, "they did not wait"
     stuck.set()
     await first
 
 
+@in_virtual_time
 async def test_flushes_keep_their_pace() -> None:
     began: list[float] = []
     clock = asyncio.get_running_loop().time
@@ -235,9 +244,10 @@ async def test_flushes_keep_their_pace() -> None:
     await asyncio.gather(*(batcher.submit(n) for n in range(3)))
     await asyncio.gather(*(batcher.submit(n) for n in range(3, 5)))
     assert len(began) == 2, "what came within the pace goes together"
-    assert began[1] - began[0] >= 0.049
+    assert began == [0.0, 0.05]
 
 
+@in_virtual_time
 async def test_enough_items_do_not_wait_for_the_pace() -> None:
     sizes: list[int] = []
 
@@ -252,6 +262,7 @@ async def test_enough_items_do_not_wait_for_the_pace() -> None:
     assert sizes == [1, 3]
 
 
+@in_virtual_time
 async def test_a_pause_ends_when_enough_wait() -> None:
     sizes: list[int] = []
 
@@ -270,6 +281,7 @@ async def test_a_pause_ends_when_enough_wait() -> None:
     assert sizes == [5, 3]
 
 
+@in_virtual_time
 async def test_few_callers_that_wait_for_their_answers_are_not_held_up() -> None:
     async def flush(items: list[int]) -> list[int]:
         await asyncio.sleep(0)
@@ -286,6 +298,7 @@ async def test_few_callers_that_wait_for_their_answers_are_not_held_up() -> None
         await asyncio.gather(*(caller() for _ in range(3)))
 
 
+@in_virtual_time
 async def test_company_that_stays_away_is_waited_for_no_longer_than_the_pace() -> None:
     sizes: list[int] = []
     began: list[float] = []
@@ -300,8 +313,8 @@ async def test_company_that_stays_away_is_waited_for_no_longer_than_the_pace() -
     for n in range(3):
         await batcher.submit(n)
     assert sizes == [3, 1, 1, 1]
-    assert began[1] - began[0] >= 0.049, "three were expected"
-    assert began[3] - began[1] < 0.05, "then one"
+    assert began[1] == began[0] + 0.05, "three were expected"
+    assert began[3] == began[1], "then one"
 
 
 async def test_after_a_quiet_time_nobody_waits_for_the_pace() -> None:
@@ -337,6 +350,7 @@ class Joining:
         return tasks
 
 
+@in_virtual_time
 async def test_what_comes_while_a_flush_waits_can_join_it() -> None:
     flush = Joining()
     tasks = await flush.submit(1) + await flush.submit(2, 200, 3) + await flush.submit(4, 201)
@@ -345,6 +359,7 @@ async def test_what_comes_while_a_flush_waits_can_join_it() -> None:
     assert flush.batches == [[1, 2, 3, 4], [200, 201]], "what does not fit stays, in its order"
 
 
+@in_virtual_time
 async def test_no_more_join_than_go_into_a_batch() -> None:
     flush = Joining(most=3)
     tasks = await flush.submit(1) + await flush.submit(2, 3, 4, 5)
@@ -353,6 +368,7 @@ async def test_no_more_join_than_go_into_a_batch() -> None:
     assert flush.batches == [[1, 2, 3], [4, 5]]
 
 
+@in_virtual_time
 async def test_whose_caller_left_does_not_join() -> None:
     flush = Joining()
     tasks = await flush.submit(1) + await flush.submit(2, 3)
@@ -363,6 +379,7 @@ async def test_whose_caller_left_does_not_join() -> None:
     assert flush.batches == [[1, 3]]
 
 
+@in_virtual_time
 async def test_those_that_joined_share_the_fate_of_the_flush() -> None:
     flush = Joining()
     tasks = await flush.submit(1) + await flush.submit(13, 2)

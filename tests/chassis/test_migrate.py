@@ -16,6 +16,7 @@ from tallystick.chassis import migrate
 from tallystick.chassis.db import DatabaseUnavailable
 from tallystick.chassis.migrate import MigrationError
 from tallystick.local.slowly import Slowly
+from tests.simulation.loop import in_virtual_time
 from tests.support.parts import ServiceDatabase
 
 Make = Callable[..., str]
@@ -68,14 +69,39 @@ async def test_each_file_runs_once_in_order(chassis_database: ServiceDatabase, p
 
 
 async def test_a_file_that_takes_long_is_told_while_it_runs(chassis_database: ServiceDatabase, package: Make) -> None:
-    name = package(_0001_one=ONE, _0002_long="SELECT pg_sleep(0.6)", _0003_two=TWO)
+    name = package(_0001_one=ONE, _0002_long="SELECT pg_advisory_xact_lock(1)", _0003_two=TWO)
     await apply(chassis_database, migrate.CHASSIS)
     told: list[str | None] = []
-    with Slowly(told.append, moment=0.3) as slowly:
-        await migrate.apply(chassis_database.owner, name, service_role="chassis_test", begins=slowly.begins)
-        assert told == ["0002_long.sql"]
-    await asyncio.sleep(0.4)
-    assert told == ["0002_long.sql", None]
+    long = asyncio.Event()
+
+    def tell(what: str | None) -> None:
+        told.append(what)
+        if what == "0002_long.sql":
+            long.set()
+
+    connection = await chassis_database.connection()
+    await connection.execute("SELECT pg_advisory_lock(1)")
+    with Slowly(tell, moment=0.01) as slowly:
+        applying = asyncio.create_task(
+            migrate.apply(chassis_database.owner, name, service_role="chassis_test", begins=slowly.begins)
+        )
+        await long.wait()
+        assert not applying.done()
+        await connection.close()
+        assert await applying == ["0001_one.sql", "0002_long.sql", "0003_two.sql"]
+    assert told[-1] is None
+
+
+@in_virtual_time
+async def test_only_what_takes_longer_than_a_moment_is_told() -> None:
+    told: list[str | None] = []
+    with Slowly(told.append, moment=2.0) as slowly:
+        for what, seconds in (("a", 1.9), ("b", 2.1), ("c", 1.9)):
+            slowly.begins(what)
+            await asyncio.sleep(seconds)
+        assert told == ["b"]
+    await asyncio.sleep(60)
+    assert told == ["b", None]
 
 
 async def test_a_failed_file_leaves_nothing_of_itself_behind(chassis_database: ServiceDatabase, package: Make) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Stuck(Exception):
@@ -57,3 +59,15 @@ def run(main: Coroutine[Any, Any, T], over: Callable[[], None], wrong: Callable[
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test of nothing but its own program: what it waits takes as long as it says, to the last digit, however busy the machine is."""
+
+    @functools.wraps(test)
+    def timed(*args: P.args, **kwargs: P.kwargs) -> None:
+        unseen: list[str] = []
+        run(test(*args, **kwargs), lambda: None, unseen.append)
+        assert unseen == []
+
+    return timed
