@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tallystick.chassis import db
-from tallystick.chassis.db import Database, Query
+from tallystick.chassis.db import Bounds, Database, Query
 from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline
 from tallystick.kernel.problem import DeadlineExceeded, Overloaded, Problem
@@ -245,7 +245,7 @@ async def test_cancelled_in_a_statement_rolls_back_and_gives_the_connection_back
             await tx.fetch(Q["sleep"], 30.0)
 
     task = asyncio.create_task(work())
-    await asyncio.sleep(0.1)
+    await service.waiting("PgSleep")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -254,27 +254,27 @@ async def test_cancelled_in_a_statement_rolls_back_and_gives_the_connection_back
 
 async def test_cancelled_in_the_commit_is_stored_all_the_same(service: ServiceDatabase) -> None:
     await service.query(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'"
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END'"
     )
     await service.query(
         "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()"
     )
-    database = await service.open(connections=1)
-    committing = asyncio.Event()
+    holds_up = await service.connection()
+    await holds_up.execute("SELECT pg_advisory_lock(1)")
+    database = await service.open(connections=1, lock_s=60.0)
     told: list[str] = []
 
     async def work() -> None:
         async with database.transaction() as tx:
             tx.on_commit(lambda: told.append("stored"))
             await tx.execute(Q["add"], 1)
-            committing.set()
 
     task = asyncio.create_task(work())
-    await committing.wait()
-    await asyncio.sleep(0.1)
+    await service.waiting("advisory")
     for _ in range(3):  # a caller may be impatient
         task.cancel()
         await asyncio.sleep(0.01)
+    await holds_up.close()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert told == ["stored"]
@@ -309,6 +309,7 @@ async def test_waiting_for_a_connection_is_bounded_in_number_and_time(service: S
         results = await asyncio.gather(*(database.fetchval(Q["one"]) for _ in range(5)), return_exceptions=True)
         assert [type(r) for r in results] == [db.DatabaseUnavailable] * 2 + [Overloaded] * 3
         await tx.fetch(Q["one"])
+    database.bounds = Bounds()
     assert await asyncio.gather(*(database.fetchval(Q["one"]) for _ in range(3))) == [1, 1, 1]
 
 
@@ -360,7 +361,7 @@ async def test_what_had_no_connection_was_not_stored(service: ServiceDatabase) -
     async with database.transaction():
         with pytest.raises(db.DatabaseUnavailable):
             await database.execute(Q["add"], 7)
-    assert await database.fetchval(Q["count"]) == 0
+    assert await service.query("SELECT FROM t") == []
 
 
 # --- a server that goes away
@@ -398,16 +399,6 @@ async def test_restarted_while_idle_is_not_noticed(directory: Path) -> None:
             await tx.execute(Q["add"], 2)
 
 
-async def commit_waiting(service: ServiceDatabase) -> int:
-    """The process of the server whose COMMIT waits for a standby, as soon as there is one. Only a superuser sees what others wait for."""
-    connection = await service.connection(superuser=True)
-    async with asyncio.timeout(8):
-        while not (pid := await connection.fetchval("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'")):
-            await asyncio.sleep(0.01)
-    await connection.close()
-    return int(pid)
-
-
 async def test_killed_in_the_commit_is_unknown_and_may_be_stored(directory: Path) -> None:
     # A commit that waits for a standby which never comes is on disk already: the worst case of "the client got an error".
     settings = {"synchronous_standby_names": "'nobody'", "synchronous_commit": "local"}
@@ -416,14 +407,15 @@ async def test_killed_in_the_commit_is_unknown_and_may_be_stored(directory: Path
         database = await service.open(connections=2)
 
         async def kill_soon() -> None:
-            os.kill(await commit_waiting(service), signal.SIGKILL)
+            (pid,) = await service.waiting("SyncRep")
+            os.kill(pid, signal.SIGKILL)
 
         with pytest.raises(db.CommitUnknown):
             async with database.transaction() as tx:
                 await tx.execute(Q["add"], 7)
                 killer = asyncio.create_task(kill_soon())
         await killer
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     assert [row["id"] for row in await database.fetch(Q["ids"])] == [7]
@@ -432,7 +424,8 @@ async def test_killed_in_the_commit_is_unknown_and_may_be_stored(directory: Path
                     await asyncio.sleep(0.05)
         # The same outside of a transaction block: one statement commits by itself.
         task = asyncio.create_task(database.execute(Q["add"], 8))
-        os.kill(await commit_waiting(service), signal.SIGKILL)
+        (pid,) = await service.waiting("SyncRep")
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(db.CommitUnknown):
             await task
 
@@ -449,15 +442,16 @@ async def test_a_commit_that_never_ends_is_given_up_as_unknown(directory: Path) 
 
 async def test_a_stopped_server_hangs_nobody(directory: Path) -> None:
     async with own_server(directory) as (server, service):
-        database = await service.open(connections=2, transaction_s=0.5, statement_s=0.5)
+        database = await service.open(connections=2)
         async with database.transaction() as tx:
             backend = await tx.fetchval(Q["backend"])
+        database.bounds = Bounds(transaction_s=0.5, statement_s=0.5)
         assert server.part.pid
         stopped = [server.part.pid, backend]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 with pytest.raises(db.DatabaseUnavailable):
                     async with database.transaction() as tx:
                         await tx.execute(Q["add"], 1)
@@ -468,6 +462,7 @@ async def test_a_stopped_server_hangs_nobody(directory: Path) -> None:
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
+        database.bounds = Bounds()
         assert await database.fetchval(Q["count"]) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import shutil
@@ -61,6 +62,23 @@ class ServiceDatabase:
     async def connection(self, *, superuser: bool = False) -> asyncpg.Connection[asyncpg.Record]:
         """A bare connection as the owner, to look at or break things. The test closes it."""
         return await connect(self.superuser if superuser else self.owner)
+
+    async def waiting(self, event: str = "%", *, count: int = 1) -> list[int]:
+        """The server's processes in this database that wait for a lock, or for `event`, as soon as there are so many."""
+        # Only a superuser sees what others wait for.
+        connection = await self.connection(superuser=True)
+        try:
+            while True:
+                rows = await connection.fetch(
+                    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event LIKE $1"
+                    " AND wait_event_type IN ('Lock', 'Timeout', 'IPC')",
+                    event,
+                )
+                if len(rows) >= count:
+                    return [row["pid"] for row in rows]
+                await asyncio.sleep(0.01)
+        finally:
+            await connection.close()
 
     async def query(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         """Look at the tables as the owner."""
