@@ -20,7 +20,7 @@ from tallystick.chassis.db import Bounds, Database, Query
 from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline
 from tallystick.kernel.problem import DeadlineExceeded, Overloaded, Problem
-from tests.support.parts import Server, ServiceDatabase, new_secret
+from tests.support.parts import PATIENT, Server, ServiceDatabase, new_secret
 
 
 def queries(text: str) -> dict[str, Query]:
@@ -261,7 +261,7 @@ async def test_cancelled_in_the_commit_is_stored_all_the_same(service: ServiceDa
     )
     holds_up = await service.connection()
     await holds_up.execute("SELECT pg_advisory_lock(1)")
-    database = await service.open(connections=1, lock_s=60.0)
+    database = await service.open(connections=1)
     told: list[str] = []
 
     async def work() -> None:
@@ -309,7 +309,7 @@ async def test_waiting_for_a_connection_is_bounded_in_number_and_time(service: S
         results = await asyncio.gather(*(database.fetchval(Q["one"]) for _ in range(5)), return_exceptions=True)
         assert [type(r) for r in results] == [db.DatabaseUnavailable] * 2 + [Overloaded] * 3
         await tx.fetch(Q["one"])
-    database.bounds = Bounds()
+    database.bounds = PATIENT
     assert await asyncio.gather(*(database.fetchval(Q["one"]) for _ in range(3))) == [1, 1, 1]
 
 
@@ -462,7 +462,7 @@ async def test_a_stopped_server_hangs_nobody(directory: Path) -> None:
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
-        database.bounds = Bounds()
+        database.bounds = PATIENT
         assert await database.fetchval(Q["count"]) == 0
 
 

@@ -23,6 +23,8 @@ from tallystick.local.parts import Nats, Postgres, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import valkey as valkey_part
 
+PATIENT = Bounds(connect_s=60.0, lock_s=60.0, statement_s=60.0, transaction_s=60.0, commit_s=60.0)
+
 
 def new_secret() -> Secret[str]:
     return Secret(secrets.token_urlsafe(32))
@@ -54,8 +56,8 @@ class ServiceDatabase:
     opened: list[Database] = field(default_factory=list)
 
     async def open(self, **bounds: Any) -> Database:
-        """A pool as the service has it; closed after the test."""
-        database = await Database.open(self.dsn, bounds=replace(Bounds(), **bounds), application="test")
+        """A pool as the service has it, but for its patience, which is that of a busy machine; closed after the test."""
+        database = await Database.open(self.dsn, bounds=replace(PATIENT, **bounds), application="test")
         self.opened.append(database)
         return database
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import count
@@ -50,6 +50,26 @@ def as_new(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Poster, "_as_new", _as_new)
     return seen
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many asks each flush had that was decided ahead of the lock."""
+    seen: list[int] = []
+    plain = Poster._plan
+
+    async def _plan(self: Poster, works: list[Any]) -> Any:
+        plan = await plain(self, works)
+        seen.append(len(works))
+        return plan
+
+    monkeypatch.setattr(Poster, "_plan", _plan)
+    return seen
+
+
+async def until(ready: Callable[[], bool]) -> None:
+    while not ready():
+        await asyncio.sleep(0.001)
 
 
 async def funded(books: Books, amount: int = 100) -> tuple[Any, Any]:
@@ -296,14 +316,17 @@ async def test_what_was_decided_on_a_failed_flush_is_decided_again(
 ) -> None:
     """The first large request fails while the second has been decided on what it would have left."""
     bank, customer = await funded(books, 1000)
-    plain, failed = Store.save, asyncio.Event()
+    plain, failed, tried = Store.save, asyncio.Event(), asyncio.Event()
 
     async def save(self: Store, tx: Transaction, *more: Any) -> None:
         if not failed.is_set():
             failed.set()
-            await asyncio.sleep(0.2)  # the second is decided meanwhile
+            await tried.wait()  # the second, and in vain: it was decided on this one
             raise CheckViolation("save", "23514", "planted", "")
-        await plain(self, tx, *more)
+        try:
+            await plain(self, tx, *more)
+        finally:
+            tried.set()
 
     monkeypatch.setattr(Store, "save", save)
     batches = [[move("post", customer, bank, 1) for _ in range(600)] for _ in range(2)]
@@ -314,7 +337,7 @@ async def test_what_was_decided_on_a_failed_flush_is_decided_again(
 
 
 async def test_a_refusal_that_was_not_stored_is_not_repeated_from_memory(
-    books: Books, monkeypatch: pytest.MonkeyPatch
+    books: Books, monkeypatch: pytest.MonkeyPatch, planned: list[int]
 ) -> None:
     bank, customer = await funded(books)
     commands = [move("post", customer, bank, 1000 + nth) for nth in range(20)]
@@ -323,10 +346,11 @@ async def test_a_refusal_that_was_not_stored_is_not_repeated_from_memory(
     async def save(self: Store, tx: Transaction, *more: Any) -> None:
         if not failed.is_set():
             failed.set()
-            await asyncio.sleep(0.2)
+            await until(lambda: len(planned) == 2)
             raise CheckViolation("save", "23514", "planted", "")
         await plain(self, tx, *more)
 
+    planned.clear()
     monkeypatch.setattr(Store, "save", save)
     await asyncio.gather(post(books.ledger, *commands), post(books.ledger, *commands))
     for command in commands:
@@ -342,6 +366,8 @@ async def test_what_is_forgotten_while_the_next_flush_asks_is_asked_again(
     other = await books.open()
     save, learn, failed, asked = Store.save, Store.learn, asyncio.Event(), asyncio.Event()
 
+    head = books.ledger.poster._head
+
     async def fails_once(self: Store, tx: Transaction, *more: Any) -> None:
         if not failed.is_set():
             await asked.wait()
@@ -351,9 +377,10 @@ async def test_what_is_forgotten_while_the_next_flush_asks_is_asked_again(
 
     async def waits(self: Store, database: Any, keys: Any, accounts: list[Any], *more: Any) -> None:
         if other in accounts and not asked.is_set():
+            epoch = head.epoch
             asked.set()
             await failed.wait()
-            await asyncio.sleep(0.05)
+            await until(lambda: head.epoch != epoch)
         await learn(self, database, keys, accounts, *more)
 
     monkeypatch.setattr(Store, "save", fails_once)
@@ -369,16 +396,31 @@ async def test_what_is_forgotten_while_the_next_flush_asks_is_asked_again(
 # ---- sent while the one before is being stored -----------------------------------------------------------------------------
 
 
+class Slow(dict[int, "asyncio.Future[None]"]):
+    """Flushes, by their number since the first one is in here, begin to be stored only when they are let go; an exception is what becomes of them.
+    `begun` and `tried`: those that came so far, and that were stored or not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: set[int] = set()
+        self.tried: set[int] = set()
+
+
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> dict[int, asyncio.Future[None]]:
-    """Flushes, by their number since the first one is in here, begin to be stored only when they are let go; an exception is what becomes of them."""
-    held: dict[int, asyncio.Future[None]] = {}
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    held = Slow()
     plain, seen = Store.save, count()
 
     async def save(self: Store, at: Any, *more: Any) -> None:
-        if held and (gate := held.get(next(seen))) is not None:
+        number = next(seen) if held else -1
+        held.begun.add(number)
+        if (gate := held.get(number)) is not None:
             await gate
-        await plain(self, at, *more)
+        try:
+            await plain(self, at, *more)
+        finally:
+            held.tried.add(number)
 
     monkeypatch.setattr(Store, "save", save)
     return held
@@ -422,12 +464,12 @@ async def test_a_flush_is_sent_while_the_one_before_it_is_stored(
 
 
 async def test_a_flush_that_comes_before_the_one_it_was_decided_on_waits_for_it(
-    books: Books, slow: dict[int, asyncio.Future[None]], locked: list[int], as_new: list[int]
+    books: Books, slow: Slow, locked: list[int], as_new: list[int]
 ) -> None:
     bank, customer = await funded(books)
     slow[0] = asyncio.get_running_loop().create_future()
     batches = [asyncio.create_task(post(books.ledger, *large(account=customer, other=bank))) for _ in range(2)]
-    await asyncio.sleep(0.3)
+    await until(lambda: 1 in slow.tried)
     assert not any(batch.done() for batch in batches)
     slow[0].set_result(None)
     await asyncio.gather(*batches)
@@ -437,7 +479,7 @@ async def test_a_flush_that_comes_before_the_one_it_was_decided_on_waits_for_it(
 
 
 async def test_what_was_decided_on_a_flush_that_is_not_stored_is_not_stored_on_another_of_its_size(
-    books: Books, service: ServiceDatabase, slow: dict[int, asyncio.Future[None]]
+    books: Books, service: ServiceDatabase, slow: Slow
 ) -> None:
     """The numbers are the same, and the book is another: what was refused for want of money was not refused by it."""
     bank, customer = await funded(books)
@@ -448,28 +490,29 @@ async def test_what_was_decided_on_a_flush_that_is_not_stored_is_not_stored_on_a
     wants = large(account=customer, other=bank)
     slow[1] = asyncio.get_running_loop().create_future()
     second = asyncio.create_task(post(books.ledger, *wants))
-    await asyncio.sleep(0.2)  # both are decided: of the second all is refused
+    await until(lambda: slow.begun >= {0, 1})  # both are decided: of the second all is refused
     assert len(await post(other, *large(account=bank, other=customer))) == 17
     slow[1].set_result(None)
-    await asyncio.sleep(0.2)
+    await until(lambda: 1 in slow.tried)
     slow[0].set_exception(CheckViolation("save", "23514", "planted", ""))
     assert {result.status for results in await asyncio.gather(first, second) for result in results} == {"posted"}
     await books.sound()
 
 
 async def test_what_two_flushes_before_is_not_stored_yet_is_known(
-    books: Books, slow: dict[int, asyncio.Future[None]], locked: list[int]
+    books: Books, slow: Slow, locked: list[int], planned: list[int]
 ) -> None:
     bank, customer = await funded(books)
+    planned.clear()
     slow[0] = asyncio.get_running_loop().create_future()
     hold = move("hold", customer, bank, 30)
     capture = Command(kind="capture", id=ids.transfers.new(), target=hold.id)
     first = asyncio.create_task(post(books.ledger, *large(hold, account=bank, other=customer)))
-    await asyncio.sleep(0.1)
+    await until(lambda: 0 in slow.begun)
     second = asyncio.create_task(post(books.ledger, *large(account=bank, other=customer)))
-    await asyncio.sleep(0.1)
+    await until(lambda: 1 in slow.begun)
     third = asyncio.create_task(post(books.ledger, *large(capture, account=bank, other=customer)))
-    await asyncio.sleep(0.2)
+    await until(lambda: len(planned) == 3)
     slow[0].set_result(None)
     answers = await asyncio.gather(first, second, third)
     assert {result.status for results in answers for result in results} == {"posted", "held"}
@@ -504,7 +547,7 @@ async def test_the_books_are_locked_before_the_keys(books: Books, service: Servi
     key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
     async with kept_waiting(books, service) as tx:
         waiting = asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key))
-        await asyncio.sleep(0.3)
+        await service.waiting()
         assert not waiting.done()
         await claim(tx, [key], resource=[None])
         assert await complete(tx, [Answer(key, 201, b"{}")]) == [True]
@@ -528,10 +571,10 @@ async def test_what_comes_while_the_lock_is_waited_for_is_stored_along(
     monkeypatch.setattr(Store, "save", save)
     async with kept_waiting(books, service):
         waiting = [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1)))]
-        await asyncio.sleep(0.1)
+        await service.waiting()
         elsewhere = asyncio.create_task(books.post(move("post", *others, 1), tenant="other"))
         waiting += [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1))) for _ in range(5)]
-        await asyncio.sleep(0.1)
+        await until(lambda: books.ledger.poster._small.waiting == 6)
     assert [result.status for results in await asyncio.gather(*waiting) for result in results] == ["posted"] * 6
     assert [result.status for result in await elsewhere] == ["posted"]
     assert (saved, locked) == ([6, 1], []), "of a book that is not locked nothing comes along"
@@ -545,12 +588,12 @@ async def test_a_key_twice_among_those_that_come_along_has_one_effect(
     key = Entry("acme", "cli_test", "POST /v1/transfers", "one key", books.ledger.digester.digest({"amount": 1}))
     async with kept_waiting(books, service):
         waiting = [asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key))]
-        await asyncio.sleep(0.1)
+        await service.waiting()
         waiting += [
             asyncio.create_task(post(books.ledger, move("post", customer, bank, 1), entry=key)),
             asyncio.create_task(post(books.ledger, move("post", customer, bank, 5))),
         ]
-        await asyncio.sleep(0.1)
+        await until(lambda: books.ledger.poster._small.waiting == 2)
     first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
     assert isinstance(second, InProgress)
     assert [result.status for answer in (first, third) if isinstance(answer, list) for result in answer] == [
@@ -569,14 +612,14 @@ async def test_what_is_dated_back_comes_along_under_the_lock(
     books.clock.advance(timedelta(days=3))
     async with kept_waiting(books, service):
         first = asyncio.create_task(post(books.ledger, move("post", customer, bank, 60)))
-        await asyncio.sleep(0.1)
+        await service.waiting()
         since = books.clock.now() - timedelta(days=5)
         own = ids.transactions.new()
         command = move("post", customer, bank, 40, effective_at=since, transaction=own)
         header = Header(id=own, effective_at=since)
         ask = Ask("acme", "cli_test", None, [command], atomic=True, header=header)
         second = asyncio.create_task(books.ledger.poster.post(ask))
-        await asyncio.sleep(0.1)
+        await until(lambda: books.ledger.poster._small.waiting == 1)
     assert [result.status for result in await first] == ["posted"]
     assert [result.reason for result in (await second).results] == ["past_limit_broken"]
     assert locked == [2]

@@ -144,11 +144,13 @@ async def test_while_others_have_their_turn_nothing_is_decided_in_vain(
 ) -> None:
     """The second request waits for the turn that the first lets the other have, and then follows the first, ahead of the lock, while that is stored."""
     one, _ = await lost(books, service, ways)
-    plain = Store.save
+    plain, follows = Store.save, asyncio.Event()
 
     async def save(self: Store, at: Any, *more: Any) -> None:
-        if not isinstance(at, Database):
-            await asyncio.sleep(0.2)
+        if isinstance(at, Database):
+            follows.set()
+        else:
+            await follows.wait()
         await plain(self, at, *more)
 
     monkeypatch.setattr(Store, "save", save)
@@ -162,7 +164,8 @@ async def test_while_others_have_their_turn_nothing_is_decided_in_vain(
     first = asyncio.create_task(post(one, books, 40))
     await begun.wait()
     second = asyncio.create_task(post(one, books, 40))
-    await asyncio.sleep(0.05)
+    while one.poster._large.in_flight < 2:
+        await asyncio.sleep(0)
     go.set()
     for results in await asyncio.gather(first, second):
         assert {result.status for result in results} == {"posted"}
@@ -174,12 +177,14 @@ async def test_what_was_decided_on_a_turn_that_is_not_stored_is_decided_again(
     books: Books, service: ServiceDatabase, ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = await lost(books, service, ways, floor=0)
-    plain, failed = Store.save, asyncio.Event()
+    plain, failed, follows = Store.save, asyncio.Event(), asyncio.Event()
 
     async def save(self: Store, at: Any, *more: Any) -> None:
-        if not isinstance(at, Database) and not failed.is_set():
+        if isinstance(at, Database):
+            follows.set()
+        elif not failed.is_set():
             failed.set()
-            await asyncio.sleep(0.2)  # the second is decided meanwhile
+            await follows.wait()  # the second, which was decided on this one
             raise CheckViolation("save", "23514", "planted", "")
         await plain(self, at, *more)
 
