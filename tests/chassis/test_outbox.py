@@ -232,6 +232,7 @@ async def test_many_facts_go_in_a_pipeline_and_batches_note_every_one(
 async def test_what_was_relayed_is_not_read_again(
     database: Database, bus: Bus, chassis_database: ServiceDatabase
 ) -> None:
+    await chassis_database.leave_alone()
     await append(database, *(fact(number) for number in range(4000)))
     async with relaying(database, bus):
         await told(bus, 4000)

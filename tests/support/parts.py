@@ -82,6 +82,13 @@ class ServiceDatabase:
         finally:
             await connection.close()
 
+    async def leave_alone(self) -> None:
+        """What is planned rests on what the test did: no worker of the server comes by and counts rows in the middle of it."""
+        for row in await self.query(
+            "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        ):
+            await self.query(f"ALTER TABLE {row['name']} SET (autovacuum_enabled = off)")
+
     async def query(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         """Look at the tables as the owner."""
         connection = await self.connection()

@@ -481,6 +481,7 @@ async def test_the_services_role_can_only_append(env: Env, statement: str, says:
 
 async def test_a_receipt_is_found_by_the_facts_id_however_long_the_log_is(env: Env) -> None:
     facts = [fact(n) for n in range(3000)]
+    await env.service.leave_alone()
     await env.record("ledger", facts)
     await env.service.query("ANALYZE entry")
     sql = queries.entry_by_id.sql

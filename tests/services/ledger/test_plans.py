@@ -18,6 +18,7 @@ BOOKS = Queries.load("tallystick.services.ledger", "books")
 
 
 async def test_hot_queries_look_at_what_they_are_about(service: ServiceDatabase, books: Books) -> None:
+    await service.leave_alone()
     bank = await books.open(side="debit", path="bank")
     anna = await books.open(path="anna")
     others = [await books.open(path=f"other:{n}") for n in range(40)]

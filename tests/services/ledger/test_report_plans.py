@@ -48,6 +48,7 @@ def literal(value: Any) -> str:
 
 
 async def test_reading_queries_look_at_what_they_answer(service: ServiceDatabase, books: Books) -> None:
+    await service.leave_alone()
     bank = await books.open(side="debit", path="bank")
     anna = await books.open(path="customers:1:wallet")
     bob = await books.open(path="customers:2:wallet")
