@@ -25,7 +25,8 @@ from tallystick.kernel.problem import Unavailable, Unprocessable
 from tallystick.local.parts import Nats
 from tallystick.local.parts.nats import hash_password
 from tests.support.facts import append, fact, relaying, told
-from tests.support.parts import NatsServer, ServiceDatabase, free_port, new_secret
+from tests.support.parts import NatsServer, ServiceDatabase, new_secret
+from tests.support.ports import free_port
 
 TAKE = chassis_db.parse("-- name: take\n-- Note a fact.\nINSERT INTO taken (seq, n) VALUES ($1, $2);", "test.sql")[0]
 PASSWORD = new_secret()

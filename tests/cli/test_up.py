@@ -23,7 +23,7 @@ from tallystick.local.layout import Layout
 from tallystick.local.platform import Platform
 from tallystick.local.secrets import SecretFiles
 from tallystick.local.supervisor import StartFailed
-from tests.support.parts import free_port
+from tests.support.ports import free_port, free_ports
 
 
 def test_what_was_changed_before_it_had_the_lock_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_ports_that_can_not_be_had_are_said_and_not_kept(
 ) -> None:
     monkeypatch.setattr(starting, "_foreground", lambda *_: pytest.fail("it was started"))
     monkeypatch.setattr(starting, "PREDECESSOR_GONE", 0.0)
-    port, data = free_port(), tmp_path / "d"
+    port, data = free_ports(4), tmp_path / "d"
     options = ["up", "--data", str(data), "--port", str(port)]
     for place, option in enumerate(("--port", "--ops-port", "--port", "--port")):
         with socket.socket() as taken:

@@ -7,7 +7,6 @@ import datetime as dt
 import ipaddress
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tallystick.fabric import envoy
+from tests.support.ports import free_port
 
 
 class Authority:
@@ -93,12 +93,6 @@ def secrets(authority: Authority, topology: envoy.Topology, names: list[str]) ->
             }
         )
     return out
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def topology_in(folder: Path, **more: Any) -> envoy.Topology:

@@ -22,7 +22,7 @@ from tallystick.fabric import nats as rendered
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts import Nats
 from tallystick.local.parts.nats import hash_password
-from tests.support.parts import free_port
+from tests.support.ports import free_port
 
 CHARTERS = charters_module.load_all()
 PASSWORD = Secret("a-password-of-the-tests-0123456789")

@@ -19,7 +19,7 @@ from tallystick.local import state as states
 from tallystick.local.environment import Options, environment
 from tallystick.local.layout import LONGEST_SOCKET, Layout, LayoutError, data_directory
 from tallystick.local.secrets import SecretFiles, SecretsError
-from tests.support.parts import free_port
+from tests.support.ports import free_port
 
 # ---- layout --------------------------------------------------------------------------------------------------------
 

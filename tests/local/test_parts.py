@@ -29,7 +29,8 @@ from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import process as process_part
 from tallystick.local.parts import valkey as valkey_part
 from tallystick.local.parts.postgres import SOCKET, _held
-from tests.support.parts import NatsServer, Server, ValkeyServer, connect, free_port, new_secret
+from tests.support.parts import NatsServer, Server, ValkeyServer, connect, new_secret
+from tests.support.ports import free_port
 
 SOURCE = Path(process_part.__file__).parents[3]
 

@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 import shutil
-import socket
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,19 +21,13 @@ from tallystick.kernel.secret import Secret
 from tallystick.local.parts import Nats, Postgres, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import valkey as valkey_part
+from tests.support.ports import free_port
 
 PATIENT = Bounds(connect_s=60.0, lock_s=60.0, statement_s=60.0, transaction_s=60.0, commit_s=60.0)
 
 
 def new_secret() -> Secret[str]:
     return Secret(secrets.token_urlsafe(32))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def short_directory() -> Path:

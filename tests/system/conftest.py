@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tallystick.local.ports import why_not
-from tests.support.parts import free_port, remove, short_directory
+from tests.support import ports
+from tests.support.parts import remove, short_directory
 
 NewPlatform = Callable[..., "PlatformUnderTest"]
 Credentials = Callable[..., Path]
@@ -57,10 +57,7 @@ class Result:
 
 def free_ports() -> int:
     """The first of four free ports in a row: edge, metrics, bus, and the edge's other one, for clients with a certificate."""
-    while True:
-        port = free_port()
-        if port < 65532 and not any(why_not(port + n) for n in (1, 2, 3)):
-            return port
+    return ports.free_ports(4)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.parts import free_port
+from tests.support.ports import free_port
 from tests.system.conftest import PlatformUnderTest
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"

@@ -17,7 +17,7 @@ import pytest
 from tallystick.contracts.notify.problems import InvalidUrl
 from tallystick.services.notify.model import check_url
 from tallystick.services.notify.service import Sender
-from tests.support.parts import free_port
+from tests.support.ports import free_port
 from tests.support.stranger import Client, Edge, hang_up, plant, refused
 from tests.system.conftest import Credentials, PlatformUnderTest
 

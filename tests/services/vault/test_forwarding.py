@@ -20,7 +20,7 @@ from tallystick.services.vault.model import Destination
 from tests.conftest import DatabaseFor
 from tests.services.vault.support import CARD, IBAN, NUMBER, Env, answered, item, rail, running, slug
 from tests.support.http import World
-from tests.support.parts import free_port
+from tests.support.ports import free_port
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
