@@ -68,12 +68,12 @@ async def consuming(database: Database, bus: Bus, handle: Handle = take, **optio
         yield consumer
     finally:
         consumer.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await task
 
 
 async def until(ready: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await ready():
             await asyncio.sleep(0.01)
 
@@ -503,7 +503,7 @@ async def test_letters_are_replayed_while_facts_keep_coming(
         telling = asyncio.create_task(traffic())
         await reached(service, 5)
         await dead_letters.replay(database, [letter.id], reason="repaired")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not await dead_letters.list_letters(database, states=["replayed"]):
                 await asyncio.sleep(0.05)
         busy.set()
@@ -525,12 +525,12 @@ async def test_a_letter_that_waits_for_something_else_holds_nothing_up_and_can_b
 
     await dead_letters.replay(database, [letter.id], reason="repaired")
     async with relaying(database, bus), consuming(database, bus, down) as consumer:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await tried.wait()
         assert await dead_letters.list_letters(database, states=["requested"])
         for seq in range(4, 8):
             await append(database, fact(seq))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await reached(service, seq)
             assert consumer.leading
         assert await dead_letters.discard(database, [letter.id], reason="given up") == [letter.id]

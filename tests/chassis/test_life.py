@@ -36,7 +36,7 @@ asyncio.run(main())
 """
 
 
-async def until_absent(life: Life, number: int, within: float = 10) -> float:
+async def until_absent(life: Life, number: int, within: float = 60) -> float:
     """How long it takes."""
     begun = monotonic()
     async with asyncio.timeout(within):

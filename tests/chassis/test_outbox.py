@@ -195,7 +195,7 @@ async def test_numbers_are_gap_free_and_stable_whatever_commits_aborts_and_crash
     await asyncio.gather(*(writer(number) for number in range(10)))
     count = sum(map(len, stored))
     facts = await told(bus, count)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await outbox.lag(database))[0]:  # what is told is not yet moved past
             await asyncio.sleep(0.01)
     stop.set()

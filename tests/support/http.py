@@ -117,7 +117,7 @@ async def world(directory: Path, valkey: Valkey) -> AsyncIterator[World]:
     issuer = Issuer()
     identity = IdentityServer(directory / "identity.sock", issuer)
     await identity.start()
-    client = Client(identity.socket, "identity", timeout=2.0)
+    client = Client(identity.socket, "identity", timeout=30.0)
     inner = MeshIdentity(client)
     feed = RevocationFeed(inner.revocations)
     authenticator = Authenticator(
@@ -131,7 +131,7 @@ async def world(directory: Path, valkey: Valkey) -> AsyncIterator[World]:
     )
     running = asyncio.create_task(authenticator.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not authenticator.ready:
                 await asyncio.sleep(0.005)
         yield World(issuer, Holder(), identity, authenticator, feed)

