@@ -165,9 +165,12 @@ async def test_it_serves_on_a_private_socket_and_ends_well(make: Make) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_request_in_flight_is_answered_and_a_new_one_is_not_taken(make: Make, number: signal.Signals) -> None:
-    replica = await make().start()
-    asked = asyncio.create_task(replica.get("/work?seconds=1"))
+async def test_a_request_in_flight_is_answered_and_a_new_one_is_not_taken(
+    make: Make, directory: Path, number: signal.Signals
+) -> None:
+    replica = await make(TALLYSTICK_DRAIN_SECONDS="60").start()
+    done = directory / "done"
+    asked = asyncio.create_task(replica.get(f"/work?until={done}"))
     await replica.says(b"WORKING")
     replica.signal(number)
 
@@ -180,6 +183,7 @@ async def test_a_request_in_flight_is_answered_and_a_new_one_is_not_taken(make: 
 
     await until(refused)
     assert not asked.done(), "the request was still under way when new ones were refused"
+    done.touch()
     assert await asked == (200, "done")
     assert await replica.ended() == 0
 

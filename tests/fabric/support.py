@@ -134,7 +134,7 @@ async def running_envoy(config: Mapping[str, Any], folder: Path) -> AsyncIterato
         )
     try:
         admin = folder / "admin.sock"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await _ready(admin) != b"LIVE":
                 if process.returncode is not None:
                     raise AssertionError(log.read_text())
@@ -143,7 +143,7 @@ async def running_envoy(config: Mapping[str, Any], folder: Path) -> AsyncIterato
     finally:
         if process.returncode is None:
             os.kill(process.pid, 15)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await process.wait()
 
 
@@ -155,7 +155,7 @@ async def echo_replica(path: Path, name: str, *arguments: str) -> AsyncIterator[
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"listening\n"
         yield process
     finally:

@@ -466,7 +466,8 @@ async def kill_listener(socket: Path) -> None:
 
 async def test_a_gray_replica_is_ejected_though_its_health_check_passes(folder: Path) -> None:
     async with mesh(folder, {"payments": [(), ("--gray",)]}) as it, it.edge() as session:
-        statuses = await load(session, 1500, keyed=False)
+        # few enough for a busy machine to be done before the replica is given another try
+        statuses = await load(session, 150, keyed=False)
         assert statuses.count(500) <= 5 + 16, "five in a row and what was in flight"
         assert set(statuses) == {200, 500}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,12 @@ class Service:
     async def is_refused(self, what: Any) -> bool:
         """Whether the server refused an action (asynchronously, as NATS does)."""
         before = len(self.refused)
-        try:
+        with suppress(nats.errors.Error, TimeoutError):
             await what
             await self.client.flush()
-        except (nats.errors.Error, TimeoutError):
-            pass
-        for _ in range(100):  # the client tells of an error in a task of its own
-            if len(self.refused) > before:
-                break
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):  # the client tells of an error in a task of its own
+            while len(self.refused) == before:
+                await asyncio.sleep(0.01)
         return any("permissions violation" in line for line in self.refused[before:])
 
 
@@ -101,7 +98,7 @@ async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(bus:
         assert await streams.facts_after(listener, "payments", 0) == [b'{"one":1}']
         assert (payments.refused, risk.refused) == ([], [])
 
-        context = vault.client.jetstream(timeout=0.5)
+        context = vault.client.jetstream(timeout=0.1)
         assert await vault.is_refused(context.stream_info("facts-payments"))
         assert await vault.is_refused(vault.client.publish(streams.get_subject("payments"), b'{"seq":1}'))
         assert await vault.is_refused(vault.client.subscribe(streams.stored_subject("payments")))
@@ -131,7 +128,7 @@ async def test_nobody_speaks_or_listens_for_another(bus: str) -> None:
             "$JS.API.>",
         ):
             assert await risk.is_refused(risk.client.subscribe(subject)), subject
-        context = risk.client.jetstream(timeout=0.5)
+        context = risk.client.jetstream(timeout=0.1)
         push = ConsumerConfig(durable_name="risk", deliver_subject="facts.ledger")
         for what in (
             context.delete_stream("facts-risk"),

@@ -154,7 +154,7 @@ class Mesh:
         return status, x509.load_der_x509_certificate(shown).serial_number
 
     async def until(self, status: int, call: Callable[[], Awaitable[int]]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await call() != status:
                 await asyncio.sleep(0.05)
 
@@ -204,14 +204,15 @@ async def test_rotation_and_rollover_under_load_lose_nothing(directory: Path, mo
                 if turn == 15:
                     monkeypatch.setattr(pki, "SWITCH", timedelta(days=70))
                 mesh.agent._due = dict.fromkeys(mesh.agent._due, SystemClock().now())
+                seen, had = len(serials), len(results)
                 assert len(await mesh.agent.renew()) == 3
                 [_, issuing] = x509.load_pem_x509_certificates(mesh.agent._authority.edge().chain)
                 issuers.add(issuing.issuer.rfc4514_string())
-                await asyncio.sleep(0.1)
+                async with asyncio.timeout(60):  # each is met under way, and by some calls that began before it
+                    while len(serials) == seen or len(results) < had + 8:
+                        await asyncio.sleep(0.005)
             stop.set()
         assert set(results) == {200}
-        assert len(results) > 100
-        assert len(serials) >= 15
         assert len(issuers) == 2
         assert mesh.refused == []
 
@@ -230,7 +231,7 @@ async def test_the_callee_accepts_its_caller_only_and_only_what_is_agreed(direct
             socket.unlink()
         await mesh.envoy.start()
         statuses = set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while 403 not in statuses:
                 statuses.add(await mesh.inner())
                 await asyncio.sleep(0.05)
@@ -258,7 +259,7 @@ async def test_what_envoy_refuses_is_heard_in_its_own_words(directory: Path) -> 
     async with running(directory) as mesh:
         broken = envoy.message("cluster", {"name": "broken", "type": "EDS", "connect_timeout": "1s"})
         mesh.ads.put("cluster", {"broken": broken})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not mesh.refused:
                 await asyncio.sleep(0.02)
         assert "broken" in mesh.refused[0].text

@@ -44,7 +44,7 @@ def gone(pid: int) -> bool:
 
 
 async def until_gone(pid: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not gone(pid):
             await asyncio.sleep(0.01)
 
@@ -62,7 +62,7 @@ async def child(directory: Path, script: str, stop_within: float = 10.0) -> Asyn
 
 
 async def until_said(made: Child, text: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while text not in made.log_tail():
             await asyncio.sleep(0.01)
 
@@ -205,7 +205,7 @@ async def test_nothing_outlives_a_parent_that_is_killed_and_the_next_one_starts_
     for _ in range(2):
         parent = await run_parent(directory, "hang")
         assert parent.stdout is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             *pids, _ = (await parent.stdout.readline()).split()
             assert len(pids) == 4
             assert not any(gone(int(pid)) for pid in pids)
@@ -350,8 +350,10 @@ async def test_postgresql_does_not_log_values(postgres_server: Server) -> None:
     with pytest.raises(asyncpg.PostgresError):
         await connection.execute("SELECT 4000056655665556 / 0")
     await connection.close()
-    log = postgres_server.part.log.read_text()
-    assert "4242" not in log
+    log = (
+        postgres_server.part.log.read_text()
+    )  # of the whole run: four digits of the number are somebody's pid now and then
+    assert "424242424242" not in log
     assert "4000056655665556" not in log
 
 
@@ -377,9 +379,11 @@ async def test_nats_wants_a_password_and_denies_what_is_not_named(nats_server: N
     await client.publish("theirs.a", b"")
     await client.subscribe("theirs.a")
     await client.flush()
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):  # the client tells of an error in a task of its own
+        while len(errors) < 2:
+            await asyncio.sleep(0.01)
     await client.close()
-    assert sum("permissions violation" in error for error in errors) == 2
+    assert ["permissions violation" in error for error in errors] == [True, True]
     conf = nats_server.part.data / "nats.conf"
     assert stat.S_IMODE(conf.stat().st_mode) == 0o600
     assert password.reveal() not in conf.read_text()
@@ -404,7 +408,6 @@ async def test_a_user_without_subjects_may_do_nothing(nats_server: NatsServer) -
     arrived: list[bytes] = []
 
     async def note(error: Exception) -> None:
-        # Not the only thing it may hear: a server that has just read its users may refuse the first attempt to connect.
         if "permissions violation for publish" in str(error):
             told.set()
 
@@ -417,7 +420,7 @@ async def test_a_user_without_subjects_may_do_nothing(nats_server: NatsServer) -
     client = await nats.connect(nats_server.url, user="mute", password=password.reveal(), error_cb=note)
     await client.publish("anything", b"of the mute")
     await client.flush()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await told.wait()
     await admin.publish("anything", b"of the admin")
     await admin.drain()
@@ -508,7 +511,7 @@ async def test_a_script_without_an_end_does_not_stop_valkey_for_all(directory: P
             await other.set("kept", "1")
             endless_run: Any = cast("Any", client).eval(endless, 0)
             running = asyncio.create_task(endless_run)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while await server.part.ready():
                     await asyncio.sleep(0.1)
                 if wrote:

@@ -232,7 +232,7 @@ async def test_remembers_across_a_kill_and_keeps_no_number(tmp_path: Path) -> No
             sys.executable, "-m", "tallystick.local.rail",
             "--socket", str(tmp_path / "r.sock"), "--data", str(tmp_path / "rail.db"),
         )  # fmt: skip
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     _, writer = await asyncio.open_unix_connection(str(tmp_path / "r.sock"))

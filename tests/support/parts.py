@@ -186,10 +186,17 @@ class NatsServer:
         return self.passwords[name]
 
     async def user(self, name: str, publish: tuple[str, ...], subscribe: tuple[str, ...]) -> Secret[str]:
-        """Adds or changes a user; returns its password."""
+        """Adds or changes a user; returns its password, with which one may come at once."""
         self._note(name, publish, subscribe)
+        before = self._reloads()
         await self.part.reload(self._accounts)
+        # Who comes while it reads its users anew may be let in and cut off again: what it has sent by then gets no answer.
+        while self._reloads() == before:
+            await asyncio.sleep(0.005)
         return self.passwords[name]
+
+    def _reloads(self) -> int:
+        return self.part.log.read_bytes().count(b"Reloaded server configuration")
 
     @property
     def _accounts(self) -> dict[str, Any]:

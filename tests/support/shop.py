@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -75,7 +76,10 @@ class Shop:
 
 
 class Slowly(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`until`: this file is there."""
+
     seconds: int = 0
+    until: str = ""
 
 
 class State(msgspec.Struct):
@@ -87,6 +91,8 @@ class State(msgspec.Struct):
 async def work(shop: Shop, request: Request[None, Slowly]) -> Reply[str]:
     print("WORKING", file=sys.stderr, flush=True)
     await asyncio.sleep(request.query.seconds)
+    while request.query.until and not Path(request.query.until).exists():
+        await asyncio.sleep(0.01)
     return Reply("done")
 
 
