@@ -81,6 +81,11 @@ class Replica:
         ):
             return answer.status, await answer.json(content_type=None)
 
+    async def text(self, path: str) -> str:
+        connector = aiohttp.UnixConnector(path=str(self.socket))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://shop{path}") as answer:
+            return await answer.text()
+
     async def says(self, word: bytes) -> None:
         """Wait until the process has written `word` to standard error."""
         assert self.process is not None
@@ -389,7 +394,11 @@ async def test_a_service_rotates_its_keys_by_its_charter(
     await chassis_database.query("UPDATE data_key SET created_at = now() - interval '89 days' WHERE kind = 'service'")
     environ = with_database(directory, chassis_database) | {"TALLYSTICK_ROOT_KEY_FILE": str(directory / "root")}
     replica = await make(**environ).start()
-    await asyncio.sleep(6)  # a schedule's first run is within 5 s
+
+    async def looked() -> bool:
+        return 'schedule="chassis.keys"' in await replica.text("/metrics")
+
+    await until(looked)
     assert await versions() == ["active"]
     replica.signal(signal.SIGTERM)
     assert await replica.ended() == 0

@@ -213,7 +213,7 @@ def refusal(fingerprint: str | None, by: str = "issuer", **data: Any) -> Fact:
 
 
 async def reached(service: ServiceDatabase, seq: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             rows = await service.query("SELECT last_seq FROM inbox")
             if rows and rows[0]["last_seq"] >= seq:
@@ -271,7 +271,7 @@ async def test_refusals_wait_for_valkey_and_are_never_given_up(env: Env, bus: Bu
     env.risk._counters = away  # type: ignore[assignment]
     await append(payments, *(refusal(tried) for _ in range(6)))
     async with relaying(payments, bus, "payments"), consuming(env, bus):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while away.asked < 7:  # more often than a fact is tried that is itself to blame
                 await asyncio.sleep(0.01)
         assert await env.service.query("SELECT * FROM dead_letter") == []

@@ -40,6 +40,8 @@ from tests.support.parts import ServiceDatabase
 
 NUMBER = "4556737586899855"
 IBAN = "GB29NWBK60161331926819"
+#: The rail takes long over this one.
+SLOW = "4000000000000119"
 CARD: dict[str, Any] = {"number": NUMBER, "exp_month": 12, "exp_year": 2035, "cvc": "837"}
 SCOPE = "tokens:write tokens:read tokens:reveal"
 TEMPLATE = (
@@ -149,7 +151,7 @@ def item(request_id: str, card_token: str | None, **changes: Any) -> dict[str, A
         "card_token": card_token,
         "request": {"method": "POST", "path": "/authorizations", "body": TEMPLATE % request_id},
         "request_id": request_id,
-        "timeout_ms": 5000,
+        "timeout_ms": 60_000,
         **changes,
     }
     return {name: value for name, value in made.items() if value is not None}
@@ -194,8 +196,10 @@ async def running(
 
 
 @asynccontextmanager
-async def rail(directory: Path, *, slow_seconds: float = 30.0) -> AsyncIterator[list[str]]:
-    """The sandbox rail on its socket; gives the list of `METHOD path` that arrived."""
+async def rail(
+    directory: Path, *, slow_seconds: float = 30.0, goes_on: asyncio.Event | None = None
+) -> AsyncIterator[list[str]]:
+    """The sandbox rail on its socket; gives the list of `METHOD path` that arrived. With `goes_on` what is slow takes until then."""
     settings = RailSettings(socket=directory / "rail.sock", data=directory / "rail.db", slow_seconds=slow_seconds)
     it = Rail(settings)
     seen: list[str] = []
@@ -204,6 +208,8 @@ async def rail(directory: Path, *, slow_seconds: float = 30.0) -> AsyncIterator[
     @web.middleware
     async def note(request: web.Request, handler: Any) -> web.StreamResponse:
         seen.append(f"{request.method} {request.path}")
+        if goes_on is not None and SLOW.encode() in await request.read():
+            await goes_on.wait()
         answer: web.StreamResponse = await handler(request)
         return answer
 

@@ -23,7 +23,7 @@ from tallystick.contracts.vault.problems import (
     TokenNotFound,
 )
 from tests.conftest import DatabaseFor
-from tests.services.vault.support import CARD, TEMPLATE, Env, rail, running
+from tests.services.vault.support import CARD, SLOW, TEMPLATE, Env, rail, running
 from tests.support.http import World
 
 
@@ -43,7 +43,7 @@ async def connected(env: Env, directory: Path) -> AsyncIterator[VaultClient]:
     serving = asyncio.create_task(server._serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    client = Client(socket, "vault", timeout=10.0)
+    client = Client(socket, "vault", timeout=60.0)
     try:
         yield VaultClient(client)
     finally:
@@ -59,7 +59,7 @@ def call(env: Env, request_id: str, card: str, **changes: Any) -> ForwardCall:
             "destination": "sandbox-rail",
             "request": Outgoing("POST", "/authorizations", TEMPLATE % request_id),
             "request_id": request_id,
-            "timeout_ms": 5000,
+            "timeout_ms": 60_000,
             "card_token": card,
             **changes,
         }
@@ -92,18 +92,20 @@ async def test_a_slow_one_is_waited_for_alone_and_a_lost_one_is_unknown(
 ) -> None:
     service = await database_for("tallystick.services.vault")
     async with running(around, service, valkey, directory) as env, connected(env, directory) as vault:
-        slow = (await env.create({**CARD, "number": "4000000000000119"}))["id"]
+        slow = (await env.create({**CARD, "number": SLOW}))["id"]
         lost = (await env.create({**CARD, "number": "4000000000000341"}))["id"]
         good = (await env.create())["id"]
         with pytest.raises(NotForwarded) as nowhere:
             await vault.forward(call(env, "down", good))
         assert not nowhere.value.outcome_unknown
-        async with rail(directory, slow_seconds=2.0) as seen:
+        goes_on = asyncio.Event()
+        async with rail(directory, slow_seconds=0, goes_on=goes_on) as seen:
             waiting = asyncio.create_task(vault.forward(call(env, "slow", slow)))
             fast = [asyncio.create_task(vault.forward(call(env, f"fast{i}", good))) for i in range(20)]
             await asyncio.wait(fast)
             assert not waiting.done()
             assert {task.result().status for task in fast} == {200}
+            goes_on.set()
             assert (await waiting).status == 200
             assert seen.count("POST /authorizations") == 21
             with pytest.raises(ForwardOutcomeUnknown) as unknown:

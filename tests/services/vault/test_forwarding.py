@@ -18,7 +18,7 @@ from valkey.asyncio import Valkey
 from tallystick.chassis.egress import AddressRefused, CheckedResolver
 from tallystick.services.vault.model import Destination
 from tests.conftest import DatabaseFor
-from tests.services.vault.support import CARD, IBAN, NUMBER, Env, answered, item, rail, running, slug
+from tests.services.vault.support import CARD, IBAN, NUMBER, SLOW, Env, answered, item, rail, running, slug
 from tests.support.http import World
 from tests.support.ports import free_port
 
@@ -48,7 +48,7 @@ async def test_each_item_stands_alone(env: Env) -> None:
     await env.edge("DELETE", f"/v1/tokens/{gone['id']}")
     request = item("x", None)["request"]
     results = await env.forward(
-        item("r1", token["id"]),
+        item("r1", token["id"], wait=True),
         item("r2", gone["id"]),
         item("r3", foreign["id"]),
         item("r4", "nonsense"),
@@ -62,7 +62,7 @@ async def test_each_item_stands_alone(env: Env) -> None:
         item("rc", token["id"], request={**request, "body": "{}"}),
         item("rd", token["id"], request={**request, "body": "{{card.cvc}}"}),
         item("re", bank["id"]),
-        item("rf", token["id"]),
+        item("rf", token["id"], wait=True),
     )
     assert answered(results[0])["status"] == answered(results[-1])["status"] == "approved"
     assert [slug(result) for result in results[1:-1]] == [
@@ -103,15 +103,24 @@ async def test_a_slow_acquirer_holds_up_nobody(
 ) -> None:
     """The slow item is `pending`; asked for again it is joined, and the acquirer has seen it once."""
     service = await database_for("tallystick.services.vault")
-    async with rail(directory, slow_seconds=1.5) as seen, running(around, service, valkey, directory) as env:
-        slow = await env.create({**CARD, "number": "4000000000000119"})
+    goes_on = asyncio.Event()
+    async with (
+        rail(directory, slow_seconds=0, goes_on=goes_on) as seen,
+        running(around, service, valkey, directory) as env,
+    ):
+        slow = await env.create({**CARD, "number": SLOW})
         fast = await env.create()
-        results = await env.forward(item("slow", slow["id"]), item("fast", fast["id"]))
+        results = await env.forward(
+            item("slow", slow["id"], timeout_ms=60_000), item("fast", fast["id"], wait=True, timeout_ms=60_000)
+        )
         assert results[0] == {"pending": True}
         assert answered(results[1])["status"] == "approved"
         other = item("slow", fast["id"], wait=True)
         assert slug((await env.forward(other))[0]) == "invalid-forward"
-        (result,) = await env.forward(item("slow", slow["id"], wait=True))
+        joined = asyncio.create_task(env.forward(item("slow", slow["id"], wait=True, timeout_ms=60_000)))
+        await asyncio.sleep(0)
+        goes_on.set()
+        (result,) = await joined
         assert answered(result)["status"] == "approved"
         assert seen.count("POST /authorizations") == 2
 
