@@ -102,6 +102,25 @@ def test_an_id_is_none_whatever_bytes_are_around_it(before: bytes, identity: str
     assert not list(numbers(before + identity.encode() + after))
 
 
+@given(
+    st.sampled_from(["pay_", "trf_", "tok_", "fp_"]),
+    st.from_regex(r"[0-7][0-9a-hjkmnp-tv-z]{25}", fullmatch=True),
+    st.binary(max_size=3),
+)
+@example("tok_", "0zk4222222222222zkwhqv3m9x", b"g")
+@example("pay_", "01m8nh3522g4222222222222zk", b"x")
+@example("fp_", "4111111111111111k9x8w7v6t5", b"\0")
+def test_a_platforms_id_is_none(prefix: str, identity: str, after: bytes) -> None:
+    """Nor with a letter beside it, as the next column's bytes may be; a digit there makes a number of it that is not the id's."""
+    if not after[:1].isdigit():
+        assert not list(numbers(b'"' + prefix.encode() + identity.encode() + after))
+
+
+@pytest.mark.parametrize("text", [b"pan_4111111111111111", b"tok_4111111111111111", b"tok_4111111111111111-0123456789"])
+def test_a_number_behind_an_ids_prefix_is_a_number_all_the_same(text: bytes) -> None:
+    assert list(numbers(text)) == ["411111******1111"]
+
+
 class NoDatabases(Source):
     def __init__(self) -> None:
         self.services = []
@@ -143,6 +162,15 @@ class Opened(Source):
         connection = await self._database.connection()
         self._stack.push_async_callback(connection.close)
         return connection
+
+
+async def test_what_nats_sums_up_a_streams_settings_in_is_none(tmp_path: Path) -> None:
+    stream = tmp_path / "nats" / "jetstream" / "facts"
+    stream.mkdir(parents=True)
+    (stream / "meta.sum").write_text("4111111111111111")
+    assert (await search(NoDatabases(), Layout(tmp_path)))[0] == []
+    (stream / "meta.inf").write_text("4111111111111111")
+    assert len((await search(NoDatabases(), Layout(tmp_path)))[0]) == 1
 
 
 async def test_it_is_found_in_files_and_in_every_kind_of_column_for_texts(

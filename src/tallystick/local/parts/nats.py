@@ -136,7 +136,8 @@ class Nats:
     def _server_name(self) -> str:
         path = self.data / "server-name"
         if not path.exists():
-            write_private(path, f"tallystick-{secrets.token_hex(8)}")
+            # Of 128 bits: `verify` takes a shorter word of hexadecimal digits for a card number when it happens to have no letter.
+            write_private(path, f"tallystick-{secrets.token_hex(16)}")
         return path.read_text(encoding="ascii")
 
     def _configuration(self) -> str:

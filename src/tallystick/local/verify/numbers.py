@@ -4,10 +4,13 @@ A card number is 13 to 19 digits, together or in the groups that cards are print
 scheme and with the right check digit (`kernel/numbers.py`); whatever word it stands in, for what leaks a number may put a prefix before it.
 An IBAN, in capitals, has its country's length and the right check digits. The vault holds them sealed; nothing else may hold them at all.
 
-Left out is what is no number of an account although it may look like one: hexadecimal words that hold letters, bytes as PostgreSQL prints
-them, what follows or precedes a decimal point, and the ids of spans in the traces, of which one in thousands has digits only. Of tables,
+Left out is what is no number of an account although it may look like one: the platform's ids, hexadecimal words that hold letters, bytes as
+PostgreSQL prints them, what follows or precedes a decimal point, and 16 hexadecimal digits where they are known to stand, of which one in
+two thousand has no letter: the ids of spans in the traces, and the sums in which NATS notes what a stream's settings are. Of tables,
 columns of numbers, times and ids are left out: they can't hold a text, and a large sum of money would be taken for a card now and then.
 PostgreSQL's log is read without the heads of its pages, which cut a word in two as often as it crosses from one page to the next.
+
+What is left to chance is base64, in which 13 digits in a row are a number with the right check digit once in some thousand GiB.
 """
 
 from __future__ import annotations
@@ -43,6 +46,13 @@ _SHORTEST: Final = 16
 _LONGEST: Final = 256
 #: From here on (128 bits) it is an id whatever stands beside it: in PostgreSQL's files that is the next column's bytes, a letter now and then.
 _CERTAIN: Final = 32
+
+#: An id as `kernel/ids.py` writes it, and a fingerprint of the vault: 26 characters of base 32, 13 of which are digits one time in some ten million.
+_ID: Final = re.compile(rb"[a-z]{2,3}_[0-7][0-9a-hjkmnp-tv-z]{25}")
+_ID_LENGTH: Final = 30
+
+#: Beside each stream's settings, in a file of its own.
+_SUM: Final = "meta.sum"
 
 #: The pages of PostgreSQL's log and their heads, the first one's of a segment and the others' (`access/xlog_internal.h`).
 _WAL: Final = "pg_wal"
@@ -93,7 +103,7 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
 
 def _files(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and not path.is_symlink():
+        if path.is_file() and not path.is_symlink() and path.name != _SUM:
             yield path
 
 
@@ -121,7 +131,7 @@ def numbers(content: bytes | mmap.mmap) -> Iterator[str]:
         digits = re.sub(rb"[ -]", b"", match[0]).decode()
         # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
         for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
-            if brand_of(number) != "unknown" and luhn(number) and not _in_hexadecimal(content, *match.span()):
+            if brand_of(number) != "unknown" and luhn(number) and not _in_a_word(content, *match.span()):
                 yield f"{number[:6]}******{number[-4:]}" if len(number) >= 16 else f"******{number[-4:]}"
                 break
     for match in _IBAN.finditer(content):
@@ -131,6 +141,21 @@ def numbers(content: bytes | mmap.mmap) -> Iterator[str]:
         ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
         if length and ends and not words[ends[0] :][:1].strip() and iban_ok(iban := words[: ends[0]].replace(" ", "")):
             yield f"{iban[:2]}******{iban[-4:]}"
+
+
+def _in_a_word(content: bytes | mmap.mmap, start: int, end: int) -> bool:
+    return _in_an_id(content, start, end) or _in_hexadecimal(content, start, end)
+
+
+def _in_an_id(content: bytes | mmap.mmap, start: int, end: int) -> bool:
+    """Whether the digits belong to one of the platform's ids, whatever stands beside that."""
+    first = max(0, start - _ID_LENGTH)
+    around = content[first : end + _ID_LENGTH]
+    return any(
+        word.start() <= start - first and end - first <= word.end()
+        for place in range(len(around))
+        if (word := _ID.match(around, place))
+    )
 
 
 def _in_hexadecimal(content: bytes | mmap.mmap, start: int, end: int) -> bool:
