@@ -366,7 +366,10 @@ async def test_every_part_that_is_named_is_opened_and_facts_leave_and_arrive(
 
     await until(heard)
     assert (await replica.get("/state"))[1]["opened"] == "a thing"
-    assert [(await replica.get("/few"))[0] for _ in range(3)] == [200, 200, 429]
+    # Two at once and one a second: of twenty some are refused, however long they take.
+    statuses = [status for status, _ in await asyncio.gather(*(replica.get("/few") for _ in range(20)))]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 2
     replica.signal(signal.SIGTERM)
     lines = await replica.lines()
     assert await replica.ended() == 0
