@@ -282,3 +282,12 @@ def test_a_service_that_does_not_exist() -> None:
         [sys.executable, "-m", "tallystick", "run", "nobody"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (2, "tallystick: there is no service 'nobody'\n")
+
+
+@pytest.mark.parametrize("reason", ["was 4242 4242 4242 4242", "DE89370400440532013000"])
+@pytest.mark.parametrize("decision", ["replay", "discard"])
+def test_a_reason_that_is_kept_holds_no_number(decision: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["dead-letters", decision, "notify", "all", "--reason", reason]) == 2
+    said = capsys.readouterr().err
+    assert "--reason holds a" in said
+    assert reason not in said

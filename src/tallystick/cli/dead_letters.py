@@ -78,6 +78,10 @@ def _decide(
     done: str,
 ) -> int:
     from tallystick.chassis import dead_letters as letters
+    from tallystick.kernel.numbers import found_in
+
+    if what := found_in(reason):
+        raise Failed(f"--reason holds {what}, and it is kept: say it without", USAGE)
 
     async def apply(database: Any) -> list[UUID]:
         chosen = await _all_waiting(database) if list(ids) == ["all"] else [_id(text) for text in ids]

@@ -153,6 +153,15 @@ async def test_a_name_that_makes_no_file_name(command_line: CommandLine) -> None
     assert made["file"] == str(out)
 
 
+async def test_a_clients_name_is_no_card_number(command_line: CommandLine) -> None:
+    status, out, err = await command_line.run("client", "create", "4242424242424242", "--scope", "audit:read")
+    assert (status, out) == (2, "")
+    assert "card number" in err
+    assert "4242" not in err
+    assert list(command_line.layout.data.glob("clients/*")) == []
+    assert (await command_line.json("client", "list"))["data"] == []
+
+
 async def test_clients_are_listed_and_revoked(command_line: CommandLine) -> None:
     await command_line.json("tenant", "create", "acme")
     mine = await command_line.json("client", "create", "one", "--scope", "audit:read")

@@ -9,6 +9,7 @@ import msgspec
 from prometheus_client import Histogram
 
 from tallystick.chassis.auth import Resource
+from tallystick.chassis.charter import OPERATOR
 from tallystick.chassis.telemetry import metrics
 from tallystick.chassis.web.decode import body_decoder, form_decoder, invalid, query_decoder
 from tallystick.chassis.web.table import Endpoint
@@ -147,7 +148,7 @@ class Bound:
         if endpoint.body is None:
             return None
         return (
-            body_decoder(endpoint.body, guarded=endpoint.entry == "edge")
+            body_decoder(endpoint.body, guarded=endpoint.entry == "edge" or OPERATOR in endpoint.mesh)
             if endpoint.media == "json"
             else form_decoder(endpoint.body)
         )

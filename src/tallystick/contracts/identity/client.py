@@ -22,6 +22,7 @@ from tallystick.contracts.identity.problems import (
     TenantNotFound,
 )
 from tallystick.kernel.ids import InvalidId
+from tallystick.kernel.problem import InvalidRequest
 
 
 class IdentityAdmin:
@@ -43,7 +44,7 @@ class IdentityAdmin:
     async def create_client(
         self, tenant: str, name: str, scope: str, jwks: PublicJwks, *, certificate_bound: bool = False
     ) -> Client:
-        """TenantNotFound, InvalidScope, InvalidClientKey."""
+        """TenantNotFound, InvalidScope, InvalidClientKey; InvalidRequest for a name that holds a card number."""
         asked = CreateClient(
             tenant=tenant,
             name=name,
@@ -56,7 +57,7 @@ class IdentityAdmin:
             "/internal/admin/clients",
             asked,
             answer=Client,
-            problems=(TenantNotFound, InvalidScope, InvalidClientKey),
+            problems=(TenantNotFound, InvalidScope, InvalidClientKey, InvalidRequest),
         )
 
     async def list_clients(self, tenant: str | None = None, after: str | None = None, limit: int = 200) -> Page[Client]:
