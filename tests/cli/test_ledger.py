@@ -27,6 +27,7 @@ from tallystick.cli.ledger.files.reading import MAX_LINE, File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
 from tallystick.cli.ledger.plot import TERMINAL, in_terminal, series_of, wanted
+from tallystick.cli.ledger.reports import named_rule
 from tallystick.cli.ledger.series import Series, span, thinned
 from tallystick.cli.output import Failed, columns, console, print_table
 from tallystick.kernel.currencies import EXPONENTS
@@ -331,6 +332,20 @@ def test_what_is_no_file_is_written_and_stays_what_it_is(tmp_path: Path) -> None
 # ---- plots ----------------------------------------------------------------------------------------------------------
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"rule": "floor", "value": "-10000"}, "floor -100.00"),
+        ({"rule": "ceiling", "value": "500000"}, "ceiling 5000.00"),
+        ({"rule": "normal_side", "value": "credit"}, "normal side credit"),
+        ({"rule": "chart", "chart": {"pattern": "customers:**"}}, "chart customers:**"),
+        ({"rule": "frozen"}, "frozen"),
+    ],
+)
+def test_a_rule_is_named_with_its_amount_in_units(rule: dict[str, Any], said: str) -> None:
+    assert named_rule(rule, "EUR") == said
 
 
 def series(*amounts: int, code: str = "EUR") -> Series:

@@ -118,6 +118,7 @@ def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path:
     assert dispatch(["status", "--data", str(tmp_path), "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["status"] == 3
     assert dispatch(["status", "--no-such"]) == 2
+    assert "Unknown option: --no-such" in capsys.readouterr().err
     assert dispatch(["trace", "xyz", "--data", str(tmp_path)]) == 2
     assert dispatch(["render", "no-such"]) == 2
     assert dispatch(["ledger", "statement", "--no-such", "x", "--data", str(tmp_path)]) == 2
@@ -125,6 +126,39 @@ def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path:
     assert dispatch(["logs", "-n", "-5", "--data", str(tmp_path)]) == 2
     assert dispatch(["logs", "--data", str(tmp_path)]) == 2
     assert "was the platform started?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ledger statemnt x", "there is no command 'ledger statemnt': did you mean `tallystick ledger statement`?"),
+        ("ledger nope", "there is no command 'ledger nope': `tallystick ledger --help` lists the commands"),
+        ("call GET", "PATH is missing"),
+        ("client create shop", "--scope is missing"),
+        ("call GET / --client", "--client lacks its value"),
+        ("status now", "too many words: now"),
+        ("render --target envoy", "Unknown option"),
+        ("risk deny account customers:1", "an account is named by what begins with acc_"),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_said(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(words.split()) == 2
+    assert f"tallystick: {said}" in capsys.readouterr().err
+
+
+def test_a_default_that_says_nothing_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["bench", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "[default: 15]" in shown
+    assert "False" not in shown
+    assert dispatch(["risk", "deny", "--help"]) == 0
+    assert '""' not in capsys.readouterr().out
+
+
+def test_a_place_for_files_that_can_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert dispatch(["render", "nats", "--out", str(tmp_path / "file")]) == 2
+    assert f"tallystick: {tmp_path / 'file'} can't be written: File exists" in capsys.readouterr().err
 
 
 LOOKING = (

@@ -87,6 +87,8 @@ def _files_come_in_once(ledger: Commands) -> None:
     assert "nothing changed" in ledger.shown("import", history)
     assert ledger.posted("customers:1:wallet") == "11675"
     assert ledger.posted("customers:1:wallet", "--effective", "2026-02-15T00:00:00Z") == "6975"
+    shown = ledger.shown("balance", "customers:1:wallet", "--effective", "2026-02-15T00:00:00Z")
+    assert "by effective time up to 2026-02-15T00:00:00Z, as of sequence 6" in shown
 
 
 def _what_people_see(ledger: Commands) -> None:

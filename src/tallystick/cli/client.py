@@ -15,7 +15,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from tallystick.cli.administration import administer
-from tallystick.cli.output import NO, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, USAGE, Common, Failed, columns, emit, print_table
 from tallystick.cli.tenant import checked, known
 from tallystick.local import control
 
@@ -123,18 +123,30 @@ def list_(
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """All clients, oldest first."""
+    from rich.markup import escape
+
     if tenant is not None:
         known(common, tenant)
     found = administer(common, lambda identity: _all(identity, tenant))
     if common.json:
         emit({"data": found}, common)
         return
+    if not found:
+        print(
+            f"{'there are no clients' if tenant is None else f'{tenant} has no clients'} yet: `tallystick client create` makes one"
+        )
+        return
+    table = columns(dict.fromkeys(("client", "tenant", "name", "state", "bound to", "scope"), "left"), wraps="scope")
     for each in found:
-        state = f"[red]revoked {each.revoked_at}[/]" if each.revoked_at else "[green]active[/]"
-        console().print(f"{each.client_id}  {each.tenant}  ", end="")
-        console().print(each.name, markup=False, end="")
-        bound = "certificate  " if each.tls_client_certificate_bound_access_tokens else ""
-        console().print(f"  {state}  {bound}[dim]{each.scope}[/]")
+        table.add_row(
+            each.client_id,
+            each.tenant,
+            escape(each.name),
+            f"[red]revoked {each.revoked_at[:19]}[/]" if each.revoked_at else "[green]active[/]",
+            "certificate" if each.tls_client_certificate_bound_access_tokens else "key",
+            f"[dim]{each.scope}[/]",
+        )
+    print_table(table)
 
 
 @client.command

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -81,10 +81,16 @@ def _answered(arguments: Sequence[str]) -> int:
     name = arguments[0]
     command = COMMANDS.get(name)
     if command is None:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
-        hint = f"did you mean `tallystick {near[0]}`?" if near else "`tallystick --help` lists the commands"
-        raise Failed(f"there is no command {name!r}: {hint}", USAGE)
+        raise Failed(_no_command(name, COMMANDS), USAGE)
     return _run(name, command, arguments)
+
+
+def _no_command(word: str, among: Iterable[str], *before: str) -> str:
+    """`before`: the command whose subcommands these are."""
+    words = " ".join(("tallystick", *before))
+    near = difflib.get_close_matches(word, among, n=1, cutoff=0.7)
+    hint = f"did you mean `{words} {near[0]}`?" if near else f"`{words} --help` lists the commands"
+    return f"there is no command {' '.join((*before, word))!r}: {hint}"
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
@@ -95,7 +101,11 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
 
     target = getattr(import_module(f"tallystick.cli.{command.module}"), command.attribute or name.replace("-", "_"))
     app: Any = cyclopts.App(
-        name="tallystick", help_flags=["--help", "-h"], version_flags=[], result_action="return_value"
+        name="tallystick",
+        help_flags=["--help", "-h"],
+        version_flags=[],
+        result_action="return_value",
+        default_parameter=cyclopts.Parameter(show_default=_default),
     )
     app.command(target, name=name)
     console = None
@@ -107,13 +117,31 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     try:
         result = app(list(arguments), console=console, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        words = " ".join(error.command_chain or (name,))
-        raise Failed(f"{error}\n`tallystick {words} --help` says how", USAGE) from error
+        words = error.command_chain or (name,)
+        if isinstance(error, cyclopts.UnknownCommandError) and error.unused_tokens and error.app:
+            raise Failed(_no_command(error.unused_tokens[0], list(error.app), *words), USAGE) from error
+        raise Failed(f"{_wrong(error)}\n`tallystick {' '.join(words)} --help` says how", USAGE) from error
     except NotRunning as error:
         raise Failed(str(error), NOT_RUNNING) from error
     except (ControlFailed, LayoutError) as error:
         raise Failed(str(error), PART_FAILED) from error
     return result if isinstance(result, int) else OK
+
+
+def _wrong(error: Any) -> str:
+    """What is wrong with the words of a command line."""
+    import cyclopts
+
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        return f"too many words: {' '.join(error.unused_tokens or ())}"
+    if isinstance(error, cyclopts.MissingArgumentError) and error.argument is not None:
+        return f"{error.keyword} lacks its value" if error.keyword else f"{error.argument.name} is missing"
+    return str(error)
+
+
+def _default(value: Any) -> str | None:
+    """What help says of a default: nothing where it is that nothing was said."""
+    return None if value in (None, False, "") else str(value)
 
 
 def overview() -> str:
@@ -125,7 +153,7 @@ def overview() -> str:
         lines += [f"  {name:<{width}}  {each.help}" for name, each in COMMANDS.items() if each.group == group]
         lines.append("")
     lines += [
-        "All commands take --json and --data DIR (default: $TALLYSTICK_HOME, else .tallystick here); COMMAND --help says more.",
+        "All commands but run take --json and --data DIR (default: $TALLYSTICK_HOME, else .tallystick here); COMMAND --help says more.",
         "Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the platform isn't running, 4 a part failed.",
     ]
     return "\n".join(lines)

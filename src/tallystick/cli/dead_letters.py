@@ -22,7 +22,8 @@ dead_letters = App(help="List, replay and discard what consumers could not take.
 
 @dead_letters.command(name="list")
 def list_(
-    service: Annotated[str | None, Parameter(help="one service; all when left out")] = None,
+    service: Annotated[str | None, Parameter(help="one service [all of them]")] = None,
+    /,
     *,
     every: Annotated[bool, Parameter(name="--all", negative="", help="replayed and discarded ones too")] = False,
     common: Common = Common(),  # noqa: B008 - frozen
@@ -53,7 +54,7 @@ def list_(
 
 
 @dead_letters.command
-def replay(service: Service, ids: Ids, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
+def replay(service: Service, ids: Ids, /, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """Have them handled again; the service does it within a second or two. Exit status 1 when none of them waited."""
     from tallystick.chassis import dead_letters as letters
 
@@ -61,7 +62,7 @@ def replay(service: Service, ids: Ids, *, reason: Reason, common: Common = Commo
 
 
 @dead_letters.command
-def discard(service: Service, ids: Ids, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
+def discard(service: Service, ids: Ids, /, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """Decide that they need not be handled; letter and reason are kept. Exit status 1 when none of them was open."""
     from tallystick.chassis import dead_letters as letters
 
@@ -97,7 +98,11 @@ def _decide(
     if common.json:
         emit({"data": [str(each) for each in changed]}, common)
     else:
-        print(f"{len(changed)} {done}")
+        print(
+            f"{len(changed)} {done}"
+            if changed
+            else f"nothing {done}: `tallystick dead-letters list {service}` has the letters that wait"
+        )
     return OK if changed else NO
 
 

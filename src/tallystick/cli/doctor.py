@@ -16,8 +16,9 @@ def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
         emit({"ok": all(finding.verdict != "failed" for finding in findings), "findings": findings}, common)
     else:
         out = console()
+        width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            out.print(f"{_MARKS[finding.verdict]} {finding.name:<20} {finding.found}")
+            out.print(f"{_MARKS[finding.verdict]} {finding.name:<{width}}  {finding.found}")
             if finding.remedy:
-                out.print(f"  {'':<20} [bold]{finding.remedy}[/]")
+                out.print(f"  {'':<{width}}  [bold]{finding.remedy}[/]")
     return NO if any(finding.verdict == "failed" for finding in findings) else OK

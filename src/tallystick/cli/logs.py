@@ -17,9 +17,8 @@ _COLOURS = {"error": "31", "warning": "33"}
 
 
 def logs(
-    process: Annotated[
-        str | None, Parameter(help="a service, a replica (`ledger-0`) or a part; all when left out")
-    ] = None,
+    process: Annotated[str | None, Parameter(help="a service, a replica (`ledger-0`) or a part [all of them]")] = None,
+    /,
     *,
     trace: Annotated[str | None, Parameter(help="only the lines of this request (its Request-Id)")] = None,
     follow: Annotated[bool, Parameter(alias="-f", negative="", help="go on with new lines until Ctrl-C")] = False,

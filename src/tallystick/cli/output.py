@@ -35,6 +35,7 @@ __all__ = [
     "Failed",
     "columns",
     "console",
+    "counted",
     "emit",
     "print_table",
 ]
@@ -74,6 +75,11 @@ def console(*, error: bool = False) -> Console:
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = UNBOUNDED
     return out
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    """`1 book`, `1,200 books`."""
+    return f"{count:,} {one if count == 1 else more or f'{one}s'}"
 
 
 def columns(sides: dict[str, JustifyMethod], *, wraps: str) -> Table:

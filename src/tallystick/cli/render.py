@@ -11,7 +11,8 @@ from tallystick.cli.output import PART_FAILED, USAGE, Common, Failed, emit
 
 
 def render(
-    target: Annotated[str, Parameter(help="envoy, nats, postgres, valkey, data-map, diagram")],
+    target: Annotated[str, Parameter(help="envoy, nats, postgres, valkey, data-map or diagram")],
+    /,
     *,
     shard: Annotated[
         list[str] | None, Parameter(negative="", help="with this further shard of the ledger, as often as needed")
@@ -36,8 +37,10 @@ def render(
         files = fabric.files(target, shards=named)
     except fabric.UnknownTarget as error:
         raise Failed(str(error), USAGE) from error
-    except (CharterError, OSError) as error:
+    except CharterError as error:
         raise Failed(str(error), PART_FAILED) from error
+    except OSError as error:
+        raise Failed(f"{error.filename or out} can't be written: {error.strerror}", USAGE) from error
     if common.json:
         emit({"target": target, "files": files}, common)
         return

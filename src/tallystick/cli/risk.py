@@ -36,6 +36,8 @@ def lists(*, tenant: Tenant = "default", common: Common = Common()) -> None:  # 
     if common.json:
         emit({"data": found}, common)
         return
+    if not found:
+        print(f"there is nothing on the lists of {name}")
     for each in found:
         colour = "red" if each.outcome == "deny" else "green"
         console().print(f"[{colour}]{each.outcome:<5}[/]  {each.kind:<7}  {each.value}  [dim]{each.note}[/]")
@@ -111,4 +113,4 @@ def _named(kind: str, value: str) -> None:
     """Before anything is asked, and without quoting: somebody may have typed a card number."""
     prefix = {"card": "fp_", "account": "acc_", "client": "cli_"}[kind]
     if not value.startswith(prefix) or not value.removeprefix(prefix).isalnum():
-        raise Failed(f"a {kind} is named by what begins with {prefix}", USAGE)
+        raise Failed(f"{'an' if kind == 'account' else 'a'} {kind} is named by what begins with {prefix}", USAGE)

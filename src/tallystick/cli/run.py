@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from tallystick.chassis import app
 
@@ -18,13 +21,6 @@ def run_service(service: str) -> int:
     return app.run(service, import_module(module).wire)
 
 
-def run(service: str) -> int:
-    """One process of a service, as the supervisor starts it.
-
-    Parameters
-    ----------
-    service
-        its name, such as `ledger`
-
-    """
+def run(service: Annotated[str, Parameter(help="its name, such as `ledger`")], /) -> int:
+    """One process of a service, as the supervisor starts it: its settings are in its environment, and it has no other options."""
     return run_service(service)

@@ -15,6 +15,7 @@ WIDTH = 48
 
 def trace(
     trace_id: Annotated[str, Parameter(help="the Request-Id of an answer: 32 hex digits")],
+    /,
     *,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:

@@ -163,7 +163,9 @@ async def test_a_clients_name_is_no_card_number(command_line: CommandLine) -> No
 
 
 async def test_clients_are_listed_and_revoked(command_line: CommandLine) -> None:
+    assert "there are no clients yet" in (await command_line.run("client", "list"))[1]
     await command_line.json("tenant", "create", "acme")
+    assert "acme has no clients yet" in (await command_line.run("client", "list", "--tenant", "acme"))[1]
     mine = await command_line.json("client", "create", "one", "--scope", "audit:read")
     other = await command_line.json("client", "create", "two", "--scope", "audit:read", "--tenant", "acme")
     everyone = (await command_line.json("client", "list"))["data"]

@@ -106,6 +106,12 @@ async def test_the_lists_are_kept_from_the_command_line(run: Run, env: Env) -> N
     assert json.loads((await run("lists", "--json"))[1])["data"][0]["value"] == CLIENT
 
 
+async def test_empty_lists_say_so(run: Run, env: Env) -> None:
+    del env
+    assert (await run("lists", "--tenant", "acme"))[:2] == (0, "there is nothing on the lists of acme\n")
+    assert json.loads((await run("lists", "--tenant", "acme", "--json"))[1]) == {"data": []}
+
+
 async def test_a_tenant_that_is_not_there_has_no_lists(run: Run, env: Env) -> None:
     for arguments in (("deny", "client", CLIENT), ("remove", "client", CLIENT), ("lists",)):
         status, out, err = await run(*arguments, "--tenant", "nope")

@@ -107,11 +107,11 @@ def balance(
     if common.json:
         emit(found if series is None else {**found, "history": series.points()}, common)
         return
-    show(found)
+    show(found, effective)
 
 
-def show(found: Any) -> None:
-    """One account with its balance."""
+def show(found: Any, effective: str | None = None) -> None:
+    """One account with its balance, by what was effective at that time if one was asked for."""
     from rich.table import Table
 
     balance = found["balance"]
@@ -131,7 +131,8 @@ def show(found: Any) -> None:
     ]
     state = [word for word in ("closed", "frozen") if found[word]]
     note = ", ".join([f"{found['kind']}, grows by {found['normal_side']}s", *limits, *state])
-    out.print(f"[dim]{note}; book {found['book']} as of sequence {found['as_of']}[/]")
+    by = f"by effective time up to {effective}, " if effective else ""
+    out.print(f"[dim]{note}; book {found['book']} {by}as of sequence {found['as_of']}[/]")
 
 
 def escaped(text: str) -> str:

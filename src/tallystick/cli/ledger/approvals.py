@@ -271,6 +271,7 @@ def _tell(document: dict[str, Any], plan: dict[str, Any], decision: Decision, co
         "approved": "it is posted in a moment: `tallystick ledger proposals` with its id says when",
         "posted": f"posted {_text('id', plan['header']['id'])} in the book {document['book']}",
         "refused": f"it can't be posted: {document['reason']}",
+        "rejected": "the proposal has ended, nothing is posted" if wanted else "somebody has rejected the proposal",
     }
     colour = "green" if wanted else "red"
     console().print(f"[{colour}]{_WORDS[decision]}[/]  {more.get(status, status)}")

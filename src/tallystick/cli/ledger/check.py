@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.administration import operate
 from tallystick.cli.ledger.app import ledger
-from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, counted, emit
 from tallystick.cli.tenant import checked
 from tallystick.kernel.deployment import service_of
 
@@ -61,11 +61,13 @@ def check(
         for fault in one["faults"]:
             out.print(f"  [red]{fault}[/]", markup=True)
     if not found:
-        out.print("there are no books yet: one is opened when somebody first uses it")
+        whose = "there are no books yet" if tenant is None else f"{tenant} has no books yet"
+        out.print(f"{whose}: one is opened when somebody first uses it")
     elif faults:
-        out.print(f"[red]{faults} faults; docs/how-to/when-a-book-is-quarantined.md says what to do[/]")
+        told = "docs/how-to/when-a-book-is-quarantined.md says what to do"
+        out.print(f"[red]{counted(faults, 'fault')}; {told}[/]")
     else:
-        out.print(f"[green]{len(found)} books add up, to the minor unit[/]")
+        out.print(f"[green]{counted(len(found), 'book adds', 'books add')} up, to the minor unit[/]")
     return NO if faults else OK
 
 

@@ -10,7 +10,7 @@ from tallystick.cli.ledger.accounts import escaped, show
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, named, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, series_of, wanted
-from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit, print_table
+from tallystick.cli.output import USAGE, Common, Failed, columns, console, counted, emit, print_table
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -118,7 +118,7 @@ def _show_statement(found: dict[str, Any]) -> None:
     row(
         "closing",
         "",
-        f"{found['entries']:,} entries",
+        counted(found["entries"], "entry", "entries"),
         "",
         plain(found["debits"]),
         plain(found["credits"]),
@@ -200,7 +200,7 @@ def trial_balance(
     table.add_section()
     for one in found["totals"]:
         table.add_row(
-            f"{one['accounts']:,} accounts",
+            counted(one["accounts"], "account"),
             "",
             plain(one["debits"]),
             plain(one["credits"]),
@@ -230,7 +230,7 @@ def explain(
     if common.json:
         emit(found, common)
         return
-    show({**found["account"], "balance": found["balance"], "as_of": found["as_of"]})
+    show({**found["account"], "balance": found["balance"], "as_of": found["as_of"]}, effective)
     out = console()
     code = found["account"]["currency"]
     before = found["checkpoint"]["version"]
@@ -254,11 +254,21 @@ def explain(
             out.print(f"{one['transfer']}  {takes} {shown(one['remaining'])} of {shown(one['amount'])}{note}")
     out.print("\n[bold]rules[/]")
     for one in found["rules"]:
-        value = f" {one['value']}" if one.get("value") is not None else ""
-        out.print(f"{one['rule'].replace('_', ' ')}{value}: [dim]{escaped(one['means'])}[/]")
+        out.print(f"{escaped(named_rule(one, code))}: [dim]{escaped(one['means'])}[/]")
     out.print("\n[bold]arithmetic[/]")
     for step in found["steps"]:
         out.print(f"{step['name'].replace('_', ' ')} = {_sum(step['terms'])}[bold]{plain(step['result'])}[/]")
+
+
+def named_rule(one: dict[str, Any], code: str) -> str:
+    """`floor -100.00`, `normal side credit`, `chart customers:**`, `frozen`."""
+    value = one.get("value")
+    if one["rule"] in {"floor", "ceiling"}:
+        value = plain({"amount": value, "currency": code})
+    elif one.get("chart"):
+        value = one["chart"]["pattern"]
+    name: str = one["rule"].replace("_", " ")
+    return name if value is None else f"{name} {value}"
 
 
 def _show_entries(entries: list[Any], code: str) -> None:

@@ -15,10 +15,11 @@ from cyclopts import Parameter
 
 from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit, print_table
 from tallystick.cli.own_client import own_client
-from tallystick.cli.replay.file import bounded, columns_of, parse, reading, total
+from tallystick.cli.replay.file import COLUMNS, bounded, columns_of, parse, reading, total
 from tallystick.cli.replay.run import Run
 from tallystick.kernel.money import Money, UnknownCurrency, currency
 
+NAMES: Final = ", ".join(f"{what}={column}" for what, column in COLUMNS.items())
 SCOPE: Final = "tokens:write accounts:write accounts:read payments:write payments:read"
 
 
@@ -26,7 +27,9 @@ def replay(
     file: Annotated[Path, Parameter(help="CSV with a header line, also gzip")],
     /,
     *,
-    map: Annotated[str, Parameter(help="columns, such as id=TRANSACTION_ID,amount=TX_AMOUNT")] = "",  # noqa: A002
+    columns: Annotated[
+        str, Parameter(name="--map", help=f"what the file calls its columns, such as `id=NUMBER,amount=SUM` [{NAMES}]")
+    ] = "",
     in_flight: Annotated[int, Parameter(help="requests at once")] = 48,
     code: Annotated[str, Parameter(name="--currency", help="ISO 4217 code of the amounts")] = "EUR",
     name: Annotated[str | None, Parameter(help="what the idempotency keys begin with [from the file's name]")] = None,
@@ -42,13 +45,13 @@ def replay(
         exponent = currency(code).exponent
     except UnknownCurrency as error:
         raise Failed(error.detail, USAGE) from error
-    columns = columns_of(map)
+    called = columns_of(columns)
     credentials = own_client(common, "replay", SCOPE)
     key = name or file.name.split(".")[0]
     run = Run(key=key, currency=code, in_flight=in_flight, whole=limit is None)
     with reading(file) as lines:
-        rows = parse(lines, columns, exponent, run.tally.skipped)
-        asyncio.run(run.all(credentials, bounded(rows, limit), total(file, columns, limit), quiet=common.json))
+        rows = parse(lines, called, exponent, run.tally.skipped)
+        asyncio.run(run.all(credentials, bounded(rows, limit), total(file, called, limit), quiet=common.json))
     report = run.report()
     if common.json:
         emit(report, common)

@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Book, Client, ask, ledger, named, run
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit, print_table
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, counted, emit, print_table
 from tallystick.cli.output import columns as table_of  # a module here is called so
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Refused lines that are shown; the report has all of them.
 SHOWN: Final = 20
 TOLD: Final = 1000
+#: What a record of an export is called, if not by its type. A transaction has further transfers.
+_RECORDS: Final = {"category": ("category", "categories"), "transfer": ("single transfer",)}
 _FRESH: Final = os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
 
@@ -211,7 +213,9 @@ def export(
     if common.json:
         emit({"book": book, "file": str(out), **trailer}, common)
     else:
-        counts = ", ".join(f"{count:,} {kind}s" for kind, count in trailer["records"].items() if kind != "book")
+        counts = ", ".join(
+            counted(count, *_RECORDS.get(kind, (kind,))) for kind, count in trailer["records"].items() if kind != "book"
+        )
         print(f"{book} as of sequence {trailer['sequence']:,} in {out}: {counts or 'nothing yet'}")
 
 

@@ -53,7 +53,7 @@ class Administration:
         tenant = Tenant(name, now)
         async with self._database.transaction() as tx:
             if not await self._store.insert_tenant(tx, tenant):
-                raise TenantExists(f"there is a tenant {name}")
+                raise TenantExists(f"there is a tenant {name} already")
             told = fact("identity.tenant.created", tenant=name, actor=caller, resource=name, at=now, data={})
             await self._outbox.append(tx, [told])
         return tenant
