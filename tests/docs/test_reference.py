@@ -5,9 +5,12 @@ from __future__ import annotations
 from difflib import unified_diff
 from pathlib import Path
 
+from tallystick.contracts.ledger.messages import Reason
+from tallystick.fabric.envoy import parts
 from tools.reference import pages, stale
 from tools.reference.__main__ import redirects
 from tools.reference.problems import problem_classes
+from tools.reference.structs import field_notes
 from tools.reference.text import DOCS, anchor, lists_apart
 
 
@@ -38,6 +41,23 @@ def test_each_problem_type_leads_to_its_section(tmp_path: Path) -> None:
         page = tmp_path / "problems" / problem.type_url().rsplit("/", 1)[1] / "index.html"
         assert f"url=../#{problem.slug}" in page.read_text(encoding="utf-8")
         assert f"{{ #{problem.slug} }}" in catalogue
+
+
+def test_each_problem_says_why_and_what_to_do() -> None:
+    """In words of its own, not those of a more general one. What is refused by the edge alone is in the catalogue as well."""
+    problems = problem_classes()
+    silent = [one.slug for one in problems if not one.__doc__ or one.__doc__ == getattr(one.__base__, "__doc__", None)]
+    assert not silent, f"problems without a docstring of their own: {', '.join(silent)}"
+    assert {kind.slug for kind, _ in parts.OWN.values()} <= {one.slug for one in problems}
+
+
+def test_each_reason_of_a_refused_transfer_is_told() -> None:
+    assert set(field_notes(Reason)) == set(Reason.__members__)
+    page = (DOCS / "problems" / "index.md").read_text(encoding="utf-8")
+    assert (
+        "| `insufficient_funds` | The available balance would fall below the floor. | [insufficient-funds](#insufficient-funds) |"
+        in page
+    )
 
 
 def test_lists_stand_apart_for_the_site() -> None:

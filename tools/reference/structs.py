@@ -84,17 +84,22 @@ def struct_in(hint: object) -> type | None:
 
 
 @cache
-def field_notes(struct: type) -> dict[str, str]:
-    """The sentence below a field in the source, as the house writes them."""
+def field_notes(of: type) -> dict[str, str]:
+    """The sentence below a field, or a member of an enumeration, in the source, as the house writes them."""
     found: dict[str, str] = {}
-    for base in reversed(struct.__mro__):
+    for base in reversed(of.__mro__):
         if not base.__module__.startswith("tallystick."):
             continue
         (node,) = ast.parse(inspect.getsource(base)).body
         body = node.body if isinstance(node, ast.ClassDef) else []
         for field, note in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and (said := text_of(note)):
-                found[field.target.id] = prose(said)
+            targets: list[ast.expr] = []
+            if isinstance(field, ast.AnnAssign):
+                targets = [field.target]
+            elif isinstance(field, ast.Assign):
+                targets = field.targets
+            if targets and isinstance(target := targets[0], ast.Name) and (said := text_of(note)):
+                found[target.id] = prose(said)
     return found
 
 

@@ -30,12 +30,14 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 class KeyReused(Unprocessable):
-    """The key was used for another input; the extension `fields` names what differs, as JSON pointers."""
+    """The key was used for another input; the extension `fields` names what differs, as JSON pointers. A new request takes a new key."""
 
     slug, title = "idempotency-key-reused", "This idempotency key was used with another request"
 
 
 class InProgress(Conflict):
+    """The first is at work, or was cut off and is being taken up. Send the same again when `Retry-After` says: it gets the first one's answer."""
+
     slug, title, retryable = (
         "request-in-progress",
         "The first request with this idempotency key has no answer yet",

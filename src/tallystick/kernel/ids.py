@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 
 class InvalidId(InvalidRequest):
+    """An id is a prefix for what it names (`acc_`, `pay_`) and 26 characters. Take it as it was answered; one of another kind is refused too."""
+
     slug, title = "invalid-id", "This is not an id of that kind"
 
 

@@ -20,14 +20,24 @@ MAX_MINOR: Final = 2**63 - 1
 
 
 class UnknownCurrency(InvalidRequest):
+    """Send a code of ISO 4217 in capital letters, such as EUR."""
+
     slug, title = "unknown-currency", "This is not a currency of ISO 4217 that the platform knows"
 
 
 class InvalidAmount(InvalidRequest):
+    """An amount is a JSON string of digits, in minor units: "4990" are 49.90 EUR. No sign, point or exponent, at most 2^63 - 1, and more
+    than zero where something is to move.
+    """
+
     slug, title = "invalid-amount", "An amount is a string of digits, in minor units"
 
 
 class CurrencyMismatch(InvalidRequest):
+    """The amount is in another currency than the accounts, or than the transfer that it is about. An exchange is said as one (`exchange` in
+    a transaction).
+    """
+
     slug, title, status = "currency-mismatch", "The currencies differ", 422
 
 

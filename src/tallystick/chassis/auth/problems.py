@@ -52,7 +52,9 @@ def invalid_proof(reason: str) -> CredentialsRefused:
 
 
 class InsufficientScope(Forbidden):
-    """403: the token is good, what it was granted isn't enough."""
+    """The token is good, what it was granted isn't enough: `scope` is what lacks. Ask for it with the next token; a client that is not
+    registered for it needs another registration.
+    """
 
     slug = "insufficient-scope"
     title = "The access token lacks a scope"
@@ -66,21 +68,25 @@ class InsufficientScope(Forbidden):
 
 
 class RevocationFeedStale(Unavailable):
-    """503: news of revoked tokens stopped coming, so nothing but reads is done on the word of a token."""
+    """News of revoked tokens stopped coming, so nothing but reads is done on the word of a token. Send the same again later; the operator
+    looks at the bus and at identity.
+    """
 
     slug = "revocation-feed-stale"
     title = "Revocations can't be checked at the moment"
 
 
 class ReplayCheckUnavailable(Unavailable):
-    """503: the store of seen proofs is out of reach, so a proof can't be shown to be fresh."""
+    """The store of seen proofs (Valkey) is out of reach, so a proof can't be shown to be fresh, and nothing but reads is done. Send the
+    same again later, with a new proof. Tokens that are bound to a certificate go on.
+    """
 
     slug = "replay-check-unavailable"
     title = "The proof of possession can't be checked at the moment"
 
 
 class IdentityUnavailable(Unavailable):
-    """503: the keys or revocations that authentication rests on were never received."""
+    """The keys and revocations that authentication rests on were not received yet. Send the same again."""
 
     slug = "identity-unavailable"
     title = "Tokens can't be checked at the moment"

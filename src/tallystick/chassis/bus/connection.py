@@ -26,7 +26,7 @@ REQUEST_S: Final = 5.0
 
 
 class BusUnavailable(Unavailable):
-    """NATS is not there, or did not answer in time. What waits in the outbox is not lost."""
+    """NATS can't be reached. Facts wait in the outboxes of their services and are told when it is back."""
 
     slug, title = "bus-unavailable", "The message bus is not available"
 

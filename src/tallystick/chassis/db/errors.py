@@ -19,7 +19,7 @@ _CONTENDED: Final = frozenset({"55P03", "40001", "40P01"})
 
 
 class DatabaseUnavailable(Unavailable):
-    """No connection, or the server went away or gave no answer. Nothing of the transaction was stored."""
+    """No connection, or the server went away or gave no answer. Nothing of the transaction was stored. Send the same again."""
 
     slug, title = "database-unavailable", "The service's database is not available"
 

@@ -20,7 +20,7 @@ from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.telemetry import context, metrics
 from tallystick.chassis.telemetry.logs import log, request_done
 from tallystick.chassis.telemetry.traces import span
-from tallystick.chassis.web.bound import SECONDS, Bound, RequestTimeout
+from tallystick.chassis.web.bound import SECONDS, Bound
 from tallystick.chassis.web.decode import invalid
 from tallystick.chassis.web.messages import Headers, Reply, Request
 from tallystick.chassis.web.openapi import openapi
@@ -48,6 +48,7 @@ from tallystick.kernel.problem import (
     InvalidRequest,
     NotFound,
     Problem,
+    RequestTimeout,
     Unavailable,
 )
 

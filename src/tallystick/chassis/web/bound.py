@@ -22,6 +22,7 @@ from tallystick.kernel.problem import (
     PayloadTooLarge,
     Problem,
     RateLimited,
+    RequestTimeout,
     StorageFull,
     Unauthenticated,
     Unavailable,
@@ -32,10 +33,6 @@ from tallystick.kernel.problem import (
 MAX_TENANTS_REMEMBERED = 4096
 
 SECONDS = metrics.histogram("request_seconds", "Time from the head of a request to its answer", ["route", "status"])
-
-
-class RequestTimeout(Problem):
-    slug, title, status, retryable = "request-timeout", "The body did not arrive in time", 408, True
 
 
 def common_problems(endpoint: Endpoint) -> tuple[type[Problem], ...]:

@@ -6,6 +6,12 @@ import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tallystick.fabric.envoy.problems import (
+    CertificateRequired,
+    HeadersTooLarge,
+    HttpVersionUnknown,
+    TransferCodingUnknown,
+)
 from tallystick.kernel import problem
 
 Json: TypeAlias = dict[str, Any]
@@ -210,35 +216,27 @@ def headers(values: dict[str, str], action: str) -> list[Json]:
     return [{"header": {"key": key, "value": value}, "append_action": action} for key, value in values.items()]
 
 
-#: Envoy's own answers: status -> (slug, title, detail, retryable). Slugs and titles are the kernel's where it has one.
-_OWN: dict[int, tuple[str, str, str, bool]] = {
-    status: (kind.slug, kind.title, detail, kind.retryable)
-    for status, kind, detail in (
-        (400, problem.InvalidRequest, "The request could not be read as HTTP."),
-        (403, problem.Forbidden, "This caller may not use this endpoint."),
-        (404, problem.NotFound, "There is nothing at this path."),
-        (413, problem.PayloadTooLarge, problem.PayloadTooLarge.title),
-        (429, problem.RateLimited, "This service takes no more requests just now."),
-        (503, problem.Unavailable, "The connection to the service broke; its outcome is not known."),
-        (504, problem.DeadlineExceeded, "The service did not answer in time; its outcome is not known."),
+#: Envoy's own answers, by their status.
+OWN: dict[int, tuple[type[problem.Problem], str]] = {
+    kind.status: (kind, detail)
+    for kind, detail in (
+        (problem.InvalidRequest, "The request could not be read as HTTP."),
+        (problem.Forbidden, "This caller may not use this endpoint."),
+        (problem.NotFound, "There is nothing at this path."),
+        (problem.RequestTimeout, "The request took too long to arrive."),
+        (problem.PayloadTooLarge, problem.PayloadTooLarge.title),
+        # RFC 9110, 15.5.20: another connection may do, one that shows a certificate
+        (CertificateRequired, "Connect again with a client certificate (RFC 8705), or use the API's other port."),
+        (HttpVersionUnknown, "Send HTTP/1.1 or HTTP/2."),
+        (problem.RateLimited, "This service takes no more requests just now."),
+        (HeadersTooLarge, "Send fewer or smaller headers."),
+        (
+            TransferCodingUnknown,
+            "Send a body with its Content-Length, or with the transfer coding chunked and no other.",
+        ),
+        (problem.Unavailable, "The connection to the service broke; its outcome is not known."),
+        (problem.DeadlineExceeded, "The service did not answer in time; its outcome is not known."),
     )
-} | {
-    # RFC 9110, 15.5.20: another connection may do, one that shows a certificate
-    421: (
-        "certificate-required",
-        "This port is for clients with a certificate",
-        "Connect again with a client certificate (RFC 8705), or use the API's other port.",
-        False,
-    ),
-    408: ("request-timeout", "The request was not sent in time", "The request took too long to arrive.", True),
-    426: ("http-version-unknown", "This version of HTTP is not spoken here", "Send HTTP/1.1 or HTTP/2.", False),
-    501: (
-        "transfer-coding-unknown",
-        "This transfer coding is not taken here",
-        "Send a body with its Content-Length, or with the transfer coding chunked and no other.",
-        False,
-    ),
-    431: ("headers-too-large", "The headers are larger than the edge takes", "Send fewer or smaller headers.", False),
 }
 
 
@@ -261,28 +259,27 @@ def local_replies(extra: dict[str, str], *, inner: bool = False) -> Json:
             "headers_to_add": headers(extra | more, "OVERWRITE_IF_EXISTS_OR_ADD"),
         }
 
-    def document(status: int, slug: str, title: str, detail: str, *, retryable: bool, more: str = "") -> str:
+    def document(kind: type[problem.Problem], detail: str, more: str = "") -> str:
         return (
-            f'"type":"{problem.DOCS}/{slug}","title":"{title}","status":{status},'
-            f'"detail":"{detail}","retryable":{"true" if retryable else "false"}{more}'
+            f'"type":"{kind.type_url()}","title":"{kind.title}","status":{kind.status},'
+            f'"detail":"{detail}","retryable":{"true" if kind.retryable else "false"}{more}'
         )
 
     def own(status: int, name: str, *conditions: Json) -> Json:
-        slug, title, detail, retryable = _OWN[status]
-        if status == problem.Forbidden.status and not inner:
+        kind, detail = OWN[status]
+        if kind is problem.Forbidden and not inner:
             detail = NO_UPGRADE
         filters = [status_filter("EQ", status), *conditions]
         return mapper(
             {"and_filter": {"filters": filters}} if conditions else filters[0],
-            document(status, slug, title, detail, retryable=retryable),
+            document(kind, detail),
             name,
-            again=retryable and status >= 500,
+            again=kind.retryable and status >= 500,
         )
 
     # No healthy host, circuit open, connection failed: inside these reached nobody, so `chassis.call` may repeat them safely. At the edge
     # it is the last try that reached nobody: the replica that had the one before may have died after it acted.
     unsent: Json = {"response_flag_filter": {"flags": ["UH", "UO", "UF"]}}
-    kind = problem.Unavailable
     detail, more = (
         ("No replica could take this request.", UNSENT)
         if inner
@@ -291,14 +288,14 @@ def local_replies(extra: dict[str, str], *, inner: bool = False) -> Json:
     mappers = [
         mapper(
             {"and_filter": {"filters": [status_filter("EQ", 503), unsent]}},
-            document(503, kind.slug, kind.title, detail, retryable=True, more=more),
+            document(problem.Unavailable, detail, more),
             REQUEST_ID,
             again=True,
         ),
         *([] if inner else [own(404, UNREAD_ID, WITHOUT_PATH)]),
         *(
             own(status, UNREAD_ID if status in UNREAD else REQUEST_ID)
-            for status in sorted(_OWN)
+            for status in sorted(OWN)
             if not inner or status in INNER
         ),
     ]

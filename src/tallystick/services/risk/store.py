@@ -170,6 +170,8 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class CountersUnavailable(Unavailable):
+    """Valkey does not answer. Nobody is answered with this: risk decides without counters, says `velocity-unknown`, and denies large amounts."""
+
     slug, title = "counters-unavailable", "Payments can't be counted at the moment"
 
 

@@ -82,7 +82,9 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class GuardRefused(Problem):
-    """The database's own checks came to another conclusion than the rules. Nothing was stored, and a person must look."""
+    """The database's own checks came to another conclusion than the rules. Nothing was stored, and a person must look: the log has
+    `ledger.guard.refused` with the request's id.
+    """
 
     slug, title = "ledger-guard-refused", "The ledger refused to store what it had decided"
 

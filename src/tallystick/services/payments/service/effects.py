@@ -380,14 +380,24 @@ class Effects:
 
 
 class LedgerDisagrees(Problem):
+    """Nobody is answered with this: the payment waits and tries again, and the log has `payment.ledger.disagrees` with the ledger's reason.
+    A person removes that, such as by thawing the payee's account.
+    """
+
     slug, title, status = "ledger-disagrees", "The ledger refuses what payments knows to be due", 500
 
 
 class AcquirerDisagrees(Problem):
+    """Nobody is answered with this: the payment waits, and the log has `payment.acquirer.disagrees`. Money may have moved at the acquirer
+    that nobody here knows of; a person asks there.
+    """
+
     slug, title, status = "acquirer-disagrees", "The acquirer does otherwise than payments knows to be due", 500
 
 
 class AcquirerNotUnderstood(Problem):
+    """Nobody is answered with this: the payment waits and asks again under the same id."""
+
     slug, title, status, retryable = "acquirer-not-understood", "The acquirer's answer makes no sense", 502, True
 
 
