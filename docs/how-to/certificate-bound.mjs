@@ -9,6 +9,10 @@ import { createHash, createPrivateKey, randomUUID, sign, X509Certificate } from 
 import { readFileSync } from 'node:fs';
 import { Agent, request } from 'node:https';
 
+if (process.argv.length !== 3) {
+  console.error('usage: node certificate-bound.mjs CREDENTIALS.json');
+  process.exit(2);
+}
 const credentials = JSON.parse(readFileSync(process.argv[2], 'utf8'));
 
 // Each connection of this agent proves, while it is made, that we have the certificate's key.

@@ -9,6 +9,10 @@ import { createHash, createPrivateKey, generateKeyPairSync, randomUUID, sign } f
 import { readFileSync } from 'node:fs';
 import { Agent, request } from 'node:https';
 
+if (process.argv.length !== 3) {
+  console.error('usage: node first-payment.mjs CREDENTIALS.json');
+  process.exit(2);
+}
 const credentials = JSON.parse(readFileSync(process.argv[2], 'utf8'));
 const agent = new Agent({ ca: readFileSync(credentials.ca), keepAlive: true, minVersion: 'TLSv1.3' });
 
@@ -78,8 +82,8 @@ async function accessToken() {
 }
 
 /**
- * One call. What was not answered, or answered with 429, 502, 503 or 504, is sent again with the same Idempotency-Key: it is
- * done once, however often it is sent. Each time needs a fresh proof.
+ * One call. What was not answered, or answered with 429, 502, 503 or 504, or with 409 because the first is still at work, is sent
+ * again with the same Idempotency-Key: it is done once, however often it is sent. Each time needs a fresh proof.
  */
 async function call(method, path, token, { body, key } = {}) {
   const url = `${credentials.api}${path}`;
@@ -88,7 +92,8 @@ async function call(method, path, token, { body, key } = {}) {
     if (body) headers['Content-Type'] = 'application/json';
     if (key) headers['Idempotency-Key'] = key;
     const answer = await send(method, url, headers, body && JSON.stringify(body)).catch((error) => ({ error }));
-    const again = answer.error || [429, 502, 503, 504].includes(answer.status);
+    const busy = answer.status === 409 && JSON.parse(answer.text).type.endsWith('/request-in-progress');
+    const again = answer.error || busy || [429, 502, 503, 504].includes(answer.status);
     if (!again || attempt === 5) {
       if (answer.error) throw answer.error;
       if (answer.status >= 400) throw new Error(`${method} ${path}: ${answer.status} ${answer.text}`);

@@ -7,7 +7,7 @@ KEY is the file with the log's public key (GET /v1/audit/key), kept from before;
 (GET /v1/audit/receipts/fct_...). Needs the standard library and `cryptography`; nothing of the platform. The formats are C2SP's
 tlog-proof, tlog-checkpoint and signed-note; the tree is that of RFC 6962, the check that of RFC 9162, 2.1.3.2.
 
-Exit status: 0 proved, and the fact is printed; 1 not proved, with the reason.
+Exit status: 0 proved, and the fact is printed; 1 not proved, with the reason; 2 there is nothing to prove.
 """
 
 from __future__ import annotations
@@ -90,9 +90,15 @@ def signed_head(key: str, note: str) -> tuple[int, bytes]:
 
 
 def main() -> int:
-    key, receipt = (Path(name).read_text(encoding="utf-8") for name in sys.argv[1:3])
+    if len(sys.argv) != 3:
+        print("usage: verify_receipt.py KEY RECEIPT", file=sys.stderr)
+        return 2
     try:
+        key, receipt = (Path(name).read_text(encoding="utf-8") for name in sys.argv[1:])
         index, size, teller, fact = verify(key, receipt)
+    except OSError as error:
+        print(f"{error.filename} can't be read: {error.strerror}", file=sys.stderr)
+        return 2
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         print(f"NOT proved: {error}")
         return 1

@@ -66,5 +66,7 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Receiver.secret = os.environ["TALLYSTICK_WEBHOOK_SECRET"]
+    Receiver.secret = os.environ.get("TALLYSTICK_WEBHOOK_SECRET", "")
+    if not Receiver.secret.startswith("whsec_"):
+        sys.exit("TALLYSTICK_WEBHOOK_SECRET is the secret that the endpoint's creation answered: whsec_...")
     HTTPServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 8090), Receiver).serve_forever()

@@ -1,10 +1,11 @@
-"""The documentation's programs against the real platform: a client that is not ours pays, and a stranger checks the proof."""
+"""The documentation against the real platform: a client that is not ours pays, a stranger checks the proof, and commands show what pages say."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 from tests.support.ports import free_port
 from tests.system.conftest import PlatformUnderTest
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+DOCS = Path(__file__).parents[2] / "docs"
+HOW_TO = DOCS / "how-to"
 SCOPE = "accounts:write tokens:write payments:write payments:read audit:read webhooks:write"
 
 pytestmark = pytest.mark.system
@@ -74,7 +76,12 @@ def test_a_client_in_another_language_pays_and_a_stranger_verifies_the_receipt(
     done = verify(key, proof)
     assert done.returncode == 0, done.stdout + done.stderr
     first, _, told = done.stdout.partition("\n")
-    assert first.startswith("proved: entry ")
+    shown = [
+        line for page in DOCS.rglob("*.md") for line in re.findall(r"^proved: .*$", page.read_text(), re.MULTILINE)
+    ]
+    assert {re.sub(r"\d+", "N", line) for line in (first, *shown)} == {
+        "proved: entry N of the log's first N, told by payments"
+    }
     fact = json.loads(told)
     assert (fact["id"], fact["resource"], fact["type"]) == (receipt, payment, "payments.payment.settled")
 
@@ -115,3 +122,58 @@ def test_the_receiver_hears_of_a_payment(platform: PlatformUnderTest, credential
         receiver.terminate()
         receiver.wait(10)
         platform.cli("call", "DELETE", f"/v1/webhook_endpoints/{endpoint['id']}", "--client", str(credentials))
+
+
+def console(page: str) -> list[tuple[list[str], str]]:
+    """The commands of a page with what it shows of their output; lines have no spaces at their end."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```$", (HOW_TO / page).read_text(), re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append((shlex.split(command, comments=True), output))
+    return found
+
+
+def test_the_ledgers_pages_show_what_comes(platform: PlatformUnderTest, tmp_path: Path) -> None:
+    """What is shown comes, byte for byte, in the order in which somebody reads the two pages: in a new book instead of `main`."""
+    page = (HOW_TO / "import-and-export.md").read_text()
+    accounts, transfers = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "accounts.csv").write_text(accounts)
+    (tmp_path / "transfers.csv").write_text(transfers)
+    files = console("import-and-export.md")
+    leaves = next(place for place, (words, _) in enumerate(files) if "export" in words)
+    order = [*files[:leaves], *console("use-the-ledger-command.md"), *files[leaves:]]
+    books = {"main": f"pages-{time.monotonic_ns()}", "copy": f"copy-{time.monotonic_ns()}"}
+    opened = platform.cli("ledger", "open-book", books["main"])
+    assert opened.status == 0, opened.err
+    seen = 0
+    for words, output in order:
+        if not output and "post" not in words:
+            continue  # other tests run these
+        if words[2] == "check":
+            words.append("main")
+        elif "--book" not in words and words[2] != "open-book":
+            words += ["--book", "main"]
+        here = [
+            str(tmp_path / word) if re.search(r"\.(csv|gz)$", word) else books.get(word, word) for word in words[1:]
+        ]
+        done = platform.cli(*here)
+        assert done.status == 0, (words, done)
+        if output:
+            seen += 1
+            told = done.out.replace(f"{tmp_path}/", "")
+            for book, own in books.items():
+                told = told.replace(own, book)
+            assert re.sub(r" +$", "", told, flags=re.MULTILINE) == output, words
+    assert seen == 7
+
+
+def test_letters_that_are_not_there(platform: PlatformUnderTest) -> None:
+    [(_, shown), *decisions] = console("dead-letters.md")
+    listed = platform.cli("dead-letters", "list", "risk")
+    assert (listed.status, listed.out) == (0, shown), listed
+    for words, _ in decisions:
+        if "all" not in words:
+            done = platform.cli(*words[1:])
+            assert done.status == 1, done
+            assert done.out == "nothing discarded: `tallystick dead-letters list notify` has the letters that wait\n"

@@ -135,6 +135,9 @@ def settings_page(charters: Iterable[str]) -> str:
         "| variable | |",
         "|---|---|",
         "| `TALLYSTICK_HOME` | the data directory when `--data` is not given; otherwise `.tallystick` in the current folder |",
+        "| `TALLYSTICK_ROOT_PASSPHRASE_FILE` | `up`, `keys`: the file (mode 0600) with the passphrase that seals the root key |",
+        "| `TALLYSTICK_OTLP_ENDPOINT` | `up`: where traces go, instead of into the data directory |",
+        "| `TALLYSTICK_LOG_LEVEL` | `up`: how much the services log |",
     ]
     return "\n".join(lines) + "\n"
 
