@@ -246,6 +246,12 @@ def test_a_version_of_the_root_key_is_not_forgotten_for_several_reasons(
         assert said in capsys.readouterr().err
 
 
+def test_a_root_key_that_was_never_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (("status",), ("rotate-root",), ("forget-root", "1")):
+        assert dispatch(["keys", *command, "--data", str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"tallystick: there is no root key in {tmp_path}: was the platform started?\n"
+
+
 def test_a_client_without_a_name_or_a_scope(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = ["--data", str(tmp_path), "--out", str(tmp_path / "x.json")]
     assert dispatch(["client", "create", "", "--scope", "payments:read", *to]) == 2

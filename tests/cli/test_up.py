@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Common, Failed
 from tallystick.cli.progress import LineProgress
 from tallystick.cli.status import _show
+from tallystick.local import control
 from tallystick.local import state as states
 from tallystick.local.control import Status
 from tallystick.local.environment import Options
@@ -83,6 +85,29 @@ def test_a_database_that_is_migrated_for_long_is_told(tmp_path: Path, capsys: py
     assert said.count("\n") == 1
     _show(found)
     assert "its database is being migrated, 0016_transfer_row.sql" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_program_is_told_the_same_by_a_start_and_by_a_platform_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Status(
+        edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data=str(tmp_path), pid=1,
+        ready=True, started_at="2026-01-01T00:00:00Z", parts=[], services=[], rejections=[],
+    )  # fmt: skip
+    common = Common(data=tmp_path, json=True)
+    LineProgress(common).announce(found, 1.234)
+    started = json.loads(capsys.readouterr().out)
+
+    async def asked(*_: object) -> Status:
+        return found
+
+    monkeypatch.setattr(control, "ask", asked)
+    assert starting._runs_already(Layout(tmp_path), common, []) == 0
+    running = json.loads(capsys.readouterr().out)
+    assert started.pop("seconds") == 1.23
+    assert (started.pop("already_running"), running.pop("already_running")) == (False, True)
+    assert started == running
+    assert running["ops"] == "http://127.0.0.1:2"
 
 
 def test_a_file_in_the_way_of_the_lock_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
@@ -58,7 +59,7 @@ def rotate_root(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """
     from tallystick.chassis.keys import root
 
-    file, passphrase = common.layout.root_key, _passphrase()
+    file, passphrase = _file(common), _passphrase()
     try:
         version = root.rotate(file, passphrase)
     except (root.RootError, OSError) as error:
@@ -120,11 +121,19 @@ def _passphrase() -> Secret[str] | None:
         raise Failed(f"TALLYSTICK_ROOT_PASSPHRASE_FILE can't be read: {error.strerror}", PART_FAILED) from error
 
 
+def _file(common: Common) -> Path:
+    """Raises Failed where there is none, which a platform makes when it starts for the first time."""
+    layout = common.layout
+    if not layout.root_key.exists():
+        raise Failed(f"there is no root key in {layout.data}: was the platform started?", USAGE)
+    return layout.root_key
+
+
 def _versions(common: Common) -> tuple[int, list[int]]:
     from tallystick.chassis.keys import root
 
     try:
-        return root.versions(common.layout.root_key, _passphrase())
+        return root.versions(_file(common), _passphrase())
     except root.RootError as error:
         raise Failed(str(error), PART_FAILED) from error
 

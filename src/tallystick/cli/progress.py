@@ -24,6 +24,18 @@ class UpProgress(Protocol):
     def close(self) -> None: ...
 
 
+def reached(found: Status) -> dict[str, object]:
+    """How to reach a platform, for programs: the same whether this command has started it or it ran before."""
+    return {
+        "ready": found.ready,
+        "edge": found.edge,
+        "mtls": found.mtls,
+        "ca": found.ca,
+        "ops": found.ops,
+        "pid": found.pid,
+    }
+
+
 def progress_for(common: Common) -> UpProgress:
     stream = sys.stderr if common.json else sys.stdout
     return LiveProgress(common) if stream.isatty() else LineProgress(common)
@@ -58,8 +70,7 @@ class LineProgress:
 
     def announce(self, found: Status, seconds: float) -> None:
         if self._common.json:
-            told = {"edge": found.edge, "mtls": found.mtls, "ca": found.ca, "ops": found.ops}
-            emit({"ready": True, "seconds": round(seconds, 2), **told}, self._common)
+            emit({"already_running": False, **reached(found), "seconds": round(seconds, 2)}, self._common)
             sys.stdout.flush()
             return
         self._say(f"ready in {seconds:.1f} s")

@@ -218,17 +218,9 @@ def _runs_already(layout: Layout, common: Common, more: list[str]) -> int:
             NO,
         )
     if common.json:
-        emit(
-            {
-                "already_running": True,
-                "edge": found.edge,
-                "mtls": found.mtls,
-                "ca": found.ca,
-                "pid": found.pid,
-                "ready": found.ready,
-            },
-            common,
-        )
+        from tallystick.cli.progress import reached
+
+        emit({"already_running": True, **reached(found)}, common)
     else:
         print(f"the platform runs already on {layout.data} (pid {found.pid}): {found.edge}, CA {found.ca}")
     return OK
