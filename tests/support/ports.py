@@ -19,8 +19,14 @@ _held: dict[int, socket.socket] = {}
 
 
 def candidates() -> Iterator[int]:
-    low, high = map(int, _RANGE.read_text().split())
-    return (port for port in range(20_000, 65_000) if not low <= port <= high)
+    """Those outside of the kernel's range, and then, since some machines' takes them all, those in it."""
+    try:
+        low, high = map(int, _RANGE.read_text().split())
+    except OSError:  # a kernel that does not say
+        low, high = 0, 0
+    every = range(20_000, 65_000)
+    yield from (port for port in every if not low <= port <= high)
+    yield from (port for port in every if low <= port <= high)
 
 
 def free_ports(count: int) -> int:

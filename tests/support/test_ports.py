@@ -6,6 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.support import ports
 from tests.support.ports import candidates, free_port, free_ports
@@ -23,10 +26,16 @@ def test_a_port_is_given_once_also_to_another_process() -> None:
     assert len(others | set(range(first, first + 4))) == 7
 
 
-def test_no_port_is_one_that_the_kernel_gives_to_whoever_asks_for_any() -> None:
-    with socket.socket() as anybodys:
-        anybodys.bind(("127.0.0.1", 0))
-        assert anybodys.getsockname()[1] not in set(candidates())
+def test_ports_that_the_kernel_gives_to_whoever_asks_for_any_come_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ports, "_RANGE", tmp_path / "range")
+    (tmp_path / "range").write_text("32768\t60999\n")
+    found = list(candidates())
+    assert set(found[: 65_000 - 20_000 - (61_000 - 32_768)]).isdisjoint(range(32_768, 61_000))
+    for told in ("1024 65535", None):
+        (tmp_path / "range").unlink() if told is None else (tmp_path / "range").write_text(told)
+        assert sorted(candidates()) == sorted(found) == list(range(20_000, 65_000))
 
 
 def test_a_port_on_which_somebody_listens_is_left_out() -> None:
