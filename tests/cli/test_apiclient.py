@@ -14,8 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tallystick.cli.apiclient import Answer, ApiClient, Credentials, CredentialsError, EdgeUnreachable, TokenRefused
+from tallystick.cli.apiclient import Answer, ApiClient, EdgeUnreachable, TokenRefused
 from tallystick.cli.client import fresh_certificate
+from tallystick.cli.credentials import Credentials, CredentialsError
 from tests.support.edge import ISSUER, Edge, certificate
 
 

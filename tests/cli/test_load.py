@@ -17,11 +17,12 @@ from cryptography import x509
 
 from tallystick.chassis.auth import jose
 from tallystick.cli import apiclient
-from tallystick.cli.apiclient import ApiClient, Credentials, Signer
+from tallystick.cli.apiclient import ApiClient
 from tallystick.cli.bench import _accounts, load
 from tallystick.cli.bench.baseline import _Programs
 from tallystick.cli.bench.load import Generator, Shot
 from tallystick.cli.client import fresh_certificate
+from tallystick.cli.credentials import Credentials, Signer
 from tallystick.cli.output import Failed
 from tallystick.local.layout import Layout
 from tallystick.local.parts import Postgres

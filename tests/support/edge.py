@@ -20,7 +20,7 @@ from joserfc.jwk import ECKey
 
 from tallystick.chassis.auth import ProofVerifier, Refused
 from tallystick.chassis.auth.jose import sha256
-from tallystick.cli.apiclient import Credentials
+from tallystick.cli.credentials import Credentials
 from tests.support.ports import free_port
 
 #: Where nobody listens: of clients that come with a certificate it is a name only.

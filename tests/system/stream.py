@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tallystick.cli.apiclient import Answer, ApiClient, Credentials, EdgeUnreachable, TokenRefused
+from tallystick.cli.apiclient import Answer, ApiClient, EdgeUnreachable, TokenRefused
+from tallystick.cli.credentials import Credentials
 from tests.system.conftest import PlatformUnderTest
 
 SCOPE = "tokens:write accounts:write accounts:read transfers:write payments:write payments:read refunds:write"

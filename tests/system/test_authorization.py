@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tallystick.cli.apiclient import Answer, ApiClient, Credentials
+from tallystick.cli.apiclient import Answer, ApiClient
+from tallystick.cli.credentials import Credentials
 from tests.architecture.test_authorization import SCOPES
 from tests.architecture.tree import BUILT, endpoints
 from tests.support.parts import short_directory

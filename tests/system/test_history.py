@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tallystick.cli.apiclient import ApiClient, Credentials
+from tallystick.cli.apiclient import ApiClient
+from tallystick.cli.credentials import Credentials
 from tests.system.conftest import PlatformUnderTest, replicated
 from tests.system.recorder import Recorder
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tallystick.cli.apiclient import ApiClient, Credentials, EdgeUnreachable
+from tallystick.cli.apiclient import ApiClient, EdgeUnreachable
+from tallystick.cli.credentials import Credentials
 from tallystick.kernel import ids
 from tests.system.conftest import EVERY_SCOPE, PlatformUnderTest, running
 from tests.system.stream import client_of, money

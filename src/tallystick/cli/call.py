@@ -44,7 +44,8 @@ def call(
 
 
 async def _call(file: Path, method: str, path: str, body: bytes | None, key: str | None) -> Answer:
-    from tallystick.cli.apiclient import ApiClient, Credentials
+    from tallystick.cli.apiclient import ApiClient
+    from tallystick.cli.credentials import Credentials
 
     async with ApiClient(Credentials.load(file), connections=1) as api:
         return await api.request(method, path, body, idempotency_key=key)

@@ -23,7 +23,8 @@ from tallystick.kernel.money import MoneyWire, to_money
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from tallystick.cli.apiclient import ApiClient, Credentials
+    from tallystick.cli.apiclient import ApiClient
+    from tallystick.cli.credentials import Credentials
 
 SCOPE: Final = (
     "tokens:write tokens:read accounts:write accounts:read transfers:write transfers:read "

@@ -11,14 +11,14 @@ from tallystick.cli.client import Binding, Registration, register, running
 from tallystick.cli.output import Common
 
 if TYPE_CHECKING:
-    from tallystick.cli.apiclient import Credentials
+    from tallystick.cli.credentials import Credentials
 
 TENANT = "default"
 
 
 def own_client(common: Common, name: str, scope: str, bind: Binding = "dpop") -> Credentials:
     """The credentials of the client `name` of the default tenant. Raises NotRunning, Failed."""
-    from tallystick.cli.apiclient import Credentials
+    from tallystick.cli.credentials import Credentials
 
     edge = running(common)
     directory = common.layout.secrets / "clients"

@@ -16,8 +16,8 @@ from joserfc.jwk import ECKey
 
 from tallystick.chassis.app.server import Server
 from tallystick.chassis.charter import OPERATOR
-from tallystick.cli.apiclient import Credentials
 from tallystick.cli.commands import dispatch
+from tallystick.cli.credentials import Credentials
 from tallystick.local import control
 from tallystick.local.layout import Layout
 from tests.services.identity.conftest import World

@@ -55,7 +55,8 @@ def run(
     shard: str | None = None,
 ) -> T:
     """Run `act`, which is about one book, with a client of the edge; `own_key` and `shard` as `ApiClient`. Raises Failed, NotRunning."""
-    from tallystick.cli.apiclient import ApiClient, Credentials
+    from tallystick.cli.apiclient import ApiClient
+    from tallystick.cli.credentials import Credentials
 
     async def work() -> T:
         credentials = own if client is None else Credentials.load(client)
