@@ -30,7 +30,7 @@ SCOPE: Final = (
     "tokens:write tokens:read accounts:write accounts:read transfers:write transfers:read "
     "payments:write payments:read refunds:write audit:read webhooks:write"
 )
-EVENTS_WITHIN: Final = 15.0
+EVENTS_WITHIN: Final = 60.0
 RECEIPT_WITHIN_MS: Final = 5_000
 
 
