@@ -90,7 +90,7 @@ class PlatformUnderTest:
         """What a client of the edge uses: our CA and nothing else."""
         return ssl.create_default_context(cafile=str(self.ca))
 
-    def start(self, within: float = 120) -> None:
+    def start(self, within: float = 180) -> None:
         """`tallystick up` in the foreground; returns when it says that it is ready."""
         with (self.data.parent / "up.log").open("a") as log:
             self.process = subprocess.Popen(
@@ -138,10 +138,10 @@ class PlatformUnderTest:
         found = self.cli("status", "--json")
         return found.json if found.status in {0, 1} and found.out else None
 
-    def until_ready(self, within: float = 60) -> Any:
+    def until_ready(self, within: float = 120) -> Any:
         return self.until(lambda found: bool(found["ready"]), within)
 
-    def until(self, condition: Callable[[Any], bool], within: float = 60) -> Any:
+    def until(self, condition: Callable[[Any], bool], within: float = 120) -> Any:
         """Wait until the status fulfils a condition; answers that status."""
         ending = time.monotonic() + within
         found = None
@@ -160,11 +160,7 @@ class PlatformUnderTest:
 
     def pids(self) -> dict[str, int]:
         """Every process of the platform by name: `postgres`, `ledger-0`; the supervisor is `supervisor`."""
-        found = self.status()
-        by_name = {part["name"]: part["pid"] for part in found["parts"]}
-        for service in found["services"]:
-            by_name |= {f"{service['name']}-{n}": replica["pid"] for n, replica in enumerate(service["replicas"])}
-        return by_name | {"supervisor": found["pid"]}
+        return pids_of(self.status())
 
     def processes(self) -> list[psutil.Process]:
         """All processes that have this platform's directory in their command line or environment, this test's apart."""
@@ -179,6 +175,14 @@ class PlatformUnderTest:
 
     def _command(self, command: str) -> list[str]:
         return [sys.executable, "-m", "tallystick", command, "--data", str(self.data)]
+
+
+def pids_of(found: Any) -> dict[str, int]:
+    """The processes that a status tells of, by name."""
+    by_name = {part["name"]: part["pid"] for part in found["parts"]}
+    for service in found["services"]:
+        by_name |= {f"{service['name']}-{n}": replica["pid"] for n, replica in enumerate(service["replicas"])}
+    return by_name | {"supervisor": found["pid"]}
 
 
 def replicated(**replicas: int) -> AbstractContextManager[PlatformUnderTest]:

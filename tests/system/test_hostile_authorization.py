@@ -203,7 +203,7 @@ async def test_a_revoked_client_is_out_within_a_moment(platform: PlatformUnderTe
         assert (await client.call("GET", "/v1/accounts")).status == 200
         done = await asyncio.to_thread(platform.cli, "client", "revoke", client.id)
         assert done.status == 0, done
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (answer := await client.call("GET", "/v1/accounts")).status != 401:
                 await asyncio.sleep(0.05)
         refused(answer, 401, "unauthenticated")

@@ -186,10 +186,10 @@ async def test_who_is_slow_is_not_waited_for_and_holds_nobody_up(platform: Platf
         slow = [asyncio.create_task(drip(start)) for start in [head] * 30 + [body] * 30]
         served = 0
         while not all(task.done() for task in slow):
-            answer = await edge.send("GET", "/oauth2/jwks", within=5)
+            answer = await edge.send("GET", "/oauth2/jwks", within=30)
             assert answer.status in {200, 429}, answer
             served += answer.status == 200
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
         assert served > 10
         for late, _ in [task.result() for task in slow]:
             assert late is not None
@@ -510,7 +510,7 @@ async def test_streams_opened_and_reset_in_a_row_harm_nobody(platform: PlatformU
         floods = [asyncio.create_task(flood()) for _ in range(4)]
         statuses: Counter[int] = Counter()
         while not all(task.done() for task in floods):
-            answer = await edge.send("GET", "/v1/accounts", within=10)
+            answer = await edge.send("GET", "/v1/accounts", within=30)
             statuses[answer.status] += 1
             await asyncio.sleep(0.05)
         assert {task.result() for task in floods} <= {"closed", "reset", "200", "4xx"}
@@ -556,6 +556,6 @@ async def test_who_hammers_is_told_when_to_come_again_and_disturbs_nobody_else(
         own = await quiet.make(
             "/v1/tokens", {"type": "bank_account", "bank_account": {"iban": "DE89370400440532013000"}}
         )
-        answer = await quiet.call("POST", f"/v1/tokens/{own['id']}/reveal", {"purpose": "chargeback.evidence"})
+        answer = await quiet.reveal(own["id"])
         assert answer.status == 200, answer
         assert json.loads(answer.body)["bank_account"]["iban"] == "DE89370400440532013000"

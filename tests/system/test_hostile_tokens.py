@@ -194,7 +194,7 @@ async def test_a_revoked_token_is_refused_everywhere_at_once(
         for path in paths:
             assert (await client.call("GET", path)).status == 200, path
         assert (await client.post_form(client.form(token=token), "/oauth2/revoke")).status == 200
-        ending = time.monotonic() + 5
+        ending = time.monotonic() + 30
         while True:
             answers = [await client.call("GET", path) for path in paths]
             if {answer.status for answer in answers} == {401}:

@@ -13,13 +13,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.system.conftest import NewPlatform, PlatformUnderTest
+from tests.system.conftest import NewPlatform, PlatformUnderTest, pids_of
 
 PARTS = ("postgres", "nats", "valkey", "envoy", "rail")
 
@@ -111,7 +112,7 @@ def test_a_request_is_found_in_logs_and_trace(platform: PlatformUnderTest) -> No
     trace = headers["request-id"]
     assert re.fullmatch("[0-9a-f]{32}", trace)
     services: set[str] = set()
-    ending = time.monotonic() + 30
+    ending = time.monotonic() + 60
     while not {"envoy", "identity"} <= services and time.monotonic() < ending:
         found = platform.cli("trace", trace, "--json")
         services = {span["service"] for span in found.json["spans"]} if found.status == 0 else set()
@@ -146,9 +147,10 @@ def test_only_the_edge_the_bus_and_the_metrics_listen_on_loopback(platform: Plat
     listening = set()
     for pid in platform.pids().values():
         for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-            for connection in process.net_connections("inet"):
-                if connection.status == psutil.CONN_LISTEN:
-                    listening.add((connection.laddr.ip, connection.laddr.port))
+            with suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go
+                for connection in process.net_connections("inet"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        listening.add((connection.laddr.ip, connection.laddr.port))
     assert listening == {("127.0.0.1", platform.port + offset) for offset in (0, 1, 2, 3)}
 
 
@@ -167,13 +169,13 @@ def test_what_is_killed_comes_back(platform: PlatformUnderTest, victim: str) -> 
     os.kill(before[victim], signal.SIGKILL)
 
     def recovered(found: Any) -> bool:
-        return bool(found["ready"]) and platform.pids()[victim] != before[victim]
+        return bool(found["ready"]) and pids_of(found)[victim] != before[victim]
 
     platform.until(recovered)
     # Nobody else had to be started again.
     after = platform.pids()
     assert {name for name in before if before[name] != after[name]} == {victim}
-    ending = time.monotonic() + 30
+    ending = time.monotonic() + 60
     while get(platform, "/oauth2/jwks")[0] != 200:
         assert time.monotonic() < ending
         time.sleep(0.1)
@@ -191,7 +193,7 @@ def test_the_supervisor_takes_everything_along_and_the_next_goes_on(new_platform
     one.process.kill()
     one.process.wait()
     one.process = None
-    ending = time.monotonic() + 10
+    ending = time.monotonic() + 60
     while one.processes():
         assert time.monotonic() < ending, one.processes()
         time.sleep(0.05)
@@ -216,12 +218,12 @@ def test_two_platforms_side_by_side_with_replicas(platform: PlatformUnderTest, n
     os.kill(first, signal.SIGKILL)
     answers = [get(other, "/oauth2/jwks") for _ in range(100)]
     assert [answer for answer in answers if answer[0] != 200] == []
-    other.until(lambda found: bool(found["ready"]) and other.pids()["identity-0"] != first)
+    other.until(lambda found: bool(found["ready"]) and pids_of(found)["identity-0"] != first)
     assert other.pids()["identity-1"] == second
     down = other.cli("down")
     assert (down.status, down.out.strip()) == (0, "stopped")
     assert other.process is not None
-    assert other.process.wait(20) == 0
+    assert other.process.wait(60) == 0
     assert platform.status()["ready"]
     # Ports and replicas are remembered.
     other.options = ()

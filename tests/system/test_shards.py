@@ -94,7 +94,7 @@ class Crossings:
     async def ends(self, body: dict[str, Any]) -> dict[str, Any]:
         """How it stands when it has come to rest. What was never taken is asked again, with the same id and key."""
         path = f"/v1/interbook_transfers/{body['id']}?book={body['from']['book']}"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 answer = await self.api.request("GET", path)
                 if answer.status == 404:
@@ -122,7 +122,7 @@ async def _facts_of_the_shard(credentials: Credentials) -> None:
         made = await api.request("POST", "/v1/webhook_endpoints", hook, idempotency_key="hook")
         assert made.status == 201, made.body
         receipt = (await _post(api, "europe", 5, "heard"))["receipt"]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (proof := await api.request("GET", f"/v1/audit/receipts/{receipt}")).ok:
                 await asyncio.sleep(0.2)
             assert proof.body.startswith(b"c2sp.org/tlog-proof")

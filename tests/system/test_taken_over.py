@@ -20,12 +20,15 @@ import pytest
 
 from tallystick.cli.apiclient import Answer, ApiClient
 from tallystick.kernel import ids
-from tallystick.services.payments.model import Role, request_id
+from tallystick.services.payments.model import LEASE, Role, request_id
 from tests.system.conftest import PlatformUnderTest, replicated
 from tests.system.stream import client_of, made, money
 
-#: A lease is 30 s. A dead process's work is taken up after 2 to 3 s; the rest is for a busy machine.
-WITHIN_SECONDS = 12
+#: A dead process's work is taken up after 2 to 3 s. What is done sooner than a lease ends was not waited for that; the rest is for a busy machine.
+WITHIN_SECONDS = 25
+assert LEASE.total_seconds() > WITHIN_SECONDS
+#: A replica that is paused so long has its lease still, and another would have taken up its work if it took it for dead.
+PAUSE_SECONDS = 12
 PAYMENTS = 8
 
 
@@ -107,7 +110,7 @@ async def underway(platform: PlatformUnderTest, file: Path) -> AsyncIterator[Und
 
 async def _stand_before_the_acquirer(api: ApiClient, shop: str, reference: str) -> None:
     """All are stored, and the ledger has a hold for each."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             listed = (await api.request("GET", f"/v1/payments?reference={reference}")).json()["data"]
             holds = (await api.request("GET", f"/v1/accounts/{shop}/entries")).json()["data"]
@@ -192,9 +195,9 @@ def test_a_paused_replica_that_comes_back_does_no_harm(pair: PlatformUnderTest, 
                     await give_up_sessions(pair)
                     await until_done(pair, WITHIN_SECONDS)
                 else:
-                    await asyncio.sleep(WITHIN_SECONDS)
+                    await asyncio.sleep(PAUSE_SECONDS)
                     assert await still_at_work(pair) > 0, "it may come back at any moment, and has its lease"
-                    await until_done(pair, 45)
+                    await until_done(pair, 120)
             finally:
                 os.kill(replica, signal.SIGCONT)
                 os.kill(supervisor, signal.SIGCONT)
