@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,18 @@ async def _valkey_server(parts_directory: Path) -> AsyncIterator[ValkeyServer]:
     await server.part.stop()
 
 
+@contextmanager
+def patience_with_valkey() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in IMPATIENT:
+            patch.setattr(f"tallystick.{module}.TIMEOUT", 30.0)
+        yield
+
+
 @pytest_asyncio.fixture
-async def valkey_server(_valkey_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ValkeyServer]:
-    for module in IMPATIENT:
-        monkeypatch.setattr(f"tallystick.{module}.TIMEOUT", 30.0)
-    yield _valkey_server
+async def valkey_server(_valkey_server: ValkeyServer) -> AsyncIterator[ValkeyServer]:
+    with patience_with_valkey():
+        yield _valkey_server
     client = _client(_valkey_server)
     await client.flushall()
     await client.aclose()

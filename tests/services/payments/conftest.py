@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 from valkey.asyncio import Valkey
 
+from tests.conftest import patience_with_valkey
 from tests.services.payments.support import Town, town
 from tests.support.http import world
 from tests.support.parts import Server, ValkeyServer, remove, short_directory
@@ -22,8 +23,9 @@ async def _town(postgres_server: Server, _valkey_server: ValkeyServer) -> AsyncI
         password=_valkey_server.password.reveal(),
     )
     try:
-        async with world(directory, valkey) as around, town(around, postgres_server, valkey, directory) as made:
-            yield made
+        with patience_with_valkey():
+            async with world(directory, valkey) as around, town(around, postgres_server, valkey, directory) as made:
+                yield made
         await valkey.flushall()
     finally:
         await valkey.aclose()

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tallystick.chassis import charter
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import Command
 from tallystick.services.ledger.service import Ask
@@ -475,7 +476,12 @@ async def test_an_automatic_payment_on_its_way_is_nobodys_to_capture_or_cancel(t
     await town.sound()
 
 
-async def test_small_payments_go_on_without_risk_and_large_ones_do_not(town: Town) -> None:
+async def test_small_payments_go_on_without_risk_and_large_ones_do_not(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for client in town.clients:
+        if client.target == "risk":
+            monkeypatch.setattr(client, "_timeout", charter.load("payments").calls["risk"].timeout_ms / 1000)
     token, shop = await town.card(), await town.account()
     modes: tuple[Mode, ...] = ("down", "late", "lost")
     for mode in modes:
