@@ -58,6 +58,15 @@ def test_links_inside_of_the_repository_lead_somewhere(page: Path) -> None:
             assert DOCS in file.parents, f"{named(page)}: {target} is outside of docs/: on the site it leads nowhere"
 
 
+def test_each_page_is_in_the_sites_contents() -> None:
+    contents = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    for page in (*(DOCS / "how-to").glob("*.md"), *(DOCS / "explanation").glob("*.md")):
+        name = page.relative_to(DOCS).as_posix()
+        assert f'"{name}"' in contents, f"zensical.toml: {name} is not in the contents"
+        assert f"({name})" in index, f"docs/index.md: nothing leads to {name}"
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of each command in a console block: from `$ ` to the end of the line, or of the quote that is open there."""
     for language, block in _FENCE.findall(page.read_text(encoding="utf-8")):

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from tallystick.cli.apiclient import ApiClient
+from tallystick.cli.credentials import Credentials
+from tests.docs.test_pages import commands
 from tests.support.ports import free_port
 from tests.system.conftest import PlatformUnderTest
 
@@ -123,6 +126,31 @@ def test_the_receiver_hears_of_a_payment(platform: PlatformUnderTest, credential
         receiver.terminate()
         receiver.wait(60)
         platform.cli("call", "DELETE", f"/v1/webhook_endpoints/{endpoint['id']}", "--client", str(credentials))
+
+
+async def test_a_wallet_is_built_as_the_page_says(platform: PlatformUnderTest, tmp_path: Path) -> None:
+    """Its commands in their order, each in the words of the page but for the ids of what came before; for a tenant of its own."""
+    create, *calls = commands(HOW_TO / "build-a-wallet.md")
+    file, tenant = tmp_path / "wallet.json", f"wallets-{time.monotonic_ns()}"
+    assert platform.cli("tenant", "create", tenant).status == 0
+    made = platform.cli(*create[1:-1], str(file), "--tenant", tenant)
+    assert made.status == 0, made.err
+    own: dict[str, str] = {}
+    async with ApiClient(Credentials.load(file)) as api:
+        for _, _, method, path, *options in calls:
+            said = dict(zip(options[::2], options[1::2], strict=True))
+            here = re.sub(r"(?<=/)(txn|trf)_\w+", lambda found: own[found[1]], path)
+            body = said["--body"].encode() if "--body" in said else None
+            answer = await api.request(method, here, body, idempotency_key=said.get("--idempotency-key"))
+            assert answer.ok, (path, answer.body)
+            assert b"rejected" not in answer.body
+            if method == "POST":
+                document = answer.json()
+                made_id = document["id"] if "id" in document else document["data"][0]["id"]
+                own[made_id[:3]] = made_id
+        balances = [(await api.request("GET", f"/v1/accounts/wallets:42:{code}")).json() for code in ("EUR", "USD")]
+    # 50.00 came in, 12.75 went and came back, 15.00 of what was held were taken, 10.00 became 10.80
+    assert [one["balance"]["available"]["amount"] for one in balances] == ["2500", "1080"]
 
 
 def console(page: str) -> list[tuple[list[str], str]]:

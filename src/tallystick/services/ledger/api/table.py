@@ -84,6 +84,9 @@ _OF_TRANSFER: Final = {"id": ids.TransferIdWire}
 _OF_TRANSACTION: Final = {"id": ids.TransactionIdWire}
 _OF_IMPORT: Final = {"id": ids.ImportIdWire}
 _OF_PROPOSAL: Final = {"id": ids.ProposalIdWire}
+_NOTHING_NEW: Final = {
+    200: Further("Nothing new: each of them was refused (`rejected`, and the `reason`), or done before by the same id")
+}
 _AGAIN: Final = {200: Further("Done before, by the same id: what it became then")}
 _WAITS: Final = {202: Further("It waits for approvals: the proposal", wire.Proposal)}
 
@@ -268,7 +271,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/transfers", do.create_transfers, scope="transfers:write", action="createTransfers",
-        resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, further=_AGAIN, idempotency="required",
+        resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, further=_NOTHING_NEW, idempotency="required",
         rate="money", problems=_AMOUNT, summary="Post or hold, one to a thousand transfers",
     ),
     Endpoint(
