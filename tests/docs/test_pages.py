@@ -104,6 +104,8 @@ def test_commands_of_the_pages_exist() -> None:
                         assert word.partition("=")[0] in section, f"{where}: no option {word}"
             elif program == "make":
                 assert all(word in targets or "=" in word or word.startswith("-") for word in words[1:]), where
+                for path in re.findall(r"\btests/[\w/.]*", where):
+                    assert (ROOT / path).exists(), f"{where}: no {path}"
     assert seen > 20
 
 
