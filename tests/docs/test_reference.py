@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 from difflib import unified_diff
 from pathlib import Path
 
 from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.payments.messages import Decline
 from tallystick.fabric.envoy import parts
+from tallystick.services.payments.service.effects import DECLINES
 from tools.reference import pages, stale
 from tools.reference.__main__ import redirects
 from tools.reference.problems import problem_classes
 from tools.reference.structs import field_notes
-from tools.reference.text import DOCS, anchor, lists_apart
+from tools.reference.text import DOCS, SRC, anchor, lists_apart
 
 
 def test_the_reference_is_what_the_code_says() -> None:
@@ -58,6 +61,21 @@ def test_each_reason_of_a_refused_transfer_is_told() -> None:
         "| `insufficient_funds` | The available balance would fall below the floor. | [insufficient-funds](#insufficient-funds) |"
         in page
     )
+
+
+def test_each_code_of_a_declined_payment_is_told() -> None:
+    made = {
+        call.args[0].value
+        for path in (SRC / "services" / "payments").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func).endswith("Decline")
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    }
+    codes = made | {code for code, _ in DECLINES.values()}
+    assert len(codes) >= 8
+    assert not {code for code in codes if f"`{code}`" not in (Decline.__doc__ or "")}
 
 
 def test_lists_stand_apart_for_the_site() -> None:

@@ -74,7 +74,11 @@ class LedgerView(_Message, frozen=True):
 
 
 class Decline(_Message, frozen=True):
-    """`code` is stable and machine-readable; `message` may be shown to a payer."""
+    """`code` is stable and machine-readable; `message` may be shown to a payer.
+
+    By risk: `risk_denied`, `risk_unavailable`. By the card's issuer: `card_declined`, `insufficient_funds`, `expired_card`, `invalid_card`. By the
+    ledger: its reason, such as `insufficient_funds` or `account_closed`. By nobody: `amount_not_approved`, `token_destroyed`.
+    """
 
     code: str
     message: str
