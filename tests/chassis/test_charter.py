@@ -101,6 +101,7 @@ def test_a_good_one_is_typed() -> None:
         ("min_replicas = 1", "min_replicas = 3", "scale", "above max_replicas"),
         ("max_queue = 8", "max_queue = 8\nlock_timeout_ms = 9000", "limits", "out of order"),
         ('name = "shop"', 'name = "operator"', "service.name", "run the platform"),
+        ("[data.orders]", "[data.Orders]", "data", 'a name like "card-numbers"'),
         ("[slo]", "[slo", "(syntax)", "not valid TOML"),
     ],
 )

@@ -24,7 +24,7 @@ def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
     return f'Did you mean "{near[0]}"?' if near else f"{otherwise} use one of: {', '.join(options) or '(none)'}."
 
 
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$?(?P<path>[^`]*)`)?$")
+_AT = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$?(?P<path>[^`]*)`)?$")
 _FIELD = re.compile(r"(unknown|missing required) field `([^`]+)`")
 
 
@@ -51,6 +51,7 @@ _MEANING = {
     "actions": 'a method and a path below /internal, like "POST /internal/transfers"',
     "callers": 'a method and a path below /internal, like "POST /internal/transfers"',
     "retention": '"90 days", "10 years", "until erased" or "for ever"',
+    "data": 'a name like "card-numbers"',
     "keyed": 'a path of the endpoint table, like "/v1/payments/{id}/capture"',
     "prefix": 'a path without a slash at its end, like "/v1/payments"',
     "types": 'a fact type or a pattern, like "payments.payment.*"',
