@@ -9,6 +9,7 @@ import pytest
 
 from tallystick.chassis import charter as charters_module
 from tallystick.chassis.charter import CharterError
+from tallystick.fabric.shards import with_shards
 
 GOOD = """
 [service]
@@ -30,6 +31,10 @@ timeout_ms = 500
 retries = 1
 when_down = "queue"
 note = "Later"
+
+[tells]
+"order.taken" = { message = "OrderTaken", means = "Somebody wants something" }
+"order.sent" = { means = "It is on its way" }
 
 [edge]
 paths = [{ prefix = "/v1/orders", rate = "write" }]
@@ -71,6 +76,10 @@ def test_a_good_one_is_typed() -> None:
     assert charter.edge.paths[0].prefix == "/v1/orders"
     assert charter.limits.rates["write"].burst == 10
     assert charter.data["orders"].data_class == "personal"
+    assert [(type_, told.message) for type_, told in charter.facts.items()] == [
+        ("shop.order.taken", "OrderTaken"),
+        ("shop.order.sent", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,11 @@ def test_a_good_one_is_typed() -> None:
         ("max_queue = 8", "max_queue = 8\nlock_timeout_ms = 9000", "limits", "out of order"),
         ('name = "shop"', 'name = "operator"', "service.name", "run the platform"),
         ("[data.orders]", "[data.Orders]", "data", 'a name like "card-numbers"'),
+        ('"order.sent"', '"sent"', "tells", 'like "payment.settled"'),
+        ('"order.sent"', '"shop.Order.sent"', "tells", 'like "payment.settled"'),
+        ('"OrderTaken"', '"order taken"', "tells[...].message", "the name of a struct"),
+        ('means = "It', 'meaning = "It', "tells[...].meaning", 'Did you mean "means"?'),
+        ('{ means = "It is on its way" }', "{}", "tells[...].means", "is missing. Add it."),
         ("[slo]", "[slo", "(syntax)", "not valid TOML"),
     ],
 )
@@ -115,6 +129,16 @@ def test_a_mistake_is_named(old: str, new: str, key: str, says: str) -> None:
 def write(root: Path, name: str, text: str) -> None:
     (root / name).mkdir(exist_ok=True)
     (root / name / "charter.toml").write_text(text)
+
+
+#: A shop that calls nobody.
+ALONE = GOOD.split("[calls.bank]", maxsplit=1)[0] + "[tells]" + GOOD.split("[tells]")[1]
+
+
+def hearing(pattern: str) -> str:
+    """The charter of a bank that hears this of the shop."""
+    bank = ALONE.replace('"shop"', '"bank"').replace("/v1/orders", "/v1/money")
+    return bank + f'\n[consumes.shop]\ntypes = ["{pattern}"]\npurpose = "To know"\n'
 
 
 BANK = GOOD.replace('"shop"', '"bank"').replace("[calls.bank]", "[calls.shop]").replace("/v1/orders", "/v1/money")
@@ -153,6 +177,44 @@ def test_charters_that_contradict_each_other_are_refused(tmp_path: Path, bank: s
     with pytest.raises(CharterError) as caught:
         charters_module.load_all(tmp_path)
     assert says in str(caught.value).replace("calls.bank: ", "bank: "), str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["shop.*", "shop.order.*", "shop.order.sent"])
+def test_what_is_heard_is_told(tmp_path: Path, pattern: str) -> None:
+    write(tmp_path, "shop", ALONE)
+    write(tmp_path, "bank", hearing(pattern))
+    assert charters_module.load_all(tmp_path)["bank"].consumes["shop"].types == (pattern,)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "nearest"),
+    [
+        ("shop.order.send", 'Did you mean "shop.order.sent"?'),
+        ("shop.order", 'Did you mean "shop.order.'),
+        ("shop.orders.*", 'Did you mean "shop.order.'),
+        ("shop.*.sent", 'Did you mean "shop.order.sent"?'),
+        ("shop.zzz", "Let shop's owner add it to [tells] in shop/charter.toml, or use one of: shop.order.taken, "),
+    ],
+)
+def test_what_nobody_tells_is_heard_by_nobody(tmp_path: Path, pattern: str, nearest: str) -> None:
+    write(tmp_path, "shop", ALONE)
+    write(tmp_path, "bank", hearing(pattern))
+    with pytest.raises(CharterError, match=r"bank/charter.toml: consumes\.shop\.types") as caught:
+        charters_module.load_all(tmp_path)
+    assert f'shop tells nothing like "{pattern}"' in str(caught.value)
+    assert nearest in str(caught.value)
+
+
+def test_notify_hears_all_that_ledger_and_payments_tell_and_risk_one_of_it() -> None:
+    ledger, payments = charters_module.load("ledger").facts, charters_module.load("payments").facts
+    assert charters_module.heard("notify") == {**ledger, **payments}
+    assert list(charters_module.heard("risk")) == ["payments.payment.declined"]
+    assert charters_module.heard("vault") == {}
+
+
+def test_a_shard_tells_what_its_service_tells() -> None:
+    found = with_shards(charters_module.load_all(), ["eu"])
+    assert found["ledger-eu"].facts == found["ledger"].facts
 
 
 def test_the_folder_bears_the_services_name(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tallystick.kernel.secret import Secret
 from tallystick.local.parts import Nats, Postgres, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import valkey as valkey_part
+from tests.support import told
 from tests.support.ports import free_port
 
 PATIENT = Bounds(connect_s=60.0, lock_s=60.0, statement_s=60.0, transaction_s=60.0, commit_s=60.0)
@@ -41,11 +42,14 @@ def remove(directory: Path) -> None:
 
 @dataclass
 class ServiceDatabase:
-    """A migrated database: `dsn` is the service's least-privilege role, `owner` the role that migrates, `superuser` may do anything."""
+    """A migrated database: `dsn` is the service's least-privilege role, `owner` the role that migrates, `superuser` may do anything.
+    `package` is whose migrations made it.
+    """
 
     dsn: Dsn
     owner: Dsn
     superuser: Dsn
+    package: str = ""
     opened: list[Database] = field(default_factory=list)
 
     async def open(self, **bounds: Any) -> Database:
@@ -157,12 +161,18 @@ class Server:
             dsn=replace(dsn, database=name),
             owner=replace(owner, database=name),
             superuser=replace(self.superuser, database=name),
+            package=package,
         )
 
     async def drop(self, database: ServiceDatabase) -> None:
-        for opened in database.opened:
-            await opened.close(within=1)
-        await self.run(f'DROP DATABASE IF EXISTS "{database.dsn.database}" WITH (FORCE)')
+        """The end of a database. What its service has told is as its charter says, or the test ends with an error."""
+        try:
+            if database.package.startswith("tallystick.services."):
+                told.check([row["fact"] for row in await database.query("SELECT fact FROM outbox")])
+        finally:
+            for opened in database.opened:
+                await opened.close(within=1)
+            await self.run(f'DROP DATABASE IF EXISTS "{database.dsn.database}" WITH (FORCE)')
 
 
 class NatsServer:

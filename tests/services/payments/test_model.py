@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 from uuid import UUID
 
 import msgspec
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tallystick.chassis import charter
+from tallystick.contracts.payments.messages import Status
 from tallystick.contracts.payments.problems import (
     CancelNotPossible,
     CaptureNotPossible,
@@ -24,6 +27,7 @@ from tallystick.kernel.money import Money
 from tallystick.kernel.problem import Problem
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Risk, Role, Step, Waiting
+from tallystick.services.payments.service.journal import disputed_fact, payment_fact
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WAITING = Waiting("POST /v1/payments", "key", "cli_x")
@@ -199,6 +203,30 @@ def test_a_manual_payment_waits_until_it_is_captured_or_expires() -> None:
     assert model.next_step(expired) is Step.VOID
     gone = model.released(model.voided(expired))
     assert (gone.status, gone.released) == ("expired", True)
+
+
+def test_what_is_told_is_what_rests() -> None:
+    """Of each state in which nothing is left to be done something is told, of no other but `received`; and the charter says so."""
+    told = set()
+    manual, automatic = (payment(capture=capture) for capture in ("manual", "automatic"))
+    for p in (manual, automatic):
+        for status in get_args(Status):
+            here = msgspec.structs.replace(p, status=status, risk=ALLOW)
+            if model.next_step(here) is None:
+                assert payment_fact(here).type == f"payments.payment.{status}"
+                told.add(status)
+    assert "captured" not in told
+    said = {
+        happened.partition(".")[2] for happened in charter.load("payments").tells if happened.startswith("payment.")
+    }
+    assert said == told | {"received", "disputed"}
+
+
+def test_a_dispute_is_told_of_a_payment_in_any_state() -> None:
+    for status in get_args(Status):
+        p = msgspec.structs.replace(payment(), status=status)
+        fact = disputed_fact(p, "fraud", "2026-01-01T00:00:00Z")
+        assert (fact.type, fact.data["status"]) == ("payments.payment.disputed", status)
 
 
 def test_a_second_capture_or_cancel_is_refused_while_one_is_carried_out() -> None:

@@ -20,7 +20,7 @@ from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus
 from tallystick.chassis.bus.streams import Hole
 from tallystick.chassis.db import Database, Queries, Query, Session, Signal, Transaction, session
-from tallystick.chassis.fact import Delivered, Head
+from tallystick.chassis.fact import Delivered, Head, matches
 from tallystick.chassis.fact import head as decode_head
 from tallystick.chassis.telemetry.redact import stack
 from tallystick.chassis.waiting import set_within
@@ -75,10 +75,7 @@ class Subscription:
                 raise ValueError(f"{pattern!r} is neither a type nor one that ends in '.*'")
 
     def takes(self, type_: str) -> bool:
-        return any(
-            pattern in ("*", type_) or (pattern.endswith(".*") and type_.startswith(pattern[:-1]))
-            for pattern in self.types
-        )
+        return matches(self.types, type_)
 
 
 class Stopped(Exception):

@@ -21,6 +21,8 @@ import msgspec
 
 from tallystick.chassis.charter.faults import CharterError as CharterError
 from tallystick.chassis.charter.faults import explained, nearest
+from tallystick.chassis.fact import matches
+from tallystick.kernel.deployment import service_of
 
 FILE = "charter.toml"
 
@@ -43,6 +45,8 @@ Action = Annotated[
 """One mesh row of the callee's endpoint table: `POST /internal/transfers`, `GET /internal/receipts/{id}`."""
 Keyed = Annotated[str, msgspec.Meta(pattern=r"^(/[a-z0-9_.-]+|/\{[a-z_]+\})+$", max_length=200)]
 FactType = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*(\.([a-z][a-z0-9_-]*|\*))+$", max_length=100)]
+Happened = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$", max_length=80)]
+"""A fact without the name of its service, the past tense last: `payment.settled`."""
 Prefix = Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._-]+)+$", max_length=100)]
 Retention = Annotated[
     str,
@@ -93,6 +97,15 @@ class Call(_Struct, frozen=True, kw_only=True):
     """Amounts up to this many euro, in another currency about as much, go on without an answer; only where `when_down` is `degrade`."""
     note: Text
     """What `when_down` means here, in words."""
+
+
+class Told(_Struct, frozen=True, kw_only=True):
+    """One type of fact that the service tells: `[tells] "payment.settled"` of payments is `payments.payment.settled` on the bus."""
+
+    means: Text
+    """What has happened, for those who hear it, here and at the other end of a webhook."""
+    message: Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=60)] | None = None
+    """What its `data` is: a struct of the service's `contracts/<name>/messages`. Left out, it has none."""
 
 
 class Consumption(_Struct, frozen=True, kw_only=True):
@@ -179,6 +192,7 @@ class Charter(_Struct, frozen=True, kw_only=True):
     keys: Keys | None = None
     callers: dict[Name, tuple[Action, ...]] = {}
     calls: dict[Name, Call] = {}
+    tells: dict[Happened, Told] = {}
     consumes: dict[Name, Consumption] = {}
     edge: Edge = Edge()
     limits: Limits
@@ -189,6 +203,11 @@ class Charter(_Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.service.name
+
+    @property
+    def facts(self) -> dict[str, Told]:
+        """What it tells, by the whole type. A shard tells what its service tells."""
+        return {f"{service_of(self.name)}.{happened}": told for happened, told in self.tells.items()}
 
 
 def services_dir() -> Path:
@@ -247,6 +266,16 @@ def load_all(root: Path | None = None) -> dict[str, Charter]:
     return charters
 
 
+def heard(service: str) -> dict[str, Told]:
+    """What reaches a service by its [consumes], by type, as the services that tell it say."""
+    return {
+        type_: told
+        for source, consumption in load(service).consumes.items()
+        for type_, told in load(source).facts.items()
+        if matches(consumption.types, type_)
+    }
+
+
 def pairs(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str]]:
     """(caller, target) of every edge of the call graph, the operator's too."""
     for name, charter in charters.items():
@@ -299,9 +328,15 @@ def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, s
                     f"allows {', '.join(sorted(unused))}, which {caller} does not call",
                     f"Remove it (least privilege), or add it to [calls.{name}] in {caller}/{FILE}.",
                 )
-        for source in charter.consumes:
+        for source, consumption in charter.consumes.items():
             if source not in charters:
                 yield name, f"consumes.{source}", "no such service", nearest(source, charters, "Remove it, or")
+                continue
+            facts = charters[source].facts
+            for pattern in consumption.types:
+                if not any(matches((pattern,), type_) for type_ in facts):
+                    remedy = nearest(pattern, facts, f"Let {source}'s owner add it to [tells] in {source}/{FILE}, or")
+                    yield name, f"consumes.{source}.types", f'{source} tells nothing like "{pattern}"', remedy
         for path in charter.edge.paths:
             for other_prefix, other in owners.items():
                 if other != name and _covers(path.prefix, other_prefix):

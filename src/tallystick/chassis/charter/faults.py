@@ -54,6 +54,8 @@ _MEANING = {
     "data": 'a name like "card-numbers"',
     "keyed": 'a path of the endpoint table, like "/v1/payments/{id}/capture"',
     "prefix": 'a path without a slash at its end, like "/v1/payments"',
+    "tells": 'what happened without the name of the service, like "payment.settled"',
+    "message": 'the name of a struct, like "PaymentFact"',
     "types": 'a fact type or a pattern, like "payments.payment.*"',
     "proof": 'a test, like "tests/fabric/test_conformance.py::test_callers"',
     "name": "lower case letters and digits, like the folder",

@@ -240,3 +240,39 @@ class SigningKey(_Message, frozen=True):
     activated_at: InstantWire | None = None
     retiring_at: InstantWire | None = None
     retired_at: InstantWire | None = None
+
+
+# ---- what identity tells -------------------------------------------------------------------------------------------
+
+
+class ClientCreated(_Message, frozen=True):
+    scope: ScopeText
+    key_ids: tuple[str, ...]
+    tls_client_certificate_bound_access_tokens: bool
+
+
+class TokenRevoked(_Message, frozen=True):
+    jti: str | None = None
+    """The id of the one token. Without it, it is every token that was issued before."""
+
+
+class ServiceTokenIssued(_Message, frozen=True):
+    jti: str
+    purpose: Purpose
+    expires_in: int
+    """Seconds."""
+
+
+class AuthenticationsFailed(_Message, frozen=True):
+    minute: InstantWire
+    """In which they were counted: when it began."""
+    count: int
+    reasons: dict[str, int]
+
+
+class SigningKeyFact(_Message, frozen=True):
+    """A signing key, whose id is the fact's resource."""
+
+    purpose: Literal["access", "transaction"]
+    leaked: bool
+    """Whether it was retired because somebody else may have it."""

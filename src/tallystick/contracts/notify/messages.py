@@ -77,5 +77,13 @@ class Webhook(msgspec.Struct, frozen=True):
 
     id: str
     type: str
+    """The event: the fact's type without the name of its service."""
     timestamp: str
+    """When it happened (RFC 3339). The header `webhook-timestamp` is when this attempt was made."""
     data: dict[str, Any]
+
+
+class DeliveryReplayed(_Message, frozen=True):
+    """What notify tells of a delivery that a client had sent again."""
+
+    delivery: DeliveryIdWire

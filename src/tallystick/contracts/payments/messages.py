@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from tallystick.kernel.clock import InstantWire
 from tallystick.kernel.ids import AccountIdWire, FactIdWire, PaymentIdWire, RefundIdWire, TokenIdWire, TransferIdWire
-from tallystick.kernel.money import AmountWire, MoneyWire
+from tallystick.kernel.money import AmountWire, CurrencyCode, MoneyWire
 
 Status = Literal["received", "authorized", "captured", "settled", "declined", "canceled", "failed", "expired"]
 RefundStatus = Literal["pending", "succeeded", "failed"]
@@ -142,3 +142,59 @@ class Refund(_Message, frozen=True, kw_only=True):
     receipt: FactIdWire
     created_at: InstantWire
     updated_at: InstantWire
+
+
+# ---- what payments tells -------------------------------------------------------------------------------------------
+
+
+class PaymentFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment as it was when this happened: ids, amounts and states, nothing that a person typed."""
+
+    id: PaymentIdWire
+    status: Status
+    amount: MoneyWire
+    captured: MoneyWire
+    refunded: MoneyWire
+    currency: CurrencyCode
+    token: TokenIdWire | None
+    """The card's token; null when it is paid from an account."""
+    source: AccountIdWire | None
+    """The account that pays; null when it is paid by card."""
+    destination: AccountIdWire
+    card: str | None
+    """The card's fingerprint: the same for the same number within a tenant."""
+    risk: tuple[Literal["allow", "deny", "unscored"], int | None, list[str]] | None
+    """Decision, score and reasons, in this order; null before risk has decided."""
+    decline: str | None
+    """Why it was declined or has failed, as `decline.code` of the payment says it."""
+    declined_by: Literal["risk", "ledger", "issuer", "platform"] | None
+    disputed: bool
+    transfers: list[TransferIdWire]
+    """What it has moved in the ledger, in order."""
+
+
+class Dispute(msgspec.Struct, frozen=True):
+    """As the acquirer gave it, cut to 100 and 40 characters."""
+
+    reason: str
+    raised_at: str
+
+
+class DisputeFact(PaymentFact, frozen=True, kw_only=True):
+    """The payment as it was when its cardholder denied it, and the dispute."""
+
+    dispute: Dispute
+
+
+class RefundFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A refund as it was when this happened."""
+
+    id: RefundIdWire
+    payment: PaymentIdWire
+    status: RefundStatus
+    amount: MoneyWire
+    currency: CurrencyCode
+    failure: str | None
+    """Why it has failed, as `failure.code` of the refund says it."""
+    transfers: list[TransferIdWire]
+    """What it has moved in the ledger, in order."""

@@ -80,3 +80,21 @@ class ListEntries(_Message, frozen=True):
 
 class ListQuery(_Message, frozen=True):
     tenant: TenantName
+
+
+# ---- what risk tells -----------------------------------------------------------------------------------------------
+
+
+#: Its id, the payment, what was decided, score and reasons.
+DecisionMade = tuple[Text64, Text64, Literal["allow", "deny"], int, list[str]]
+
+
+class DecisionsMade(_Message, frozen=True):
+    decisions: list[DecisionMade]
+    """Of each, in this order: its id, the payment, what was decided, score and reasons. At most a hundred."""
+
+
+class ListChanged(_Message, frozen=True):
+    kind: str
+    value: str
+    outcome: Literal["deny", "allow", "removed"]

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.kernel.clock import InstantWire
-from tallystick.kernel.ids import FactIdWire, TokenIdWire
+from tallystick.kernel.ids import ClientIdWire, FactIdWire, TokenIdWire
 from tallystick.kernel.numbers import NUMBER_BELONGS
 
 #: The most items of one inner batch.
@@ -208,3 +208,22 @@ class Described(_Message, frozen=True):
 
 class DescribeAnswer(_Message, frozen=True):
     items: list[Described]
+
+
+# ---- what the vault tells ------------------------------------------------------------------------------------------
+
+
+class TokenCreated(_Message, frozen=True):
+    type: Literal["card", "bank_account"]
+    brand: str | None = None
+    """Of a card."""
+
+
+class TokenRevealed(_Message, frozen=True):
+    type: Literal["card", "bank_account"]
+    purpose: Purpose
+
+
+class TokensForwarded(_Message, frozen=True):
+    uses: list[tuple[TokenIdWire, str, str, ClientIdWire]]
+    """Of each use: token, destination, the id that the destination knows the request by, and the client that asked for it."""

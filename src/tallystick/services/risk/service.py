@@ -11,7 +11,7 @@ import msgspec
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.risk.messages import ListEntry
+from tallystick.contracts.risk.messages import DecisionMade, DecisionsMade, ListChanged, ListEntry
 from tallystick.contracts.risk.problems import DecisionIsForAnotherPayment, InvalidListValue, NotListed
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -154,7 +154,7 @@ class Risk:
         return seen
 
     def _facts(self, scored: Sequence[Scored]) -> list[Fact]:
-        """One fact per tenant and batch: `[decision, payment, outcome, score, reasons]` of each."""
+        """One fact per tenant and batch."""
         by_tenant: dict[str, list[Scored]] = {}
         for each in scored:
             by_tenant.setdefault(each.decided.tenant, []).append(each)
@@ -167,18 +167,9 @@ class Risk:
                 actor="risk",
                 resource=ids.decisions.text(mine[start].decided.id),
                 at=at,
-                data={
-                    "decisions": [
-                        [
-                            ids.decisions.text(s.decided.id),
-                            s.decided.payment,
-                            s.decided.verdict.decision,
-                            s.decided.verdict.score,
-                            list(s.decided.verdict.reasons),
-                        ]
-                        for s in mine[start : start + MAX_IN_FACT]
-                    ]
-                },
+                data=msgspec.to_builtins(
+                    DecisionsMade([_told(each.decided) for each in mine[start : start + MAX_IN_FACT]])
+                ),
             )
             for tenant, mine in by_tenant.items()
             for start in range(0, len(mine), MAX_IN_FACT)
@@ -209,8 +200,7 @@ class Risk:
             raise InvalidListValue(f"this does not name one {entry.kind}")
         async with self._database.transaction() as tx:
             await self._store.put_list_entry(tx, entry, self._clock.now())
-            changed = {"kind": entry.kind, "value": entry.value, "outcome": entry.outcome}
-            await self._told(tx, entry.tenant, changed)
+            await self._tell(tx, entry.tenant, ListChanged(entry.kind, entry.value, entry.outcome))
         await self.refresh_lists()
 
     async def delete_list_entry(self, tenant: str, kind: str, value: str) -> None:
@@ -218,10 +208,10 @@ class Risk:
         async with self._database.transaction() as tx:
             if not await self._store.delete_list_entry(tx, tenant, kind, value):
                 raise NotListed
-            await self._told(tx, tenant, {"kind": kind, "value": value, "outcome": "removed"})
+            await self._tell(tx, tenant, ListChanged(kind, value, "removed"))
         await self.refresh_lists()
 
-    async def _told(self, tx: Transaction, tenant: str, data: dict[str, str]) -> None:
+    async def _tell(self, tx: Transaction, tenant: str, changed: ListChanged) -> None:
         fact = Fact(
             id=ids.facts.new(),
             type="risk.list.changed",
@@ -229,6 +219,11 @@ class Risk:
             actor="operator",
             resource="risk-lists",
             at=self._clock.now(),
-            data=data,
+            data=msgspec.to_builtins(changed),
         )
         await self._outbox.append(tx, [fact])
+
+
+def _told(decided: Decided) -> DecisionMade:
+    verdict = decided.verdict
+    return ids.decisions.text(decided.id), decided.payment, verdict.decision, verdict.score, list(verdict.reasons)

@@ -26,6 +26,8 @@ MAX_RULES = 200
 Description = Annotated[str, Meta(min_length=1, max_length=500)]
 #: Of a transfer that is dated back and would have broken a limit on past days: refuse it, or take it and name the days.
 Backdating = Literal["strict", "report"]
+#: Whether a book takes accounts that no rule of its chart fits.
+ChartMode = Literal["open", "strict"]
 _TYPED = r"(\{[a-z][a-z0-9_]{0,31}(:(text|int|uuid))?\}|[A-Za-z0-9_.-]{1,64})"
 #: Paths of one kind, `customers:{id:int}:wallet`: each segment is a word, or a name with a type (`text` if none is said, `int`, `uuid`).
 TypedPath = Annotated[str, Meta(pattern=rf"^(?!acc_){_TYPED}(:{_TYPED}){{0,15}}$(?!\n)", min_length=1, max_length=512)]
@@ -123,7 +125,7 @@ class SetChart(Message, frozen=True):
     """The first rule that fits a path counts. `strict`: an account that no rule fits can't be opened."""
 
     rules: Annotated[list[ChartRule], Meta(max_length=MAX_RULES)]
-    mode: Literal["open", "strict"] = "open"
+    mode: ChartMode = "open"
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +133,6 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
 
     book: str
     version: int
-    mode: Literal["open", "strict"]
+    mode: ChartMode
     rules: list[ChartRule]
     created_at: InstantWire | None

@@ -10,7 +10,7 @@ import msgspec
 from tallystick.chassis.auth import Authorizer, Resource, jose
 from tallystick.chassis.db import Database
 from tallystick.chassis.outbox import Outbox
-from tallystick.contracts.identity.messages import CreateClient
+from tallystick.contracts.identity.messages import ClientCreated, CreateClient, TokenRevoked
 from tallystick.contracts.identity.problems import ClientNotFound, InvalidClientKey, TenantExists, TenantNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -54,7 +54,7 @@ class Administration:
         async with self._database.transaction() as tx:
             if not await self._store.insert_tenant(tx, tenant):
                 raise TenantExists(f"there is a tenant {name} already")
-            told = fact("identity.tenant.created", tenant=name, actor=caller, resource=name, at=now, data={})
+            told = fact("identity.tenant.created", tenant=name, actor=caller, resource=name, at=now)
             await self._outbox.append(tx, [told])
         return tenant
 
@@ -91,11 +91,11 @@ class Administration:
                 actor=caller,
                 resource=client_id,
                 at=now,
-                data={
-                    "scope": " ".join(client.scopes),
-                    "key_ids": [key.kid for key in keys],
-                    "tls_client_certificate_bound_access_tokens": client.certificate_bound,
-                },
+                data=ClientCreated(
+                    scope=" ".join(client.scopes),
+                    key_ids=tuple(key.kid for key in keys),
+                    tls_client_certificate_bound_access_tokens=client.certificate_bound,
+                ),
             )
             await self._outbox.append(tx, [told])
         return client
@@ -115,9 +115,7 @@ class Administration:
             client = await self._store.revoke_client(tx, key, now)
             if client is not None:
                 announce = await self._revocations.record(tx, revoked_client(client_id, now))
-                told = fact(
-                    "identity.client.revoked", tenant=client.tenant, actor=caller, resource=client_id, at=now, data={}
-                )
+                told = fact("identity.client.revoked", tenant=client.tenant, actor=caller, resource=client_id, at=now)
                 await self._outbox.append(tx, [told])
         if client is not None and announce is not None:
             await announce()
@@ -132,7 +130,9 @@ class Administration:
         now = self.allow(caller, "revokeEverything", PLATFORM)
         async with self._database.transaction() as tx:
             announce = await self._revocations.record(tx, revoked_everything(now))
-            told = fact("identity.token.revoked", tenant=PLATFORM, actor=caller, resource="all", at=now, data={})
+            told = fact(
+                "identity.token.revoked", tenant=PLATFORM, actor=caller, resource="all", at=now, data=TokenRevoked()
+            )
             await self._outbox.append(tx, [told])
         await announce()
         return now

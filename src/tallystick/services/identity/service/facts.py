@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+
+import msgspec
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.outbox import Fact
@@ -13,7 +14,9 @@ from tallystick.kernel import ids
 SELF = "identity"
 
 
-def fact(type_: str, *, tenant: str, resource: str, at: datetime, data: dict[str, Any], actor: str = SELF) -> Fact:
+def fact(
+    type_: str, *, tenant: str, resource: str, at: datetime, data: msgspec.Struct | None = None, actor: str = SELF
+) -> Fact:
     return Fact(
         id=ids.facts.new(),
         type=type_,
@@ -22,5 +25,5 @@ def fact(type_: str, *, tenant: str, resource: str, at: datetime, data: dict[str
         resource=resource,
         at=at,
         trace=telemetry.trace_id(),
-        data=data,
+        data={} if data is None else msgspec.to_builtins(data),
     )

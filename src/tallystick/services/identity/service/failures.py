@@ -7,6 +7,7 @@ import math
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database
 from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.identity.messages import AuthenticationsFailed
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.problem import RateLimited
@@ -61,9 +62,7 @@ class FailureLog:
             tenant=client.tenant if client else PLATFORM,
             resource=failures.client or "unknown",
             at=self._clock.now(),
-            data={
-                "minute": rfc3339(failures.minute),
-                "count": sum(failures.reasons.values()),
-                "reasons": failures.reasons,
-            },
+            data=AuthenticationsFailed(
+                minute=rfc3339(failures.minute), count=sum(failures.reasons.values()), reasons=failures.reasons
+            ),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +21,7 @@ from tallystick.chassis.auth import jose
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.keys import Aad, Keyring
 from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.identity.messages import SigningKeyFact
 from tallystick.contracts.identity.problems import KeyNotFound
 from tallystick.kernel.clock import Clock
 from tallystick.services.identity.model.clients import PLATFORM
@@ -32,6 +33,7 @@ from tallystick.services.identity.model.signing import (
     Move,
     Purpose,
     Rotation,
+    State,
     Step,
     created,
     plan,
@@ -204,6 +206,15 @@ def _aad(kid: str) -> Aad:
     return Aad(PLATFORM, "signing_key", "sealed_private", kid)
 
 
-def _told(kid: str, purpose: Purpose, state: str, now: datetime, *, actor: str = SELF, leaked: bool = False) -> Fact:
-    data = {"purpose": purpose, "leaked": leaked}
-    return fact(f"identity.key.{state}", tenant=PLATFORM, actor=actor, resource=kid, at=now, data=data)
+#: A key that has come into this state is told as this.
+_TOLD: Final[dict[State, str]] = {
+    "pending": "identity.key.pending",
+    "active": "identity.key.active",
+    "retiring": "identity.key.retiring",
+    "retired": "identity.key.retired",
+}
+
+
+def _told(kid: str, purpose: Purpose, state: State, now: datetime, *, actor: str = SELF, leaked: bool = False) -> Fact:
+    data = SigningKeyFact(purpose=purpose, leaked=leaked)
+    return fact(_TOLD[state], tenant=PLATFORM, actor=actor, resource=kid, at=now, data=data)

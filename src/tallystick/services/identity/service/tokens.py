@@ -11,6 +11,7 @@ from tallystick.chassis.auth.dpop import Proof, ProofVerifier
 from tallystick.chassis.auth.replay import ProofStore
 from tallystick.chassis.db import Database
 from tallystick.chassis.outbox import Outbox
+from tallystick.contracts.identity.messages import TokenRevoked
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.services.identity.model import scopes, tokens
@@ -145,7 +146,7 @@ class AccessTokens:
                 actor=client_id,
                 resource=client_id,
                 at=now,
-                data={"jti": token.jti},
+                data=TokenRevoked(jti=token.jti),
             )
             await self._outbox.append(tx, [told])
         await announce()

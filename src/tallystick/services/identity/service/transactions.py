@@ -10,7 +10,7 @@ import secrets
 from tallystick.chassis.auth import Authorizer, Resource
 from tallystick.chassis.db import Database
 from tallystick.chassis.outbox import Outbox
-from tallystick.contracts.identity.messages import ServiceTokenRequest, TransactionToken
+from tallystick.contracts.identity.messages import ServiceTokenIssued, ServiceTokenRequest, TransactionToken
 from tallystick.contracts.identity.problems import ClientNotFound, TokenRefused
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -104,7 +104,7 @@ class TransactionTokens:
             actor=caller,
             resource=request.subject,
             at=now,
-            data={"jti": claims["jti"], "purpose": request.purpose, "expires_in": answer.expires_in},
+            data=ServiceTokenIssued(jti=claims["jti"], purpose=request.purpose, expires_in=answer.expires_in),
         )
         async with self._database.transaction() as tx:
             await self._outbox.append(tx, [told])

@@ -6,6 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from tallystick.contracts.ledger.messages import Backdating
+
 
 class BookRow(msgspec.Struct, frozen=True, kw_only=True):
     """`sequence` is that of its last transfer; `revision` counts the changes of its accounts, its chart and its settings."""
@@ -14,7 +16,7 @@ class BookRow(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     name: str
     description: str | None
-    backdating: str
+    backdating: Backdating
     sealed_until: datetime | None
     quarantined_at: datetime | None
     quarantine_reason: str | None

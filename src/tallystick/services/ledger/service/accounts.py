@@ -12,7 +12,7 @@ import msgspec
 from tallystick.chassis.db import CheckViolation, Database, Transaction, UniqueViolation
 from tallystick.chassis.idempotency import Answer, Entry, complete
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.messages import MAIN, OWN
+from tallystick.contracts.ledger.messages import MAIN, OWN, AccountFact, AccountKind, Side
 from tallystick.contracts.ledger.problems import (
     AccountClosed,
     AccountExists,
@@ -369,13 +369,15 @@ def account_fact(kind: str, row: AccountRow, *, actor: str, trace: str | None, a
         resource=account,
         at=at,
         trace=trace,
-        data={
-            "account": account,
-            "book": row.book,
-            "kind": row.kind,
-            "currency": row.currency,
-            "normal_side": row.normal_side,
-            "floor": None if row.floor is None else str(row.floor),
-            "ceiling": None if row.ceiling is None else str(row.ceiling),
-        },
+        data=msgspec.to_builtins(
+            AccountFact(
+                account=account,
+                book=row.book,
+                kind=msgspec.convert(row.kind, AccountKind),
+                currency=row.currency,
+                normal_side=msgspec.convert(row.normal_side, Side),
+                floor=None if row.floor is None else str(row.floor),
+                ceiling=None if row.ceiling is None else str(row.ceiling),
+            )
+        ),
     )

@@ -18,7 +18,7 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.auth import Refused, Subject, statement
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
-from tallystick.contracts.ledger.messages import STATEMENT_TYPE, Reason
+from tallystick.contracts.ledger.messages import STATEMENT_TYPE, ApprovalsChanged, ProposalFact, Reason
 from tallystick.contracts.ledger.problems import (
     InvalidDecision,
     NotAnApprover,
@@ -32,6 +32,7 @@ from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import (
     EPOCH,
     ApprovalRule,
+    BookRow,
     Command,
     Header,
     ProposalRow,
@@ -125,7 +126,10 @@ class Approvals:
         async def store(tx: Transaction, number: int) -> None:
             await self._proposals.set_approval_rules(tx, number, rules)
 
-        await self._books.revise(who, name, "ledger.approvals.changed", {"rules": len(rules)}, store)
+        def said(book: BookRow) -> ApprovalsChanged:
+            return ApprovalsChanged(book=book.id, name=book.name, rules=len(rules))
+
+        await self._books.revise(who, name, "ledger.approvals.changed", said, store)
 
     # ---- proposals --------------------------------------------------------------------------------------------------
 
@@ -284,7 +288,8 @@ class Approvals:
         row = msgspec.structs.replace(row, status=status, reason=reason, breached_on=days)
         async with self._database.transaction() as tx:
             if await self._proposals.become(tx, row.id, "approved", status, reason, days):
-                await self._tell(tx, row, f"ledger.proposal.{status}", "ledger", row.trace)
+                kind = "ledger.proposal.posted" if refused is None else "ledger.proposal.refused"
+                await self._tell(tx, row, kind, "ledger", row.trace)
         return row
 
     async def _tell(self, tx: Transaction, row: ProposalRow, kind: str, actor: str, trace: str | None) -> None:
@@ -300,6 +305,13 @@ class Approvals:
             resource=own,
             at=self._clock.now(),
             trace=trace,
-            data={"proposal": own, "book": row.book, "digest": row.digest, "proposer": row.proposer}
-            | ({"breached_on": [day.isoformat() for day in row.breached_on]} if row.breached_on else {}),
+            data=msgspec.to_builtins(
+                ProposalFact(
+                    proposal=own,
+                    book=row.book,
+                    digest=row.digest,
+                    proposer=row.proposer,
+                    breached_on=[day.isoformat() for day in row.breached_on],
+                )
+            ),
         )

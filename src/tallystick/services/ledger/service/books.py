@@ -11,6 +11,7 @@ import msgspec
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.idempotency import Answer, Entry, complete
 from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.ledger.messages import BookFact, BookSealed, ChartChanged
 from tallystick.contracts.ledger.problems import (
     BookElsewhere,
     BookExists,
@@ -96,7 +97,7 @@ class Books:
             if (row.description, row.backdating, row.shard) != (description, backdating, shard):
                 raise BookExists("change its settings, or take another name")
             if new:
-                await self._tell(tx, who, "ledger.book.opened", row, now, {"backdating": row.backdating})
+                await self._tell(tx, who, "ledger.book.opened", row, now, _settings(row))
             if entry is not None and render is not None:
                 await complete(tx, [Answer(entry, 201, render(row))])
         return row
@@ -143,7 +144,7 @@ class Books:
                 return row
             await self._store.set_book(tx, wanted)
             wanted = msgspec.structs.replace(wanted, revision=row.revision + 1)
-            await self._tell(tx, who, "ledger.book.changed", wanted, now, {"backdating": wanted.backdating})
+            await self._tell(tx, who, "ledger.book.changed", wanted, now, _settings(wanted))
         return wanted
 
     async def seal(self, who: Who, name: str, until: datetime) -> BookRow:
@@ -165,7 +166,8 @@ class Books:
                 return row
             await self._store.seal_book(tx, number, until)
             row = msgspec.structs.replace(row, sealed_until=until, revision=row.revision + 1)
-            await self._tell(tx, who, "ledger.book.sealed", row, now, {"until": rfc3339(until)})
+            sealed = BookSealed(book=row.id, name=row.name, until=rfc3339(until))
+            await self._tell(tx, who, "ledger.book.sealed", row, now, sealed)
         return row
 
     async def revise(
@@ -173,16 +175,19 @@ class Books:
         who: Who,
         name: str,
         kind: str,
-        data: Mapping[str, Any],
+        said: Callable[[BookRow], msgspec.Struct],
         store: Callable[[Transaction, int], Awaitable[None]],
     ) -> None:
-        """Lets `store` change what the rules read of the book, while nobody posts to it. Raises BookNotFound, BookQuarantined."""
+        """Lets `store` change what the rules read of the book, while nobody posts to it; `said` is what is told of it.
+
+        Raises BookNotFound, BookQuarantined.
+        """
         number = await self._poster.book(who[0], name)
         async with self._database.transaction() as tx:
             await self._store.lock_books(tx, [number])
             row = await self._writable(tx, who[0], name)
             await store(tx, number)
-            await self._tell(tx, who, kind, row, self._clock.now(), data)
+            await self._tell(tx, who, kind, row, self._clock.now(), said(row))
 
     # ---- the chart --------------------------------------------------------------------------------------------------
 
@@ -207,7 +212,8 @@ class Books:
                 return present, since
             await self._look_for_orphans(tx, number, chart)
             await self._store.insert_chart(tx, number, chart, now)
-            await self._tell(tx, who, "ledger.chart.changed", row, now, {"version": chart.version, "mode": chart.mode})
+            changed = ChartChanged(book=row.id, name=row.name, version=chart.version, mode=chart.mode)
+            await self._tell(tx, who, "ledger.chart.changed", row, now, changed)
         return chart, now
 
     async def _look_for_orphans(self, tx: Transaction, number: int, chart: Chart) -> None:
@@ -240,7 +246,7 @@ class Books:
         return found[1]
 
     async def _tell(  # noqa: PLR0917 - the parts of a fact
-        self, tx: Transaction, who: Who, kind: str, row: BookRow, at: datetime, data: Mapping[str, Any]
+        self, tx: Transaction, who: Who, kind: str, row: BookRow, at: datetime, said: msgspec.Struct
     ) -> None:
         tenant, actor, trace = who
         fact = Fact(
@@ -251,9 +257,13 @@ class Books:
             resource=row.name,
             at=at,
             trace=trace,
-            data={"book": row.id, "name": row.name, **data},
+            data=msgspec.to_builtins(said),
         )
         await self._outbox.append(tx, [fact])
+
+
+def _settings(row: BookRow) -> BookFact:
+    return BookFact(book=row.id, name=row.name, backdating=row.backdating)
 
 
 def check_writable(row: BookRow) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.ledger.messages import QuarantineFact
 from tallystick.contracts.ledger.problems import BookNotFound, BookStillFaulty
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -75,7 +78,6 @@ class Quarantine:
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, kind: str, book: CheckedBook, actor: str, trace: str | None, reason: str | None
     ) -> None:
-        data = {"book": book.id, "name": book.name} | ({} if reason is None else {"reason": reason})
         fact = Fact(
             id=ids.facts.new(),
             type=kind,
@@ -84,6 +86,6 @@ class Quarantine:
             resource=book.name,
             at=self._clock.now(),
             trace=trace,
-            data=data,
+            data=msgspec.to_builtins(QuarantineFact(book=book.id, name=book.name, reason=reason)),
         )
         await self._outbox.append(tx, [fact])

@@ -13,6 +13,7 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database, Signal, Transaction
 from tallystick.chassis.fact import Delivered
 from tallystick.chassis.keys import Keyring, KeyringError
+from tallystick.contracts.notify.messages import DeliveryReplayed
 from tallystick.contracts.notify.problems import DeliveryNotFound, WebhookEndpointDisabled
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -84,7 +85,7 @@ class Deliveries:
             found = await self._store.replay(tx, actor.tenant, endpoint, delivery, self._clock.now())
             if found is None:
                 raise DeliveryNotFound(f"there is no delivery {ids.deliveries.text(delivery)} to this endpoint")
-            said = {"delivery": ids.deliveries.text(delivery)}
+            said = DeliveryReplayed(ids.deliveries.text(delivery))
             await self._endpoints.told(tx, "notify.delivery.replayed", actor, endpoint, said)
             tx.on_commit(self._due.send)
         return found

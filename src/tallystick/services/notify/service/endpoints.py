@@ -162,7 +162,7 @@ class Endpoints:
         return await self.get(actor.tenant, endpoint)
 
     async def told(
-        self, tx: Transaction, type_: str, actor: Actor, endpoint: EndpointId, data: dict[str, str] | None = None
+        self, tx: Transaction, type_: str, actor: Actor, endpoint: EndpointId, data: msgspec.Struct | None = None
     ) -> None:
         fact = Fact(
             id=ids.facts.new(),
@@ -172,7 +172,7 @@ class Endpoints:
             resource=ids.webhook_endpoints.text(endpoint),
             at=self._clock.now(),
             trace=actor.trace or None,
-            data=data or {},
+            data={} if data is None else msgspec.to_builtins(data),
         )
         await self._outbox.append(tx, [fact])
 

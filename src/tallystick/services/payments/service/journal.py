@@ -16,8 +16,11 @@ from tallystick.chassis.batching import WORK_PACE, Batcher
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.idempotency import Answer, Claim, Entry, Outcome
 from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.contracts.payments import messages as wire
+from tallystick.contracts.payments.messages import DisputeFact, PaymentFact, RefundFact, RefundStatus, Status
 from tallystick.kernel import ids
 from tallystick.kernel.ids import TransferId
+from tallystick.kernel.money import MoneyWire
 from tallystick.kernel.problem import Problem
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, Waiting
@@ -125,71 +128,99 @@ def _answer(tenant: str, waiting: Waiting, status: int, body: bytes) -> Answer:
     return Answer(Entry(tenant, waiting.client_id, waiting.route, waiting.key, None), status, body)
 
 
+#: A payment that was taken or came to rest is told as this. None rests that is captured: it is settled next.
+_PAYMENT: Final[dict[Status, str]] = {
+    "received": "payments.payment.received",
+    "authorized": "payments.payment.authorized",
+    "settled": "payments.payment.settled",
+    "declined": "payments.payment.declined",
+    "canceled": "payments.payment.canceled",
+    "failed": "payments.payment.failed",
+    "expired": "payments.payment.expired",
+}
+_REFUND: Final[dict[RefundStatus, str]] = {
+    "pending": "payments.refund.created",
+    "succeeded": "payments.refund.succeeded",
+    "failed": "payments.refund.failed",
+}
+
+
 def payment_fact(p: Payment, fact: ids.FactId | None = None) -> Fact:
     """What is told of a payment: ids, amounts and states; nothing that a payer wrote."""
     return Fact(
         id=fact or ids.facts.new(),
-        type=f"payments.payment.{p.status}",
+        type=_PAYMENT[p.status],
         tenant=p.tenant,
         actor=p.asked_by or "payments",
         resource=ids.payments.text(p.id),
         at=p.updated_at,
         trace=p.trace or None,
-        data={
-            "id": ids.payments.text(p.id),
-            "status": p.status,
-            "amount": _money(p.amount, p.currency),
-            "captured": _money(p.captured, p.currency),
-            "refunded": _money(p.refunded, p.currency),
-            "currency": p.currency,
-            "token": p.token,
-            "source": ids.accounts.text(p.source) if p.source else None,
-            "destination": ids.accounts.text(p.destination),
-            "card": p.card.fingerprint if p.card else None,
-            "risk": [p.risk.decision, p.risk.score, list(p.risk.reasons)] if p.risk else None,
-            "decline": p.decline.code if p.decline else None,
-            "declined_by": p.decline.by if p.decline else None,
-            "disputed": p.disputed,
-            "transfers": _transfers(model.transfers(p)),
-        },
+        data=msgspec.to_builtins(_as_told(p)),
     )
 
 
 def disputed_fact(p: Payment, reason: str, raised_at: str) -> Fact:
     """A cardholder denies the payment: `reason` and `raised_at` as the acquirer gave them."""
-    fact = payment_fact(p)
-    return msgspec.structs.replace(
-        fact,
+    dispute = DisputeFact(
+        **msgspec.structs.asdict(_as_told(p)), dispute=wire.Dispute(reason=reason[:100], raised_at=raised_at[:40])
+    )
+    return Fact(
+        id=ids.facts.new(),
         type="payments.payment.disputed",
+        tenant=p.tenant,
         actor="payments",
-        data={**fact.data, "dispute": {"reason": reason[:100], "raised_at": raised_at[:40]}},
+        resource=ids.payments.text(p.id),
+        at=p.updated_at,
+        trace=p.trace or None,
+        data=msgspec.to_builtins(dispute),
     )
 
 
 def refund_fact(r: Refund, fact: ids.FactId | None = None) -> Fact:
     return Fact(
         id=fact or ids.facts.new(),
-        type=f"payments.refund.{'created' if r.status == 'pending' else r.status}",
+        type=_REFUND[r.status],
         tenant=r.tenant,
         actor=r.client_id,
         resource=ids.refunds.text(r.id),
         at=r.updated_at,
         trace=r.trace or None,
-        data={
-            "id": ids.refunds.text(r.id),
-            "payment": ids.payments.text(r.payment),
-            "status": r.status,
-            "amount": _money(r.amount, r.currency),
-            "currency": r.currency,
-            "failure": r.failure.code if r.failure else None,
-            "transfers": _transfers(model.refund_transfers(r)),
-        },
+        data=msgspec.to_builtins(
+            RefundFact(
+                id=ids.refunds.text(r.id),
+                payment=ids.payments.text(r.payment),
+                status=r.status,
+                amount=_money(r.amount, r.currency),
+                currency=r.currency,
+                failure=r.failure.code if r.failure else None,
+                transfers=_transfers(model.refund_transfers(r)),
+            )
+        ),
     )
 
 
-def _money(minor: int, currency: str) -> dict[str, str]:
-    """As everywhere on the wire: webhooks carry this data."""
-    return {"amount": str(minor), "currency": currency}
+def _as_told(p: Payment) -> PaymentFact:
+    return PaymentFact(
+        id=ids.payments.text(p.id),
+        status=p.status,
+        amount=_money(p.amount, p.currency),
+        captured=_money(p.captured, p.currency),
+        refunded=_money(p.refunded, p.currency),
+        currency=p.currency,
+        token=p.token,
+        source=ids.accounts.text(p.source) if p.source else None,
+        destination=ids.accounts.text(p.destination),
+        card=p.card.fingerprint if p.card else None,
+        risk=(p.risk.decision, p.risk.score, list(p.risk.reasons)) if p.risk else None,
+        decline=p.decline.code if p.decline else None,
+        declined_by=p.decline.by if p.decline else None,
+        disputed=p.disputed,
+        transfers=_transfers(model.transfers(p)),
+    )
+
+
+def _money(minor: int, currency: str) -> MoneyWire:
+    return MoneyWire(str(minor), currency)
 
 
 def _transfers(found: list[TransferId]) -> list[str]:

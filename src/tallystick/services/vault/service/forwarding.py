@@ -20,7 +20,7 @@ from tallystick.chassis.auth import Subject
 from tallystick.chassis.db import Database
 from tallystick.chassis.keys import Keyring, KeyringError, Shredded
 from tallystick.chassis.outbox import Fact
-from tallystick.contracts.vault.messages import Forwarded, ForwardResult, Outgoing
+from tallystick.contracts.vault.messages import Forwarded, ForwardResult, Outgoing, TokensForwarded
 from tallystick.contracts.vault.problems import (
     ForwardOutcomeUnknown,
     InvalidForward,
@@ -217,13 +217,15 @@ class Forwarding:
                 resource="vault-tokens",
                 at=at,
                 trace=sends[0].trace,
-                data={
-                    "uses": [
-                        [ids.tokens.text(send.token), send.destination, send.request_id, send.subject.client_id]
-                        for send in sends
-                        if send.token is not None
-                    ]
-                },
+                data=msgspec.to_builtins(
+                    TokensForwarded(
+                        [
+                            (ids.tokens.text(send.token), send.destination, send.request_id, send.subject.client_id)
+                            for send in sends
+                            if send.token is not None
+                        ]
+                    )
+                ),
             )
             for tenant, sends in by_tenant.items()
         ]

@@ -17,7 +17,14 @@ from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.idempotency import Answer, Entry, Outcome
 from tallystick.chassis.keys import Aad, Keyring, KeyringError, Shredded
 from tallystick.chassis.outbox import Fact
-from tallystick.contracts.vault.messages import ClearBankAccount, ClearCard, Revealed, Token
+from tallystick.contracts.vault.messages import (
+    ClearBankAccount,
+    ClearCard,
+    Revealed,
+    Token,
+    TokenCreated,
+    TokenRevealed,
+)
 from tallystick.contracts.vault.problems import RevealNotRecorded, TokenDestroyed, TokenNotFound, TooManyAlike
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
@@ -172,7 +179,6 @@ class Tokens:
         rows, facts, bodies = [], [], []
         for (id_, order), key in zip(fresh, keys, strict=True):
             number, tenant = order.number, order.subject.tenant
-            card = isinstance(number, CheckedCard)
             masked = masked_card(number) if isinstance(number, CheckedCard) else masked_iban(number)
             plain = bytearray((number.number if isinstance(number, CheckedCard) else number.iban).encode())
             fingerprint = self.fingerprint(tenant, number)
@@ -188,7 +194,7 @@ class Tokens:
                 )
             )
             wipe(plain)
-            told = {"type": masked.type, "brand": masked.brand} if card else {"type": masked.type}
+            told = TokenCreated(masked.type, masked.brand)
             facts.append(_fact("vault.token.created", order.subject, id_, trace=order.trace, at=now, data=told))
             bodies.append(msgspec.json.encode(view(id_, masked, fingerprint, now)))
         await self._store.insert(tx, rows)
@@ -229,7 +235,7 @@ class Tokens:
             id_,
             trace=trace,
             at=self._clock.now(),
-            data={"type": token.type, "purpose": purpose},
+            data=TokenRevealed(token.type, purpose),
         )
         async with self._database.transaction() as tx:
             await outbox.append(tx, [fact])
@@ -299,7 +305,7 @@ def _again(outcome: Outcome) -> Created | None:
 
 
 def _fact(
-    type_: str, subject: Subject, id_: TokenId, *, trace: str, at: datetime, data: dict[str, Any] | None = None
+    type_: str, subject: Subject, id_: TokenId, *, trace: str, at: datetime, data: msgspec.Struct | None = None
 ) -> Fact:
     return Fact(
         id=ids.facts.new(),
@@ -309,5 +315,5 @@ def _fact(
         resource=ids.tokens.text(id_),
         at=at,
         trace=trace,
-        data=data or {},
+        data={} if data is None else msgspec.to_builtins(data),
     )

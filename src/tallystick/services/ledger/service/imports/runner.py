@@ -19,6 +19,7 @@ from tallystick.chassis.db import Database, DatabaseError, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.messages import (
     BookRecord,
+    ImportDone,
     Record,
 )
 from tallystick.contracts.ledger.problems import BookNotFound
@@ -243,15 +244,17 @@ class Runner:
             resource=own,
             at=at,
             trace=None,
-            data={
-                "import": own,
-                "book": job.book,
-                "sha256": job.sha256.hex(),
-                "accounts": tally.accounts,
-                "transfers": tally.transfers,
-                "refused": tally.refused,
-                "sequence": sequence,
-            },
+            data=msgspec.to_builtins(
+                ImportDone(
+                    import_=own,
+                    book=job.book,
+                    sha256=job.sha256.hex(),
+                    accounts=tally.accounts,
+                    transfers=tally.transfers,
+                    refused=tally.refused,
+                    sequence=sequence,
+                )
+            ),
         )
 
 
