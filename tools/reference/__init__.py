@@ -1,7 +1,8 @@
 """Writes the reference part of the documentation from the code, which is the one place where it is true.
 
-Endpoints and messages come from the endpoint tables, problems from their classes, the command line from its own help, the
-charter and the settings from their structs, metrics and log events from the calls that make them.
+Endpoints and messages come from the endpoint tables, facts from the charters and the messages that they name, problems from their
+classes, the command line from its own help, the charter and the settings from their structs, metrics and log events from the calls that
+make them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from tallystick.chassis.charter import load_all
 from tallystick.fabric import datamap
 from tools.reference.cli import cli_page
+from tools.reference.facts import facts_page
 from tools.reference.problems import problems_page
 from tools.reference.services import service_page
 from tools.reference.structs import charter_page, settings_page
@@ -27,6 +29,7 @@ def pages() -> dict[str, str]:
     charters = load_all()
     made = {f"reference/services/{name}.md": service_page(name) for name in charters}
     made["reference/index.md"] = index_page(charters)
+    made["reference/facts.md"] = facts_page(charters)
     made["reference/charter.md"] = charter_page()
     made["reference/cli.md"] = cli_page()
     made["reference/settings.md"] = settings_page(charters)
@@ -53,6 +56,7 @@ def index_page(charters: Iterable[str]) -> str:
         "| page | says |",
         "|---|---|",
         *(f"| [{name}](services/{name}.md) | the service: promises, endpoints, messages, calls |" for name in charters),
+        "| [Facts and webhook events](facts.md) | what each service tells, what it means, and its fields |",
         "| [Problems](../problems/index.md) | every way to say no: type, status, whether to try again |",
         "| [Command line](cli.md) | every command and option |",
         "| [Settings](settings.md) | environment variables of a service process |",

@@ -8,7 +8,7 @@ from importlib import import_module
 from tallystick.chassis.charter import load
 from tallystick.chassis.web import Endpoint, openapi
 from tallystick.kernel.deployment import HOME
-from tools.reference.text import GENERATED, SRC, Schema, anchor, default, kind, lists_apart, prose
+from tools.reference.text import GENERATED, SRC, Schema, anchor, cell, default, kind, lists_apart, prose
 
 
 def service_page(name: str) -> str:
@@ -42,6 +42,17 @@ def service_page(name: str) -> str:
         lines += ["## Calls", "", "| service | waits | retries | when it is down |", "|---|---|---|---|"]
         for target, call in charter.calls.items():
             lines.append(f"| {target} | {call.timeout_ms} ms | {call.retries} | {call.when_down}: {call.note} |")
+        lines.append("")
+    if charter.tells:
+        lines += [
+            "## Tells",
+            "",
+            "As [facts](../facts.md), with the fields that are listed there.",
+            "",
+            "| fact | |",
+            "|---|---|",
+        ]
+        lines += [f"| `{type_}` | {cell(told.means)} |" for type_, told in charter.facts.items()]
         lines.append("")
     if charter.consumes:
         lines += ["## Hears", ""]

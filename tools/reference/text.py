@@ -41,6 +41,8 @@ def kind(schema: Schema) -> str:
     if "const" in schema:
         return f"`{schema['const']}`"
     what = str(schema.get("type", "any JSON"))
+    if "prefixItems" in schema:
+        return f"[{', '.join(map(kind, schema['prefixItems']))}]"
     if what == "array":
         return f"list of {kind(schema.get('items', {}))}{bounds(schema, 'minItems', 'maxItems')}"
     if what == "object" and isinstance(schema.get("additionalProperties"), Mapping):
