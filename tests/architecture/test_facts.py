@@ -123,6 +123,7 @@ def test_each_event_can_be_listened_to_by_itself_with_its_kind_and_with_all(even
     assert matches(CHARTERS["notify"].consumes[EVENTS[event].partition(".")[0]].types, EVENTS[event])
     for pattern in (event, f"{kind}.*", "*"):
         assert model.wants((pattern,), event)
+        model.check_events((pattern,), sorted(EVENTS))
     others = [other for other in EVENTS if other != event]
     assert not any(model.wants((event,), other) for other in others)
     assert [other for other in others if model.wants((f"{kind}.*",), other)] == [

@@ -6,9 +6,12 @@ import ast
 from difflib import unified_diff
 from pathlib import Path
 
+from tallystick.chassis.charter import heard, load_all
 from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.notify.problems import EVENTS
 from tallystick.contracts.payments.messages import Decline
 from tallystick.fabric.envoy import parts
+from tallystick.kernel.problem import SITE
 from tallystick.services.payments.service.effects import DECLINES
 from tools.reference import pages, stale
 from tools.reference.__main__ import redirects
@@ -65,7 +68,7 @@ def test_each_reason_of_a_refused_transfer_is_told() -> None:
 
 def test_each_code_of_a_declined_payment_is_told() -> None:
     made = {
-        call.args[0].value
+        str(call.args[0].value)
         for path in (SRC / "services" / "payments").rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)
@@ -76,6 +79,15 @@ def test_each_code_of_a_declined_payment_is_told() -> None:
     codes = made | {code for code, _ in DECLINES.values()}
     assert len(codes) >= 8
     assert not {code for code in codes if f"`{code}`" not in (Decline.__doc__ or "")}
+
+
+def test_where_an_answer_says_that_all_events_are_they_are() -> None:
+    page = (DOCS / EVENTS.removeprefix(f"{SITE}/").removesuffix("/")).with_suffix(".md").read_text(encoding="utf-8")
+    for type_ in heard("notify"):
+        assert f"| `{type_.partition('.')[2]}` |" in page
+    for name, charter in load_all().items():
+        for told in charter.tells.values():
+            assert told.message is None or f"\n### {told.message}\n" in page, f"{name}: {told.message}"
 
 
 def test_lists_stand_apart_for_the_site() -> None:

@@ -182,7 +182,7 @@ async def one_of_everything(owner: Tenant) -> dict[str, str]:
     paid = await owner.make("/v1/payments", ask)
     refund = await owner.make("/v1/refunds", {"payment": paid["id"], "amount": {"amount": "1", "currency": "EUR"}})
     webhook = await owner.make(
-        "/v1/webhook_endpoints", {"url": "https://example.com/hook", "events": ["payments.payment.settled"]}
+        "/v1/webhook_endpoints", {"url": "https://example.com/hook", "events": ["payment.settled"]}
     )
     book = {"book": "owners-book"}
     await owner.make("/v1/books", {"name": book["book"]})

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
-DOCS = "https://tallystick.dev/problems"
+#: The documentation. Addresses below it are in answers that were given long ago.
+SITE = "https://tallystick.dev"
+DOCS = f"{SITE}/problems"
 
 #: Members that RFC 9457 and this platform give a meaning to: an extension can't take their name.
 RESERVED = frozenset({"type", "title", "status", "detail", "instance", "retryable", "request_id"})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from tallystick.chassis import charter
 from tallystick.kernel import ids
 from tallystick.services.notify import model
 from tests.services.notify.support import PATH, Env, Receiver, fact, running, slug
@@ -47,6 +48,38 @@ async def test_an_endpoint_is_made_shown_and_forgotten(env: Env) -> None:
 async def test_bad_input_makes_nothing(env: Env, body: dict[str, Any]) -> None:
     assert (await env.edge("POST", PATH, body)).status == 400
     assert await env.service.query("SELECT * FROM endpoint") == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["payment.setled", "payment.captured", "payments.payment.settled", "payments.*", "token.created", "endpoint.*"],
+)
+async def test_an_event_that_is_never_sent_makes_nothing(env: Env, name: str) -> None:
+    answer = await env.edge("POST", PATH, {"url": URL, "events": ["payment.*", name]}, key="k1")
+    assert (answer.status, slug(answer)) == (400, "unknown-webhook-event")
+    assert f'"{name}"' in answer.json["detail"]
+    assert "https://tallystick.dev/reference/facts/" in answer.json["detail"]
+    assert [each["pointer"] for each in answer.json["errors"]] == ["/events/1"]
+    assert await env.service.query("SELECT * FROM endpoint") == []
+    # Nothing was done, so the same key does for what was meant.
+    assert (await env.edge("POST", PATH, {"url": URL, "events": ["payment.*"]}, key="k1")).status == 201
+
+
+async def test_every_event_can_be_asked_for_by_its_name(env: Env) -> None:
+    events = sorted(map(model.event_type, charter.heard("notify")))
+    assert {"payment.settled", "refund.succeeded", "transfers.posted"} <= set(events)
+    assert (await env.endpoint(URL, *events))["events"] == events
+
+
+async def test_an_endpoint_from_before_keeps_its_names_and_is_told_what_it_was(env: Env, receiver: Receiver) -> None:
+    made = await env.endpoint(receiver.url, "payment.*")
+    await env.service.query("UPDATE endpoint SET events = '{payment.setled,payment.settled}'")
+    shown = (await env.edge("GET", f"{PATH}/{made['id']}")).json
+    assert shown["events"] == ["payment.setled", "payment.settled"]
+    assert (await env.edge("POST", f"{PATH}/{made['id']}/enable")).json == shown
+    await env.told(fact(), fact("payments.payment.declined"))
+    await env.send()
+    assert [each["type"] for each in await env.deliveries(made)] == ["payment.settled"]
 
 
 async def test_only_the_operator_lets_webhooks_inside(env: Env, around: World, directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from tallystick.contracts.notify.problems import InvalidUrl
+from tallystick.contracts.notify.problems import InvalidUrl, UnknownWebhookEvent
 from tallystick.kernel import ids
 from tallystick.services.notify import model
 from tallystick.services.notify.model import Answer, Delivery
@@ -47,6 +48,48 @@ def delivery(attempts: int = 0) -> Delivery:
 )
 def test_who_wants_what(patterns: list[str], event: str, expected: bool) -> None:
     assert model.wants(patterns, event) is expected
+
+
+EVENTS = ("payment.received", "payment.settled", "refund.succeeded", "transfers.posted")
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [("*",), ("payment.*",), ("refund.*", "payment.settled"), EVENTS, ("payment.settled", "*")],
+)
+def test_events_that_there_are_can_be_asked_for(patterns: tuple[str, ...]) -> None:
+    model.check_events(patterns, EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "nearest"),
+    [
+        ("payment.setled", "payment.settled"), ("payments.payment.settled", "payment.settled"), ("payment", "payment.*"),
+        ("payments.*", "payment.*"), ("transfer.*", "transfers.*"), ("payment.settled.*", "payment.*"), ("paymen.*", "payment.*"),
+        ("transfers", "transfers.*"), ("zzz", None), ("zzz.*", None),
+    ],
+)  # fmt: skip
+def test_an_event_that_nobody_tells_is_refused_and_the_nearest_named(pattern: str, nearest: str | None) -> None:
+    with pytest.raises(UnknownWebhookEvent) as refused:
+        model.check_events(("payment.*", pattern), EVENTS)
+    said = f'; the nearest is "{nearest}"' if nearest else ""
+    assert refused.value.detail == (
+        f'no event is called "{pattern}"{said}. All events: https://tallystick.dev/reference/facts/'
+    )
+    assert refused.value.extensions["errors"] == [{"pointer": "/events/1", "detail": refused.value.detail}]
+
+
+@given(
+    st.lists(st.sampled_from(["*", "a.*", "a.b", "a.b.*", "a.b.c", "b.*", "b.c", "ab.*", "x"]), min_size=1),
+    st.lists(st.sampled_from(["a.b", "a.b.c", "b.c", "ab.c", "a.c"]), unique=True),
+)
+def test_what_is_taken_is_what_something_could_be_sent_for(patterns: list[str], events: list[str]) -> None:
+    idle = [pattern for pattern in patterns if not any(model.wants((pattern,), event) for event in events)]
+    if idle:
+        with pytest.raises(UnknownWebhookEvent, match=f'"{re.escape(idle[0])}"'):
+            model.check_events(patterns, events)
+    else:
+        model.check_events(patterns, events)
 
 
 def test_signatures_are_those_of_the_standard_and_cover_all() -> None:

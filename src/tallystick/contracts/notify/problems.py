@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tallystick.kernel.problem import Conflict, InvalidRequest, NotFound
+from typing import Final
+
+from tallystick.kernel.problem import SITE, Conflict, InvalidRequest, NotFound
+
+#: Where all events are listed.
+EVENTS: Final = f"{SITE}/reference/facts/"
 
 
 class WebhookEndpointNotFound(NotFound):
@@ -21,6 +26,12 @@ class InvalidUrl(InvalidRequest):
     """`https://host[:port]/path` with a public host, without user and fragment; the detail says what is wrong. The sandbox takes `http` and this machine too."""
 
     slug, title = "invalid-webhook-url", "Webhooks can't be sent to this URL"
+
+
+class UnknownWebhookEvent(InvalidRequest):
+    """All events, and what each means, are on the page [Facts and webhook events](../reference/facts.md)."""
+
+    slug, title = "unknown-webhook-event", "No webhook event is called that"
 
 
 class TooManyEndpoints(Conflict):

@@ -13,6 +13,7 @@ from tallystick.contracts.notify.problems import (
     DeliveryNotFound,
     InvalidUrl,
     TooManyEndpoints,
+    UnknownWebhookEvent,
     WebhookEndpointDisabled,
     WebhookEndpointNotFound,
 )
@@ -116,7 +117,7 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/v1/webhook_endpoints", create, scope="webhooks:write", action="writeEndpoint", resource="Endpoint",
         body=wire.CreateEndpoint, answer=wire.WebhookEndpoint, status=201, idempotency="optional", rate="write",
-        problems=(InvalidUrl, TooManyEndpoints, WebhookEndpointNotFound), summary="Be told about events at a URL of your own",
+        problems=(InvalidUrl, UnknownWebhookEvent, TooManyEndpoints, WebhookEndpointNotFound), summary="Be told about events at a URL of your own",
     ),
     Endpoint(
         "GET", "/v1/webhook_endpoints", list_, scope="webhooks:write", action="readEndpoint", resource="Endpoint",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from tallystick.chassis import charter
 from tallystick.chassis.app import Runtime, Wiring
 from tallystick.chassis.db import Database
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.keys import Keyring
 from tallystick.chassis.outbox import Outbox
 from tallystick.kernel.clock import Clock
+from tallystick.services.notify import model
 from tallystick.services.notify.api import ENDPOINTS, render
 from tallystick.services.notify.service import Deliveries, Endpoints, Notify, Sender
 from tallystick.services.notify.settings import Settings
@@ -33,6 +35,7 @@ async def wire(runtime: Runtime) -> Wiring:
 
 def assemble(database: Database, keyring: Keyring, clock: Clock, sender: Sender, *, private: bool) -> Notify:
     store = Store()
+    events = sorted(map(model.event_type, charter.heard("notify")))
     endpoints = Endpoints(
         database=database,
         store=store,
@@ -40,6 +43,7 @@ def assemble(database: Database, keyring: Keyring, clock: Clock, sender: Sender,
         outbox=Outbox(),
         clock=clock,
         private=private,
+        events=events,
         render=render,
     )
     deliveries = Deliveries(

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -17,7 +18,7 @@ from yarl import URL
 
 from tallystick.chassis.egress import blocked, literal
 from tallystick.contracts.notify.messages import Webhook
-from tallystick.contracts.notify.problems import InvalidUrl
+from tallystick.contracts.notify.problems import EVENTS, InvalidUrl, UnknownWebhookEvent
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.ids import DeliveryId, EndpointId, FactId
@@ -82,6 +83,19 @@ def wants(patterns: Sequence[str], event: str) -> bool:
     return any(
         pattern in ("*", event) or (pattern.endswith(".*") and event.startswith(pattern[:-1])) for pattern in patterns
     )
+
+
+def check_events(patterns: Sequence[str], events: Sequence[str]) -> None:
+    """Raises UnknownWebhookEvent for the first pattern that none of `events`, all there are, is: nothing would ever be sent for it."""
+    for place, pattern in enumerate(patterns):
+        if any(wants((pattern,), event) for event in events):
+            continue
+        kinds = sorted({event.partition(".")[0] + ".*" for event in events})
+        near = get_close_matches(pattern, kinds if pattern.endswith(".*") else [*events, *kinds], n=1)
+        nearest = f'; the nearest is "{near[0]}"' if near else ""
+        raise UnknownWebhookEvent(f'no event is called "{pattern}"{nearest}. All events: {EVENTS}').at(
+            f"/events/{place}"
+        )
 
 
 def body(fact: FactId, event: str, at: datetime, data: dict[str, Any]) -> bytes:

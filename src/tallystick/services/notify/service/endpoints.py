@@ -65,6 +65,7 @@ class Endpoints:
         outbox: Outbox,
         clock: Clock,
         private: bool,
+        events: Sequence[str],
         render: Render,
     ) -> None:
         self._database = database
@@ -73,16 +74,18 @@ class Endpoints:
         self._outbox = outbox
         self._clock = clock
         self._private = private
+        self._events = events
         self._render = render
 
     async def create(self, order: Order) -> Created:
         """A new endpoint with its signing secret, or the stored answer of the same request.
 
         The secret is shown in this answer only; where that is stored for repeats of the request, it is sealed.
-        Raises InvalidUrl, TooManyEndpoints, KeyReused, InProgress. After the endpoint was deleted, the stored answer is a
+        Raises InvalidUrl, UnknownWebhookEvent, TooManyEndpoints, KeyReused, InProgress. After the endpoint was deleted, the stored answer is a
         WebhookEndpointNotFound.
         """
         tenant, id_ = order.actor.tenant, ids.webhook_endpoints.new()
+        model.check_events(order.events, self._events)
         secret = model.new_secret()
         endpoint = Endpoint(
             id=id_,
