@@ -12,17 +12,14 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from tallystick.chassis.charter import load_all
 from tallystick.chassis.db import Queries
 from tallystick.cli.commands import COMMANDS
-from tallystick.contracts.payments.messages import Status
 from tallystick.fabric import diagram
 from tallystick.local.verify import agreement, log, numbers
-from tallystick.services.notify.model import event_type
 from tools.reference.text import DOCS, ROOT, anchor
 
 PAGES = sorted(
@@ -150,38 +147,6 @@ def test_the_checks_that_the_readme_shows_are_those_of_verify() -> None:
     for padded, rest in shown:
         if (name := padded.strip()) != "drained":
             assert rest.partition(".  ")[0].rstrip(".") in promises[name], f"README.md: {name}: {rest}"
-
-
-def test_the_events_that_webhooks_tell_are_listed() -> None:
-    page = (DOCS / "how-to" / "receive-webhooks.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `([a-z]+\.[a-z]+)` \|", page, re.MULTILINE)
-    assert sorted(listed) == sorted({event_type(fact) for service in ("ledger", "payments") for fact in facts(service)})
-
-
-def facts(service: str) -> Iterator[str]:
-    """The types of a service's facts: each text of that form in its code that is no event of the log, and what such a text begins with."""
-    told = re.compile(rf"{service}\.[a-z]+\.[a-z]+")
-    for path in (ROOT / "src" / "tallystick" / "services" / service).rglob("*.py"):
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-        logged = {
-            id(call.args[0])
-            for call in nodes
-            if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("telemetry.log.")
-        }
-        for node in nodes:
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in logged:
-                if told.fullmatch(node.value):
-                    yield node.value
-                elif re.fullmatch(rf"{service}\.[a-z]+\.", node.value):  # of f"payments.payment.{p.status}"
-                    yield from (node.value + state for state in STATES[node.value])
-
-
-#: What a type that is made of a state may end in. No payment rests as captured.
-STATES = {
-    "payments.payment.": set(get_args(Status)) - {"captured"},
-    "payments.refund.": {"created", "succeeded", "failed"},
-    "ledger.proposal.": {"posted", "refused"},
-}
 
 
 # ---- dependencies
