@@ -75,7 +75,7 @@ def test_transaction_token() -> None:
         {"exp": NOW - 1},
         {"exp": None},
         {"exp": str(NOW + 100)},
-        {"iat": NOW + 3600},
+        {"iat": NOW + 86400},
         {"iat": None},
         {"jti": None},
         {"jti": ""},

@@ -25,7 +25,7 @@ from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.keys import Keyring, LocalRoot, root
 from tallystick.chassis.limits import Limits
 from tallystick.chassis.web import Application
-from tallystick.kernel.clock import ManualClock, SystemClock
+from tallystick.kernel.clock import Clock, ManualClock, SystemClock
 from tallystick.kernel.ids import FactId
 from tallystick.kernel.problem import Problem
 from tallystick.local.rail import Rail, RailSettings, destination
@@ -167,6 +167,7 @@ async def running(
     receipts: Receipts | None = None,
     more: Mapping[str, Destination] | None = None,
     resolve: Resolve = system_resolve,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Env]:
     """A vault whose destinations are the rail and `more`."""
     database = await service.open()
@@ -176,7 +177,7 @@ async def running(
     ring = await Keyring.open(database, lambda: LocalRoot.open(key_file), environment="test", service="vault")
     listed = directory / "destinations.toml"
     listed.write_text(destination(directory / "rail.sock"))
-    store, clock = Store(), SystemClock()
+    store, clock = Store(), clock or SystemClock()
     vault = Vault(
         tokens=Tokens(database=database, store=store, ring=ring, clock=clock, receipt=receipts or Receipts()),
         forwarding=Forwarding(

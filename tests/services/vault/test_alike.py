@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from valkey.asyncio import Valkey
 
 from tallystick.cli.replay.file import card_number
+from tallystick.kernel.clock import ManualClock
 from tallystick.kernel.luhn import luhn
 from tallystick.kernel.numbers import iban_ok
 from tallystick.services.vault import worker
 from tallystick.services.vault.model import CheckedCard, look, taken_a_day
-from tests.services.vault.support import CARD, IBAN, NUMBER, Env, later
-from tests.support.http import Answer
+from tests.conftest import DatabaseFor
+from tests.services.vault.support import CARD, IBAN, NUMBER, Env, later, rail, running
+from tests.support.http import Answer, World
+
+
+@pytest_asyncio.fixture
+async def env(around: World, database_for: DatabaseFor, valkey: Valkey, directory: Path) -> AsyncIterator[Env]:
+    """At noon: numbers are counted by the day, which does not end in the middle of a test."""
+    noon = ManualClock(datetime.now(UTC).replace(hour=12))
+    service = await database_for("tallystick.services.vault")
+    async with rail(directory), running(around, service, valkey, directory, clock=noon) as it:
+        yield it
 
 
 def alike(number: str = NUMBER) -> Iterator[str]:
