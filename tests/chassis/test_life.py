@@ -13,6 +13,7 @@ from time import monotonic
 import pytest
 
 from tallystick.chassis.db import DatabaseUnavailable, Life
+from tallystick.chassis.db.life import ABSENT_SECONDS, LOOK_SECONDS
 from tests.support.parts import Server, ServiceDatabase
 
 SHORT = 0.2
@@ -115,19 +116,21 @@ async def test_a_restarted_server_costs_nobody_their_life(directory: Path) -> No
     await server.part.start()
     try:
         service = await server.database("tallystick.chassis", "chassis_test")
-        one = await Life.begin(await service.open())
-        two = await Life.begin(await service.open())
+        assert 2 * LOOK_SECONDS < ABSENT_SECONDS, "they look again before they are given up"
+        one = await Life.begin(await service.open(), absent_seconds=60)
+        two = await Life.begin(await service.open(), absent_seconds=60)
+        before = one._session, two._session
         tasks = [asyncio.create_task(life.keep()) for life in (one, two)]
         await server.part.stop()
         assert await _away(one)
         await server.part.start()
-        ends = monotonic() + 4
-        while monotonic() < ends:
+        while any(life._session in before or not life._held for life in (one, two)):
             assert await one.absent([two.number]) == []
             assert await two.absent([one.number]) == []
-            await asyncio.sleep(0.1)
-        assert one._held
-        assert two._held
+            await asyncio.sleep(0.02)
+        for life, other in ((one, two), (two, one)):
+            assert await life.absent([other.number]) == []
+            assert life._missing == {}, "nobody is counted as missing any more"
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -46,7 +46,7 @@ async def edge(directory: Path) -> AsyncIterator[Edge]:
 
 @pytest.fixture
 async def api(edge: Edge) -> AsyncIterator[ApiClient]:
-    async with ApiClient(edge.credentials(), timeout=5) as made:
+    async with ApiClient(edge.credentials(), timeout=60) as made:
         yield made
 
 
@@ -203,7 +203,7 @@ async def test_with_a_certificate_no_proof_is_sent(edge_for_certificates: Edge, 
     """The token comes from the API's own origin, for the issuer's name; and from there on the connection says it all."""
     edge, certificate = edge_for_certificates, json.loads((directory / "certificate.json").read_text())
     assert edge.certificate == certificate["tls_client_certificate"]
-    async with ApiClient(edge.credentials(issuer=ISSUER, **certificate), timeout=5) as api:
+    async with ApiClient(edge.credentials(issuer=ISSUER, **certificate), timeout=60) as api:
         assert (await api.request("POST", "/v1/payments", {}, idempotency_key="k")).status == 201
         assert (await api.request("GET", "/v1/payments?limit=5")).status == 201
     assert (len(edge.tokens), edge.proofs) == (1, [])
@@ -219,7 +219,7 @@ async def test_without_or_with_another_certificate_the_edge_does_not_speak(
 ) -> None:
     edge = edge_for_certificates
     for shown in ({}, fresh_certificate("cli_one")):
-        async with ApiClient(edge.credentials(issuer=edge.url, **shown), attempts=1, timeout=5) as api:
+        async with ApiClient(edge.credentials(issuer=edge.url, **shown), attempts=1, timeout=60) as api:
             with pytest.raises(EdgeUnreachable):
                 await api.token()
 
