@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from msgspec import inspect
 
-from tallystick.chassis.web.decode import exempt_paths
+from tallystick.chassis.charter import OPERATOR
+from tallystick.chassis.web.decode import exempt_paths, parts
 from tests.architecture.tree import BUILT, ROOT, SRC, endpoints, place, sources
 
 MAX_LINES = 450
@@ -244,3 +245,32 @@ def test_a_long_number_belongs_into_few_fields(service: str) -> None:
         if row.entry == "edge" and row.body is not None and row.media == "json":
             for path in exempt_paths(inspect.type_info(row.body), ()):
                 assert path[-1] in belongs or ".".join(path[-2:]) in belongs, f"{row.where}: {'.'.join(path)}"
+
+
+@pytest.mark.parametrize("service", BUILT)
+def test_a_text_with_a_pattern_says_in_words_what_it_is(service: str) -> None:
+    """Whoever sends another is told the words (`description`), and never a pattern."""
+    silent = [
+        name
+        for row in endpoints(service)
+        if row.entry == "edge" or OPERATOR in row.mesh
+        for kind in (row.body, row.query)
+        if kind is not None
+        for name in _unsaid(inspect.type_info(kind), row.where)
+    ]
+    assert not silent, f"{service}: patterns without words: {', '.join(sorted(set(silent)))}"
+
+
+def _unsaid(info: inspect.Type, where: str) -> Iterator[str]:
+    said = ""
+    while isinstance(info, inspect.Metadata):
+        said = (info.extra_json_schema or {}).get("description", said)
+        info = info.type
+    if isinstance(info, inspect.StrType) and info.pattern is not None and not said:
+        yield where
+    if isinstance(info, inspect.StructType):
+        for field in info.fields:
+            yield from _unsaid(field.type, f"{info.cls.__name__}.{field.name}")
+    else:
+        for part in parts(info):
+            yield from _unsaid(part, where)

@@ -38,6 +38,7 @@ from tallystick.chassis.web import (
     read_cursor,
 )
 from tallystick.chassis.web.decode import MAX_DEPTH, body_decoder, check_strict, locate, query_decoder
+from tallystick.kernel.money import MoneyWire
 from tallystick.kernel.numbers import NUMBER_BELONGS
 from tallystick.kernel.problem import (
     Conflict,
@@ -457,6 +458,41 @@ def test_an_unknown_field_is_not_repeated_with_a_number_in_its_name(name: str) -
     with pytest.raises(InvalidRequest) as refused:
         body_decoder(Note)(json.dumps({name: 1}).encode())
     assert not re.search(r"4242|926819", json.dumps(refused.value.document("trace")))
+
+
+class Named(msgspec.Struct, forbid_unknown_fields=True):
+    name: (
+        Annotated[str, msgspec.Meta(pattern=r"^[a-z'\\]+$", max_length=9, description="a name: letters a-z")] | None
+    ) = None
+    names: dict[str, Annotated[str, msgspec.Meta(pattern="^[0-9]+$", max_length=9)]] = {}
+    amounts: list[MoneyWire] = []
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        ({"name": "A"}, "/name", "Expected a name: letters a-z"),
+        ({"names": {"x": "A"}}, "/names", "Expected `str` matching regex '^[0-9]+$'"),
+        ({"amounts": [{"amount": "-1", "currency": "EUR"}]}, "/amounts/0/amount", "Expected minor units as digits"),
+        ({"name": "a" * 10}, "/name", "Expected `str` of length <= 9"),
+    ],
+)
+def test_what_a_text_should_be_is_told_in_words(body: Any, pointer: str, detail: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        body_decoder(Named)(json.dumps(body).encode())
+    [error] = refused.value.extensions["errors"]
+    assert error["pointer"] == pointer
+    assert error["detail"].startswith(detail)
+    if "name" in body:
+        with pytest.raises(InvalidRequest) as refused:
+            query_decoder(OneName)(f"name={body['name']}".encode())
+        assert refused.value.extensions["errors"] == [error]
+
+
+class OneName(msgspec.Struct, forbid_unknown_fields=True):
+    name: (
+        Annotated[str, msgspec.Meta(pattern=r"^[a-z'\\]+$", max_length=9, description="a name: letters a-z")] | None
+    ) = None
 
 
 def test_a_long_limit_is_told() -> None:

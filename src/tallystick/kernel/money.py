@@ -135,12 +135,13 @@ Digits = Annotated[
     Meta(
         pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)",
         max_length=19,
-        description="minor units, digits only",
+        description='minor units as digits, such as "4990" for 49.90 EUR',
         extra=NUMBER_BELONGS,
     ),
 ]
 CurrencyCode = Annotated[
-    str, Meta(pattern=r"^[A-Z]{3}$(?!\n)", min_length=3, max_length=3, description="ISO 4217 code")
+    str,
+    Meta(pattern=r"^[A-Z]{3}$(?!\n)", min_length=3, max_length=3, description="a code of ISO 4217 in capital letters"),
 ]
 
 

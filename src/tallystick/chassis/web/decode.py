@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -63,6 +64,7 @@ def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
     check_strict(kind)
     decode = msgspec.json.Decoder(kind, strict=True).decode
     exempt = frozenset(exempt_paths(inspect.type_info(kind), ())) if guarded else frozenset()
+    said = dict(forms(inspect.type_info(kind)))
 
     def decoder(body: bytes) -> Any:
         try:
@@ -84,7 +86,7 @@ def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
         try:
             value = decode(body)
         except msgspec.ValidationError as error:
-            raise invalid(*locate(str(error))) from None
+            raise invalid(*locate(str(error), said)) from None
         except (msgspec.DecodeError, RecursionError) as error:
             raise invalid("", f"not JSON: {_shown(str(error))}") from None
         # An escape may hide a digit from the quick look.
@@ -104,6 +106,7 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
     """
     check_strict(kind)
     struct = cast("inspect.StructType", inspect.type_info(kind))
+    said = dict(forms(struct))
     numbers = frozenset(field.encode_name for field in struct.fields if _is_whole(field.type))
     if other := [f.encode_name for f in struct.fields if f.encode_name not in numbers and not _is_text(f.type)]:
         msg = f"{kind.__name__}: a parameter is a text or a whole number: {', '.join(other)}"
@@ -114,6 +117,7 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
         return _convert(
             {name: int(text) if name in numbers and _WHOLE.fullmatch(text) else text for name, text in pairs.items()},
             kind,
+            said,
         )
 
     return decoder
@@ -155,8 +159,8 @@ def invalid(pointer: str, detail: str) -> InvalidRequest:
     return InvalidRequest("The request is not valid.", errors=[{"pointer": pointer, "detail": detail}])
 
 
-def locate(message: str) -> tuple[str, str]:
-    """The JSON pointer and the text of a msgspec error: ``... - at `$.transfers[0].amount` `` -> `/transfers/0/amount`."""
+def locate(message: str, said: Mapping[str, str] = MappingProxyType({})) -> tuple[str, str]:
+    """The JSON pointer and the text of a msgspec error: ``... - at `$.transfers[0].amount` `` -> `/transfers/0/amount`. `said` is `forms`."""
     found = _PLACE.match(message)
     what = message if found is None else found["what"]
     pointer = ""
@@ -167,7 +171,32 @@ def locate(message: str) -> tuple[str, str]:
     if unknown := _UNKNOWN.search(what):
         pointer += "/" + _shown(unknown[1]).replace("~", "~0").replace("/", "~1")
     # What was expected is our own text, long limits and all; other messages repeat the client's.
-    return pointer, what if what.startswith("Expected ") else _shown(what)
+    return pointer, said.get(what, what) if what.startswith("Expected ") else _shown(what)
+
+
+def forms(info: inspect.Type) -> Iterator[tuple[str, str]]:
+    """What msgspec says of a text that is not as its pattern demands, and what the type calls it (`description`): nobody reads a pattern."""
+    called = ""
+    while isinstance(info, inspect.Metadata):
+        called = (info.extra_json_schema or {}).get("description", called)
+        info = info.type
+    if isinstance(info, inspect.StrType) and info.pattern is not None and called:
+        yield f"Expected `str` matching regex {info.pattern!r}", f"Expected {called}"
+    for part in parts(info):
+        yield from forms(part)
+
+
+def parts(info: inspect.Type) -> Iterable[inspect.Type]:
+    """The types that a type is made of."""
+    if isinstance(info, inspect.UnionType):
+        return info.types
+    if isinstance(info, inspect.StructType):
+        return (field.type for field in info.fields)
+    if isinstance(info, inspect.DictType):
+        return (info.key_type, info.value_type)
+    if isinstance(info, inspect.TupleType):
+        return info.item_types
+    return (info.item_type,) if isinstance(info, inspect.CollectionType) else ()
 
 
 def check_strict(kind: Any) -> None:
@@ -228,11 +257,11 @@ def _pairs(raw: bytes, what: str, limit: int = MAX_QUERY) -> dict[str, str]:
     return found
 
 
-def _convert(values: Mapping[str, str | int], kind: Any) -> Any:
+def _convert(values: Mapping[str, str | int], kind: Any, said: Mapping[str, str] = MappingProxyType({})) -> Any:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise invalid(*locate(str(error))) from None
+        raise invalid(*locate(str(error), said)) from None
 
 
 def _bad_text(value: Any) -> str | None:

@@ -34,9 +34,21 @@ SCOPES: dict[str, str] = {
 #: Scopes that move money: a token that has one lives 120 s instead of 300 s.
 MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write", "approvals:sign", "books:import"})
 
-TenantName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$", max_length=40)]
+TenantName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z][a-z0-9-]{0,39}$",
+        max_length=40,
+        description="a tenant's name: a letter a-z, then letters a-z, digits and hyphens",
+    ),
+]
 """A slug; the same everywhere on the platform."""
-ClientName = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=100)]
+ClientName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=100, description="a name without control characters"
+    ),
+]
 ScopeText = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 """Scopes with one space between them (RFC 6749, 3.3)."""
 Purpose = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9._-]*$", min_length=3, max_length=64)]
@@ -183,7 +195,15 @@ class PublicJwk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     IGNORES: ClassVar[str] = "what is not understood (RFC 7517, 4)"
 
     kty: Literal["EC", "RSA", "OKP"]
-    kid: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]+$", min_length=1, max_length=128)]
+    kid: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[\x21-\x7e]+$",
+            min_length=1,
+            max_length=128,
+            description="a key's id: printable ASCII without spaces",
+        ),
+    ]
     alg: Literal["ES256", "PS256", "EdDSA", "Ed25519"] | None = None
     use: Literal["sig"] | None = None
     key_ops: list[Literal["verify"]] | None = None

@@ -12,9 +12,19 @@ from tallystick.kernel.money import MoneyWire
 MAX_ITEMS = 512
 
 Text64 = Annotated[str, Meta(max_length=64)]
-TenantName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,39}$", max_length=40)]
+TenantName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z0-9-]{0,39}$",
+        max_length=40,
+        description="a tenant's name: a letter a-z, then letters a-z, digits and hyphens",
+    ),
+]
 #: A card is named by its fingerprint (`fp_...`), an account and a client by their ids: `InvalidListValue` for all else.
-ListValue = Annotated[str, Meta(pattern=r"^[a-z]{2,4}_[0-9a-z]{26}$", max_length=64)]
+ListValue = Annotated[
+    str,
+    Meta(pattern=r"^[a-z]{2,4}_[0-9a-z]{26}$", max_length=64, description="an id, or a card's fingerprint (fp_...)"),
+]
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

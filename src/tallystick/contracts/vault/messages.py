@@ -21,7 +21,15 @@ MAX_FORWARD_BYTES = 16 * 1024
 
 Text64 = Annotated[str, Meta(max_length=64)]
 TokenText = Annotated[str, Meta(max_length=30)]
-Purpose = Annotated[str, Meta(pattern=r"^(?!([^0-9]*[0-9]){12})[a-z][a-z0-9._-]*$(?!\n)", min_length=3, max_length=64)]
+Purpose = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!([^0-9]*[0-9]){12})[a-z][a-z0-9._-]*$(?!\n)",
+        min_length=3,
+        max_length=64,
+        description="a name such as chargeback.evidence: lower case letters, digits, ., _ and -, and fewer digits than a card number",
+    ),
+]
 """Why a number is shown in clear: a name that an auditor knows, such as `chargeback.evidence`. It is kept for as long as the log, so it has
 fewer digits than a card number.
 """
@@ -37,10 +45,12 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 class CardNumber(_Message, frozen=True):
     """A card as its holder gave it: digits only; the year has four. `cvc` is taken and thrown away (PCI DSS 3.3.1)."""
 
-    number: Annotated[str, Meta(pattern=r"^[0-9]*$", min_length=12, max_length=19, extra=NUMBER_BELONGS)]
+    number: Annotated[
+        str, Meta(pattern=r"^[0-9]*$", min_length=12, max_length=19, description="digits only", extra=NUMBER_BELONGS)
+    ]
     exp_month: Annotated[int, Meta(ge=1, le=12)]
     exp_year: Annotated[int, Meta(ge=2000, le=2199)]
-    cvc: Annotated[str, Meta(pattern=r"^[0-9]*$", min_length=3, max_length=4)] | None = None
+    cvc: Annotated[str, Meta(pattern=r"^[0-9]*$", min_length=3, max_length=4, description="digits only")] | None = None
 
     def __repr__(self) -> str:
         return "CardNumber(****)"
@@ -49,7 +59,16 @@ class CardNumber(_Message, frozen=True):
 class BankAccountNumber(_Message, frozen=True):
     """An IBAN (ISO 13616), with or without the spaces of its print format."""
 
-    iban: Annotated[str, Meta(pattern=r"^[A-Za-z0-9 ]*$", min_length=15, max_length=42, extra=NUMBER_BELONGS)]
+    iban: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9 ]*$",
+            min_length=15,
+            max_length=42,
+            description="letters, digits and spaces",
+            extra=NUMBER_BELONGS,
+        ),
+    ]
 
     def __repr__(self) -> str:
         return "BankAccountNumber(****)"

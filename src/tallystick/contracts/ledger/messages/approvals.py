@@ -23,11 +23,13 @@ Above = Annotated[
     Meta(
         pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)",
         max_length=19,
-        description="minor units of the rule's currency",
+        description="minor units of the rule's currency, zero or more",
         extra=NUMBER_BELONGS,
     ),
 ]
-ClientId = Annotated[str, Meta(pattern=r"^cli_[0-9a-z]{26}$(?!\n)", max_length=30)]
+ClientId = Annotated[
+    str, Meta(pattern=r"^cli_[0-9a-z]{26}$(?!\n)", max_length=30, description="a client's id (cli_...)")
+]
 ProposalStatus = Literal["pending", "approved", "posted", "refused", "rejected", "expired"]
 
 

@@ -30,7 +30,15 @@ Backdating = Literal["strict", "report"]
 ChartMode = Literal["open", "strict"]
 _TYPED = r"(\{[a-z][a-z0-9_]{0,31}(:(text|int|uuid))?\}|[A-Za-z0-9_.-]{1,64})"
 #: Paths of one kind, `customers:{id:int}:wallet`: each segment is a word, or a name with a type (`text` if none is said, `int`, `uuid`).
-TypedPath = Annotated[str, Meta(pattern=rf"^(?!acc_){_TYPED}(:{_TYPED}){{0,15}}$(?!\n)", min_length=1, max_length=512)]
+TypedPath = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(?!acc_){_TYPED}(:{_TYPED}){{0,15}}$(?!\n)",
+        min_length=1,
+        max_length=512,
+        description="paths such as customers:{id:int}:wallet, where a name in braces is any text, int or uuid",
+    ),
+]
 
 
 class OpenBook(Message, frozen=True):

@@ -161,7 +161,10 @@ class NewImport(Message, frozen=True):
     """
 
     rows: Annotated[int, Meta(ge=1, le=MAX_IMPORT)]
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", min_length=64, max_length=64)]
+    sha256: Annotated[
+        str,
+        Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", min_length=64, max_length=64, description="a SHA-256 in lower case hex"),
+    ]
     book: BookName = MAIN
     mode: ImportMode = "whole"
     dry_run: bool = False

@@ -20,10 +20,26 @@ Text64 = Annotated[str, Meta(min_length=1, max_length=64)]
 Id = Annotated[str, Meta(min_length=1, max_length=40)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 #: A book's name, unique in its tenant. Every tenant has `main`.
-BookName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", min_length=1, max_length=63)]
+BookName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)",
+        min_length=1,
+        max_length=63,
+        description="a book's name: lower case letters, digits and hyphens",
+    ),
+]
 MAIN = "main"
 #: A shard: a ledger with a database of its own. The one at home knows where every book is.
-ShardName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)", min_length=1, max_length=63)]
+ShardName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)",
+        min_length=1,
+        max_length=63,
+        description="a shard's name: lower case letters, digits and hyphens",
+    ),
+]
 _SEGMENT = "[A-Za-z0-9_.-]{1,64}"
 #: An account's path: segments such as `customers:42:wallet`. It can't be taken for an id, nor for a step in a URL (RFC 3986 section 5.2.4).
 AccountPath = Annotated[
@@ -32,6 +48,7 @@ AccountPath = Annotated[
         pattern=rf"^(?!acc_|[a-z]{{3}}_[0-9a-z]{{26}}$|\.{{1,2}}$){_SEGMENT}(:{_SEGMENT}){{0,15}}$(?!\n)",
         min_length=1,
         max_length=512,
+        description="an account's path: words of letters, digits, _, . and - with colons between them, such as customers:42:wallet",
     ),
 ]
 #: An account, by its id or its path.
@@ -46,7 +63,13 @@ AccountRef = Annotated[
 ]
 #: Paths: `customers:*:wallet`. `*` is one segment, `**` at the end one or more.
 PathPattern = Annotated[
-    str, Meta(pattern=rf"^(?!acc_)((\*|{_SEGMENT}):){{0,15}}(\*\*|\*|{_SEGMENT})$(?!\n)", min_length=1, max_length=512)
+    str,
+    Meta(
+        pattern=rf"^(?!acc_)((\*|{_SEGMENT}):){{0,15}}(\*\*|\*|{_SEGMENT})$(?!\n)",
+        min_length=1,
+        max_length=512,
+        description="paths such as customers:*:wallet, where * is one word, or ** at the end one or more",
+    ),
 ]
 #: Up to 32 short texts of the client's own. The ledger keeps them and makes nothing of them.
 Metadata = Annotated[
@@ -58,7 +81,7 @@ Floor = Annotated[
     Meta(
         pattern=r"^(0|-[1-9][0-9]{0,18})$(?!\n)",
         max_length=20,
-        description="minor units of the account's currency",
+        description="minor units of the account's currency, zero or less, such as -10000",
         extra=NUMBER_BELONGS,
     ),
 ]
@@ -67,11 +90,19 @@ Ceiling = Annotated[
     Meta(
         pattern=r"^(0|[1-9][0-9]{0,18})$(?!\n)",
         max_length=19,
-        description="minor units of the account's currency",
+        description="minor units of the account's currency, zero or more",
         extra=NUMBER_BELONGS,
     ),
 ]
-Digits = Annotated[str, Meta(pattern=r"^-?[0-9]{1,40}$(?!\n)", max_length=41, extra=NUMBER_BELONGS)]
+Digits = Annotated[
+    str,
+    Meta(
+        pattern=r"^-?[0-9]{1,40}$(?!\n)",
+        max_length=41,
+        description="minor units as digits, with a minus sign below zero",
+        extra=NUMBER_BELONGS,
+    ),
+]
 Side = Literal["debit", "credit"]
 #: What an account is to a balance sheet or an income statement. Left out, it is an asset if debits make it grow, else a liability.
 AccountKind = Literal["asset", "liability", "equity", "income", "expense"]
