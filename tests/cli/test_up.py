@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from tallystick.chassis.charter import Charter, load_all
+from tallystick.cli import status as stopping
 from tallystick.cli import up as starting
 from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Common, Failed
@@ -26,6 +32,14 @@ from tallystick.local.platform import Platform
 from tallystick.local.secrets import SecretFiles
 from tallystick.local.supervisor import StartFailed
 from tests.support.ports import free_port, free_ports
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """`up` sets it for its process."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def test_what_was_changed_before_it_had_the_lock_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +86,7 @@ def test_ports_that_can_not_be_had_are_said_and_not_kept(
 
 
 def test_a_database_that_is_migrated_for_long_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = Status(
-        edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data=str(tmp_path), pid=1,
-        ready=False, started_at="2026-01-01T00:00:00Z", parts=[], services=[], rejections=[],
-        migrating={"ledger": "0016_transfer_row.sql"},
-    )  # fmt: skip
+    found = msgspec.structs.replace(STARTING, migrating={"ledger": "0016_transfer_row.sql"})
     progress = LineProgress(Common(data=tmp_path))
     for _ in range(3):
         progress.status(found)
@@ -88,7 +98,7 @@ def test_a_database_that_is_migrated_for_long_is_told(tmp_path: Path, capsys: py
 
 
 def test_a_program_is_told_the_same_by_a_start_and_by_a_platform_that_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = Status(
         edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data=str(tmp_path), pid=1,
@@ -98,16 +108,172 @@ def test_a_program_is_told_the_same_by_a_start_and_by_a_platform_that_runs(
     LineProgress(common).announce(found, 1.234)
     started = json.loads(capsys.readouterr().out)
 
-    async def asked(*_: object) -> Status:
-        return found
-
-    monkeypatch.setattr(control, "ask", asked)
-    assert starting._runs_already(Layout(tmp_path), common, []) == 0
+    assert starting._runs_already(found, Layout(tmp_path), common, [], detach=False) == 0
     running = json.loads(capsys.readouterr().out)
     assert started.pop("seconds") == 1.23
     assert (started.pop("already_running"), running.pop("already_running")) == (False, True)
     assert started == running
     assert running["ops"] == "http://127.0.0.1:2"
+
+
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_what_it_makes_is_its_owners_whatever_the_umask_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    monkeypatch.setattr(starting, "_foreground", lambda *_: 0)
+    monkeypatch.setattr(starting, "_have", lambda _: None)
+    common = Common(data=tmp_path / "d")
+    os.umask(umask)
+    assert starting.up(common=common) == 0
+    made = {path: path.stat().st_mode & 0o777 for path in (common.layout.data, *common.layout.data.rglob("*"))}
+    assert made == {path: 0o700 if path.is_dir() else 0o600 for path in made}
+
+
+# ---- one after the other -------------------------------------------------------------------------------------------
+
+
+STARTING = Status(
+    edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data="/data", pid=1,
+    ready=False, started_at="2026-01-01T00:00:00Z", parts=[], services=[], rejections=[],
+)  # fmt: skip
+STOPPING = msgspec.structs.replace(STARTING, stopping=True)
+READY = msgspec.structs.replace(STARTING, ready=True)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *answers: Status | BaseException) -> list[control.Request]:
+    """What the supervisor answers, one after the other; nothing more is asked. What it was asked."""
+    asked: list[control.Request] = []
+    left = iter(answers)
+
+    async def ask(_: Layout, request: control.Request, kind: type, timeout: float = 0) -> object:
+        asked.append(request)
+        if kind is not Status:
+            return kind()
+        answer = next(left)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(control, "ask", ask)
+    return asked
+
+
+def lock_is_free(monkeypatch: pytest.MonkeyPatch, *free: bool) -> None:
+    left = iter(free)
+    acquire = states.Lock.acquire
+    monkeypatch.setattr(states.Lock, "acquire", lambda self: next(left) and acquire(self))
+
+
+def test_one_that_stops_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` said that the platform runs already, and a moment later none did."""
+    common = Common(data=tmp_path / "d")
+    begun: list[Layout] = []
+
+    def foreground(layout: Layout, *_: object) -> int:
+        begun.append(layout)
+        return 0
+
+    monkeypatch.setattr(starting, "_foreground", foreground)
+    monkeypatch.setattr(starting, "_have", lambda _: None)
+    lock_is_free(monkeypatch, False, False, True)
+    answers(monkeypatch, STOPPING, control.NotRunning(tmp_path))
+    assert starting.up(common=common) == 0
+    assert begun == [common.layout]
+
+
+def test_who_keeps_the_lock_and_says_nothing_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "TURN_WITHIN", 0.0)
+    common = Common(data=tmp_path / "d")
+    common.layout.prepare()
+    lock = states.Lock(common.layout.lock)
+    assert lock.acquire()
+    with pytest.raises(Failed, match=r"another process has .*/lock"):
+        starting.up(common=common)
+    lock.release()
+
+
+def test_detached_returns_when_it_is_ready_whoever_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = Common(data=tmp_path / "d", json=True)
+    for detach in (False, True):
+        lock_is_free(monkeypatch, False)
+        answers(monkeypatch, STARTING, STARTING, READY)
+        assert starting.up(detach=detach, common=common) == 0
+        assert json.loads(capsys.readouterr().out)["ready"] is detach
+    lock_is_free(monkeypatch, False)
+    answers(monkeypatch, STARTING, control.NotRunning(tmp_path))
+    with pytest.raises(Failed, match="stopped before it was ready"):
+        starting.up(detach=True, common=common)
+
+
+def test_another_one_that_came_first_is_the_one_that_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process that `up --detach` starts ends with 0 then, as it does when it is stopped."""
+    layout = Layout(tmp_path)
+    layout.prepare()
+    [child] = children(monkeypatch, "print('the platform runs already')")
+    left = iter((STARTING, STARTING, READY))
+
+    async def ask(*_: object) -> Status:
+        assert child[0].wait() == 0
+        return next(left)
+
+    monkeypatch.setattr(control, "ask", ask)
+    assert starting._detach(layout, Common(data=tmp_path)) == 0
+    assert "ready in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_a_detached_start_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    layout = Layout(tmp_path)
+    layout.prepare()
+    [child] = children(monkeypatch, "import time; time.sleep(600)")
+    before = signal.getsignal(signal.SIGTERM)
+
+    async def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(control, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        starting._detach(layout, Common(data=tmp_path))
+    assert child[0].returncode == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def children(monkeypatch: pytest.MonkeyPatch, code: str) -> list[list[subprocess.Popen[bytes]]]:
+    """`up --detach` starts this instead of a supervisor."""
+    started: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def start(_: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(begin([sys.executable, "-c", code], **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return [started]
+
+
+def test_one_that_has_just_begun_is_stopped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(tmp_path)
+    layout.prepare()
+    common = Common(data=tmp_path)
+    monkeypatch.setattr(stopping, "_until_gone", lambda _: None)
+    lock = states.Lock(layout.lock)
+    assert lock.acquire()
+    asked = answers(monkeypatch, control.NotRunning(tmp_path), control.NotRunning(tmp_path), STARTING)
+    assert stopping.down(common=common) == 0
+    assert asked[-1] == control.Down()
+    lock.release()
+    answers(monkeypatch, control.NotRunning(tmp_path))
+    with pytest.raises(control.NotRunning):
+        stopping.down(common=common)
 
 
 def test_a_file_in_the_way_of_the_lock_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,9 +308,7 @@ def test_the_passphrase_is_found_from_another_folder(tmp_path: Path, monkeypatch
 def test_what_is_stopped_while_it_starts_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(tmp_path)
     layout.prepare()
-    started = subprocess.Popen
-    child = [sys.executable, "-c", "print('postgres starting 0.2 s')"]
-    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: started(child, **options))
+    children(monkeypatch, "print('postgres starting 0.2 s')")
     with pytest.raises(Failed, match=r"^it was stopped before it was ready$"):
         starting._detach(layout, Common(data=tmp_path))
 
@@ -164,8 +328,10 @@ async def test_what_is_wrong_before_anything_is_started_is_said(directory: Path)
     layout.prepare()
     SecretFiles(layout.secrets).get("ledger/nats")
     (layout.secrets / "ledger" / "nats").chmod(0o644)
+    platform = _platform(layout)
     with pytest.raises(StartFailed, match="ledger/nats may be read by others"):
-        await _platform(layout).start()
+        await platform.start()
+    assert platform.status().stopping
 
 
 def _platform(layout: Layout) -> Platform:

@@ -10,9 +10,12 @@ from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, columns, 
 from tallystick.kernel.deployment import HOME
 from tallystick.local import control
 from tallystick.local.layout import Layout
+from tallystick.local.state import Lock
 
 #: The services' own drain, the proxy's and PostgreSQL's last checkpoint.
 DOWN_WITHIN = 120.0
+#: How long an `up` that has begun may take until it answers: it may wait for each of its ports first.
+ANSWERS_WITHIN = 10.0
 
 
 def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
@@ -37,9 +40,21 @@ def down(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
 
 
 async def _down(layout: Layout) -> int:
-    found = await control.ask(layout, control.GetStatus(), control.Status)
+    found = await _begun(layout)
     await control.ask(layout, control.Down(), control.Done, timeout=DOWN_WITHIN)
     return found.pid
+
+
+async def _begun(layout: Layout) -> control.Status:
+    """What the platform says of itself, once it answers: one that has just begun is not stopped by saying that it isn't there."""
+    ending = time.monotonic() + ANSWERS_WITHIN
+    while True:
+        try:
+            return await control.ask(layout, control.GetStatus(), control.Status)
+        except control.NotRunning:
+            if not Lock.held(layout.lock) or time.monotonic() > ending:
+                raise
+        await asyncio.sleep(0.1)
 
 
 def _until_gone(pid: int) -> None:
@@ -59,9 +74,8 @@ def _until_gone(pid: int) -> None:
 
 def _show(found: control.Status) -> None:
     out = console()
-    out.print(
-        f"[bold]{'ready' if found.ready else 'not ready'}[/]  {found.edge}   mTLS {found.mtls}   CA {found.ca}   metrics {found.ops}/sd"
-    )
+    state = "ready" if found.ready else "stopping" if found.stopping else "not ready"
+    out.print(f"[bold]{state}[/]  {found.edge}   mTLS {found.mtls}   CA {found.ca}   metrics {found.ops}/sd")
     if found.shards:
         out.print(f"shards of the ledger: {', '.join((HOME, *found.shards))}")
     table = columns(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,12 +23,14 @@ from tallystick.local.layout import Layout
 from tallystick.local.ports import ports, why_not
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tallystick.chassis.charter import Charter
     from tallystick.local.environment import Options
 
 DETACHED_WITHIN = 300.0
+#: How long it may take until whoever has the data lets go of it, or says that it runs: about what `down` waits for the former.
+TURN_WITHIN = 120.0
 #: Names the file with what opens the sealed root key.
 OPENED_BY = "TALLYSTICK_ROOT_PASSPHRASE_FILE"
 #: Three ports come after the edge's: metrics, bus, and the edge's other one for clients with a certificate. One more, should
@@ -59,11 +62,12 @@ def up(
 ) -> int:
     """Start PostgreSQL, NATS, Valkey, Envoy and all services, and keep them running until Ctrl-C.
 
-    A second `up` on the same data says that it runs and exits 0.
+    A second `up` on the same data says that it runs and exits 0; while the first one stops it waits its turn.
     """
     from tallystick.chassis.charter import CharterError, load_all
     from tallystick.fabric.shards import with_shards
 
+    os.umask(0o077)  # whatever is made from here on is its owner's alone, and the owner gets at it
     layout = common.layout
     more = shards(shard or [])
     try:
@@ -78,8 +82,8 @@ def up(
     with _disk(layout):
         layout.prepare()
         lock = states.Lock(layout.lock)
-        if not lock.acquire():
-            return _runs_already(layout, common, more)
+        if (running := _turn(lock, layout)) is not None:
+            return _runs_already(running, layout, common, more, detach=detach)
         try:
             # Whoever had the lock until now may have changed it.
             previous = states.read(layout)
@@ -147,9 +151,6 @@ def options(environ: Mapping[str, str]) -> Options:
 
 
 def _detach(layout: Layout, common: Common) -> int:
-    from tallystick.cli.progress import progress_for
-
-    began = waited_from = time.monotonic()
     output = layout.log("up")
     with output.open("ab") as log:
         output.chmod(0o600)
@@ -163,28 +164,55 @@ def _detach(layout: Layout, common: Common) -> int:
             cwd="/",
             env=_from_anywhere(os.environ),
         )
+
+    def ended() -> bool:
+        """Whether it came to its end in peace. Raises Failed with what it said last, after its progress."""
+        if child.poll() in (None, OK):
+            return child.returncode == OK
+        said = output.read_bytes()[start:].decode(errors="replace").rpartition("tallystick: ")[2].strip()
+        raise Failed(said or f"it ended with status {child.returncode}", PART_FAILED)
+
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _until_ready(layout, common, ended)
+    except KeyboardInterrupt:
+        child.terminate()  # it has a session of its own: no Ctrl-C reached it
+        child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, terminated)
+
+
+def _until_ready(layout: Layout, common: Common, ended: Callable[[], bool]) -> int:
+    """Shows how a platform in the background starts. `ended` says whether the process that was to start it is gone: when another one had the
+    lock before it, that is the one to wait for.
+    """
+    from tallystick.cli.progress import progress_for
+
+    began = waited_from = time.monotonic()
     progress = progress_for(common)
     try:
         while True:
-            if child.poll() == OK:
-                raise Failed("it was stopped before it was ready", PART_FAILED)
-            if child.returncode is not None:
-                # What it says last, after its progress.
-                said = output.read_bytes()[start:].decode(errors="replace").rpartition("tallystick: ")[2].strip()
-                raise Failed(said or f"it ended with status {child.returncode}", PART_FAILED)
-            if time.monotonic() - waited_from > DETACHED_WITHIN:
-                raise Failed(
-                    f"not ready after {DETACHED_WITHIN:g} s; `tallystick status` and {layout.logs} say more",
-                    PART_FAILED,
-                )
-            with contextlib.suppress(control.NotRunning, control.ControlFailed):
+            gone = ended()
+            try:
                 found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
+            except control.NotRunning as error:
+                if gone:
+                    raise Failed("it was stopped before it was ready", PART_FAILED) from error
+            except control.ControlFailed:
+                pass  # under load it may take its time
+            else:
                 progress.status(found)
                 if found.migrating:
                     waited_from = time.monotonic()  # that takes as long as there is data
                 if found.ready:
                     progress.announce(found, time.monotonic() - began)
                     return OK
+            if time.monotonic() - waited_from > DETACHED_WITHIN:
+                raise Failed(
+                    f"not ready after {DETACHED_WITHIN:g} s; `tallystick status` and {layout.logs} say more",
+                    PART_FAILED,
+                )
             time.sleep(0.1)
     finally:
         progress.close()
@@ -204,25 +232,42 @@ def shards(given: list[str]) -> list[str]:
     return given
 
 
-def _runs_already(layout: Layout, common: Common, more: list[str]) -> int:
-    try:
-        found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
-    except control.NotRunning as error:
-        raise Failed(
-            f"another `tallystick up` is starting or stopping on {layout.data}: try again in a moment", PART_FAILED
-        ) from error
+def _turn(lock: states.Lock, layout: Layout) -> control.Status | None:
+    """Takes the lock, or answers what the platform that has it says of itself. One that stops is waited for, and one that is about to say
+    something. Raises Failed, control.ControlFailed.
+    """
+    ending = time.monotonic() + TURN_WITHIN
+    told = False
+    while not lock.acquire():
+        with contextlib.suppress(control.NotRunning):
+            found = asyncio.run(control.ask(layout, control.GetStatus(), control.Status))
+            if not found.stopping:
+                return found
+            if not told:
+                print(f"the platform on {layout.data} is stopping: waiting for it", file=sys.stderr, flush=True)
+                told = True
+        if time.monotonic() > ending:
+            raise Failed(f"another process has {layout.lock} and does not let go of it: `fuser` names it", PART_FAILED)
+        time.sleep(0.1)
+    return None
+
+
+def _runs_already(found: control.Status, layout: Layout, common: Common, more: list[str], *, detach: bool) -> int:
     if missing := [name for name in more if name not in found.shards]:
         raise Failed(
             f"the platform runs already on {layout.data}, without the shard {', '.join(missing)}: "
             "`tallystick down`, then up with --shard",
             NO,
         )
+    if detach and not found.ready:
+        return _until_ready(layout, common, lambda: True)  # another `up` is at it
     if common.json:
         from tallystick.cli.progress import reached
 
         emit({"already_running": True, **reached(found)}, common)
     else:
-        print(f"the platform runs already on {layout.data} (pid {found.pid}): {found.edge}, CA {found.ca}")
+        yet = "" if found.ready else ", and is not ready: `tallystick status` says more"
+        print(f"the platform runs already on {layout.data} (pid {found.pid}): {found.edge}, CA {found.ca}{yet}")
     return OK
 
 

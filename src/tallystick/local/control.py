@@ -65,6 +65,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     data: str
     pid: int
     ready: bool
+    stopping: bool = False
+    """It is on its way out, or its start has failed."""
     started_at: str
     parts: list[PartStatus]
     services: list[ServiceStatus]

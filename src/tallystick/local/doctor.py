@@ -225,7 +225,7 @@ def _modes(layout: Layout) -> Iterator[Finding]:
 
 
 def _ports(layout: Layout) -> Iterator[Finding]:
-    running = not _lock_is_free(layout)
+    running = states.Lock.held(layout.lock)
     try:
         state = states.read(layout) or states.plan(None, None, None, None)
     except LayoutError as error:
@@ -244,12 +244,3 @@ def _ports(layout: Layout) -> Iterator[Finding]:
             )
         else:
             yield Finding(name=label, verdict="ok", found="free")
-
-
-def _lock_is_free(layout: Layout) -> bool:
-    if not layout.lock.exists():
-        return True
-    lock = states.Lock(layout.lock)
-    free = lock.acquire()
-    lock.release()
-    return free

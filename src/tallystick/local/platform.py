@@ -71,6 +71,7 @@ class Platform:
         self.options = options
         self.clock = clock or SystemClock()
         self.ready = False
+        self.stopping = False
         self.failed: str | None = None
         self._report = report
         self._started_at = self.clock.now()
@@ -369,6 +370,7 @@ class Platform:
             data=str(self.layout.data),
             pid=os.getpid(),
             ready=self.ready and whole,
+            stopping=self.stopping,
             migrating=dict(self._migrating),
             started_at=rfc3339(self._started_at),
             parts=parts,
@@ -384,7 +386,7 @@ class Platform:
 
         A step that fails is reported and does not keep the others from being taken.
         """
-        self.ready = False
+        self.ready, self.stopping = False, True
         proxy = [keeper for name, keeper in self._parts.items() if name == "envoy"]
         others = [keeper for name, keeper in self._parts.items() if name != "envoy"]
         await self._all(self._close_edge())

@@ -123,6 +123,21 @@ class Lock:
         self._descriptor = descriptor
         return True
 
+    @staticmethod
+    def held(path: Path) -> bool:
+        """Whether some process has the lock of this file, at this moment."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
