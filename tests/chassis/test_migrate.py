@@ -102,11 +102,15 @@ async def test_only_what_takes_longer_than_a_moment_is_told() -> None:
         assert told == ["b"]
     await asyncio.sleep(60)
     assert told == ["b", None]
+    with pytest.raises(MigrationError), Slowly(told.append):
+        raise MigrationError
+    assert told == ["b", None], "that they are done is not said of what failed"
 
 
 async def test_a_failed_file_leaves_nothing_of_itself_behind(chassis_database: ServiceDatabase, package: Make) -> None:
     name = package(_0001_one=ONE, _0002_two=TWO + "SELECT 1 / 0;")
-    with pytest.raises(MigrationError, match=r"0002_two\.sql"):
+    database = chassis_database.owner.database
+    with pytest.raises(MigrationError, match=rf"^database {database}: {name}: 0002_two\.sql: 22012 division by zero$"):
         await apply(chassis_database, name)
     rows = await chassis_database.query("SELECT to_regclass('one')::text AS one, to_regclass('two')::text AS two")
     assert tuple(rows[0]) == ("one", None)
@@ -114,17 +118,50 @@ async def test_a_failed_file_leaves_nothing_of_itself_behind(chassis_database: S
     assert await apply(chassis_database, name) == ["0002_two.sql"]
 
 
+async def test_a_server_that_goes_away_in_the_middle_is_said_with_the_file(
+    chassis_database: ServiceDatabase, package: Make
+) -> None:
+    name = package(_0001_one=ONE, _0002_two=TWO + "SELECT pg_sleep(600);")
+    running = asyncio.create_task(apply(chassis_database, name))
+    other = await chassis_database.connection(superuser=True)
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'PgSleep'"
+    async with asyncio.timeout(30):
+        while not await other.fetchval(ended, chassis_database.owner.database):
+            await asyncio.sleep(0.02)
+        with pytest.raises(MigrationError, match=r"0002_two\.sql: .*connection"):
+            await running
+        await other.close()
+    package(name, _0001_one=ONE, _0002_two=TWO)
+    assert await apply(chassis_database, name) == ["0002_two.sql"]
+
+
 async def test_a_file_that_was_changed_or_vanished_after_it_ran_is_an_error(
     chassis_database: ServiceDatabase, package: Make
 ) -> None:
+    database = chassis_database.owner.database
     name = package(_0001_one=ONE, _0002_two=TWO)
     await apply(chassis_database, name)
+    connection = await chassis_database.connection()
+    await migrate.check(connection, database, name)
+    package(name, _0001_one=ONE, _0002_two=TWO, _0003_three="SELECT 1 / 0")
+    await migrate.check(connection, database, name)
     package(name, _0001_one=ONE + "-- a word", _0002_two=TWO)
-    with pytest.raises(MigrationError, match=r"0001_one\.sql was changed"):
+    changed = pytest.raises(MigrationError, match=rf"^database {database}: {name}: 0001_one\.sql was changed")
+    with changed:
         await apply(chassis_database, name)
-    package(name, _0001_one=ONE)
-    with pytest.raises(MigrationError, match=r"0002_two.sql.*older than the database"):
+    with changed:
+        await migrate.check(connection, database, name)
+    package(name, _0001_one=ONE, _0000_first="CREATE TABLE zero (id int)")
+    vanished = pytest.raises(
+        MigrationError, match=rf"^database {database}: {name}: 0002_two\.sql .* older than the data"
+    )
+    with vanished:
         await apply(chassis_database, name)
+    with vanished:
+        await migrate.check(connection, database, name)
+    await connection.execute("DROP TABLE schema_migration")
+    await migrate.check(connection, database, name)  # a new database
+    await connection.close()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +176,26 @@ async def test_many_at_once_run_each_file_once(chassis_database: ServiceDatabase
     name = package(_0001_one=ONE + "SELECT pg_sleep(0.1);", _0002_two=TWO)
     ran = await asyncio.gather(*(apply(chassis_database, name) for _ in range(6)))
     assert sorted(itertools.chain(*ran)) == ["0001_one.sql", "0002_two.sql"]
+
+
+async def test_another_process_that_is_at_it_is_waited_for_and_told(
+    chassis_database: ServiceDatabase, package: Make
+) -> None:
+    name, told = package(_0001_one=ONE), asyncio.Event()
+
+    def begins(what: str) -> None:
+        if what == migrate.ELSEWHERE:
+            told.set()
+
+    other = await chassis_database.connection()
+    await other.execute(f"SELECT pg_advisory_lock({migrate._LOCK})")
+    waiting = asyncio.create_task(
+        migrate.apply(chassis_database.owner, name, service_role="chassis_test", begins=begins)
+    )
+    async with asyncio.timeout(30):
+        await told.wait()
+    await other.close()
+    assert await waiting == ["0001_one.sql"]
 
 
 async def test_a_role_is_a_name_and_nothing_else(chassis_database: ServiceDatabase, package: Make) -> None:

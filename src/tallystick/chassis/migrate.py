@@ -22,6 +22,7 @@ CHASSIS: Final = "tallystick.chassis"
 _FILE: Final = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 _ROLE: Final = re.compile(r"^[a-z][a-z0-9_-]{0,62}$")
 _LOCK: Final = 0x7461_6C6C_79  # "tally": one migration of a database at a time
+ELSEWHERE: Final = "what another process runs"
 
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migration (
@@ -42,7 +43,7 @@ COMMENT ON COLUMN schema_migration.at IS 'class: internal';
 
 
 class MigrationError(Exception):
-    """A migration can't be run, or what ran is not what the files say. The message names the file and what to do."""
+    """A migration can't be run, or what ran is not what the files say. The message names the database, the file and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +79,23 @@ def migrations(package: str) -> list[Migration]:
     return list(found.values())
 
 
+async def check(connection: Connection, database: str, package: str) -> None:
+    """Refuses a database that went through something else than this program's migrations, before any is changed or used. Raises MigrationError."""
+    if await connection.fetchval("SELECT to_regclass('public.schema_migration')") is not None:
+        await _waiting(connection, database, _plan(package))
+
+
 async def apply(
     owner: Dsn, package: str, *, service_role: str, begins: Callable[[str], None] = lambda _: None
 ) -> list[str]:
     """Bring a database up to date: the chassis' migrations, then those of `package`. Returns the files that ran now.
 
-    `begins` is told each file before it runs. Safe to be called by several processes at once. Raises MigrationError; a failed file leaves nothing
-    of itself behind.
+    `begins` is told each file before it runs, and `ELSEWHERE` before the wait for another process that is at it. Safe to be called by several
+    processes at once. Raises MigrationError; a failed file leaves nothing of itself behind.
     """
     if not _ROLE.match(service_role):
         raise MigrationError(f"{service_role!r} is not the name of a role")
-    plan = [*migrations(CHASSIS), *(migrations(package) if package != CHASSIS else [])]
+    plan = _plan(package)
     try:
         connection: Connection = await asyncpg.connect(
             host=owner.host,
@@ -109,47 +116,62 @@ async def apply(
             "the database can't be reached for its migrations", context={"error": type(error).__name__}
         ) from error
     try:
-        await connection.execute("SET lock_timeout = 0")
-        await connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=120)
-        await connection.execute("SET lock_timeout = '10s'")
-        return await _apply(connection, plan, service_role, begins)
+        if not await connection.fetchval(f"SELECT pg_try_advisory_lock({_LOCK})"):
+            begins(ELSEWHERE)
+            await connection.execute("SET lock_timeout = 0")  # as long as migrations take
+            await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
+            await connection.execute("SET lock_timeout = '10s'")
+        await connection.execute(_TABLE)
+        ran = []
+        for migration in await _waiting(connection, owner.database, plan):
+            begins(migration.file)
+            await _run(connection, owner.database, migration, service_role)
+            ran.append(migration.file)
+        return ran
     finally:
         connection.terminate()  # the lock goes with the session
 
 
-async def _apply(
-    connection: Connection, plan: list[Migration], service_role: str, begins: Callable[[str], None]
-) -> list[str]:
-    await connection.execute(_TABLE)
+def _plan(package: str) -> list[Migration]:
+    return [*migrations(CHASSIS), *(migrations(package) if package != CHASSIS else [])]
+
+
+async def _waiting(connection: Connection, database: str, plan: list[Migration]) -> list[Migration]:
+    """What of the plan has not run on this database yet. Raises MigrationError when something else ran."""
     rows = await connection.fetch("SELECT package, number, file, sha256 FROM schema_migration")
     applied = {(row["package"], row["number"]): row for row in rows}
     known = {(migration.package, migration.number) for migration in plan}
     for package, number in sorted(applied.keys() - known):
         file = applied[package, number]["file"]
         raise MigrationError(
-            f"{package}: {file} ran on this database, but there is no such file: this program is older than the database"
+            f"database {database}: {package}: {file} ran on it, but there is no such file: this program is older than the database"
         )
-    ran = []
+    waiting = []
     for migration in plan:
         row = applied.get((migration.package, migration.number))
-        if row is not None:
-            if row["sha256"] != migration.sha256:
-                raise MigrationError(
-                    f"{migration.package}: {migration.file} was changed after it ran. Restore it and put the change into a new file"
-                )
-            continue
-        begins(migration.file)
-        try:
-            async with connection.transaction():
-                await connection.execute(migration.sql.replace(":service_role", f'"{service_role}"'))
-                await connection.execute(
-                    "INSERT INTO schema_migration (package, number, file, sha256) VALUES ($1, $2, $3, $4)",
-                    migration.package,
-                    migration.number,
-                    migration.file,
-                    migration.sha256,
-                )
-        except asyncpg.PostgresError as error:
-            raise MigrationError(f"{migration.package}: {migration.file}: {error.sqlstate} {error}") from error
-        ran.append(migration.file)
-    return ran
+        if row is None:
+            waiting.append(migration)
+        elif row["sha256"] != migration.sha256:
+            raise MigrationError(
+                f"database {database}: {migration.package}: {migration.file} was changed after it ran. Restore it and put the "
+                "change into a new file"
+            )
+    return waiting
+
+
+async def _run(connection: Connection, database: str, migration: Migration, service_role: str) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(migration.sql.replace(":service_role", f'"{service_role}"'))
+            await connection.execute(
+                "INSERT INTO schema_migration (package, number, file, sha256) VALUES ($1, $2, $3, $4)",
+                migration.package,
+                migration.number,
+                migration.file,
+                migration.sha256,
+            )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # When the connection is lost, what leaving the transaction says of it is not the reason.
+        found = error.__context__ if isinstance(error, asyncpg.InterfaceError) and error.__context__ else error
+        reason = " ".join(filter(None, (getattr(found, "sqlstate", None), str(found) or type(found).__name__)))
+        raise MigrationError(f"database {database}: {migration.package}: {migration.file}: {reason}") from error

@@ -387,6 +387,7 @@ class Platform:
         A step that fails is reported and does not keep the others from being taken.
         """
         self.ready, self.stopping = False, True
+        self._migrating.clear()
         proxy = [keeper for name, keeper in self._parts.items() if name == "envoy"]
         others = [keeper for name, keeper in self._parts.items() if name != "envoy"]
         await self._all(self._close_edge())

@@ -76,7 +76,9 @@ class Databases:
         )
 
     async def create(self, charters: Mapping[str, Charter]) -> None:
-        """Databases and roles of all services, with the passwords of the secret files."""
+        """Databases and roles of all services, with the passwords of the secret files. Raises `migrate.MigrationError` for a database that this
+        program does not know: none is migrated then, and no service begins to read what a newer one wrote.
+        """
         connection = await _connect(self._superuser)
         try:
             await connection.execute(";\n".join(fabric_postgres.cluster()), timeout=CREATE_TIMEOUT)
@@ -102,8 +104,7 @@ class Databases:
         """Brings one deployment's database up to date; answers the files that ran, each of which `begins` is told. Raises
         `migrate.MigrationError`.
         """
-        package = f"tallystick.services.{service_of(name)}"
-        return await migrate.apply(self.owner(name), package, service_role=name, begins=begins)
+        return await migrate.apply(self.owner(name), _package(name), service_role=name, begins=begins)
 
     async def pin_log_key(self) -> None:
         """Writes the log's public key to its file, once and for ever: from then on the log can't choose by which key it is checked. It
@@ -142,9 +143,14 @@ class Databases:
     async def _inside(self, plan: fabric_postgres.Plan) -> None:
         connection = await _connect(replace(self._superuser, database=plan.database))
         try:
+            await migrate.check(connection, plan.database, _package(plan.database))
             await connection.execute(";\n".join(plan.inside), timeout=CREATE_TIMEOUT)
         finally:
             connection.terminate()
+
+
+def _package(name: str) -> str:
+    return f"tallystick.services.{service_of(name)}"
 
 
 async def _connect(dsn: Dsn) -> Connection:

@@ -12,7 +12,7 @@ MOMENT_S: Final = 2.0
 
 class Slowly:
     """`with Slowly(tell) as told`: `told.begins(what)` as each thing begins; `tell(what)` of those that take longer than a moment, and
-    `tell(None)` when all are done.
+    `tell(None)` when all are done. What fails is for others to tell.
     """
 
     def __init__(self, tell: Callable[[str | None], None], moment: float = MOMENT_S) -> None:
@@ -23,9 +23,10 @@ class Slowly:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop()
-        self._tell(None)
+        if kind is None:
+            self._tell(None)
 
     def begins(self, what: str) -> None:
         self._stop()
