@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from tallystick.chassis.audit import VerifierKey
 from tallystick.chassis.charter import Charter, load_all
 from tallystick.cli import status as stopping
 from tallystick.cli import up as starting
@@ -321,6 +323,31 @@ async def test_a_root_key_is_never_made_over_data_of_another(directory: Path) ->
     with pytest.raises(StartFailed, match=r"root\.key is missing, .* restore it"):
         await _platform(layout).start()
     assert not layout.root_key.exists()
+
+
+async def test_what_is_left_of_a_platform_without_its_databases_is_refused(directory: Path) -> None:
+    """It would start with new ones, empty, and all would be well to see."""
+    layout = Layout(directory)
+    layout.prepare()
+    key = VerifierKey("log.example", Ed25519PublicKey.from_public_bytes(bytes(32)))
+    layout.log_key.write_text(f"{key}\n")
+    layout.postgres.mkdir()
+    with pytest.raises(StartFailed, match=r"postgres is missing, .* restore it"):
+        await _platform(layout).start()
+    (layout.postgres / "base").mkdir()
+    with pytest.raises(StartFailed, match=r"root\.key is missing, .* restore it"):
+        await _platform(layout).start()
+    assert not layout.root_key.exists()
+
+
+@pytest.mark.parametrize("damage", ["", "log.example+00000000+AAAA", "é"])
+async def test_a_damaged_key_of_the_log_is_found_at_the_start(directory: Path, damage: str) -> None:
+    """Nobody noticed, until every receipt was refused."""
+    layout = Layout(directory)
+    layout.prepare()
+    layout.log_key.write_text(damage)
+    with pytest.raises(StartFailed, match=r"log\.key is damaged .* restore it, or delete it"):
+        await _platform(layout).start()
 
 
 async def test_what_is_wrong_before_anything_is_started_is_said(directory: Path) -> None:

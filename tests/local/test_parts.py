@@ -12,6 +12,7 @@ import stat
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ import valkey.exceptions
 from nats.aio.msg import Msg
 
 from tallystick.chassis.bus import Bus, BusUnavailable
+from tallystick.chassis.db import Dsn
 from tallystick.local.parts import Child, Nats, Part, Postgres, ProcessFailed, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import process as process_part
@@ -114,6 +116,41 @@ async def test_a_child_that_ends_before_it_is_ready_says_why(directory: Path) ->
         await until_said(made, "thinking")
         with pytest.raises(ProcessFailed, match=r"not ready within 0.1 s(.|\n)*thinking"):
             await made.until_ready(never, within=0.1)
+
+
+async def test_what_recovers_is_waited_for_as_long_as_it_says_something(directory: Path) -> None:
+    looks = 0
+
+    async def ready() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks <= 20:
+            with made.log.open("a") as log:
+                log.write("redo in progress\n")
+        return looks == 20 and speaks
+
+    async with child(directory, "import time; time.sleep(600)") as made:
+        await made.start()
+        speaks = True
+        await made.until_ready(ready, within=0.2, every=0.05, recovers=True)
+        looks, speaks = 0, False
+        with pytest.raises(ProcessFailed, match=r"not ready within 0.2 s"):
+            await made.until_ready(ready, within=0.2, every=0.05, recovers=True)
+        assert looks > 20
+
+
+async def test_what_is_cut_short_is_gone_with_all_that_it_started(directory: Path) -> None:
+    """initdb has a shell that has a server."""
+    script = f"(trap '' HUP; sleep 600) & echo $! > {directory}/grandchild; wait"
+    running = asyncio.create_task(process_part.run_once("test", ["/bin/sh", "-c", script], within=60))
+    file = directory / "grandchild"
+    async with asyncio.timeout(20):
+        while not (file.exists() and file.read_text().strip()):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until_gone(int(file.read_text()))
 
 
 async def test_a_child_gets_its_own_environment_and_limits_only(
@@ -314,14 +351,16 @@ async def test_parts_stop_crash_and_start_again_on_the_same_data(directory: Path
             await part.stop()
 
 
-def test_a_socket_path_that_is_too_long_is_said(directory: Path) -> None:
-    long = directory / ("x" * 100)
+@pytest.mark.parametrize("name", ["x" * 100, "数" * 30])
+def test_a_socket_path_that_is_too_long_is_said(directory: Path, name: str) -> None:
+    """In bytes."""
+    long = directory / name
     log = directory / "log"
     for part in (
         Postgres(directory / "pg", long, password=new_secret(), log=log),
         Valkey(directory / "valkey", long / "valkey.sock", users=[], log=log),
     ):
-        with pytest.raises(ProcessFailed, match="too long"):
+        with pytest.raises(ProcessFailed, match="socket is too long for a Unix socket: "):
             asyncio.run(part.start())
 
 
@@ -473,6 +512,63 @@ async def test_a_lock_of_postgresql_that_nobody_holds_is_not_in_the_way(
     finally:
         await made.stop()
     assert not any(lock.exists() for lock in locks)
+
+
+async def test_the_superusers_secret_may_be_replaced(directory: Path) -> None:
+    """As any other: a file that was lost, or that others could read, is made anew. Nobody could log in to change this one."""
+    secrets_ = [new_secret(), new_secret()]
+    server = Postgres(directory / "data", directory / "sockets", password=secrets_[0], log=directory / "log")
+    superuser = Dsn(host=str(server.sockets), database="postgres", user="postgres", password=secrets_[0])
+    await server.start()
+    try:
+        (await connect(superuser)).terminate()
+        assert server.pid
+        os.kill(server.pid, signal.SIGKILL)  # it recovers first, alone
+        await server.exited()
+        again = Postgres(server.data, server.sockets, password=secrets_[1], log=server.log)
+        try:
+            await again.start()
+            (await connect(replace(superuser, password=secrets_[1]))).terminate()
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await connect(superuser)
+        finally:
+            await again.stop()
+    finally:
+        await server.stop()
+    for path in (directory / "data").iterdir():
+        if path.is_file():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert not any(secret.reveal().encode() in path.read_bytes() for secret in secrets_)
+
+
+async def test_a_cluster_that_is_not_whole_is_left_as_it_is(directory: Path) -> None:
+    server = Postgres(directory / "data", directory / "sockets", password=new_secret(), log=directory / "log")
+    server.data.mkdir()
+    (server.data / "base").mkdir()
+    with pytest.raises(ProcessFailed, match=r"PG_VERSION is missing: restore it"):
+        await server.start()
+    assert [path.name for path in directory.iterdir() if path.name.startswith("data.")] == []
+
+
+async def test_a_damaged_server_name_is_made_anew(directory: Path) -> None:
+    server = NatsServer(directory)
+    server.part.data.mkdir()
+    for damage in ("", "one two", "\udcff"):
+        (server.part.data / "server-name").write_text(damage, errors="surrogateescape")
+        try:
+            await server.part.start()
+            assert await server.part.ready() is True
+        finally:
+            await server.part.stop()
+
+
+async def test_what_valkey_wrote_and_can_not_read_is_said_with_what_to_do(directory: Path) -> None:
+    server = ValkeyServer(directory)
+    server.part.data.mkdir()
+    (server.part.data / valkey_part.AOF).mkdir()
+    (server.part.data / valkey_part.AOF / "appendonly.aof.manifest").touch()
+    with pytest.raises(ProcessFailed, match=r"valkey/appendonlydir can't be read: restore it, or move it away"):
+        await server.part.start()
 
 
 @pytest.mark.parametrize("part", ["postgres", "nats", "valkey"])

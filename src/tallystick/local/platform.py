@@ -72,7 +72,6 @@ class Platform:
         self.clock = clock or SystemClock()
         self.ready = False
         self.stopping = False
-        self.failed: str | None = None
         self._report = report
         self._started_at = self.clock.now()
         self._secrets = SecretFiles(layout.secrets)
@@ -103,8 +102,7 @@ class Platform:
         """Returns when everything is ready. Raises StartFailed, and then has stopped what was started."""
         try:
             await self._start()
-        except BaseException as error:
-            self.failed = str(error) or type(error).__name__
+        except BaseException:
             await self.stop()
             raise
         self.ready = True
@@ -112,6 +110,7 @@ class Platform:
     async def _start(self) -> None:
         async with _group() as group:
             self._clear_leftovers()
+            self._find_whole()
             self._make_root_key()
             for caller, _ in pairs(self.charters):
                 (self.layout.mesh / caller).mkdir(mode=0o700, exist_ok=True)
@@ -215,12 +214,20 @@ class Platform:
         if isinstance(keeper.unit, Envoy):
             self._background(Sampler(keeper.unit).run(), "sampler")
 
+    def _find_whole(self) -> None:
+        """Refuses what is left of a platform when its databases are lost: new ones would be empty, and everything would seem to be well."""
+        if provision.pinned_log_key(self.layout) is not None and not _holds_something(self.layout.postgres):
+            raise StartFailed(
+                f"{self.layout.postgres} is missing, with all that {self.layout.log_key} was the log of: restore it, or choose another "
+                "place for a new platform with --data"
+            )
+
     def _make_root_key(self) -> None:
         """At the first start and never again: a new one would open nothing of what is there."""
         path = self.layout.root_key
         if path.exists():
             return
-        if self.layout.authority.exists() or (self.layout.postgres / "PG_VERSION").exists():
+        if self.layout.authority.exists() or _holds_something(self.layout.postgres):
             raise StartFailed(f"{path} is missing, and nothing of the data can be opened without it: restore it")
         root_key.create(path, self._passphrase())
 
@@ -261,9 +268,7 @@ class Platform:
         return self.state.replicas.get(service, self.charters[service].scale.min_replicas)
 
     def _sockets(self, service: str) -> tuple[Path, ...]:
-        charter = self.charters[service]
-        count = self.state.replicas.get(service, charter.scale.min_replicas)
-        return tuple(self.layout.listen(service, number) for number in range(count))
+        return tuple(self.layout.listen(service, number) for number in range(self._count(service)))
 
     def _replica(self, service: str, number: int) -> Replica:
         return Replica(
@@ -423,6 +428,10 @@ class Platform:
                     return
                 continue
             return
+
+
+def _holds_something(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 @contextlib.asynccontextmanager

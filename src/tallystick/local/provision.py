@@ -14,7 +14,7 @@ import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tallystick.chassis import migrate
-from tallystick.chassis.audit import VerifierKey
+from tallystick.chassis.audit import NoteError, VerifierKey
 from tallystick.chassis.charter import Charter
 from tallystick.chassis.db import Connection, Dsn
 from tallystick.fabric import nats as fabric_nats
@@ -23,7 +23,7 @@ from tallystick.fabric import valkey as fabric_valkey
 from tallystick.kernel.deployment import service_of
 from tallystick.kernel.secret import Secret
 from tallystick.local import rail
-from tallystick.local.layout import Layout
+from tallystick.local.layout import Layout, LayoutError
 from tallystick.local.parts import Postgres, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import valkey as valkey_part
@@ -63,6 +63,18 @@ def sandbox(service: str, layout: Layout) -> dict[str, str]:
     if service == "notify":
         return {"TALLYSTICK_PRIVATE_WEBHOOKS": "true"}
     return {}
+
+
+def pinned_log_key(layout: Layout) -> VerifierKey | None:
+    """The log's public key as it was pinned; None before the log has signed. Raises LayoutError for a file that holds none."""
+    try:
+        return VerifierKey.parse(layout.log_key.read_text(encoding="ascii", errors="replace"))
+    except FileNotFoundError:
+        return None
+    except NoteError as error:
+        raise LayoutError(
+            f"{layout.log_key} is damaged ({error}): restore it, or delete it to trust the key that the log has now"
+        ) from error
 
 
 class Databases:

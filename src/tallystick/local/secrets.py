@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from tallystick.kernel.secret import Secret
+from tallystick.local.layout import LayoutError
 from tallystick.local.parts.process import write_private
 
 BYTES: Final = 32
 _NAME = re.compile(r"[a-z][a-z0-9_-]*(/[a-z][a-z0-9_-]*)?")
 
 
-class SecretsError(Exception):
+class SecretsError(LayoutError):
     """A secret can't be used; the message names its file and holds nothing of it."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 import valkey.asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from valkey.asyncio import Valkey
 
 from tallystick.chassis import audit, outbox
@@ -369,13 +370,17 @@ class Opened(Source):
         ("UPDATE entry SET seq = 9 WHERE index = 3", "hash to something else"),
         ("UPDATE checkpoint SET note = regexp_replace(note, ' [A-Za-z0-9+/=]+\\n$', E' \\u20ac\\n')", "the newest checkpoint: a signature is base64"),
         ("UPDATE log_key SET public = 'short'", "the log's key: "),
+        ("UPDATE log_key SET public = decode(repeat('ab', 32), 'hex')", "not the one that was pinned"),
     ],
 )  # fmt: skip
 async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, fault: str) -> None:
     await env.record("ledger", [fact(n) for n in range(5)])
     await env.log.sign()
+    [row] = await env.service.query("SELECT name, public FROM log_key")
+    pinned = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
     async with Opened(env) as source:
-        assert await verify_log.tree(source) == ([], "5 entries, 1 tiles")
+        assert await verify_log.tree(source, None) == await verify_log.tree(source, pinned)
+        assert await verify_log.tree(source, pinned) == ([], "5 entries, 1 tiles")
     connection = await env.service.connection(superuser=True)
     try:
         for table in ("entry", "checkpoint", "log_key"):
@@ -385,7 +390,7 @@ async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, faul
     finally:
         await connection.close()
     async with Opened(env) as source:
-        faults, _ = await verify_log.tree(source)
+        faults, _ = await verify_log.tree(source, pinned)
     assert fault in faults[0], faults
 
 

@@ -23,6 +23,7 @@ from tallystick.kernel.secret import Secret
 from tallystick.local.parts.process import Child, ProcessFailed, write_private
 
 GIB: Final = 1024**3
+_NAME: Final = re.compile(r"tallystick-[0-9a-f]{32}")
 
 
 def hash_password(password: Secret[str]) -> str:
@@ -134,11 +135,14 @@ class Nats:
         return await self._child.wait()
 
     def _server_name(self) -> str:
+        """By it our server is known from another one on the port; nothing else depends on it."""
         path = self.data / "server-name"
-        if not path.exists():
+        found = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+        if not _NAME.fullmatch(found):
             # Of 128 bits: `verify` takes a shorter word of hexadecimal digits for a card number when it happens to have no letter.
-            write_private(path, f"tallystick-{secrets.token_hex(16)}")
-        return path.read_text(encoding="ascii")
+            found = f"tallystick-{secrets.token_hex(16)}"
+            write_private(path, found)
+        return found
 
     def _configuration(self) -> str:
         # NATS reads a superset of JSON without its \\u. Names, subjects and paths are quoted by json.dumps, so data can't become configuration.

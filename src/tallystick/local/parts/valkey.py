@@ -6,6 +6,7 @@ Nothing here is the truth of anything, but a replay window that is forgotten let
 
 import asyncio
 import hashlib
+import os
 import re
 import secrets
 import signal
@@ -22,6 +23,9 @@ from tallystick.local.parts.process import Child, ProcessFailed, wheel, write_pr
 SUPERVISOR: Final = "supervisor"
 #: How long a script may hold up everybody else: ours take microseconds.
 SCRIPT_MS: Final = 500
+#: The append-only file is a directory, and what Valkey advises when it is damaged is a program that its wheel does not have.
+AOF: Final = "appendonlydir"
+_DAMAGED: Final = re.compile("(?i)aof |append only file")
 _PLAIN = re.compile(r"^[A-Za-z0-9_:.*~&%@+|#()<>{}\[\]/-]+$")
 
 
@@ -93,7 +97,7 @@ class Valkey:
         return self._child.pid
 
     async def start(self) -> None:
-        if len(str(self.socket)) > 100:
+        if len(os.fsencode(self.socket)) > 100:
             raise ProcessFailed(f"the path of Valkey's socket is too long for a Unix socket: {self.socket}")
         for directory in (self.data, self.socket.parent):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -102,7 +106,15 @@ class Valkey:
         write_private(self.data / "valkey.conf", self._configuration())
         self.socket.unlink(missing_ok=True)
         await self._child.start()
-        await self._child.until_ready(self.ready, within=60.0)
+        try:
+            await self._child.until_ready(self.ready, within=60.0)
+        except ProcessFailed as error:
+            if _DAMAGED.search(str(error)):
+                raise ProcessFailed(
+                    f"{error}\n{self.data / AOF} can't be read: restore it, or move it away. Without it counters begin anew, proofs that "
+                    "were used in the last minute may be used again, and the log does not know any more how long it was"
+                ) from error
+            raise
 
     async def ready(self) -> bool:
         """True when it has loaded its data and answers a logged-in PING. A script that does not end, which any service could send, is ended:

@@ -44,7 +44,12 @@ class Book:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
         path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.DatabaseError as error:
+            raise SystemExit(
+                f"{path} can't be used ({error}): restore it; without it the sandbox's acquirer knows nothing of what it has approved"
+            ) from error
         # Survives a kill of the process; after a power cut the sandbox may forget its last answers.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)

@@ -16,8 +16,11 @@ from tallystick.chassis.db import Queries
 from tallystick.kernel.deployment import service_of
 from tallystick.local.deployments import deployments
 from tallystick.local.layout import Layout
+from tallystick.local.provision import pinned_log_key
 from tallystick.local.verify import agreement, log, numbers, shards
-from tallystick.local.verify.source import Source
+from tallystick.local.verify.source import Source, Unreadable
+
+__all__ = ["Check", "Unreadable", "verify"]
 
 #: Facts on their way get this long to arrive before it counts as a fault that they are not there.
 DRAIN_SECONDS = 30.0
@@ -43,6 +46,7 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
     """Every check, one after the other."""
     services = list(deployments(layout))
     ledgers = [name for name in services if service_of(name) == LEDGER]
+    pinned = pinned_log_key(layout)
     async with Source(layout, services) as source:
         late = await log.drained(source, DRAIN_SECONDS)
         yield Check(
@@ -64,7 +68,7 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
             yield await _timed("books = directory", shards.DIRECTORY, lambda: shards.directory(source, ledgers))
             yield await _timed("shards = each other", shards.TRANSIT, lambda: shards.transit(source, ledgers))
         yield await _timed("outboxes = log", log.RECORDS, lambda: log.records(source))
-        yield await _timed("log's tree", log.TREE, lambda: log.tree(source))
+        yield await _timed("log's tree", log.TREE, lambda: log.tree(source, pinned))
         yield await _timed("no card numbers", numbers.PROMISE, lambda: numbers.search(source, layout))
 
 

@@ -82,7 +82,8 @@ async def records(source: Source) -> tuple[list[str], str]:
     return faults[:SHOWN], f"{seen:,} facts"
 
 
-async def tree(source: Source) -> tuple[list[str], str]:
+async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], str]:
+    """`pinned` is the log's key as it was when the log first signed."""
     faults: list[str] = []
     frontier = Frontier()
     tiles: dict[tuple[int, int], list[bytes]] = {}
@@ -114,19 +115,21 @@ async def tree(source: Source) -> tuple[list[str], str]:
     if stored != len(tiles):
         faults.append(f"{stored} tiles are stored, {len(tiles)} follow from the entries")
     if newest:
-        faults += await _signed(source, newest[0]["note"], roots.get(newest[0]["size"]))
+        faults += await _signed(source, newest[0]["note"], roots.get(newest[0]["size"]), pinned)
     elif head["size"]:
         faults.append("nothing was signed")
     return faults[:SHOWN], f"{frontier.size:,} entries, {stored:,} tiles"
 
 
-async def _signed(source: Source, note: str, root: bytes | None) -> list[str]:
+async def _signed(source: Source, note: str, root: bytes | None, pinned: VerifierKey | None) -> list[str]:
     rows = await source.rows("audit", "SELECT name, public FROM log_key")
     for row in rows:
         try:
             key = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
         except ValueError as error:
             return [f"the log's key: {error}"]
+        if pinned is not None and str(key) != str(pinned):
+            return ["the log's key is not the one that was pinned when it first signed"]
         try:
             checkpoint = verify_checkpoint(note, key)
         except NoteError as error:

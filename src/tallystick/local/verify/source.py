@@ -18,6 +18,10 @@ from tallystick.local.secrets import SecretFiles
 PAGE = 5_000
 
 
+class Unreadable(Exception):
+    """A database can't be opened."""
+
+
 class Source:
     """`async with Source(layout, services) as source`: one connection per database, in a read-only snapshot."""
 
@@ -47,23 +51,27 @@ class Source:
         return self._connections[service]
 
     async def fresh(self, service: str) -> Any:
-        """A connection that sees what is committed from moment to moment; closed with the source."""
+        """A connection that sees what is committed from moment to moment; closed with the source. Raises Unreadable."""
         dsn = replace(self._dsn, database=service)
-        connection = await asyncpg.connect(
-            host=dsn.host,
-            port=dsn.port,
-            user=dsn.user,
-            password=dsn.password.reveal(),
-            database=dsn.database,
-            timeout=10,
-            server_settings={
-                "application_name": "tallystick verify",
-                "default_transaction_read_only": "on",
-                "statement_timeout": "0",
-                "transaction_timeout": "0",
-                "idle_in_transaction_session_timeout": "0",
-            },
-        )
+        try:
+            connection = await asyncpg.connect(
+                host=dsn.host,
+                port=dsn.port,
+                user=dsn.user,
+                password=dsn.password.reveal(),
+                database=dsn.database,
+                timeout=10,
+                server_settings={
+                    "application_name": "tallystick verify",
+                    "default_transaction_read_only": "on",
+                    "statement_timeout": "0",
+                    "transaction_timeout": "0",
+                    "idle_in_transaction_session_timeout": "0",
+                },
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            reason = str(error) or type(error).__name__
+            raise Unreadable(f"the database of {service} can't be opened ({reason})") from error
         self._stack.push_async_callback(connection.close)
         return connection
 
