@@ -11,7 +11,7 @@ import pytest
 from msgspec import inspect
 
 from tallystick.chassis.charter import OPERATOR
-from tallystick.chassis.web.decode import exempt_paths, parts
+from tallystick.chassis.web.decode import texts
 from tests.architecture.tree import BUILT, ROOT, SRC, endpoints, place, sources
 
 MAX_LINES = 450
@@ -243,7 +243,7 @@ def test_a_long_number_belongs_into_few_fields(service: str) -> None:
     belongs = {"amount", "floor", "ceiling", "above", "card.number", "bank_account.iban"}
     for row in endpoints(service):
         if row.entry == "edge" and row.body is not None and row.media == "json":
-            for path in exempt_paths(inspect.type_info(row.body), ()):
+            for path in (text.path for text in texts(inspect.type_info(row.body)) if text.number):
                 assert path[-1] in belongs or ".".join(path[-2:]) in belongs, f"{row.where}: {'.'.join(path)}"
 
 
@@ -251,26 +251,12 @@ def test_a_long_number_belongs_into_few_fields(service: str) -> None:
 def test_a_text_with_a_pattern_says_in_words_what_it_is(service: str) -> None:
     """Whoever sends another is told the words (`description`), and never a pattern."""
     silent = [
-        name
+        f"{row.where} {'.'.join(text.path)}"
         for row in endpoints(service)
         if row.entry == "edge" or OPERATOR in row.mesh
         for kind in (row.body, row.query)
         if kind is not None
-        for name in _unsaid(inspect.type_info(kind), row.where)
+        for text in texts(inspect.type_info(kind))
+        if text.form.pattern is not None and not text.words
     ]
-    assert not silent, f"{service}: patterns without words: {', '.join(sorted(set(silent)))}"
-
-
-def _unsaid(info: inspect.Type, where: str) -> Iterator[str]:
-    said = ""
-    while isinstance(info, inspect.Metadata):
-        said = (info.extra_json_schema or {}).get("description", said)
-        info = info.type
-    if isinstance(info, inspect.StrType) and info.pattern is not None and not said:
-        yield where
-    if isinstance(info, inspect.StructType):
-        for field in info.fields:
-            yield from _unsaid(field.type, f"{info.cls.__name__}.{field.name}")
-    else:
-        for part in parts(info):
-            yield from _unsaid(part, where)
+    assert not silent, f"{service}: patterns without words: {', '.join(silent)}"

@@ -466,6 +466,8 @@ class Named(msgspec.Struct, forbid_unknown_fields=True):
     ) = None
     names: dict[str, Annotated[str, msgspec.Meta(pattern="^[0-9]+$", max_length=9)]] = {}
     amounts: list[MoneyWire] = []
+    other: Annotated[str, msgspec.Meta(pattern=r"^[a-z'\\]+$", max_length=9, description="another name")] | None = None
+    words: dict[str, Annotated[str, msgspec.Meta(pattern="^[a-z]+$", max_length=9, description="a word")]] = {}
 
 
 @pytest.mark.parametrize(
@@ -474,6 +476,8 @@ class Named(msgspec.Struct, forbid_unknown_fields=True):
         ({"name": "A"}, "/name", "Expected a name: letters a-z"),
         ({"names": {"x": "A"}}, "/names", "Expected `str` matching regex '^[0-9]+$'"),
         ({"amounts": [{"amount": "-1", "currency": "EUR"}]}, "/amounts/0/amount", "Expected minor units as digits"),
+        ({"other": "A"}, "/other", "Expected another name"),
+        ({"words": {"x": "A"}}, "/words", "Expected a word"),
         ({"name": "a" * 10}, "/name", "Expected `str` of length <= 9"),
     ],
 )

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -63,8 +63,8 @@ def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
     """
     check_strict(kind)
     decode = msgspec.json.Decoder(kind, strict=True).decode
-    exempt = frozenset(exempt_paths(inspect.type_info(kind), ())) if guarded else frozenset()
-    said = dict(forms(inspect.type_info(kind)))
+    exempt = frozenset(text.path for text in texts(inspect.type_info(kind)) if text.number)
+    said = forms(kind)
 
     def decoder(body: bytes) -> Any:
         try:
@@ -106,7 +106,7 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
     """
     check_strict(kind)
     struct = cast("inspect.StructType", inspect.type_info(kind))
-    said = dict(forms(struct))
+    said = forms(kind)
     numbers = frozenset(field.encode_name for field in struct.fields if _is_whole(field.type))
     if other := [f.encode_name for f in struct.fields if f.encode_name not in numbers and not _is_text(f.type)]:
         msg = f"{kind.__name__}: a parameter is a text or a whole number: {', '.join(other)}"
@@ -128,8 +128,7 @@ def _is_whole(info: inspect.Type) -> bool:
 
 
 def _is_text(info: inspect.Type) -> bool:
-    texts = (inspect.StrType, inspect.LiteralType, inspect.NoneType)
-    return all(isinstance(arm, texts) for arm in _arms(info))
+    return all(isinstance(arm, inspect.StrType | inspect.LiteralType | inspect.NoneType) for arm in _arms(info))
 
 
 def _arms(info: inspect.Type) -> Iterator[inspect.Type]:
@@ -159,44 +158,72 @@ def invalid(pointer: str, detail: str) -> InvalidRequest:
     return InvalidRequest("The request is not valid.", errors=[{"pointer": pointer, "detail": detail}])
 
 
-def locate(message: str, said: Mapping[str, str] = MappingProxyType({})) -> tuple[str, str]:
-    """The JSON pointer and the text of a msgspec error: ``... - at `$.transfers[0].amount` `` -> `/transfers/0/amount`. `said` is `forms`."""
+def locate(message: str, said: Forms = MappingProxyType({})) -> tuple[str, str]:
+    """The JSON pointer and the text of a msgspec error: ``... - at `$.transfers[0].amount` `` -> `/transfers/0/amount`."""
     found = _PLACE.match(message)
     what = message if found is None else found["what"]
-    pointer = ""
+    path: tuple[str, ...] = ()
     for name, index, _any in _STEP.findall("" if found is None else found["path"]):
         if not name and not index:
             break  # msgspec does not say which key of a map; the pointer ends at the map
-        pointer += f"/{name or index}"
+        path = (*path, name or index)
+    pointer = "".join(f"/{step}" for step in path)
     if unknown := _UNKNOWN.search(what):
         pointer += "/" + _shown(unknown[1]).replace("~", "~0").replace("/", "~1")
     # What was expected is our own text, long limits and all; other messages repeat the client's.
-    return pointer, said.get(what, what) if what.startswith("Expected ") else _shown(what)
+    return pointer, _in_words(what, path, said) if what.startswith("Expected ") else _shown(what)
 
 
-def forms(info: inspect.Type) -> Iterator[tuple[str, str]]:
-    """What msgspec says of a text that is not as its pattern demands, and what the type calls it (`description`): nobody reads a pattern."""
-    called = ""
+def _in_words(what: str, path: tuple[str, ...], said: Forms) -> str:
+    for form, words in said.get(what, ()):
+        if _generic(path, (form,)) or _generic((*path, "*"), (form,)):
+            return f"Expected {words}"
+    return what
+
+
+#: By what msgspec says of a text that is not as its pattern demands: the paths of such texts, and what each is called (`description`).
+Forms = Mapping[str, Sequence[tuple[tuple[str, ...], str]]]
+
+
+def forms(kind: Any) -> Forms:
+    """Nobody reads a pattern: what a text should be is told in words, where its type has them."""
+    found: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    for text in texts(inspect.type_info(kind)):
+        if text.form.pattern is not None and text.words:
+            what = f"Expected `str` matching regex {text.form.pattern!r}"
+            found.setdefault(what, []).append((text.path, text.words))
+    return found
+
+
+class Text(NamedTuple):
+    """A text inside of a type. `path` has `*` for each item of a list and each key of a map; `words` is its description, and `number` whether a
+    card number may be there.
+    """
+
+    path: tuple[str, ...]
+    form: inspect.StrType
+    words: str
+    number: bool
+
+
+def texts(info: inspect.Type, path: tuple[str, ...] = ()) -> Iterator[Text]:
+    words, number = "", False
     while isinstance(info, inspect.Metadata):
-        called = (info.extra_json_schema or {}).get("description", called)
+        words = (info.extra_json_schema or {}).get("description", words)
+        number = number or NUMBER_BELONGS.items() <= (info.extra or {}).items()
         info = info.type
-    if isinstance(info, inspect.StrType) and info.pattern is not None and called:
-        yield f"Expected `str` matching regex {info.pattern!r}", f"Expected {called}"
-    for part in parts(info):
-        yield from forms(part)
-
-
-def parts(info: inspect.Type) -> Iterable[inspect.Type]:
-    """The types that a type is made of."""
-    if isinstance(info, inspect.UnionType):
-        return info.types
-    if isinstance(info, inspect.StructType):
-        return (field.type for field in info.fields)
-    if isinstance(info, inspect.DictType):
-        return (info.key_type, info.value_type)
-    if isinstance(info, inspect.TupleType):
-        return info.item_types
-    return (info.item_type,) if isinstance(info, inspect.CollectionType) else ()
+    if isinstance(info, inspect.StrType):
+        yield Text(path, info, words, number)
+    elif isinstance(info, inspect.UnionType):
+        for arm in info.types:
+            yield from texts(arm, path)
+    elif isinstance(info, inspect.StructType):
+        for each in info.fields:
+            yield from texts(each.type, (*path, each.encode_name))
+    elif isinstance(info, inspect.DictType):
+        yield from texts(info.value_type, (*path, "*"))
+    elif isinstance(info, inspect.CollectionType):
+        yield from texts(info.item_type, (*path, "*"))
 
 
 def check_strict(kind: Any) -> None:
@@ -257,7 +284,7 @@ def _pairs(raw: bytes, what: str, limit: int = MAX_QUERY) -> dict[str, str]:
     return found
 
 
-def _convert(values: Mapping[str, str | int], kind: Any, said: Mapping[str, str] = MappingProxyType({})) -> Any:
+def _convert(values: Mapping[str, str | int], kind: Any, said: Forms = MappingProxyType({})) -> Any:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
@@ -282,24 +309,6 @@ def _bad_text(value: Any) -> str | None:
     return next((fault for part in parts if (fault := _bad_text(part))), None)
 
 
-def exempt_paths(info: inspect.Type, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The paths of texts where a number belongs; `*` for each item of a list and each key of a map."""
-    while isinstance(info, inspect.Metadata):
-        if info.extra is not None and NUMBER_BELONGS.items() <= info.extra.items():
-            yield path
-        info = info.type
-    if isinstance(info, inspect.UnionType):
-        for arm in info.types:
-            yield from exempt_paths(arm, path)
-    elif isinstance(info, inspect.StructType):
-        for each in info.fields:
-            yield from exempt_paths(each.type, (*path, each.encode_name))
-    elif isinstance(info, inspect.DictType):
-        yield from exempt_paths(info.value_type, (*path, "*"))
-    elif isinstance(info, inspect.CollectionType):
-        yield from exempt_paths(info.item_type, (*path, "*"))
-
-
 def _number(value: Any, exempt: frozenset[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, str] | None:
     """The pointer and what is wrong there, for the first text with a number that belongs into the vault."""
     if isinstance(value, str):
@@ -315,10 +324,9 @@ def _number(value: Any, exempt: frozenset[tuple[str, ...]], path: tuple[str, ...
     return next((told for key, item in items if (told := _number(item, exempt, (*path, key)))), None)
 
 
-def _generic(path: tuple[str, ...], exempt: frozenset[tuple[str, ...]]) -> bool:
+def _generic(path: tuple[str, ...], forms: Iterable[tuple[str, ...]]) -> bool:
     return any(
-        len(form) == len(path) and all(step in ("*", at) for step, at in zip(form, path, strict=True))
-        for form in exempt
+        len(form) == len(path) and all(step in ("*", at) for step, at in zip(form, path, strict=True)) for form in forms
     )
 
 
