@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from tallystick.chassis import app
 from tallystick.chassis.app.process import of_all_shards
+from tallystick.chassis.app.server import _reserve
 from tallystick.chassis.bus import Subscription
 from tallystick.chassis.keys import Aad, Keyring, LocalRoot, root
 from tallystick.chassis.settings import Settings
@@ -441,3 +442,8 @@ async def test_a_database_that_goes_away_is_told_but_does_not_make_the_replica_u
         return bool((await replica.get("/sales", "POST"))[0] == 200)
 
     await until(sold)
+
+
+def test_a_socket_path_that_is_too_long_is_said(directory: Path) -> None:
+    with pytest.raises(ValueError, match="at most 107 bytes"):
+        _reserve(directory / ("数" * 30))

@@ -18,9 +18,12 @@ from tallystick.chassis.keys import root
 from tallystick.chassis.telemetry.store import Span, SpanFile
 from tallystick.cli.commands import COMMANDS, dispatch, overview
 from tallystick.cli.logs import render
+from tallystick.cli.status import _show
 from tallystick.cli.trace import waterfall
 from tallystick.contracts.identity.messages import Tenant
+from tallystick.local import control
 from tallystick.local.collector import spans
+from tallystick.local.control import PartStatus, Status
 from tallystick.local.layout import Layout
 from tallystick.local.logs import Line
 
@@ -159,6 +162,46 @@ def test_a_place_for_files_that_can_not_be(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "file").touch()
     assert dispatch(["render", "nats", "--out", str(tmp_path / "file")]) == 2
     assert f"tallystick: {tmp_path / 'file'} can't be written: File exists" in capsys.readouterr().err
+
+
+def test_what_a_part_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Rich took `[Errno 39]` for a style, and `[/opt]` for the end of none: `status` ended with a stack trace."""
+    said = "[Errno 39] Directory not empty: [/opt/x]"
+    part = PartStatus(
+        name="postgres", version="18", pid=None, ready=False, phase="failed", restarts=0, started_at=None, error=said
+    )
+    found = Status(
+        edge="https://localhost:1", mtls="https://localhost:4", ca="[red]/ca.pem", ops="http://127.0.0.1:2", data="/data", pid=1,
+        ready=False, started_at="2026-01-01T00:00:00Z", parts=[part], services=[], rejections=["no [/such] cluster"],
+    )  # fmt: skip
+    _show(found)
+    out = capsys.readouterr().out
+    assert f"postgres: {said}" in out
+    assert "CA [red]/ca.pem" in out
+    assert "envoy refused: no [/such] cluster" in out
+    data = tmp_path / "[bold]a"
+    assert dispatch(["doctor", "--data", str(data)]) in {0, 1}
+    assert f"{data} will be made" in capsys.readouterr().out
+
+
+def test_bytes_that_are_no_text_are_said_as_json_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert dispatch(["up", "--replicas", "\udcff=2", "--json", "--data", str(tmp_path)]) == 2
+    assert "\\udcff" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_databases_that_can_not_be_read_yet_are_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    async def ask(*_: object) -> None:
+        """The supervisor is there, and PostgreSQL is not."""
+
+    monkeypatch.setattr(control, "ask", ask)
+    Layout(directory).prepare()
+    assert dispatch(["verify", "--data", str(directory)]) == 4
+    assert "can't be opened ([Errno 2] No such file or directory): `tallystick status`" in capsys.readouterr().err
+    (Layout(directory).secrets / "postgres").write_text("")
+    assert dispatch(["verify", "--data", str(directory)]) == 4
+    assert "secrets/postgres is empty or damaged" in capsys.readouterr().err
 
 
 LOOKING = (

@@ -26,11 +26,36 @@ from tests.support.ports import free_port
 
 def test_sockets_fit_wherever_the_data_lies(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 60) / ("e" * 60)
-    for data in (Path("/srv/tally"), deep):
+    wide = Path("/srv") / ("数" * 30)
+    for data in (Path("/srv/tally"), deep, wide):
         layout = Layout(data)
         longest = layout.mesh / ("s" * 20) / ("t" * 20 + ".sock")
-        assert len(str(longest)) <= LONGEST_SOCKET
+        assert len(os.fsencode(longest)) <= LONGEST_SOCKET
     assert Layout(deep).run != Layout(deep.with_name("f")).run
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "cr\r", "del\x7f", "latin-\udce9"])
+def test_a_directory_whose_name_is_no_text_is_refused(tmp_path: Path, name: str) -> None:
+    """PostgreSQL, Envoy's configuration and JSON can't have it, and said so late and each in its own way."""
+    assert data_directory(tmp_path / "josé \"x' \\n #1 数").is_relative_to(tmp_path.resolve())
+    with pytest.raises(LayoutError, match="no text: choose another") as caught:
+        data_directory(tmp_path / name)
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o722])
+def test_data_that_others_could_change_is_not_begun_with(directory: Path, mode: int) -> None:
+    layout = Layout(directory)
+    directory.chmod(mode)
+    layout.prepare()  # nothing was in it
+    assert directory.stat().st_mode & 0o777 == 0o700
+    directory.chmod(mode)
+    with pytest.raises(LayoutError, match=f"others may write to .* .mode {mode:04o}.*: chmod 700 it"):
+        layout.prepare()
+    assert directory.stat().st_mode & 0o777 == mode, "what is wrong stays to be seen"
+    directory.chmod(0o755)
+    layout.prepare()
 
 
 def test_everything_is_private(directory: Path) -> None:
@@ -317,6 +342,7 @@ def test_secrets_that_others_can_read_are_found(directory: Path) -> None:
     [finding] = [f for f in doctor.examine(layout) if f.name == "modes"]
     assert finding.verdict == "failed"
     assert "ledger/nats" in finding.found
+    assert "never root.key" in finding.remedy, "deleted with the others it would take all data along"
 
 
 def test_little_memory_disk_files_and_cores_are_said() -> None:

@@ -160,11 +160,12 @@ def overview() -> str:
 
 
 def _fail(failure: Failed, *, json: bool) -> int:
+    said = str(failure).encode(errors="backslashreplace").decode()  # an argument may have bytes that are no text
     with suppress(BrokenPipeError, Failed):  # where nothing can be said, the exit status still can
         if json:
             import msgspec
 
-            print(msgspec.json.encode({"error": str(failure), "status": failure.status}).decode(), flush=True)
+            print(msgspec.json.encode({"error": said, "status": failure.status}).decode(), flush=True)
     with suppress(OSError):
-        print(f"tallystick: {failure}", file=sys.stderr)
+        print(f"tallystick: {said}", file=sys.stderr)
     return failure.status

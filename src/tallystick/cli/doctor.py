@@ -15,10 +15,12 @@ def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     if common.json:
         emit({"ok": all(finding.verdict != "failed" for finding in findings), "findings": findings}, common)
     else:
+        from rich.markup import escape
+
         out = console()
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            out.print(f"{_MARKS[finding.verdict]} {finding.name:<{width}}  {finding.found}")
+            out.print(f"{_MARKS[finding.verdict]} {finding.name:<{width}}  {escape(finding.found)}")
             if finding.remedy:
-                out.print(f"  {'':<{width}}  [bold]{finding.remedy}[/]")
+                out.print(f"  {'':<{width}}  [bold]{escape(finding.remedy)}[/]")
     return NO if any(finding.verdict == "failed" for finding in findings) else OK

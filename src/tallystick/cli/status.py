@@ -73,9 +73,11 @@ def _until_gone(pid: int) -> None:
 
 
 def _show(found: control.Status) -> None:
+    from rich.markup import escape
+
     out = console()
     state = "ready" if found.ready else "stopping" if found.stopping else "not ready"
-    out.print(f"[bold]{state}[/]  {found.edge}   mTLS {found.mtls}   CA {found.ca}   metrics {found.ops}/sd")
+    out.print(f"[bold]{state}[/]  {found.edge}   mTLS {found.mtls}   CA {escape(found.ca)}   metrics {found.ops}/sd")
     if found.shards:
         out.print(f"shards of the ledger: {', '.join((HOME, *found.shards))}")
     table = columns(
@@ -109,9 +111,9 @@ def _show(found: control.Status) -> None:
         out.print(f"[yellow]{name}[/]: its database is being migrated, {file}; nothing else is to be done than to wait")
     for name, row, _ in rows:
         if row.error and not row.ready:
-            out.print(f"[yellow]{name}[/]: {row.error}", markup=True)
+            out.print(f"[yellow]{name}[/]: {escape(row.error)}")
     for text in found.rejections:
-        out.print(f"[red]envoy refused[/]: {text}")
+        out.print(f"[red]envoy refused[/]: {escape(text)}")
 
 
 def _ago(started_at: str | None) -> str:

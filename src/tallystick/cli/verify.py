@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tallystick.cli.output import NO, OK, Common, console, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit
 from tallystick.local import control
 
 if TYPE_CHECKING:
@@ -28,16 +28,22 @@ def verify(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
 
 
 async def _verify(common: Common) -> list[Check]:
+    from rich.markup import escape
+
+    from tallystick.local.verify import Unreadable
     from tallystick.local.verify import verify as run
 
     await control.ask(common.layout, control.GetStatus(), control.Status)
     out = console(error=common.json)
     checks = []
-    async for check in run(common.layout):
-        checks.append(check)
-        mark = "[red]✗[/]" if check.faults else "[green]✓[/]"
-        seen = f"  [dim]{check.looked_at}[/]" if check.looked_at else ""
-        out.print(f"{mark} {check.name:<44} [dim]{check.promise}[/]{seen}")
-        for fault in check.faults:
-            out.print(f"    [red]{fault}[/]", markup=True)
+    try:
+        async for check in run(common.layout):
+            checks.append(check)
+            mark = "[red]✗[/]" if check.faults else "[green]✓[/]"
+            seen = f"  [dim]{check.looked_at}[/]" if check.looked_at else ""
+            out.print(f"{mark} {check.name:<44} [dim]{check.promise}[/]{seen}")
+            for fault in check.faults:
+                out.print(f"    [red]{escape(fault)}[/]")
+    except Unreadable as error:
+        raise Failed(f"{error}: `tallystick status` says what is not ready", PART_FAILED) from error
     return checks

@@ -18,7 +18,7 @@ import msgspec
 import psutil
 
 from tallystick.local import state as states
-from tallystick.local.layout import LONGEST_SOCKET, Layout, LayoutError, belongs
+from tallystick.local.layout import Layout, LayoutError, belongs
 from tallystick.local.parts.envoy import envoy_version
 from tallystick.local.parts.nats import nats_version
 from tallystick.local.parts.postgres import postgres_version
@@ -193,12 +193,8 @@ def _directory(layout: Layout) -> Finding:
         )
     if ground != data:
         return Finding(name="data", verdict="ok", found=f"{data} will be made at the first `tallystick up`")
-    longest = len(str(layout.mesh / ("x" * 20) / ("x" * 20 + ".sock")))
-    where = (
-        ""
-        if longest <= LONGEST_SOCKET and layout.data in layout.run.parents
-        else f", sockets in {layout.run} (its own path is too long for them)"
-    )
+    inside = layout.data in layout.run.parents
+    where = "" if inside else f", sockets in {layout.run} (its own path is too long for them)"
     return Finding(name="data", verdict="ok", found=f"{data}{where}")
 
 
@@ -218,7 +214,8 @@ def _modes(layout: Layout) -> Iterator[Finding]:
             name="modes",
             verdict="failed",
             found=f"others may read {shown}",
-            remedy="chmod 700 the directories and 600 the files, and think of the secrets as known: delete them while it is stopped",
+            remedy="chmod 700 the directories and 600 the files, and think of the secrets as known: delete the passwords while it is "
+            "stopped, new ones are made; but never root.key, without which nothing can be read: `tallystick keys rotate-root`",
         )
     else:
         yield Finding(name="modes", verdict="ok", found="nobody else can read the secrets")

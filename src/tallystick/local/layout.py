@@ -27,9 +27,13 @@ def data_directory(given: Path | None) -> Path:
     """`--data`, else `$TALLYSTICK_HOME`, else `.tallystick` in the current folder; absolute, links resolved. Raises LayoutError."""
     named = Path(given or os.environ.get("TALLYSTICK_HOME") or DEFAULT)
     try:
-        return named.expanduser().resolve()
+        found = named.expanduser().resolve()
     except RuntimeError as error:  # links in a circle, a `~name` of nobody
         raise LayoutError(f"{named} leads nowhere ({error}): choose another with --data") from error
+    # The parts' configurations are text of lines, and paths are told in JSON. Of a byte that is no UTF-8 Python makes half of a surrogate pair.
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in str(found)):
+        raise LayoutError(f"{str(found)!a} has bytes in its name that are no text: choose another with --data")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,9 @@ class Layout:
     def run(self) -> Path:
         """Sockets and what else is gone after a stop."""
         inside = self.data / "run"
-        if len(str(inside)) + LONGEST_BELOW_RUN <= LONGEST_SOCKET:
+        if len(os.fsencode(inside)) + LONGEST_BELOW_RUN <= LONGEST_SOCKET:
             return inside
-        name = hashlib.sha256(str(self.data).encode()).hexdigest()[:12]
+        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
         return Path(f"/tmp/tallystick-{os.geteuid()}") / name  # noqa: S108 - made 0700 and checked in `prepare`
 
     @property
@@ -147,7 +151,9 @@ class Layout:
             raise LayoutError(f"{belongs(self.data, found)}: run as that user, or choose another with --data")
 
     def prepare(self) -> None:
-        """Make the directories, all 0700, and refuse what is somebody else's or holds something else. Raises LayoutError."""
+        """Make the directories, all 0700, and refuse what is somebody else's, holds something else or may have been changed by others.
+        Raises LayoutError.
+        """
         self._refuse_another_content()
         short = self.run
         outside = short.parent if self.data not in short.parents else None
@@ -168,6 +174,12 @@ class Layout:
         if found and found.isdisjoint(path.name for path in (self.lock, self.state, self.secrets, self.postgres)):
             raise LayoutError(
                 f"{self.data} holds something else than a platform: choose one that is empty or not there yet, with --data"
+            )
+        mode = stat.S_IMODE(self.data.stat().st_mode)
+        if found and mode & 0o022:
+            raise LayoutError(
+                f"others may write to {self.data} (mode {mode:04o}), and put their own databases and keys there: chmod 700 it if nobody else "
+                "was there, or restore it"
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ class Server(uvicorn.Server):
 
 def _reserve(path: Path) -> None:
     """Leave a socket file of mode 0600 at `path`: uvicorn takes over the mode of the file that it replaces."""
-    if len(str(path)) > 100:
+    if len(os.fsencode(path)) > 100:
         msg = f"the path of a Unix socket has at most 107 bytes: {path}"
         raise ValueError(msg)
     path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tallystick.cli.administration import operate
+from tallystick.cli.ledger.accounts import escaped
 from tallystick.cli.ledger.app import ledger
 from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, counted, emit
 from tallystick.cli.tenant import checked
@@ -59,7 +60,7 @@ def check(
             f"{mark} {one['tenant']}/{one['book']}  [dim]{one['rows']:,} rows, sequence {one['sequence']:,}[/]{note}"
         )
         for fault in one["faults"]:
-            out.print(f"  [red]{fault}[/]", markup=True)
+            out.print(f"  [red]{escaped(fault)}[/]")
     if not found:
         whose = "there are no books yet" if tenant is None else f"{tenant} has no books yet"
         out.print(f"{whose}: one is opened when somebody first uses it")
