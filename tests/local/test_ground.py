@@ -163,6 +163,16 @@ def test_a_platform_from_before_the_second_edge_gets_a_port_for_it(directory: Pa
         assert states.plan(found, None, None, None) == found
 
 
+def test_what_the_vault_reads_as_it_starts_again_is_with_the_data(directory: Path) -> None:
+    """Where paths are long the sockets are below /tmp, which is cleared of what lies there for long."""
+    layout = Layout(directory / ("d" * 100))
+    layout.data.mkdir()
+    found = environment(layout, states.plan(None, None, None, None), Options(), charter.load_all()["vault"], 0)
+    for name in ("DESTINATIONS_FILE", "LOG_KEY_FILE", "ROOT_KEY_FILE", "TRACE_DIR", "DATABASE_PASSWORD_FILE"):
+        assert layout.data in Path(found[f"TALLYSTICK_{name}"]).parents, name
+    assert layout.data not in Path(found["TALLYSTICK_LISTEN"]).parents
+
+
 def test_state_is_written_and_read(directory: Path) -> None:
     layout = Layout(directory)
     assert states.read(layout) is None

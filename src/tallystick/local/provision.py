@@ -6,6 +6,7 @@ Everything can be done again on every start, so that a changed charter or a repl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -36,6 +37,8 @@ OPERATOR_VALKEY: Final = ("~*", "+@read", "+ping", "+info", "-@dangerous", "+key
 CREATE_TIMEOUT: Final = 60.0
 #: Seconds between two looks whether the log has made its key.
 LOG_KEY_POLL: Final = 0.2
+#: What comes of a server that stops, starts or is gone.
+_AWAY: Final = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
 
 
 def bus_accounts(charters: Mapping[str, Charter], secrets: SecretFiles) -> dict[str, fabric_nats.Account]:
@@ -57,7 +60,8 @@ def sandbox(service: str, layout: Layout) -> dict[str, str]:
     receivers on the same machine. And where the log's key lies.
     """
     if service == "vault":
-        destinations = layout.run / "destinations.toml"
+        # Not beside the sockets: those may be below /tmp, where what nobody reads for days is taken away, and the vault reads it as it starts.
+        destinations = layout.data / "destinations.toml"
         write_private(destinations, rail.destination(layout.run / "rail.sock"))
         return {"TALLYSTICK_DESTINATIONS_FILE": str(destinations), "TALLYSTICK_LOG_KEY_FILE": str(layout.log_key)}
     if service == "notify":
@@ -120,19 +124,22 @@ class Databases:
 
     async def pin_log_key(self) -> None:
         """Writes the log's public key to its file, once and for ever: from then on the log can't choose by which key it is checked. It
-        makes the key when it signs for the first time, so this waits for that.
+        makes the key when it signs for the first time, so this waits for that, and for a database that is away for a moment.
         """
         while not self._layout.log_key.exists():
-            connection = await _connect(replace(self._superuser, database="audit"))
-            try:
-                row = await connection.fetchrow("SELECT name, public FROM log_key")
-            finally:
-                connection.terminate()
-            if row is not None:
-                key = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
-                write_private(self._layout.log_key, f"{key}\n", mode=0o644)
-            else:
-                await asyncio.sleep(LOG_KEY_POLL)
+            with contextlib.suppress(*_AWAY):
+                if (key := await self._log_key()) is not None:
+                    write_private(self._layout.log_key, f"{key}\n", mode=0o644)
+                    return
+            await asyncio.sleep(LOG_KEY_POLL)
+
+    async def _log_key(self) -> VerifierKey | None:
+        connection = await _connect(replace(self._superuser, database="audit"))
+        try:
+            row = await connection.fetchrow("SELECT name, public FROM log_key")
+        finally:
+            connection.terminate()
+        return VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"])) if row is not None else None
 
     def service(self, service: str) -> Dsn:
         """How the service itself comes in."""
