@@ -86,7 +86,8 @@ class Valkey:
         self._users = tuple(users)
         self._max_memory = max_memory
         self._own_password = Secret("")
-        self._child = Child(self.name, [str(binary()), str(data / "valkey.conf")], log=log, stop_within=stop_within)
+        argv = [str(binary()), _argument(data / "valkey.conf")]
+        self._child = Child(self.name, argv, log=log, stop_within=stop_within)
 
     @property
     def version(self) -> str:
@@ -200,6 +201,14 @@ class Valkey:
         return "# Written at every start; changes here are lost.\n" + "".join(
             f"{name} {value}\n" for name, value in settings.items()
         )
+
+
+def _argument(path: Path) -> str:
+    """A file's name on the command line, where one with a wildcard is a pattern: if no file matches, the server starts without a configuration,
+    which is on TCP and without a password.
+    """
+    text = str(path)
+    return re.sub(r"[*?\[\\]", r"\\\g<0>", text) if re.search(r"[*?\[]", text) else text
 
 
 def _quoted(path: Path) -> str:
