@@ -237,14 +237,19 @@ def test_who_interrupts_a_detached_start_ends_it(
     layout.prepare()
     [child] = children(monkeypatch, "import time; time.sleep(600)")
     before = signal.getsignal(signal.SIGTERM)
+    # A shell lets what it starts in the background ignore Ctrl-C, and whatever that starts does too.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def interrupted(*_: object) -> None:
         os.kill(os.getpid(), number)
         await asyncio.sleep(600)
 
     monkeypatch.setattr(control, "ask", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        starting._detach(layout, Common(data=tmp_path))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            starting._detach(layout, Common(data=tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert child[0].returncode == -signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -210,7 +210,7 @@ async def test_an_error_points_at_its_place(platform: PlatformUnderTest, credent
             ("/v1/payments", shop.payment(source={"type": "cash"}), "/source/type", "cash"),
             ("/v1/payments", shop.payment(metadata={"k": 1}), "/metadata", "str"),
             ("/v1/payments", shop.payment(description="x" * 501), "/description", "500"),
-            ("/v1/transfers", shop.transfer(amount=eur("x")), "/transfers/0/amount/amount", "matching"),
+            ("/v1/transfers", shop.transfer(amount=eur("x")), "/transfers/0/amount/amount", "minor units"),
             ("/v1/transfers", shop.transfer(amount=eur("0")), "/transfers/0", "zero"),
             ("/v1/transfers", shop.transfer(kind="steal"), "/transfers/0/kind", "steal"),
             ("/v1/transfers", {"atomic": True, "transfers": []}, "/transfers", "length"),
