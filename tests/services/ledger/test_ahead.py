@@ -236,6 +236,26 @@ async def test_an_account_that_another_replica_closed_is_closed(books: Books, se
     await books.sound()
 
 
+@pytest.mark.parametrize(("end", "reason"), [("close", "account_closed"), ("freeze", "account_frozen")])
+async def test_an_account_that_was_named_in_another_book_is_read_anew_in_its_own(
+    books: Books, service: ServiceDatabase, locked: list[int], end: str, reason: str
+) -> None:
+    """It is not of that book, so nobody noted where its own stood when it was read. Found by the simulation."""
+    bank, _ = await funded(books)
+    other = await other_replica(books, service)
+    await books.ledger.books.open(("acme", "cli_test", None), "two", None, "strict")
+    there, customer = await books.open(side="debit", book="two"), await books.open(book="two")
+    assert reasons(await post(books.ledger, move("post", bank, customer, 1))) == ["account_not_found"]
+    if end == "close":
+        await other.accounts.close("acme", "cli_test", None, customer, book="two")
+    else:
+        await other.accounts.freeze(("acme", "cli_test", None), customer, frozen=True, book="two")
+    ask = Ask("acme", "cli_test", None, [move("post", there, customer, 1)], atomic=False, book="two")
+    assert reasons(list((await books.ledger.poster.post(ask)).results)) == [reason]
+    assert locked == []
+    await books.sound()
+
+
 async def test_plain_postings_and_refusals_are_one_statement(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     bank, customer = await funded(books)
     plain, said = books.database._single, []

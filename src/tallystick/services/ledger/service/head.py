@@ -85,9 +85,13 @@ class Head:
 
     def _drop(self, keys: set[Key], accounts: set[AccountId]) -> None:
         """The next flush is about these. What the flushes before those that are not stored yet were about can be read again. Accounts are kept, up
-        to a bound.
+        to a bound, but for those that the last flush named and whose book it was not about: where that book stood when they were read
+        is not known, so that it standing later as it was found later would say nothing of them.
         """
         state, recent = self.state, self._recent
+        for account in recent[-1][1] if recent else ():
+            if (read := state.accounts.get(account)) is not None and read.book not in state.books:
+                del state.accounts[account]
         recent.append((keys, accounts))
         if len(recent) > STORED + 1:
             gone, _ = recent.popleft()
