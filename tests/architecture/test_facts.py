@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from tallystick.chassis.charter import heard
-from tallystick.chassis.fact import encode, matches
+from tallystick.chassis.fact import encode
+from tallystick.kernel.patterns import matches
 from tallystick.services.notify import model
 from tests.architecture.tree import BUILT, CHARTERS, place, sources
 from tests.support import told

@@ -96,9 +96,7 @@ class ServiceDatabase:
 
 
 async def connect(dsn: Dsn) -> asyncpg.Connection[asyncpg.Record]:
-    return await asyncpg.connect(
-        host=dsn.host, port=dsn.port, user=dsn.user, password=dsn.password.reveal(), database=dsn.database, timeout=10
-    )
+    return await asyncpg.connect(**dsn.arguments(), timeout=10)
 
 
 class Server:

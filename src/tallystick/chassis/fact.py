@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -61,13 +60,6 @@ head: Final = msgspec.json.Decoder(Head).decode
 def tells(teller: str, type_: str) -> bool:
     """Whether a fact of this type is `teller`'s to tell: a type's first word is its service. A shard tells what its service tells."""
     return type_.partition(".")[0] == service_of(teller)
-
-
-def matches(patterns: Iterable[str], type_: str) -> bool:
-    """Whether one of `patterns` is this type: each is a type, or ends in `.*`, or is `*`."""
-    return any(
-        pattern in ("*", type_) or (pattern.endswith(".*") and type_.startswith(pattern[:-1])) for pattern in patterns
-    )
 
 
 def encode(fact: Fact) -> bytes:

@@ -98,12 +98,7 @@ async def apply(
     plan = _plan(package)
     try:
         connection: Connection = await asyncpg.connect(
-            host=owner.host,
-            port=owner.port,
-            user=owner.user,
-            password=owner.password.reveal(),
-            database=owner.database,
-            ssl=owner.tls() or False,
+            **owner.arguments(),
             timeout=10,
             server_settings={
                 "application_name": "tallystick migrate",

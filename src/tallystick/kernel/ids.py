@@ -177,6 +177,15 @@ ImportIdWire = Annotated[str, imports.wire]
 EndpointIdWire = Annotated[str, webhook_endpoints.wire]
 DeliveryIdWire = Annotated[str, deliveries.wire]
 ProposalIdWire = Annotated[str, proposals.wire]
+#: A tenant has no id of this kind but a name, which is the same everywhere on the platform.
+TenantName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z0-9-]{0,39}$",
+        max_length=40,
+        description="a tenant's name: a letter a-z, then letters a-z, digits and hyphens",
+    ),
+]
 
 
 def hashed(said: bytes) -> UUID:

@@ -174,11 +174,7 @@ def _package(name: str) -> str:
 
 async def _connect(dsn: Dsn) -> Connection:
     return await asyncpg.connect(
-        host=dsn.host,
-        port=dsn.port,
-        user=dsn.user,
-        password=dsn.password.reveal(),
-        database=dsn.database,
+        **dsn.arguments(),
         timeout=30,
         server_settings={"application_name": "tallystick supervisor", "client_min_messages": "warning"},
     )

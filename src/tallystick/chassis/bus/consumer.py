@@ -20,10 +20,11 @@ from tallystick.chassis.bus import streams
 from tallystick.chassis.bus.connection import Bus
 from tallystick.chassis.bus.streams import Hole
 from tallystick.chassis.db import Database, Queries, Query, Session, Signal, Transaction, session
-from tallystick.chassis.fact import Delivered, Head, matches
+from tallystick.chassis.fact import Delivered, Head
 from tallystick.chassis.fact import head as decode_head
 from tallystick.chassis.telemetry.redact import stack
 from tallystick.chassis.waiting import set_within
+from tallystick.kernel.patterns import matches
 from tallystick.kernel.problem import Problem
 
 Q: Final = Queries.load("tallystick.chassis", "inbox")

@@ -21,8 +21,8 @@ import msgspec
 
 from tallystick.chassis.charter.faults import CharterError as CharterError
 from tallystick.chassis.charter.faults import explained, nearest
-from tallystick.chassis.fact import matches
 from tallystick.kernel.deployment import service_of
+from tallystick.kernel.patterns import matches
 
 FILE = "charter.toml"
 

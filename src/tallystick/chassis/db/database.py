@@ -62,6 +62,17 @@ class Dsn:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
 
+    def arguments(self) -> dict[str, Any]:
+        """As `asyncpg.connect` takes it, the password in clear."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "password": self.password.reveal(),
+            "database": self.database,
+            "ssl": self.tls() or False,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
@@ -177,12 +188,7 @@ class Database:
         """A connection of its own, outside of the pool (for a session's advisory lock). The caller closes it. Driver's errors."""
         bounds = self.bounds
         connection: Connection = await asyncpg.connect(
-            host=self.dsn.host,
-            port=self.dsn.port,
-            user=self.dsn.user,
-            password=self.dsn.password.reveal(),
-            database=self.dsn.database,
-            ssl=self.dsn.tls() or False,
+            **self.dsn.arguments(),
             timeout=budget(bounds.connect_s),
             statement_cache_size=512,
             max_cached_statement_lifetime=0,

@@ -63,8 +63,9 @@ def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
     """
     check_strict(kind)
     decode = msgspec.json.Decoder(kind, strict=True).decode
-    exempt = frozenset(text.path for text in texts(inspect.type_info(kind)) if text.number)
-    said = forms(kind)
+    inside = list(texts(inspect.type_info(kind)))
+    exempt = frozenset(text.path for text in inside if text.number)
+    said = forms(inside)
 
     def decoder(body: bytes) -> Any:
         try:
@@ -106,7 +107,7 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
     """
     check_strict(kind)
     struct = cast("inspect.StructType", inspect.type_info(kind))
-    said = forms(kind)
+    said = forms(texts(struct))
     numbers = frozenset(field.encode_name for field in struct.fields if _is_whole(field.type))
     if other := [f.encode_name for f in struct.fields if f.encode_name not in numbers and not _is_text(f.type)]:
         msg = f"{kind.__name__}: a parameter is a text or a whole number: {', '.join(other)}"
@@ -185,10 +186,10 @@ def _in_words(what: str, path: tuple[str, ...], said: Forms) -> str:
 Forms = Mapping[str, Sequence[tuple[tuple[str, ...], str]]]
 
 
-def forms(kind: Any) -> Forms:
+def forms(inside: Iterable[Text]) -> Forms:
     """Nobody reads a pattern: what a text should be is told in words, where its type has them."""
     found: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-    for text in texts(inspect.type_info(kind)):
+    for text in inside:
         if text.form.pattern is not None and text.words:
             what = f"Expected `str` matching regex {text.form.pattern!r}"
             found.setdefault(what, []).append((text.path, text.words))

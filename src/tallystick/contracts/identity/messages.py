@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from tallystick.kernel.clock import InstantWire
-from tallystick.kernel.ids import ClientIdWire
+from tallystick.kernel.ids import ClientIdWire, TenantName
 
 #: Every scope of the platform and what it lets a client do. A client is registered for some of them.
 SCOPES: dict[str, str] = {
@@ -34,15 +34,6 @@ SCOPES: dict[str, str] = {
 #: Scopes that move money: a token that has one lives 120 s instead of 300 s.
 MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write", "approvals:sign", "books:import"})
 
-TenantName = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[a-z][a-z0-9-]{0,39}$",
-        max_length=40,
-        description="a tenant's name: a letter a-z, then letters a-z, digits and hyphens",
-    ),
-]
-"""A slug; the same everywhere on the platform."""
 ClientName = Annotated[
     str,
     msgspec.Meta(

@@ -7,19 +7,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tallystick.kernel.ids import TenantName
 from tallystick.kernel.money import MoneyWire
 
 MAX_ITEMS = 512
 
 Text64 = Annotated[str, Meta(max_length=64)]
-TenantName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z][a-z0-9-]{0,39}$",
-        max_length=40,
-        description="a tenant's name: a letter a-z, then letters a-z, digits and hyphens",
-    ),
-]
 #: A card is named by its fingerprint (`fp_...`), an account and a client by their ids: `InvalidListValue` for all else.
 ListValue = Annotated[
     str,

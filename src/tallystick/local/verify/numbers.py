@@ -159,7 +159,7 @@ def _in_an_id(content: bytes | mmap.mmap, start: int, end: int) -> bool:
 
 
 def _in_hexadecimal(content: bytes | mmap.mmap, start: int, end: int) -> bool:
-    """Whether the digits belong to a longer word of hexadecimal digits: an id's or a hash's. A word with other letters in it is none."""
+    """Whether the digits belong to a longer word of hexadecimal digits: an id's or a hash's. A short word with other letters in it is none."""
     before, after = content[max(0, start - _LONGEST) : start][::-1], content[end : end + _LONGEST]
     left, right = (len(part) - len(part.lstrip(_HEXADECIMAL)) for part in (before, after))
     beside = before[left : left + 1] + after[right : right + 1]

@@ -55,11 +55,7 @@ class Source:
         dsn = replace(self._dsn, database=service)
         try:
             connection = await asyncpg.connect(
-                host=dsn.host,
-                port=dsn.port,
-                user=dsn.user,
-                password=dsn.password.reveal(),
-                database=dsn.database,
+                **dsn.arguments(),
                 timeout=10,
                 server_settings={
                     "application_name": "tallystick verify",

@@ -38,7 +38,7 @@ UNCACHED = JSON | {"Pragma": "no-cache"}
 
 
 class ClientList(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    tenant: messages.TenantName | None = None
+    tenant: ids.TenantName | None = None
 
 
 # ---- OAuth, at the edge ---------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from tallystick.contracts.notify.problems import EVENTS, InvalidUrl, UnknownWebh
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.ids import DeliveryId, EndpointId, FactId
+from tallystick.kernel.patterns import matches
 
 #: Pauses before the second, third ... attempt (Standard Webhooks 1.0, "retry schedule"); after the last one it has failed.
 SCHEDULE: Final = tuple(timedelta(seconds=s) for s in (5, 60, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400))
@@ -80,9 +81,7 @@ def event_type(fact_type: str) -> str:
 
 def wants(patterns: Sequence[str], event: str) -> bool:
     """Whether an endpoint listens to an event."""
-    return any(
-        pattern in ("*", event) or (pattern.endswith(".*") and event.startswith(pattern[:-1])) for pattern in patterns
-    )
+    return matches(patterns, event)
 
 
 def check_events(patterns: Sequence[str], events: Sequence[str]) -> None:

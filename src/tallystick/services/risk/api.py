@@ -16,7 +16,6 @@ from tallystick.contracts.risk.messages import (
     ListEntry,
     ListQuery,
     ListValue,
-    TenantName,
 )
 from tallystick.contracts.risk.problems import InvalidListValue, NotListed
 from tallystick.kernel import ids
@@ -99,6 +98,6 @@ ENDPOINTS = (
     Endpoint(
         "DELETE", "/internal/lists/{tenant}/{kind}/{value}", delete_list_entry, mesh=("operator",),
         action="writeLists", resource="List", status=204, problems=(NotListed,),
-        segments={"tenant": TenantName, "kind": str, "value": ListValue}, summary="Take a value off the lists",
+        segments={"tenant": ids.TenantName, "kind": str, "value": ListValue}, summary="Take a value off the lists",
     ),
 )  # fmt: skip

@@ -61,39 +61,34 @@ class AccountFact(msgspec.Struct, frozen=True, kw_only=True):
     """The highest balance that is allowed, in minor units; null for none."""
 
 
-class BookFact(msgspec.Struct, frozen=True, kw_only=True):
-    """A book and, for all that is dated back, what becomes of a limit that it breaks on past days."""
-
+class _OfBook(msgspec.Struct, frozen=True, kw_only=True):
     book: int
     name: BookName
+
+
+class BookFact(_OfBook, frozen=True, kw_only=True):
+    """A book and, for all that is dated back, what becomes of a limit that it breaks on past days."""
+
     backdating: Backdating
 
 
-class BookSealed(msgspec.Struct, frozen=True, kw_only=True):
-    book: int
-    name: BookName
+class BookSealed(_OfBook, frozen=True, kw_only=True):
     until: InstantWire
     """Nothing is effective at or before this any more (RFC 3339)."""
 
 
-class QuarantineFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    book: int
-    name: BookName
+class QuarantineFact(_OfBook, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     """What does not add up, of one that was put in quarantine."""
 
 
-class ChartChanged(msgspec.Struct, frozen=True, kw_only=True):
-    book: int
-    name: BookName
+class ChartChanged(_OfBook, frozen=True, kw_only=True):
     version: int
     """Of the chart: how often it was changed."""
     mode: ChartMode
 
 
-class ApprovalsChanged(msgspec.Struct, frozen=True, kw_only=True):
-    book: int
-    name: BookName
+class ApprovalsChanged(_OfBook, frozen=True, kw_only=True):
     rules: int
     """How many rules there are now."""
 

@@ -147,16 +147,7 @@ _REFUND: Final[dict[RefundStatus, str]] = {
 
 def payment_fact(p: Payment, fact: ids.FactId | None = None) -> Fact:
     """What is told of a payment: ids, amounts and states; nothing that a payer wrote."""
-    return Fact(
-        id=fact or ids.facts.new(),
-        type=_PAYMENT[p.status],
-        tenant=p.tenant,
-        actor=p.asked_by or "payments",
-        resource=ids.payments.text(p.id),
-        at=p.updated_at,
-        trace=p.trace or None,
-        data=msgspec.to_builtins(_as_told(p)),
-    )
+    return _fact(p, fact, _PAYMENT[p.status], p.asked_by or "payments", _as_told(p))
 
 
 def disputed_fact(p: Payment, reason: str, raised_at: str) -> Fact:
@@ -164,15 +155,19 @@ def disputed_fact(p: Payment, reason: str, raised_at: str) -> Fact:
     dispute = DisputeFact(
         **msgspec.structs.asdict(_as_told(p)), dispute=wire.Dispute(reason=reason[:100], raised_at=raised_at[:40])
     )
+    return _fact(p, None, "payments.payment.disputed", "payments", dispute)
+
+
+def _fact(p: Payment, fact: ids.FactId | None, type_: str, actor: str, said: PaymentFact) -> Fact:
     return Fact(
-        id=ids.facts.new(),
-        type="payments.payment.disputed",
+        id=fact or ids.facts.new(),
+        type=type_,
         tenant=p.tenant,
-        actor="payments",
+        actor=actor,
         resource=ids.payments.text(p.id),
         at=p.updated_at,
         trace=p.trace or None,
-        data=msgspec.to_builtins(dispute),
+        data=msgspec.to_builtins(said),
     )
 
 
