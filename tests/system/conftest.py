@@ -130,7 +130,8 @@ class PlatformUnderTest:
         """The names of the checks of `tallystick verify`, all of which hold."""
         found = self.cli("verify", "--json")
         assert found.out, found
-        assert (found.status, [check for check in found.json["checks"] if check["faults"]]) == (0, [])
+        wrong = {check["name"]: check["faults"] for check in found.json["checks"] if check["faults"]}
+        assert (found.status, wrong) == (0, {}), wrong
         return {check["name"] for check in found.json["checks"]}
 
     def status(self) -> Any:

@@ -50,6 +50,18 @@ def record(record_property: Callable[[str, object], None]) -> Callable[[Stream],
     return write
 
 
+def test_verify_while_payments_flow(doubled: PlatformUnderTest, tmp_path: Path) -> None:
+    """What is told, moved and signed while it looks is no fault."""
+
+    async def look() -> None:
+        async with streaming(client_of(doubled, tmp_path / "stream.json"), senders=2) as stream:
+            for _ in range(2):
+                await stream.until(10)
+                await asyncio.to_thread(doubled.verified)
+
+    asyncio.run(look())
+
+
 def test_services(doubled: PlatformUnderTest, tmp_path: Path, record: Callable[[Stream], None]) -> None:
     names = [*(f"{name}-0" for name in DOUBLE), *(f"{name}-0" for name in SINGLE)]
     record(asyncio.run(kill_in_turn(doubled, tmp_path, names, 10)))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def verify(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     """Check that every book balances, entries = totals = running balances, payments agree with the ledger, outboxes are drained, the
-    log is consistent and complete, and no card number or IBAN lies anywhere in clear. Exit status 1 when anything is wrong.
+    log is consistent and complete, and no card number or IBAN lies anywhere in clear. Exit status 1 when anything is wrong. The
+    platform may go on meanwhile: what is on its way is no fault.
     """
     checks = asyncio.run(_verify(common))
     wrong = [check for check in checks if check.faults]

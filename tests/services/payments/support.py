@@ -351,10 +351,12 @@ class Town:
     def later(self, seconds: float = model.LEASE.total_seconds()) -> None:
         self.clock.advance(timedelta(seconds=seconds))
 
+    def snapshots(self) -> Source:
+        return _Snapshots(self.databases)
+
     async def named(self) -> list[str]:
         """What `verify` finds of payments alone and beside the ledger."""
-        source = _Snapshots(self.databases)
-        async with source:
+        async with self.snapshots() as source:
             queries = Queries.load("tallystick.services.payments", "verify")
             found = [fault for query in queries for fault in await source.faults("payments", query)]
             for check in (agreement.payments, agreement.refunds):
@@ -404,8 +406,7 @@ class Town:
 
     async def sound(self) -> None:
         """Everything agrees: payments with itself, with the ledger, and with the acquirer."""
-        source = _Snapshots(self.databases)
-        async with source:
+        async with self.snapshots() as source:
             for query in Queries.load("tallystick.services.payments", "verify"):
                 assert await source.faults("payments", query) == [], query.name
             for check in (agreement.payments, agreement.refunds, agreement.facts):

@@ -8,6 +8,7 @@ import pytest
 
 from tallystick.chassis import charter
 from tallystick.kernel import ids
+from tallystick.local.verify import agreement
 from tallystick.services.ledger.model import Command
 from tallystick.services.ledger.service import Ask
 from tallystick.services.payments.model import Role, Step, transfer_id
@@ -70,6 +71,17 @@ async def test_manual_capture_of_a_part(town: Town) -> None:
     assert (answer.status, answer.json["status"], answer.json["captured"]) == (200, "settled", money(4000))
     assert await town.balance(shop) == (4000, 4000)
     await town.sound()
+
+
+async def test_what_is_captured_while_it_is_verified_is_no_fault(town: Town) -> None:
+    """After payments were read and before the ledger is."""
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    async with town.snapshots() as source:
+        await source.begin(["payments"])
+        assert (await town.capture(made["id"])).status == 200
+        found, _ = await agreement.payments(source)
+        assert found == []
 
 
 async def test_canceling(town: Town) -> None:

@@ -5,13 +5,6 @@
 SELECT format('fact %s of %s waits for %s since %s: %s', seq, source, consumer, at, error) AS fault
 FROM dead_letter WHERE state IN ('waiting', 'requested') ORDER BY at LIMIT 20;
 
--- name: facts_are_relayed
--- The outbox is drained: everything that was told is on the bus.
-SELECT format('%s facts from %s on are not relayed', count(*), min(at)) AS fault
-FROM outbox
-WHERE (xid, position) > ((SELECT xid FROM outbox_cursor), (SELECT position FROM outbox_cursor))
-HAVING count(*) > 0;
-
 -- name: batches_are_numbered_without_gaps
 -- The numbers that the relay gave are 1, 2, 3 ... and end at its cursor.
 SELECT format('batch %s begins after %s', b.first, b.before) AS fault

@@ -1,13 +1,13 @@
 """`tallystick verify`: everything that the platform promises of its books is re-derived here, from the stored rows alone.
 
 It reads every database as the operator of this machine, through none of the services: what a service would say of itself proves
-nothing. What holds within one database is in each service's `sql/verify.sql`; what must hold between them is in this package.
+nothing. The platform goes on meanwhile: what is told, moved or signed while it looks is no fault. What holds within one database is in each service's `sql/verify.sql`; what must hold between them is in this package.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -26,6 +26,7 @@ __all__ = ["Check", "Unreadable", "verify"]
 DRAIN_SECONDS = 30.0
 SHOWN = 20
 LEDGER = "ledger"
+PAYMENTS = "payments"
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -48,10 +49,7 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
     ledgers = [name for name in services if service_of(name) == LEDGER]
     pinned = pinned_log_key(layout)
     async with Source(layout, services) as source:
-        late = await log.drained(source, DRAIN_SECONDS)
-        yield Check(
-            "drained", "Every fact has left its outbox and is in the log.", late, _count(services, "service"), 0.0
-        )
+        yield await _timed("drained", log.DRAINED, partial(_begun, source, ledgers))
         for service in services:
             for name in ("tallystick.chassis", f"tallystick.services.{service_of(service)}"):
                 for query in Queries.load(name, "verify"):
@@ -72,6 +70,18 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
         yield await _timed("no card numbers", numbers.PROMISE, lambda: numbers.search(source, layout))
 
 
+async def _begun(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str]:
+    """The moments at which the databases are looked at. Payments say what has happened in the ledger, so theirs is first; the log has what all
+    others have told, so its is last.
+    """
+    late = await log.drained(source, DRAIN_SECONDS)
+    others = [service for service in source.services if service not in {PAYMENTS, *ledgers, log.AUDIT}]
+    await source.begin([PAYMENTS, *others, *ledgers])
+    late = late or await log.followed(source, DRAIN_SECONDS)
+    await source.begin([log.AUDIT])
+    return late, _count(source.services, "service")
+
+
 async def _timed(
     name: str, promise: str, work: Callable[[], Awaitable[list[str]] | Awaitable[tuple[list[str], str]]]
 ) -> Check:
@@ -85,5 +95,5 @@ def _first_line(doc: str) -> str:
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 
-def _count(things: list[str], what: str) -> str:
+def _count(things: Sequence[str], what: str) -> str:
     return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"

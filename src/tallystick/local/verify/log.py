@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from hashlib import sha256
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -14,55 +16,106 @@ from tallystick.local.verify.source import Source
 
 RECORDS = "Every fact that a service told is in the log, with the same content, in its order, and nothing else is."
 TREE = "The tree, its tiles and the signed head follow from the entries."
+DRAINED = "Every fact that was told has left its outbox, is in the log and is signed."
+AUDIT = "audit"
 SHOWN = 20
+PAUSE_SECONDS = 0.1
+#: A relay that is gone on with by another one notes what it told this late at most.
+NOTED_SECONDS = 10.0
+
+_KEPT = "SELECT count(*) FROM outbox WHERE (xid, position) <= (SELECT xid, position FROM outbox_cursor)"
+_FACTS = "SELECT id, fact FROM outbox WHERE (xid, position) <= (SELECT xid, position FROM outbox_cursor) ORDER BY xid, position"
+_NEWEST = (
+    "SELECT max(xid)::text AS xid, (SELECT max(position) FROM outbox WHERE xid = (SELECT max(xid) FROM outbox)) AS position "
+    "FROM outbox"
+)
+_RELAYED = (
+    "SELECT seq, (SELECT count(*) FROM outbox AS o WHERE (o.xid, o.position) > (c.xid, c.position) "
+    "AND (o.xid, o.position) <= ($1::text::xid8, $2::bigint)) AS waiting FROM outbox_cursor AS c"
+)
 
 
 async def drained(source: Source, seconds: float) -> list[str]:
-    """Waits until the log has what the outboxes hold; what is still missing after `seconds`."""
-    watched = {service: await source.fresh(service) for service in source.services}
+    """Waits until the log has, and has signed, what the outboxes hold now; what is still missing after `seconds`."""
+    audit = await source.fresh(AUDIT)
+    outboxes = {service: await source.fresh(service) for service in source.services if service != AUDIT}
+    newest = {service: await connection.fetchrow(_NEWEST) for service, connection in outboxes.items()}
+    told: dict[str, int] = {}
+    size: int | None = None
     ends = time.monotonic() + seconds
     while True:
         late = []
-        inbox = {
-            row["source"]: row["last_seq"] for row in await watched["audit"].fetch("SELECT source, last_seq FROM inbox")
-        }
-        for service, connection in watched.items():
-            if service == "audit":
-                continue
-            row = await connection.fetchrow(
-                "SELECT seq, (SELECT count(*) FROM outbox WHERE (xid, position) > "
-                "((SELECT xid FROM outbox_cursor), (SELECT position FROM outbox_cursor))) AS waiting FROM outbox_cursor"
-            )
-            if row["waiting"]:
-                late.append(f"{service}: {row['waiting']} facts wait in the outbox")
-            elif inbox.get(service, 0) < row["seq"]:
-                late.append(f"{service}: told {row['seq']} facts, the log has {inbox.get(service, 0)}")
-        head = await watched["audit"].fetchrow("SELECT size, (SELECT max(size) FROM checkpoint) AS signed FROM head")
-        if head["size"] and head["signed"] != head["size"]:
-            late.append(f"the log has {head['size']} entries, {head['signed'] or 0} are signed")
+        for service, connection in outboxes.items():
+            if service not in told:
+                row = await connection.fetchrow(_RELAYED, newest[service]["xid"], newest[service]["position"])
+                if row["waiting"]:
+                    late.append(f"{service}: {row['waiting']} facts wait in the outbox")
+                else:
+                    told[service] = row["seq"]
+        late += await _missing(audit, told)
+        if not late:
+            head = await audit.fetchrow("SELECT size, (SELECT max(size) FROM checkpoint) AS signed FROM head")
+            size = head["size"] if size is None else size
+            if size and (head["signed"] or 0) < size:
+                late.append(f"the log has {size} entries, {head['signed'] or 0} are signed")
         if not late or time.monotonic() > ends:
             return late
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def followed(source: Source, seconds: float) -> list[str]:
+    """Waits until the log has what was relayed by the moments at which the services' databases are looked at; what is still missing."""
+    audit = await source.fresh(AUDIT)
+    told = {service: await _relayed(source, service) for service in source.services if service != AUDIT}
+    ends = time.monotonic() + seconds
+    while (late := await _missing(audit, told)) and time.monotonic() <= ends:
+        await asyncio.sleep(PAUSE_SECONDS)
+    return late
+
+
+async def _missing(audit: Any, told: Mapping[str, int]) -> list[str]:
+    inbox = {row["source"]: row["last_seq"] for row in await audit.fetch("SELECT source, last_seq FROM inbox")}
+    return [
+        f"{service}: told {seq} facts, the log has {inbox.get(service, 0)}"
+        for service, seq in told.items()
+        if inbox.get(service, 0) < seq
+    ]
+
+
+async def _relayed(source: Source, service: str) -> int:
+    relayed: int = (await source.rows(service, "SELECT seq FROM outbox_cursor"))[0]["seq"]
+    return relayed
 
 
 async def records(source: Source) -> tuple[list[str], str]:
+    """What was relayed when each service's database was looked at, against the log of later."""
     faults: list[str] = []
     seen = 0
     for service in source.services:
-        if service == "audit":
+        if service == AUDIT:
             continue
-        statement = "SELECT id, fact FROM outbox ORDER BY xid, position"
-        total = (await source.rows(service, "SELECT seq FROM outbox_cursor"))[0]["seq"]
-        kept = (await source.rows(service, "SELECT count(*) FROM outbox"))[0]["count"]
-        logged = (await source.rows("audit", "SELECT count(*) FROM entry WHERE service = $1", service))[0]["count"]
-        if logged != total:
-            faults.append(f"{service} told {total} facts, the log has {logged}")
+        total = await _relayed(source, service)
+        kept = (await source.rows(service, _KEPT))[0]["count"]
+        logged = (
+            await source.rows(
+                AUDIT,
+                "SELECT count(*) FILTER (WHERE seq <= $2) AS count, max(seq) AS last FROM entry WHERE service = $1",
+                service,
+                total,
+            )
+        )[0]
+        if logged["count"] != total:
+            faults.append(f"{service} told {total} facts, the log has {logged['count']} of them")
+        if (logged["last"] or 0) > total and (now := await _told_by_now(source, service, logged["last"])) < logged[
+            "last"
+        ]:
+            faults.append(f"{service} told {now} facts, the log has {logged['last']}")
         seq = total - kept
-        async for rows in source.pages(service, statement):
+        async for rows in source.pages(service, _FACTS):
             entries = {
                 row["id"]: row
                 for row in await source.rows(
-                    "audit",
+                    AUDIT,
                     "SELECT id, service, seq, digest FROM entry WHERE id = ANY($1::uuid[])",
                     [row["id"] for row in rows],
                 )
@@ -82,15 +135,26 @@ async def records(source: Source) -> tuple[list[str], str]:
     return faults[:SHOWN], f"{seen:,} facts"
 
 
+async def _told_by_now(source: Source, service: str, logged: int) -> int:
+    """A relay notes what it has told right after it told it: it gets a moment to have noted as much as the log has."""
+    connection = await source.fresh(service)
+    ends = time.monotonic() + NOTED_SECONDS
+    while True:
+        now: int = await connection.fetchval("SELECT seq FROM outbox_cursor")
+        if now >= logged or time.monotonic() > ends:
+            return now
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
 async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], str]:
     """`pinned` is the log's key as it was when the log first signed."""
     faults: list[str] = []
     frontier = Frontier()
     tiles: dict[tuple[int, int], list[bytes]] = {}
-    head = (await source.rows("audit", "SELECT size, frontier FROM head"))[0]
-    newest = await source.rows("audit", "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1")
+    head = (await source.rows(AUDIT, "SELECT size, frontier FROM head"))[0]
+    newest = await source.rows(AUDIT, "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1")
     roots: dict[int, bytes] = {}
-    async for rows in source.pages("audit", "SELECT index, service, seq, digest FROM entry ORDER BY index"):
+    async for rows in source.pages(AUDIT, "SELECT index, service, seq, digest FROM entry ORDER BY index"):
         for row in rows:
             index = frontier.size
             try:
@@ -107,7 +171,7 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
             f"the head says {head['size']} entries, {frontier.size} are there, or they hash to something else"
         )
     stored = 0
-    async for rows in source.pages("audit", "SELECT level, index, hashes FROM tile"):
+    async for rows in source.pages(AUDIT, "SELECT level, index, hashes FROM tile"):
         for row in rows:
             stored += 1
             if b"".join(tiles.get((row["level"], row["index"]), [])) != row["hashes"]:
@@ -122,7 +186,7 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
 
 
 async def _signed(source: Source, note: str, root: bytes | None, pinned: VerifierKey | None) -> list[str]:
-    rows = await source.rows("audit", "SELECT name, public FROM log_key")
+    rows = await source.rows(AUDIT, "SELECT name, public FROM log_key")
     for row in rows:
         try:
             key = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))

@@ -1,8 +1,12 @@
-"""The databases of all services, read as the machine's operator: read-only, each at one moment."""
+"""The databases of all services, read as the machine's operator: read-only, each at one moment.
+
+The moments differ, and others write meanwhile. So who asks what one database says of another has the first one's moment before the
+other's: an effect is there before anybody says so. `begin` sets the moments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Self
@@ -40,13 +44,21 @@ class Source:
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
 
+    async def begin(self, services: Iterable[str]) -> None:
+        """The snapshots of these begin now, one after the other."""
+        for service in services:
+            await self.connection(service)
+
     async def connection(self, service: str) -> Any:
-        """The snapshot of a service's database. It begins when it is first asked for."""
+        """The snapshot of a service's database. It begins when it is first asked for, at the latest."""
         if service not in self._connections:
             connection = await self.fresh(service)
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off")
-            # Whole tables are read here: the settings that keep the services from doing so would only slow it down.
-            await connection.execute("SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB'")
+            # Whole tables are read here: the settings that keep the services from doing so would only slow it down. The first
+            # query is what the snapshot is taken for, not BEGIN.
+            await connection.execute(
+                "SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB'; SELECT pg_current_snapshot()"
+            )
             self._connections[service] = connection
         return self._connections[service]
 
