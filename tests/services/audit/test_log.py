@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import valkey.asyncio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from valkey.asyncio import Valkey
 
 from tallystick.chassis import audit, outbox
@@ -25,8 +22,6 @@ from tallystick.contracts.audit.messages import MAX_WAIT_MS
 from tallystick.contracts.audit.problems import ReceiptNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.ids import FactId
-from tallystick.local.verify import log as verify_log
-from tallystick.local.verify.source import Source
 from tallystick.services.audit import service as audit_service
 from tallystick.services.audit.service import REMEMBERED, RolledBack
 from tallystick.services.audit.store import queries
@@ -347,51 +342,6 @@ async def test_a_log_that_was_restored_and_is_the_same_again_goes_on(env: Env) -
     await env.record("ledger", [fact(11)], 11)
     await env.log.sign()
     assert len(await env.check()) == 11
-
-
-class Opened(Source):
-    """The log's database, as `verify` reads that of a platform."""
-
-    def __init__(self, env: Env) -> None:
-        self._service = env.service
-        self._connections: dict[str, Any] = {}
-        self._stack = AsyncExitStack()
-
-    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
-        connection = await self._service.connection()
-        self._stack.push_async_callback(connection.close)
-        return connection
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ("UPDATE entry SET service = 'Vault' WHERE index = 3", "entry 3 is none: an entry needs a service's name"),
-        ("UPDATE entry SET seq = 9 WHERE index = 3", "hash to something else"),
-        ("UPDATE checkpoint SET note = regexp_replace(note, ' [A-Za-z0-9+/=]+\\n$', E' \\u20ac\\n')", "the newest checkpoint: a signature is base64"),
-        ("UPDATE log_key SET public = 'short'", "the log's key: "),
-        ("UPDATE log_key SET public = decode(repeat('ab', 32), 'hex')", "not the one that was pinned"),
-    ],
-)  # fmt: skip
-async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, fault: str) -> None:
-    await env.record("ledger", [fact(n) for n in range(5)])
-    await env.log.sign()
-    [row] = await env.service.query("SELECT name, public FROM log_key")
-    pinned = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
-    async with Opened(env) as source:
-        assert await verify_log.tree(source, None) == await verify_log.tree(source, pinned)
-        assert await verify_log.tree(source, pinned) == ([], "5 entries, 1 tiles")
-    connection = await env.service.connection(superuser=True)
-    try:
-        for table in ("entry", "checkpoint", "log_key"):
-            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
-        await connection.execute("ALTER TABLE log_key DROP CONSTRAINT IF EXISTS log_key_public_check")
-        await connection.execute(change)
-    finally:
-        await connection.close()
-    async with Opened(env) as source:
-        faults, _ = await verify_log.tree(source, pinned)
-    assert fault in faults[0], faults
 
 
 async def test_a_new_database_does_not_sign_over_an_old_log(env: Env, valkey: Valkey) -> None:

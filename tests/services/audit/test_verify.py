@@ -1,0 +1,138 @@
+"""What `verify` finds in a log and in the outboxes that it was made of, also while facts are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import asyncpg
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from tallystick.chassis.audit import VerifierKey
+from tallystick.chassis.bus import Bus
+from tallystick.local.verify import log as checks
+from tallystick.local.verify.source import Source
+from tests.conftest import DatabaseFor
+from tests.services.audit.support import Env, consuming, fact, until_size
+from tests.support.facts import append, relaying
+from tests.support.parts import ServiceDatabase
+
+
+class Opened(Source):
+    """These services' databases, as `verify` reads those of a platform."""
+
+    def __init__(self, databases: Mapping[str, ServiceDatabase]) -> None:
+        self._databases = databases
+        self.services = list(databases)
+        self._connections: dict[str, Any] = {}
+        self._stack = AsyncExitStack()
+
+    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
+        connection = await self._databases[service].connection()
+        self._stack.push_async_callback(connection.close)
+        return connection
+
+
+async def found(source: Source, seconds: float = 30.0) -> list[str]:
+    """In the order of `verify`."""
+    async with source:
+        late = await checks.drained(source, seconds)
+        await source.begin(["ledger"])
+        late += await checks.followed(source, seconds)
+        await source.begin(["audit"])
+        faults, _ = await checks.records(source)
+        torn, _ = await checks.tree(source, None)
+    return late + faults + torn
+
+
+async def test_facts_that_are_told_meanwhile_are_no_fault(env: Env, bus: Bus, database_for: DatabaseFor) -> None:
+    outbox = await database_for("tallystick.chassis", "ledger_source")
+    ledger = await outbox.open()
+
+    async def tell() -> None:
+        while True:
+            await append(ledger, *(fact(n) for n in range(3)))
+            await env.log.sign()
+            await asyncio.sleep(0.005)
+
+    async with relaying(ledger, bus, "ledger"), consuming(env, bus, "ledger"):
+        telling = asyncio.create_task(tell())
+        try:
+            for _ in range(3):
+                assert await found(Opened({"ledger": outbox, "audit": env.service})) == []
+        finally:
+            telling.cancel()
+            with suppress(asyncio.CancelledError):
+                await telling
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "NOTED_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("planted", "fault"),
+    [
+        (("ledger", "UPDATE outbox SET fact = 'x' WHERE position = 2"), "fact 2 is in the log as ledger 2, or with another content"),
+        (("ledger", "INSERT INTO outbox (id, type, fact) SELECT gen_random_uuid(), type, fact FROM outbox LIMIT 1"), "1 facts wait in the outbox"),
+        (("ledger", "UPDATE outbox_cursor SET seq = 2"), "ledger told 2 facts, the log has 3"),
+        (("audit", "UPDATE entry SET id = gen_random_uuid() WHERE seq = 3"), "fact 3 is not in the log"),
+        (("audit", "DELETE FROM entry WHERE seq = 3"), "ledger told 3 facts, the log has 2 of them"),
+        (("audit", "UPDATE inbox SET last_seq = 2"), "ledger: told 3 facts, the log has 2"),
+        (("audit", "DELETE FROM checkpoint"), "the log has 3 entries, 0 are signed"),
+    ],
+)  # fmt: skip
+async def test_what_is_missing_or_wrong_is_found(
+    env: Env, bus: Bus, database_for: DatabaseFor, planted: tuple[str, str], fault: str
+) -> None:
+    where, damage = planted
+    databases = {"ledger": await database_for("tallystick.chassis", "ledger_source"), "audit": env.service}
+    ledger = await databases["ledger"].open()
+    async with relaying(ledger, bus, "ledger"), consuming(env, bus, "ledger"):
+        await append(ledger, *(fact(n) for n in range(3)))
+        await until_size(env, 3)
+    await env.log.sign()
+    assert await found(Opened(databases)) == []
+    connection = await databases[where].connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute(damage)
+    finally:
+        await connection.close()
+    assert any(fault in each for each in await found(Opened(databases), 0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("UPDATE entry SET service = 'Vault' WHERE index = 3", "entry 3 is none: an entry needs a service's name"),
+        ("UPDATE entry SET seq = 9 WHERE index = 3", "hash to something else"),
+        ("UPDATE checkpoint SET note = regexp_replace(note, ' [A-Za-z0-9+/=]+\\n$', E' \\u20ac\\n')", "the newest checkpoint: a signature is base64"),
+        ("UPDATE log_key SET public = 'short'", "the log's key: "),
+        ("UPDATE log_key SET public = decode(repeat('ab', 32), 'hex')", "not the one that was pinned"),
+    ],
+)  # fmt: skip
+async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, fault: str) -> None:
+    await env.record("ledger", [fact(n) for n in range(5)])
+    await env.log.sign()
+    [row] = await env.service.query("SELECT name, public FROM log_key")
+    pinned = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
+    async with Opened({"audit": env.service}) as source:
+        assert await checks.tree(source, None) == await checks.tree(source, pinned)
+        assert await checks.tree(source, pinned) == ([], "5 entries, 1 tiles")
+    connection = await env.service.connection(superuser=True)
+    try:
+        for table in ("entry", "checkpoint", "log_key"):
+            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+        await connection.execute("ALTER TABLE log_key DROP CONSTRAINT IF EXISTS log_key_public_check")
+        await connection.execute(change)
+    finally:
+        await connection.close()
+    async with Opened({"audit": env.service}) as source:
+        faults, _ = await checks.tree(source, pinned)
+    assert fault in faults[0], faults
