@@ -207,6 +207,18 @@ def test_every_row_from_outside_is_limited_by_a_class_of_the_charter(service: st
         )
 
 
+@pytest.mark.parametrize("service", BUILT)
+def test_every_class_of_the_charter_limits_a_row(service: str) -> None:
+    """One that limits nothing is a limit that only the charter believes in."""
+    charter = CHARTERS[service]
+    rows = [row for row in endpoints(service) if not row.mesh]
+    idle = set(charter.limits.rates) - {row.rate for row in rows}
+    assert not idle, f"{service}'s charter has [limits.rates] {sorted(idle)}, which no row of api.py takes"
+    for path in charter.edge.paths:
+        below = {row.rate for row in rows if (row.path + "/").startswith(path.prefix + "/")}
+        assert path.rate in below, f"{service}: [edge] {path.prefix} says {path.rate}, its rows take {below}"
+
+
 def test_calls_have_no_cycle() -> None:
     """Two services that wait for each other wait for ever when both are busy."""
     done: set[str] = set()

@@ -121,12 +121,12 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/v1/webhook_endpoints", list_, scope="webhooks:write", action="readEndpoint", resource="Endpoint",
-        query=wire.EndpointsQuery, answer=Page[wire.WebhookEndpoint], rate="write", problems=(ids.InvalidId,),
+        query=wire.EndpointsQuery, answer=Page[wire.WebhookEndpoint], rate="read", problems=(ids.InvalidId,),
         summary="Webhook endpoints, newest first",
     ),
     Endpoint(
         "GET", "/v1/webhook_endpoints/{id}", get, scope="webhooks:write", action="readEndpoint", resource="Endpoint",
-        answer=wire.WebhookEndpoint, rate="write", problems=_NOT_FOUND, segments={"id": ids.EndpointIdWire}, summary="One webhook endpoint",
+        answer=wire.WebhookEndpoint, rate="read", problems=_NOT_FOUND, segments={"id": ids.EndpointIdWire}, summary="One webhook endpoint",
     ),
     Endpoint(
         "DELETE", "/v1/webhook_endpoints/{id}", delete, scope="webhooks:write", action="writeEndpoint",
@@ -140,7 +140,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/v1/webhook_endpoints/{id}/deliveries", deliveries, scope="webhooks:write", action="readEndpoint",
-        resource="Endpoint", query=wire.DeliveriesQuery, answer=Page[wire.Delivery], rate="write", problems=_NOT_FOUND,
+        resource="Endpoint", query=wire.DeliveriesQuery, answer=Page[wire.Delivery], rate="read", problems=_NOT_FOUND,
         segments={"id": ids.EndpointIdWire}, summary="What was sent to an endpoint, newest first",
     ),
     Endpoint(
