@@ -324,6 +324,7 @@ async def test_risk_says_no(town: Town) -> None:
     made = await town.paid(by_card(token, shop, 1_200_000), status="declined")
     assert made["decline"]["code"] == "risk_denied"
     assert made["risk"]["decision"] == "deny"
+    assert made["risk"]["reasons"] == ["amount-over-10000", "amount-over-5000", "card-sum-1h"]
     assert made["ledger"]["transfers"] == []
     assert await town.authorizations() == {}
     await town.sound()
