@@ -325,7 +325,9 @@ async def test_frozen_accounts_and_ceilings(env: Env) -> None:
     assert (row["name"], row["metadata"], row["floor"], row["ceiling"]) == ("Anna B.", {"a": "b"}, None, None)
     await env.transfers(post(anna, bank, 5), {**post(bank, anna, 7), "kind": "hold"})
     for changes in ({"floor": "0"}, {"floor": "-4"}, {"ceiling": "1"}):
-        assert problem(await env.call("PATCH", "/v1/accounts/anna", changes)) == (409, "account-limit-broken"), changes
+        refused = await env.call("PATCH", "/v1/accounts/anna", changes)
+        assert problem(refused) == (409, "account-limit-broken"), changes
+        assert refused.json["available"] == refused.json["posted"] == {"amount": "-5", "currency": "EUR"}
     assert (await env.call("PATCH", "/v1/accounts/anna", {"floor": "-5", "ceiling": "2"})).status == 200
     for body in (
         {"currency": "USD"},

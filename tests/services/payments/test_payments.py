@@ -448,7 +448,9 @@ async def test_captures_and_refunds_keep_to_the_payments_currency(town: Town) ->
     body = {"amount": money(100, "USD")}
     answer = await town.call("POST", f"/v1/payments/{made['id']}/capture", body)
     assert slug(answer) == "payment-currency-mismatch"
-    assert slug(await town.capture(made["id"], 1001)) == "capture-too-large"
+    too_much = await town.capture(made["id"], 1001)
+    assert slug(too_much) == "capture-too-large"
+    assert (too_much.json["authorized"], too_much.json["requested"]) == (money(1000), money(1001))
     await town.capture(made["id"])
     assert slug(await town.call("POST", "/v1/refunds", {"payment": made["id"], **body})) == "payment-currency-mismatch"
 

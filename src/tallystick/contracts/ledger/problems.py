@@ -53,7 +53,7 @@ class AccountReserved(Conflict):
 
 
 class AccountLimitBroken(Conflict):
-    """`available` and `posted` are what the account has now, in minor units. Move money until it keeps the limit, or set another; holds count too."""
+    """`available` and `posted` are what the account has now. Move money until it keeps the limit, or set another; holds count too."""
 
     slug, title = "account-limit-broken", "The account does not keep this floor or ceiling at the moment"
 

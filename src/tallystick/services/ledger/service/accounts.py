@@ -353,8 +353,8 @@ def _broken(row: AccountRow) -> AccountLimitBroken:
     )
     return AccountLimitBroken(
         "holds count too; expired ones are released within seconds",
-        posted=str(found.posted),
-        available=str(found.available),
+        posted={"amount": str(found.posted), "currency": row.currency},
+        available={"amount": str(found.available), "currency": row.currency},
     )
 
 

@@ -347,7 +347,11 @@ def with_capture(p: Payment, amount: Money | None, waiting: Waiting, worker: int
     wanted = same_currency(p, amount)
     minor = p.amount if wanted is None else wanted.minor
     if minor > p.amount:
-        raise CaptureTooLarge(f"{p.money} are authorized", authorized=str(p.amount), requested=str(minor))
+        raise CaptureTooLarge(
+            f"{p.money} are authorized",
+            authorized={"amount": str(p.amount), "currency": p.currency},
+            requested={"amount": str(minor), "currency": p.currency},
+        )
     return msgspec.structs.replace(
         p,
         intent="capture",
