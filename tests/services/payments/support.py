@@ -62,6 +62,8 @@ UNSCORED_EURO = charter.load("payments").calls["risk"].degrade_up_to_euro
 #: In cents.
 UNSCORED_LIMIT = UNSCORED_EURO * 100
 SERVICES = ("payments", "ledger", "risk", "vault")
+#: A payment that is one of these is never anything else again.
+FINAL = frozenset({"settled", "declined", "canceled", "failed", "expired"})
 
 T = TypeVar("T")
 Mode = Literal["up", "down", "lost", "late"]
@@ -419,7 +421,7 @@ class Town:
                 ends.setdefault(fact["resource"], []).append(fact["type"].rpartition(".")[2])
         for payment, told in ends.items():
             assert len(set(told)) == len(told), f"{payment} was told twice: {told}"
-            assert sum(each in model.FINAL for each in told) <= 1, f"{payment} had several ends: {told}"
+            assert sum(each in FINAL for each in told) <= 1, f"{payment} had several ends: {told}"
 
     async def _agrees_with_the_rail(self) -> None:
         rows = await self.databases["payments"].query("SELECT * FROM payment WHERE token IS NOT NULL")

@@ -28,6 +28,7 @@ from tallystick.kernel.problem import Problem
 from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Risk, Role, Step, Waiting
 from tallystick.services.payments.service.journal import disputed_fact, payment_fact
+from tests.services.payments.support import FINAL
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WAITING = Waiting("POST /v1/payments", "key", "cli_x")
@@ -175,7 +176,7 @@ class Life(RuleBasedStateMachine):
             return
         assert 0 <= p.refunded + p.refunding <= p.captured <= p.amount
         assert sum(r.amount for r in self.refunds if r.status == "succeeded") == p.refunded
-        if p.status in model.FINAL:
+        if p.status in FINAL:
             assert model.next_step(p) is None
             assert (p.status in ("declined", "failed")) == (p.decline is not None)
             if p.held and p.status != "settled":

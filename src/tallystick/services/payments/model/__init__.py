@@ -4,7 +4,6 @@ from tallystick.services.payments.model.own import OwnAccount, clearing, own_acc
 from tallystick.services.payments.model.payment import (
     AUTHORIZATION_LIFE,
     BACKOFF,
-    FINAL,
     LEASE,
     Card,
     Decline,
@@ -61,7 +60,6 @@ from tallystick.services.payments.model.refund import (
 __all__ = [
     "AUTHORIZATION_LIFE",
     "BACKOFF",
-    "FINAL",
     "LEASE",
     "Card",
     "Decline",

@@ -40,8 +40,6 @@ LEASE: Final = timedelta(seconds=30)
 #: The pauses between the tries to go on with a payment, by try; the last one for ever.
 BACKOFF: Final = tuple(timedelta(seconds=s) for s in (2, 5, 15, 30, 60, 300, 900, 3600))
 
-FINAL: Final = frozenset({"settled", "declined", "canceled", "failed", "expired"})
-
 
 class Step(enum.Enum):
     SCORE = "score"
