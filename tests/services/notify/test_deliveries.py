@@ -685,8 +685,22 @@ async def test_deliveries_are_listed_page_by_page_while_more_come(env: Env, rece
     rest = (await env.edge("GET", f"{PATH}/{endpoint['id']}/deliveries?limit=200&after={first['next']}")).json
     assert [each["event"] for each in first["data"] + rest["data"]] == [ids.facts.text(f.id) for f in facts[::-1]]
     assert (first["has_more"], rest["has_more"]) == (True, False)
-    for query in ("limit=0", "limit=201", "after=x", "status=failed"):
+    for query in ("limit=0", "limit=201", "after=x", "status=lost", "state=failed"):
         assert (await env.edge("GET", f"{PATH}/{endpoint['id']}/deliveries?{query}")).status == 400
+
+
+async def test_deliveries_of_one_status_are_listed_page_by_page(env: Env, receiver: Receiver) -> None:
+    endpoint = await one(env, receiver, 410)
+    await env.send()
+    await env.edge("POST", f"{PATH}/{endpoint['id']}/enable")
+    facts = [fact(n=n) for n in range(3)]
+    await env.told(*facts)
+    (gone,) = await env.deliveries(endpoint, "?status=failed")
+    assert (gone["status"], gone["last_status"]) == ("failed", 410)
+    assert await env.deliveries(endpoint, "?status=delivered") == []
+    (newest,) = await env.deliveries(endpoint, "?status=pending&limit=1")
+    rest = await env.deliveries(endpoint, f"?status=pending&limit=2&after={newest['id']}")
+    assert [each["event"] for each in (newest, *rest)] == [ids.facts.text(f.id) for f in facts[::-1]]
 
 
 async def test_old_deliveries_and_deleted_endpoints_are_forgotten_in_the_end(

@@ -20,6 +20,9 @@ EventPattern = Annotated[
 ]
 
 
+DeliveryStatus = Literal["pending", "delivered", "failed"]
+
+
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
@@ -53,7 +56,7 @@ class Delivery(_Message, frozen=True, kw_only=True, omit_defaults=True):
     id: DeliveryIdWire
     event: FactIdWire
     type: str
-    status: Literal["pending", "delivered", "failed"]
+    status: DeliveryStatus
     attempts: int
     created_at: InstantWire
     delivered_at: InstantWire | None = None
@@ -70,6 +73,7 @@ class EndpointsQuery(_Message, frozen=True):
 class DeliveriesQuery(_Message, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
     after: DeliveryIdWire | None = None
+    status: DeliveryStatus | None = None
 
 
 class Webhook(msgspec.Struct, frozen=True):

@@ -59,7 +59,9 @@ async def enable(notify: Notify, request: Request) -> Reply[wire.WebhookEndpoint
 async def deliveries(notify: Notify, request: Request[None, wire.DeliveriesQuery]) -> Reply[Page[wire.Delivery]]:
     query = request.query
     after = None if query.after is None else ids.deliveries.parse(query.after)
-    found = await notify.deliveries.list(request.subject.tenant, _id(request), after, query.limit + 1)
+    found = await notify.deliveries.list(
+        request.subject.tenant, _id(request), after=after, status=query.status, limit=query.limit + 1
+    )
     page = [_delivery(each) for each in found[: query.limit]]
     more = len(found) > query.limit
     return Reply(Page(data=page, has_more=more, next=page[-1].id if more else None))

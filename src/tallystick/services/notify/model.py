@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from ipaddress import ip_address
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -17,7 +17,7 @@ from standardwebhooks.webhooks import Webhook as Signer
 from yarl import URL
 
 from tallystick.chassis.egress import blocked, literal
-from tallystick.contracts.notify.messages import Webhook
+from tallystick.contracts.notify.messages import DeliveryStatus, Webhook
 from tallystick.contracts.notify.problems import EVENTS, InvalidUrl, UnknownWebhookEvent
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
@@ -35,8 +35,6 @@ MAX_ENDPOINTS: Final = 50
 
 #: The characters that a URL can have (RFC 3986 section 2).
 _URL_TEXT: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
-
-Status = Literal["pending", "delivered", "failed"]
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +55,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     fact: FactId
     type: str
     body: bytes
-    status: Status = "pending"
+    status: DeliveryStatus = "pending"
     attempts: int = 0
     created_at: datetime
     next_at: datetime | None

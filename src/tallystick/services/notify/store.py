@@ -108,9 +108,17 @@ class Store:
         return saved > 0
 
     async def deliveries(
-        self, database: Database, tenant: str, endpoint: EndpointId, after: DeliveryId | None, limit: int
+        self,
+        database: Database,
+        tenant: str,
+        endpoint: EndpointId,
+        *,
+        after: DeliveryId | None,
+        status: str | None,
+        limit: int,
     ) -> list[Delivery]:
-        return [_delivery(row) for row in await database.fetch(queries.deliveries, endpoint, tenant, after, limit)]
+        rows = await database.fetch(queries.deliveries, endpoint, tenant, after, status, limit)
+        return [_delivery(row) for row in rows]
 
     async def replay(
         self, tx: Transaction, tenant: str, endpoint: EndpointId, delivery: DeliveryId, now: datetime

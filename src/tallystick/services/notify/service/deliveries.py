@@ -69,10 +69,12 @@ class Deliveries:
 
     # ---- for tenants
 
-    async def list(self, tenant: str, endpoint: EndpointId, after: DeliveryId | None, limit: int) -> list[Delivery]:
-        """Newest first. Raises WebhookEndpointNotFound."""
+    async def list(
+        self, tenant: str, endpoint: EndpointId, *, after: DeliveryId | None, status: str | None, limit: int
+    ) -> list[Delivery]:
+        """Newest first, those of one status or all. Raises WebhookEndpointNotFound."""
         await self._endpoints.get(tenant, endpoint)
-        return await self._store.deliveries(self._database, tenant, endpoint, after, limit)
+        return await self._store.deliveries(self._database, tenant, endpoint, after=after, status=status, limit=limit)
 
     async def replay(self, actor: Actor, endpoint: EndpointId, delivery: DeliveryId) -> Delivery:
         """Sends a delivery again, whatever became of it, under the same `webhook-id`.

@@ -85,8 +85,10 @@ UPDATE delivery SET status = $2, attempts = $3, next_at = $4, delivered_at = $5,
 WHERE id = $1 AND status = 'pending' AND next_at = $8;
 
 -- name: deliveries
--- A page of an endpoint's deliveries, newest first.
-SELECT * FROM delivery WHERE endpoint = $1 AND tenant = $2 AND ($3::uuid IS NULL OR id < $3) ORDER BY id DESC LIMIT $4;
+-- A page of an endpoint's deliveries, newest first: those of one status, or all.
+SELECT * FROM delivery
+WHERE endpoint = $1 AND tenant = $2 AND ($3::uuid IS NULL OR id < $3) AND ($4::text IS NULL OR status = $4)
+ORDER BY id DESC LIMIT $5;
 
 -- name: replay_delivery
 -- Sends a delivery again, from the first attempt on.
