@@ -264,6 +264,7 @@ async def test_refunds_in_parts(town: Town) -> None:
     made = await town.paid(by_card(token, shop, 1000))
     first = await town.refund(made["id"], 300)
     assert (first.status, first.json["status"], first.json["amount"]) == (201, "succeeded", money(300))
+    assert first.json["version"] == 1, "stored as it was asked for, and as it ended"
     too_much = await town.refund(made["id"], 701)
     assert (too_much.status, slug(too_much)) == (422, "refund-too-large")
     assert too_much.json["refundable"] == money(700)

@@ -142,6 +142,7 @@ class Refund(_Message, frozen=True, kw_only=True):
     receipt: FactIdWire
     created_at: InstantWire
     updated_at: InstantWire
+    version: int
 
 
 # ---- what payments tells -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The real parts on one machine, from their wheels: PostgreSQL, NATS JetStream and Valkey, each a child process of the supervisor."""
+"""The real parts on one machine, from their wheels: PostgreSQL, NATS JetStream, Valkey and Envoy, each a child process of the supervisor."""
 
 from typing import Protocol
 

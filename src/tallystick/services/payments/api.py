@@ -168,6 +168,7 @@ def refund_view(r: model.Refund) -> wire.Refund:
         receipt=ids.facts.text(r.receipt),
         created_at=rfc3339(r.created_at),
         updated_at=rfc3339(r.updated_at),
+        version=r.version,
     )
 
 

@@ -108,7 +108,8 @@ class Journal:
         if fact is not None:
             refund = msgspec.structs.replace(refund, receipt=fact.id)
         stored = msgspec.structs.replace(refund, waiting=None) if resting else refund
-        body = self._render_refund(stored)
+        after = msgspec.structs.replace(stored, version=stored.version + 1)
+        body = self._render_refund(after)
         async with self._database.transaction() as tx:
             if not await self._store.save_refund(tx, stored):
                 return None
@@ -117,7 +118,7 @@ class Journal:
                 await self._outbox.append(tx, [fact])
                 if waiting is not None:
                     await idempotency.complete(tx, [_answer(refund.tenant, waiting, CREATED, body)])
-        return msgspec.structs.replace(stored, version=stored.version + 1), body
+        return after, body
 
 
 #: The idempotency route of a new payment, whose answer is 201.
