@@ -437,6 +437,40 @@ async def test_an_export_is_restored_into_an_empty_book_only(env: Env) -> None:
     assert "empty book" in again["reason"]
 
 
+async def test_a_strict_chart_and_money_between_books_come_back_also_from_a_copy_of_a_copy(env: Env) -> None:
+    strict = {"mode": "strict", "rules": [{"pattern": "customers:{id:int}", "kind": "liability"}]}
+
+    async def send(book: str, to: str) -> None:
+        body = {"from": {"account": "customers:1", "book": book}, "to": {"account": to}, "amount": eur(5)}
+        moved = await env.call("POST", "/v1/interbook_transfers", body)
+        assert (moved.status, moved.json["status"]) == (201, "posted"), moved.content
+
+    async def chart_of(book: str) -> Any:
+        found = (await env.call("GET", f"/v1/books/{book}/chart")).json
+        return {"mode": found["mode"], "rules": found["rules"]}
+
+    there = await env.account("credit", name="there")
+    records: Sequence[Rec] = ()
+    for book in ("first", "second", "third"):
+        if not records:
+            assert (await env.call("POST", "/v1/books", {"name": book})).status == 201
+            await env.account("credit", name="here", path="customers:1", book=book)
+            assert (await env.call("PUT", f"/v1/books/{book}/chart", strict)).status == 200
+        else:
+            done = await restore(env, records, book)
+            assert done["state"] == "done", (done, await refusals(env, done))
+            assert await chart_of(book) == strict
+        await send(book, there)
+        records = await export(env, book)
+    paths = {
+        one["path"]: one["balance"]["posted"]["amount"]
+        for one in (await env.call("GET", "/v1/accounts?book=third")).json["data"]
+    }
+    assert paths == {
+        "customers:1": "-15", "transit:out:main:EUR": "5", "was-transit:out:main:EUR": "5", "was-was-transit:out:main:EUR": "5",
+    }  # fmt: skip
+
+
 async def test_an_export_that_lost_a_line_is_not_restored(env: Env) -> None:
     await bring(env, GOOD)
     records = [one for one in await export(env) if one.get("amount", {}).get("amount") != "1000"]

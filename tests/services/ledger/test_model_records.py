@@ -127,6 +127,12 @@ def test_transit_accounts_come_as_ordinary_ones_of_a_copy_and_else_not() -> None
     transit = replace(ACCOUNT, path="transit:out:other:EUR")
     refused("/path", "account-reserved", lambda: new_account(transit, BOOK, restoring=False))
     assert new_account(transit, BOOK, restoring=True).path == "was-transit:out:other:EUR"
+    # In a copy of a copy it gives way to what has become one of the copy's own since.
+    copied = replace(ACCOUNT, path="was-transit:out:other:EUR")
+    assert new_account(copied, BOOK, restoring=True).path == "was-was-transit:out:other:EUR"
+    assert new_account(copied, BOOK, restoring=False).path == "was-transit:out:other:EUR"
+    for other in ("was-it", "was-", "was-transit", None):
+        assert new_account(replace(ACCOUNT, path=other), BOOK, restoring=True).path == other
 
 
 def test_limits_are_minor_units_that_fit() -> None:

@@ -46,7 +46,7 @@ from tallystick.services.ledger.model.interbook import (
     transit_account,
 )
 from tallystick.services.ledger.model.limits import EPOCH, dated, dated_back
-from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_reserved, pattern
+from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_reserved, pattern, was_reserved
 from tallystick.services.ledger.model.records import OPENING, Reader, Unfit, account_id, called, limit, new_account
 from tallystick.services.ledger.model.reports import (
     AccountLine,
@@ -218,4 +218,5 @@ __all__ = [
     "unbalanced",
     "unsealable",
     "usual_kind",
+    "was_reserved",
 ]

@@ -32,6 +32,24 @@ def is_reserved(path: str | None) -> bool:
     return path is not None and path.startswith((TRANSIT, OWN))
 
 
+#: What was the platform's own is an account as any other in a copy of its book, below this.
+_WAS: Final = "was-"
+
+
+def was_reserved(path: str | None) -> bool:
+    """Whether it is, or was in the book that this one is a copy of, or in the one that that one is a copy of."""
+    while path is not None and path.startswith(_WAS):
+        path = path.removeprefix(_WAS)
+    return is_reserved(path)
+
+
+def of_copy(path: str | None) -> str | None:
+    """An account's path in a copy of its book. What comes from an earlier copy gives way too: the book may have gone on with accounts of the
+    platform's at the old paths.
+    """
+    return f"{_WAS}{path}" if was_reserved(path) else path
+
+
 def is_path(text: str) -> bool:
     return len(text) <= _MAX and _PATH.fullmatch(text) is not None
 

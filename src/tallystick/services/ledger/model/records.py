@@ -28,7 +28,7 @@ from tallystick.kernel.money import MAX_MINOR, MoneyWire, currency, to_money
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model.chart import limit_of
 from tallystick.services.ledger.model.exchange import rounded
-from tallystick.services.ledger.model.paths import TRANSIT, is_reserved
+from tallystick.services.ledger.model.paths import TRANSIT, is_reserved, of_copy
 from tallystick.services.ledger.model.rows import NewAccount
 from tallystick.services.ledger.model.values import Command, Header, Transfer, Unit, leg_id, usual_kind
 
@@ -92,16 +92,13 @@ def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAcco
         raise Unfit("/currency", problem.slug, problem.detail) from None
     floor, ceiling = limit(record.floor, "/floor"), limit(record.ceiling, "/ceiling")
     instant(record.created_at, "/created_at")
-    path = record.path
-    if is_reserved(path):
-        if not restoring:
-            raise Unfit("/path", "account-reserved", f"paths below {TRANSIT} and {OWN} are the platform's own")
-        # Nothing is on its way to or from a book that is a copy: what was is an account as any other.
-        path = f"was-{path}"
+    if is_reserved(record.path) and not restoring:
+        raise Unfit("/path", "account-reserved", f"paths below {TRANSIT} and {OWN} are the platform's own")
     return NewAccount(
         id=account_id(book, called(record)),
         name=record.name,
-        path=path,
+        # Nothing is on its way to or from a book that is a copy: what was is an account as any other.
+        path=of_copy(record.path) if restoring else record.path,
         kind=record.kind or (usual_kind(record.normal_side) if restoring else None),
         currency=record.currency,
         normal_side=record.normal_side,

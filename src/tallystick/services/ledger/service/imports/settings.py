@@ -21,6 +21,7 @@ from tallystick.services.ledger.model import (
     check_members,
     limit,
     sealed_until,
+    was_reserved,
 )
 from tallystick.services.ledger.service.books import NO_CHART
 from tallystick.services.ledger.service.imports.taking import Taking
@@ -127,6 +128,8 @@ class Settings:
         if (made.mode, made.rules) == (present.mode, present.rules):
             return
         async for account, charted in self._store.charted(self._tx, self._job.book):
+            if self._book is not None and was_reserved(charted.path):
+                continue  # it did not rule them where it comes from
             fault = made.fault(charted)
             if fault is not None:
                 raise Unfit(None, "chart-orphans-accounts", f"{ids.accounts.text(account)}: {fault[0]}")
