@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from tallystick.contracts.ledger.messages import PAYMENT_CODE
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, ManualClock
 from tallystick.kernel.ids import AccountId, TransferId
-from tallystick.services.ledger.model import Account, Book, Command, NewAccount, Result, State
+from tallystick.services.ledger.model import Account, Book, Command, Days, NewAccount, Result, State
 from tallystick.services.ledger.service import Ask, Ledger
 from tallystick.services.ledger.store import Store
 
@@ -47,6 +47,24 @@ def account(
 def state(*accounts: Account) -> State:
     books = {a.book for a in accounts} | {1}
     return State({number: Book(number, 0, START) for number in books}, {a.id: a for a in accounts})
+
+
+def past_of(first: date, balances: Sequence[int]) -> Days:
+    """The past of an account with these balances at the end of each day, from `first` on."""
+    days = [first + timedelta(days=nth) for nth in range(len(balances) + 1)]
+    return Days.of(
+        days[-1], {day: now - before for day, now, before in zip(days, balances, [0, *balances], strict=False)}
+    )
+
+
+def daily(days: Days) -> list[int]:
+    """The balance at the end of each day."""
+    ends = [*days.since[1:], days.end]
+    return [
+        balance
+        for since, end, balance in zip(days.since, ends, days.balances, strict=True)
+        for _ in range((end - since).days)
+    ]
 
 
 def post(number: int, debit: int, credit: int, amount: int, **more: Any) -> Command:

@@ -15,9 +15,9 @@ from tallystick.contracts.ledger.messages import Reason
 from tallystick.contracts.ledger.problems import BookOutOfBalance
 from tallystick.kernel import ids
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import Command, Days, Header, Result, State, Unit, decide
+from tallystick.services.ledger.model import Command, Header, Result, State, Unit, decide
 from tallystick.services.ledger.service import Ask, At
-from tests.services.ledger.support import START, Books, account, aid, move, post, state, tid
+from tests.services.ledger.support import START, Books, account, aid, daily, draw, move, past_of, post, state, tid
 from tests.support.parts import ServiceDatabase
 
 TODAY = START + timedelta(days=10, hours=12)
@@ -25,7 +25,7 @@ TODAY = START + timedelta(days=10, hours=12)
 
 def past(found: State, *balances: int, of: int = 3) -> None:
     """Account `of` had these balances at the end of the days up to yesterday."""
-    found.days[aid(of)] = Days((TODAY - timedelta(days=len(balances))).date(), list(balances))
+    found.days[aid(of)] = past_of((TODAY - timedelta(days=len(balances))).date(), balances)
 
 
 def run(found: State, *commands: Command) -> list[Result]:
@@ -48,7 +48,7 @@ def test_a_floor_of_the_past_is_kept_or_told() -> None:
     assert (no.reason, no.breached_on) == (Reason.PAST_LIMIT_BROKEN, (date(2026, 1, 8), date(2026, 1, 9)))
     (yes,) = run(found, post(2, 3, 1, 10, effective_at=at))
     assert (yes.reason, yes.breached_on) == (None, ())
-    assert found.days[aid(3)].balances == [50, 0, 10, 50]
+    assert daily(found.days[aid(3)]) == [50, 0, 10, 50]
     assert run(found, post(3, 3, 1, 1, effective_at=at + timedelta(days=2)))[0].reason is None
     assert run(found, post(4, 3, 1, 1, effective_at=at))[0].breached_on == (date(2026, 1, 8),)
 
@@ -56,7 +56,7 @@ def test_a_floor_of_the_past_is_kept_or_told() -> None:
     past(lenient, 50, 10, 20, 60)
     (told,) = run(lenient, post(1, 3, 1, 30, effective_at=at))
     assert (told.status, told.breached_on) == ("posted", (date(2026, 1, 8), date(2026, 1, 9)))
-    assert lenient.days[aid(3)].balances == [50, -20, -10, 30]
+    assert daily(lenient.days[aid(3)]) == [50, -20, -10, 30]
 
 
 def test_a_ceiling_of_the_past_is_kept_and_today_is_today() -> None:
@@ -100,18 +100,18 @@ def test_a_unit_is_judged_by_what_it_changes_of_a_day_as_a_whole() -> None:
         found.accounts[aid(3)].ceiling = 300
         results = [result for one in back_and_forth for result in decide([one], found, TODAY).results[0]]
         assert [(one.reason, one.breached_on) for one in results] == [(None, ())] * 4
-        assert found.days[aid(3)].balances == [10, 10]
+        assert daily(found.days[aid(3)]) == [10, 10]
         less = decide([unit(post(5, 1, 3, 30), post(6, 3, 1, 41), post(7, 3, 1, 1))], found, TODAY).results[0]
         days = ((TODAY - timedelta(days=2)).date(), (TODAY - timedelta(days=1)).date())
         assert [one.breached_on for one in less] == [(), (), days]
         assert less[2].reason == (Reason.PAST_LIMIT_BROKEN if strict else None)
-        assert found.days[aid(3)].balances == ([10, 10] if strict else [-2, -2])
+        assert daily(found.days[aid(3)]) == ([10, 10] if strict else [-2, -2])
         # What was left of a unit that failed is not the next one's.
         failed = unit(post(8, 3, 1, 10), post(9, 3, 1, 1000), post(10, 1, 3, 10))
         assert decide([failed], found, TODAY).results[0][1].reason is Reason.INSUFFICIENT_FUNDS
         (alone,) = run(found, post(11, 1, 3, 2, effective_at=at))
         assert (alone.reason, alone.breached_on) == (None, ())
-        assert found.days[aid(3)].balances == ([12, 12] if strict else [0, 0])
+        assert daily(found.days[aid(3)]) == ([12, 12] if strict else [0, 0])
 
 
 def test_a_unit_that_fails_leaves_the_past_as_it_was() -> None:
@@ -121,7 +121,7 @@ def test_a_unit_that_fails_leaves_the_past_as_it_was() -> None:
     unit = Unit(1, [post(1, 3, 1, 30, effective_at=at), post(2, 3, 1, 30, effective_at=at)], atomic=True)
     results = decide([unit], found, TODAY).results[0]
     assert [one.reason for one in results] == [Reason.LINKED_TRANSFER_FAILED, Reason.PAST_LIMIT_BROKEN]
-    assert found.days[aid(3)].balances == [50, 50]
+    assert daily(found.days[aid(3)]) == [50, 50]
 
 
 _moves = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9), st.booleans()), min_size=1, max_size=12)
@@ -270,6 +270,74 @@ async def test_a_balance_is_explained_at_any_effective_time(books: Books, servic
             await explain("acme", one, At(effective=at), 10)
         await connection.execute(undo)
     await connection.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_past_of_each_account_is_the_sums_of_its_days(books: Books, seed: int) -> None:
+    """What the rules are given of the past, from any day on, against the transfers one by one."""
+    rng = random.Random(seed)
+    bank = await books.open(side="debit", floor=-(10**9))
+    those = [bank, await books.open(floor=-(10**9)), await books.open(floor=-(10**9), ceiling=10**9)]
+    posted: list[tuple[date, AccountId, AccountId, int]] = []
+    held: list[tuple[Any, AccountId, AccountId, int]] = []
+    for _ in range(60):
+        books.clock.advance(timedelta(hours=rng.choice([0, 1, 5, 24, 200])))
+        now = books.clock.now()
+        debit, credit = rng.sample(those, 2)
+        amount = rng.randint(1, 100)
+        if rng.random() < 0.3:
+            at = max(now - timedelta(days=rng.choice([0, 1, 3, 40, 9000]), seconds=1), datetime(1970, 1, 1, tzinfo=UTC))
+            assert (await dated(books, debit, credit, amount, at)).status == "posted"
+            posted.append((at.date(), debit, credit, amount))
+        elif rng.random() < 0.3:
+            (made,) = await books.post(move("hold", debit, credit, amount))
+            held.append((made.id, debit, credit, amount))
+        elif held and rng.random() < 0.5:
+            own, debit, credit, amount = held.pop(rng.randrange(len(held)))
+            await books.post(draw("capture", own))
+            posted.append((now.date(), debit, credit, amount))
+        else:
+            await books.post(move("post", debit, credit, amount))
+            posted.append((now.date(), debit, credit, amount))
+    store, today = books.ledger.poster._store, books.clock.now().date()
+    for _ in range(20):
+        since = {own: today - timedelta(days=rng.choice([0, 1, 2, 30, 100, 400, 20_000])) for own in those}
+        async with books.database.transaction() as tx:
+            [book] = (await store.lock_books(tx, [1])).values()
+            found = State(
+                {1: book},
+                {own: replace(account(1, side="debit" if own == bank else "credit"), id=own) for own in those},
+            )
+            await store.learn_days(tx, since, found, books.clock.now())
+        for own, first in since.items():
+            days = [first + timedelta(days=nth) for nth in range((today - first).days)]
+            expected = [0] * len(days)
+            for day, debit, credit, amount in posted:
+                change = amount * ((own == debit) - (own == credit)) * (1 if own == bank else -1)
+                if change:
+                    for nth in range(max((day - first).days, 0), len(days)):
+                        expected[nth] += change
+            assert (daily(found.days[own]) if days else []) == expected
+
+
+async def test_a_past_of_decades_of_many_accounts_is_judged_in_no_time(books: Books) -> None:
+    """Each day since then of each account was looked at: eight accounts were enough for the database to give up, and the book stood still for it."""
+    bank = await books.open(side="debit")
+    many = [await books.open(floor=0) for _ in range(100)]
+    books.clock.advance(timedelta(days=2))
+    own, at = ids.transactions.new(), datetime(1970, 1, 1, tzinfo=UTC)
+    commands = [
+        Command(
+            kind="post", id=ids.transfers.new(), debit=bank, credit=one, amount=7, currency="EUR", transaction=own, effective_at=at
+        )
+        for one in many
+    ]  # fmt: skip
+    ask = Ask("acme", "cli_test", None, commands, atomic=True, header=Header(id=own, effective_at=at))
+    assert {result.status for result in (await books.ledger.poster.post(ask)).results} == {"posted"}
+    await books.post(move("post", bank, many[3], 1))
+    assert (await dated(books, many[3], bank, 7, at)).status == "posted"
+    no = await dated(books, many[3], bank, 1, at)
+    assert (no.reason, len(no.breached_on)) == (Reason.PAST_LIMIT_BROKEN, (books.clock.now() - at).days)
 
 
 async def test_past_days_are_read_as_they_were(books: Books) -> None:

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import EPOCH, MAX, Account, Command, Days, Unit, dated, dated_back, decide
+from tallystick.services.ledger.model import EPOCH, MAX, Account, Command, Unit, dated, dated_back, decide
 from tallystick.services.ledger.model.limits import breached, check_not_frozen, check_room, most, positive
 from tallystick.services.ledger.model.refusal import Refused
-from tests.services.ledger.support import START, account, aid, hold, on, post, state
+from tests.services.ledger.support import START, account, aid, daily, hold, on, past_of, post, state
 
 
 def of(number: int, *, side: str = "credit", dp: int = 0, d: int = 0, cp: int = 0, c: int = 0, **more: Any) -> Account:
@@ -176,7 +176,7 @@ def test_which_past_days_a_change_breaks(
     limits: dict[str, Any], change: int, since: int, broken: tuple[int, ...]
 ) -> None:
     """What moves an account towards its limits from outside of them breaks nothing."""
-    past = Days(FIRST, [20, 19, 25, 5])
+    past = past_of(FIRST, [20, 19, 25, 5])
     assert breached(of(1, **limits), past, FIRST + timedelta(days=since), change) == days(*broken)
 
 
@@ -189,6 +189,6 @@ def test_the_past_is_another_from_that_day_on() -> None:
         (3, [1, 2, 3]),
         (9, [1, 2, 3]),
     ):
-        past = Days(FIRST, [1, 2, 3])
+        past = past_of(FIRST, [1, 2, 3])
         dated(past, FIRST + timedelta(days=since), 4)
-        assert past.balances == then
+        assert daily(past) == then

@@ -17,7 +17,6 @@ from tallystick.services.ledger.model import (
     ApprovalRule,
     Book,
     Command,
-    Days,
     Decided,
     Header,
     Rejection,
@@ -29,7 +28,7 @@ from tallystick.services.ledger.model import (
     leg_id,
     usual_kind,
 )
-from tests.services.ledger.support import START, account, aid, hold, on, post, state, tid
+from tests.services.ledger.support import START, account, aid, daily, hold, on, past_of, post, state, tid
 from tests.services.ledger.test_model import reasons, run, two
 
 TXN = TransactionId(tid(70))
@@ -262,19 +261,19 @@ def test_the_past_of_both_accounts_moves_in_their_own_directions(side: Any) -> N
     found = state(account(1, side=side, floor=-100), account(2, side=side, floor=-100), account(3))
     first = START.date() - timedelta(days=2)
     for number in (1, 2):
-        found.days[aid(number)] = Days(first, [0, 0])
+        found.days[aid(number)] = past_of(first, [0, 0])
     assert reasons(run(found, post(1, 1, 2, 30, effective_at=START - timedelta(days=1)), after=1)) == [None]
     change = 30 if side == "debit" else -30
-    assert (found.days[aid(1)].balances, found.days[aid(2)].balances) == ([0, change], [0, -change])
+    assert (daily(found.days[aid(1)]), daily(found.days[aid(2)])) == ([0, change], [0, -change])
     assert reasons(run(found, post(2, 1, 3, 5, effective_at=START - timedelta(days=2)), after=1)) == [None]
-    assert found.days[aid(1)].balances == [change // 6, change + change // 6]
+    assert daily(found.days[aid(1)]) == [change // 6, change + change // 6]
 
 
 def test_the_days_on_which_either_account_breaks_are_told_in_order() -> None:
     found = state(account(1, floor=0), account(2, ceiling=10), account(3))
     run(found, post(9, 3, 1, 100))
     first = START.date() - timedelta(days=3)
-    found.days = {aid(1): Days(first, [50, 5, 50]), aid(2): Days(first, [0, 0, 8])}
+    found.days = {aid(1): past_of(first, [50, 5, 50]), aid(2): past_of(first, [0, 0, 8])}
     back = post(1, 1, 2, 7, effective_at=START - timedelta(days=3))
     (no,) = run(found, back, after=1)
     broken = (date(2025, 12, 30), date(2025, 12, 31))
@@ -282,7 +281,7 @@ def test_the_days_on_which_either_account_breaks_are_told_in_order() -> None:
     found.books[1].strict = False
     (told,) = run(found, replace(back, id=tid(2)), after=1)
     assert (told.status, told.reason, told.breached_on) == ("posted", None, broken)
-    found.days[aid(2)] = Days(first, [0, 0, 8])
+    found.days[aid(2)] = past_of(first, [0, 0, 8])
     (undone,) = run(found, on("reverse", 3, 2, effective_at=START - timedelta(days=3)), after=1)
     assert (undone.status, undone.breached_on) == ("posted", ())
 

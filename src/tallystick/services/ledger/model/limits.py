@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -126,21 +127,28 @@ def breached(account: Account, days: Days, since: date, change: int) -> list[dat
     """The days from `since` on at whose end the account, changed by `change`, was outside of its limits. What was held on past days is not
     counted: what became of it is known.
     """
-    place = max((since - days.first) // _DAY, 0)
     floor = account.floor if change < 0 else None
     ceiling = account.ceiling if change > 0 else None
     if floor is None and ceiling is None:
         return []
-    return [
-        days.first + nth * _DAY
-        for nth, balance in enumerate(days.balances[place:], place)
-        if (floor is not None and balance + change < floor) or (ceiling is not None and balance + change > ceiling)
-    ]
+    found: list[date] = []
+    for begin, end, balance in zip(days.since, [*days.since[1:], days.end], days.balances, strict=True):
+        if (floor is not None and balance + change < floor) or (ceiling is not None and balance + change > ceiling):
+            first = max(begin, since)
+            found += [first + nth * _DAY for nth in range((end - first) // _DAY)]
+    return found
 
 
 def dated(days: Days, since: date, change: int) -> None:
     """The past as it is from now on."""
-    for nth in range(max((since - days.first) // _DAY, 0), len(days.balances)):
+    if not days.since or since >= days.end:
+        return
+    since = max(since, days.since[0])
+    place = bisect_left(days.since, since)
+    if place == len(days.since) or days.since[place] != since:
+        days.since.insert(place, since)
+        days.balances.insert(place, days.balances[place - 1])
+    for nth in range(place, len(days.balances)):
         days.balances[nth] += change
 
 

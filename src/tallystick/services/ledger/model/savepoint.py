@@ -7,7 +7,6 @@ import msgspec
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.values import (
     Account,
-    Days,
     Drawn,
     Hold,
     Key,
@@ -29,7 +28,7 @@ class Savepoint:
         self._lists = (transfers, rejections)
         self._book = state.books[unit.book]
         self._before = (self._book.sequence, self._book.recorded_at, len(transfers), len(rejections))
-        self._days = {account: Days(days.first, list(days.balances)) for account, days in state.days.items()}
+        self._days = {account: days.copy() for account, days in state.days.items()}
         self._accounts: dict[AccountId, Account] = {}
         self._holds: dict[Key, Hold | None] = {}
         self._reversals: dict[Key, Reversal | None] = {}

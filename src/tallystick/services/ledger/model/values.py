@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from itertools import accumulate
 from typing import Final, Literal, TypeVar
 from uuid import UUID
 
@@ -316,10 +317,23 @@ Drawn = TypeVar("Drawn", Hold, Reversal)
 
 
 class Days(msgspec.Struct):
-    """An account's posted balance (in its normal direction) by effective time at the end of each day (UTC) from `first` on, up to yesterday."""
+    """An account's posted balance (in its normal direction) by effective time at the end of each day (UTC) before `end`, which is today.
+    `balances[n]` is that of the day `since[n]` and of those after it, up to the next of `since`: a past of decades is as long as the days on
+    which something changed. What was before the first of them nobody asks.
+    """
 
-    first: date
+    end: date
+    since: list[date]
     balances: list[int]
+
+    @classmethod
+    def of(cls, end: date, changes: Mapping[date, int]) -> Days:
+        """The past in which the balance changed by so much on these days."""
+        since = sorted(day for day in changes if day < end)
+        return cls(end, since, list(accumulate(changes[day] for day in since)))
+
+    def copy(self) -> Days:
+        return Days(self.end, list(self.since), list(self.balances))
 
 
 class State(msgspec.Struct):

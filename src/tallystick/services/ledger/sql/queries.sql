@@ -147,13 +147,29 @@ FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
 CROSS JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x;
 
 -- name: days
--- What accounts ($1, of the books $2) had posted at the end of each day (UTC) from $3 up to before $4, as it was recorded.
-SELECT k.account, d.day::date AS day, coalesce(t.debits_posted, 0) AS debits, coalesce(t.credits_posted, 0) AS credits
-FROM unnest($1::uuid[], $2::integer[], $3::date[]) AS k (account, book, first)
-CROSS JOIN LATERAL generate_series(k.first::timestamp, $4::date::timestamp - interval '1 day', interval '1 day') AS d (day)
-CROSS JOIN LATERAL sequence_at(k.book, (d.day + interval '1 day') AT TIME ZONE 'UTC' - interval '1 microsecond') AS s (sequence)
-LEFT JOIN LATERAL totals_at(k.account, k.book, s.sequence) AS t ON true
-ORDER BY k.account, d.day;
+-- What accounts ($1, of the books $2) had posted at the end of each day (UTC) before $4 on which they had an entry, as it was recorded, back to the
+-- last such day up to $3: from each account's last entry before the day back to that of an earlier day, so that days without one cost nothing.
+WITH RECURSIVE back (account, number, book, first, day, debits, credits, upto) AS (
+    SELECT k.account, a.number, k.book, k.first, NULL::date, NULL::bigint, NULL::bigint,
+        sequence_at(k.book, $4::date::timestamp AT TIME ZONE 'UTC' - interval '1 microsecond')
+    FROM unnest($1::uuid[], $2::integer[], $3::date[]) AS k (account, book, first)
+    CROSS JOIN LATERAL (SELECT o.number FROM account AS o WHERE o.id = k.account LIMIT 1) AS a
+    UNION ALL
+    SELECT b.account, b.number, b.book, b.first, e.day, e.debits, e.credits,
+        CASE WHEN e.day > b.first THEN sequence_at(b.book, e.day::timestamp AT TIME ZONE 'UTC' - interval '1 microsecond') ELSE 0 END
+    FROM back AS b
+    CROSS JOIN LATERAL (
+        SELECT (s.recorded_at AT TIME ZONE 'UTC')::date AS day, s.debits, s.credits FROM (
+            (SELECT t.sequence, t.recorded_at, t.dr_debits_posted AS debits, t.dr_credits_posted AS credits
+            FROM transfer AS t WHERE t.debit_number = b.number AND t.sequence <= b.upto ORDER BY t.sequence DESC LIMIT 1)
+            UNION ALL
+            (SELECT t.sequence, t.recorded_at, t.cr_debits_posted, t.cr_credits_posted
+            FROM transfer AS t WHERE t.credit_number = b.number AND t.sequence <= b.upto ORDER BY t.sequence DESC LIMIT 1)
+        ) AS s ORDER BY s.sequence DESC LIMIT 1
+    ) AS e
+    WHERE b.upto > 0
+)
+SELECT account, day, debits, credits FROM back WHERE day IS NOT NULL ORDER BY account, day;
 
 -- name: day_adjustments
 -- What is to be added to that for transfers that are dated back: per account and day (UTC).

@@ -31,7 +31,6 @@ from tallystick.services.ledger.model import (
     TransactionRow,
     Transfer,
     Unit,
-    dated,
 )
 from tallystick.services.ledger.store.approvals import approval_rules
 from tallystick.services.ledger.store.sql import queries
@@ -126,12 +125,19 @@ class Posting:
         today = max(book.next_instant(now) for book in state.books.values()).date()
         rows = [(account, state.accounts[account].book, day) for account, day in since.items() if day < today]
         signs = {account: 1 if state.accounts[account].debit_normal else -1 for account, _, _ in rows}
-        state.days.update((account, Days(first, [])) for account, _, first in rows)
+        changes = {account: Counter({first: 0}) for account, _, first in rows}
+
+        def change(row: Row, by: int) -> None:
+            changes[row["account"]][max(row["day"], since[row["account"]])] += by
+
+        recorded = dict.fromkeys(signs, 0)
         for row in await tx.fetch(queries.days, *arguments(rows, 3), today):
-            state.days[row["account"]].balances.append(signs[row["account"]] * (row["debits"] - row["credits"]))
+            account, balance = row["account"], signs[row["account"]] * (row["debits"] - row["credits"])
+            change(row, balance - recorded[account])
+            recorded[account] = balance
         for row in await tx.fetch(queries.day_adjustments, list(signs)):
-            change = signs[row["account"]] * (row["debits"] - row["credits"])
-            dated(state.days[row["account"]], row["day"], change)
+            change(row, signs[row["account"]] * (row["debits"] - row["credits"]))
+        state.days.update((account, Days.of(today, found)) for account, found in changes.items())
 
     async def _at_paths(self, source: Database | Transaction, paths: Iterable[tuple[int, str]], state: State) -> None:
         for path, *row in await source.fetch(queries.accounts_at_paths_for_posting, *arguments(paths, 2)):

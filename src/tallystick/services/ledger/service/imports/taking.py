@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -46,7 +46,6 @@ from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.store import Imports as ImportStore
 from tallystick.services.ledger.store import Store
 
-_DAY: Final = timedelta(days=1)
 #: Transfers of one decision: as many as a request may bring.
 _AT_ONCE: Final = 1000
 
@@ -329,9 +328,10 @@ class Taking:
         today = self._locked[self._book].next_instant(self._now).date()
         for own in since.keys() - read.keys():
             day = since[own]
-            days = self._days[own] or Days(today, [])
-            if day < days.first:
-                days = Days(day, [0] * ((days.first - day) // _DAY) + days.balances)
+            days = self._days[own] or Days(today, [], [])
+            if day < min([days.end, *days.since[:1]]):
+                days.since.insert(0, day)
+                days.balances.insert(0, 0)
             state.days[own] = self._days[own] = days
 
 
