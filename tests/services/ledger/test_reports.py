@@ -395,6 +395,18 @@ async def test_reports_by_effective_time_count_what_was_dated_back(env: Env) -> 
     # and the statement of the account says both times
     entry = (await env.call("GET", "/v1/accounts/customers:1:wallet/statement")).json["data"][-1]
     assert (entry["effective_at"], entry["recorded_at"][:10]) == ("2026-01-01T12:00:00.000000Z", "2026-01-03")
+    # What was dated back to before the book was opened is in it without a start, and the start that is told is before it.
+    old = {"transfers": [post("bank:main", "fees:card", 3)], "effective_at": "2024-02-29T12:00:00Z"}
+    assert (await env.call("POST", "/v1/transactions", old)).status == 201
+    assert (
+        await income("to=2024-02-29&by=effective")
+        == await income("from=2024-02-29&to=2024-02-29&by=effective")
+        == ["3"]
+    )
+    assert await income("to=2024-02-28&by=effective") == []
+    whole = (await env.call("GET", "/v1/books/main/income-statement?by=effective")).json
+    assert (whole["from"], whole["currencies"][0]["net_income"]["amount"]) == ("1970-01-01T00:00:00.000000Z", "71")
+    assert (await env.call("GET", "/v1/books/main/income-statement")).json["from"] > "2025"
 
 
 # ---- explanations -------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class TrialQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class IncomeQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From the opening of the book up to now, if nothing else is said."""
+    """From the opening of the book up to now, if nothing else is said; by effective time from 1970 on, before which nothing is effective."""
 
     start: times.When | None = msgspec.field(default=None, name="from")
     end: times.When | None = msgspec.field(default=None, name="to")

@@ -15,6 +15,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import (
+    EPOCH,
     AccountLine,
     BookRow,
     Group,
@@ -123,8 +124,8 @@ class Reports:
         *,
         effective: bool = False,
     ) -> IncomeStatement:
-        """Of what was recorded (or is effective) from `start` (None: since the book was opened) on and before `end` (None: up to now). Raises as
-        `trial_balance`; the books of both ends have to balance.
+        """Of what was recorded (or is effective) from `start` (None: since the book was opened, or by effective time since EPOCH, before which
+        nothing is effective) on and before `end` (None: up to now). Raises as `trial_balance`; the books of both ends have to balance.
         """
         now = self._clock.now()
         await self._as_of.number(tenant, name)
@@ -136,7 +137,7 @@ class Reports:
                     raise HistoryNotKept("that time is still to come", as_of=row.sequence)
                 if not effective and instant is not None:
                     check_past(instant, row, now)
-            since, until = start or row.created_at, end or now
+            since, until = start or (EPOCH if effective else row.created_at), end or now
             if since > until or (start is not None and start == end):
                 raise InvalidRequest("an income statement begins before it ends")
             first = 0 if start is None else await self._store.sequence_at(tx, row.id, start - _INSTANT)
