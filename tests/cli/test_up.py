@@ -110,7 +110,7 @@ def test_a_program_is_told_the_same_by_a_start_and_by_a_platform_that_runs(
     LineProgress(common).announce(found, 1.234)
     started = json.loads(capsys.readouterr().out)
 
-    assert starting._runs_already(found, Layout(tmp_path), common, [], detach=False) == 0
+    assert starting._runs_already(found, Layout(tmp_path), common, detach=False) == 0
     running = json.loads(capsys.readouterr().out)
     assert started.pop("seconds") == 1.23
     assert (started.pop("already_running"), running.pop("already_running")) == (False, True)
@@ -227,6 +227,31 @@ def test_another_one_that_came_first_is_the_one_that_is_waited_for(
     monkeypatch.setattr(control, "ask", ask)
     assert starting._detach(layout, Common(data=tmp_path)) == 0
     assert "ready in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--port=2", "--ops-port=3", "--replicas=risk=2", "--shard=us"])
+def test_one_that_runs_with_other_settings_is_not_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """They were passed over in silence, and whoever gave them went on as if it had them."""
+    running = msgspec.structs.replace(READY, shards=["eu"], replicas={"risk": 1, "ledger-eu": 2})
+    lock_is_free(monkeypatch, False, False)
+    answers(monkeypatch, running, running)
+    same = ["up", "--data", str(tmp_path), "--port=1", "--ops-port=2", "--replicas=risk=1", "--shard=eu"]
+    assert dispatch(same) == 0
+    assert "runs already" in capsys.readouterr().out
+    assert dispatch([*same[:3], option]) == 1
+    said = capsys.readouterr().err
+    assert f"with other settings than {option.replace('=', ' ', 1)} (it has " in said
+    assert "`tallystick down`" in said
+
+
+def test_a_port_that_can_not_be_is_wrong_also_beside_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_is_free(monkeypatch, False)
+    answers(monkeypatch, READY)
+    assert dispatch(["up", "--data", str(tmp_path), "--port", "70000"]) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -62,14 +63,15 @@ def up(
 ) -> int:
     """Start PostgreSQL, NATS, Valkey, Envoy and all services, and keep them running until Ctrl-C.
 
-    A second `up` on the same data says that it runs and exits 0; while the first one stops it waits its turn.
+    A second `up` on the same data says that it runs and exits 0, or 1 when it runs with other settings than these options ask for; while the
+    first one stops it waits its turn.
     """
     from tallystick.chassis.charter import CharterError, load_all
     from tallystick.fabric.shards import with_shards
 
     os.umask(0o077)  # whatever is made from here on is its owner's alone, and the owner gets at it
     layout = common.layout
-    more = shards(shard or [])
+    more, edge, metrics = shards(shard or []), _port(port), _port(ops_port)
     try:
         services = load_all()
     except CharterError as error:
@@ -83,13 +85,19 @@ def up(
         layout.prepare()
         lock = states.Lock(layout.lock)
         if (running := _turn(lock, layout)) is not None:
-            return _runs_already(running, layout, common, more, detach=detach)
+            if other := list(_other(running, edge, metrics, asked, more)):
+                raise Failed(
+                    f"the platform runs already on {layout.data}, with other settings than {', '.join(other)}: "
+                    "`tallystick down`, then up with these",
+                    NO,
+                )
+            return _runs_already(running, layout, common, detach=detach)
         try:
             # Whoever had the lock until now may have changed it.
             previous = states.read(layout)
             charters = planned(previous)
             merged = {**(previous.replicas if previous else {}), **asked} if asked else None
-            state = states.plan(previous, _port(port), _port(ops_port), merged, more)
+            state = states.plan(previous, edge, metrics, merged, more)
             _have(state)
             states.write(layout, state)  # what can't be had is not kept for the next start
             if detach:
@@ -252,13 +260,23 @@ def _turn(lock: states.Lock, layout: Layout) -> control.Status | None:
     return None
 
 
-def _runs_already(found: control.Status, layout: Layout, common: Common, more: list[str], *, detach: bool) -> int:
-    if missing := [name for name in more if name not in found.shards]:
-        raise Failed(
-            f"the platform runs already on {layout.data}, without the shard {', '.join(missing)}: "
-            "`tallystick down`, then up with --shard",
-            NO,
-        )
+def _other(
+    found: control.Status, port: int | None, ops_port: int | None, replicas: Mapping[str, int], more: list[str]
+) -> Iterator[str]:
+    """Each option that a platform which runs does not run with, and what it has instead."""
+    for option, asked, url in (("--port", port, found.edge), ("--ops-port", ops_port, found.ops)):
+        has = urlsplit(url).port or 443
+        if asked not in (None, has):
+            yield f"{option} {asked} (it has {has})"
+    for name, count in replicas.items():
+        if (runs := found.replicas.get(name, 0)) != count:
+            yield f"--replicas {name}={count} (it has {runs})"
+    for name in more:
+        if name not in found.shards:
+            yield f"--shard {name} (it has {', '.join((HOME, *found.shards))})"
+
+
+def _runs_already(found: control.Status, layout: Layout, common: Common, *, detach: bool) -> int:
     if detach and not found.ready:
         return _until_ready(layout, common, lambda: True)  # another `up` is at it
     if common.json:

@@ -73,6 +73,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     """Each further shard of a service is one of its own, by the name of its deployment."""
     shards: list[str] = []
     """The shards of the ledger beside the one at home."""
+    replicas: dict[str, int] = {}
+    """How many each deployment is to have; `services` lists those that have begun."""
     migrating: dict[str, str] = {}
     """Deployments whose database is being migrated for longer than a moment, and the migration that runs."""
     rejections: list[str]

@@ -381,6 +381,7 @@ class Platform:
             parts=parts,
             services=services,
             shards=self.state.shards,
+            replicas={name: self._count(name) for name in self.charters},
             rejections=[rejection.text for rejection in self._ads.rejections],
         )
 
