@@ -105,6 +105,85 @@ async def test_what_never_gets_ready_is_given_up_at_the_first_start(directory: P
         assert script.starts == 2
 
 
+async def test_a_first_start_without_what_it_needs_is_tried_again_when_that_is_back(directory: Path) -> None:
+    """The supervisor would have had it back in a second, and the whole start failed."""
+    (directory / "need").mkdir()
+    need = Script(directory / "need", RUNS)
+    dies = f"import pathlib, sys\nif not pathlib.Path('{directory}/back').exists(): sys.exit(1)\n{RUNS}"
+    script = Script(directory, dies)
+    async with kept(need) as (needed, _):
+        await needed.until_ready()
+        keeper = Keeper(script, name="script", clock=SystemClock(), on_change=lambda _: None, needs=[needed])
+        start = script.start
+
+        async def killing() -> None:
+            if script.starts == 0:
+                need.kill(signal.SIGKILL)
+                await until(lambda: not needed.view.ready)
+            else:
+                (directory / "back").touch()
+            await start()
+
+        script.start = killing  # type: ignore[method-assign]
+        keeper.start()
+        try:
+            await keeper.until_ready()
+            assert (needed.view.restarts, keeper.view.restarts, script.starts) == (1, 1, 2)
+        finally:
+            await keeper.stop()
+        (directory / "back").unlink()
+        given_up = Keeper(Script(directory, dies), name="script", clock=SystemClock(), on_change=lambda _: None, needs=[needed])  # fmt: skip
+        given_up.start()
+        with pytest.raises(StartFailed, match=r"^script ended with status 1"):  # what it needs was there
+            await given_up.until_ready()
+
+
+async def test_who_needs_what_does_not_come_back_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor.Keeper.until_back, "__defaults__", (0.2,))
+    (directory / "need").mkdir()
+    once = "import pathlib, sys\nif pathlib.Path('once').exists(): sys.exit('no room left')\npathlib.Path('once').touch()\n"
+    need = Script(directory / "need", once + RUNS)
+    async with kept(need) as (needed, _):
+        await needed.until_ready()
+        need.kill(signal.SIGKILL)
+        await until(lambda: "no room left" in str(needed.view.error))
+        script = Script(directory, "raise SystemExit(1)")
+        keeper = Keeper(script, name="script", clock=SystemClock(), on_change=lambda _: None, needs=[needed])
+        keeper.start()
+        told = r"(?s)^script went away and is not back after 0\.2 s: .*no room left"
+        with pytest.raises(StartFailed, match=told):
+            await keeper.until_ready()
+        assert (script.starts, keeper.view.phase) == (1, "failed")
+
+
+async def test_what_is_done_on_a_unit_is_done_again_when_that_is_back(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "CHECK_EVERY", 0.05)
+    script = Script(directory, RUNS)
+    times = 0
+
+    async def work() -> int:
+        nonlocal times
+        times += 1
+        if times < 3:
+            script.kill(signal.SIGKILL)
+            raise ConnectionResetError
+        return times
+
+    async with kept(script) as (keeper, _):
+        await keeper.until_ready()
+        assert await keeper.served(work, lambda error: isinstance(error, OSError)) == 3
+        times = 0
+        with pytest.raises(ConnectionResetError):
+            await keeper.served(work, lambda _: False)
+        monkeypatch.setattr(supervisor, "TIMES_AWAY", 2)
+        times = 0
+        with pytest.raises(ConnectionResetError):
+            await keeper.served(work, lambda _: True)
+        assert times == 2
+
+
 async def test_what_was_ready_once_is_never_given_up(directory: Path) -> None:
     code = (
         "import pathlib, sys, time\n"

@@ -20,6 +20,14 @@ from typing import Any
 import psutil
 import pytest
 
+from tallystick.chassis.charter import load_all
+from tallystick.local import slowly
+from tallystick.local import state as states
+from tallystick.local.environment import Options
+from tallystick.local.layout import Layout
+from tallystick.local.platform import Platform
+from tests.support.parts import remove, short_directory
+from tests.support.ports import free_ports
 from tests.system.conftest import NewPlatform, PlatformUnderTest, pids_of
 
 PARTS = ("postgres", "nats", "valkey", "envoy", "rail")
@@ -183,6 +191,32 @@ def test_what_is_killed_comes_back(platform: PlatformUnderTest, victim: str) -> 
         json.loads(text) for text in platform.cli("logs", "supervisor", "--json", "-n", "0").out.splitlines()
     ][::-1]
     assert line["event"].startswith("process.")
+
+
+@pytest.mark.parametrize("moment", [("postgres", "ready"), ("ledger", "migrating"), ("risk-0", "starting")])
+async def test_a_database_that_dies_while_services_start_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, moment: tuple[str, str]
+) -> None:
+    """Once while databases are made, once while one is migrated, once while a service is at its first start."""
+    monkeypatch.setattr(slowly.Slowly.__init__, "__defaults__", (0.0,))
+    port = free_ports(4)
+    layout = Layout(short_directory() / "data")
+    layout.prepare()
+    killed: list[int] = []
+
+    def report(name: str, phase: str, _: str) -> None:
+        if (name, phase) == moment and not killed:
+            killed.extend(part.pid or 0 for part in platform.status().parts if part.name == "postgres")
+            os.kill(killed[0], signal.SIGKILL)
+
+    platform = Platform(layout, states.plan(None, port, None, None), load_all(), options=Options(), report=report)
+    try:
+        await platform.start()
+        [postgres] = [part for part in platform.status().parts if part.name == "postgres"]
+        assert (platform.status().ready, postgres.restarts, postgres.pid in killed) == (True, 1, False)
+    finally:
+        await platform.stop()
+        remove(layout.data.parent)
 
 
 def test_the_supervisor_takes_everything_along_and_the_next_goes_on(new_platform: NewPlatform) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 import asyncpg
 
 from tallystick.chassis.db import Connection, DatabaseUnavailable, Dsn
+from tallystick.chassis.db.errors import DRIVER_ERRORS
 
 CHASSIS: Final = "tallystick.chassis"
 _FILE: Final = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
@@ -106,7 +107,7 @@ async def apply(
                 "lock_timeout": "10000",
             },
         )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DRIVER_ERRORS as error:
         raise DatabaseUnavailable(
             "the database can't be reached for its migrations", context={"error": type(error).__name__}
         ) from error
@@ -165,7 +166,7 @@ async def _run(connection: Connection, database: str, migration: Migration, serv
                 migration.file,
                 migration.sha256,
             )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DRIVER_ERRORS as error:
         # When the connection is lost, what leaving the transaction says of it is not the reason.
         found = error.__context__ if isinstance(error, asyncpg.InterfaceError) and error.__context__ else error
         reason = " ".join(filter(None, (getattr(found, "sqlstate", None), str(found) or type(found).__name__)))

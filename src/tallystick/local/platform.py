@@ -239,19 +239,19 @@ class Platform:
         return await root_key.LocalRoot.open(self.layout.root_key, self._passphrase())
 
     async def _databases(self) -> provision.Databases:
-        await self._parts["postgres"].until_ready()
-        databases = provision.Databases(self.layout, self._secrets)
-        await databases.create(self.charters)
+        server, databases = self._parts["postgres"], provision.Databases(self.layout, self._secrets)
+        await server.until_ready()
+        await server.served(partial(databases.create, self.charters), provision.lost)
         return databases
 
     async def _start_service(self, service: str, databases: asyncio.Task[provision.Databases]) -> None:
         with Slowly(partial(self._migrates, service)) as told:
-            await (await asyncio.shield(databases)).migrate(service, told.begins)
-        for name in ("nats", "valkey"):
+            migrate = partial((await asyncio.shield(databases)).migrate, service, told.begins)
+            await self._parts["postgres"].served(migrate, provision.lost)
+        for name in ("nats", "valkey", "envoy"):
             await self._parts[name].until_ready()
-        await self._parts["envoy"].until_ready()
-        keepers = [self._keeper(self._replica(service, number)) for number in range(self._count(service))]
-        self._services[service] = keepers
+        parts, numbers = self._parts.values(), range(self._count(service))
+        self._services[service] = keepers = [self._keeper(self._replica(service, number), *parts) for number in numbers]
         for keeper in keepers:
             keeper.start()
         await asyncio.gather(*(keeper.until_ready() for keeper in keepers))
@@ -281,8 +281,8 @@ class Platform:
 
     # ---- while it runs ---------------------------------------------------------------------------------------------
 
-    def _keeper(self, unit: Any) -> Keeper:
-        return Keeper(unit, name=unit.name, clock=self.clock, on_change=self._changed)
+    def _keeper(self, unit: Any, *needs: Keeper) -> Keeper:
+        return Keeper(unit, name=unit.name, clock=self.clock, on_change=self._changed, needs=needs)
 
     def _changed(self, keeper: Keeper) -> None:
         view = keeper.view

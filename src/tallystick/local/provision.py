@@ -38,7 +38,21 @@ CREATE_TIMEOUT: Final = 60.0
 #: Seconds between two looks whether the log has made its key.
 LOG_KEY_POLL: Final = 0.2
 #: What comes of a server that stops, starts or is gone.
-_AWAY: Final = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
+_AWAY: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver says now and then of a connection that is lost as it is used
+)
+
+
+def lost(error: Exception) -> bool:
+    """Whether what was done on the server failed because that stopped, starts or is gone."""
+    reason = error.__cause__ or error
+    return isinstance(reason, _AWAY) and not isinstance(
+        reason, TimeoutError
+    )  # that is a server which is there, and slow
 
 
 def bus_accounts(charters: Mapping[str, Charter], secrets: SecretFiles) -> dict[str, fabric_nats.Account]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.local.parts import NoIdentity, Part, ProcessFailed
 
+T = TypeVar("T")
 Phase = Literal["waiting", "starting", "ready", "unready", "restarting", "stopping", "stopped", "failed"]
 
 FIRST_DELAY: Final = 0.1
@@ -26,6 +27,10 @@ STEADY: Final = 30.0
 #: A replica that doesn't answer for this long hangs, and is killed; a part may have work to recover and is left alone.
 HANGS: Final = 20.0
 CHECK_EVERY: Final = 1.0
+#: How long one that was ready may take until it is again, when somebody's start depends on it.
+BACK_WITHIN: Final = 120.0
+#: How often it may go away while one and the same thing is started: that may be what makes it go.
+TIMES_AWAY: Final = 5
 
 
 def next_delay(failures: int) -> float:
@@ -65,17 +70,27 @@ class Keeper:
     """Keeps one unit running from `start()` until `stop()`.
 
     `on_change(keeper)` is called at each change of phase. `attempts` is how often the first start is tried before `until_ready` raises
-    StartFailed; once it was ready it is restarted for ever.
+    StartFailed; once it was ready it is restarted for ever. A first start that failed while one of those that it `needs` was away is tried
+    again when that is back.
     """
 
     def __init__(
-        self, unit: Part, *, name: str, clock: Clock, on_change: Callable[[Keeper], None], attempts: int = 1
+        self,
+        unit: Part,
+        *,
+        name: str,
+        clock: Clock,
+        on_change: Callable[[Keeper], None],
+        attempts: int = 1,
+        needs: Iterable[Keeper] = (),
     ) -> None:
         self.unit = unit
         self.view = View(name=name)
         self._clock = clock
         self._on_change = on_change
         self._attempts = attempts
+        self._needs = tuple(needs)
+        self._left: float | None = None
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._hanging_since: float | None = None
@@ -86,6 +101,33 @@ class Keeper:
     async def until_ready(self) -> None:
         """Returns once it was ready for the first time; raises StartFailed."""
         await asyncio.shield(self._first)
+
+    async def until_back(self, within: float = BACK_WITHIN) -> None:
+        """Returns when one that was ready is so, again or still. Raises StartFailed when it isn't `within` seconds."""
+        clock = asyncio.get_running_loop().time
+        ending = clock() + within
+        while not self.view.ready:
+            if clock() > ending:
+                raise StartFailed(f"{self.view.name} went away and is not back after {within:g} s: {self.view.error}")
+            await asyncio.sleep(0.05)
+
+    def was_away(self, since: float) -> bool:
+        """Whether it is not ready, or was not at some moment since then (the loop's time)."""
+        return not self.view.ready or (self._left is not None and self._left >= since)
+
+    async def served(self, work: Callable[[], Awaitable[T]], lost: Callable[[Exception], bool]) -> T:
+        """What `work` answers, which needs the unit and may be done again: it is, when it failed because the unit went away (`lost` says whether
+        an error comes of that) and is back. Raises what `work` does, StartFailed.
+        """
+        for times in range(TIMES_AWAY):
+            try:
+                return await work()
+            except Exception as error:
+                if times + 1 == TIMES_AWAY or not lost(error):
+                    raise
+            await asyncio.sleep(CHECK_EVERY)  # whoever lost it may know sooner than we do
+            await self.until_back()
+        raise AssertionError("the last time ends above")
 
     async def stop(self) -> None:
         """Stop the unit for good; does nothing when it isn't running."""
@@ -116,18 +158,33 @@ class Keeper:
                 foreseen = isinstance(error, (ProcessFailed, NoIdentity, OSError))
                 self.view.error = str(error) if foreseen else f"{type(error).__name__}: {error}"
                 await self._end()
-            if asyncio.get_running_loop().time() - began > STEADY:
+            if self._first.done() and asyncio.get_running_loop().time() - began > STEADY:
                 failures = 0
             failures += 1
-            if not self._first.done() and failures >= self._attempts:
-                reason = str(self.view.error).removeprefix(f"{self.view.name} ")
-                self._first.set_exception(StartFailed(f"{self.view.name} {reason}"))
+            if not self._first.done() and (failed := await self._why_not_again(failures, began)) is not None:
+                self._first.set_exception(failed)
                 self._first.exception()  # whoever awaits it gets it; nobody awaiting is no fault
                 self._to("failed")
                 return
             self._to("restarting")
             await asyncio.sleep(next_delay(failures))
             self.view.restarts += 1
+
+    async def _why_not_again(self, failures: int, began: float) -> StartFailed | None:
+        """Why a first start is given up; None when it is tried again, with what it needs."""
+        if failures < self._attempts:
+            return None
+        away = [need for need in self._needs if need.was_away(began)]
+        if not away or failures >= TIMES_AWAY:
+            reason = str(self.view.error).removeprefix(f"{self.view.name} ")
+            return StartFailed(f"{self.view.name} {reason}")
+        self._to("restarting")
+        for need in away:
+            try:
+                await need.until_back()
+            except StartFailed as error:
+                return error
+        return None
 
     async def _end(self) -> None:
         try:
@@ -180,6 +237,8 @@ class Keeper:
         pid = self.unit.pid
         if phase == self.view.phase and pid == self.view.pid:
             return
+        if self.view.phase == "ready":
+            self._left = asyncio.get_running_loop().time()
         self.view.phase = phase
         self.view.pid = pid
         if phase == "ready":
