@@ -28,9 +28,10 @@ from tallystick.chassis.bus import Bus, BusUnavailable
 from tallystick.chassis.db import Dsn
 from tallystick.local.parts import Child, Nats, Part, Postgres, ProcessFailed, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
+from tallystick.local.parts import postgres as postgres_part
 from tallystick.local.parts import process as process_part
 from tallystick.local.parts import valkey as valkey_part
-from tallystick.local.parts.postgres import SOCKET, _held
+from tallystick.local.parts.postgres import SOCKET, _held, _leftovers
 from tests.support.parts import NatsServer, Server, ValkeyServer, connect, new_secret
 from tests.support.ports import free_port
 
@@ -512,6 +513,45 @@ async def test_a_lock_of_postgresql_that_nobody_holds_is_not_in_the_way(
     finally:
         await made.stop()
     assert not any(lock.exists() for lock in locks)
+
+
+async def test_what_a_killed_server_has_left_at_work_does_not_keep_the_next_one_from_starting(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that computes doesn't see that its server is gone; each start gave up on it, for as long as that took."""
+    monkeypatch.setattr(postgres_part, "LEFTOVERS_END", 1.0)
+    mine, other = (
+        Postgres(directory / name, directory / f"{name}-run", password=new_secret(), log=directory / f"{name}.log")
+        for name in ("mine", "other")
+    )
+    computing = []
+    try:
+        for server in (mine, other):
+            await server.start()
+            dsn = Dsn(host=str(server.sockets), database="postgres", user="postgres", password=server._password)
+            connection = await connect(dsn)
+            pid = connection.get_server_pid()
+            endless = connection.execute(
+                "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b"
+            )
+            computing.append((pid, connection, asyncio.create_task(endless)))
+        await asyncio.sleep(1)
+        assert list(_leftovers(mine.data)) == [], "its server lives"
+        for server in (mine, other):
+            assert server.pid
+            os.kill(server.pid, signal.SIGKILL)
+            await server.exited()
+        await mine.start()
+        assert [gone(pid) for pid, *_ in computing] == [True, False], "that of another directory is left alone"
+        assert [left.pid for left in _leftovers(other.data)] == [computing[1][0]]
+    finally:
+        for pid, connection, endless_run in computing:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.gather(endless_run, return_exceptions=True)
+            connection.terminate()
+        for server in (mine, other):
+            await server.stop()
 
 
 async def test_the_superusers_secret_may_be_replaced(directory: Path) -> None:

@@ -11,9 +11,13 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts.identity import Identity, give, not_root
@@ -26,6 +30,9 @@ SOCKET: Final = ".s.PGSQL.5432"
 DIGEST: Final = "superuser.sha256"
 #: Since its last word: while it recovers it says every ten seconds how far it is, and that takes as long as there is log.
 READY_WITHIN: Final = 120.0
+#: Since a start has met it: what a server that is gone has left may end by itself, and is ended then; and when the start gives up.
+LEFTOVERS_END: Final = 5.0
+PREDECESSOR_WITHIN: Final = 10.0
 #: Alone, which it is while its superuser's password is set, it recovers first too, and nobody hears how far it is.
 ALONE_WITHIN: Final = 3600.0
 
@@ -245,17 +252,26 @@ class Postgres:
         return hashlib.sha256(self._password.reveal().encode()).hexdigest()
 
     async def _wait_for_predecessor(self) -> None:
-        """After a kill -9 of the supervisor the old server is still on its way out for a moment; it is not ours to kill."""
+        """After a kill -9 of the supervisor the old server is still on its way out for a moment; it is not ours to kill. After a kill -9 of the
+        server itself each of its processes ends when it next waits for something: one that computes does not, and nobody is there to end it.
+        """
         locks = (self.data / "postmaster.pid", self.sockets / (SOCKET + ".lock"))
-        for _ in range(500):
-            if not _held(self.data):
-                # PostgreSQL would take a process for alive that nobody collects (a container's first process may not), or another one that
-                # has the pid by now. Nobody is attached to its shared memory any more, so nobody can write to the data.
-                for lock in locks:
-                    lock.unlink(missing_ok=True)
-                return
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while _held(self.data):
+            if clock() - began > PREDECESSOR_WITHIN:
+                raise ProcessFailed(
+                    f"another PostgreSQL, or what it has left, is at work on {self.data}: `fuser -v {self.data}` names it"
+                )
+            if clock() - began > LEFTOVERS_END:
+                for process in _leftovers(self.data):
+                    with suppress(psutil.Error):
+                        process.kill()
             await asyncio.sleep(0.02)
-        raise ProcessFailed(f"another PostgreSQL is running on {self.data}: {locks[0]} names it")
+        # PostgreSQL would take a process for alive that nobody collects (a container's first process may not), or another one that
+        # has the pid by now. Nobody is attached to its shared memory any more, so nobody can write to the data.
+        for lock in locks:
+            lock.unlink(missing_ok=True)
 
     def _configuration(self) -> str:
         # The first is a list, whose members have quotes of their own.
@@ -286,3 +302,19 @@ def _held(data: Path) -> bool:
     except (OSError, ValueError):
         return False
     return argv[1:3] == [b"-D", os.fsencode(data)]
+
+
+def _leftovers(data: Path) -> Iterator[psutil.Process]:
+    """The processes of a server of this directory that is gone: they are in it and bear the title that a server gives to its children, but no
+    parent of theirs is in it. None when they can't be looked at: only who is certain ends them.
+    """
+    here = data.stat()
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.path.samestat(Path(f"/proc/{process.pid}/cwd").stat(), here):
+                found[process.pid] = process
+    for process in found.values():
+        with suppress(psutil.Error):
+            if process.ppid() not in found and "".join(process.cmdline()[:1]).startswith("postgres: "):
+                yield process
