@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shutil
 import socket
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.chassis import charter
+from tallystick.chassis.audit import VerifierKey
+from tallystick.chassis.keys import root as root_key
 from tallystick.fabric.shards import with_shards
+from tallystick.kernel.secret import Secret
 from tallystick.local import control, doctor, sampling
 from tallystick.local import state as states
 from tallystick.local.environment import Options, environment
 from tallystick.local.layout import LONGEST_SOCKET, Layout, LayoutError, data_directory
+from tallystick.local.platform import Platform
 from tallystick.local.secrets import SecretFiles, SecretsError
-from tests.support.ports import free_port
+from tallystick.local.supervisor import StartFailed
+from tests.support.ports import free_port, free_ports
 
 # ---- layout --------------------------------------------------------------------------------------------------------
 
@@ -353,6 +361,97 @@ def test_secrets_that_others_can_read_are_found(directory: Path) -> None:
     assert finding.verdict == "failed"
     assert "ledger/nats" in finding.found
     assert "never root.key" in finding.remedy, "deleted with the others it would take all data along"
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict", "told"),
+    [
+        ("postgres", "failed", r"/postgres is missing, with all that .*log\.key was the log of"),
+        ("postgres/PG_VERSION", "failed", r"is not whole, its PG_VERSION is missing"),
+        ("secrets/root.key", "failed", r"root\.key is missing, and nothing of the data can be opened without it"),
+        ("secrets/postgres", "failed", r"secrets/postgres is empty or damaged"),
+        ("secrets/authority.json", "failed", r"authority\.json is damaged"),
+        ("log.key", "failed", r"log\.key is damaged"),
+        ("valkey", "warning", r"/valkey is missing, and is begun anew"),
+        ("nats", "warning", r"/nats is missing, and is rebuilt"),
+    ],
+)
+async def test_what_is_damaged_or_lost_is_found_by_doctor_as_by_the_start(
+    directory: Path, lost: str, verdict: str, told: str
+) -> None:
+    layout = _stopped(directory)
+    assert [f.verdict for f in doctor.examine(layout) if f.name == "content"] == ["ok"]
+    path = directory / lost
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.name in {"root.key", "PG_VERSION"}:
+        path.unlink()
+    else:
+        path.write_text("")
+    [finding] = [f for f in doctor.examine(layout) if f.name == "content"]
+    assert finding.verdict == verdict
+    assert re.search(told, finding.found)
+    words = f"{finding.found}: {finding.remedy}"
+    said: list[str] = []
+    port = free_ports(4)
+    platform = Platform(
+        layout,
+        states.plan(None, port, None, None),
+        {},
+        options=Options(),
+        report=lambda *report: said.append(report[2]),
+    )
+    if verdict == "failed":
+        with pytest.raises(StartFailed) as caught:
+            await platform.start()
+        assert str(caught.value) == words
+    else:
+        platform._find_whole()
+        assert said == [words]
+
+
+def test_a_root_key_that_can_not_be_opened_is_found(directory: Path) -> None:
+    layout = _stopped(directory)
+    layout.root_key.unlink()
+    word = directory / "word"
+    word.write_text("of many letters")
+    root_key.create(layout.root_key, Secret("of many letters"))
+    [finding] = [f for f in doctor.examine(layout) if f.name in {"root key", "content"}]
+    assert (finding.verdict, finding.found) == ("failed", f"{layout.root_key} is sealed")
+    assert finding.remedy == "set TALLYSTICK_ROOT_PASSPHRASE_FILE"
+    assert [f.verdict for f in doctor.examine(layout, word) if f.name in {"root key", "content"}] == ["ok"]
+
+
+def test_data_of_a_platform_that_runs_is_not_judged(directory: Path) -> None:
+    layout = _stopped(directory)
+    shutil.rmtree(layout.postgres)
+    lock = states.Lock(layout.lock)
+    assert lock.acquire()
+    assert not [f for f in doctor.examine(layout) if f.name == "content"]
+    lock.release()
+
+
+def test_a_directory_of_something_else_is_found(directory: Path) -> None:
+    (directory / "mine").write_text("")
+    [finding] = [f for f in doctor.examine(Layout(directory)) if f.name == "data"]
+    assert (finding.verdict, "holds something else than a platform" in finding.found) == ("failed", True)
+
+
+def _stopped(directory: Path) -> Layout:
+    """What a platform that has run leaves, as far as its files are looked at."""
+    layout = Layout(directory)
+    layout.prepare()
+    root_key.create(layout.root_key)
+    layout.authority.write_text('{"format": "tallystick-authority/1", "roots": []}')
+    SecretFiles(layout.secrets).get("postgres")
+    layout.log_key.write_text(f"{VerifierKey('log.example', Ed25519PublicKey.from_public_bytes(bytes(32)))}\n")
+    for part in (layout.postgres, layout.valkey, layout.nats):
+        part.mkdir()
+        (part / "base").mkdir()
+    (layout.postgres / "PG_VERSION").write_text("18")
+    for path in layout.secrets.iterdir():
+        path.chmod(0o600)
+    return layout
 
 
 def test_little_memory_disk_files_and_cores_are_said() -> None:

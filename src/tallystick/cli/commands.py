@@ -35,7 +35,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "up": Command("up", "Start the parts and the services, and keep them running", PLATFORM),
     "down": Command("status", "Stop everything", PLATFORM),
     "status": Command("status", "What runs, since when, and how to reach it", PLATFORM),
-    "doctor": Command("doctor", "Check this machine, the parts and the settings; says what to do", PLATFORM),
+    "doctor": Command("doctor", "Check this machine, the parts, the settings and the data; says what to do", PLATFORM),
     "tenant": Command("tenant", "Create and list tenants", USE),
     "client": Command("client", "Register API clients", USE),
     "keys": Command("keys", "Look at the root key, rotate it, forget an old version", PLATFORM),

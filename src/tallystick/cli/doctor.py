@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tallystick.cli.output import NO, OK, Common, console, emit
 from tallystick.local.doctor import examine
 from tallystick.local.layout import Layout, data_directory
@@ -10,8 +12,10 @@ _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[
 
 
 def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Check this machine, the parts and the settings. Exit status 1 when something will not work."""
-    findings = list(examine(Layout(data_directory(common.data))))
+    """Check this machine, the parts, the settings and, of a platform that is stopped, its data. Exit status 1 when something will not work."""
+    from tallystick.cli.up import options
+
+    findings = list(examine(Layout(data_directory(common.data)), options(os.environ).root_passphrase_file))
     if common.json:
         emit({"ok": all(finding.verdict != "failed" for finding in findings), "findings": findings}, common)
     else:

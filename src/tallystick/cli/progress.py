@@ -99,7 +99,7 @@ class LiveProgress(LineProgress):
         self._started = False
 
     def process(self, name: str, phase: str, detail: str) -> None:
-        if self._started:
+        if self._started or phase == "error":
             super().process(name, phase, detail)
             return
         if self._phases.get(name) != phase:

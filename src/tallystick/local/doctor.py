@@ -17,6 +17,8 @@ from typing import Final, Literal
 import msgspec
 import psutil
 
+from tallystick.chassis.keys import root as root_key
+from tallystick.kernel.secret import Secret
 from tallystick.local import state as states
 from tallystick.local.layout import Layout, LayoutError, belongs
 from tallystick.local.parts.envoy import envoy_version
@@ -25,6 +27,7 @@ from tallystick.local.parts.postgres import postgres_version
 from tallystick.local.parts.process import ProcessFailed
 from tallystick.local.parts.valkey import valkey_version
 from tallystick.local.ports import ports, why_not
+from tallystick.local.whole import faults
 
 GIB: Final = 1 << 30
 #: What the platform takes when idle, with room for its caches.
@@ -43,8 +46,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-def examine(layout: Layout) -> Iterator[Finding]:
-    """All checks, in the order of who depends on whom. Reads only; safe beside a running platform."""
+def examine(layout: Layout, passphrase_file: Path | None = None) -> Iterator[Finding]:
+    """All checks, in the order of who depends on whom. Reads only; safe beside a running platform. `passphrase_file` opens a sealed root key."""
     yield _python()
     yield _system()
     yield _cores(os.cpu_count() or 1)
@@ -63,6 +66,7 @@ def examine(layout: Layout) -> Iterator[Finding]:
     if directory.verdict == "failed":
         return
     yield from _modes(layout)
+    yield from _content(layout, passphrase_file)
     yield from _ports(layout)
 
 
@@ -168,9 +172,17 @@ def _parts() -> Iterator[Finding]:
 
 
 def _refused(name: str, error: LayoutError) -> Finding:
-    """It says what is wrong, and after its last colon what to do."""
-    found, _, remedy = str(error).rpartition(": ")
-    return Finding(name=name, verdict="failed", found=found, remedy=remedy)
+    return _told(name, "failed", str(error))
+
+
+def _told(name: str, verdict: Verdict, text: str) -> Finding:
+    """`text` says what is wrong, and after its last colon, if it has one, what to do."""
+    found, colon, remedy = text.rpartition(": ")
+    return (
+        Finding(name=name, verdict=verdict, found=found, remedy=remedy)
+        if colon
+        else Finding(name=name, verdict=verdict, found=text)
+    )
 
 
 def _directory(layout: Layout) -> Finding:
@@ -191,6 +203,10 @@ def _directory(layout: Layout) -> Finding:
             found=f"{ground} can't be written",
             remedy="choose another place with --data or TALLYSTICK_HOME",
         )
+    try:
+        layout.check_content()
+    except LayoutError as error:
+        return _refused("data", error)
     if ground != data:
         return Finding(name="data", verdict="ok", found=f"{data} will be made at the first `tallystick up`")
     inside = layout.data in layout.run.parents
@@ -219,6 +235,26 @@ def _modes(layout: Layout) -> Iterator[Finding]:
         )
     else:
         yield Finding(name="modes", verdict="ok", found="nobody else can read the secrets")
+
+
+def _content(layout: Layout, passphrase_file: Path | None) -> Iterator[Finding]:
+    """What the start would say of the data; beside a running platform it is at work."""
+    if not layout.secrets.exists() or states.Lock.held(layout.lock):
+        return
+    found = list(faults(layout))
+    for fault in found:
+        yield _told("content", "warning" if fault.mended else "failed", fault.text)
+    if layout.root_key.exists():
+        try:
+            passphrase = Secret(passphrase_file.read_text(encoding="utf-8")) if passphrase_file is not None else None
+            root_key.versions(layout.root_key, passphrase)
+        except (root_key.RootError, OSError, ValueError) as error:
+            yield _told("root key", "failed", str(error))
+            return
+    if not found:
+        yield Finding(
+            name="content", verdict="ok", found="nothing is missing or damaged that can be seen while it is stopped"
+        )
 
 
 def _ports(layout: Layout) -> Iterator[Finding]:

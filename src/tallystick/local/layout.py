@@ -154,7 +154,7 @@ class Layout:
         """Make the directories, all 0700, and refuse what is somebody else's, holds something else or may have been changed by others.
         Raises LayoutError.
         """
-        self._refuse_another_content()
+        self.check_content()
         short = self.run
         outside = short.parent if self.data not in short.parents else None
         for directory in (self.data, outside, short, self.secrets, self.logs, self.traces):
@@ -163,8 +163,10 @@ class Layout:
         for directory in (self.mesh, self.mesh / "in", short / "svc"):
             directory.mkdir(mode=0o700, exist_ok=True)
 
-    def _refuse_another_content(self) -> None:
-        """Someone's home, or `/tmp`, named by mistake, would be closed to all others."""
+    def check_content(self) -> None:
+        """Refuse what holds something else than a platform, or others may have changed: someone's home, or `/tmp`, named by mistake, would be
+        closed to all others. Raises LayoutError.
+        """
         try:
             found = {entry.name for entry in self.data.iterdir()} - {"lost+found"}
         except FileNotFoundError:

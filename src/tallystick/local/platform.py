@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from tallystick.chassis.charter import Charter, pairs, workloads
 from tallystick.chassis.keys import root as root_key
+from tallystick.chassis.keys.root import RootError
+from tallystick.chassis.migrate import MigrationError
 from tallystick.chassis.telemetry import gauge
 from tallystick.chassis.telemetry.metrics import exposition
 from tallystick.fabric import envoy as fabric_envoy
@@ -29,11 +31,11 @@ from tallystick.local.ads import AdsServer, Rejection
 from tallystick.local.agent import IdentityAgent
 from tallystick.local.collector import Collector
 from tallystick.local.environment import Options, environment
-from tallystick.local.layout import Layout
+from tallystick.local.layout import Layout, LayoutError
 from tallystick.local.parts import Nats, Postgres, Valkey
 from tallystick.local.parts.envoy import Envoy
 from tallystick.local.parts.process import write_private
-from tallystick.local.pki import Authority
+from tallystick.local.pki import Authority, PkiError
 from tallystick.local.rail_part import RailPart
 from tallystick.local.replica import Replica
 from tallystick.local.sampling import Sampler
@@ -41,10 +43,13 @@ from tallystick.local.secrets import SecretFiles
 from tallystick.local.slowly import Slowly
 from tallystick.local.state import State
 from tallystick.local.supervisor import Keeper, StartFailed
+from tallystick.local.whole import faults
 
 HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 #: How long requests under way may take once no new ones are let in.
 EDGE_DRAIN: Final = 5.0
+#: They say by themselves what is wrong; of others the kind is told too.
+FORESEEN: Final = (LayoutError, RootError, PkiError, MigrationError)
 _ACTIVE = re.compile(rb"downstream_rq_active: (\d+)")
 
 
@@ -111,7 +116,6 @@ class Platform:
         async with _group() as group:
             self._clear_leftovers()
             self._find_whole()
-            self._make_root_key()
             for caller, _ in pairs(self.charters):
                 (self.layout.mesh / caller).mkdir(mode=0o700, exist_ok=True)
             try:
@@ -215,21 +219,17 @@ class Platform:
             self._background(Sampler(keeper.unit).run(), "sampler")
 
     def _find_whole(self) -> None:
-        """Refuses what is left of a platform when its databases are lost: new ones would be empty, and everything would seem to be well."""
-        if provision.pinned_log_key(self.layout) is not None and not _holds_something(self.layout.postgres):
-            raise StartFailed(
-                f"{self.layout.postgres} is missing, with all that {self.layout.log_key} was the log of: restore it, or choose another "
-                "place for a new platform with --data"
-            )
-
-    def _make_root_key(self) -> None:
-        """At the first start and never again: a new one would open nothing of what is there."""
-        path = self.layout.root_key
-        if path.exists():
-            return
-        if self.layout.authority.exists() or _holds_something(self.layout.postgres):
-            raise StartFailed(f"{path} is missing, and nothing of the data can be opened without it: restore it")
-        root_key.create(path, self._passphrase())
+        """Refuses what is damaged or lost: new databases would be empty, and everything would seem to be well."""
+        mended = []
+        for fault in faults(self.layout):
+            if not fault.mended:
+                raise StartFailed(fault.text)
+            mended.append(fault.text)
+        if mended:
+            self._report("data", "error", "; ".join(mended))
+        # Made at the first start and never again: a new one would open nothing of what is there.
+        if not self.layout.root_key.exists():
+            root_key.create(self.layout.root_key, self._passphrase())
 
     def _passphrase(self) -> Secret[str] | None:
         file = self.options.root_passphrase_file
@@ -429,10 +429,6 @@ class Platform:
                     return
                 continue
             return
-
-
-def _holds_something(directory: Path) -> bool:
-    return directory.is_dir() and any(directory.iterdir())
 
 
 @contextlib.asynccontextmanager

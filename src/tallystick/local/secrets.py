@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -46,8 +47,19 @@ class SecretFiles:
                     "for a new secret, or chmod 600 it if nobody else was there"
                 )
             text = file.read().strip()
-        if len(text) < BYTES or not text.isascii():
-            raise SecretsError(
-                f"{path} is empty or damaged: delete it while the platform is stopped, a new one is made"
-            )
+        if fault := _damage(path, text):
+            raise SecretsError(fault)
         return Secret(text)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with the content of those that are there, each with what to do. One that is gone is made anew."""
+        for path in sorted(self._directory.rglob("*")):
+            secret = path.is_file() and _NAME.fullmatch(str(path.relative_to(self._directory)))
+            if secret and (fault := _damage(path, path.read_text(encoding="ascii", errors="replace").strip())):
+                yield fault
+
+
+def _damage(path: Path, text: str) -> str | None:
+    if len(text) < BYTES or not text.isascii():
+        return f"{path} is empty or damaged: delete it while the platform is stopped, a new one is made"
+    return None

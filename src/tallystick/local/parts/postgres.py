@@ -160,9 +160,9 @@ class Postgres:
         identity = await not_root(BIN / "postgres", self.data, self.sockets, *([self.wal] if self.wal else []))
         for directory in (self.data, self.sockets, *([self.wal] if self.wal else [])):
             give(directory, identity)
+        if damage := not_whole(self.data):
+            raise ProcessFailed(damage)
         if not (self.data / "PG_VERSION").exists():
-            if any(self.data.iterdir()):
-                raise ProcessFailed(f"{self.data} is not whole, its PG_VERSION is missing: restore it from a backup")
             await self._initialise(identity)
         await self._wait_for_predecessor()
         write_private(self.data / "postgresql.conf", self._configuration())
@@ -279,6 +279,13 @@ class Postgres:
         own = {"unix_socket_directories": _quoted(sockets), "hba_file": _quoted(str(self.data / "pg_hba.conf"))}
         lines = [f"{name} = {value}" for name, value in {**self._settings, **own}.items()]
         return "# Written at every start; changes here are lost.\n" + "\n".join(lines) + "\n"
+
+
+def not_whole(data: Path) -> str | None:
+    """What is wrong with a cluster's directory, and after the colon what to do. Before the first start nothing is."""
+    if data.is_dir() and any(data.iterdir()) and not (data / "PG_VERSION").exists():
+        return f"{data} is not whole, its PG_VERSION is missing: restore it from a backup"
+    return None
 
 
 def _quoted(text: str) -> str:
