@@ -255,7 +255,7 @@ async def test_a_replica_that_left_gets_nothing_more(directory: Path) -> None:
         await mesh.until(200, mesh.inner)
 
 
-async def test_what_envoy_refuses_is_heard_in_its_own_words(directory: Path) -> None:
+async def test_what_envoy_refuses_is_heard_in_its_own_words_until_it_has_something_better(directory: Path) -> None:
     async with running(directory) as mesh:
         broken = envoy.message("cluster", {"name": "broken", "type": "EDS", "connect_timeout": "1s"})
         mesh.ads.put("cluster", {"broken": broken})
@@ -263,6 +263,17 @@ async def test_what_envoy_refuses_is_heard_in_its_own_words(directory: Path) -> 
             while not mesh.refused:
                 await asyncio.sleep(0.02)
         assert "broken" in mesh.refused[0].text
+        assert await mesh.inner() == 200
+        heard = len(mesh.refused)
+        mesh.ads.put("cluster", {"further": envoy.message("cluster", {"name": "further", "connect_timeout": "1s"})})
+        async with asyncio.timeout(60):
+            while len(mesh.refused) == heard:
+                await asyncio.sleep(0.02)
+        assert mesh.ads.rejections == mesh.refused[-1:], "the last one counts"
+        mesh.ads.remove("cluster", "broken")
+        async with asyncio.timeout(60):
+            while mesh.ads.rejections:
+                await asyncio.sleep(0.02)
         assert await mesh.inner() == 200
 
 

@@ -1,7 +1,8 @@
 """The control plane of the one Envoy: the aggregated discovery service (ADS, state of the world) on a Unix socket.
 
 `Conversation` is the protocol, pure: requests and changes in, responses out. `AdsServer` moves them over gRPC. What Envoy refuses
-(NACK) comes back with its own words in `rejections`: a configuration that isn't taken is an error that somebody sees.
+(NACK) comes back with its own words and is in `rejections` until it has taken something else instead: a configuration that isn't taken
+is an error that somebody sees.
 
 Listeners and clusters are always sent whole (what is missing is removed); endpoints and secrets only where they changed, because
 Envoy asks for each by name and keeps what isn't mentioned.
@@ -65,6 +66,8 @@ class _Wanted:
     names: frozenset[str]
     sent: dict[str, str] = field(default_factory=dict)
     nonce: str = ""
+    unanswered: dict[str, Response] = field(default_factory=dict)
+    """Responses by nonce, oldest first, of which Envoy has not said whether it takes them."""
 
 
 class Conversation:
@@ -72,8 +75,31 @@ class Conversation:
 
     def __init__(self, table: Mapping[str, Mapping[str, str]]) -> None:
         self._table = table
+        self._refused: dict[tuple[str, str], Rejection] = {}
         self._wanted: dict[str, _Wanted] = {}
         self._counter = 0
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        """What Envoy does without now: what it refused, without having taken another version of it since, and that is still to be had."""
+        return list(dict.fromkeys(it for (url, name), it in self._refused.items() if name in self._table.get(url, {})))
+
+    def heard(self, url: str, version: str, nonce: str, refusal: str | None) -> Rejection | None:
+        """What a request says of the responses up to `nonce`: refused for a reason, or else taken, if `version` is that one's."""
+        unanswered = self._wanted[url].unanswered if url in self._wanted else {}
+        answered = unanswered.get(nonce)
+        if answered is None or (refusal is None and version != answered.version):
+            # An earlier one, or only other names: after a refusal it goes on to name the version before.
+            return None if refusal is None else Rejection(url, version, refusal)
+        for number in [number for number in unanswered if int(number) <= int(nonce)]:
+            taken = unanswered.pop(number)
+            for key in [key for key in self._refused if key[0] == url and (url in WHOLE or key[1] in taken.names)]:
+                del self._refused[key]
+        if refusal is None:
+            return None
+        rejection = Rejection(url, version, refusal)
+        self._refused |= {(url, name): rejection for name in answered.names}
+        return rejection
 
     def request(self, url: str, names: Iterable[str], nonce: str) -> list[Response]:
         """What to answer to a request. An acknowledgement needs no answer; a stale one (another nonce) is not one."""
@@ -116,13 +142,15 @@ class Conversation:
         self._counter += 1
         wanted.nonce = str(self._counter)
         digest = hashlib.sha256(repr(sorted(fresh.items())).encode()).hexdigest()[:16]
-        return [Response(url, digest, wanted.nonce, tuple(sorted(fresh)))]
+        response = Response(url, digest, wanted.nonce, tuple(sorted(fresh)))
+        wanted.unanswered[wanted.nonce] = response
+        return [response]
 
 
 class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc, unused-ignore]
     """Serves what was `put` to every Envoy that connects to the socket (mode 0600).
 
-    `on_rejection` is called for each refusal. `streams` is how many Envoys are connected.
+    `on_rejection` is called for each refusal. `streams` is how many Envoys are connected, `rejections` what these do without.
     """
 
     def __init__(self, socket: Path, on_rejection: Callable[[Rejection], None]) -> None:
@@ -130,14 +158,16 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self._on_rejection = on_rejection
         self._packed: dict[str, dict[str, Packed]] = {url: {} for url in URLS}
         self._versions: dict[str, dict[str, str]] = {url: {} for url in URLS}
-        self._wakers: set[asyncio.Event] = set()
+        self._streams: dict[Conversation, asyncio.Event] = {}
         self._server: grpc.aio.Server | None = None
-        self.rejections: list[Rejection] = []
-        self.accepted: dict[str, str] = {}
 
     @property
     def streams(self) -> int:
-        return len(self._wakers)
+        return len(self._streams)
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        return [rejection for conversation in self._streams for rejection in conversation.rejections]
 
     async def start(self) -> None:
         self._socket.unlink(missing_ok=True)
@@ -176,7 +206,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self._wake()
 
     def _wake(self) -> None:
-        for waker in self._wakers:
+        for waker in self._streams.values():
             waker.set()
 
     async def StreamAggregatedResources(  # noqa: N802 - the service's name for it
@@ -185,7 +215,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         del context
         conversation = Conversation(self._versions)
         waker = asyncio.Event()
-        self._wakers.add(waker)
+        self._streams[conversation] = waker
         pending: asyncio.Task[Any] | None = None
         changed: asyncio.Task[Any] | None = None
         try:
@@ -202,23 +232,21 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                     request, pending = pending.result(), None
                     if request is None:
                         return
-                    self._note(request)
+                    self._hear(conversation, request)
                     responses += conversation.request(request.type_url, request.resource_names, request.response_nonce)
                 for response in responses:
                     yield self._message(response)
         finally:
-            self._wakers.discard(waker)
+            del self._streams[conversation]
             for task in (pending, changed):
                 if task is not None:
                     task.cancel()
 
-    def _note(self, request: Any) -> None:
-        if request.HasField("error_detail"):
-            rejection = Rejection(request.type_url, request.version_info, str(request.error_detail.message)[:4000])
-            self.rejections = [*self.rejections[-15:], rejection]
+    def _hear(self, conversation: Conversation, request: Any) -> None:
+        refusal = str(request.error_detail.message)[:4000] if request.HasField("error_detail") else None
+        rejection = conversation.heard(request.type_url, request.version_info, request.response_nonce, refusal)
+        if rejection is not None:
             self._on_rejection(rejection)
-        elif request.version_info:
-            self.accepted[request.type_url] = request.version_info
 
     def _message(self, response: Response) -> Any:
         table = self._packed[response.type_url]

@@ -78,7 +78,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     migrating: dict[str, str] = {}
     """Deployments whose database is being migrated for longer than a moment, and the migration that runs."""
     rejections: list[str]
-    """What Envoy refused of its configuration, in its own words; empty on a sound installation."""
+    """What Envoy refuses of its present configuration, in its own words; empty on a sound installation."""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
