@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +25,7 @@ from tallystick.cli.logs import render
 from tallystick.cli.status import _show
 from tallystick.cli.trace import waterfall
 from tallystick.contracts.identity.messages import Tenant
-from tallystick.local import control
+from tallystick.local import control, program
 from tallystick.local.collector import spans
 from tallystick.local.control import PartStatus, Status
 from tallystick.local.layout import Layout
@@ -182,6 +186,39 @@ def test_what_a_part_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], 
     data = tmp_path / "[bold]a"
     assert dispatch(["doctor", "--data", str(data)]) in {0, 1}
     assert f"{data} will be made" in capsys.readouterr().out
+
+
+def test_another_version_than_the_command_s_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a checkout was brought up to date what runs is what was started, and what is started again is not."""
+    found = Status(
+        edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data="/data", pid=1, ready=True,
+        started_at="2026-01-01T00:00:00Z", parts=[], services=[], rejections=[], program=program.program_version(),
+    )  # fmt: skip
+    _show(found)
+    said = capsys.readouterr().out
+    assert f"version {found.program}\n" in said
+    assert "it runs" not in said
+    _show(msgspec.structs.replace(found, program="0.0.9 (abc)"))
+    assert "it runs 0.0.9 (abc), and this command is " in capsys.readouterr().out
+    assert dispatch(["--version"]) == 0
+    assert capsys.readouterr().out == f"tallystick {found.program}\n"
+
+
+def test_a_version_names_the_commit_of_its_checkout_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = metadata.version("tallystick")
+    monkeypatch.setattr(program, "CHECKOUT", tmp_path)
+    assert program.program_version.__wrapped__() == version
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.com"]
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert program.program_version.__wrapped__() == version, "nothing is committed"
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    assert re.fullmatch(rf"{re.escape(version)} \([0-9a-f]{{7,}}\)", program.program_version.__wrapped__())
 
 
 def test_bytes_that_are_no_text_are_said_as_json_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def _answered(arguments: Sequence[str]) -> int:
         print(overview())
         return OK if arguments else USAGE
     if arguments[0] in {"-V", "--version"}:
-        from importlib.metadata import version
+        from tallystick.local.program import program_version
 
-        print(f"tallystick {version('tallystick')}")
+        print(f"tallystick {program_version()}")
         return OK
     name = arguments[0]
     command = COMMANDS.get(name)

@@ -10,6 +10,7 @@ from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, columns, 
 from tallystick.kernel.deployment import HOME
 from tallystick.local import control
 from tallystick.local.layout import Layout
+from tallystick.local.program import program_version
 from tallystick.local.state import Lock
 
 #: The services' own drain, the proxy's and PostgreSQL's last checkpoint.
@@ -19,7 +20,7 @@ ANSWERS_WITHIN = 10.0
 
 
 def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """What runs, since when, and how to reach it. Exit status 1 while something isn't ready."""
+    """What runs, of which version, since when, and how to reach it. Exit status 1 while something isn't ready."""
     found = asyncio.run(control.ask(common.layout, control.GetStatus(), control.Status))
     if common.json:
         emit(found, common)
@@ -77,7 +78,14 @@ def _show(found: control.Status) -> None:
 
     out = console()
     state = "ready" if found.ready else "stopping" if found.stopping else "not ready"
-    out.print(f"[bold]{state}[/]  {found.edge}   mTLS {found.mtls}   CA {escape(found.ca)}   metrics {found.ops}/sd")
+    out.print(
+        f"[bold]{state}[/]  {found.edge}   mTLS {found.mtls}   CA {escape(found.ca)}   metrics {found.ops}/sd   version {found.program or '?'}"
+    )
+    if found.program != (own := program_version()):
+        out.print(
+            f"[yellow]it runs {found.program or 'an older version'}, and this command is {own}[/]: `tallystick down`, then up, for all of "
+            "it to be of one version"
+        )
     if found.shards:
         out.print(f"shards of the ledger: {', '.join((HOME, *found.shards))}")
     table = columns(

@@ -63,6 +63,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     ca: str
     ops: str
     data: str
+    program: str = ""
+    """The version of what runs, as of its start; empty for one from before it said so."""
     pid: int
     ready: bool
     stopping: bool = False

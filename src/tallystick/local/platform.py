@@ -36,6 +36,7 @@ from tallystick.local.parts import Nats, Postgres, Valkey
 from tallystick.local.parts.envoy import Envoy
 from tallystick.local.parts.process import write_private
 from tallystick.local.pki import Authority, PkiError
+from tallystick.local.program import program_version
 from tallystick.local.rail_part import RailPart
 from tallystick.local.replica import Replica
 from tallystick.local.sampling import Sampler
@@ -79,6 +80,7 @@ class Platform:
         self.stopping = False
         self._report = report
         self._started_at = self.clock.now()
+        self._program = program_version()
         self._secrets = SecretFiles(layout.secrets)
         self._ads = AdsServer(layout.ads, self._rejected)
         self._collector = Collector(layout.collector, layout.traces, options.otlp_endpoint, self._trace_error)
@@ -373,6 +375,7 @@ class Platform:
             ca=str(self.layout.ca),
             ops=f"http://127.0.0.1:{self.state.ops_port}",
             data=str(self.layout.data),
+            program=self._program,
             pid=os.getpid(),
             ready=self.ready and whole,
             stopping=self.stopping,

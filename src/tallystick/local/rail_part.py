@@ -8,7 +8,7 @@ from typing import Final
 
 from tallystick.local.parts.envoy import unix_http
 from tallystick.local.parts.process import Child
-from tallystick.local.replica import program_version
+from tallystick.local.program import program_version
 
 
 class RailPart:

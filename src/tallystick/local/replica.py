@@ -5,21 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 from tallystick.kernel.deployment import service_of
 from tallystick.local.parts.envoy import unix_http
 from tallystick.local.parts.process import Child
+from tallystick.local.program import program_version
 
 READY_WITHIN: Final = 60.0
-
-
-@lru_cache(maxsize=1)
-def program_version() -> str:
-    return metadata.version("tallystick")
 
 
 class Replica:
