@@ -412,6 +412,10 @@ async def test_poison_goes_to_the_dead_letters_and_the_others_go_on(
     assert "Unprocessable" in letters[0].error
     assert "4242" not in letters[0].error
     assert [one.seq for one in await dead_letters.list_letters(database, after=letters[0].id)] == [21]
+    assert (
+        await dead_letters.count_letters(database),
+        await dead_letters.count_letters(database, states=["replayed"]),
+    ) == (2, 0)
 
 
 async def test_a_fact_that_can_not_even_be_read_is_a_dead_letter_too(

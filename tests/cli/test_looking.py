@@ -8,18 +8,24 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.chassis import dead_letters as letters
+from tallystick.chassis.dead_letters import DeadLetter
 from tallystick.chassis.keys import root
 from tallystick.chassis.telemetry.store import Span, SpanFile
+from tallystick.cli import dead_letters
 from tallystick.cli.commands import COMMANDS, dispatch, overview
 from tallystick.cli.logs import render
 from tallystick.cli.status import _show
@@ -411,3 +417,44 @@ def test_a_reason_that_is_kept_holds_no_number(decision: str, reason: str, capsy
     said = capsys.readouterr().err
     assert "--reason holds a" in said
     assert reason not in said
+
+
+def test_letters_beyond_the_first_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only the first hundred of a service were shown, as if there were no others, and `--all` took these for all that were open."""
+    discarded: letters.State = "discarded"
+    waiting: letters.State = "waiting"
+    kept = [
+        DeadLetter(UUID(int=number), "payments", "notify", number, "payments.settled", b"{}", "ValueError", 5, state, datetime.now(UTC), None, None)
+        for number, state in enumerate([*repeat(discarded, 150), *repeat(waiting, 101)], 1)
+    ]  # fmt: skip
+
+    async def some(
+        _: object, *, states: Sequence[str], after: UUID | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        assert limit <= 100
+        return [one for one in kept if one.state in states and (after is None or one.id > after)][:limit]
+
+    async def count(_: object, *, states: Sequence[str] = letters.OPEN) -> int:
+        return sum(one.state in states for one in kept)
+
+    async def on(_: object, __: str, work: Callable[[None], Awaitable[object]]) -> object:
+        return await work(None)
+
+    monkeypatch.setattr(letters, "list_letters", some)
+    monkeypatch.setattr(letters, "count_letters", count)
+    monkeypatch.setattr(dead_letters, "_on", on)
+    listing = ["dead-letters", "list", "notify", "--data", str(tmp_path)]
+    assert dispatch(listing) == 1
+    said = capsys.readouterr().out
+    assert said.count("waiting") == 100
+    assert said.endswith("and 1 more of notify: `tallystick dead-letters list notify --limit 101`\n")
+    assert dispatch([*listing, "--limit", "101"]) == 1
+    assert "more" not in capsys.readouterr().out
+    assert dispatch([*listing, "--all", "--json"]) == 1, "some are open, though not among these"
+    document = json.loads(capsys.readouterr().out)
+    assert (len(document["data"]), document["more"]) == (100, {"notify": 151})
+    assert dispatch([*listing, "--all", "--json", "--limit", "1000"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["data"]) == 251
+    assert dispatch([*listing, "--limit", "0"]) == 2

@@ -44,6 +44,11 @@ async def list_letters(
     return [_letter(row) for row in await database.fetch(Q.letters, list(states), after, limit)]
 
 
+async def count_letters(database: Database, *, states: Sequence[State] = OPEN) -> int:
+    """How many there are."""
+    return int(await database.fetchval(Q.letters_count, list(states)))
+
+
 async def replay(database: Database, letters: Sequence[UUID], *, reason: str) -> list[UUID]:
     """Ask for waiting letters to be handled again; returns those that were waiting."""
     return [row["id"] for row in await database.fetch(Q.request_replay, list(letters), reason[:2000])]

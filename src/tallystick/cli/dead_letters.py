@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 from cyclopts import App, Parameter
 
 from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
 
+if TYPE_CHECKING:
+    from tallystick.chassis.db import Database
+    from tallystick.chassis.dead_letters import DeadLetter, State
+
 T = TypeVar("T")
+#: Letters that are asked for at a time: each has its fact with it.
+PAGE: Final = 100
 Service = Annotated[str, Parameter(help="the service that could not take them")]
 Ids = Annotated[list[str], Parameter(negative="", help="ids from `dead-letters list`; `all` for all that wait")]
 Reason = Annotated[str, Parameter(help="why; it is kept with the letter")]
@@ -26,6 +33,7 @@ def list_(
     /,
     *,
     every: Annotated[bool, Parameter(name="--all", negative="", help="replayed and discarded ones too")] = False,
+    limit: Annotated[int, Parameter(help="at most so many of each service")] = 100,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
     """Letters that wait for a decision, oldest first. Exit status 1 when there are any."""
@@ -33,24 +41,50 @@ def list_(
 
     from tallystick.chassis import dead_letters as letters
 
+    if limit < 1:
+        raise Failed(f"--limit {limit}: at least 1", USAGE)
     states = get_args(letters.State) if every else letters.OPEN
-    found = [
-        {"service": name, **asdict(letter), "fact": letter.fact.decode(errors="replace")}
-        for name in ([_known(common, service)] if service else _services(common))
-        for letter in asyncio.run(_on(common, name, lambda database: letters.list_letters(database, states=states)))
-    ]
+    found: list[dict[str, Any]] = []
+    more: dict[str, int] = {}
+    undecided = 0
+    for name in [_known(common, service)] if service else _services(common):
+        some, count, open_ = asyncio.run(_on(common, name, partial(_look, states=states, limit=limit)))
+        found += [{"service": name, **asdict(letter), "fact": letter.fact.decode(errors="replace")} for letter in some]
+        undecided += open_
+        if count > len(some):
+            more[name] = count - len(some)
     if common.json:
-        emit({"data": found}, common)
+        emit({"data": found, "more": more}, common)
     elif not found:
         print("no dead letters")
     else:
-        out = console()
-        for each in found:
-            out.print(
-                f"{each['id']}  {each['service']:<9} {each['state']:<9} {each['type']} (seq {each['seq']} of {each['source']})"
-            )
-            out.print(f"{'':<38}{str(each['error']).splitlines()[0][:120]}", markup=False)
-    return NO if any(each["state"] in letters.OPEN for each in found) else OK
+        _show(found)
+        for name, count in more.items():
+            print(f"and {count:,} more of {name}: `tallystick dead-letters list {name} --limit {limit + count}`")
+    return NO if undecided else OK
+
+
+async def _look(database: Database, *, states: Sequence[State], limit: int) -> tuple[list[DeadLetter], int, int]:
+    """The first letters in these states, how many there are of them, and how many that nobody has decided on."""
+    from tallystick.chassis import dead_letters as letters
+
+    found: list[DeadLetter] = []
+    while len(found) < limit:
+        after = found[-1].id if found else None
+        page = await letters.list_letters(database, states=states, after=after, limit=min(PAGE, limit - len(found)))
+        if not page:
+            break
+        found += page
+    return found, await letters.count_letters(database, states=states), await letters.count_letters(database)
+
+
+def _show(found: Sequence[dict[str, Any]]) -> None:
+    out = console()
+    for each in found:
+        out.print(
+            f"{each['id']}  {each['service']:<9} {each['state']:<9} {each['type']} (seq {each['seq']} of {each['source']})"
+        )
+        out.print(f"{'':<38}{str(each['error']).splitlines()[0][:120]}", markup=False)
 
 
 @dead_letters.command

@@ -29,6 +29,10 @@ ON CONFLICT ON CONSTRAINT dead_letter_once DO NOTHING;
 SELECT id, source, consumer, seq, type, fact, error, attempts, state, at, ended_at, reason
 FROM dead_letter WHERE state = ANY ($1::text[]) AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3;
 
+-- name: letters_count
+-- How many dead letters are in a state.
+SELECT count(*) FROM dead_letter WHERE state = ANY ($1::text[]);
+
 -- name: request_replay
 -- Asks the service to handle waiting letters again.
 UPDATE dead_letter SET state = 'requested', reason = $2 WHERE id = ANY ($1::uuid[]) AND state = 'waiting' RETURNING id;
