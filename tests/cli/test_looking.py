@@ -458,3 +458,11 @@ def test_letters_beyond_the_first_are_told(
     assert dispatch([*listing, "--all", "--json", "--limit", "1000"]) == 1
     assert len(json.loads(capsys.readouterr().out)["data"]) == 251
     assert dispatch([*listing, "--limit", "0"]) == 2
+
+
+@pytest.mark.parametrize("name", ["client", "dead-letters", "keys", "ledger", "risk", "tenant"])
+def test_a_command_without_its_own_command_did_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `tallystick` alone: a script that forgot a word was told that it is done."""
+    assert dispatch([name]) == 2
+    assert f"Usage: tallystick {name} COMMAND" in capsys.readouterr().out
+    assert dispatch([name, "--help"]) == 0

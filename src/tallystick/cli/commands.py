@@ -125,6 +125,8 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
         raise Failed(str(error), NOT_RUNNING) from error
     except (ControlFailed, LayoutError) as error:
         raise Failed(str(error), PART_FAILED) from error
+    if isinstance(target, cyclopts.App) and len(arguments) == 1:
+        return USAGE  # what it has was shown, and nothing was done
     return result if isinstance(result, int) else OK
 
 
