@@ -353,6 +353,26 @@ def test_other_address(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://localhost:8443/v1/pay\tments",
+        "https://localhost:8443/v1/payments\n",
+        "htt\rps://localhost:8443/v1/payments",
+        "https://local\nhost:8443/v1/payments",
+        " https://localhost:8443/v1/payments",
+        "\0https://localhost:8443/v1/payments",
+        "https://localhost:8443/v1/payments\x7f",
+        "https://localhost:8443/v1/pay ments",
+        "https://localhost:8443/v1/p\u00e4yments",
+        "",
+    ],
+)
+def test_what_is_no_address_does_not_become_one(url: str) -> None:
+    with pytest.raises(Refused, match="not an HTTP address"):
+        normalised(url)
+
+
 @given(st.text(max_size=200))
 def test_any_text_as_address(text: str) -> None:
     for url in (text, "https://" + text, "https://localhost:8443/" + text):

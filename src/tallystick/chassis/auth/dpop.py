@@ -22,6 +22,8 @@ MAX_PROOF: Final = 4096  # characters; an RSA-4096 key takes about 700 of them
 MAX_JTI: Final = 256
 
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+#: Python's own parser drops line feeds and tabs wherever they are, and spaces in front: what is no address would become one.
+_PRINTABLE: Final = re.compile(r"[!-~]+")
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -122,12 +124,14 @@ def normalised(url: str) -> str:
     """An HTTP address in the one form that is compared (RFC 3986 sections 6.2.2 and 6.2.3), without query and fragment, which
     RFC 9449 section 4.3 says to ignore. Raises Refused for what isn't one.
     """
+    if _PRINTABLE.fullmatch(url) is None:
+        raise Refused("htu is not an HTTP address")
     try:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
     except ValueError as error:
         raise Refused("htu is not an HTTP address") from error
-    if scheme not in _DEFAULT_PORTS or not host or "@" in parts.netloc or not url.isascii():
+    if scheme not in _DEFAULT_PORTS or not host or "@" in parts.netloc:
         raise Refused("htu is not an HTTP address")
     if ":" in host:
         host = f"[{host}]"
