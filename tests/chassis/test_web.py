@@ -346,7 +346,8 @@ async def test_a_body_of_a_mebibyte_is_refused(env: Env, as_pieces: bool) -> Non
     answer = await env.sell([big[n : n + 16384] for n in range(0, len(big), 16384)] if as_pieces else big)
     assert answer.status == 413
     assert answer.json["limit"] == 64 * 1024
-    assert answer.header("connection") == "close"
+    # closing while the other side still sends would break the connection under the answer
+    assert answer.header("connection") is None
 
 
 async def test_an_absurd_length_is_refused_without_reading(env: Env) -> None:

@@ -345,6 +345,10 @@ async def test_bodies_end_at_the_limit(platform: PlatformUnderTest, credentials:
             chunks = chunks * (limit // 0x8000 + 2) + b"0\r\n\r\n"
             answer = await shop.client.call("POST", path, raw=chunks, headers=[("Transfer-Encoding", "chunked")])
             refused(answer, 413, "payload-too-large", where=f"in chunks at {path}")
+            # also where it goes on for longer than anybody reads
+            chunks = (b"8000\r\n" + b"[".ljust(0x8000) + b"\r\n") * ((limit + (5 << 20)) // 0x8000) + b"0\r\n\r\n"
+            answer = await shop.client.call("POST", path, raw=chunks, headers=[("Transfer-Encoding", "chunked")])
+            refused(answer, 413, "payload-too-large", where=f"in endless chunks at {path}")
 
 
 # ---- amounts -------------------------------------------------------------------------------------------------------

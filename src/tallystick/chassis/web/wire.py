@@ -124,8 +124,9 @@ async def read_body(call: Call, limit: int) -> bytes:
 
 
 async def _discard(call: Call, message: MutableMapping[str, Any]) -> None:
-    """Read on for a while and keep nothing. Who closes while the other side still sends has it find a broken connection
-    instead of the answer: the edge would say 503 and "outcome not known" for what is plainly refused.
+    """Read on for a while and keep nothing, so that who sends a little too much has sent it before the answer comes. What there is beyond
+    that the server reads and drops after the answer: who closes while the other side still sends has it find a broken connection
+    instead of the answer, and the edge would say 503 and "outcome not known" for what is plainly refused.
     """
     size = 0
     while message.get("more_body", False) and size < MAX_DISCARDED:
@@ -136,8 +137,7 @@ async def _discard(call: Call, message: MutableMapping[str, Any]) -> None:
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
-    # There may be more than was discarded, so the connection can't go on.
-    return PayloadTooLarge(f"The body is larger than {limit} bytes.", headers={"Connection": "close"}, limit=limit)
+    return PayloadTooLarge(f"The body is larger than {limit} bytes.", limit=limit)
 
 
 def refuse_twice(raw: Sequence[tuple[bytes, bytes]]) -> None:
