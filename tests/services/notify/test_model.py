@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from tallystick.contracts.notify.messages import URL_FORM
 from tallystick.contracts.notify.problems import InvalidUrl, UnknownWebhookEvent
 from tallystick.kernel import ids
 from tallystick.services.notify import model
@@ -169,6 +170,7 @@ def test_urls_that_lead_inside_or_nowhere_are_refused(url: str) -> None:
     [
         "https://[fe80::1%25eth0]/", "https://[v1.fe80::1]/", "https://[v1.fe80:1]/", "https://[v1.abc]/", "https://xn--/", "https://xn--0.example/",
         "https://xn--a-.example/x", "https://:@example.com/", "https://example.com:0/", "https://%31%32%37.0.0.1/", "https://1.2.3.4.5/",
+        "https://@example.com/", "https://example.com/#", "https://example.com#",
     ],
 )  # fmt: skip
 def test_urls_that_no_client_could_read_again_are_refused_everywhere(url: str, private: bool) -> None:
@@ -182,6 +184,7 @@ def test_a_url_that_is_taken_stays_what_it_is(rest: str, private: bool) -> None:
         url = model.check_url(f"https://{rest}", private=private)
     except InvalidUrl:
         return
+    assert re.fullmatch(URL_FORM, f"https://{rest}"), "taken, and not as the contract says"
     assert model.check_url(url, private=private) == url
 
 
@@ -190,3 +193,6 @@ def test_public_urls_pass_and_the_sandbox_allows_private_ones() -> None:
     assert model.check_url("https://xn--mnchen-3ya.example:443/", private=False) == "https://xn--mnchen-3ya.example/"
     assert model.check_url("https://[2606:4700:0::1111]/", private=False) == "https://[2606:4700::1111]/"
     assert model.check_url("http://127.0.0.1:9000/hook", private=True) == "http://127.0.0.1:9000/hook"
+    for url in ("https://example.com/@shop/hook?to=a@b", "HTTPS://Example.com/@shop/hook?to=a@b"):
+        assert model.check_url(url, private=False) == "https://example.com/@shop/hook?to=a@b"
+        assert re.fullmatch(URL_FORM, url), "taken, and not as the contract says"

@@ -27,12 +27,14 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+#: A web address without user and fragment. Said in the contract and checked with the rest of the URL, whose refusal has its own name.
+URL_FORM = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@]+([/?][^#]*)?$"
+
+
 class CreateEndpoint(_Message, frozen=True, omit_defaults=True):
     """Where to be told, and about what."""
 
-    url: Annotated[
-        str, Meta(min_length=8, max_length=2000, extra_json_schema={"format": "uri", "pattern": "^https?://[^@#]+$"})
-    ]
+    url: Annotated[str, Meta(min_length=8, max_length=2000, extra_json_schema={"format": "uri", "pattern": URL_FORM})]
     events: Annotated[list[EventPattern], Meta(min_length=1, max_length=50)]
     description: Annotated[str, Meta(max_length=200)] = ""
 

@@ -17,7 +17,7 @@ from standardwebhooks.webhooks import Webhook as Signer
 from yarl import URL
 
 from tallystick.chassis.egress import blocked, literal
-from tallystick.contracts.notify.messages import DeliveryStatus, Webhook
+from tallystick.contracts.notify.messages import URL_FORM, DeliveryStatus, Webhook
 from tallystick.contracts.notify.problems import EVENTS, InvalidUrl, UnknownWebhookEvent
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
@@ -35,6 +35,7 @@ MAX_ENDPOINTS: Final = 50
 
 #: The characters that a URL can have (RFC 3986 section 2).
 _URL_TEXT: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
+_URL_FORM: Final = re.compile(URL_FORM)
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,8 +130,7 @@ def check_url(text: str, *, private: bool) -> str:
         host, port = _host(url, bracketed=text.partition("://")[2].startswith("[")), url.port
     except (ValueError, IndexError) as error:  # the latter for brackets without a host
         raise InvalidUrl("this is not a URL") from error
-    plain = url.user is None and url.password is None and not url.fragment
-    if url.scheme not in ("https", "http") or not host or not port or not plain or not same:
+    if _URL_FORM.fullmatch(text) is None or not host or not port or not same:
         raise InvalidUrl("a webhook URL is https://host[:port]/path, without user and fragment")
     if private:
         return str(url)
