@@ -76,6 +76,7 @@ async def test_the_service_is_told_the_certificate_whoever_made_it(place: Path) 
     async with mesh(place, {"payments": [()]}) as it:
         keys: dict[str, Key] = {
             "p256": ec.generate_private_key(ec.SECP256R1()),
+            "p384": ec.generate_private_key(ec.SECP384R1()),
             "rsa": rsa.generate_private_key(65537, 2048),
         }
         made = [self_signed(place, name, key) for name, key in keys.items()]
@@ -103,6 +104,21 @@ async def test_without_a_certificate_nobody_is_let_in(place: Path) -> None:
             ):
                 answer = await ask(session, method, path, headers={HEADER: "ab" * 32})
                 assert problem(answer) == (421, "certificate-required"), path
+        assert it.attempts("payments-0") == 0
+
+
+async def test_a_certificate_of_a_key_that_is_not_asked_for_does_not_come(place: Path) -> None:
+    """`docs/how-to/bind-tokens-to-a-certificate.md` says so: the TLS library has no Ed25519 and no P-521 on its list."""
+    async with mesh(place, {"payments": [()]}) as it:
+        keys: dict[str, Key] = {
+            "ed25519": ed25519.Ed25519PrivateKey.generate(),
+            "p521": ec.generate_private_key(ec.SECP521R1()),
+        }
+        for name, key in keys.items():
+            certificate, private, _ = self_signed(place, name, key)
+            async with it.mutual((certificate, private)) as session:
+                answer = await ask(session, "GET", "/v1/payments")
+                assert problem(answer) == (421, "certificate-required"), name
         assert it.attempts("payments-0") == 0
 
 

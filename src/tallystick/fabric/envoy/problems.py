@@ -6,7 +6,9 @@ from tallystick.kernel.problem import Problem
 
 
 class CertificateRequired(Problem):
-    """Connect again with a client certificate (RFC 8705), or use the API's other port, which takes DPoP."""
+    """Connect again with a client certificate (RFC 8705), or use the API's other port, which takes DPoP. A client that has one, but with a
+    key of a kind that the edge does not ask for, such as Ed25519 or P-521, comes without it: take P-256, P-384 or RSA.
+    """
 
     slug, title, status = "certificate-required", "This port is for clients with a certificate", 421
 
