@@ -293,6 +293,17 @@ async def test_bad_forms(world: World, body: bytes, media: str) -> None:
     )
 
 
+async def test_a_form_that_says_that_it_is_compressed_is_not_read_as_if_it_were_not(world: World) -> None:
+    client = await world.client()
+    for encoding in ("gzip", "identity, gzip", "br"):
+        form = client.form(grant_type="client_credentials")
+        headers = [("dpop", client.proof()), ("content-encoding", encoding)]
+        refused(await client.post("/oauth2/token", form, headers), "invalid_request")
+    form = client.form(grant_type="client_credentials")
+    headers = [("dpop", client.proof()), ("content-encoding", "Identity")]
+    assert (await client.post("/oauth2/token", form, headers)).status == 200
+
+
 async def test_an_empty_form(world: World) -> None:
     unauthenticated(
         await send(world.app, "POST", "/oauth2/token", headers={"content-type": "application/x-www-form-urlencoded"})

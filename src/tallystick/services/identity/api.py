@@ -5,6 +5,7 @@ The OAuth endpoints answer errors as RFC 6749, section 5.2, says; everything els
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -46,7 +47,7 @@ class ClientList(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 async def token(service: Identity, request: Request) -> Reply[Any]:
     try:
-        form = parse_form(request.headers.get("content-type"), request.raw_body)
+        form = _form(request)
         client = await _authenticated(service, request, form)
         proofs = request.headers.all("dpop")
         return _oauth(await service.tokens.issue(client, form, proofs, _certificate(request)))
@@ -56,7 +57,7 @@ async def token(service: Identity, request: Request) -> Reply[Any]:
 
 async def revoke(service: Identity, request: Request) -> Reply[Any]:
     try:
-        form = parse_form(request.headers.get("content-type"), request.raw_body)
+        form = _form(request)
         client = await _authenticated(service, request, form)
         await service.tokens.revoke(client, form)
     except Refusal as refusal:
@@ -66,7 +67,7 @@ async def revoke(service: Identity, request: Request) -> Reply[Any]:
 
 async def introspect(service: Identity, request: Request) -> Reply[Any]:
     try:
-        form = parse_form(request.headers.get("content-type"), request.raw_body)
+        form = _form(request)
         client = await _authenticated(service, request, form)
         return _oauth(await service.tokens.introspect(client, form))
     except Refusal as refusal:
@@ -86,6 +87,11 @@ async def protected_resource(service: Identity, request: Request) -> Reply[Any]:
 async def jwks(service: Identity, request: Request) -> Reply[Any]:  # noqa: ARG001
     keys = await service.keys.published(frozenset({"access"}))
     return Reply.raw(msgspec.json.encode({"keys": keys}), headers=CACHED)
+
+
+def _form(request: Request) -> Mapping[str, str]:
+    headers = request.headers
+    return parse_form(headers.get("content-type"), request.raw_body, encoding=headers.get("content-encoding"))
 
 
 async def _authenticated(service: Identity, request: Request, form: Any) -> Client:

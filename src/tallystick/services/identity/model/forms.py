@@ -17,14 +17,16 @@ _RAW = re.compile(rb"^(?:[A-Za-z0-9._~*+$!'(),:;@/?=&-]|%[0-9A-Fa-f]{2})*$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def parse_form(content_type: str | None, body: bytes) -> Mapping[str, str]:
-    """The parameters by name. Raises Refusal `invalid_request`.
+def parse_form(content_type: str | None, body: bytes, *, encoding: str | None = None) -> Mapping[str, str]:
+    """The parameters by name. `encoding` is the header Content-Encoding, if there was one. Raises Refusal `invalid_request`.
 
     A parameter without a value counts as left out, and none may come twice (RFC 6749, 3.2). Unknown ones stay in: the
     RFC wants them ignored, and that is their reader's to do.
     """
     if content_type is None or not _MEDIA.match(content_type):
         raise _bad("The body must be application/x-www-form-urlencoded.", "media-type")
+    if encoding is not None and encoding.lower() != "identity":
+        raise _bad("The body must not be compressed.", "content-encoding")
     if len(body) > MAX_BYTES:
         raise _bad("The body is too large.", "size")
     if not _RAW.match(body):
