@@ -36,6 +36,7 @@ from tallystick.chassis.web import (
     openapi,
     page,
     read_cursor,
+    wire,
 )
 from tallystick.chassis.web.decode import MAX_DEPTH, body_decoder, check_strict, locate, query_decoder
 from tallystick.kernel.money import MoneyWire
@@ -374,8 +375,13 @@ async def test_a_body_where_none_is_taken_is_refused(env: Env) -> None:
     assert (await ask(env.app, "GET", "/v1/sales/a", b'{"a": 1}', headers)).status == 400
 
 
-async def test_a_body_that_stops_coming_ends_at_the_deadline(env: Env) -> None:
-    parts = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+@pytest.mark.parametrize(("came", "status"), [(b"{", 408), (b"[" * (64 * 1024 + 1), 413)])
+async def test_a_body_that_stops_coming_ends_at_the_deadline(
+    env: Env, monkeypatch: pytest.MonkeyPatch, came: bytes, status: int
+) -> None:
+    """To send the same again is no way out where more than is taken had come already."""
+    monkeypatch.setattr(wire, "DISCARD_SECONDS", 0.05)
+    parts = iter([{"type": "http.request", "body": came, "more_body": True}])
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -386,10 +392,10 @@ async def test_a_body_that_stops_coming_ends_at_the_deadline(env: Env) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [*env.world.edge("POST", "/v1/sales"), KEY, (b"content-length", b"100")]
+    headers = [*env.world.edge("POST", "/v1/sales"), KEY, (b"transfer-encoding", b"chunked")]
     scope = {"type": "http", "method": "POST", "path": "/v1/sales", "query_string": b"", "headers": headers}
     await env.app(scope, receive, send)
-    assert sent[0]["status"] == 408
+    assert sent[0]["status"] == status
 
 
 async def test_a_client_that_hangs_up_gets_no_answer_but_a_line(env: Env) -> None:

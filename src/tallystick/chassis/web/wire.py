@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-#: Bytes of a body that is too large that are read and dropped before the answer.
+#: Bytes of a body that is too large that are read and dropped before the answer, and the seconds that this may take.
 MAX_DISCARDED = 4 << 20
+DISCARD_SECONDS = 2.0
 
 _ONCE = (
     b"content-type",
@@ -129,11 +132,13 @@ async def _discard(call: Call, message: MutableMapping[str, Any]) -> None:
     instead of the answer, and the edge would say 503 and "outcome not known" for what is plainly refused.
     """
     size = 0
-    while message.get("more_body", False) and size < MAX_DISCARDED:
-        message = await call.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        size += len(message.get("body", b""))
+    with contextlib.suppress(TimeoutError):  # too large it is already, whatever is still to come
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while message.get("more_body", False) and size < MAX_DISCARDED:
+                message = await call.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                size += len(message.get("body", b""))
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
