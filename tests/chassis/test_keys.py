@@ -206,6 +206,30 @@ async def test_tenant_rotation(setup: Setup) -> None:
     assert await setup.states("tenant") == ["retired", "active"]
 
 
+async def test_two_replicas_that_rotate_one_after_the_other_by_what_they_knew_before_leave_an_active_key(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that comes later takes its version for the current one: it must not retire the other's and make none."""
+    late, other = await setup.ring(cache_seconds=0.0), await setup.ring(cache_seconds=0.0)
+    old = await late.seal(NUMBER, HERE)
+    known = await late._fetch_tenant_key("acme")
+    await other.rotate_tenant("acme")
+    with monkeypatch.context() as patched:
+
+        async def before(_: str) -> Any:
+            return known
+
+        patched.setattr(late, "_fetch_tenant_key", before)
+        await late.rotate_tenant("acme")
+    assert await setup.states("tenant") == ["retired", "active"]
+
+    await other.rotate_service_key()
+    await late._store._add_service_key(await LocalRoot.open(setup.path), 2)
+    assert (await setup.states("service"))[-1] == "active"
+    for ring in (late, other, await setup.ring()):
+        assert await ring.open_many([(old, HERE), (await ring.seal(NUMBER, HERE), HERE)]) == [OPENED, OPENED]
+
+
 async def test_rewrap_to_another_place(setup: Setup) -> None:
     ring = await setup.ring()
     there = Aad("acme", "token2", "number", "tok_1", 4)

@@ -200,9 +200,10 @@ class Keyring:
         current = await self._fetch_tenant_key(tenant)
         successor = self._store.new("tenant", tenant, after=current.header)
         async with self._store.database.transaction() as tx:
-            retired = await tx.fetchrow(Q.retire_active, "tenant", tenant, "", self._store.clock.now())
-            # When another replica rotated in between, its new key is as good as ours.
-            if retired is not None and retired["version"] == current.header.version:
+            # When another replica rotated in between, its new key is as good as ours, and stays the active one.
+            if await tx.fetchrow(
+                Q.retire_active, "tenant", tenant, "", current.header.version, self._store.clock.now()
+            ):
                 await self._store.insert(tx, [successor])
         self._tenants.pop(tenant, None)
 

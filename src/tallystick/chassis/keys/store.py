@@ -170,8 +170,8 @@ class KeyStore:
         secret = os.urandom(KEY_BYTES)
         wrapped = await root.wrap(secret, self._root_context(version))
         async with self.database.transaction() as tx:
-            retired = await tx.fetchrow(Q.retire_active, "service", "", "", self.clock.now()) if version > 1 else None
-            if version == 1 or (retired is not None and retired["version"] == version - 1):
+            # Another replica may have made this version meanwhile: then it is there, and stays the active one.
+            if version == 1 or await tx.fetchrow(Q.retire_active, "service", "", "", version - 1, self.clock.now()):
                 await tx.execute(Q.insert_service_key, header.key_id, version, wrapped, _check_value(secret, header))
 
     async def follow_root(self) -> None:

@@ -54,10 +54,10 @@ SELECT s.created_at, EXISTS (
 FROM data_key AS s WHERE s.kind = 'service' AND s.state = 'active';
 
 -- name: retire_active
--- Takes the active key of a kind out of use for new values. Its old values stay readable.
-UPDATE data_key SET state = 'retired', retired_at = $4
-WHERE kind = $1 AND tenant = $2 AND subject = $3 AND state = 'active'
-RETURNING key_id, version;
+-- Takes the active key of a kind out of use for new values, if it is still this version. Its old values stay readable.
+UPDATE data_key SET state = 'retired', retired_at = $5
+WHERE kind = $1 AND tenant = $2 AND subject = $3 AND version = $4 AND state = 'active'
+RETURNING version;
 
 -- name: keys_wrapped_by_old
 -- A page of the keys that are not wrapped by the given version of the service key.
