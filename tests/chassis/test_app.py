@@ -380,7 +380,7 @@ async def test_every_part_that_is_named_is_opened_and_facts_leave_and_arrive(
 async def test_a_service_rotates_its_keys_by_its_charter(
     make: Make, directory: Path, chassis_database: ServiceDatabase, valkey_server: ValkeyServer
 ) -> None:
-    """The charter of `shop` says 90 days; here they have passed."""
+    """The charter of `shop` says 90 days for its own key and nothing, which is 365, for those that seal data; here they have passed."""
     root.create(directory / "root")
     ring = await Keyring.open(
         await chassis_database.open(),
@@ -407,13 +407,29 @@ async def test_a_service_rotates_its_keys_by_its_charter(
     replica.signal(signal.SIGTERM)
     assert await replica.ended() == 0
     await chassis_database.query("UPDATE data_key SET created_at = now() - interval '91 days' WHERE kind = 'service'")
-    await make(**environ).start()
+    replica = await make(**environ).start()
 
     async def rotated() -> bool:
         return await versions() == ["destroyed", "active"]
 
     await until(rotated)
+
+    async def tenants_key() -> list[str]:
+        rows = await chassis_database.query("SELECT state FROM data_key WHERE kind = 'tenant' ORDER BY version")
+        return [row["state"] for row in rows]
+
+    assert await tenants_key() == ["active"]
+    replica.signal(signal.SIGTERM)
+    assert await replica.ended() == 0
+    await chassis_database.query("UPDATE data_key SET created_at = now() - interval '366 days' WHERE kind = 'tenant'")
+    replica = await make(**environ).start()
+
+    async def data_key_rotated() -> bool:
+        return await tenants_key() == ["retired", "active"]
+
+    await until(data_key_rotated)
     assert await ring.open_sealed(blob, place) == b"a thing"
+    assert "tallystick_keys_values_behind 0.0" in await replica.text("/metrics")
 
 
 async def test_a_database_that_goes_away_is_told_but_does_not_make_the_replica_unready(

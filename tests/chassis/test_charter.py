@@ -69,6 +69,27 @@ def refused(text: str) -> CharterError:
     return error
 
 
+def test_the_age_of_keys_that_seal_data_is_a_year_unless_it_is_said() -> None:
+    keys = (
+        '[keys]\nsuite = "XAES-256-GCM"\nrotation_days = 90\n%s\n[keys.purposes]\norders = "Seals what was ordered"\n'
+    )
+
+    def of(line: str) -> charters_module.Keys | None:
+        return charters_module.parse(GOOD + keys % line, "x").keys
+
+    for line, days in (("", 365), ("data_rotation_days = 30", 30)):
+        assert (found := of(line)) is not None
+        assert (found.rotation_days, found.data_rotation_days) == (90, days)
+    for line, says in (
+        ("data_rotation_days = 0", ">= 1"),
+        ("data_rotation_days = 400", "<= 366"),
+        ("data_rotations_days = 30", 'Did you mean "data_rotation_days"?'),
+    ):
+        error = refused(GOOD + keys % line)
+        assert error.key == f"keys.{line.partition(' ')[0]}"
+        assert says in f"{error.what} {error.remedy}"
+
+
 def test_a_good_one_is_typed() -> None:
     charter = charters_module.parse(GOOD, "x")
     assert charter.name == "shop"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.chassis.db import Database, Query, Transaction, parse
+from tallystick.chassis.db import Database
 from tallystick.chassis.keys import (
     Aad,
-    Cell,
-    Column,
     Forged,
     Keyring,
     KeyringError,
     LocalRoot,
     Malformed,
-    Rewrap,
     RootError,
     Shredded,
     UnknownKey,
     root,
 )
 from tallystick.chassis.keys.envelope import HEADER_BYTES, fields
-from tallystick.kernel.clock import ManualClock, SystemClock
+from tallystick.chassis.keys.envelope import parse as parse_blob
+from tallystick.kernel.clock import ManualClock
 from tests.support.parts import ServiceDatabase
 
 NUMBER = b"4556737586899855"
 OPENED = bytearray(NUMBER)
 """As `open_many` gives it: in a buffer."""
 HERE = Aad("acme", "token", "sealed", "tok_1", 3)
+
+
+def version(blob: bytes) -> int:
+    """Of the key that it is sealed under."""
+    return parse_blob(blob)[0].version
 
 
 class Setup:
@@ -72,7 +75,7 @@ async def test_round_trip_across_restarts(setup: Setup) -> None:
     assert NUMBER not in blob
     ring = await setup.ring()
     assert await ring.open_sealed(blob, HERE) == NUMBER
-    assert await ring.is_current(blob, "acme")
+    assert parse_blob(await ring.seal(NUMBER, HERE))[0] == parse_blob(blob)[0]
 
 
 @pytest.mark.parametrize(
@@ -199,10 +202,14 @@ async def test_tenant_rotation(setup: Setup) -> None:
     old = await ring.seal(NUMBER, HERE)
     await ring.rotate_tenant("acme")
     new = await ring.seal(NUMBER, HERE)
-    assert not await ring.is_current(old, "acme")
-    assert await ring.is_current(new, "acme")
+    assert version(new) == version(old) + 1
     assert await ring.open_many([(old, HERE), (new, HERE)]) == [OPENED, OPENED]
-    assert await ring.is_current(await ring.rewrap(old, HERE, HERE), "acme")
+    move = await ring.moves(parse_blob(old)[0], "acme")
+    moved = move(old, HERE)
+    assert version(moved) == version(new)
+    assert await ring.open_sealed(moved, HERE) == NUMBER
+    with pytest.raises(Forged):
+        move(old, dataclasses.replace(HERE, row="tok_2"))
     assert await setup.states("tenant") == ["retired", "active"]
 
 
@@ -228,15 +235,6 @@ async def test_two_replicas_that_rotate_one_after_the_other_by_what_they_knew_be
     assert (await setup.states("service"))[-1] == "active"
     for ring in (late, other, await setup.ring()):
         assert await ring.open_many([(old, HERE), (await ring.seal(NUMBER, HERE), HERE)]) == [OPENED, OPENED]
-
-
-async def test_rewrap_to_another_place(setup: Setup) -> None:
-    ring = await setup.ring()
-    there = Aad("acme", "token2", "number", "tok_1", 4)
-    blob = await ring.rewrap(await ring.seal(NUMBER, HERE), HERE, there)
-    assert await ring.open_sealed(blob, there) == NUMBER
-    with pytest.raises(Forged):
-        await ring.open_sealed(blob, HERE)
 
 
 async def test_service_key_rotation_under_load(setup: Setup) -> None:
@@ -312,108 +310,6 @@ async def test_root_rotation(setup: Setup) -> None:
     assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
     root.forget(setup.path, 1)
     assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
-
-
-def _queries(text: str) -> dict[str, Query]:
-    return {query.name: query for query in parse(text, "test.sql")}
-
-
-Q = _queries("""
--- name: page
--- A page.
-SELECT id, sealed FROM thing WHERE id > $1 ORDER BY id LIMIT $2 FOR UPDATE;
-
--- name: save
--- New values.
-UPDATE thing SET sealed = n.sealed FROM unnest($1::text[], $2::bytea[]) AS n (id, sealed) WHERE thing.id = n.id;
-
--- name: add
--- A row.
-INSERT INTO thing VALUES ($1, $2);
-
--- name: all_of_them
--- All.
-SELECT id, sealed FROM thing;
-""")
-
-
-def place(key: str) -> Aad:
-    return Aad("acme", "thing", "sealed", key)
-
-
-async def _page(tx: Transaction, after: str, limit: int) -> Sequence[Cell]:
-    rows = await tx.fetch(Q["page"], after, limit)
-    return [Cell(row["id"], row["sealed"], place(row["id"]), place(row["id"])) for row in rows]
-
-
-async def _save(tx: Transaction, changed: Sequence[tuple[str, bytes]]) -> None:
-    await tx.execute(Q["save"], [key for key, _ in changed], [blob for _, blob in changed])
-
-
-COLUMN = Column("thing.sealed", _page, _save)
-
-
-async def _things(setup: Setup, ring: Keyring, count: int) -> None:
-    connection = await setup.service.connection()
-    await connection.execute("CREATE TABLE thing (id text PRIMARY KEY, sealed bytea NOT NULL)")
-    await connection.execute(f"GRANT SELECT, INSERT, UPDATE ON thing TO {setup.service.dsn.user}")
-    keys = [f"{i:05}" for i in range(count)]
-    blobs = [await ring.seal(key.encode(), place(key)) for key in keys]
-    await connection.executemany("INSERT INTO thing VALUES ($1, $2)", list(zip(keys, blobs, strict=True)))
-    await connection.close()
-
-
-async def test_rewrap_under_load_goes_on_after_a_crash_then_the_old_key_goes(setup: Setup) -> None:
-    """A job is broken off in the middle, another replica goes on with it while new values come in under the new key."""
-    ring = await setup.ring(cache_seconds=0.0)
-    await _things(setup, ring, 230)
-    await ring.rotate_tenant("acme")
-    first = Rewrap(setup.database, ring, COLUMN, SystemClock(), page=50)
-    await first.begin()
-    await first.step()
-    progress = await first.step()
-    assert (progress.scanned, progress.rewrapped, progress.finished) == (100, 100, False)
-    other = await setup.ring(cache_seconds=0.0)
-
-    async def add(count: int) -> None:
-        for i in range(count):
-            key = f"{i:05}x"
-            blob = await other.seal(key.encode(), place(key))
-            async with setup.database.transaction() as tx:
-                await tx.execute(Q["add"], key, blob)
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(add(60))
-        job = group.create_task(Rewrap(setup.database, other, COLUMN, SystemClock(), page=50).run())
-    done = job.result()
-    assert done.finished
-    assert done.rewrapped == 230
-    assert await other.destroy_retired(done.started_at) == 1
-    fresh = await setup.ring()
-    rows = await setup.database.fetch(Q["all_of_them"])
-    assert len(rows) == 290
-    opened = await fresh.open_many([(row["sealed"], place(row["id"])) for row in rows])
-    assert opened == [bytearray(row["id"].encode()) for row in rows]
-
-
-async def test_a_key_that_a_cache_may_still_use_is_not_destroyed(setup: Setup) -> None:
-    ring = await setup.ring(cache_seconds=300.0)
-    old = await ring.seal(NUMBER, HERE)
-    await ring.rotate_tenant("acme")
-    assert await ring.destroy_retired(datetime.now(UTC) + timedelta(seconds=200)) == 0
-    assert await ring.open_sealed(old, HERE) == NUMBER
-    assert await ring.destroy_retired(datetime.now(UTC) + timedelta(seconds=400)) == 1
-    with pytest.raises(Shredded):
-        await ring.open_sealed(old, HERE)
-
-
-async def test_rewrap_twice_at_once_is_one_pass(setup: Setup) -> None:
-    ring = await setup.ring(cache_seconds=0.0)
-    await _things(setup, ring, 120)
-    await ring.rotate_tenant("acme")
-    jobs = [Rewrap(setup.database, ring, COLUMN, ManualClock(), page=10) for _ in range(3)]
-    results = await asyncio.gather(*(job.run() for job in jobs))
-    assert max(result.rewrapped for result in results) == 120
 
 
 # ---- shredding
@@ -522,6 +418,15 @@ async def test_a_subject_key_of_a_transaction_undone_is_gone(setup: Setup) -> No
             raise RuntimeError("undone")
     with pytest.raises(UnknownKey):
         await ring.open_sealed(blob, aad)
+
+
+async def test_a_subjects_key_seals_one_value(setup: Setup) -> None:
+    ring = await setup.ring()
+    async with setup.database.transaction() as tx:
+        (key,) = await ring.new_subject_keys(tx, [("acme", "s")])
+    key.seal(NUMBER, Aad("acme", "t", "c", "s"))
+    with pytest.raises(KeyringError, match="seals one value"):
+        key.seal(NUMBER, Aad("acme", "t", "c", "s"))
 
 
 async def test_a_subject_has_one_key(setup: Setup) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 from tests.system.conftest import NewPlatform
 
@@ -50,3 +53,47 @@ def test_the_root_key_is_rotated_while_the_platform_runs_and_forgotten_when_noth
     assert platform.cli("keys", "status", "--json").json["root"] == {"current": 2, "versions": [2], "in_use": [2]}
     answer = platform.cli("call", "GET", "/v1/payments", "--client", str(tmp_path / "one.json"))
     assert answer.status == 0, answer.err
+
+
+def test_an_operator_has_a_tenants_data_sealed_anew_while_the_platform_runs(
+    new_platform: NewPlatform, tmp_path: Path
+) -> None:
+    platform = new_platform()
+    platform.start()
+    client = str(tmp_path / "one.json")
+    made = platform.cli("client", "create", "one", "--scope", "tokens:write tokens:read tokens:reveal", "--out", client)
+    assert made.status == 0, made.err
+    number = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2035}
+    body = json.dumps({"type": "card", "card": number})
+    tokens = [platform.cli("call", "POST", "/v1/tokens", "--client", client, "--body", body) for _ in range(2)]
+    ids = [each.json["id"] for each in tokens]
+    assert platform.cli("call", "DELETE", f"/v1/tokens/{ids[0]}", "--client", client).status == 0
+
+    def singles() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        found = platform.cli("keys", "status", "--json")
+        assert found.status == 0, found.err
+        (vault,) = [each for each in found.json["data_keys"]["singles"] if each["service"] == "vault"]
+        return vault, found.json["asked"]
+
+    before, asked = singles()
+    assert (before["tenant"], before["active"], before["due"], before["retired"], asked) == ("default", 1, 0, 0, [])
+    assert before["rotates_at"] > before["oldest_at"]
+    for tenant in ("platform", "nobody"):
+        assert platform.cli("keys", "rotate", "vault", "--tenant", tenant).status == 1
+    assert platform.cli("keys", "rotate", "nothing").status == 2
+    rotated = platform.cli("keys", "rotate", "vault", "--tenant", "default", "--json")
+    assert (rotated.status, rotated.json) == (0, {"service": "vault", "tenant": "default"})
+    ends = time.monotonic() + 180
+    while (state := singles())[1]:
+        assert time.monotonic() < ends, state
+        time.sleep(1)
+    after = state[0]
+    assert (after["active"], after["due"], after["retired"]) == (1, 0, 1)
+    assert after["oldest_at"] > before["oldest_at"]
+    assert "keys of single values: 1, the oldest of " in (told := platform.cli("keys", "status").out)
+    assert "older keys that go within the hour: 1" in told
+    shown = platform.cli(
+        "call", "POST", f"/v1/tokens/{ids[1]}/reveal", "--client", client, "--body", '{"purpose": "test.check"}'
+    )
+    assert shown.json["card"] == number
+    assert "vault.values_have_their_keys" in platform.verified()

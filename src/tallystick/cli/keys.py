@@ -1,11 +1,12 @@
-"""`tallystick keys`: the root key, its versions, and what is wrapped by which of them."""
+"""`tallystick keys`: the root key, its versions, and what is wrapped by which of them; the services' keys, and new ones before their time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
@@ -13,27 +14,31 @@ from tallystick.cli.output import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Commo
 
 if TYPE_CHECKING:
     from tallystick.kernel.secret import Secret
-    from tallystick.local.keys import ServiceKey
+    from tallystick.local.keys import Held
 
-keys = App(help="The root key: look at it, rotate it, forget an old version.")
+T = TypeVar("T")
+
+keys = App(help="The root key and the services' keys: look at them, rotate them, forget an old version of the root.")
 
 
 @keys.command
 def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """The root key's versions and, while the platform runs, each service's key: its age, when it is rotated, what wraps it.
+    """The root key's versions and, while the platform runs, the services' keys: age, next rotation, what wraps them, what is still under older ones.
 
     Exit status 1 when something is still wrapped by an older version of the root.
     """
     current, versions = _versions(common)
     authority = _authority(common)
-    held = _services(common)
-    behind = sorted({*authority, *(each.root_version for each in held or ())} - {current})
+    held = _held(common)
+    behind = sorted({*authority, *(each.root_version for each in (held.services if held else ()))} - {current})
     if common.json:
         emit(
             {
                 "root": {"current": current, "versions": versions, "in_use": sorted({current, *behind})},
                 "authority": {"root_versions": authority},
-                "services": held,
+                "services": held and held.services,
+                "data_keys": held and {"tenants": held.tenants, "singles": held.singles},
+                "asked": held and held.asked,
             },
             common,
         )
@@ -43,12 +48,72 @@ def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     out.print(f"authority  wrapped by version {', '.join(map(str, authority)) or '-'}")
     if held is None:
         out.print("services   the platform isn't running: their keys are in its database")
-    for each in held or ():
+    for each in held.services if held else ():
         when = f"rotates {each.rotates_at:%Y-%m-%d}" if each.rotates_at is not None else each.state
         out.print(
             f"{each.service:<10} version {each.version} of {each.created_at:%Y-%m-%d}, {when}, wrapped by version {each.root_version}"
         )
+        for line in _data_keys(held, each.service) if held and each.state == "active" else ():
+            out.print(f"{'':<10} {line}", markup=False)
     return NO if behind else OK
+
+
+def _data_keys(held: Held, service: str) -> Iterator[str]:
+    """What there is to say of the data keys of one service, a line each."""
+    tenants = [each for each in held.tenants if each.service == service]
+    current = [each for each in tenants if each.state == "active"]
+    if current:
+        first = min(current, key=lambda each: each.created_at)
+        yield f"tenants' keys: {len(current):,}, the oldest of {first.created_at:%Y-%m-%d}, rotates {first.rotates_at:%Y-%m-%d}"
+    for each in tenants:
+        if each.emptied_at is not None:
+            yield f"{each.tenant} version {each.version}: nothing is sealed under it any more, it goes within the hour"
+        elif each.state == "retired":
+            left = "not counted yet" if each.values_left is None else f"{each.values_left:,}"
+            yield f"{each.tenant} version {each.version}: values still to be sealed anew: {left}"
+    singles = [each for each in held.singles if each.service == service]
+    oldest = min((each.oldest_at for each in singles if each.oldest_at), default=None)
+    if oldest is not None:
+        due, retired = sum(each.due for each in singles), sum(each.retired for each in singles)
+        yield (
+            f"keys of single values: {sum(each.active for each in singles):,}, the oldest of {oldest:%Y-%m-%d}"
+            + (f"; values still to be sealed anew: {due:,}" if due else "")
+            + (f"; older keys that go within the hour: {retired:,}" if retired else "")
+        )
+    for asked in held.asked:
+        if asked.service == service:
+            yield f"a rotation of {asked.tenant or 'all keys'} was asked for at {asked.asked_at:%Y-%m-%d %H:%M:%S} UTC and is not done"
+
+
+@keys.command
+def rotate(
+    service: Annotated[str, Parameter(help="whose keys")],
+    /,
+    *,
+    tenant: Annotated[
+        str | None, Parameter(help="only the keys that seal this tenant's values [all, and the service's own]")
+    ] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Have a service make new keys now, whatever their age, and seal what it holds anew under them, while it runs.
+
+    The keys that seal data follow within a minute or two, the service's own key within the hour; `keys status` says how far that is.
+    Exit status 1 when the service holds nothing sealed of that tenant.
+    """
+    from tallystick.local import keys as services
+    from tallystick.local.deployments import deployments
+
+    charters = deployments(common.layout)
+    known = sorted(name for name, charter in charters.items() if charter.keys is not None)
+    if service not in known:
+        raise Failed(f"there is no service {service} with keys; there are {', '.join(known)}", USAGE)
+    if not _ask(common, services.ask_for_rotation(common.layout, service, tenant)):
+        raise Failed(f"{service} holds nothing sealed of a tenant {tenant}", NO)
+    if common.json:
+        emit({"service": service, "tenant": tenant}, common)
+    else:
+        print(f"asked for new keys of {service}; `tallystick keys status` says how far it is")
+    return OK
 
 
 @keys.command(name="rotate-root")
@@ -89,12 +154,12 @@ def forget_root(
         raise Failed(f"there is no version {version} of the root key; there are {', '.join(map(str, versions))}", USAGE)
     if version == current:
         raise Failed(f"version {version} of the root key is the current one: `tallystick keys rotate-root` first", NO)
-    held = _services(common)
+    held = _held(common)
     if held is None:
         raise Failed(
             "whether the version is still needed is known while the platform runs: `tallystick up`", NOT_RUNNING
         )
-    needs = [each.service for each in held if each.root_version == version]
+    needs = [each.service for each in held.services if each.root_version == version]
     if version in _authority(common):
         needs.append("the certificate authority")
     if needs:
@@ -148,21 +213,32 @@ def _authority(common: Common) -> list[int]:
         raise Failed(str(error), PART_FAILED) from error
 
 
-def _services(common: Common) -> list[ServiceKey] | None:
-    """Each service's keys; None while the platform isn't running."""
-    from tallystick.chassis.db import DatabaseError, DatabaseUnavailable
+def _held(common: Common) -> Held | None:
+    """The services' keys; None while the platform isn't running."""
     from tallystick.local import control
-    from tallystick.local import keys as held
+    from tallystick.local import keys as services
     from tallystick.local.deployments import deployments
 
-    async def ask() -> Any:
-        await control.ask(common.layout, control.GetStatus(), control.Status)
-        return await held.service_keys(common.layout, deployments(common.layout))
-
     try:
-        found: list[ServiceKey] = asyncio.run(ask())
+        return _ask(common, services.held(common.layout, deployments(common.layout)))
     except control.NotRunning:
         return None
+
+
+def _ask(common: Common, work: Coroutine[Any, Any, T]) -> T:
+    """`work` on the services' databases. Raises NotRunning, Failed."""
+    from tallystick.chassis.db import DatabaseError, DatabaseUnavailable
+    from tallystick.local import control
+
+    async def ask() -> T:
+        try:
+            await control.ask(common.layout, control.GetStatus(), control.Status)
+        except BaseException:
+            work.close()
+            raise
+        return await work
+
+    try:
+        return asyncio.run(ask())
     except (DatabaseError, DatabaseUnavailable) as error:
         raise Failed(f"a service's database did not answer: {error}", PART_FAILED) from error
-    return found

@@ -138,7 +138,11 @@ def markdown(found: Map) -> str:
         lines += ["", f"## {entry['service']}", "", entry["purpose"], ""]
         if entry["keys"]:
             keys = entry["keys"]
-            lines += [f"Encrypts with {keys['suite']}; keys are rotated every {keys['rotation_days']} days.", ""]
+            life, data_life = keys["rotation_days"], keys["data_rotation_days"]
+            lines += [
+                f"Encrypts with {keys['suite']}; its own key is rotated every {life} days, those that seal data every {data_life}.",
+                "",
+            ]
         for told in entry["tells"]:
             lines.append(f"- tells {told['service']}: `{'`, `'.join(told['facts'])}` ({told['purpose']})")
         for tag, held in entry["columns"].items():

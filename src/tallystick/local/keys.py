@@ -1,18 +1,21 @@
-"""What is wrapped by which version of the root key: the services' keys and the authority's, seen from outside.
+"""The services' keys seen from outside: their age, what is wrapped by which version of the root, how far data keys' rotations are.
 
-Nothing is unwrapped for it: a wrapped key begins with the root's version.
+Nothing is unwrapped for it: a wrapped key begins with the root's version. A rotation is asked for by a row in the service's database, in its
+own least-privilege role; the service itself makes the keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tallystick.chassis.charter import Charter
+from tallystick.chassis.charter import Charter, Keys
 from tallystick.chassis.db import Bounds, Database
 from tallystick.chassis.keys import store
 from tallystick.chassis.keys.root import wrapped_by
+from tallystick.kernel.clock import SystemClock
 from tallystick.local import pki, provision
 from tallystick.local.layout import Layout
 from tallystick.local.secrets import SecretFiles
@@ -31,33 +34,118 @@ class ServiceKey:
     root_version: int
 
 
-async def service_keys(layout: Layout, charters: Mapping[str, Charter]) -> list[ServiceKey]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantKey:
+    """One version of the key that seals a tenant's values at a service."""
+
+    service: str
+    tenant: str
+    version: int
+    state: str
+    created_at: datetime
+    rotates_at: datetime | None
+    """When it gets a successor, by the charter; None for one that has one."""
+    retired_at: datetime | None
+    values_left: int | None
+    """How many values are still sealed under a retired one; None while nobody has counted."""
+    emptied_at: datetime | None
+    """Since when none is; an hour later it is destroyed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleKeys:
+    """The keys at a service that seal one value each, of one tenant."""
+
+    service: str
+    tenant: str
+    active: int
+    oldest_at: datetime | None
+    rotates_at: datetime | None
+    """When the oldest gets a successor, by the charter."""
+    due: int
+    """How many are to get one now."""
+    retired: int
+    """How many have one, and are destroyed an hour later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A rotation that an operator asked for and that is not done yet. `tenant` is None for all of them and the service's own key."""
+
+    service: str
+    tenant: str | None
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The keys of all services that have any."""
+
+    services: list[ServiceKey]
+    tenants: list[TenantKey]
+    singles: list[SingleKeys]
+    asked: list[Asked]
+
+
+async def held(layout: Layout, charters: Mapping[str, Charter]) -> Held:
     """All services' keys, oldest version first. Raises DatabaseUnavailable, DatabaseError: PostgreSQL has to run."""
-    databases = provision.Databases(layout, SecretFiles(layout.secrets))
-    found: list[ServiceKey] = []
+    all_of_them = Held(services=[], tenants=[], singles=[], asked=[])
     for name, charter in charters.items():
-        if charter.keys is None:
-            continue
-        life = timedelta(days=charter.keys.rotation_days)
-        database = await Database.open(
-            databases.service(name), bounds=Bounds(connections=1), application="tallystick keys"
+        if charter.keys is not None:
+            async with _database(layout, name) as database:
+                await _look(all_of_them, name, charter.keys, database)
+    return all_of_them
+
+
+async def ask_for_rotation(layout: Layout, service: str, tenant: str | None) -> bool:
+    """Asks a service for new keys: all of them, or those of a tenant; False when it has none of that tenant. Raises as `held`."""
+    async with _database(layout, service) as database:
+        if tenant is not None and not await database.fetchval(store.Q.tenant_has_keys, tenant):
+            return False
+        await database.execute(store.Q.ask_for_rotation, tenant or "", SystemClock().now())
+    return True
+
+
+async def _look(found: Held, service: str, keys: Keys, database: Database) -> None:
+    life, data_life = timedelta(days=keys.rotation_days), timedelta(days=keys.data_rotation_days)
+    due = SystemClock().now() - data_life
+    found.services.extend(
+        ServiceKey(
+            service=service,
+            version=row["version"],
+            state=row["state"],
+            created_at=row["created_at"],
+            rotates_at=row["created_at"] + life if row["state"] == "active" else None,
+            root_version=wrapped_by(row["wrapped"]),
         )
-        try:
-            rows = await database.fetch(store.Q.service_key_versions)
-        finally:
-            await database.close()
-        found += [
-            ServiceKey(
-                service=name,
-                version=row["version"],
-                state=row["state"],
-                created_at=row["created_at"],
-                rotates_at=row["created_at"] + life if row["state"] == "active" else None,
-                root_version=wrapped_by(row["wrapped"]),
-            )
-            for row in rows
-        ]
-    return found
+        for row in await database.fetch(store.Q.service_key_versions)
+    )
+    found.tenants.extend(
+        TenantKey(
+            service=service, rotates_at=row["created_at"] + data_life if row["state"] == "active" else None, **dict(row)
+        )
+        for row in await database.fetch(store.Q.tenant_keys)
+    )
+    found.singles.extend(
+        SingleKeys(service=service, rotates_at=row["oldest_at"] and row["oldest_at"] + data_life, **dict(row))
+        for row in await database.fetch(store.Q.subject_keys, due)
+    )
+    found.asked.extend(
+        Asked(service=service, tenant=row["tenant"] or None, asked_at=row["asked_at"])
+        for row in await database.fetch(store.Q.rotations_asked_for)
+    )
+
+
+@asynccontextmanager
+async def _database(layout: Layout, service: str) -> AsyncIterator[Database]:
+    dsn = provision.Databases(layout, SecretFiles(layout.secrets)).service(service)
+    # To count the keys of millions of values takes longer than a service may wait.
+    bounds = Bounds(connections=1, statement_s=60.0)
+    database = await Database.open(dsn, bounds=bounds, application="tallystick keys")
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 def authority_versions(layout: Layout) -> list[int]:

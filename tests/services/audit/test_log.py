@@ -24,11 +24,12 @@ from tallystick.kernel import ids
 from tallystick.kernel.ids import FactId
 from tallystick.services.audit import service as audit_service
 from tallystick.services.audit.service import REMEMBERED, RolledBack
-from tallystick.services.audit.store import queries
+from tallystick.services.audit.store import SEALED, queries
 from tests.services.audit import c2sp
 from tests.services.audit.support import Env, fact, replica
 from tests.support.http import Answer, World
 from tests.support.parts import connect
+from tests.support.sealed import a_year_passes, faults
 
 
 def slug(document: dict[str, Any]) -> str:
@@ -444,3 +445,19 @@ async def test_a_receipt_is_found_by_the_facts_id_however_long_the_log_is(env: E
         (row,) = await env.service.query(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", facts[-1].id, "acme", None)
         (plan,) = json.loads(row["QUERY PLAN"])
         assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 10, turn
+
+
+async def test_a_year_passes_over_the_key_of_the_logs_key(
+    env: Env, around: World, valkey: Valkey, directory: Path
+) -> None:
+    """The log signs with the key that it always had, which is sealed under another one."""
+    await env.record("ledger", [fact(1)])
+    await env.log.sign()
+    key = await env.log.verifier_key()
+    await a_year_passes(env.service, env.log._keyring, SEALED)
+    assert await faults(env.service, "audit") == []
+    other = await replica(around, env.service, valkey, directory)
+    await other.record("ledger", [fact(2)], first=2)
+    await other.log.sign()
+    assert await other.log.verifier_key() == key
+    await other.check()

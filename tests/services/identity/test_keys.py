@@ -6,8 +6,10 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+from tallystick.services.identity.store import SEALED
 from tests.services.identity.conftest import World
 from tests.services.identity.support import ISSUER, decoded, inner, send
+from tests.support.sealed import a_year_passes, faults
 
 
 async def public_kids(world: World) -> list[str]:
@@ -184,3 +186,14 @@ async def test_a_leaked_key_hands_over_to_the_pending_one(world: World) -> None:
     first, second = await public_kids(world)
     await inner(world.app, "operator", "POST", f"/internal/admin/keys/{first}/retire")
     assert await states(world) == {first: "retired", second: "active"}
+
+
+async def test_a_year_passes_over_the_key_of_the_signing_keys(world: World) -> None:
+    """Their private halves are under a new key, and sign as before: here, and at a replica that starts now."""
+    token = await world.identity.keys.sign("access", "at+jwt", {"sub": "x"})
+    await a_year_passes(world.tables, world.keyring, SEALED)
+    assert await faults(world.tables, "identity") == []
+    other, _ = world.replica()
+    for one in (world.identity, other):
+        assert await one.keys.verify("access", "at+jwt", token)
+        assert await one.keys.verify("access", "at+jwt", await other.keys.sign("access", "at+jwt", {"sub": "y"}))

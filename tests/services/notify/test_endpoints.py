@@ -13,8 +13,10 @@ from standardwebhooks.webhooks import Webhook
 from tallystick.chassis import charter
 from tallystick.kernel import ids
 from tallystick.services.notify import model
+from tallystick.services.notify.store import SEALED
 from tests.services.notify.support import PATH, Env, Receiver, fact, running, slug
 from tests.support.http import World
+from tests.support.sealed import a_year_passes, faults
 
 URL = "http://127.0.0.1:9/hook"
 
@@ -187,6 +189,27 @@ async def test_fifty_at_once_with_one_key_make_one_endpoint(env: Env) -> None:
     assert len({each.content for each in answers if each.status == 201}) == 1
     assert len(await env.service.query("SELECT * FROM endpoint")) == 1
     assert (await env.edge("POST", PATH, body, key="k1")).status == 201
+
+
+async def test_a_year_passes_over_the_keys_of_secrets(env: Env, receiver: Receiver) -> None:
+    """Secrets, and the answers that show them, are under new keys: deliveries are signed and requests answered as before."""
+    body = {"url": receiver.url, "events": ["*"]}
+    first = await env.edge("POST", PATH, body, key="k1")
+    gone = await env.edge("POST", PATH, body, key="k2")
+    await env.endpoint(URL, tenant="other")
+    assert (await env.edge("DELETE", f"{PATH}/{gone.json['id']}")).status == 204
+    rows = "SELECT body FROM idempotency UNION ALL SELECT sealed_secret FROM endpoint WHERE deleted_at IS NULL"
+    sealed = {row["body"] for row in await env.service.query(rows)}
+    await a_year_passes(env.service, env.ring, SEALED)
+    again = {row["body"] for row in await env.service.query(rows)}
+    assert len(sealed - again) == 3  # what the deleted endpoint left holds no secret
+    assert await faults(env.service, "notify") == []
+    assert (await env.edge("POST", PATH, body, key="k1")).content == first.content
+    assert (await env.edge("POST", PATH, body, key="k2")).status == 404
+    await env.told(fact())
+    await env.send()
+    ((headers, sent),) = receiver.got
+    Webhook(first.json["secret"]).verify(sent, headers)
 
 
 async def test_a_refusal_stays_one(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from valkey.asyncio import Valkey
 
 from tallystick.chassis import charter
 from tallystick.chassis.limits import Bucket
+from tallystick.services.vault.store import SEALED
 from tests.services.vault.support import CARD, IBAN, NUMBER, Env, Receipts, later
+from tests.support.sealed import a_year_passes, faults
 
 
 async def test_a_card_becomes_a_token(env: Env) -> None:
@@ -191,6 +193,31 @@ async def test_destroying(env: Env) -> None:
     states = {each["subject"]: (each["state"], each["wrapped"] is None) for each in rows}
     assert states == {token["id"]: ("destroyed", True), other["id"]: ("active", False)}
     assert [fact["type"] for fact in await env.facts()].count("vault.token.destroyed") == 1
+
+
+async def test_a_year_passes_over_the_keys_of_numbers(env: Env) -> None:
+    """Each number is sealed anew under its key's successor; what was destroyed before or is after stays destroyed, all versions of it."""
+    before, kept, after = [await env.create() for _ in range(3)]
+    assert (await env.edge("DELETE", f"/v1/tokens/{before['id']}")).status == 204
+    sealed = await env.service.query("SELECT id, sealed FROM token WHERE sealed IS NOT NULL ORDER BY id")
+    await a_year_passes(env.service, env.ring, SEALED)
+    again = await env.service.query("SELECT id, sealed FROM token WHERE sealed IS NOT NULL ORDER BY id")
+    assert [row["id"] for row in again] == [row["id"] for row in sealed]
+    assert not {row["sealed"] for row in again} & {row["sealed"] for row in sealed}
+    assert await faults(env.service, "vault") == []
+    for token, status in ((before, 410), (kept, 200), (after, 200)):
+        answer = await env.edge("POST", f"/v1/tokens/{token['id']}/reveal", {"purpose": "test.check"})
+        assert answer.status == status
+        assert status != 200 or answer.json["card"]["number"] == NUMBER
+    assert (await env.edge("DELETE", f"/v1/tokens/{after['id']}")).status == 204
+    rows = await env.service.query(
+        "SELECT subject, version FROM data_key WHERE kind = 'subject' AND wrapped IS NOT NULL"
+    )
+    assert [tuple(row) for row in rows] == [(kept["id"], 2)]
+    await env.service.query(
+        "UPDATE data_key SET state = 'destroyed', wrapped = NULL, destroyed_at = now(), values_left = NULL WHERE kind = 'subject'"
+    )
+    assert [found.partition(":")[0] for found in await faults(env.service, "vault")] == ["values_have_their_keys"]
 
 
 async def test_the_stored_answer_goes_with_the_token(env: Env) -> None:

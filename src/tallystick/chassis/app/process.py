@@ -31,6 +31,7 @@ from tallystick.chassis.app.server import Server
 from tallystick.chassis.bus import Consumer, Subscription
 from tallystick.chassis.charter import Charter, CharterError
 from tallystick.chassis.db import Queries
+from tallystick.chassis.keys import DataKeys
 from tallystick.chassis.outbox.relay import Relay
 from tallystick.chassis.settings import Settings, SettingsError
 from tallystick.chassis.web import Application
@@ -226,12 +227,21 @@ class Process:
         keys = self._runtime.charter.keys
         if keys is not None and self._runtime.has("keyring"):
             ring, life = self._runtime.keyring, timedelta(days=keys.rotation_days)
+            data_keys = DataKeys(
+                database, ring, self._wiring.sealed, clock, life=timedelta(days=keys.data_rotation_days)
+            )
 
             async def rotate_keys(_: Any) -> None:
                 if await ring.keep_rotated(life):
                     telemetry.log.info("keys.rotated")
 
-            schedules.append(Schedule(name="chassis.keys", every=timedelta(hours=1), run=rotate_keys))
+            async def rotate_data_keys(_: Any) -> None:
+                await data_keys.look()
+
+            schedules += [
+                Schedule(name="chassis.keys", every=timedelta(hours=1), run=rotate_keys),
+                Schedule(name="chassis.data-keys", every=timedelta(minutes=1), run=rotate_data_keys),
+            ]
         return schedules
 
     async def _probe(self) -> NoReturn:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tallystick.chassis.call import Client
     from tallystick.chassis.charter import Charter
     from tallystick.chassis.db import Database
-    from tallystick.chassis.keys import Keyring
+    from tallystick.chassis.keys import Keyring, SealedColumn
     from tallystick.chassis.limits import Limits
     from tallystick.chassis.settings import Settings
     from tallystick.chassis.web import Endpoint
@@ -53,7 +53,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
-    """A wired service: its use cases and its three ways in. `tasks` run as long as the process and may not end;
+    """A wired service: its use cases and its three ways in. `sealed` are its columns with sealed values; `tasks` run as long as the process and may not end;
     `close` is awaited last on the way out; `ready` adds conditions to readiness (name -> is it so).
     """
 
@@ -61,6 +61,7 @@ class Wiring:
     endpoints: Sequence[Endpoint]
     subscriptions: Sequence[Subscription] = ()
     schedules: Sequence[Schedule] = ()
+    sealed: Sequence[SealedColumn] = ()
     tasks: Sequence[Callable[[], Awaitable[None]]] = ()
     ready: dict[str, Callable[[], bool]] = field(default_factory=dict)
     close: Callable[[], Awaitable[None]] | None = None

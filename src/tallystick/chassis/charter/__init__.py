@@ -83,6 +83,9 @@ class Keys(_Struct, frozen=True, kw_only=True):
 
     suite: Literal["XAES-256-GCM"]
     rotation_days: Annotated[int, msgspec.Meta(ge=1, le=366)]
+    """The age at which the service's own key, which wraps all others, gets a successor."""
+    data_rotation_days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 365
+    """The age at which a key that seals data gets a successor, and what it has sealed is sealed anew."""
     purposes: Annotated[dict[str, Text], msgspec.Meta(min_length=1)]
 
 

@@ -9,6 +9,7 @@
 `envelope` says what a sealed value looks like, `keyring` how the keys hang together, `root` what protects the topmost.
 """
 
+from tallystick.chassis.keys.columns import OwnKeyColumn, SealedColumn, TenantKeyColumn
 from tallystick.chassis.keys.envelope import (
     Aad,
     Forged,
@@ -18,25 +19,25 @@ from tallystick.chassis.keys.envelope import (
     UnknownKey,
 )
 from tallystick.chassis.keys.keyring import Keyring, SubjectKey
-from tallystick.chassis.keys.rewrap import Cell, Column, Progress, Rewrap
 from tallystick.chassis.keys.root import LocalRoot, Root, RootError
+from tallystick.chassis.keys.rotation import DataKeys
 from tallystick.chassis.keys.store import OpenRoot
 
 __all__ = [
     "Aad",
-    "Cell",
-    "Column",
+    "DataKeys",
     "Forged",
     "Keyring",
     "KeyringError",
     "LocalRoot",
     "Malformed",
     "OpenRoot",
-    "Progress",
-    "Rewrap",
+    "OwnKeyColumn",
     "Root",
     "RootError",
+    "SealedColumn",
     "Shredded",
     "SubjectKey",
+    "TenantKeyColumn",
     "UnknownKey",
 ]

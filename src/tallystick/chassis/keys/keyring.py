@@ -1,9 +1,10 @@
 """A service's key ring: root -> service key -> tenant keys, subject keys, and one derivation key for keyed hashes.
 
 * The *service key* is wrapped by the root and wraps all other keys of the service. Rotating it re-wraps keys, not data.
-* A *tenant key* seals a tenant's values. Rotating it gives new values a new version; `Rewrap` brings the old ones along.
-* A *subject key* seals what belongs to one shreddable thing: destroying it (`shred`) destroys that, wherever copies of
+* A *tenant key* seals a tenant's values. Rotating it gives new values a new version; `DataKeys` brings the old ones along.
+* A *subject key* seals the one value of one shreddable thing: destroying it (`shred`) destroys that, wherever copies of
   the ciphertext are. A database backup still holds the wrapped key until it expires or the root version is forgotten.
+  Rotating it seals that value anew.
 * The *derivation key* gives `derive` and `mac` one independent key per purpose and tenant (HKDF-SHA256, RFC 5869). It is
   not rotated: the hashes made with it are compared with each other.
 
@@ -16,16 +17,16 @@ import asyncio
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from tallystick.chassis.keys.envelope import Aad, Forged, Header, KeyringError, UnknownKey, fields, parse
-from tallystick.chassis.keys.store import Key, KeyStore, OpenRoot, Q
+from tallystick.chassis.keys.store import Key, KeyStore, NewKey, OpenRoot, Q
 from tallystick.chassis.keys.xaes import KEY_BYTES, Tampered
 from tallystick.kernel.clock import Clock, SystemClock
 
@@ -38,14 +39,19 @@ _DERIVED_KEPT: Final = 4096
 Plain = bytes | bytearray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SubjectKey:
-    """A new subject key, stored in the caller's transaction: what it seals belongs into that same transaction."""
+    """A new subject key, stored in the caller's transaction: it seals one value, which belongs into that same transaction."""
 
     _ring: Keyring
     _key: Key
+    _used: bool = False
 
     def seal(self, plain: Plain, aad: Aad) -> bytes:
+        """Once: a rotation moves one value, and destroys the key that it had. Again is a KeyringError."""
+        if self._used:
+            raise KeyringError("a subject's key seals one value")
+        self._used = True
         return self._ring._seal(self._key, plain, aad)
 
 
@@ -102,12 +108,7 @@ class Keyring:
 
     async def open_many(self, items: Sequence[tuple[bytes, Aad]]) -> list[bytearray | KeyringError]:
         """Each plaintext in a buffer that the caller can overwrite, or why not. One round trip at most."""
-        parsed: list[tuple[Header, bytes] | KeyringError] = []
-        for blob, _ in items:
-            try:
-                parsed.append(parse(blob))
-            except KeyringError as error:
-                parsed.append(error)
+        parsed = [_parsed(blob) for blob, _ in items]
         keys = await self._keys({each[0] for each in parsed if not isinstance(each, KeyringError)})
         opened: list[bytearray | KeyringError] = []
         for (_, aad), each in zip(items, parsed, strict=True):
@@ -119,26 +120,6 @@ class Keyring:
             except KeyringError as error:
                 opened.append(error)
         return opened
-
-    async def rewrap(self, blob: bytes, old: Aad, new: Aad) -> bytes:
-        """The same value for another place or version, under the tenant's current key (or its own subject's key)."""
-        header, body = parse(blob)
-        key = (await self._keys({header}))[header]
-        plain = self._unseal(key, body, old)
-        if not isinstance(key, Key) or key.kind != "subject":
-            key = await self._tenant_key(new.tenant)
-        try:
-            return self._seal(key, plain, new)
-        finally:
-            plain[:] = bytes(len(plain))
-
-    async def is_current(self, blob: bytes, tenant: str) -> bool:
-        """Whether nothing is to be done for `blob` in a rotation: the tenant's current key, or a subject key."""
-        header, _ = parse(blob)
-        if header == (await self._tenant_key(tenant)).header:
-            return True
-        key = (await self._keys({header}))[header]
-        return isinstance(key, Key) and key.kind == "subject"
 
     # ---- keyed hashes
 
@@ -173,6 +154,7 @@ class Keyring:
         """Destroys the subjects' keys in `tx`; answers how many. Their values are `Shredded` from its commit on: here at once,
         on another replica when the key that it has cached ages out.
         """
+        await tx.fetch(Q.lock_subject_keys, tenant, list(subjects))
         rows = await tx.fetch(Q.shred, tenant, list(subjects), self._store.clock.now())
         self._drop(tx, [Header(row["key_id"], row["version"]) for row in rows])
         return len(rows)
@@ -184,13 +166,15 @@ class Keyring:
         await self._store.rotate_service_key()
 
     async def keep_rotated(self, life: timedelta) -> bool:
-        """Rotates the service key when it is older than `life`, or goes on with a rotation that was broken off; True when it did.
+        """Rotates the service key when it is older than `life` or was asked to, or goes on with a rotation that was broken off; True when it did.
 
         Before, what an older version of the root wraps is wrapped by its newest one. For the schedule; one replica at a time.
         """
         await self._store.follow_root()
         row = await self._store.database.fetchrow(Q.service_key_age)
-        due = row is not None and (row["unfinished"] or row["created_at"] + life <= self._store.clock.now())
+        due = row is not None and (
+            row["unfinished"] or row["asked"] or row["created_at"] + life <= self._store.clock.now()
+        )
         if due:
             await self._store.rotate_service_key()
         return due
@@ -207,23 +191,55 @@ class Keyring:
                 await self._store.insert(tx, [successor])
         self._tenants.pop(tenant, None)
 
-    async def tenants(self, after: str = "", limit: int = 500) -> list[str]:
-        """The tenants that have a key, in order: what a rotation of all of them goes through."""
-        return [row["tenant"] for row in await self._store.database.fetch(Q.tenants_with_keys, after, limit)]
-
-    async def destroy_retired(self, pass_started: datetime) -> int:
-        """Destroys tenant keys that nothing uses; answers how many.
-
-        `pass_started` is when a complete `Rewrap` pass over *all* sealed columns of the service began. Keys that were
-        retired before it by more than the cache's time can't have sealed anything since, on any replica.
+    async def moves(self, old: Header, tenant: str) -> Callable[[bytes, Aad], bytes]:
+        """What brings a value of the tenant from an older key to the current one. Asks the database now, and not when it is called, which
+        raises Forged. Raises Shredded, UnknownKey.
         """
-        before = pass_started - timedelta(seconds=self._cache_seconds)
-        async with self._store.database.transaction() as tx:
-            rows = await tx.fetch(Q.destroy_retired_tenant_keys, before, self._store.clock.now())
-            self._drop(tx, [Header(row["key_id"], row["version"]) for row in rows])
-        return len(rows)
+        # Another replica may have rotated since this one last looked.
+        self._tenants.pop(tenant, None)
+        current = await self._tenant_key(tenant)
+        (key,) = (await self._keys({old})).values()
+
+        def move(blob: bytes, aad: Aad) -> bytes:
+            return self._moved(key, parse(blob)[1], current, aad)
+
+        return move
+
+    async def succeed(self, tx: Transaction, values: Sequence[tuple[bytes, Aad]]) -> list[bytes | KeyringError | None]:
+        """Each value under a new version of its subject's key, in `tx`, which has to store it: the old version is taken for empty then.
+
+        None where the key has been destroyed, or got a successor, since the value was read; an error where it does not open: both stay as they are.
+        """
+        parsed = [_parsed(blob) for blob, _ in values]
+        keys = await self._store.for_update(tx, [each[0] for each in parsed if not isinstance(each, KeyringError)])
+        moved: list[bytes | KeyringError | None] = []
+        successors: list[NewKey] = []
+        for (_, aad), each in zip(values, parsed, strict=True):
+            if isinstance(each, KeyringError):
+                moved.append(each)
+                continue
+            if not isinstance(key := keys.pop(each[0], None), Key):
+                moved.append(key)
+                continue
+            successor = self._store.new("subject", key.tenant, key.subject, after=key.header)
+            try:
+                moved.append(self._moved(key, each[1], successor.key, aad))
+                successors.append(successor)
+            except KeyringError as error:
+                moved.append(error)
+        await self._store.retire(tx, [Header(s.key.header.key_id, s.key.header.version - 1) for s in successors])
+        if await self._store.insert(tx, successors) != len(successors):
+            raise KeyringError("one of these subjects has a newer key already")
+        return moved
 
     # ---- inside
+
+    def _moved(self, old: Key | KeyringError, body: bytes, new: Key, aad: Aad) -> bytes:
+        plain = self._unseal(old, body, aad)
+        try:
+            return self._seal(new, plain, aad)
+        finally:
+            plain[:] = bytes(len(plain))
 
     def _seal(self, key: Key, plain: Plain, aad: Aad) -> bytes:
         if key.tenant != aad.tenant:
@@ -304,3 +320,10 @@ class Keyring:
         if headers:
             drop()
             tx.on_commit(drop)
+
+
+def _parsed(blob: bytes) -> tuple[Header, bytes] | KeyringError:
+    try:
+        return parse(blob)
+    except KeyringError as error:
+        return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -109,6 +109,7 @@ class KeyStore:
             [each.key.subject for each in keys],
             [self._wrap(each) for each in keys],
             [_check_value(each.secret, each.key.header) for each in keys],
+            self.clock.now(),
         )
         return len(rows)
 
@@ -121,7 +122,7 @@ class KeyStore:
         found: dict[Header, Key | KeyringError] = {
             h: UnknownKey("the key of this value was never here") for h in headers
         }
-        rows = await self.database.fetch(Q.keys_by_id, [h.key_id for h in found], [h.version for h in found])
+        rows = await self.database.fetch(Q.keys_by_id, *_columns(found))
         for row in rows:
             header = Header(row["key_id"], row["version"])
             if row["wrapped"] is None:
@@ -129,6 +130,19 @@ class KeyStore:
             elif row["kind"] in ("tenant", "subject"):
                 found[header] = await self._key(row)
         return found
+
+    async def for_update(self, tx: Transaction, headers: Sequence[Header]) -> dict[Header, Key | KeyringError]:
+        """The active ones among these subjects' keys, or why they can't be used, locked until `tx` ends."""
+        found: dict[Header, Key | KeyringError] = {}
+        for row in await tx.fetch(Q.subject_keys_for_update, *_columns(headers)):
+            try:
+                found[_of(row)] = await self._key(row)
+            except KeyringError as error:
+                found[_of(row)] = error
+        return found
+
+    async def retire(self, tx: Transaction, headers: Sequence[Header]) -> None:
+        await tx.execute(Q.retire_subject_keys, *_columns(headers), self.clock.now())
 
     # ---- rotation of the service key
 
@@ -172,7 +186,8 @@ class KeyStore:
         async with self.database.transaction() as tx:
             # Another replica may have made this version meanwhile: then it is there, and stays the active one.
             if version == 1 or await tx.fetchrow(Q.retire_active, "service", "", "", version - 1, self.clock.now()):
-                await tx.execute(Q.insert_service_key, header.key_id, version, wrapped, _check_value(secret, header))
+                check_value = _check_value(secret, header)
+                await tx.execute(Q.insert_service_key, header.key_id, version, wrapped, check_value, self.clock.now())
 
     async def follow_root(self) -> None:
         """After a rotation of the root: the service keys move to its newest version."""
@@ -236,6 +251,11 @@ class KeyStore:
 
     def _root_context(self, version: int) -> bytes:
         return fields("service-key", self._environment, self._service, "data-keys", str(version))
+
+
+def _columns(headers: Iterable[Header]) -> tuple[list[bytes], list[int]]:
+    headers = list(headers)
+    return [each.key_id for each in headers], [each.version for each in headers]
 
 
 def _of(row: Row) -> Header:

@@ -15,3 +15,10 @@ SELECT format('the last batch ends at %s, the cursor is at %s', l.ends, c.seq)
 FROM (SELECT max(first + count - 1) AS ends FROM outbox_batch) AS l, outbox_cursor AS c
 WHERE l.ends <> c.seq
 LIMIT 20;
+
+-- name: keys_are_in_use_or_gone
+-- Each key that still exists has one version for new values.
+SELECT format('%s key of %s%s: %s versions are active', kind, tenant, subject, count(*) FILTER (WHERE state = 'active')) AS fault
+FROM data_key WHERE wrapped IS NOT NULL
+GROUP BY kind, tenant, subject HAVING count(*) FILTER (WHERE state = 'active') <> 1
+LIMIT 20;

@@ -52,6 +52,7 @@ _allowed = {
         "batch",
         "replayed",
     ),
+    *("made", "moved", "behind", "destroyed", "column"),
 }
 
 _DIGITS = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){11,}")

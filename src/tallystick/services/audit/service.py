@@ -25,14 +25,14 @@ from tallystick.chassis.audit.merkle import (
 )
 from tallystick.chassis.audit.note import Checkpoint, NoteError, VerifierKey
 from tallystick.chassis.db import Database, Transaction
-from tallystick.chassis.keys import Aad, Keyring
+from tallystick.chassis.keys import Keyring
 from tallystick.contracts.audit.problems import LogEmpty, ReceiptNotFound, TileNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import FactId
 from tallystick.kernel.problem import Overloaded, RateLimited
 from tallystick.services.audit.model import append, bundle, needed_tiles, tile_address, tile_width
-from tallystick.services.audit.store import Head, Recorded, Store
+from tallystick.services.audit.store import LOG_KEY, Head, Recorded, Store
 
 #: The tenant under whose keys the platform seals what is nobody's.
 PLATFORM: Final = "platform"
@@ -174,7 +174,7 @@ class Log:
     async def _signing_key(self) -> Ed25519PrivateKey:
         """The log's key; made by the first replica that needs it, sealed by the key ring."""
         if self._key is None:
-            aad = Aad(tenant=PLATFORM, table="log_key", column="sealed", row=self.name, version=1)
+            aad = LOG_KEY.aad(PLATFORM, self.name)
             found = await self._store.log_key(self._database, self.name)
             if found is None:
                 fresh = Ed25519PrivateKey.generate()

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from tallystick.chassis.db import Database, Queries, Transaction
+from tallystick.chassis.keys import TenantKeyColumn
 from tallystick.kernel.ids import FactId
 from tallystick.services.audit.model import Append
 
 queries = Queries.load("tallystick.services.audit")
+
+#: The log's signing key.
+LOG_KEY: Final = TenantKeyColumn(
+    table="log_key",
+    name="sealed",
+    under=queries.log_keys_under,
+    left=queries.count_log_keys_under,
+    save=queries.save_log_keys,
+)
+SEALED: Final = (LOG_KEY,)
 
 
 class Recorded(msgspec.Struct, frozen=True):

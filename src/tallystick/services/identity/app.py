@@ -26,7 +26,7 @@ from tallystick.services.identity.service.signing import SigningKeys
 from tallystick.services.identity.service.tokens import AccessTokens
 from tallystick.services.identity.service.transactions import TransactionTokens
 from tallystick.services.identity.settings import Settings
-from tallystick.services.identity.store import Store
+from tallystick.services.identity.store import SEALED, Store
 from tallystick.services.identity.worker import SCHEDULES, SUBSCRIPTIONS
 
 SETTINGS = Settings
@@ -60,7 +60,14 @@ async def wire(runtime: Runtime) -> Wiring:
     async def close() -> None:
         await service.failures.tell(all_of_it=True)
 
-    return Wiring(service=service, endpoints=ENDPOINTS, subscriptions=SUBSCRIPTIONS, schedules=SCHEDULES, close=close)
+    return Wiring(
+        service=service,
+        endpoints=ENDPOINTS,
+        subscriptions=SUBSCRIPTIONS,
+        schedules=SCHEDULES,
+        sealed=SEALED,
+        close=close,
+    )
 
 
 def assemble(

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
 import msgspec
 
 from tallystick.chassis.db import Database, Queries, Row, Transaction
+from tallystick.chassis.keys import TenantKeyColumn
 from tallystick.kernel.ids import ClientId
 from tallystick.services.identity.model.clients import Client, ClientKey, Tenant
 from tallystick.services.identity.model.revocations import Revoked
 from tallystick.services.identity.model.signing import Key, Move, State
 
 QUERIES = Queries.load("tallystick.services.identity")
+
+#: The private half of a key that signs tokens.
+SIGNING_KEY: Final = TenantKeyColumn(
+    table="signing_key",
+    name="sealed_private",
+    under=QUERIES.signing_keys_under,
+    left=QUERIES.count_signing_keys_under,
+    save=QUERIES.save_signing_keys,
+)
+SEALED: Final = (SIGNING_KEY,)
 
 #: Before every id: where a list begins.
 FIRST = UUID(int=0)

@@ -13,7 +13,7 @@ from tallystick.services.notify import model
 from tallystick.services.notify.api import ENDPOINTS, render
 from tallystick.services.notify.service import Deliveries, Endpoints, Notify, Sender
 from tallystick.services.notify.settings import Settings
-from tallystick.services.notify.store import Store
+from tallystick.services.notify.store import SEALED, Store
 from tallystick.services.notify.worker import SCHEDULES, SUBSCRIPTIONS
 
 SETTINGS = Settings
@@ -28,6 +28,7 @@ async def wire(runtime: Runtime) -> Wiring:
         endpoints=ENDPOINTS,
         subscriptions=SUBSCRIPTIONS,
         schedules=SCHEDULES,
+        sealed=SEALED,
         tasks=(service.deliveries.run,),
         close=sender.close,
     )

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from tallystick.chassis.db import Database, Queries, Row, Transaction
+from tallystick.chassis.keys import TenantKeyColumn
+from tallystick.kernel import ids
 from tallystick.kernel.ids import DeliveryId, EndpointId
 from tallystick.services.notify.model import Delivery, Endpoint, first_id
 
 queries = Queries.load("tallystick.services.notify")
+
+#: What an endpoint's events are signed with.
+SECRET: Final = TenantKeyColumn(
+    table="endpoint",
+    name="sealed_secret",
+    under=queries.secrets_under,
+    left=queries.count_secrets_under,
+    save=queries.save_secrets,
+    text=ids.webhook_endpoints.text,
+)
+#: The answer to the request that made an endpoint, for repeats: it shows the secret.
+ANSWER: Final = TenantKeyColumn(
+    table="idempotency",
+    name="body",
+    under=queries.answers_under,
+    left=queries.count_answers_under,
+    save=queries.save_answers,
+    text=ids.webhook_endpoints.text,
+)
+SEALED: Final = (SECRET, ANSWER)
 
 
 class Listener(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from tallystick.services.vault.service import Forwarding, Tokens, Vault
 from tallystick.services.vault.service.egress import Egress
 from tallystick.services.vault.service.tokens import Receipt
 from tallystick.services.vault.settings import Settings, destinations
-from tallystick.services.vault.store import Store
+from tallystick.services.vault.store import SEALED, Store
 from tallystick.services.vault.worker import SCHEDULES, SUBSCRIPTIONS
 
 SETTINGS = Settings
@@ -58,6 +58,7 @@ async def wire(runtime: Runtime) -> Wiring:
         endpoints=ENDPOINTS,
         subscriptions=SUBSCRIPTIONS,
         schedules=SCHEDULES,
+        sealed=SEALED,
         close=service.close,
     )
 

@@ -9,10 +9,23 @@ from typing import Final
 import msgspec
 
 from tallystick.chassis.db import Database, Queries, Row, Transaction, arguments
+from tallystick.chassis.keys import OwnKeyColumn
+from tallystick.kernel import ids
 from tallystick.kernel.ids import TokenId
 from tallystick.services.vault.model import Masked, StoredToken
 
 queries = Queries.load("tallystick.services.vault")
+
+#: A token's number, which never changes, under a key of its own.
+NUMBER: Final = OwnKeyColumn(
+    table="token",
+    name="sealed",
+    find=queries.numbers_for_update,
+    save=queries.save_numbers,
+    text=ids.tokens.text,
+    parse=ids.tokens.parse,
+)
+SEALED: Final = (NUMBER,)
 _PAGE: Final = 1000
 
 

@@ -64,3 +64,18 @@ SELECT public, sealed FROM log_key WHERE name = $1;
 -- name: insert_log_key
 -- The first replica's key becomes the log's.
 INSERT INTO log_key (name, public, sealed, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING;
+
+-- name: log_keys_under
+-- Signing keys under an older key of the platform's, for the rotation of that. The platform's own tenant has them all.
+SELECT name AS key, 'platform' AS tenant, sealed FROM log_key
+WHERE substring(sealed FROM 1 FOR 13) = $1 AND ($2::text IS NULL OR name > $2)
+ORDER BY name LIMIT $3
+FOR UPDATE SKIP LOCKED;
+
+-- name: count_log_keys_under
+-- How many there are.
+SELECT count(*) FROM log_key WHERE substring(sealed FROM 1 FOR 13) = $1;
+
+-- name: save_log_keys
+-- The same keys, sealed anew.
+UPDATE log_key AS l SET sealed = n.sealed FROM unnest($1::text[], $2::bytea[]) AS n (name, sealed) WHERE l.name = n.name;

@@ -17,3 +17,13 @@ LIMIT 20;
 -- name: commitments_are_of_the_facts
 -- Each commitment is the hash of the fact that is stored with it.
 SELECT format('entry %s', index) AS fault FROM entry WHERE fact IS NOT NULL AND sha256(fact) <> digest LIMIT 20;
+
+-- name: values_have_their_keys
+-- The key that the log's key is sealed under still exists.
+SELECT format('log_key %s', v.name) AS fault FROM log_key AS v
+WHERE substring(v.sealed FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
+    SELECT FROM data_key AS d
+    WHERE d.key_id = substring(v.sealed FROM 4 FOR 8) AND d.version = get_byte(v.sealed, 11) * 256 + get_byte(v.sealed, 12)
+      AND d.tenant = 'platform' AND d.wrapped IS NOT NULL
+)
+LIMIT 20;

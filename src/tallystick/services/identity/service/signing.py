@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tallystick.chassis.auth import jose
 from tallystick.chassis.db import Database, Transaction
-from tallystick.chassis.keys import Aad, Keyring
+from tallystick.chassis.keys import Keyring
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.identity.messages import SigningKeyFact
 from tallystick.contracts.identity.problems import KeyNotFound
@@ -40,7 +40,7 @@ from tallystick.services.identity.model.signing import (
 )
 from tallystick.services.identity.service.facts import SELF, fact
 from tallystick.services.identity.service.revocations import Revocations
-from tallystick.services.identity.store import Store
+from tallystick.services.identity.store import SIGNING_KEY, Store
 
 MAX_TOKEN = 4096
 
@@ -173,7 +173,7 @@ class SigningKeys:
         plain = private.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return _Fresh(kid, jwk, await self._keyring.seal(plain, _aad(kid)))
+        return _Fresh(kid, jwk, await self._keyring.seal(plain, SIGNING_KEY.aad(PLATFORM, kid)))
 
     async def _usable(self) -> list[tuple[Key, ec.EllipticCurvePrivateKey]]:
         usable = [
@@ -184,7 +184,9 @@ class SigningKeys:
         return usable
 
     async def _open(self, kid: str, sealed: bytes) -> ec.EllipticCurvePrivateKey:
-        private = serialization.load_der_private_key(await self._keyring.open_sealed(sealed, _aad(kid)), None)
+        private = serialization.load_der_private_key(
+            await self._keyring.open_sealed(sealed, SIGNING_KEY.aad(PLATFORM, kid)), None
+        )
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             msg = f"the signing key {kid} is not an EC key"
             raise TypeError(msg)
@@ -200,10 +202,6 @@ def _signed(key: Key, private: ec.EllipticCurvePrivateKey, typ: str, claims: dic
 
 def _json_object(raw: bytes) -> dict[str, Any]:
     return msgspec.json.decode(raw, type=dict[str, Any])
-
-
-def _aad(kid: str) -> Aad:
-    return Aad(PLATFORM, "signing_key", "sealed_private", kid)
 
 
 #: A key that has come into this state is told as this.

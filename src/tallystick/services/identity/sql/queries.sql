@@ -117,3 +117,19 @@ SELECT client.revoked_at IS NOT NULL AS client_revoked,
             OR CASE WHEN revocation.kind = 'all-before' THEN revocation.id::bigint > $5 ELSE false END
     ) AS revoked
 FROM client WHERE client.id = $1 AND client.tenant = $6;
+
+-- name: signing_keys_under
+-- Private halves under an older key of the platform's, for the rotation of that. The platform's own tenant has them all.
+SELECT kid AS key, 'platform' AS tenant, sealed_private AS sealed FROM signing_key
+WHERE substring(sealed_private FROM 1 FOR 13) = $1 AND ($2::text IS NULL OR kid > $2)
+ORDER BY kid LIMIT $3
+FOR UPDATE SKIP LOCKED;
+
+-- name: count_signing_keys_under
+-- How many there are.
+SELECT count(*) FROM signing_key WHERE substring(sealed_private FROM 1 FOR 13) = $1;
+
+-- name: save_signing_keys
+-- The same keys, sealed anew.
+UPDATE signing_key AS s SET sealed_private = n.sealed FROM unnest($1::text[], $2::bytea[]) AS n (kid, sealed)
+WHERE s.kid = n.kid AND s.state <> 'retired';

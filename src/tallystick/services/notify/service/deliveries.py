@@ -21,9 +21,9 @@ from tallystick.kernel.ids import DeliveryId, EndpointId
 from tallystick.kernel.problem import Problem
 from tallystick.services.notify import model
 from tallystick.services.notify.model import Answer, Delivery, Endpoint
-from tallystick.services.notify.service.endpoints import Actor, Endpoints, secret_aad
+from tallystick.services.notify.service.endpoints import Actor, Endpoints
 from tallystick.services.notify.service.sender import Sender
-from tallystick.services.notify.store import Listener, Store, queries
+from tallystick.services.notify.store import SECRET, Listener, Store, queries
 
 #: How long a taken delivery is left alone: much longer than an attempt can take.
 LEASE: Final = timedelta(seconds=60)
@@ -201,7 +201,7 @@ class Deliveries:
             telemetry.log.warning("webhook.failed", delivery=ids.deliveries.text(delivery.id), attempts=after.attempts)
 
     async def _attempt(self, delivery: Delivery, endpoint: Endpoint) -> Answer:
-        aad = secret_aad(endpoint.tenant, endpoint.id)
+        aad = SECRET.aad(endpoint.tenant, endpoint.id)
         try:
             secret = (await self._keyring.open_sealed(endpoint.sealed_secret, aad)).decode()
         except KeyringError as error:

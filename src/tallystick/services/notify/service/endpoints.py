@@ -9,7 +9,7 @@ import msgspec
 from tallystick.chassis import idempotency
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.idempotency import Entry, Replay
-from tallystick.chassis.keys import Aad, Keyring
+from tallystick.chassis.keys import Keyring
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.notify.problems import TooManyEndpoints, WebhookEndpointNotFound
 from tallystick.kernel import ids
@@ -17,7 +17,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import EndpointId
 from tallystick.services.notify import model
 from tallystick.services.notify.model import Endpoint
-from tallystick.services.notify.store import Store
+from tallystick.services.notify.store import ANSWER, SECRET, Store
 
 CREATED = 201
 
@@ -93,12 +93,12 @@ class Endpoints:
             url=model.check_url(order.url, private=self._private),
             events=tuple(dict.fromkeys(order.events)),
             description=order.description,
-            sealed_secret=await self._keyring.seal(secret.encode(), secret_aad(tenant, id_)),
+            sealed_secret=await self._keyring.seal(secret.encode(), SECRET.aad(tenant, id_)),
             disabled_reason=None,
             created_at=self._clock.now(),
         )
         body = self._render(endpoint, secret)
-        sealed = b"" if order.entry is None else await self._keyring.seal(body, _answer_aad(tenant, id_))
+        sealed = b"" if order.entry is None else await self._keyring.seal(body, ANSWER.aad(tenant, id_))
         refusal: TooManyEndpoints | None = None
         async with self._database.transaction() as tx:
             replay = await self._claimed(tx, order.entry, id_)
@@ -136,7 +136,7 @@ class Endpoints:
         endpoint = EndpointId(replay.resource)
         if replay.status != CREATED:
             return msgspec.json.encode(_unknown(endpoint).document(actor.trace))
-        return bytes(await self._keyring.open_sealed(replay.body, _answer_aad(actor.tenant, endpoint)))
+        return bytes(await self._keyring.open_sealed(replay.body, ANSWER.aad(actor.tenant, endpoint)))
 
     async def list(self, tenant: str, after: EndpointId | None, limit: int) -> list[Endpoint]:
         return await self._store.endpoints(self._database, tenant, after, limit)
@@ -182,11 +182,3 @@ class Endpoints:
 
 def _unknown(endpoint: EndpointId) -> WebhookEndpointNotFound:
     return WebhookEndpointNotFound(f"there is no endpoint {ids.webhook_endpoints.text(endpoint)}")
-
-
-def secret_aad(tenant: str, endpoint: EndpointId) -> Aad:
-    return Aad(tenant, "endpoint", "sealed_secret", ids.webhook_endpoints.text(endpoint))
-
-
-def _answer_aad(tenant: str, endpoint: EndpointId) -> Aad:
-    return Aad(tenant, "idempotency", "body", ids.webhook_endpoints.text(endpoint))

@@ -110,3 +110,35 @@ WHERE id IN (SELECT d.id FROM endpoint e JOIN delivery d ON d.endpoint = e.id WH
 -- Forgets deleted endpoints that nothing belongs to any more.
 DELETE FROM endpoint e
 WHERE deleted_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.endpoint = e.id);
+
+-- name: secrets_under
+-- Signing secrets under an older key of their tenant, for the rotation of that.
+SELECT id AS key, tenant, sealed_secret AS sealed FROM endpoint
+WHERE substring(sealed_secret FROM 1 FOR 13) = $1 AND ($2::uuid IS NULL OR id > $2)
+ORDER BY id LIMIT $3
+FOR UPDATE SKIP LOCKED;
+
+-- name: count_secrets_under
+-- How many there are.
+SELECT count(*) FROM endpoint WHERE substring(sealed_secret FROM 1 FOR 13) = $1;
+
+-- name: save_secrets
+-- The same secrets, sealed anew.
+UPDATE endpoint AS e SET sealed_secret = n.sealed FROM unnest($1::uuid[], $2::bytea[]) AS n (id, sealed)
+WHERE e.id = n.id AND e.deleted_at IS NULL;
+
+-- name: answers_under
+-- Stored answers that hold a secret, under an older key of their tenant.
+SELECT resource AS key, tenant, body AS sealed FROM idempotency
+WHERE substring(body FROM 1 FOR 13) = $1 AND resource IS NOT NULL AND ($2::uuid IS NULL OR resource > $2)
+ORDER BY resource LIMIT $3
+FOR UPDATE SKIP LOCKED;
+
+-- name: count_answers_under
+-- How many there are.
+SELECT count(*) FROM idempotency WHERE substring(body FROM 1 FOR 13) = $1;
+
+-- name: save_answers
+-- The same answers, sealed anew. An endpoint is made by one request, so its answer is found by it.
+UPDATE idempotency AS i SET body = n.sealed FROM unnest($1::uuid[], $2::bytea[]) AS n (resource, sealed)
+WHERE i.resource = n.resource;

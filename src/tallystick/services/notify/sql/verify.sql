@@ -5,3 +5,23 @@
 SELECT format('delivery %s is %s, next at %s', id, status, next_at) AS fault
 FROM delivery WHERE (status = 'pending') <> (next_at IS NOT NULL)
 LIMIT 20;
+
+-- name: secrets_have_their_keys
+-- The key that each signing secret is sealed under still exists.
+SELECT format('endpoint %s', v.id) AS fault FROM endpoint AS v
+WHERE substring(v.sealed_secret FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
+    SELECT FROM data_key AS d
+    WHERE d.key_id = substring(v.sealed_secret FROM 4 FOR 8) AND d.version = get_byte(v.sealed_secret, 11) * 256 + get_byte(v.sealed_secret, 12)
+      AND d.tenant = v.tenant AND d.wrapped IS NOT NULL
+)
+LIMIT 20;
+
+-- name: answers_have_their_keys
+-- The key that each stored answer with a secret is sealed under still exists.
+SELECT format('idempotency %s', v.resource) AS fault FROM idempotency AS v
+WHERE substring(v.body FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
+    SELECT FROM data_key AS d
+    WHERE d.key_id = substring(v.body FROM 4 FOR 8) AND d.version = get_byte(v.body, 11) * 256 + get_byte(v.body, 12)
+      AND d.tenant = v.tenant AND d.wrapped IS NOT NULL
+)
+LIMIT 20;

@@ -34,8 +34,7 @@ from tallystick.kernel.ids import TokenId
 from tallystick.kernel.problem import Overloaded, Problem
 from tallystick.services.vault.model import Destination, StoredToken, Template, allow, conceal, wipe
 from tallystick.services.vault.service.egress import Egress
-from tallystick.services.vault.service.tokens import aad
-from tallystick.services.vault.store import Store
+from tallystick.services.vault.store import NUMBER, Store
 
 #: Results that nobody has asked for yet are kept, at most so many.
 _KEPT = 2048
@@ -188,7 +187,7 @@ class Forwarding:
 
     async def _open(self, stored: Mapping[_Key, StoredToken]) -> dict[_Key, bytearray | Problem]:
         whole = {key: token.sealed for key, token in stored.items() if token.sealed is not None}
-        opened = await self._ring.open_many([(sealed, aad(*key)) for key, sealed in whole.items()])
+        opened = await self._ring.open_many([(sealed, NUMBER.aad(*key)) for key, sealed in whole.items()])
         numbers: dict[_Key, bytearray | Problem] = {}
         for key, number in zip(whole, opened, strict=True):
             if isinstance(number, Shredded):

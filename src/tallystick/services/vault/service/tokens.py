@@ -15,7 +15,7 @@ from tallystick.chassis.batching import Batcher
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.idempotency import Answer, Entry, Outcome
-from tallystick.chassis.keys import Aad, Keyring, KeyringError, Shredded
+from tallystick.chassis.keys import Keyring, KeyringError, Shredded
 from tallystick.chassis.outbox import Fact
 from tallystick.contracts.vault.messages import (
     ClearBankAccount,
@@ -41,7 +41,7 @@ from tallystick.services.vault.model import (
     view,
     wipe,
 )
-from tallystick.services.vault.store import NewToken, Store
+from tallystick.services.vault.store import NUMBER, NewToken, Store
 
 #: Waits until the log proves that it holds the fact. Raises a Problem when it does not within the deadline.
 Receipt = Callable[[FactId, Deadline], Awaitable[Any]]
@@ -68,11 +68,6 @@ class Created(msgspec.Struct, frozen=True):
     body: bytes
     status: int
     replayed: bool
-
-
-def aad(tenant: str, id_: TokenId) -> Aad:
-    """Where a sealed number belongs: a token's number never changes, so its version is always 1."""
-    return Aad(tenant, "token", "sealed", ids.tokens.text(id_))
 
 
 class Tokens:
@@ -190,7 +185,7 @@ class Tokens:
                     created_at=now,
                     masked=masked,
                     fingerprint=fingerprint,
-                    sealed=key.seal(plain, aad(tenant, id_)),
+                    sealed=key.seal(plain, NUMBER.aad(tenant, id_)),
                 )
             )
             wipe(plain)
@@ -286,7 +281,7 @@ class Tokens:
         return token
 
     async def _open(self, token: StoredToken) -> bytearray:
-        (number,) = await self._ring.open_many([(token.sealed or b"", aad(token.tenant, token.id))])
+        (number,) = await self._ring.open_many([(token.sealed or b"", NUMBER.aad(token.tenant, token.id))])
         if isinstance(number, Shredded):
             raise TokenDestroyed
         if isinstance(number, KeyringError):

@@ -48,3 +48,17 @@ UPDATE token
 SET brand = NULL, bin = NULL, last4 = NULL, exp_month = NULL, exp_year = NULL, country = NULL, fingerprint = NULL,
     sealed = NULL, destroyed_at = $3
 WHERE tenant = $1 AND id = $2 AND destroyed_at IS NULL;
+
+-- name: numbers_for_update
+-- The sealed numbers of tokens that have one and that nobody destroys just now, for a rotation of their keys.
+SELECT t.id AS key, t.tenant, t.sealed
+FROM unnest($1::text[], $2::uuid[]) AS wanted (tenant, id)
+JOIN token AS t ON t.id = wanted.id AND t.tenant = wanted.tenant
+WHERE t.sealed IS NOT NULL
+ORDER BY t.id
+FOR UPDATE OF t SKIP LOCKED;
+
+-- name: save_numbers
+-- The same numbers, sealed anew.
+UPDATE token AS t SET sealed = n.sealed FROM unnest($1::uuid[], $2::bytea[]) AS n (id, sealed)
+WHERE t.id = n.id AND t.sealed IS NOT NULL;

@@ -3,3 +3,13 @@
 -- name: destroyed_means_gone
 -- A destroyed token holds nothing any more, a living one holds its sealed number.
 SELECT format('token %s', id) AS fault FROM token WHERE (destroyed_at IS NOT NULL) <> (sealed IS NULL) LIMIT 20;
+
+-- name: values_have_their_keys
+-- The key that each number is sealed under still exists.
+SELECT format('token %s', v.id) AS fault FROM token AS v
+WHERE substring(v.sealed FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
+    SELECT FROM data_key AS d
+    WHERE d.key_id = substring(v.sealed FROM 4 FOR 8) AND d.version = get_byte(v.sealed, 11) * 256 + get_byte(v.sealed, 12)
+      AND d.tenant = v.tenant AND d.wrapped IS NOT NULL
+)
+LIMIT 20;

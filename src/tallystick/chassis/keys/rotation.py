@@ -1,0 +1,203 @@
+"""Data keys by their age: successors, the values brought along, and the end of the old ones.
+
+Each look does what is due, in pages of a transaction each, for at most `LOOK_SECONDS`; the next one goes on. What is due is seen by the keys
+and values themselves, so a look can be broken off anywhere, and two at once do no more than one:
+
+* A tenant's key that is old gets a successor for new values. What the old one sealed is found by the header that names it, and sealed anew.
+* A subject's key that is old gets a successor in the transaction that seals its one value anew.
+* An old key is destroyed when nothing has been sealed under it for `GRACE`: whoever has read a value still opens it. Of a tenant's key that
+  is counted again under a lock that nobody can store a value beside (`sealed_under_living_key`), so it is certain, however long a replica
+  slept with the old key in its memory. A subject's key seals one value, once, so there is nothing to count.
+
+A value that does not open stays under its key, which stays too, and is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystick.chassis import telemetry
+from tallystick.chassis.keys.columns import OwnKeyColumn, SealedColumn, TenantKeyColumn
+from tallystick.chassis.keys.envelope import Header, KeyringError
+from tallystick.chassis.keys.store import Q
+from tallystick.kernel.clock import Clock
+
+if TYPE_CHECKING:
+    from tallystick.chassis.db import Database, Query, Row, Transaction
+    from tallystick.chassis.keys.keyring import Keyring
+
+GRACE: Final = timedelta(hours=1)
+#: Less than the minute that a run of the schedule is given.
+LOOK_SECONDS: Final = 45.0
+_PAGE: Final = 200
+#: Before every key.
+_FIRST: Final = (datetime.min.replace(tzinfo=UTC), b"", 0)
+
+_MOVED: Final = telemetry.counter("keys_values_moved", "Values sealed anew under a newer data key", ["column"])
+_DESTROYED: Final = telemetry.counter(
+    "keys_destroyed", "Older data keys that were destroyed, as nothing was sealed under them any more"
+)
+_BEHIND: Final = telemetry.gauge(
+    "keys_values_behind", "Values still sealed under a data key that has a successor or is due for one"
+)
+
+
+class DataKeys:
+    """The data keys of one service and what is sealed under them. `life`: the age at which a key gets a successor."""
+
+    def __init__(
+        self,
+        database: Database,
+        ring: Keyring,
+        columns: Sequence[SealedColumn],
+        clock: Clock,
+        life: timedelta,
+        *,
+        page: int = _PAGE,
+        seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._database = database
+        self._ring = ring
+        self._under_tenants = [each for each in columns if isinstance(each, TenantKeyColumn)]
+        self._under_own = [each for each in columns if isinstance(each, OwnKeyColumn)]
+        self._clock = clock
+        self._life = life
+        self._page = page
+        self._seconds = seconds
+        self._ends = 0.0
+
+    async def look(self) -> None:
+        """Does what is due, as far as the time goes. For the schedule; one replica at a time is enough."""
+        self._ends = time.monotonic() + self._seconds
+        begun = self._clock.now()
+        due = begun - self._life
+        made = await self._rotate_tenants(due, begun)
+        moved = 0
+        destroyed = 0
+        for row in await self._database.fetch(Q.retired_tenant_keys, begun - GRACE):
+            old = Header(row["key_id"], row["version"])
+            if row["values_left"] is None:  # nobody has counted, so nobody could say how far it is
+                await self._settle(old)
+            moved += await self._empty(old, row["tenant"])
+            if self._late():
+                break
+            destroyed += await self._settle(old)
+        renewed = await self._renew(Q.due_subjects, due, begun)
+        for row in await self._database.fetch(Q.rotations_asked_for):
+            if row["tenant"]:
+                renewed += await self._renew(Q.due_subjects_of, row["tenant"], row["asked_at"], begun)
+        destroyed += await self._destroy_emptied()
+        done = [row["tenant"] for row in await self._database.fetch(Q.forget_rotations_done)]
+        behind = int(await self._database.fetchval(Q.values_behind, due))
+        _BEHIND.set(behind)
+        _DESTROYED.inc(destroyed)
+        if made or moved or renewed or destroyed or done:
+            telemetry.log.info(
+                "keys.data-keys", made=made + renewed, moved=moved + renewed, behind=behind, destroyed=destroyed
+            )
+
+    async def _rotate_tenants(self, due: datetime, begun: datetime) -> int:
+        made = 0
+        while not self._late() and (rows := await self._database.fetch(Q.due_tenants, due, self._page, begun)):
+            for row in rows:
+                await self._ring.rotate_tenant(row["tenant"])
+            made += len(rows)
+        return made
+
+    async def _empty(self, old: Header, tenant: str) -> int:
+        """Brings what a retired key holds to the tenant's current one."""
+        try:
+            move = await self._ring.moves(old, tenant)
+        except KeyringError as error:
+            telemetry.log.error("keys.unreadable", tenant=tenant, version=old.version, error=error)
+            return 0
+        moved = 0
+        for column in self._under_tenants:
+            after = None
+            while not self._late():
+                async with self._database.transaction() as tx:
+                    rows = await tx.fetch(column.under, old.bytes(), after, self._page)
+                    changed: list[tuple[Any, bytes]] = []
+                    for row in rows:
+                        try:
+                            changed.append((row["key"], move(row["sealed"], column.aad(row["tenant"], row["key"]))))
+                        except KeyringError as error:
+                            _tell(column, row, error)
+                    await _save(tx, column, changed)
+                    if changed:
+                        await tx.execute(Q.note_values_moved, old.key_id, old.version, len(changed))
+                if not rows:
+                    break
+                _MOVED.labels(_name(column)).inc(len(changed))
+                moved += len(changed)
+                after = rows[-1]["key"]
+        return moved
+
+    async def _settle(self, old: Header) -> int:
+        """Counts what a retired key still holds, while nobody can store more; destroys it when it has held nothing for long enough."""
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            row = await tx.fetchrow(Q.retired_key_for_update, old.key_id, old.version)
+            if row is None:  # another replica has destroyed it
+                return 0
+            left = sum([int(await tx.fetchval(column.left, old.bytes())) for column in self._under_tenants])
+            if left or row["emptied_at"] is None or row["emptied_at"] > now - GRACE:
+                await tx.execute(Q.note_values_left, old.key_id, old.version, left, now)
+                return 0
+            return await tx.execute(Q.destroy_key, old.key_id, old.version, now)
+
+    async def _renew(self, query: Query, *due: Any) -> int:
+        """Seals values that have keys of their own anew, where those are due by the query."""
+        renewed = 0
+        after = _FIRST
+        while not self._late() and (rows := await self._database.fetch(query, *due, *after, self._page)):
+            for column in self._under_own:
+                renewed += await self._renew_page(column, [(row["tenant"], row["subject"]) for row in rows])
+            after = (rows[-1]["created_at"], rows[-1]["key_id"], rows[-1]["version"])
+        return renewed
+
+    async def _renew_page(self, column: OwnKeyColumn, owners: Sequence[tuple[str, str]]) -> int:
+        async with self._database.transaction() as tx:
+            keys = [column.parse(subject) for _, subject in owners]
+            rows = await tx.fetch(column.find, [tenant for tenant, _ in owners], keys)
+            values = [(row["sealed"], column.aad(row["tenant"], row["key"])) for row in rows]
+            changed: list[tuple[Any, bytes]] = []
+            for row, sealed in zip(rows, await self._ring.succeed(tx, values), strict=True):
+                if isinstance(sealed, KeyringError):
+                    _tell(column, row, sealed)
+                elif sealed is not None:
+                    changed.append((row["key"], sealed))
+            await _save(tx, column, changed)
+        _MOVED.labels(_name(column)).inc(len(changed))
+        return len(changed)
+
+    async def _destroy_emptied(self) -> int:
+        destroyed = 0
+        now = self._clock.now()
+        while not self._late() and (
+            page := await self._database.execute(Q.destroy_emptied_subject_keys, now - GRACE, now, self._page)
+        ):
+            destroyed += page
+        return destroyed
+
+    def _late(self) -> bool:
+        return time.monotonic() >= self._ends
+
+
+async def _save(tx: Transaction, column: SealedColumn, changed: Sequence[tuple[Any, bytes]]) -> None:
+    if changed:
+        stored = await tx.execute(column.save, [key for key, _ in changed], [sealed for _, sealed in changed])
+        if stored != len(changed):
+            msg = f"{_name(column)}: {len(changed)} values were sealed anew and {stored} stored"
+            raise RuntimeError(msg)
+
+
+def _name(column: SealedColumn) -> str:
+    return f"{column.table}.{column.name}"
+
+
+def _tell(column: SealedColumn, row: Row, error: KeyringError) -> None:
+    telemetry.log.error("keys.unreadable", column=_name(column), resource=column.text(row["key"]), error=error)
