@@ -29,7 +29,7 @@ lint: setup ## format, style, types and the floors of the architecture
 bench: setup ## measure this machine (ARGS="transfers --seconds 20")
 	@$(BIN)/tallystick bench $(or $(ARGS),payments)
 
-mutation: setup ## change the ledger's rules and guards a little, hundreds of times: the tests must notice (ARGS="--sample 40")
+mutation: setup ## change the rules that move money and the guards a little, hundreds of times: the tests must notice (ARGS="--sample 40")
 	@$(BIN)/python -m tools.mutation python $(ARGS)
 	@$(BIN)/python -m tools.mutation sql $(ARGS)
 

@@ -6,9 +6,12 @@ import ast
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tools.mutation import rules
 from tools.mutation.guards import of_function
@@ -82,10 +85,23 @@ def test_each_change_to_a_guard_is_one_place() -> None:
 
 
 def test_what_tests_a_module_is_there() -> None:
-    modules = {path.stem for path in rules.MODEL.glob("*.py")}
-    assert rules.OF.keys() <= modules
-    for test in {*rules.DECIDING, *(test for tests in rules.OF.values() for test in tests)}:
-        assert (rules.TESTS / test).is_file(), test
+    modules = {path.stem: path for path in rules.modules()}
+    assert len(modules) == len(rules.modules()), "a module's tests are named by its name alone"
+    assert rules.OF.keys() <= modules.keys()
+    for name, path in modules.items():
+        for test in rules.OF.get(name, rules.DECIDING):
+            assert (rules.tests_of(path) / test).is_file(), (name, test)
+
+
+def test_how_slow_a_machine_is_kills_no_mutant() -> None:
+    """A test that fails because an example took its time would be taken for one that noticed the change."""
+
+    @rules.QUICK
+    @given(st.booleans())
+    def slow(_: bool) -> None:
+        time.sleep(0.3)
+
+    slow()
 
 
 @pytest.mark.timeout(600)

@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("what", choices=["python", "sql"])
     parser.add_argument("--sample", type=int, help="try so many, chosen at random")
     parser.add_argument("--seed", type=int, help="which sample")
-    parser.add_argument("--only", default="", help="modules or objects whose name has this in it")
+    parser.add_argument("--only", default="", help="modules or objects whose name has this in it (payments/model)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="python: how many at a time")
     given = parser.parse_args()
     seed = secrets.randbelow(2**32) if given.seed is None else given.seed

