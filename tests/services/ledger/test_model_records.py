@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import (
     MAX_EXPIRES_IN,
+    PAYMENT_CODE,
     AccountRecord,
     LegRecord,
     TransactionRecord,
@@ -147,6 +148,12 @@ def test_limits_are_minor_units_that_fit() -> None:
     )
 
 
+def test_an_account_says_when_it_was_opened_or_nothing() -> None:
+    assert new_account(replace(ACCOUNT, created_at=EARLIER), BOOK, restoring=True).name == "Anna"
+    when = replace(ACCOUNT, created_at="2025-99-99T00:00:00Z")
+    refused("/created_at", "invalid-request", lambda: new_account(when, BOOK, restoring=True))
+
+
 def refused(field: str | None, reason: str, what: Any) -> None:
     with pytest.raises(Unfit) as no:
         what()
@@ -255,6 +262,7 @@ def test_each_kind_says_what_it_needs(said: dict[str, Any], expected: dict[str, 
         ("/debit_account", "invalid-id", {"debit_account": "?"}),
         ("/credit_account", "invalid-id", {"credit_account": "?"}),
         ("/effective_at", "invalid-request", {"effective_at": "2025-99-99T00:00:00Z"}),
+        ("/effective_at", "invalid-unit", {"kind": "hold", "effective_at": EARLIER}),
         ("/expires_at", "invalid-request", {"kind": "hold", "expires_at": "2025-99-99T00:00:00Z"}),
     ],
 )
@@ -266,6 +274,23 @@ def test_what_is_wrong_with_a_transfer_and_where(field: str, reason: str, said: 
         if field == "/effective_at":
             reason = "invalid-unit"
         refused(f"/transfers/1{field}", reason, lambda: reader().unit(inside))
+
+
+def test_ids_that_the_platform_derived_come_back_with_their_book_only() -> None:
+    derived = ids.transfers.text(OWN)
+    refused("/id", "invalid-id", lambda: reader().unit(transfer(id=derived)))
+    inside = TransactionRecord([leg(id=derived)], "x")
+    refused("/transfers/0/id", "invalid-id", lambda: reader().unit(inside))
+    assert told(transfer(id=derived), restoring=True).id == OWN
+    assert told(transfer(kind="void", target=derived)).target == OWN, "it may be of the book already"
+
+
+def test_codes_of_the_platforms_own_come_as_others_of_a_copy_and_else_not() -> None:
+    code = PAYMENT_CODE.ljust(64, "x")
+    refused("/code", "invalid-request", lambda: reader().unit(transfer(code=PAYMENT_CODE)))
+    assert told(transfer(code=PAYMENT_CODE), restoring=True).code == f"was-{PAYMENT_CODE}"
+    assert told(transfer(code=code), restoring=True).code == f"was-{code}"[:64], "a code has 64 characters"
+    assert told(transfer(code=f"my-{PAYMENT_CODE}")).code == f"my-{PAYMENT_CODE}"
 
 
 @pytest.mark.parametrize(
