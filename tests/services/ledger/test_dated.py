@@ -108,8 +108,9 @@ def test_a_unit_is_judged_by_what_it_changes_of_a_day_as_a_whole() -> None:
         assert daily(found.days[aid(3)]) == ([10, 10] if strict else [-2, -2])
         # What was left of a unit that failed is not the next one's.
         failed = unit(post(8, 3, 1, 10), post(9, 3, 1, 1000), post(10, 1, 3, 10))
-        assert decide([failed], found, TODAY).results[0][1].reason is Reason.INSUFFICIENT_FUNDS
-        (alone,) = run(found, post(11, 1, 3, 2, effective_at=at))
+        next_one = Unit(1, [post(11, 1, 3, 2, effective_at=at)], atomic=False)
+        no, (alone,) = decide([failed, next_one], found, TODAY).results
+        assert no[1].reason is Reason.INSUFFICIENT_FUNDS
         assert (alone.reason, alone.breached_on) == (None, ())
         assert daily(found.days[aid(3)]) == ([12, 12] if strict else [0, 0])
 
