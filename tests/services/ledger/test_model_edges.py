@@ -21,20 +21,21 @@ def test_a_repeated_capture_is_final_or_not_as_it_was() -> None:
     assert reasons(run(found, on("capture", 4, 3))) == [None], "all that remained was the same amount"
 
 
-def test_who_asks_for_all_that_is_left_is_not_told_that_a_part_was_all() -> None:
+@pytest.mark.parametrize("some", [40, 99])
+def test_who_asks_for_all_that_is_left_is_not_told_that_a_part_was_all(some: int) -> None:
     found = two()
-    run(found, hold(1, 1, 2, 100), on("capture", 2, 1, 40), post(3, 1, 2, 100), on("reverse", 4, 3, 40))
-    part = [on("capture", 2, 1, 40), on("reverse", 4, 3, 40)]
+    run(found, hold(1, 1, 2, 100), on("capture", 2, 1, some), post(3, 1, 2, 100), on("reverse", 4, 3, some))
+    part = [on("capture", 2, 1, some), on("reverse", 4, 3, some)]
     rest = [
-        on("capture", 2, 1, 40, final=True),
+        on("capture", 2, 1, some, final=True),
         on("capture", 2, 1),
         on("capture", 2, 1, final=True),
         on("reverse", 4, 3),
     ]
     assert reasons(run(found, *part, *rest)) == [None, None, *["exists_with_different_amount"] * 4]
-    assert found.holds[1, tid(1)].remaining == 60
+    assert found.holds[1, tid(1)].remaining == 100 - some
     assert reasons(run(found, on("capture", 5, 1), on("reverse", 6, 3))) == [None, None]
-    again = run(found, *part, on("capture", 5, 1), on("capture", 5, 1, final=True), on("capture", 5, 1, 60), on("reverse", 6, 3))  # fmt: skip
+    again = run(found, *part, on("capture", 5, 1), on("capture", 5, 1, final=True), on("capture", 5, 1, 100 - some), on("reverse", 6, 3))  # fmt: skip
     assert [(one.reason, one.existed) for one in again] == [(None, True)] * 6
 
 
