@@ -104,11 +104,14 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Alone:
-    """Leaves out the tests that need a database. Those wait for it, so they are asynchronous; those of the model alone are not."""
+    """Leaves out the tests that need a database. Those wait for it, so they are asynchronous; those of the model alone are not. Random ones, which
+    take longest, come last.
+    """
 
     @staticmethod
     def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if not inspect.iscoroutinefunction(inspect.unwrap(item.obj))]  # type: ignore[attr-defined]
+        alone = [item for item in items if not inspect.iscoroutinefunction(inspect.unwrap(item.obj))]  # type: ignore[attr-defined]
+        items[:] = sorted(alone, key=lambda item: hypothesis.is_hypothesis_test(item.obj))  # type: ignore[attr-defined]
 
 
 def modules() -> list[Path]:
