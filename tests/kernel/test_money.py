@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -57,11 +60,19 @@ def test_addition_and_subtraction_stay_in_bounds(a: int, b: int) -> None:
             Money(a, "EUR") - Money(b, "EUR")
 
 
-def test_currencies_do_not_mix() -> None:
+MIXED = (operator.add, operator.sub, operator.lt, operator.le, operator.gt, operator.ge)
+
+
+@pytest.mark.parametrize("reckon", MIXED)
+def test_currencies_do_not_mix(reckon: Callable[[Money, Money], object]) -> None:
     with pytest.raises(CurrencyMismatch):
-        Money(1, "EUR") + Money(1, "USD")
-    with pytest.raises(CurrencyMismatch):
-        assert Money(1, "EUR") < Money(1, "USD")
+        reckon(Money(1, "EUR"), Money(1, "USD"))
+
+
+@given(st.integers(0, 3), st.integers(0, 3))
+def test_money_is_in_the_order_of_its_minor_units(a: int, b: int) -> None:
+    one, two = Money(a, "EUR"), Money(b, "EUR")
+    assert [compare(one, two) for compare in MIXED[2:]] == [compare(a, b) for compare in MIXED[2:]]
 
 
 @given(st.integers(1, MAX_MINOR))

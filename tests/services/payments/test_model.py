@@ -217,6 +217,7 @@ def test_what_is_told_is_what_rests() -> None:
                 assert payment_fact(here).type == f"payments.payment.{status}"
                 told.add(status)
     assert "captured" not in told
+    assert told == model.FINAL | {"authorized"}
     said = {
         happened.partition(".")[2] for happened in charter.load("payments").tells if happened.startswith("payment.")
     }
@@ -289,3 +290,171 @@ def test_pauses_grow_and_stay_bounded() -> None:
         pauses.append(p.resume_at - NOW)
     assert pauses == sorted(pauses)
     assert pauses[-1] == model.BACKOFF[-1]
+
+
+# ---- to the letter -------------------------------------------------------------------------------------------------------
+
+NUMBERED = ids.payments.parse("pay_01m84rq733eys854s4f27ccyyd")
+
+
+def test_ids_that_follow_from_others_never_change() -> None:
+    """They are in the ledger and with the acquirer: other ones for the same payment would be its effects for a second time."""
+    assert {role.name: role.value for role in Role} == {
+        "DECISION": 1, "HOLD": 2, "SETTLE": 3, "RELEASE": 4, "AUTHORIZE": 5, "CAPTURE": 6, "VOID": 7, "REVERSE": 8, "REFUND": 9, "RESTORE": 10,
+        "SUSPEND": 11,
+    }  # fmt: skip
+    assert [model.derived(UUID(int=0b1010), role).int for role in (Role.DECISION, Role.REVERSE)] == [0b1011, 0b0010]
+    assert model.authorized_by(model.request_id(NUMBERED, Role.AUTHORIZE)) == NUMBERED
+    clearing, suspense = model.clearing("acme", "EUR"), model.suspense("acme", "EUR")
+    assert (clearing.path, clearing.normal_side, clearing.floor) == ("tallystick:card-clearing:EUR", "debit", None)
+    assert (suspense.path, suspense.normal_side, suspense.floor) == ("tallystick:suspense:EUR", "credit", 0)
+    assert [str(one.id) for one in (clearing, suspense)] == [
+        "d64146e8-6571-8368-b89b-46b6aa5573bf",
+        "9347178e-dcde-83f8-906b-08b2f2fdf8e8",
+    ]
+    assert model.own_accounts("acme", "EUR") == {clearing.id, suspense.id}
+
+
+def test_a_new_payment_has_done_nothing_yet() -> None:
+    p = payment()
+    assert (p.captured, p.refunded, p.refunding, p.intent_amount, p.attempts, p.version) == (0, 0, 0, 0, 0, 0)
+    assert (p.held, p.released, p.disputed, p.capture, p.trace) == (False, False, False, "automatic", "")
+    assert model.transfers(p) == []
+    _, r = refund_of(settled(), 1)
+    assert (r.status, r.reversed, r.restored, r.suspended, r.attempts, r.version) == ("pending", False, False, False, 0, 0)  # fmt: skip
+    assert model.refund_transfers(r) == []
+
+
+def test_the_transfers_of_a_payment_are_those_that_it_has_made_by_now() -> None:
+    def roles(p: Payment) -> list[Role]:
+        return [Role(one.int ^ p.id.int) for one in model.transfers(p)]
+
+    assert roles(settled(card=False)) == [Role.SETTLE]
+    held = model.held(model.scored(payment(), ALLOW))
+    assert roles(held) == [Role.HOLD]
+    assert roles(model.captured(model.authorized(held, "a", NOW))) == [Role.HOLD]
+    assert roles(settled()) == [Role.HOLD, Role.SETTLE]
+    assert roles(model.released(model.refused_by_issuer(held, "card_declined", ""))) == [Role.HOLD, Role.RELEASE]
+
+
+def test_the_transfers_of_a_refund_are_those_that_it_has_made_by_now() -> None:
+    def roles(r: Refund) -> list[Role]:
+        return [Role(one.int ^ r.id.int) for one in model.refund_transfers(r)]
+
+    _, made = refund_of(settled(), 5)
+    back = model.reversed_(made)
+    refused = model.refund_refused(back, "card_declined", "")
+    assert [roles(r) for r in (back, model.refunded(back), model.restored(refused), model.suspended(refused))] == [
+        [Role.REVERSE],
+        [Role.REVERSE],
+        [Role.REVERSE, Role.RESTORE],
+        [Role.REVERSE, Role.SUSPEND],
+    ]
+    assert [r.status for r in (model.refunded(back), model.restored(refused), model.suspended(refused))] == ["succeeded", "failed", "failed"]  # fmt: skip
+    _, book = refund_of(settled(card=False), 5)
+    assert model.reversed_(book).status == "succeeded"
+
+
+def test_what_takes_back_what_another_try_builds_on_is_written_before() -> None:
+    """And that risk was not asked, as it may say no when it is."""
+    stored = payment()
+    held = model.held(model.scored(stored, ALLOW))
+    declined = model.refused_by_issuer(held, "card_declined", "")
+    canceled = model.with_cancel(model.authorized(msgspec.structs.replace(held, capture="manual"), "a", NOW), WAITING, WORKER, NOW)  # fmt: skip
+    for step in (Step.VOID, Step.RELEASE):
+        assert model.decisive(held, declined, step)
+        assert model.decisive(held, canceled, step)
+        assert not model.decisive(declined, declined, step)
+    unscored = model.unscored(stored, 50)
+    for step in (Step.POST, Step.HOLD, Step.AUTHORIZE):
+        assert not model.decisive(stored, stored, step)
+        assert not model.decisive(stored, held, step)
+        assert not model.decisive(held, declined, step)
+        assert model.decisive(stored, unscored, step)
+        assert not model.decisive(unscored, model.held(unscored), step)
+    assert model.may_go_unscored(stored)
+    assert not model.may_go_unscored(msgspec.structs.replace(stored, version=1))
+
+
+def test_who_said_no_and_why_is_told() -> None:
+    p = payment()
+    held = model.held(model.scored(p, ALLOW))
+    large = msgspec.structs.replace(p, amount=5001)
+    back = model.reversed_(refund_of(settled(), 5)[1])
+    said = [
+        model.scored(p, DENY).decline,
+        model.unscored(large, 50).decline,
+        model.refused_by_ledger(p, "account_closed", "").decline,
+        model.refused_by_issuer(held, "card_declined", "").decline,
+        model.card_destroyed(held).decline,
+        model.approved_otherwise(held, "a", NOW).decline,
+        model.capture_refused(model.authorized(held, "a", NOW), "card_declined", "").decline,
+        model.reversal_refused(refund_of(settled(), 5)[1], "insufficient_funds", "").failure,
+        model.refund_refused(back, "card_declined", "").failure,
+    ]
+    assert [(one.code, one.by) for one in said if one is not None] == [
+        ("risk_denied", "risk"),
+        ("risk_unavailable", "risk"),
+        ("account_closed", "ledger"),
+        ("card_declined", "issuer"),
+        ("token_destroyed", "platform"),
+        ("amount_not_approved", "platform"),
+        ("card_declined", "issuer"),
+        ("insufficient_funds", "ledger"),
+        ("card_declined", "issuer"),
+    ]
+    for small in (p, large):
+        assert model.unscored(small, 50).risk == Risk("unscored", None, ("risk-unavailable",))
+
+
+def test_a_capture_is_of_what_was_asked_and_only_once() -> None:
+    p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
+    assert p.expires_at == NOW + timedelta(days=7)
+    for asked, captured in ((Money(400, "EUR"), 400), (Money(1000, "EUR"), 1000), (None, 1000)):
+        taken = model.with_capture(p, asked, WAITING, WORKER, NOW + timedelta(1))
+        assert (taken.intent, taken.intent_amount, taken.waiting, taken.worker) == ("capture", captured, WAITING, WORKER)  # fmt: skip
+        assert (taken.resume_at, taken.updated_at) == (NOW + timedelta(1) + model.LEASE, NOW + timedelta(1))
+        done = model.captured(taken)
+        assert (done.status, done.captured, done.intent, done.intent_amount) == ("captured", captured, None, 0)
+        refused = model.capture_refused(taken, "card_declined", "")
+        assert (refused.intent, refused.intent_amount, model.next_step(refused)) == (None, 0, Step.VOID)
+        failed = model.released(model.voided(refused))
+        assert (failed.status, failed.released, failed.authorization) == ("failed", True, None)
+    canceled = model.with_cancel(p, WAITING, WORKER, NOW)
+    assert (canceled.resume_at, canceled.worker, canceled.waiting) == (NOW + model.LEASE, WORKER, WAITING)
+    assert model.released(model.voided(canceled)).status == "canceled"
+    assert model.released(model.voided(canceled)).intent is None
+
+
+def test_an_authorization_expires_at_its_time_and_only_where_it_waits() -> None:
+    p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
+    at = NOW + model.AUTHORIZATION_LIFE
+    assert model.taken_up(p, at - timedelta(microseconds=1)) == p
+    assert model.taken_up(p, at).intent == "expire"
+    for other in (
+        msgspec.structs.replace(p, capture="automatic"),
+        msgspec.structs.replace(p, expires_at=None),
+        model.with_capture(p, None, WAITING, WORKER, NOW),
+        model.approved_otherwise(p, "a", NOW),
+        msgspec.structs.replace(p, status="captured"),
+    ):
+        assert model.taken_up(other, at) == other
+
+
+def test_what_rests_is_nobodys_and_what_is_put_off_comes_again() -> None:
+    later = NOW + timedelta(1)
+    busy = msgspec.structs.replace(payment(), worker=WORKER, attempts=3, resume_at=NOW, expires_at=later)
+    assert busy.asked_by == "cli_x"
+    rests = model.resting(busy, later)
+    assert rests == msgspec.structs.replace(busy, resume_at=None, worker=None, attempts=0, waiting=None, updated_at=later)  # fmt: skip
+    assert rests.asked_by is None
+    again = msgspec.structs.replace(busy, attempts=4, worker=None, resume_at=later + model.BACKOFF[3], updated_at=later)
+    assert model.postponed(busy, later) == again
+    _, made = refund_of(settled(), 5)
+    assert (made.resume_at, made.worker, made.waiting, made.by_card) == (NOW + model.LEASE, WORKER, WAITING, True)
+    tried = msgspec.structs.replace(made, attempts=3)
+    put_off = model.refund_postponed(tried, later)
+    assert (put_off.resume_at, put_off.worker, put_off.attempts) == (later + model.BACKOFF[3], None, 4)
+    assert model.refund_postponed(msgspec.structs.replace(made, attempts=99), later).resume_at == later + model.BACKOFF[-1]  # fmt: skip
+    done = model.refund_resting(tried, later)
+    assert (done.resume_at, done.worker, done.attempts, done.waiting, done.updated_at) == (None, None, 0, None, later)
