@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 from uuid import UUID
@@ -259,6 +260,30 @@ def test_refunds_are_bounded_together() -> None:
         refund_of(p, None)
 
 
+def test_what_was_refunded_before_is_refunded_no_more() -> None:
+    p = msgspec.structs.replace(settled(), refunded=600, refunding=100)
+    with pytest.raises(RefundTooLarge) as caught:
+        refund_of(p, 301)
+    assert caught.value.extensions["refundable"] == {"amount": "300", "currency": "EUR"}
+    assert caught.value.extensions["requested"] == {"amount": "301", "currency": "EUR"}
+    after, made = refund_of(p, 300)
+    assert (made.amount, after.refunding, after.refunded) == (300, 400, 600)
+
+
+def test_a_refund_is_the_ledgers_first_and_then_the_acquirers() -> None:
+    _, made = refund_of(settled(), 5)
+    back = model.reversed_(made)
+    refused = model.refund_refused(back, "card_declined", "")
+    assert [model.next_refund_step(r) for r in (made, back, refused)] == list(RefundStep)
+    assert [r.status for r in (made, back, refused)] == ["pending"] * 3
+    failed = model.reversal_refused(made, "insufficient_funds", "")
+    _, book = refund_of(settled(card=False), 5)
+    assert model.next_refund_step(book) is RefundStep.REVERSE
+    ends = [failed, model.refunded(back), model.restored(refused), model.suspended(refused), model.reversed_(book)]
+    assert [r.status for r in ends] == ["failed", "succeeded", "failed", "failed", "succeeded"]
+    assert [model.next_refund_step(r) for r in ends] == [None] * 5
+
+
 def test_only_what_was_settled_is_refunded() -> None:
     with pytest.raises(RefundNotPossible, match="on its way"):
         refund_of(payment(), 1)
@@ -315,6 +340,66 @@ def test_ids_that_follow_from_others_never_change() -> None:
     assert model.own_accounts("acme", "EUR") == {clearing.id, suspense.id}
 
 
+def test_each_way_that_a_payment_can_go() -> None:
+    approved = {
+        Step.SCORE: lambda p: model.scored(p, ALLOW),
+        Step.POST: model.posted,
+        Step.HOLD: model.held,
+        Step.AUTHORIZE: lambda p: model.authorized(p, "a", NOW),
+        Step.CAPTURE: model.captured,
+        Step.SETTLE: model.settled,
+        Step.VOID: model.voided,
+        Step.RELEASE: model.released,
+    }
+
+    def way(p: Payment, **instead: Callable[[Payment], Payment]) -> str:
+        """The steps in order, and where they end."""
+        steps = []
+        while (step := model.next_step(p)) is not None:
+            p = instead.pop(step.value, approved[step])(p)
+            steps.append(step.value)
+        return " ".join([*steps, "->", p.status])
+
+    def said_no(p: Payment) -> Payment:
+        return model.refused_by_issuer(p, "card_declined", "")
+
+    def capture_refused(p: Payment) -> Payment:
+        return model.capture_refused(p, "card_declined", "")
+
+    card, manual, book = payment(), payment(capture="manual"), payment(card=False)
+    assert way(book) == "score post -> settled"
+    assert way(card) == "score hold authorize capture settle -> settled"
+    assert way(manual) == "score hold authorize -> authorized"
+    for p in (book, card, manual):
+        assert way(p, score=lambda p: model.scored(p, DENY)) == "score -> declined"
+        assert way(p, score=lambda p: model.unscored(p, 1)) == "score -> declined"
+    assert way(book, post=lambda p: model.refused_by_ledger(p, "account_closed", "")) == "score post -> declined"
+    for p in (card, manual):
+        assert way(p, hold=lambda p: model.refused_by_ledger(p, "account_closed", "")) == "score hold -> declined"
+        assert way(p, authorize=said_no) == "score hold authorize release -> declined"
+        assert way(p, authorize=model.card_destroyed) == "score hold authorize release -> declined"
+        otherwise = way(p, authorize=lambda p: model.approved_otherwise(p, "a", NOW))
+        assert otherwise == "score hold authorize void release -> failed"
+    assert way(card, capture=capture_refused) == "score hold authorize capture void release -> failed"
+    rests = model.authorized(model.held(model.scored(manual, ALLOW)), "a", NOW)
+    asked = model.with_capture(rests, Money(1, "EUR"), WAITING, WORKER, NOW)
+    assert way(asked) == "capture settle -> settled"
+    assert way(asked, capture=capture_refused) == "capture void release -> failed"
+    assert way(model.with_cancel(rests, WAITING, WORKER, NOW)) == "void release -> canceled"
+    assert way(model.taken_up(rests, NOW + model.AUTHORIZATION_LIFE)) == "void release -> expired"
+
+
+def test_what_is_on_its_way_takes_no_other() -> None:
+    p = model.authorized(model.held(model.scored(payment(), ALLOW)), "a", NOW)
+    for passes in (payment(), p, model.captured(p)):
+        with pytest.raises(CaptureNotPossible, match="on its way and can't be captured"):
+            model.with_capture(passes, None, WAITING, WORKER, NOW)
+        with pytest.raises(CancelNotPossible, match="on its way and can't be canceled"):
+            model.with_cancel(passes, WAITING, WORKER, NOW)
+        with pytest.raises(RefundNotPossible, match="on its way and can't be refunded"):
+            refund_of(passes, 1)
+
+
 def test_a_new_payment_has_done_nothing_yet() -> None:
     p = payment()
     assert (p.captured, p.refunded, p.refunding, p.intent_amount, p.attempts, p.version) == (0, 0, 0, 0, 0, 0)
@@ -350,9 +435,6 @@ def test_the_transfers_of_a_refund_are_those_that_it_has_made_by_now() -> None:
         [Role.REVERSE, Role.RESTORE],
         [Role.REVERSE, Role.SUSPEND],
     ]
-    assert [r.status for r in (model.refunded(back), model.restored(refused), model.suspended(refused))] == ["succeeded", "failed", "failed"]  # fmt: skip
-    _, book = refund_of(settled(card=False), 5)
-    assert model.reversed_(book).status == "succeeded"
 
 
 def test_what_takes_back_what_another_try_builds_on_is_written_before() -> None:
