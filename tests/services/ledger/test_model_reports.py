@@ -70,6 +70,11 @@ def test_a_statement_is_told_up_to_its_last_sequence() -> None:
     assert PAGE.as_of == 4
 
 
+def test_the_time_of_an_entry_is_the_one_that_it_is_ordered_by() -> None:
+    late = LINES[0]._replace(effective_at=START - timedelta(days=3))
+    assert [replace(PAGE, effective=how).time(late) for how in (False, True)] == [START, START - timedelta(days=3)]
+
+
 def test_totals_run_in_the_order_of_the_lines() -> None:
     backwards = running(Posted(10, 2), reversed(LINES))
     assert [(one.sequence, one.debits_posted, one.credits_posted) for one in backwards] == [(4, 10, 3), (3, 15, 3)]
