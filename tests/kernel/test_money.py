@@ -40,6 +40,7 @@ def test_allocation_sums_to_the_whole_and_is_fair(minor: int, weights: list[int]
 
 def test_ties_go_to_the_first() -> None:
     assert [m.minor for m in Money(100, "EUR").allocate([1, 1, 1])] == [34, 33, 33]
+    assert [m.minor for m in Money(100, "EUR").allocate([0, 1])] == [0, 100]
 
 
 @pytest.mark.parametrize("weights", [[], [0], [-1, 2]])
@@ -91,7 +92,13 @@ def test_amounts_that_are_not_plain_digits_are_refused(amount: str) -> None:
         msgspec.json.decode(f'{{"amount": {amount}, "currency": "EUR"}}', type=MoneyWire)
 
 
+def test_what_clients_are_told_by_never_changes() -> None:
+    told = [(no.slug, no.status) for no in (UnknownCurrency, InvalidAmount, CurrencyMismatch)]
+    assert told == [("unknown-currency", 400), ("invalid-amount", 400), ("currency-mismatch", 422)]
+
+
 def test_amounts_past_a_bigint_are_refused_before_they_wrap() -> None:
+    assert MAX_MINOR == 9_223_372_036_854_775_807
     assert to_money(MoneyWire(str(MAX_MINOR), "EUR")).minor == MAX_MINOR
     with pytest.raises(InvalidAmount):
         to_money(MoneyWire(str(MAX_MINOR + 1), "EUR"))
