@@ -41,6 +41,7 @@ TOTALS: list[tuple[Account, Account, int, int, str]] = [
     # A floor is nothing to what fills, a ceiling nothing to what takes.
     (of(1, side="debit", floor=7, ceiling=30), of(2, floor=7), 30, 1, "ceiling_exceeded"),
     (of(1, c=10, floor=0, ceiling=5), of(2, side="debit", ceiling=0), 10, 1, "insufficient_funds"),
+    (of(1, c=10, floor=-20, ceiling=5), of(2), 30, 1, "insufficient_funds"),
 ]  # fmt: skip
 
 
