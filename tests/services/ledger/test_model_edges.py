@@ -97,6 +97,8 @@ def test_a_new_hold_is_open() -> None:
     found = two()
     (held,) = run(found, hold(1, 1, 2, 5))
     assert (held.status, found.holds[1, tid(1)].state) == ("held", "held")
+    (posted,) = run(found, post(9, 1, 2, 5))
+    assert [one.transfer.released for one in (held, posted) if one.transfer is not None] == [0, 0]
     for kind, end in (("capture", "captured"), ("void", "voided")):
         found = two()
         results = run(found, hold(1, 1, 2, 5), on(kind, 2, 1))
