@@ -93,6 +93,7 @@ def test_no_total_may_wrap_on_any_side() -> None:
 
 
 def test_an_amount_is_at_least_one_and_fits() -> None:
+    assert MAX == 9_223_372_036_854_775_807
     assert [positive(amount) for amount in (1, MAX)] == [1, MAX]
     for amount, reason in ((None, Reason.AMOUNT_MUST_BE_POSITIVE), (0, Reason.AMOUNT_MUST_BE_POSITIVE), (MAX + 1, Reason.AMOUNT_OVERFLOW)):  # fmt: skip
         with pytest.raises(Refused) as no:
@@ -170,6 +171,7 @@ def test_what_is_dated_back_moves_the_accounts_that_it_or_its_target_names() -> 
         ({"ceiling": 20}, -1, 0, ()),
         ({"floor": 10, "ceiling": 30}, 11, 0, (0, 2)),
         ({"floor": 10, "ceiling": 30}, -10, 0, (1, 3)),
+        ({"floor": 10, "ceiling": 22}, 0, 0, ()),
         ({}, -100, 0, ()),
     ],
 )
