@@ -392,11 +392,11 @@ def test_each_way_that_a_payment_can_go() -> None:
 def test_what_is_on_its_way_takes_no_other() -> None:
     p = model.authorized(model.held(model.scored(payment(), ALLOW)), "a", NOW)
     for passes in (payment(), p, model.captured(p)):
-        with pytest.raises(CaptureNotPossible, match="on its way and can't be captured$"):
+        with pytest.raises(CaptureNotPossible, match=r"on its way and can't be captured$"):
             model.with_capture(passes, None, WAITING, WORKER, NOW)
-        with pytest.raises(CancelNotPossible, match="on its way and can't be canceled$"):
+        with pytest.raises(CancelNotPossible, match=r"on its way and can't be canceled$"):
             model.with_cancel(passes, WAITING, WORKER, NOW)
-        with pytest.raises(RefundNotPossible, match="on its way and can't be refunded$"):
+        with pytest.raises(RefundNotPossible, match=r"on its way and can't be refunded$"):
             refund_of(passes, 1)
 
 
