@@ -341,7 +341,7 @@ def test_ids_that_follow_from_others_never_change() -> None:
 
 
 def test_each_way_that_a_payment_can_go() -> None:
-    approved = {
+    approved: dict[Step, Callable[[Payment], Payment]] = {
         Step.SCORE: lambda p: model.scored(p, ALLOW),
         Step.POST: model.posted,
         Step.HOLD: model.held,
