@@ -218,7 +218,7 @@ def test_what_is_told_is_what_rests() -> None:
                 assert payment_fact(here).type == f"payments.payment.{status}"
                 told.add(status)
     assert "captured" not in told
-    assert told == model.FINAL | {"authorized"}
+    assert told == FINAL | {"authorized"}
     said = {
         happened.partition(".")[2] for happened in charter.load("payments").tells if happened.startswith("payment.")
     }

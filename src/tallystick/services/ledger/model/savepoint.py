@@ -20,7 +20,7 @@ from tallystick.services.ledger.model.values import (
 
 class Savepoint:
     """The book, and each account, hold and reversal that the unit's commands can touch, as they were. `transfers` and `rejections` are the
-    lists that what was decided is added to.
+    lists that what was decided is added to. Past days are changed with a unit's last transfer, when nothing can fail any more.
     """
 
     def __init__(self, unit: Unit, state: State, transfers: list[Transfer], rejections: list[Rejection]) -> None:
@@ -28,7 +28,6 @@ class Savepoint:
         self._lists = (transfers, rejections)
         self._book = state.books[unit.book]
         self._before = (self._book.sequence, self._book.recorded_at, len(transfers), len(rejections))
-        self._days = {account: days.copy() for account, days in state.days.items()}
         self._accounts: dict[AccountId, Account] = {}
         self._holds: dict[Key, Hold | None] = {}
         self._reversals: dict[Key, Reversal | None] = {}
@@ -64,7 +63,6 @@ class Savepoint:
         del transfers[first:]
         del rejections[first_no:]
         state.accounts.update(self._accounts)
-        state.days.update(self._days)
         _restore(state.holds, self._holds)
         _restore(state.reversals, self._reversals)
         return undone

@@ -332,9 +332,6 @@ class Days(msgspec.Struct):
         since = sorted(day for day in changes if day < end)
         return cls(end, since, list(accumulate(changes[day] for day in since)))
 
-    def copy(self) -> Days:
-        return Days(self.end, list(self.since), list(self.balances))
-
 
 class State(msgspec.Struct):
     """All that the commands are about, and nothing else. Keys of transfers are (book, id), of paths (book, path)."""
