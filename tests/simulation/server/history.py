@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime
 from typing import Any
 
-from tallystick.services.ledger.model import MICROSECOND
 from tests.simulation.server.engine import Row, Transaction, Values, of_file
 from tests.simulation.server.posting import TOTALS
 
@@ -65,14 +64,21 @@ async def adjusted_at(tx: Transaction, wanted: Any, at: datetime) -> list[Row]:
 async def days(
     tx: Transaction, accounts: Sequence[Any], books_: Sequence[int], firsts: Sequence[date], today: date
 ) -> list[Row]:
+    """The last entry of each day that has one: of the days after the first, and of the last one up to it."""
     found = []
     for wanted, of_book, first in sorted(zip(accounts, books_, firsts, strict=True)):
-        for nth in range((today - first).days):
-            day = first + timedelta(days=nth)
-            end = datetime.combine(day + timedelta(days=1), time(), UTC) - MICROSECOND
-            totals = _totals_at(tx, wanted, of_book, _sequence_at(tx, of_book, end))
-            debits, credits_ = (totals[0]["debits_posted"], totals[0]["credits_posted"]) if totals else (0, 0)
-            found.append(Row(account=wanted, day=day, debits=debits, credits=credits_))
+        last = {
+            row["recorded_at"].date(): row["sequence"]
+            for row in _numbered(tx, of_book)
+            if wanted in (row["debit_account"], row["credit_account"]) and row["recorded_at"].date() < today
+        }
+        begin = max((day for day in last if day <= first), default=first)
+        for day, sequence in last.items():
+            if day >= begin:
+                (totals,) = _totals_at(tx, wanted, of_book, sequence)
+                found.append(
+                    Row(account=wanted, day=day, debits=totals["debits_posted"], credits=totals["credits_posted"])
+                )
     return found
 
 
