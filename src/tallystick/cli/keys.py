@@ -97,7 +97,7 @@ def rotate(
 ) -> int:
     """Have a service make new keys now, whatever their age, and seal what it holds anew under them, while it runs.
 
-    The keys that seal data follow within a minute or two, the service's own key within the hour; `keys status` says how far that is.
+    The keys that seal data follow within a minute, the service's own key within the hour; `keys status` says how far that is.
     Exit status 1 when the service holds nothing sealed of that tenant.
     """
     from tallystick.local import keys as services

@@ -240,7 +240,7 @@ class Process:
 
             schedules += [
                 Schedule(name="chassis.keys", every=timedelta(hours=1), run=rotate_keys),
-                Schedule(name="chassis.data-keys", every=timedelta(minutes=1), run=rotate_data_keys),
+                Schedule(name="chassis.data-keys", every=timedelta(seconds=10), run=rotate_data_keys),
             ]
         return schedules
 

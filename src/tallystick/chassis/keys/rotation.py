@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tallystick.chassis.keys.keyring import Keyring
 
 GRACE: Final = timedelta(hours=1)
-#: Less than the minute that a run of the schedule is given.
+#: Less than the minute that a run of a schedule is given at least.
 LOOK_SECONDS: Final = 45.0
 _PAGE: Final = 200
 #: Before every key.
