@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -18,7 +15,7 @@ from tallystick.local.rail.rules import BEHAVIOURS
 from tallystick.local.verify.numbers import numbers, search
 from tallystick.local.verify.source import Source
 from tests.conftest import DatabaseFor
-from tests.support.parts import ServiceDatabase
+from tests.support.snapshots import Snapshots
 
 
 @pytest.mark.parametrize(
@@ -149,21 +146,6 @@ async def test_a_word_that_crosses_from_one_page_of_the_log_to_the_next_is_read_
     assert faults == [f"postgres/pg_wal/000000010000000000000007: {number}" for number in shown]
 
 
-class Opened(Source):
-    """The test's database, as `verify` reads those of a platform."""
-
-    def __init__(self, database: ServiceDatabase) -> None:
-        self.services = ["notify"]
-        self._database = database
-        self._connections: dict[str, Any] = {}
-        self._stack = AsyncExitStack()
-
-    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
-        connection = await self._database.connection()
-        self._stack.push_async_callback(connection.close)
-        return connection
-
-
 async def test_what_nats_sums_up_a_streams_settings_in_is_none(tmp_path: Path) -> None:
     stream = tmp_path / "nats" / "jetstream" / "facts"
     stream.mkdir(parents=True)
@@ -185,7 +167,7 @@ async def test_it_is_found_in_files_and_in_every_kind_of_column_for_texts(
     (tmp_path / "log").write_text("nothing\n")
 
     async def search_all() -> list[str]:
-        async with Opened(database) as source:
+        async with Snapshots({"notify": database}) as source:
             faults, _ = await search(source, Layout(tmp_path))
             return faults
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
-from typing import Any
+from contextlib import suppress
 
-import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -18,22 +15,7 @@ from tallystick.local.verify.source import Source
 from tests.conftest import DatabaseFor
 from tests.services.audit.support import Env, consuming, fact, until_size
 from tests.support.facts import append, relaying
-from tests.support.parts import ServiceDatabase
-
-
-class Opened(Source):
-    """These services' databases, as `verify` reads those of a platform."""
-
-    def __init__(self, databases: Mapping[str, ServiceDatabase]) -> None:
-        self._databases = databases
-        self.services = list(databases)
-        self._connections: dict[str, Any] = {}
-        self._stack = AsyncExitStack()
-
-    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
-        connection = await self._databases[service].connection()
-        self._stack.push_async_callback(connection.close)
-        return connection
+from tests.support.snapshots import Snapshots
 
 
 async def found(source: Source, seconds: float = 30.0) -> list[str]:
@@ -62,7 +44,7 @@ async def test_facts_that_are_told_meanwhile_are_no_fault(env: Env, bus: Bus, da
         telling = asyncio.create_task(tell())
         try:
             for _ in range(3):
-                assert await found(Opened({"ledger": outbox, "audit": env.service})) == []
+                assert await found(Snapshots({"ledger": outbox, "audit": env.service})) == []
         finally:
             telling.cancel()
             with suppress(asyncio.CancelledError):
@@ -97,14 +79,14 @@ async def test_what_is_missing_or_wrong_is_found(
         await append(ledger, *(fact(n) for n in range(3)))
         await until_size(env, 3)
     await env.log.sign()
-    assert await found(Opened(databases)) == []
+    assert await found(Snapshots(databases)) == []
     connection = await databases[where].connection(superuser=True)
     try:
         await connection.execute("SET session_replication_role = replica")
         await connection.execute(damage)
     finally:
         await connection.close()
-    assert any(fault in each for each in await found(Opened(databases), 0.0))
+    assert any(fault in each for each in await found(Snapshots(databases), 0.0))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +104,7 @@ async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, faul
     await env.log.sign()
     [row] = await env.service.query("SELECT name, public FROM log_key")
     pinned = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
-    async with Opened({"audit": env.service}) as source:
+    async with Snapshots({"audit": env.service}) as source:
         assert await checks.tree(source, None) == await checks.tree(source, pinned)
         assert await checks.tree(source, pinned) == ([], "5 entries, 1 tiles")
     connection = await env.service.connection(superuser=True)
@@ -133,6 +115,6 @@ async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, faul
         await connection.execute(change)
     finally:
         await connection.close()
-    async with Opened({"audit": env.service}) as source:
+    async with Snapshots({"audit": env.service}) as source:
         faults, _ = await checks.tree(source, pinned)
     assert fault in faults[0], faults

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from typing import Any
-
-import asyncpg
-
 from tallystick.local.verify import shards as checks
-from tallystick.local.verify.source import Source
 from tests.services.ledger.shards import HERE, TENANT, THERE, Shards
 from tests.services.ledger.test_interbook import second_server, shards, there
+from tests.support.snapshots import Snapshots
 
 __all__ = ["second_server", "shards", "there"]
 
 LEDGERS = ("ledger", "ledger-eu")
 
 
-class Opened(Source):
-    """The test's two databases, as `verify` reads those of a platform."""
-
-    def __init__(self, made: Shards) -> None:
-        self._databases = dict(zip(LEDGERS, (made.databases[HERE], made.databases[THERE]), strict=True))
-        self._connections: dict[str, Any] = {}
-        self._stack = AsyncExitStack()
-
-    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
-        connection = await self._databases[service].connection()
-        self._stack.push_async_callback(connection.close)
-        return connection
+def opened(made: Shards) -> Snapshots:
+    return Snapshots(dict(zip(LEDGERS, (made.databases[HERE], made.databases[THERE]), strict=True)))
 
 
 async def directory(made: Shards) -> tuple[list[str], str]:
-    async with Opened(made) as source:
+    async with opened(made) as source:
         return await checks.directory(source, LEDGERS)
 
 
 async def transit(made: Shards) -> tuple[list[str], str]:
-    async with Opened(made) as source:
+    async with opened(made) as source:
         return await checks.transit(source, LEDGERS)
 
 

@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import asyncpg
 from valkey.asyncio import Valkey
 
 from tallystick.chassis import charter
@@ -54,6 +53,7 @@ from tests.services.vault.support import running as vault_running
 from tests.support.http import Answer, World, ask
 from tests.support.parts import Server as PostgresServer
 from tests.support.parts import ServiceDatabase
+from tests.support.snapshots import Snapshots
 
 CLIENT = ids.clients.text(ids.clients.new())
 SCOPE = "payments:write payments:read refunds:write accounts:write accounts:read transfers:write books:write approvals:write tokens:write tokens:read"
@@ -160,21 +160,6 @@ class Replica:
 
 def no_fault(_step: Step | RefundStep) -> Fault:
     return "none"
-
-
-class _Snapshots(Source):
-    """The test's databases, as `verify` reads those of a platform."""
-
-    def __init__(self, databases: dict[str, ServiceDatabase]) -> None:
-        self._databases = databases
-        self.services = list(databases)
-        self._connections: dict[str, Any] = {}
-        self._stack = AsyncExitStack()
-
-    async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:
-        connection = await self._databases[service].connection()
-        self._stack.push_async_callback(connection.close)
-        return connection
 
 
 @dataclass
@@ -354,7 +339,7 @@ class Town:
         self.clock.advance(timedelta(seconds=seconds))
 
     def snapshots(self) -> Source:
-        return _Snapshots(self.databases)
+        return Snapshots(self.databases)
 
     async def named(self) -> list[str]:
         """What `verify` finds of payments alone and beside the ledger."""
