@@ -17,6 +17,7 @@ class Snapshots(Source):
         self._databases = databases
         self.services = list(databases)
         self._connections: dict[str, Any] = {}
+        self._live: dict[str, Any] = {}
         self._stack = AsyncExitStack()
 
     async def fresh(self, service: str) -> asyncpg.Connection[asyncpg.Record]:

@@ -1,7 +1,8 @@
 """`tallystick verify`: everything that the platform promises of its books is re-derived here, from the stored rows alone.
 
 It reads every database as the operator of this machine, through none of the services: what a service would say of itself proves
-nothing. The platform goes on meanwhile: what is told, moved or signed while it looks is no fault. What holds within one database is in each service's `sql/verify.sql`; what must hold between them is in this package.
+nothing. The platform goes on meanwhile: what is told, moved or signed while it looks is no fault. What holds within one database is in
+each service's `sql/verify.sql`; what must hold between them is in this package.
 """
 
 from __future__ import annotations

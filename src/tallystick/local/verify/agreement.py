@@ -34,7 +34,7 @@ async def payments(source: Source) -> tuple[list[str], str]:
     async for rows in source.pages("payments", f"{_PAYMENT} ORDER BY id"):
         found = await _transfers(source, rows, (Role.HOLD, Role.SETTLE, Role.RELEASE))
         if suspect := [row["id"] for row in rows if any(_payment_faults(row, found))]:
-            now = await (await source.fresh("payments")).fetch(
+            now = await (await source.live("payments")).fetch(
                 f"{_PAYMENT} WHERE id = ANY($1::uuid[]) ORDER BY id", suspect
             )
             faults += [fault for row in now for fault in _payment_faults(row, found)]

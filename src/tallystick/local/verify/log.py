@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from hashlib import sha256
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -37,13 +37,14 @@ _RELAYED = (
 
 async def drained(source: Source, seconds: float) -> list[str]:
     """Waits until the log has, and has signed, what the outboxes hold now; what is still missing after `seconds`."""
-    audit = await source.fresh(AUDIT)
-    outboxes = {service: await source.fresh(service) for service in source.services if service != AUDIT}
+    outboxes = {service: await source.live(service) for service in source.services if service != AUDIT}
+    audit = await source.live(AUDIT)
     newest = {service: await connection.fetchrow(_NEWEST) for service, connection in outboxes.items()}
     told: dict[str, int] = {}
     size: int | None = None
-    ends = time.monotonic() + seconds
-    while True:
+
+    async def look() -> list[str]:
+        nonlocal size
         late = []
         for service, connection in outboxes.items():
             if service not in told:
@@ -52,29 +53,34 @@ async def drained(source: Source, seconds: float) -> list[str]:
                     late.append(f"{service}: {row['waiting']} facts wait in the outbox")
                 else:
                     told[service] = row["seq"]
-        late += await _missing(audit, told)
+        late += await _missing(source, told)
         if not late:
             head = await audit.fetchrow("SELECT size, (SELECT max(size) FROM checkpoint) AS signed FROM head")
             size = head["size"] if size is None else size
             if size and (head["signed"] or 0) < size:
                 late.append(f"the log has {size} entries, {head['signed'] or 0} are signed")
-        if not late or time.monotonic() > ends:
-            return late
-        await asyncio.sleep(PAUSE_SECONDS)
+        return late
+
+    return await _within(seconds, look)
 
 
 async def followed(source: Source, seconds: float) -> list[str]:
     """Waits until the log has what was relayed by the moments at which the services' databases are looked at; what is still missing."""
-    audit = await source.fresh(AUDIT)
     told = {service: await _relayed(source, service) for service in source.services if service != AUDIT}
+    return await _within(seconds, lambda: _missing(source, told))
+
+
+async def _within(seconds: float, look: Callable[[], Awaitable[list[str]]]) -> list[str]:
+    """What is found wrong, once that is nothing, or when the time is over."""
     ends = time.monotonic() + seconds
-    while (late := await _missing(audit, told)) and time.monotonic() <= ends:
+    while (wrong := await look()) and time.monotonic() <= ends:
         await asyncio.sleep(PAUSE_SECONDS)
-    return late
+    return wrong
 
 
-async def _missing(audit: Any, told: Mapping[str, int]) -> list[str]:
-    inbox = {row["source"]: row["last_seq"] for row in await audit.fetch("SELECT source, last_seq FROM inbox")}
+async def _missing(source: Source, told: Mapping[str, int]) -> list[str]:
+    rows = await (await source.live(AUDIT)).fetch("SELECT source, last_seq FROM inbox")
+    inbox = {row["source"]: row["last_seq"] for row in rows}
     return [
         f"{service}: told {seq} facts, the log has {inbox.get(service, 0)}"
         for service, seq in told.items()
@@ -106,10 +112,8 @@ async def records(source: Source) -> tuple[list[str], str]:
         )[0]
         if logged["count"] != total:
             faults.append(f"{service} told {total} facts, the log has {logged['count']} of them")
-        if (logged["last"] or 0) > total and (now := await _told_by_now(source, service, logged["last"])) < logged[
-            "last"
-        ]:
-            faults.append(f"{service} told {now} facts, the log has {logged['last']}")
+        if (last := logged["last"] or 0) > total:
+            faults += await _within(NOTED_SECONDS, partial(_untold, source, service, last))
         seq = total - kept
         async for rows in source.pages(service, _FACTS):
             entries = {
@@ -135,15 +139,10 @@ async def records(source: Source) -> tuple[list[str], str]:
     return faults[:SHOWN], f"{seen:,} facts"
 
 
-async def _told_by_now(source: Source, service: str, logged: int) -> int:
-    """A relay notes what it has told right after it told it: it gets a moment to have noted as much as the log has."""
-    connection = await source.fresh(service)
-    ends = time.monotonic() + NOTED_SECONDS
-    while True:
-        now: int = await connection.fetchval("SELECT seq FROM outbox_cursor")
-        if now >= logged or time.monotonic() > ends:
-            return now
-        await asyncio.sleep(PAUSE_SECONDS)
+async def _untold(source: Source, service: str, logged: int) -> list[str]:
+    """A relay notes what it has told right after it told it, so the log may have more for a moment."""
+    told = await (await source.live(service)).fetchval("SELECT seq FROM outbox_cursor")
+    return [] if told >= logged else [f"{service} told {told} facts, the log has {logged}"]
 
 
 async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], str]:

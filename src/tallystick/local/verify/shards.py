@@ -21,10 +21,10 @@ async def directory(source: Source, ledgers: Sequence[str]) -> tuple[list[str], 
     for ledger in ledgers:
         shard = parts(ledger)[1]
         if shard != HOME:
-            connection = await source.fresh(ledger)
+            connection = await source.live(ledger)
             rows = await connection.fetch("SELECT tenant, name FROM book WHERE shard = $1", shard)
             kept += [(row["tenant"], row["name"], shard) for row in rows]
-    home = await (await source.fresh(ledgers[0])).fetch("SELECT tenant, name, shard FROM book")
+    home = await (await source.live(ledgers[0])).fetch("SELECT tenant, name, shard FROM book")
     named = {(row["tenant"], row["name"]): row["shard"] for row in home}
     faults = [
         f"{tenant}, {book}: the shard {shard} keeps it, home says {named.get((tenant, book), 'nothing of it')}"
@@ -36,7 +36,7 @@ async def directory(source: Source, ledgers: Sequence[str]) -> tuple[list[str], 
 
 async def transit(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str]:
     """Three readings one after the other, each of all shards: see `disagreements`."""
-    connections = [await source.fresh(ledger) for ledger in ledgers]
+    connections = [await source.live(ledger) for ledger in ledgers]
     readings = [
         [InTransit(*row) for connection in connections for row in await connection.fetch(_QUERIES.in_transit.sql, None)]
         for _ in range(3)

@@ -36,6 +36,7 @@ class Source:
         )
         self.services = list(services)
         self._connections: dict[str, Any] = {}
+        self._live: dict[str, Any] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -62,8 +63,14 @@ class Source:
             self._connections[service] = connection
         return self._connections[service]
 
+    async def live(self, service: str) -> Any:
+        """The connection that sees what is committed from moment to moment. Raises Unreadable."""
+        if service not in self._live:
+            self._live[service] = await self.fresh(service)
+        return self._live[service]
+
     async def fresh(self, service: str) -> Any:
-        """A connection that sees what is committed from moment to moment; closed with the source. Raises Unreadable."""
+        """A new connection, closed with the source. Raises Unreadable."""
         dsn = replace(self._dsn, database=service)
         try:
             connection = await asyncpg.connect(
