@@ -1,6 +1,8 @@
 # What a newcomer needs: `make up` on a machine with python3 (3.11 or newer), make and git. Everything else comes from uv.lock.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+# A Python that is named is the one that is taken; else bootstrap prefers the system's where that is built better.
+BOOTSTRAP := $(PYTHON) tools/bootstrap.py $(if $(filter file,$(origin PYTHON)),,--exactly)
 BIN := .venv/bin
 ARGS ?=
 # One worker has the tests of the whole platform, which mostly wait, the other all the rest (tests/conftest.py).
@@ -12,7 +14,7 @@ help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | column -t -s '|' 2>/dev/null || grep -E '^[a-z]+:.*##' Makefile
 
 setup: ## set up .venv from uv.lock (the other targets do it first)
-	@$(PYTHON) tools/bootstrap.py
+	@$(BOOTSTRAP)
 
 up: setup ## start the platform here, in the foreground (ARGS="--port 9443")
 	@exec $(BIN)/tallystick up $(ARGS)
@@ -34,7 +36,7 @@ mutation: setup ## change the rules that move money and the guards a little, hun
 	@$(BIN)/python -m tools.mutation sql $(ARGS)
 
 docs: ## bring the generated reference up to date and build the documentation into site/
-	@$(PYTHON) tools/bootstrap.py --group docs
+	@$(BOOTSTRAP) --group docs
 	@$(BIN)/python -m tools.reference
 	@$(BIN)/zensical build --strict
 	@$(BIN)/python -m tools.reference --redirects site

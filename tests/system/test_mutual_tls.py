@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from tallystick.cli.bench import baseline
+from tallystick.cli.failure import Failed
+from tallystick.local.layout import Layout
 from tests.fabric.test_mutual_tls import self_signed
 from tests.support.stranger import Answer, Client, Edge, b64, oauth_refused, plant, refused, unb64
 from tests.system.conftest import Credentials, PlatformUnderTest
@@ -108,6 +111,21 @@ def test_the_load_generator_comes_with_a_certificate(platform: PlatformUnderTest
     assert found.json["most"]["statuses"].keys() == {"200"} or found.json["most"]["statuses"].keys() == {"201"}
     written = json.loads((platform.data / "secrets" / "clients" / "bench-certificate.json").read_text())
     assert written["api"] == f"https://localhost:{platform.mtls_port}"
+
+
+async def test_the_yardstick_is_the_mean_of_its_slices_and_leaves_nothing(
+    platform: PlatformUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "SCALE", 1)
+    monkeypatch.setattr(baseline, "WARM_UP", 1)
+    layout = Layout(platform.data)
+    async with baseline.Yardstick(layout, 1) as yardstick:
+        slices = [await yardstick.measure() for _ in range(2)]
+        assert all(each.tps > 0 and each.latency_ms > 0 for each in slices)
+        assert min(each.tps for each in slices) <= yardstick.tps <= max(each.tps for each in slices)
+    with pytest.raises(Failed, match="pgbench"):
+        await yardstick.measure()  # its tables are gone, and so is the password that it had
+    assert not (layout.run / "bench.pgpass").exists()
 
 
 def test_the_load_generator_sends_batches(platform: PlatformUnderTest) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import http.server
 import importlib.util
 import io
+import os
 import ssl
+import subprocess
 import sys
 import threading
 import tomllib
@@ -151,11 +153,10 @@ def test_the_stamp_changes_with_whatever_decides(
     for name in ("uv.lock", "pyproject.toml"):
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
-    stamps = [bootstrap.stamp_of([]), bootstrap.stamp_of(["docs"])]
+    stamps = [bootstrap.stamp_of([], "3.11"), bootstrap.stamp_of(["docs"], "3.11")]
     (tmp_path / "uv.lock").write_text("other")
-    stamps.append(bootstrap.stamp_of([]))
-    monkeypatch.setattr("sys.version", "4.0")
-    stamps.append(bootstrap.stamp_of([]))
+    stamps.append(bootstrap.stamp_of([], "3.11"))
+    stamps.append(bootstrap.stamp_of([], "4.0"))
     assert len(set(stamps)) == 4
 
 
@@ -182,9 +183,59 @@ def whole(folder: Path) -> Path:
     return venv
 
 
+@pytest.fixture
+def system_python(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The system's Python, and ours was built without a profile."""
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(bootstrap, "SYSTEM_PYTHON", str(python))
+    monkeypatch.setattr("sys.base_prefix", "/opt/python")
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: "'--enable-shared'")
+    return python
+
+
+def test_the_systems_python_is_taken_where_ours_has_no_profile(
+    bootstrap: ModuleType, system_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = os.path.realpath(sys.executable)
+    assert bootstrap.chosen_python(exactly=False) == (str(system_python), sys.version)
+    assert bootstrap.chosen_python(exactly=True) == (ours, sys.version)
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: "'--enable-shared' '--enable-optimizations'")
+    assert bootstrap.chosen_python(exactly=False) == (ours, sys.version)
+
+
+def test_the_systems_python_stands_in_for_no_other_version(
+    bootstrap: ModuleType, system_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.version_info", (3, 99, 0))
+    assert bootstrap.chosen_python(exactly=False)[0] == os.path.realpath(sys.executable)
+
+
+@pytest.mark.parametrize("content", ["#!/bin/sh\necho 'No module named ssl' >&2; exit 1\n", "no program", None])
+def test_a_systems_python_that_does_not_do_is_not_taken(
+    bootstrap: ModuleType, system_python: Path, content: str | None
+) -> None:
+    system_python.unlink()
+    if content is not None:
+        system_python.write_text(content)
+        system_python.chmod(0o755)
+    assert bootstrap.chosen_python(exactly=False)[0] == os.path.realpath(sys.executable)
+
+
+def test_who_names_a_python_gets_it() -> None:
+    def program(*arguments: str, **environment: str) -> str:
+        shown = subprocess.run(["make", "-n", "setup", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, env=environment | {"PATH": os.environ["PATH"]})  # fmt: skip
+        return shown.stdout.strip()
+
+    assert program() == "python3 tools/bootstrap.py"
+    assert program("PYTHON=python3.12") == "python3.12 tools/bootstrap.py --exactly"
+    assert program(PYTHON="python3.12") == "python3.12 tools/bootstrap.py --exactly"
+
+
 def test_an_interrupted_change_is_not_taken_for_what_was_there_before(bootstrap: ModuleType, folder: Path) -> None:
     stamp = whole(folder) / ".tallystick-setup"
-    stamp.write_text(bootstrap.stamp_of([]))
+    stamp.write_text(bootstrap.stamp_of([], bootstrap.chosen_python(exactly=False)[1]))
     bootstrap.sync([])
     with pytest.raises(bootstrap.SetupError, match="failed with status 1"):
         bootstrap.sync(["docs"])

@@ -8,6 +8,7 @@ import os
 import platform
 import random
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -30,6 +31,8 @@ FLOAT: Final = "1000000000"
 #: Half of what the platform can do: the rate at which latency is worth telling.
 SHARE: Final = 0.5
 WARM_UP: Final = 3.0
+#: Seconds of each of the baseline's two slices, at most.
+MAX_SLICE: Final = 10
 
 
 def bench(
@@ -49,7 +52,8 @@ def bench(
 ) -> int:
     """Open-loop load against the edge: achieved rate, latencies from when each request was due, errors, and what it cost.
 
-    First as fast as `connections` can go, then at `rate`. The load generator runs on the same machine and counts.
+    First as fast as `connections` can go, then at `rate`. The load generator runs on the same machine and counts. `base` is the mean
+    of pgbench right before and right after the first part.
     """
     import uvloop
 
@@ -89,22 +93,25 @@ class Plan(msgspec.Struct, frozen=True):
 
 async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) -> dict[str, Any]:
     from tallystick.cli.apiclient import ApiClient
-    from tallystick.cli.bench import baseline as yardstick
+    from tallystick.cli.bench.baseline import Yardstick
     from tallystick.cli.bench.load import Generator
     from tallystick.cli.bench.usage import Meter
 
     say = console(error=True)
-    base = None
-    if baseline:
-        say.print("[dim]baseline: pgbench tpcb-like on the same server ...[/]")
-        base = await yardstick.measure(common.layout, min(plan.seconds, 10))
     status = await control.ask(common.layout, control.GetStatus(), control.Status)
-    async with ApiClient(credentials, connections=16) as api:
+    async with AsyncExitStack() as held:
+        base = None
+        if baseline:
+            say.print("[dim]baseline: pgbench tpcb-like on the same server ...[/]")
+            base = await held.enter_async_context(Yardstick(common.layout, min(plan.seconds, MAX_SLICE)))
+        api = await held.enter_async_context(ApiClient(credentials, connections=16))
         say.print("[dim]accounts ...[/]")
         shots, judge = await prepare(api, plan)
         generator = Generator(api, connections=plan.connections, judge=judge)
         await generator.open()
         try:
+            if base is not None:
+                await base.measure()
             await generator.closed_loop(shots, WARM_UP)
             say.print("[dim]as fast as it goes ...[/]")
             meter = Meter(status)
@@ -112,6 +119,9 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
             most = await generator.closed_loop(shots, plan.seconds)
             usage = meter.stop()
             usage.cpu["load generator"] = round(sum(os.times()[:2]) - sum(own[:2]), 3)
+            if base is not None:
+                say.print("[dim]baseline, once more: machines change their speed ...[/]")
+                await base.measure()
             rate = plan.rate or max(most.rate * SHARE, 1.0)
             await asyncio.sleep(2)
             say.print(f"[dim]at {rate:.0f} a second ...[/]")
@@ -131,8 +141,8 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
         if base is None
         else {
             "tps": base.tps,
-            "latency_ms": base.latency_ms,
-            "what": "pgbench tpcb-like, scale 50, 32 clients, prepared",
+            "slices": base.slices,
+            "what": "pgbench tpcb-like, scale 50, 32 clients, prepared; right before and right after the closed loop",
         },
         "most": _figures(most, plan.batch, base.tps if base else None),
         "steady": _figures(steady, plan.batch, base.tps if base else None),
@@ -280,7 +290,9 @@ def _show(report: dict[str, Any]) -> None:
     figures_of = ("rate/s", "x base", "p50 ms", "p90", "p99", "p99.9", "errors")
     table = columns({subject: "left", **dict.fromkeys(figures_of, "right")}, wraps=subject)
     if report["baseline"]:
-        table.add_row("base: pgbench tpcb-like", f"{report['baseline']['tps']:.0f}", "1", "", "", "", "", "")
+        before, after = (round(each.tps) for each in report["baseline"]["slices"])
+        name = f"base: pgbench tpcb-like, {before} before, {after} after"
+        table.add_row(name, f"{report['baseline']['tps']:.0f}", "1", "", "", "", "", "")
     for name, figures in (
         (f"{report['connections']} connections, closed loop", report["most"]),
         (f"open loop at {report['steady']['offered']:.0f}/s", report["steady"]),

@@ -22,38 +22,65 @@ DATABASE: Final = "bench_baseline"
 SCALE: Final = 50
 CLIENTS: Final = 32
 INIT_TIMEOUT: Final = 300.0
+#: Seconds before each slice, for its connections and plans.
+WARM_UP: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
+class Slice:
     """Transactions a second and the mean latency of one, in milliseconds."""
 
     tps: float
     latency_ms: float
 
 
-async def measure(layout: Layout, seconds: int) -> Baseline:
-    """Raises Failed."""
-    with _Programs(layout) as bench:
-        return await _measured(bench, seconds)
+class Yardstick:
+    """pgbench's tables on the platform's server, from entering to leaving; each `measure` is one run on them. All raise Failed.
 
+    A shared machine changes its speed from one minute to the next. So what is compared stands between two slices, and is compared
+    with their mean (`baseline`).
+    """
 
-async def _measured(bench: _Programs, seconds: int) -> Baseline:
-    await bench.run("dropdb", "--if-exists", "--force", DATABASE)
-    try:
-        await bench.run("createdb", DATABASE)
-        await bench.run("pgbench", "--initialize", "--quiet", f"--scale={SCALE}", DATABASE, timeout=INIT_TIMEOUT)
-        # Twice as long as one checkpoint's worth of noise would need is what nobody has: a short warm-up, then the run.
+    def __init__(self, layout: Layout, seconds: int) -> None:
+        self._programs = _Programs(layout)
+        self._seconds = seconds
+        self.slices: list[Slice] = []
+
+    async def __aenter__(self) -> Self:
+        self._programs.__enter__()
+        try:
+            await self._run("dropdb", "--if-exists", "--force", DATABASE)
+            await self._run("createdb", DATABASE)
+            await self._run("pgbench", "--initialize", "--quiet", f"--scale={SCALE}", DATABASE, timeout=INIT_TIMEOUT)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        try:
+            await self._run("dropdb", "--if-exists", "--force", DATABASE)
+        finally:
+            self._programs.__exit__()
+
+    async def measure(self) -> Slice:
         arguments = (f"--client={CLIENTS}", "--jobs=2", "--protocol=prepared", "--no-vacuum")
-        await bench.run("pgbench", *arguments, "--time=2", DATABASE, timeout=60)
-        text = await bench.run("pgbench", *arguments, f"--time={seconds}", DATABASE, timeout=seconds + 60)
-    finally:
-        await bench.run("dropdb", "--if-exists", "--force", DATABASE)
-    tps = re.search(r"^tps = ([0-9.]+)", text, re.MULTILINE)
-    latency = re.search(r"^latency average = ([0-9.]+) ms", text, re.MULTILINE)
-    if tps is None or latency is None:
-        raise Failed(f"pgbench said something unexpected: {text[:300]}", PART_FAILED)
-    return Baseline(round(float(tps[1]), 1), float(latency[1]))
+        await self._run("pgbench", *arguments, f"--time={WARM_UP}", DATABASE)
+        text = await self._run("pgbench", *arguments, f"--time={self._seconds}", DATABASE, timeout=self._seconds + 60)
+        tps = re.search(r"^tps = ([0-9.]+)", text, re.MULTILINE)
+        latency = re.search(r"^latency average = ([0-9.]+) ms", text, re.MULTILINE)
+        if tps is None or latency is None:
+            raise Failed(f"pgbench said something unexpected: {text[:300]}", PART_FAILED)
+        self.slices.append(Slice(round(float(tps[1]), 1), float(latency[1])))
+        return self.slices[-1]
+
+    @property
+    def tps(self) -> float:
+        """The mean of what was measured."""
+        return round(sum(each.tps for each in self.slices) / len(self.slices), 1)
+
+    async def _run(self, program: str, *arguments: str, timeout: float = 60.0) -> str:
+        return await self._programs.run(program, *arguments, timeout=timeout)
 
 
 class _Programs:
