@@ -140,6 +140,42 @@ async def test_a_late_answer_is_given_up_and_the_next_request_has_a_new_connecti
     assert server.connections == 3
 
 
+async def test_who_hangs_up_is_asked_again_on_another_connection(directory: Path) -> None:
+    async def hangs_up_ten_times(writer: asyncio.StreamWriter, number: int) -> None:
+        if number <= 10:
+            writer.close()
+        else:
+            await good(writer, number)
+
+    async with asyncio.timeout(60), generator(directory, hangs_up_ten_times) as (made, server):
+        result = await made.open_loop(shot, 0.2, 100)
+    assert (result.good, result.broken, result.unsent) == (10, 10, 0)
+    assert server.connections == 12
+
+
+async def test_what_is_due_while_nobody_listens_is_broken(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "RECONNECT_PAUSE", 0.001)
+    failures = 5
+
+    async with asyncio.timeout(60), generator(directory, good) as (made, server):
+        connect = made._connect
+
+        async def refused_at_first() -> load.Connection:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise ConnectionRefusedError
+            return await connect()
+
+        monkeypatch.setattr(made, "_connect", refused_at_first)
+        for connection in list(made._all):
+            connection.close()
+        result = await made.open_loop(shot, 0.2, 100)
+    assert result.good + result.broken == 20
+    assert 0 <= result.broken <= 5
+    assert (failures, result.good > 0, server.connections) == (0, True, 4)
+
+
 async def test_answers_that_close_break_or_refuse_are_told_apart(directory: Path) -> None:
     async def by_turns(writer: asyncio.StreamWriter, number: int) -> None:
         answers = {

@@ -16,17 +16,20 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
-from tallystick.cli.apiclient import ApiClient
+from tallystick.cli.apiclient import ApiClient, EdgeUnreachable, TokenRefused
 
 #: Requests that are due but not sent: more than this, and the run is cut short, for the queue only grows.
 MAX_BACKLOG = 20_000
 REQUEST_TIMEOUT = 30.0
+#: Seconds between two tries of a connection to get through.
+RECONNECT_PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +77,33 @@ class Result:
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection with one request at a time. `sent_at` is when the one that waits was sent, None while none does."""
+    """One HTTP/1.1 connection with one request at a time. Its `owner` is told of each answer, and when it is closed.
 
-    def __init__(self) -> None:
+    `due` is when the request that waits for an answer was due, None while none does; `sent_at` is when it was sent. Callbacks and not
+    a future for each request: the generator's own time is on the machine that it measures.
+    """
+
+    def __init__(self, owner: Generator) -> None:
+        self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[tuple[int, bytes]] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
-        self.sent_at: float | None = None
-        self.closed = False
+        self.due: float | None = None
+        self.sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own streams don't say that they are
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.closed = True
-        self._fail(error or ConnectionResetError("closed by the edge"))
+        del error
+        self._transport = None
+        self._owner.lost(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.give_up(ConnectionResetError(str(error)))
+        except httptools.HttpParserError:
+            self.close()
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -105,36 +112,32 @@ class Connection(asyncio.Protocol):
         body, self._body = b"".join(self._body), []
         if not self._parser.should_keep_alive():
             self.close()
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result((self._parser.get_status_code(), body))
+        if self.due is not None:
+            due, self.due = self.due, None
+            self._owner.answered(self, due, self._parser.get_status_code(), body)
 
-    async def send(self, request: bytes) -> tuple[int, bytes]:
-        if self._transport is None or self.closed:
-            raise ConnectionResetError("not connected")
-        self._waiting = self._loop.create_future()
-        self.sent_at = time.perf_counter()
-        self._transport.write(request)
-        try:
-            return await self._waiting
-        finally:
-            self.sent_at = None
+    @property
+    def open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
 
-    def give_up(self, error: Exception) -> None:
-        self._fail(error)
-        self.close()
+    def send(self, request: bytes, due: float) -> None:
+        """On an open connection on which nothing waits."""
+        if self._transport is not None:
+            self.due = due
+            self.sent_at = time.perf_counter()
+            self._transport.write(request)
 
     def close(self) -> None:
-        self.closed = True
+        """At once: what waits has no answer, which `lost` counts."""
         if self._transport is not None:
-            self._transport.close()
-
-    def _fail(self, error: Exception) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error)
+            self._transport.abort()
 
 
 class Generator:
-    """`judge` looks at a good answer's body and names what is wrong with it, or gives None."""
+    """`judge` looks at a good answer's body and names what is wrong with it, or gives None.
+
+    One run at a time. Each connection sends what `_next` says when it has an answer, and else waits in `_idle`.
+    """
 
     def __init__(self, api: ApiClient, *, connections: int, judge: Callable[[bytes], str | None]) -> None:
         parts = urlsplit(api.credentials.api)
@@ -149,128 +152,162 @@ class Generator:
         self._judge = judge
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
+        self._closed = False
+        #: When the next request was due, None if there is none now; and where its answer goes.
+        self._next: Callable[[], float | None] = lambda: None
+        self._shots: Callable[[], Shot] | None = None
+        self._result = Result()
+        self._started = 0.0
+        self._quiet = asyncio.Event()
         self._token = ""
         self._ath = ""
-        self._token_until = 0.0
         self._htus: dict[str, str] = {}
         # Each proof has a name of its own: one random part for the run, and a number.
         self._run = os.urandom(12).hex()
         self._numbers = itertools.count()
 
     async def open(self) -> None:
+        await self._fresh_token()
         for _ in range(self._size):
             self._idle.append(await self._connect())
-        self._watch = asyncio.create_task(self._give_up_in_time())
+        self._watch = asyncio.create_task(self._look_after())
 
     async def close(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        for connection in self._idle:
+        self._closed = True
+        for task in (self._watch, *self._connecting):
+            if task is not None:
+                task.cancel()
+        for connection in self._all:
             connection.close()
         await asyncio.sleep(0.05)
 
-    async def _connect(self) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_connection(
-            Connection, self._host, self._port, ssl=self._tls
-        )
-        self._all.add(connection)
-        return connection
-
-    async def _give_up_in_time(self) -> None:
-        """One look a second at all connections: a timer for each request would cost more than the rest of sending it."""
-        while True:
-            await asyncio.sleep(1.0)
-            self._all = {connection for connection in self._all if not connection.closed}
-            late = time.perf_counter() - REQUEST_TIMEOUT
-            for connection in self._all:
-                if connection.sent_at is not None and connection.sent_at < late:
-                    connection.give_up(TimeoutError("no answer in time"))
-
     async def closed_loop(self, shots: Callable[[], Shot], seconds: float) -> Result:
         """Every connection sends its next request when it has the answer: what the platform can do at most."""
-        result = Result()
-        await self._fresh_token()
-        started = time.perf_counter()
-        ends = started + seconds
+        result = self._begin(shots, None)
+        ends = self._started + seconds
 
-        async def worker(connection: Connection) -> Connection:
-            while (now := time.perf_counter()) < ends:
-                await self._fresh_token()
-                connection = await self._shoot(connection, shots(), now, started, result)
-            return connection
+        def next_() -> float | None:
+            now = time.perf_counter()
+            return now if now < ends else None
 
-        workers = [worker(self._idle.popleft()) for _ in range(len(self._idle))]
-        self._idle.extend(await asyncio.gather(*workers))
-        result.seconds = time.perf_counter() - started
-        return result
+        self._next = next_
+        self._use_idle()
+        await asyncio.sleep(seconds)
+        return await self._end(result)
 
     async def open_loop(self, shots: Callable[[], Shot], seconds: float, rate: float) -> Result:
         """`rate` requests a second, whatever the answers do."""
-        result = Result(offered=rate)
-        await self._fresh_token()
+        result = self._begin(shots, rate)
         due: deque[float] = deque()
-        free = asyncio.Semaphore(0)
-        started = time.perf_counter()
-        total = int(seconds * rate)
-        done = 0
-
-        async def worker(connection: Connection) -> Connection:
-            nonlocal done
-            while True:
-                await free.acquire()
-                if not due:
-                    return connection
-                at = due.popleft()
-                await self._fresh_token()
-                connection = await self._shoot(connection, shots(), at, started, result)
-                done += 1
-
-        tasks = [asyncio.create_task(worker(self._idle.popleft())) for _ in range(len(self._idle))]
-        queued = 0
+        self._next = lambda: due.popleft() if due else None
+        total, queued = int(seconds * rate), 0
         while queued < total:
             now = time.perf_counter()
-            while queued < total and started + queued / rate <= now:
-                due.append(started + queued / rate)
+            while queued < total and self._started + queued / rate <= now:
+                due.append(self._started + queued / rate)
                 queued += 1
-                free.release()
+            self._use_idle()
             if len(due) > MAX_BACKLOG:
                 result.unsent = len(due) + total - queued
                 due.clear()
                 break
-            await asyncio.sleep(max(0.0, min(started + queued / rate - time.perf_counter(), 0.005)))
-        for _ in tasks:
-            free.release()
-        # Each worker takes what is still due before it finds nothing and ends.
+            await asyncio.sleep(max(0.0, min(self._started + queued / rate - time.perf_counter(), 0.005)))
         while due:
             await asyncio.sleep(0.01)
-        for _ in tasks:
-            free.release()
-        self._idle.extend(await asyncio.gather(*tasks))
-        result.seconds = time.perf_counter() - started
+        return await self._end(result)
+
+    def _begin(self, shots: Callable[[], Shot], rate: float | None) -> Result:
+        self._shots = shots
+        self._result = Result(offered=rate)
+        self._started = time.perf_counter()
+        return self._result
+
+    async def _end(self, result: Result) -> Result:
+        """When all that was sent is answered or given up."""
+        self._next = lambda: None
+        while any(connection.due is not None for connection in self._all):
+            self._quiet.clear()
+            await self._quiet.wait()
+        result.seconds = time.perf_counter() - self._started
         return result
 
-    async def _shoot(
-        self, connection: Connection, shot: Shot, due: float, started: float, result: Result
-    ) -> Connection:
-        try:
-            if connection.closed:
-                connection = await self._connect()
-            status, body = await connection.send(self._request(shot))
-        except (OSError, TimeoutError):
-            result.broken += 1
-            connection.close()
-            return connection
-        now = time.perf_counter()
+    def _use_idle(self) -> None:
+        while self._idle:
+            connection = self._idle.popleft()
+            if not connection.open:
+                continue  # `lost` has another one made
+            if not self._go_on(connection):
+                return
+
+    def _go_on(self, connection: Connection) -> bool:
+        """Whether there was something to send."""
+        due = self._next()
+        if due is None or self._shots is None:
+            self._idle.append(connection)
+            self._quiet.set()
+            return False
+        connection.send(self._request(self._shots()), due)
+        return True
+
+    def answered(self, connection: Connection, due: float, status: int, body: bytes) -> None:
+        """Of a connection, and it is free again, unless it closes."""
+        result = self._result
         result.statuses[status] += 1
         if status < 300:
             wrong = self._judge(body)
             if wrong is None:
+                now = time.perf_counter()
                 result.latencies.append(now - due)
-                result.per_second[int(now - started)] += 1
+                result.per_second[int(now - self._started)] += 1
             else:
                 result.refusals[wrong] += 1
+        if connection.open:
+            self._go_on(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is closed, by whichever side; another one takes its place."""
+        self._all.discard(connection)
+        if connection.due is not None:
+            self._result.broken += 1
+            connection.due = None
+        self._quiet.set()
+        if not self._closed:
+            task = asyncio.create_task(self._replace())
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _replace(self) -> None:
+        """Connects until it succeeds; what was due meanwhile and had only this connection to go is broken."""
+        while True:
+            try:
+                connection = await self._connect()
+            except OSError:
+                if self._next() is not None:
+                    self._result.broken += 1
+                await asyncio.sleep(RECONNECT_PAUSE)
+            else:
+                self._go_on(connection)
+                return
+
+    async def _connect(self) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(self), self._host, self._port, ssl=self._tls
+        )
+        self._all.add(connection)
         return connection
+
+    async def _look_after(self) -> None:
+        """One look a second at all connections, and at the token: a timer for each request would cost more than the rest of sending it."""
+        while True:
+            await asyncio.sleep(1.0)
+            late = time.perf_counter() - REQUEST_TIMEOUT
+            for connection in list(self._all):
+                if connection.due is not None and connection.sent_at < late:
+                    connection.close()
+            with suppress(EdgeUnreachable, TokenRefused):  # who goes on with one that is over is told so, and counts it
+                await self._fresh_token()
 
     def _request(self, shot: Shot) -> bytes:
         head = f"POST {shot.path}{self._head}{self._token}\r\nContent-Length: {len(shot.body)}\r\n"
@@ -286,10 +323,6 @@ class Generator:
         return self._signer.sign_claims(claims.encode())
 
     async def _fresh_token(self) -> None:
-        now = time.monotonic()
-        if now < self._token_until:
-            return
-        self._token_until = now + 1.0
         token = await self._api.token()
         self._token = f"DPoP {token}" if self._proves else f"Bearer {token}"
         self._ath = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
