@@ -7,11 +7,13 @@ import re
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 
 from tallystick.chassis import migrate
 from tallystick.chassis.bus import Permissions, streams
@@ -31,8 +33,18 @@ def new_secret() -> Secret[str]:
     return Secret(secrets.token_urlsafe(32))
 
 
+#: Memory that looks like a disk, and how much of it has to be free, also of the machine's, for the parts of a run.
+IN_MEMORY = "/dev/shm"
+ROOM = 4 * 2**30
+
+
 def short_directory() -> Path:
-    """Not pytest's tmp_path: a Unix socket's path has at most 107 bytes."""
+    """Not pytest's tmp_path: a Unix socket's path has at most 107 bytes. In memory where there is room, since a run makes thousands of
+    databases and writes tens of gigabytes that nobody keeps.
+    """
+    with suppress(OSError):
+        if psutil.disk_usage(IN_MEMORY).free >= ROOM and psutil.virtual_memory().available >= 2 * ROOM:
+            return Path(tempfile.mkdtemp(prefix="ts-", dir=IN_MEMORY))
     return Path(tempfile.mkdtemp(prefix="ts-", dir="/tmp"))
 
 
