@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+import pytest
+
 from tallystick.chassis.db import Queries, Query
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import pattern
@@ -15,6 +17,7 @@ from tests.support.parts import ServiceDatabase, connect
 
 POSTING = Queries.load("tallystick.services.ledger")
 BOOKS = Queries.load("tallystick.services.ledger", "books")
+CHECK = Queries.load("tallystick.services.ledger", "check")
 
 
 async def test_hot_queries_look_at_what_they_are_about(service: ServiceDatabase, books: Books) -> None:
@@ -63,12 +66,21 @@ async def test_hot_queries_look_at_what_they_are_about(service: ServiceDatabase,
         await connection.close()
 
 
-async def test_what_stores_a_flush_is_planned_by_indexes(books: Books) -> None:
+@pytest.mark.parametrize(
+    "queries",
+    [
+        (POSTING.save, POSTING.insert_holds, POSTING.draw_holds, POSTING.draw_reversals),
+        # the continuous check, which goes through all of a book piece by piece
+        (CHECK.transfers, CHECK.accounts, CHECK.holds, CHECK.reversals, CHECK.adjustments),
+    ],
+    ids=["save", "check"],
+)
+async def test_what_runs_all_the_time_is_planned_by_indexes(books: Books, queries: tuple[Query, ...]) -> None:
     """These are not run here: their plans are looked at, as they are kept for all arguments."""
     connection = await connect(books.database.dsn)
     try:
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        for query in (POSTING.save, POSTING.insert_holds, POSTING.draw_holds, POSTING.draw_reversals):
+        for query in queries:
             given = max(map(int, re.findall(r"\$(\d+)", query.sql)))
             await connection.execute(f"PREPARE asked AS {query.sql}")
             said = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({', '.join(['NULL'] * given)})")
