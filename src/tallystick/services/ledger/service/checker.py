@@ -1,8 +1,9 @@
 """The continuous check: every total in every book is re-derived from the transfers, over and over, while the book is in use.
 
 A round looks at each book's balance by currency, its accounts' totals, its holds and its newest transfers, and is paced to take
-`ROUND_S`; beside it the older transfers are walked through at `OLDER` rows in a turn, and the sums of what was dated back at `DATED`. With up to `NEWEST` transfers in a book a round looks at all of them. A book with a fault is put in quarantine: it is read as
-before, and nothing is written to it until the operator has released it.
+`ROUND_S`; beside it the older transfers are walked through at `OLDER` rows in a turn, and the sums of what was dated back at `DATED`.
+With up to `NEWEST` transfers in a book a round looks at all of them. A book with a fault is put in quarantine: it is read as before, and
+nothing is written to it until the operator has released it.
 """
 
 from __future__ import annotations
@@ -75,15 +76,16 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Paced:
-    """A walk that looks at so many rows in a turn. A statement may be worth several turns, which are sat out then."""
+    """A walk that looks at so many `rows` in a turn. A statement may be worth several turns, which are sat out then."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: Walk, rows: int) -> None:
         self._walk = walk
+        self._rows = rows
         self._owed = 0
 
-    async def on(self, rows: int, faults: list[Fault]) -> bool:
+    async def on(self, faults: list[Fault]) -> bool:
         """One turn. Whether the walk has come to its end; what it found wrong is added to `faults`."""
-        self._owed += rows
+        self._owed += self._rows
         while self._owed > 0:
             looked = await anext(self._walk, None)
             if looked is None:
@@ -106,7 +108,6 @@ class Checker:
         self._history: Paced | None = None
         self._dated: Paced | None = None
         self._began = self._history_began = 0.0
-        self._per_turn = LEAST
         self.rounds = 0
 
     async def turn(self) -> list[Fault]:
@@ -114,12 +115,12 @@ class Checker:
         if self._round is None:
             await self._begin()
         faults: list[Fault] = []
-        if self._round is not None and await self._round.on(self._per_turn, faults):
+        if self._round is not None and await self._round.on(faults):
             self._end()
-        if self._history is not None and await self._history.on(OLDER, faults):
+        if self._history is not None and await self._history.on(faults):
             self._history = None
             _HISTORY_SECONDS.set(self._seconds() - self._history_began)
-        if self._dated is not None and await self._dated.on(DATED, faults):
+        if self._dated is not None and await self._dated.on(faults):
             self._dated = None
         return faults
 
@@ -140,16 +141,15 @@ class Checker:
     async def _begin(self) -> None:
         books = await self._checks.books(self._database, quarantined=False)
         self._began = self._seconds()
-        rows = sum(
-            min(book.sequence, NEWEST) + 2 * book.accounts + book.holds for book in books
-        )  # the balance is of all accounts
-        self._per_turn = min(max(rows // ROUND_S + 1, LEAST), MOST)
-        self._round = Paced(self._walk([(book, max(book.sequence - NEWEST, 0)) for book in books]))
+        # The accounts twice, since the balance is of all of them.
+        rows = sum(min(book.sequence, NEWEST) + 2 * book.accounts + book.holds for book in books)
+        newest = self._walk([(book, max(book.sequence - NEWEST, 0)) for book in books])
+        self._round = Paced(newest, min(max(rows // ROUND_S + 1, LEAST), MOST))
         if self._history is None:
-            self._history = Paced(self._older([(book.id, book.sequence - NEWEST) for book in books]))
+            self._history = Paced(self._older([(book.id, book.sequence - NEWEST) for book in books]), OLDER)
             self._history_began = self._began
         if self._dated is None:
-            self._dated = Paced(self._adjusted(books))
+            self._dated = Paced(self._adjusted(books), DATED)
 
     def _end(self) -> None:
         self._round = None

@@ -35,22 +35,25 @@ FROM book AS b WHERE b.id = $1 AND EXISTS (SELECT FROM transfer AS t WHERE t.boo
 -- Transfers of book $1 after $2 up to $3: none is missing, each comes after the one before it, both accounts are of its book and currency and
 -- their totals are those of their entry before and this amount; its hold, its reversal, its transaction and what it adjusts in the past are there.
 -- A transaction is all transfers with its numbers. $2 and $3 are not past the book's sequence. An account's entry before is mostly one of the same
--- transfers, and only the first of each account is looked up: that makes five thousand at a time five times as cheap as one by one.
+-- transfers, and only the first of each account is looked up: five thousand at a time cost half of what they do one by one.
 WITH slice AS MATERIALIZED (
-    SELECT t.*, coalesce(lag(recorded_at) OVER (ORDER BY sequence), (SELECT o.recorded_at FROM transfer_row AS o WHERE o.book = $1 AND o.sequence = $2)) AS before,
-        CASE kind WHEN 'hold' THEN amount ELSE -coalesce(released, 0) END AS held,
+    -- Columns by name: the ids of the view's accounts would be looked up for each.
+    SELECT book, sequence, id, kind, target, debit_number, credit_number, amount, currency, recorded_at, effective_at, transaction,
+        dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
+        cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted,
+        coalesce(lag(recorded_at) OVER (ORDER BY sequence), (SELECT o.recorded_at FROM transfer AS o WHERE o.book = $1 AND o.sequence = $2)) AS before,
+        CASE kind WHEN 'hold' THEN amount ELSE -released END AS held,
         CASE WHEN kind IN ('post', 'capture', 'reverse') THEN amount ELSE 0 END AS moved
-    FROM transfer_row AS t WHERE t.book = $1 AND t.sequence > $2 AND t.sequence <= $3
+    FROM transfer WHERE book = $1 AND sequence > $2 AND sequence <= $3
 ),
 side AS (
     SELECT sequence, 'debit' AS does, debit_number AS account, currency, dr_version AS v,
-        coalesce(dr_debits_pending, 0) AS dp, coalesce(dr_debits_posted, 0) AS d, coalesce(dr_credits_pending, 0) AS cp, coalesce(dr_credits_posted, 0) AS c,
+        dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c,
         held AS dp_by, moved AS d_by, 0::bigint AS cp_by, 0::bigint AS c_by
     FROM slice
     UNION ALL
     SELECT sequence, 'credit', credit_number, currency, cr_version,
-        coalesce(cr_debits_pending, 0), coalesce(cr_debits_posted, 0), coalesce(cr_credits_pending, 0), coalesce(cr_credits_posted, 0),
-        0, 0, held, moved
+        cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted, 0, 0, held, moved
     FROM slice
 ),
 follows AS (
@@ -62,10 +65,10 @@ unlike AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT e.* FROM (
             (SELECT sequence, dr_version AS v, dr_debits_pending AS dp, dr_debits_posted AS d, dr_credits_pending AS cp, dr_credits_posted AS c
-            FROM transfer_row AS o WHERE f.v0 IS NULL AND o.debit_number = f.account AND o.sequence <= $2 ORDER BY o.sequence DESC LIMIT 1)
+            FROM transfer AS o WHERE f.v0 IS NULL AND o.debit_number = f.account AND o.sequence <= $2 ORDER BY o.sequence DESC LIMIT 1)
             UNION ALL
             (SELECT sequence, cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted
-            FROM transfer_row AS o WHERE f.v0 IS NULL AND o.credit_number = f.account AND o.sequence <= $2 ORDER BY o.sequence DESC LIMIT 1)
+            FROM transfer AS o WHERE f.v0 IS NULL AND o.credit_number = f.account AND o.sequence <= $2 ORDER BY o.sequence DESC LIMIT 1)
         ) AS e ORDER BY e.sequence DESC LIMIT 1
     ) AS x ON true
     WHERE (f.v, f.dp, f.d, f.cp, f.c) <> (
@@ -115,7 +118,7 @@ UNION ALL
 (SELECT format('transaction %s: not all transfers from sequence %s to %s', n.id, n.first, n.last)
 FROM transaction AS n
 WHERE n.book = $1 AND n.first > $2 AND n.first <= $3
-    AND (SELECT count(*) FROM transfer_row AS o WHERE o.book = n.book AND o.sequence BETWEEN n.first AND n.last AND o.transaction = n.id)
+    AND (SELECT count(*) FROM transfer AS o WHERE o.book = n.book AND o.sequence BETWEEN n.first AND n.last AND o.transaction = n.id)
         <> n.last - n.first + 1
 LIMIT 10);
 
