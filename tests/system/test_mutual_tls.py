@@ -119,7 +119,7 @@ async def test_the_yardstick_is_the_mean_of_its_slices_and_leaves_nothing(
     monkeypatch.setattr(baseline, "SCALE", 1)
     monkeypatch.setattr(baseline, "WARM_UP", 1)
     layout = Layout(platform.data)
-    async with baseline.Yardstick(layout, 1) as yardstick:
+    async with baseline.yardstick(layout, 1) as yardstick:
         slices = [await yardstick.measure() for _ in range(2)]
         assert all(each.tps > 0 and each.latency_ms > 0 for each in slices)
         assert min(each.tps for each in slices) <= yardstick.tps <= max(each.tps for each in slices)

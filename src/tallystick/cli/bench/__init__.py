@@ -93,7 +93,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) -> dict[str, Any]:
     from tallystick.cli.apiclient import ApiClient
-    from tallystick.cli.bench.baseline import Yardstick
+    from tallystick.cli.bench.baseline import yardstick
     from tallystick.cli.bench.load import Generator
     from tallystick.cli.bench.usage import Meter
 
@@ -102,8 +102,8 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
     async with AsyncExitStack() as held:
         base = None
         if baseline:
-            say.print("[dim]baseline: pgbench tpcb-like on the same server ...[/]")
-            base = await held.enter_async_context(Yardstick(common.layout, min(plan.seconds, MAX_SLICE)))
+            say.print("[dim]tables for the baseline ...[/]")
+            base = await held.enter_async_context(yardstick(common.layout, min(plan.seconds, MAX_SLICE)))
         api = await held.enter_async_context(ApiClient(credentials, connections=16))
         say.print("[dim]accounts ...[/]")
         shots, judge = await prepare(api, plan)
@@ -111,6 +111,7 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
         await generator.open()
         try:
             if base is not None:
+                say.print("[dim]baseline: pgbench tpcb-like on the same server ...[/]")
                 await base.measure()
             await generator.closed_loop(shots, WARM_UP)
             say.print("[dim]as fast as it goes ...[/]")

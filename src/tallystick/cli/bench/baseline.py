@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -35,52 +37,48 @@ class Slice:
 
 
 class Yardstick:
-    """pgbench's tables on the platform's server, from entering to leaving; each `measure` is one run on them. All raise Failed.
+    """pgbench's tables on the platform's server; each `measure` is one run on them, and raises Failed.
 
     A shared machine changes its speed from one minute to the next. So what is compared stands between two slices, and is compared
-    with their mean (`baseline`).
+    with their mean.
     """
 
-    def __init__(self, layout: Layout, seconds: int) -> None:
-        self._programs = _Programs(layout)
+    def __init__(self, programs: _Programs, seconds: int) -> None:
+        self._programs = programs
         self._seconds = seconds
         self.slices: list[Slice] = []
 
-    async def __aenter__(self) -> Self:
-        self._programs.__enter__()
-        try:
-            await self._run("dropdb", "--if-exists", "--force", DATABASE)
-            await self._run("createdb", DATABASE)
-            await self._run("pgbench", "--initialize", "--quiet", f"--scale={SCALE}", DATABASE, timeout=INIT_TIMEOUT)
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        try:
-            await self._run("dropdb", "--if-exists", "--force", DATABASE)
-        finally:
-            self._programs.__exit__()
-
     async def measure(self) -> Slice:
         arguments = (f"--client={CLIENTS}", "--jobs=2", "--protocol=prepared", "--no-vacuum")
-        await self._run("pgbench", *arguments, f"--time={WARM_UP}", DATABASE)
-        text = await self._run("pgbench", *arguments, f"--time={self._seconds}", DATABASE, timeout=self._seconds + 60)
+        run = self._programs.run
+        await run("pgbench", *arguments, f"--time={WARM_UP}", DATABASE)
+        text = await run("pgbench", *arguments, f"--time={self._seconds}", DATABASE, timeout=self._seconds + 60)
         tps = re.search(r"^tps = ([0-9.]+)", text, re.MULTILINE)
         latency = re.search(r"^latency average = ([0-9.]+) ms", text, re.MULTILINE)
         if tps is None or latency is None:
             raise Failed(f"pgbench said something unexpected: {text[:300]}", PART_FAILED)
-        self.slices.append(Slice(round(float(tps[1]), 1), float(latency[1])))
-        return self.slices[-1]
+        found = Slice(round(float(tps[1]), 1), float(latency[1]))
+        self.slices.append(found)
+        return found
 
     @property
     def tps(self) -> float:
         """The mean of what was measured."""
         return round(sum(each.tps for each in self.slices) / len(self.slices), 1)
 
-    async def _run(self, program: str, *arguments: str, timeout: float = 60.0) -> str:
-        return await self._programs.run(program, *arguments, timeout=timeout)
+
+@asynccontextmanager
+async def yardstick(layout: Layout, seconds: int) -> AsyncIterator[Yardstick]:
+    """With tables that are there as long as the block. Raises Failed."""
+    drop = ("dropdb", "--if-exists", "--force", DATABASE)
+    with _Programs(layout) as programs:
+        await programs.run(*drop)
+        try:
+            await programs.run("createdb", DATABASE)
+            await programs.run("pgbench", "--initialize", "--quiet", f"--scale={SCALE}", DATABASE, timeout=INIT_TIMEOUT)
+            yield Yardstick(programs, seconds)
+        finally:
+            await programs.run(*drop)
 
 
 class _Programs:

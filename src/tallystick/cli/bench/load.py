@@ -288,7 +288,8 @@ class Generator:
                     self._result.broken += 1
                 await asyncio.sleep(RECONNECT_PAUSE)
             else:
-                self._go_on(connection)
+                self._idle.append(connection)
+                self._use_idle()  # which looks whether it is still open
                 return
 
     async def _connect(self) -> Connection:
