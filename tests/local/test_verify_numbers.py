@@ -15,7 +15,7 @@ from tallystick.local.rail.rules import BEHAVIOURS
 from tallystick.local.verify.numbers import numbers, search
 from tallystick.local.verify.source import Source
 from tests.conftest import DatabaseFor
-from tests.support.snapshots import Snapshots
+from tests.support.snapshots import snapshots
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ async def test_it_is_found_in_files_and_in_every_kind_of_column_for_texts(
     (tmp_path / "log").write_text("nothing\n")
 
     async def search_all() -> list[str]:
-        async with Snapshots({"notify": database}) as source:
+        async with snapshots({"notify": database}) as source:
             faults, _ = await search(source, Layout(tmp_path))
             return faults
 

@@ -15,7 +15,7 @@ from tallystick.local.verify.source import Source
 from tests.conftest import DatabaseFor
 from tests.services.audit.support import Env, consuming, fact, until_size
 from tests.support.facts import append, relaying
-from tests.support.snapshots import Snapshots
+from tests.support.snapshots import snapshots
 
 
 async def found(source: Source, seconds: float = 30.0) -> list[str]:
@@ -44,7 +44,7 @@ async def test_facts_that_are_told_meanwhile_are_no_fault(env: Env, bus: Bus, da
         telling = asyncio.create_task(tell())
         try:
             for _ in range(3):
-                assert await found(Snapshots({"ledger": outbox, "audit": env.service})) == []
+                assert await found(snapshots({"ledger": outbox, "audit": env.service})) == []
         finally:
             telling.cancel()
             with suppress(asyncio.CancelledError):
@@ -79,14 +79,14 @@ async def test_what_is_missing_or_wrong_is_found(
         await append(ledger, *(fact(n) for n in range(3)))
         await until_size(env, 3)
     await env.log.sign()
-    assert await found(Snapshots(databases)) == []
+    assert await found(snapshots(databases)) == []
     connection = await databases[where].connection(superuser=True)
     try:
         await connection.execute("SET session_replication_role = replica")
         await connection.execute(damage)
     finally:
         await connection.close()
-    assert any(fault in each for each in await found(Snapshots(databases), 0.0))
+    assert any(fault in each for each in await found(snapshots(databases), 0.0))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, faul
     await env.log.sign()
     [row] = await env.service.query("SELECT name, public FROM log_key")
     pinned = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
-    async with Snapshots({"audit": env.service}) as source:
+    async with snapshots({"audit": env.service}) as source:
         assert await checks.tree(source, None) == await checks.tree(source, pinned)
         assert await checks.tree(source, pinned) == ([], "5 entries, 1 tiles")
     connection = await env.service.connection(superuser=True)
@@ -115,6 +115,6 @@ async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, faul
         await connection.execute(change)
     finally:
         await connection.close()
-    async with Snapshots({"audit": env.service}) as source:
+    async with snapshots({"audit": env.service}) as source:
         faults, _ = await checks.tree(source, pinned)
     assert fault in faults[0], faults

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from tallystick.local.verify import shards as checks
+from tallystick.local.verify.source import Source
 from tests.services.ledger.shards import HERE, TENANT, THERE, Shards
 from tests.services.ledger.test_interbook import second_server, shards, there
-from tests.support.snapshots import Snapshots
+from tests.support.snapshots import snapshots
 
 __all__ = ["second_server", "shards", "there"]
 
 LEDGERS = ("ledger", "ledger-eu")
 
 
-def opened(made: Shards) -> Snapshots:
-    return Snapshots(dict(zip(LEDGERS, (made.databases[HERE], made.databases[THERE]), strict=True)))
+def opened(made: Shards) -> Source:
+    return snapshots(dict(zip(LEDGERS, (made.databases[HERE], made.databases[THERE]), strict=True)))
 
 
 async def directory(made: Shards) -> tuple[list[str], str]:

@@ -53,7 +53,7 @@ from tests.services.vault.support import running as vault_running
 from tests.support.http import Answer, World, ask
 from tests.support.parts import Server as PostgresServer
 from tests.support.parts import ServiceDatabase
-from tests.support.snapshots import Snapshots
+from tests.support.snapshots import snapshots
 
 CLIENT = ids.clients.text(ids.clients.new())
 SCOPE = "payments:write payments:read refunds:write accounts:write accounts:read transfers:write books:write approvals:write tokens:write tokens:read"
@@ -339,7 +339,7 @@ class Town:
         self.clock.advance(timedelta(seconds=seconds))
 
     def snapshots(self) -> Source:
-        return Snapshots(self.databases)
+        return snapshots(self.databases)
 
     async def named(self) -> list[str]:
         """What `verify` finds of payments alone and beside the ledger."""

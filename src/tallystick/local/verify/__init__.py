@@ -49,7 +49,7 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
     services = list(deployments(layout))
     ledgers = [name for name in services if service_of(name) == LEDGER]
     pinned = pinned_log_key(layout)
-    async with Source(layout, services) as source:
+    async with Source.of(layout, services) as source:
         yield await _timed("drained", log.DRAINED, partial(_begun, source, ledgers))
         for service in services:
             for name in ("tallystick.chassis", f"tallystick.services.{service_of(service)}"):

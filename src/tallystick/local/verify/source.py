@@ -6,9 +6,8 @@ other's: an effect is there before anybody says so. `begin` sets the moments.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any, Self
 
 import asyncpg
@@ -27,17 +26,22 @@ class Unreadable(Exception):
 
 
 class Source:
-    """`async with Source(layout, services) as source`: one connection per database, in a read-only snapshot."""
+    """`async with Source.of(layout, services) as source`: one connection per database, in a read-only snapshot."""
 
-    def __init__(self, layout: Layout, services: Sequence[str]) -> None:
-        secrets = SecretFiles(layout.secrets)
-        self._dsn = Dsn(
-            host=str(layout.postgres_sockets), database="postgres", user=SUPERUSER, password=secrets.get(Postgres.name)
-        )
-        self.services = list(services)
+    def __init__(self, databases: Mapping[str, Dsn]) -> None:
+        """`databases`: by service, as somebody who may read everything."""
+        self.services = list(databases)
+        self._databases = databases
         self._connections: dict[str, Any] = {}
         self._live: dict[str, Any] = {}
         self._stack = AsyncExitStack()
+
+    @classmethod
+    def of(cls, layout: Layout, services: Iterable[str]) -> Self:
+        """A platform's, as its superuser."""
+        password = SecretFiles(layout.secrets).get(Postgres.name)
+        host = str(layout.postgres_sockets)
+        return cls({name: Dsn(host=host, database=name, user=SUPERUSER, password=password) for name in services})
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,10 +75,9 @@ class Source:
 
     async def fresh(self, service: str) -> Any:
         """A new connection, closed with the source. Raises Unreadable."""
-        dsn = replace(self._dsn, database=service)
         try:
             connection = await asyncpg.connect(
-                **dsn.arguments(),
+                **self._databases[service].arguments(),
                 timeout=10,
                 server_settings={
                     "application_name": "tallystick verify",
