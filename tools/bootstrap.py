@@ -191,7 +191,7 @@ def find_uv(lock_text: str) -> str:
 
 
 def is_profiled() -> bool:
-    """Whether this Python was built with a profile of its own runs. Version managers leave that out, since it takes an hour."""
+    """Whether this Python was built with a profile of its own runs. Version managers leave that out, since it makes a build long."""
     return sys.base_prefix == "/usr" or "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
 
 
