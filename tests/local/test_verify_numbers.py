@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tallystick.kernel.luhn import check_digit
@@ -68,6 +69,7 @@ def test_a_number_in_clear_is_found(text: bytes) -> None:
         b"0.4111111111111111",
         b"41111111111111.11",
         b"01a24111-1111-1111-1111-3a716f8dac0e",  # a UUID
+        b"01a2f3e1-8d10-4c5e-91aa-4222222222222",  # a UUID and the next column's length
         b"4111 1111-1111 1111",
         b"1795946089314235722",  # nanoseconds
         b"DE89370400440532013001",
@@ -97,6 +99,22 @@ def test_a_number_is_found_whatever_is_around_it(before: bytes, digits: str, aft
 @example(b"\0", "a339a116d6c4ce020f4222222222222a", b"x")
 def test_an_id_is_none_whatever_bytes_are_around_it(before: bytes, identity: str, after: bytes) -> None:
     assert not list(numbers(before + identity.encode() + after))
+
+
+@given(st.binary(max_size=2), st.from_regex(r"[0-9a-f]{16,31}", fullmatch=True), st.binary(max_size=2))
+@example(b"!", "36123456789013ab", b"Cx")
+@example(b"!", "a36123456789013b", b"Cx")
+@example(b"1z", "36123456789013ab", b"z")
+def test_nor_is_a_shorter_one_whatever_columns_are_around_it(before: bytes, identity: str, after: bytes) -> None:
+    """As a key of a client's is, in PostgreSQL's files. A digit beside it makes of it a number that is not the word's."""
+    assume(re.search("[a-f]", identity) and not before[-1:].isdigit() and not after[:1].isdigit())
+    assert not list(numbers(before + identity.encode() + after, columns=True))
+
+
+@pytest.mark.parametrize("number", ["4242424242424242", "378282246310005", "4222222222222"])
+@pytest.mark.parametrize("after", [b"C\x8f", b"CA", b"?cli_", b"Kx", b"\0"])
+def test_a_number_is_one_whatever_column_follows(number: str, after: bytes) -> None:
+    assert list(numbers(b"#" + number.encode() + after, columns=True))
 
 
 @given(

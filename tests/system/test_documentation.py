@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.system
 @pytest.fixture
 def credentials(platform: PlatformUnderTest, tmp_path: Path) -> Path:
     file = tmp_path / "shop.json"
-    made = platform.cli("client", "create", f"shop-{time.monotonic_ns()}", "--scope", SCOPE, "--out", str(file))
+    made = platform.cli("client", "create", f"shop-{secrets.token_hex(4)}", "--scope", SCOPE, "--out", str(file))
     assert made.status == 0, made.err
     return file
 
@@ -52,7 +53,7 @@ def pay(credentials: Path) -> tuple[str, str]:
 
 def test_a_client_in_another_language_comes_with_a_certificate(platform: PlatformUnderTest, tmp_path: Path) -> None:
     file = tmp_path / "bound.json"
-    name = f"bound-{time.monotonic_ns()}"
+    name = f"bound-{secrets.token_hex(4)}"
     arguments = ("--bind", "certificate", "--scope", "accounts:read", "--out", str(file))
     made = platform.cli("client", "create", name, *arguments)
     assert made.status == 0, made.err
@@ -131,7 +132,7 @@ def test_the_receiver_hears_of_a_payment(platform: PlatformUnderTest, credential
 async def test_a_wallet_is_built_as_the_page_says(platform: PlatformUnderTest, tmp_path: Path) -> None:
     """Its commands in their order, each in the words of the page but for the ids of what came before; for a tenant of its own."""
     create, *calls = commands(HOW_TO / "build-a-wallet.md")
-    file, tenant = tmp_path / "wallet.json", f"wallets-{time.monotonic_ns()}"
+    file, tenant = tmp_path / "wallet.json", f"wallets-{secrets.token_hex(4)}"
     assert platform.cli("tenant", "create", tenant).status == 0
     made = platform.cli(*create[1:-1], str(file), "--tenant", tenant)
     assert made.status == 0, made.err
@@ -172,7 +173,7 @@ def test_the_ledgers_pages_show_what_comes(platform: PlatformUnderTest, tmp_path
     files = console("import-and-export.md")
     leaves = next(place for place, (words, _) in enumerate(files) if "export" in words)
     order = [*files[:leaves], *console("use-the-ledger-command.md"), *files[leaves:]]
-    books = {"main": f"pages-{time.monotonic_ns()}", "copy": f"copy-{time.monotonic_ns()}"}
+    books = {"main": f"pages-{secrets.token_hex(4)}", "copy": f"copy-{secrets.token_hex(4)}"}
     opened = platform.cli("ledger", "open-book", books["main"])
     assert opened.status == 0, opened.err
     seen = 0

@@ -4,11 +4,12 @@ A card number is 13 to 19 digits, together or in the groups that cards are print
 scheme and with the right check digit (`kernel/numbers.py`); whatever word it stands in, for what leaks a number may put a prefix before it.
 An IBAN, in capitals, has its country's length and the right check digits. The vault holds them sealed; nothing else may hold them at all.
 
-Left out is what is no number of an account although it may look like one: the platform's ids, hexadecimal words that hold letters, bytes as
-PostgreSQL prints them, what follows or precedes a decimal point, and 16 hexadecimal digits where they are known to stand, of which one in
-two thousand has no letter: the ids of spans in the traces, and the sums in which NATS notes what a stream's settings are. Of tables,
+Left out is what is no number of an account although it may look like one: the platform's ids, UUIDs, hexadecimal words that hold letters,
+bytes as PostgreSQL prints them, what follows or precedes a decimal point, and 16 hexadecimal digits where they are known to stand, of which
+one in two thousand has no letter: the ids of spans in the traces, and the sums in which NATS notes what a stream's settings are. Of tables,
 columns of numbers, times and ids are left out: they can't hold a text, and a large sum of money would be taken for a card now and then.
-PostgreSQL's log is read without the heads of its pages, which cut a word in two as often as it crosses from one page to the next.
+PostgreSQL's log is read without the heads of its pages, which cut a word in two as often as it crosses from one page to the next; and in
+its files what stands beside a word says nothing of it, being the next column's bytes.
 
 What is left to chance is base64, in which 13 digits in a row are a number with the right check digit once in some thousand GiB.
 """
@@ -33,6 +34,7 @@ SHOWN = 20
 #: The first character is a class of its own, by which `re` skips what can't begin a match; what precedes it is looked at after it.
 _CARD: Final = re.compile(
     rb"[2-68](?<![0-9].)(?<![0-9][.].)(?<!\\x.)(?<!\"span\":\".)(?<!\"parent\":\".)"
+    rb"(?<![0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-.)"
     rb"[0-9]{3}(?:[0-9]{9,15}|([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|([ -])[0-9]{6}\2[0-9]{4,5})"
     rb"(?![0-9]|[.][0-9]|-[0-9a-f]{12}\b)",
     re.DOTALL,
@@ -41,10 +43,12 @@ _IBAN: Final = re.compile(
     rb"[A-Z](?<![A-Za-z0-9].)[A-Z][0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Za-z0-9])", re.DOTALL
 )
 _HEXADECIMAL: Final = b"0123456789abcdefABCDEF"
+#: As ids are written. In PostgreSQL's files a capital is more likely the length of the next column's text.
+_LOWER: Final = b"0123456789abcdef"
 #: Ids and hashes in hexadecimal are not shorter; what is longer is looked at so far.
 _SHORTEST: Final = 16
 _LONGEST: Final = 256
-#: From here on (128 bits) it is an id whatever stands beside it: in PostgreSQL's files that is the next column's bytes, a letter now and then.
+#: From here on (128 bits) it is an id whatever stands beside it.
 _CERTAIN: Final = 32
 
 #: An id as `kernel/ids.py` writes it, and a fingerprint of the vault: 26 characters of base 32, 13 of which are digits one time in some ten million.
@@ -80,7 +84,8 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
     faults: list[str] = []
     files = size = 0
     for path in _files(layout.data):
-        found, length = await asyncio.to_thread(_in_file, path)
+        columns = path.is_relative_to(layout.postgres)
+        found, length = await asyncio.to_thread(_in_file, path, columns=columns)
         files += 1
         size += length
         faults += [f"{path.relative_to(layout.data)}: {shown}" for shown in sorted(found)]
@@ -107,14 +112,15 @@ def _files(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def _in_file(path: Path) -> tuple[set[str], int]:
+def _in_file(path: Path, *, columns: bool) -> tuple[set[str], int]:
     try:
         with path.open("rb") as file:
             length = path.stat().st_size
             if not length:
                 return set(), 0
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return set(numbers(_without_heads(content) if path.parent.name == _WAL else content)), length
+                text = _without_heads(content) if columns and path.parent.name == _WAL else content
+                return set(numbers(text, columns=columns)), length
     except (OSError, ValueError):  # gone, or shrunk, while we looked: a part's own temporary file
         return set(), 0
 
@@ -125,13 +131,20 @@ def _without_heads(log: mmap.mmap) -> bytes:
     return b"".join((log[_WAL_FIRST_HEAD:_WAL_PAGE], *pages))
 
 
-def numbers(content: bytes | mmap.mmap) -> Iterator[str]:
-    """What is there in clear, so far as it may be shown: enough to look for it, not enough to use it (PCI DSS 3.4.1)."""
+def numbers(content: bytes | mmap.mmap, *, columns: bool = False) -> Iterator[str]:
+    """What is there in clear, so far as it may be shown: enough to look for it, not enough to use it (PCI DSS 3.4.1).
+
+    `columns`: it is a file of PostgreSQL's, one column's bytes right behind the other's.
+    """
     for match in _CARD.finditer(content):
         digits = re.sub(rb"[ -]", b"", match[0]).decode()
         # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
         for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
-            if brand_of(number) != "unknown" and luhn(number) and not _in_a_word(content, *match.span()):
+            if (
+                brand_of(number) != "unknown"
+                and luhn(number)
+                and not _in_a_word(content, *match.span(), columns=columns)
+            ):
                 yield f"{number[:6]}******{number[-4:]}" if len(number) >= 16 else f"******{number[-4:]}"
                 break
     for match in _IBAN.finditer(content):
@@ -143,8 +156,8 @@ def numbers(content: bytes | mmap.mmap) -> Iterator[str]:
             yield f"{iban[:2]}******{iban[-4:]}"
 
 
-def _in_a_word(content: bytes | mmap.mmap, start: int, end: int) -> bool:
-    return _in_an_id(content, start, end) or _in_hexadecimal(content, start, end)
+def _in_a_word(content: bytes | mmap.mmap, start: int, end: int, *, columns: bool) -> bool:
+    return _in_an_id(content, start, end) or _in_hexadecimal(content, start, end, columns=columns)
 
 
 def _in_an_id(content: bytes | mmap.mmap, start: int, end: int) -> bool:
@@ -158,10 +171,19 @@ def _in_an_id(content: bytes | mmap.mmap, start: int, end: int) -> bool:
     )
 
 
-def _in_hexadecimal(content: bytes | mmap.mmap, start: int, end: int) -> bool:
+def _in_hexadecimal(content: bytes | mmap.mmap, start: int, end: int, *, columns: bool) -> bool:
     """Whether the digits belong to a longer word of hexadecimal digits: an id's or a hash's. A short word with other letters in it is none."""
     before, after = content[max(0, start - _LONGEST) : start][::-1], content[end : end + _LONGEST]
-    left, right = (len(part) - len(part.lstrip(_HEXADECIMAL)) for part in (before, after))
-    beside = before[left : left + 1] + after[right : right + 1]
-    length = end - start + left + right
-    return length >= _CERTAIN or (left + right > 0 and length >= _SHORTEST and not re.search(rb"[0-9A-Za-z]", beside))
+    left, right = _run(before, _HEXADECIMAL), _run(after, _HEXADECIMAL)
+    if end - start + left + right >= _CERTAIN:
+        return True
+    if columns:
+        left, right = _run(before, _LOWER), _run(after, _LOWER)
+    elif re.search(rb"[0-9A-Za-z]", before[left : left + 1] + after[right : right + 1]):
+        return False
+    return left + right > 0 and end - start + left + right >= _SHORTEST
+
+
+def _run(text: bytes, of: bytes) -> int:
+    """How many bytes of these the text begins with."""
+    return len(text) - len(text.lstrip(of))
