@@ -226,3 +226,26 @@ async def test_every_column_of_the_chassis_has_its_data_class(chassis_database: 
         """
     )
     assert [row["name"] for row in rows] == []
+
+
+async def test_no_samples_of_what_nobody_selects_by(chassis_database: ServiceDatabase, package: Make) -> None:
+    """Of a table that is there already as of a new one; what was taken before goes."""
+    connection = await chassis_database.connection()
+    try:
+        await connection.execute("""
+            CREATE TABLE paper (id text PRIMARY KEY, kind text, written text, held bytea, said jsonb);
+            COMMENT ON COLUMN paper.kind IS 'class: internal';
+            COMMENT ON COLUMN paper.written IS 'class: personal; a letter';
+            INSERT INTO paper
+            SELECT n::text, 'letter', 'dear ' || n % 3, convert_to('dear ' || n % 3, 'UTF8'), jsonb_build_object('dear', n % 3)
+            FROM generate_series(1, 100) AS n;
+            ANALYZE paper;
+        """)
+        sampled = "SELECT attname FROM pg_stats WHERE tablename = 'paper' ORDER BY attname"
+        assert [row["attname"] for row in await connection.fetch(sampled)] == ["held", "id", "kind", "said", "written"]
+        await apply(chassis_database, package())
+        assert [row["attname"] for row in await connection.fetch(sampled)] == ["id", "kind"]
+        await connection.execute("ANALYZE paper")
+        assert [row["attname"] for row in await connection.fetch(sampled)] == ["id", "kind"]
+    finally:
+        await connection.close()

@@ -3,6 +3,9 @@
 Files are `sql/migrations/NNNN_what.sql` of the chassis and of the service; the chassis' come first. Each runs in a transaction of its
 own, together with the row that says it ran. `:service_role` in a file stands for the service's role. A file that was changed after it
 ran, or that vanished, is an error: what a database went through must stay readable.
+
+PostgreSQL keeps samples of every column's values for its planner. Where nobody selects by a column of texts, documents or bytes, they serve
+nothing, and what they hold of people would outlive its erasure in the table: such columns get none, whichever migration made them.
 """
 
 from __future__ import annotations
@@ -40,6 +43,30 @@ COMMENT ON COLUMN schema_migration.number IS 'class: internal';
 COMMENT ON COLUMN schema_migration.file IS 'class: internal';
 COMMENT ON COLUMN schema_migration.sha256 IS 'class: internal';
 COMMENT ON COLUMN schema_migration.at IS 'class: internal';
+"""
+
+#: Of the columns in no index: bytes and documents, and texts of any class but public and internal ones.
+_UNSAMPLED: Final = r"""
+DO $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN
+        SELECT c.relname AS table, a.attname AS column
+        FROM pg_attribute AS a
+        JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attstattarget IS DISTINCT FROM 0
+          AND (a.atttypid IN ('bytea'::regtype, 'bytea[]'::regtype, 'jsonb'::regtype)
+               OR (a.atttypid IN ('text'::regtype, 'text[]'::regtype)
+                   AND col_description(c.oid, a.attnum) !~ '^class: (public|internal)'))
+          AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey))
+        ORDER BY c.relname, a.attnum
+    LOOP
+        EXECUTE format('ALTER TABLE %I ALTER %I SET STATISTICS 0', one.table, one.column);
+        PERFORM pg_clear_attribute_stats('public', one.table, one.column, false);
+    END LOOP;
+END
+$$
 """
 
 
@@ -123,6 +150,7 @@ async def apply(
             begins(migration.file)
             await _run(connection, owner.database, migration, service_role)
             ran.append(migration.file)
+        await _unsample(connection, owner.database)
         return ran
     finally:
         connection.terminate()  # the lock goes with the session
@@ -167,7 +195,17 @@ async def _run(connection: Connection, database: str, migration: Migration, serv
                 migration.sha256,
             )
     except DRIVER_ERRORS as error:
-        # When the connection is lost, what leaving the transaction says of it is not the reason.
-        found = error.__context__ if isinstance(error, asyncpg.InterfaceError) and error.__context__ else error
-        reason = " ".join(filter(None, (getattr(found, "sqlstate", None), str(found) or type(found).__name__)))
-        raise MigrationError(f"database {database}: {migration.package}: {migration.file}: {reason}") from error
+        raise MigrationError(f"database {database}: {migration.package}: {migration.file}: {_reason(error)}") from error
+
+
+async def _unsample(connection: Connection, database: str) -> None:
+    try:
+        await connection.execute(_UNSAMPLED)
+    except DRIVER_ERRORS as error:
+        raise MigrationError(f"database {database}: columns without statistics: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    # When the connection is lost, what leaving the transaction says of it is not the reason.
+    found = error.__context__ if isinstance(error, asyncpg.InterfaceError) and error.__context__ else error
+    return " ".join(filter(None, (getattr(found, "sqlstate", None), str(found) or type(found).__name__)))
