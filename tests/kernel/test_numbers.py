@@ -23,6 +23,17 @@ from tallystick.kernel.numbers import found_in, suspect
         "4242424242424242.",
         "4242-4242-4242-4242",
         "4242 4242 4242 4242",
+        "4242.4242.4242.4242",
+        "3782.822463.10005",
+        "4242\u00a04242\u00a04242\u00a04242",  # as a page or a spreadsheet writes it
+        "4242\u202f4242\u202f4242\u202f4242",
+        "4242\u20114242\u20114242\u20114242",
+        "4242\u20134242\u20134242\u20134242",
+        "4242\u200b4242\u200b4242\u200b4242",  # nothing to be seen between
+        "42424242\u00ad42424242",
+        "\uff14\uff12\uff14\uff12\uff14\uff12\uff14\uff12\uff14\uff12\uff14\uff12\uff14\uff12\uff14\uff12",
+        "\u0664\u0662\u0664\u0662\u0664\u0662\u0664\u0662\u0664\u0662\u0664\u0662\u0664\u0662\u0664\u0662",
+        "M\u00fcller paid with 4242424242424242",
         "4242 4242 4242 4242 12/27",
         "4242 4242 4242 4242 123",
         "378282246310005",
@@ -52,6 +63,7 @@ def test_a_card_number_is_found(text: str) -> None:
     "text",
     [
         "DE89370400440532013000",
+        "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000",
         "to DE89 3704 0044 0532 0130 00 please",
         "gb82 west 1234 5698 7654 32",
         "NO9386011117947",
@@ -87,6 +99,10 @@ def test_an_iban_is_found(text: str) -> None:
         "DE89370400440532013000x",
         "https://hooks.example/v1/8d1f4123-1234-4123-8123-123456789012/01jd5w3qkz8e5rv4y7t9a2b3c4?at=1764267890123",
         "50 % of 4242, 100 % of 4242 4242",
+        "4242,4242,4242,4242",
+        "4242.4242 4242.4242",
+        "M\u00fcller's order 4242424242424241",
+        "192.168.100.200 to 10.42.42.42",
         "phone +49 170 1234567, invoice 2026-11-27-000123",
     ],
 )
@@ -106,7 +122,7 @@ def test_ids_are_no_numbers(one: uuid.UUID, other: int) -> None:
             assert found_in(text) is None, text
 
 
-@given(st.from_regex(r"\A4[0-9]{14}\Z"), st.sampled_from(["", " ", "-"]), st.text(max_size=20))
+@given(st.from_regex(r"\A4[0-9]{14}\Z"), st.sampled_from(["", " ", "-", "."]), st.text(max_size=20))
 def test_every_card_of_sixteen_digits_is_found_behind_a_space(start: str, separator: str, before: str) -> None:
     number = start + check_digit(start)
     written = separator.join(number[i : i + 4] for i in range(0, 16, 4))

@@ -36,6 +36,11 @@ from tests.support.snapshots import snapshots
         b"4222222222222",  # Visa of 13 digits
         b"4111 1111 1111 1111",
         b"4111-1111-1111-1111",
+        b"4111.1111.1111.1111",
+        b"3782.822463.10005",
+        "4111\u00a01111\u00a01111\u00a01111".encode(),
+        "4111\u20111111\u20111111\u20111111".encode(),
+        "4111\u202f1111\u202f1111\u202f1111".encode(),
         b"4242 4242 4242 4242 12",  # and a month
         b"pan-4111111111111111",
         b"pan_4111111111111111-x",
@@ -202,3 +207,6 @@ async def test_it_is_found_in_files_and_in_every_kind_of_column_for_texts(
         "notify.planted: 601111******1117",
         "notify.planted: DE******3000",
     ]
+    await database.query("DELETE FROM planted WHERE words IS NOT NULL")
+    await database.query("INSERT INTO planted (words) VALUES ($1)", "5555\u00a05555\u00a05555\u00a04444")
+    assert "notify.planted: 555555******4444" in await search_all()

@@ -1,15 +1,17 @@
 """Card numbers and IBANs: whose they are, and whether there is one in a text that people write.
 
 What counts in a text (`found_in`): 13 to 19 digits together, or in the groups that cards are printed in (4-4-4-4, with up to three
-more, 4-6-5, 4-6-4) with one kind of separator, a space or a dash; in a range of a card scheme, with the right check digit. Digits that
-belong to a longer word are an id's: what a letter from A to F, an underscore, a dash, an x or a digit and a dot precedes, or such a
-letter, an underscore or a digit follows. An IBAN counts with its country's length and its check digits, written together or in groups of
-four. A URL is read as its server reads it, without escapes, and a word before a number, as in `card-4242...`, does not make it an id's.
+more, 4-6-5, 4-6-4) with one kind of separator, a space, a dot or a dash; in a range of a card scheme, with the right check digit. The
+digits, spaces and dashes are those of any script, and what can't be seen counts for nothing. Digits that belong to a longer word are an
+id's: what a letter from A to F, an underscore, a dash, an x or a digit and a dot precedes, or such a letter, an underscore or a digit
+follows. An IBAN counts with its country's length and its check digits, written together or in groups of four. A URL is read as its
+server reads it, without escapes, and a word before a number, as in `card-4242...`, does not make it an id's.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 from urllib.parse import unquote_plus
@@ -73,6 +75,9 @@ def iban_ok(iban: str) -> bool:
 NUMBER_BELONGS: Final = {"number": "belongs"}
 
 _DIGITS: Final = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x2E for byte in range(256))
+#: Spaces, dashes and what can't be seen, by their kind (Unicode's general category).
+_KINDS: Final = {"Zs": " ", "Pd": "-", "Cf": ""}
+_OTHERS: Final = re.compile(r"[^\x00-\x7f]")
 _SHAPES: Final = bytes(
     0x30
     if 0x30 <= byte <= 0x39
@@ -83,9 +88,10 @@ _SHAPES: Final = bytes(
 )
 _CARD: Final = re.compile(
     r"(?<![0-9A-Fa-f_x-])(?<![0-9][.])"
-    r"(?:[0-9]{13,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5})"
+    r"(?:[0-9]{13,19}|[0-9]{4}([ .-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|[0-9]{4}([ .-])[0-9]{6}\2[0-9]{4,5})"
     r"(?![0-9A-Fa-f_]|[.][0-9])"
 )
+_TOGETHER: Final = str.maketrans("", "", " .-")
 #: Looks ahead only: a word that begins as an IBAN does may stand right before one.
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,4})?))")
 #: What makes of the characters beside it one word with them, an id's: a dash and an underscore.
@@ -94,14 +100,16 @@ _WORD_BEFORE: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]+[._-]")
 
 
 def suspect(raw: bytes) -> bool:
-    """Whether encoded text is worth a search: 13 digits with nothing but spaces and dashes between, or a word that begins as an IBAN.
+    """Whether encoded text is worth a search: 13 digits with nothing but spaces, dots and dashes between, a word that begins as an IBAN, or
+    anything that is not ASCII, which has digits and spaces of its own.
 
     False for nearly everything, at half a microsecond for a body of 300 bytes. An escape of a URL may hide a digit.
     """
     return (
-        b"%" in raw
+        not raw.isascii()
+        or b"%" in raw
         or b"://" in raw
-        or b"0" * 13 in raw.translate(_DIGITS, b" -")
+        or b"0" * 13 in raw.translate(_DIGITS, b" .-")
         or b".aa00" in b"." + raw.translate(_SHAPES)
     )
 
@@ -110,9 +118,21 @@ def found_in(text: str) -> Literal["a card number", "an IBAN"] | None:
     """What of the two is in the text, if anything. Pure; it never says which number."""
     if len(text) < 13:
         return None
+    if not text.isascii():
+        text = _in_ascii(text)
     if "%" in text or "://" in text:
         return _found_in(text) or _found_in(_read(text))
     return _found_in(text)
+
+
+def _in_ascii(text: str) -> str:
+    """The same text with the digits, spaces and dashes of ASCII in the place of all others: a reader sees a card number in them."""
+    return _OTHERS.sub(lambda found: _as_ascii(found[0]), text)
+
+
+def _as_ascii(char: str) -> str:
+    digit = unicodedata.decimal(char, None)
+    return _KINDS.get(unicodedata.category(char), char) if digit is None else str(digit)
 
 
 def _read(url: str) -> str:
@@ -124,7 +144,7 @@ def _read(url: str) -> str:
 
 def _found_in(text: str) -> Literal["a card number", "an IBAN"] | None:
     for match in _CARD.finditer(text):
-        digits = match[0].replace(" ", "").replace("-", "")
+        digits = match[0].translate(_TOGETHER)
         # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
         for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
             if brand_of(number) != "unknown" and luhn(number):

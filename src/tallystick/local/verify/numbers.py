@@ -1,7 +1,7 @@
 """The search for card numbers and IBANs in clear: in every file that the platform wrote, and in every table's texts.
 
-A card number is 13 to 19 digits, together or in the groups that cards are printed in with spaces or dashes between, in the range of a card
-scheme and with the right check digit (`kernel/numbers.py`); whatever word it stands in, for what leaks a number may put a prefix before it.
+A card number is 13 to 19 digits, together or in the groups that cards are printed in with spaces, dots or dashes between, in the range of a
+card scheme and with the right check digit (`kernel/numbers.py`); whatever word it stands in, for what leaks a number may put a prefix before it.
 An IBAN, in capitals, has its country's length and the right check digits. The vault holds them sealed; nothing else may hold them at all.
 
 Left out is what is no number of an account although it may look like one: the platform's ids, UUIDs, hexadecimal words that hold letters,
@@ -35,7 +35,9 @@ SHOWN = 20
 _CARD: Final = re.compile(
     rb"[2-68](?<![0-9].)(?<![0-9][.].)(?<!\\x.)(?<!\"span\":\".)(?<!\"parent\":\".)"
     rb"(?<![0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-.)"
-    rb"[0-9]{3}(?:[0-9]{9,15}|([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|([ -])[0-9]{6}\2[0-9]{4,5})"
+    rb"[0-9]{3}(?:[0-9]{9,15}"
+    rb"|([ .-]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?"
+    rb"|([ .-]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf])[0-9]{6}\2[0-9]{4,5})"
     rb"(?![0-9]|[.][0-9]|-[0-9a-f]{12}\b)",
     re.DOTALL,
 )
@@ -70,7 +72,7 @@ SELECT format(
     'SELECT line FROM (SELECT concat_ws(E''\n'', %s) AS line FROM %I) AS t WHERE line ~ %L',
     string_agg(format(CASE a.atttypid WHEN 'bytea'::regtype THEN 'encode(%I, ''escape'')' ELSE '%I::text' END, a.attname), ', '),
     c.relname,
-    '[0-9]{13}|[0-9]{4}[ -][0-9]{4}([ -][0-9]{4}|[0-9]{2}[ -])|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}'
+    '[0-9]{13}|[0-9]{4}[- .\u00a0\u2000-\u2015\u202f][0-9]{4}([- .\u00a0\u2000-\u2015\u202f][0-9]{4}|[0-9]{2}[- .\u00a0\u2000-\u2015\u202f])|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}'
 ) AS sql
 FROM pg_class AS c
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -137,7 +139,7 @@ def numbers(content: bytes | mmap.mmap, *, columns: bool = False) -> Iterator[st
     `columns`: it is a file of PostgreSQL's, one column's bytes right behind the other's.
     """
     for match in _CARD.finditer(content):
-        digits = re.sub(rb"[ -]", b"", match[0]).decode()
+        digits = re.sub(rb"[^0-9]", b"", match[0]).decode()
         # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
         for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
             if (
