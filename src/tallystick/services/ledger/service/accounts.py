@@ -335,7 +335,7 @@ class Accounts:
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, kind: str, row: AccountRow, actor: str, trace: str | None, at: datetime
     ) -> None:
-        await self._outbox.append(tx, [account_fact(kind, row, actor=actor, trace=trace, at=at)])
+        await self._outbox.append(tx, [account_fact((row.tenant, actor, trace), kind, row, row.book, at)])
 
 
 def _same(row: AccountRow, account: NewAccount, book: int) -> bool:
@@ -358,13 +358,14 @@ def _broken(row: AccountRow) -> AccountLimitBroken:
     )
 
 
-def account_fact(kind: str, row: AccountRow, *, actor: str, trace: str | None, at: datetime) -> Fact:
+def account_fact(who: Who, kind: str, row: AccountRow | NewAccount, book: int, at: datetime) -> Fact:
     """What an account is, without what people typed (its name, path and metadata)."""
+    tenant, actor, trace = who
     account = ids.accounts.text(row.id)
     return Fact(
         id=ids.facts.new(),
         type=kind,
-        tenant=row.tenant,
+        tenant=tenant,
         actor=actor,
         resource=account,
         at=at,
@@ -372,8 +373,8 @@ def account_fact(kind: str, row: AccountRow, *, actor: str, trace: str | None, a
         data=msgspec.to_builtins(
             AccountFact(
                 account=account,
-                book=row.book,
-                kind=msgspec.convert(row.kind, AccountKind),
+                book=book,
+                kind=msgspec.convert(row.kind or usual_kind(row.normal_side), AccountKind),
                 currency=row.currency,
                 normal_side=msgspec.convert(row.normal_side, Side),
                 floor=None if row.floor is None else str(row.floor),

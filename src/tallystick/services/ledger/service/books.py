@@ -97,7 +97,7 @@ class Books:
             if (row.description, row.backdating, row.shard) != (description, backdating, shard):
                 raise BookExists("change its settings, or take another name")
             if new:
-                await self._tell(tx, who, "ledger.book.opened", row, now, _settings(row))
+                await self._tell(tx, who, "ledger.book.opened", row, now, settings_of(row))
             if entry is not None and render is not None:
                 await complete(tx, [Answer(entry, 201, render(row))])
         return row
@@ -144,7 +144,7 @@ class Books:
                 return row
             await self._store.set_book(tx, wanted)
             wanted = msgspec.structs.replace(wanted, revision=row.revision + 1)
-            await self._tell(tx, who, "ledger.book.changed", wanted, now, _settings(wanted))
+            await self._tell(tx, who, "ledger.book.changed", wanted, now, settings_of(wanted))
         return wanted
 
     async def seal(self, who: Who, name: str, until: datetime) -> BookRow:
@@ -248,21 +248,24 @@ class Books:
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, who: Who, kind: str, row: BookRow, at: datetime, said: msgspec.Struct
     ) -> None:
-        tenant, actor, trace = who
-        fact = Fact(
-            id=ids.facts.new(),
-            type=kind,
-            tenant=tenant,
-            actor=actor,
-            resource=row.name,
-            at=at,
-            trace=trace,
-            data=msgspec.to_builtins(said),
-        )
-        await self._outbox.append(tx, [fact])
+        await self._outbox.append(tx, [book_fact(who, kind, row, at, said)])
 
 
-def _settings(row: BookRow) -> BookFact:
+def book_fact(who: Who, kind: str, row: BookRow, at: datetime, said: msgspec.Struct) -> Fact:
+    tenant, actor, trace = who
+    return Fact(
+        id=ids.facts.new(),
+        type=kind,
+        tenant=tenant,
+        actor=actor,
+        resource=row.name,
+        at=at,
+        trace=trace,
+        data=msgspec.to_builtins(said),
+    )
+
+
+def settings_of(row: BookRow) -> BookFact:
     return BookFact(book=row.id, name=row.name, backdating=row.backdating)
 
 

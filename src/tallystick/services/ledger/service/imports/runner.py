@@ -205,7 +205,7 @@ class Runner:
 
     async def _settle(self, tx: Transaction, job: ImportRow, taking: Taking) -> None:
         """What holds for the book as a whole. Refuses lines into `taking`; raises Wrong."""
-        settings = Settings(tx, job, taking, self._store, self._imports, self._clock.now())
+        settings = Settings(tx, job, taking, self._store, self._imports, self._outbox, self._clock.now())
         after = 0
         while lines := await self._imports.settings(tx, job.id, after, PART):
             await settings.take([(line.line, _decode(line.record)) for line in lines])

@@ -1,4 +1,6 @@
-"""What a file says of the book and its accounts as a whole: stored when all of its transfers are there, which it has to fit."""
+"""What a file says of the book and its accounts as a whole: stored when all of its transfers are there, which it has to fit, and told like what
+a client changes.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,23 @@ from datetime import datetime
 import msgspec
 
 from tallystick.chassis.db import CheckViolation, Transaction
-from tallystick.contracts.ledger.messages import AccountRecord, BookRecord, CategoryRecord, ChartRecord, Record
+from tallystick.chassis.outbox import Outbox
+from tallystick.contracts.ledger.messages import (
+    AccountRecord,
+    BookRecord,
+    BookSealed,
+    CategoryRecord,
+    ChartChanged,
+    ChartRecord,
+    Record,
+)
 from tallystick.contracts.ledger.problems import BookNotFound
 from tallystick.kernel import ids
+from tallystick.kernel.clock import rfc3339
 from tallystick.services.ledger.model import (
+    BookRow,
     ImportRow,
+    NewAccount,
     Unfit,
     account_id,
     called,
@@ -23,7 +37,8 @@ from tallystick.services.ledger.model import (
     sealed_until,
     was_reserved,
 )
-from tallystick.services.ledger.service.books import NO_CHART
+from tallystick.services.ledger.service.accounts import account_fact
+from tallystick.services.ledger.service.books import NO_CHART, book_fact, settings_of
 from tallystick.services.ledger.service.imports.taking import Taking
 from tallystick.services.ledger.store import Imports as ImportStore
 from tallystick.services.ledger.store import Store
@@ -37,13 +52,21 @@ class Settings:
     """Those of one import, in one transaction. Lines that can't be are refused into `taking`."""
 
     def __init__(  # noqa: PLR0917 - what it works with
-        self, tx: Transaction, job: ImportRow, taking: Taking, store: Store, imports: ImportStore, now: datetime
+        self,
+        tx: Transaction,
+        job: ImportRow,
+        taking: Taking,
+        store: Store,
+        imports: ImportStore,
+        outbox: Outbox,
+        now: datetime,
     ) -> None:
         self._tx = tx
         self._job = job
         self._taking = taking
         self._store = store
         self._imports = imports
+        self._outbox = outbox
         self._now = now
         self._closing: list[tuple[int, AccountRecord]] = []
         self._book: tuple[int, BookRecord] | None = None
@@ -107,17 +130,32 @@ class Settings:
             for _, one in accounts
             if one.floor is not None or one.ceiling is not None
         ]
-        if limits:
+        before = await self._imports.as_they_are(self._tx, [own for own, _, _ in limits])
+        after = {
+            own: msgspec.structs.replace(before[own][1], floor=floor, ceiling=ceiling)
+            for own, floor, ceiling in limits
+            if own in before
+        }
+        changed = [one for own, one in after.items() if one != before[own][1]]
+        if changed:
             try:
-                await self._imports.limit(self._tx, self._job.book, limits)
+                await self._imports.limit(
+                    self._tx, self._job.book, [(one.id, one.floor, one.ceiling) for one in changed]
+                )
             except CheckViolation as error:
                 raise Wrong(f"an account does not keep its limits after all transfers ({error.constraint})") from None
+            await self._tell_of("ledger.account.changed", changed)
 
     async def _close(self, record: AccountRecord) -> None:
         own = account_id(self._job.book, called(record))
-        if record.frozen:
-            await self._store.freeze_account(self._tx, self._job.book, own, self._now)
-        if record.closed and not await self._store.close_account(self._tx, self._job.book, own, self._now):
+        there = [account for _, account in (await self._imports.as_they_are(self._tx, [own])).values()]
+        if record.frozen and await self._store.freeze_account(self._tx, self._job.book, own, self._now):
+            await self._tell_of("ledger.account.frozen", there)
+        if not record.closed:
+            return
+        if await self._store.close_account(self._tx, self._job.book, own, self._now):
+            await self._tell_of("ledger.account.closed", there)
+        else:
             row = await self._store.account(self._tx, self._job.tenant, own, self._now)
             if row is not None and not row.closed:
                 raise Unfit("/closed", "account-has-holds", "it can't be closed while something is held on it")
@@ -134,6 +172,9 @@ class Settings:
             if fault is not None:
                 raise Unfit(None, "chart-orphans-accounts", f"{ids.accounts.text(account)}: {fault[0]}")
         await self._store.insert_chart(self._tx, self._job.book, made, self._now)
+        row = await self._row()
+        said = ChartChanged(book=row.id, name=row.name, version=made.version, mode=made.mode)
+        await self._tell("ledger.chart.changed", row, said)
 
     async def _set_categories(self) -> None:
         there = await self._store.categories(self._tx, self._job.book)
@@ -154,10 +195,26 @@ class Settings:
 
     async def _set_book(self, record: BookRecord) -> None:
         until = sealed_until(record, self._now)
+        row = await self._row()
+        changed = msgspec.structs.replace(row, description=record.description, backdating=record.backdating)
+        if changed != row:
+            await self._store.set_book(self._tx, changed)
+            await self._tell("ledger.book.changed", row, settings_of(changed))
+        if until is not None and (row.sealed_until is None or row.sealed_until < until):
+            await self._store.seal_book(self._tx, self._job.book, until)
+            await self._tell("ledger.book.sealed", row, BookSealed(book=row.id, name=row.name, until=rfc3339(until)))
+
+    async def _row(self) -> BookRow:
         row = await self._store.book(self._tx, self._job.tenant, self._job.book_name)
         if row is None:
             raise BookNotFound
-        changed = msgspec.structs.replace(row, description=record.description, backdating=record.backdating)
-        await self._store.set_book(self._tx, changed)
-        if until is not None:
-            await self._store.seal_book(self._tx, self._job.book, until)
+        return row
+
+    async def _tell(self, kind: str, row: BookRow, said: msgspec.Struct) -> None:
+        who = self._job.tenant, self._job.actor, None
+        await self._outbox.append(self._tx, [book_fact(who, kind, row, self._now, said)])
+
+    async def _tell_of(self, kind: str, accounts: Sequence[NewAccount]) -> None:
+        who = self._job.tenant, self._job.actor, None
+        told = [account_fact(who, kind, one, self._job.book, self._now) for one in accounts]
+        await self._outbox.append(self._tx, told)

@@ -16,7 +16,6 @@ from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import in_units
 from tallystick.services.ledger.model import (
     OPENING,
-    AccountRow,
     Book,
     BookRow,
     Chart,
@@ -181,32 +180,8 @@ class Taking:
             await self._outbox.append(tx, [self._told(new) for new in fresh])
 
     def _told(self, new: NewAccount) -> Fact:
-        row = AccountRow(
-            id=new.id,
-            tenant=self._job.tenant,
-            book=self._book,
-            book_name=self._row.name,
-            name=new.name,
-            path=new.path,
-            kind=new.kind or usual_kind(new.normal_side),
-            currency=new.currency,
-            normal_side=new.normal_side,
-            floor=new.floor,
-            ceiling=new.ceiling,
-            code=new.code,
-            metadata=new.metadata,
-            closed=False,
-            frozen=False,
-            created_at=self._now,
-            created_sequence=self.sequence,
-            version=0,
-            as_of=self.sequence,
-            debits_pending=0,
-            debits_posted=0,
-            credits_pending=0,
-            credits_posted=0,
-        )
-        return account_fact("ledger.account.created", row, actor=self._job.actor, trace=None, at=self._now)
+        who = self._job.tenant, self._job.actor, None
+        return account_fact(who, "ledger.account.created", new, self._book, self._now)
 
     async def _begin_with(self, tx: Transaction, records: Sequence[tuple[int, AccountRecord]]) -> None:
         """Opening balances, and the accounts that they come from if nobody opened those."""
