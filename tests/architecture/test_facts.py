@@ -138,7 +138,12 @@ def stored(type_: str, **data: object) -> bytes:
 
 #: What is looked at after each test of a service; one that takes anything may be blind.
 def test_a_fact_that_was_told_is_held_against_its_charter() -> None:
-    client = {"scope": "a:b", "key_ids": ["k"], "tls_client_certificate_bound_access_tokens": False}
+    client = {
+        "scope": "a:b",
+        "key_ids": ["k"],
+        "key_thumbprints": ["t"],
+        "tls_client_certificate_bound_access_tokens": False,
+    }
     told.check([stored("identity.client.created", **client), stored("identity.client.revoked")])
     for wrong, says in (
         (stored("identity.client.renamed"), r"has it not in \[tells\]"),

@@ -94,7 +94,7 @@ async def test_what_is_missing_or_wrong_is_found(
     [
         ("UPDATE entry SET service = 'Vault' WHERE index = 3", "entry 3 is none: an entry needs a service's name"),
         ("UPDATE entry SET seq = 9 WHERE index = 3", "hash to something else"),
-        ("UPDATE checkpoint SET note = regexp_replace(note, ' [A-Za-z0-9+/=]+\\n$', E' \\u20ac\\n')", "the newest checkpoint: a signature is base64"),
+        ("UPDATE checkpoint SET note = regexp_replace(note, ' [A-Za-z0-9+/=]+\\n$', E' \\u20ac\\n')", "the checkpoint at 5: a signature is base64"),
         ("UPDATE log_key SET public = 'short'", "the log's key: "),
         ("UPDATE log_key SET public = decode(repeat('ab', 32), 'hex')", "not the one that was pinned"),
     ],

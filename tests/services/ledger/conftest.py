@@ -1,7 +1,7 @@
 """A ledger on a database of its own for each test.
 
-When the test has ended, whatever it did, the continuous check finds nothing wrong in its books: it must not put a book in quarantine that is well.
-A test that damages one says so, by the mark `damages`.
+When the test has ended, whatever it did, the continuous check finds nothing wrong in its books: it must not put a book in quarantine that is well;
+and every account and book is as it was told. A test that damages one says so, by the mark `damages`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import pytest_asyncio
 from valkey.asyncio import Valkey
 
 from tallystick.kernel.clock import ManualClock
+from tallystick.local.verify.things import LEDGER
+from tallystick.local.verify.told import as_told
 from tallystick.services.ledger.service.checker import Checker
 from tallystick.services.ledger.store import Checks
 from tests.conftest import DatabaseFor
 from tests.services.ledger.env import Env, env_on
 from tests.services.ledger.support import START, Books, ledger_on
 from tests.support.parts import ServiceDatabase
+from tests.support.snapshots import snapshots
 
 
 @pytest_asyncio.fixture
@@ -32,6 +35,8 @@ async def _well(service: ServiceDatabase, request: pytest.FixtureRequest) -> Non
         checker = Checker(await service.open(), Checks())
         for (book,) in await service.query("SELECT id FROM book"):
             assert await checker.whole(book) == []
+        async with snapshots({"ledger": service}) as source:
+            assert (await as_told(source, "ledger", LEDGER))[0] == []
 
 
 @pytest_asyncio.fixture

@@ -377,6 +377,7 @@ async def test_a_quarantined_book_is_read_and_not_written(env: Env) -> None:
     assert (await env.transfers(post(bank, anna, 6, id=new))).json["data"][0]["status"] == "posted", "it was not pinned"
 
 
+@pytest.mark.damages
 async def test_what_a_path_may_be_is_kept_by_the_database_too(env: Env) -> None:
     await env.account(path="a")
     connection = await env.service.connection()

@@ -36,6 +36,8 @@ from tallystick.kernel.problem import Upstream
 from tallystick.local.rail.rules import BEHAVIOURS
 from tallystick.local.verify import agreement
 from tallystick.local.verify.source import Source
+from tallystick.local.verify.things import TOLD
+from tallystick.local.verify.told import as_told
 from tallystick.services.ledger.api import ENDPOINTS as LEDGER_ENDPOINTS
 from tallystick.services.ledger.service import Ledger
 from tallystick.services.ledger.store import Store as LedgerStore
@@ -398,6 +400,9 @@ class Town:
                 assert await source.faults("payments", query) == [], query.name
             for check in (agreement.payments, agreement.refunds, agreement.facts):
                 found, _ = await check(source)
+                assert found == [], found
+            for service in self.databases:
+                found, _ = await as_told(source, service, TOLD[service][1])
                 assert found == [], found
         await self._agrees_with_the_rail()
         ends: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ import pytest
 from tallystick.chassis.db import DatabaseUnavailable
 from tallystick.chassis.idempotency import Claim, Digest, Digester, Entry, Fresh, Running
 from tallystick.kernel import ids
+from tallystick.services.payments.model import Waiting
 from tallystick.services.payments.service.journal import Opening
 from tests.services.payments.support import CLIENT, Crashed, Town, by_account, by_card, money, no_fault, slug
 from tests.support.http import ask
@@ -113,7 +114,13 @@ async def test_one_batch_holds_new_keys_and_known_ones(town: Town, monkeypatch: 
 
     def opening(key: str, digest: Digest) -> Opening:
         payment = msgspec.structs.replace(
-            stored, id=ids.payments.new(), status="received", receipt=ids.facts.new(), resume_at=stored.updated_at
+            stored,
+            id=ids.payments.new(),
+            status="received",
+            receipt=ids.facts.new(),
+            waiting=Waiting("POST /v1/payments", key, CLIENT),
+            created_at=stored.updated_at,
+            resume_at=stored.updated_at,
         )
         return Opening(Entry(row["tenant"], CLIENT, "POST /v1/payments", key, digest), payment)
 

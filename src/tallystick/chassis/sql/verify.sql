@@ -16,6 +16,12 @@ FROM (SELECT max(first + count - 1) AS ends FROM outbox_batch) AS l, outbox_curs
 WHERE l.ends <> c.seq
 LIMIT 20;
 
+-- name: facts_are_of_their_types
+-- A fact is kept under the type that it says it is of.
+SELECT format('fact %s is kept as %s', id, type) AS fault
+FROM outbox WHERE convert_from(fact, 'UTF8')::jsonb ->> 'type' <> type
+LIMIT 20;
+
 -- name: keys_are_in_use_or_gone
 -- Each key that still exists has one version for new values.
 SELECT format('%s key of %s%s: %s versions are active', kind, tenant, subject, count(*) FILTER (WHERE state = 'active')) AS fault

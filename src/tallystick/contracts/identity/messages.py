@@ -259,6 +259,8 @@ class SigningKey(_Message, frozen=True):
 class ClientCreated(_Message, frozen=True):
     scope: ScopeText
     key_ids: tuple[str, ...]
+    key_thumbprints: tuple[str, ...]
+    """Of its keys, in the order of `key_ids` (RFC 7638): a key id is the client's own word."""
     tls_client_certificate_bound_access_tokens: bool
 
 

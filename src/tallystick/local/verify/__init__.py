@@ -11,15 +11,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
+import asyncpg
 import msgspec
 
 from tallystick.chassis.db import Queries
 from tallystick.kernel.deployment import service_of
+from tallystick.kernel.problem import InvalidRequest
 from tallystick.local.deployments import deployments
 from tallystick.local.layout import Layout
 from tallystick.local.provision import pinned_log_key
 from tallystick.local.verify import agreement, log, numbers, shards
 from tallystick.local.verify.source import Source, Unreadable
+from tallystick.local.verify.things import TOLD
+from tallystick.local.verify.told import as_told
 
 __all__ = ["Check", "Unreadable", "verify"]
 
@@ -50,25 +54,30 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
     ledgers = [name for name in services if service_of(name) == LEDGER]
     pinned = pinned_log_key(layout)
     async with Source.of(layout, services) as source:
-        yield await _timed("drained", log.DRAINED, partial(_begun, source, ledgers))
+        look = partial(_timed, source)
+        yield await look("drained", log.DRAINED, partial(_begun, source, ledgers))
         for service in services:
             for name in ("tallystick.chassis", f"tallystick.services.{service_of(service)}"):
                 for query in Queries.load(name, "verify"):
-                    yield await _timed(
+                    yield await look(
                         f"{service}.{query.name}",
                         _first_line(query.doc),
                         partial(source.faults, service, query),
                     )
-        yield await _timed("payments = ledger", agreement.PAYMENTS, lambda: agreement.payments(source))
-        yield await _timed("refunds = ledger", agreement.REFUNDS, lambda: agreement.refunds(source))
+        yield await look("payments = ledger", agreement.PAYMENTS, lambda: agreement.payments(source))
+        yield await look("refunds = ledger", agreement.REFUNDS, lambda: agreement.refunds(source))
         for ledger in ledgers:
-            yield await _timed(f"{ledger} = its facts", agreement.FACTS, partial(agreement.facts, source, ledger))
+            yield await look(f"{ledger} = its facts", agreement.FACTS, partial(agreement.facts, source, ledger))
+        for service in services:
+            if service_of(service) in TOLD:
+                promise, things = TOLD[service_of(service)]
+                yield await look(f"{service} as told", promise, partial(as_told, source, service, things))
         if len(ledgers) > 1:
-            yield await _timed("books = directory", shards.DIRECTORY, lambda: shards.directory(source, ledgers))
-            yield await _timed("shards = each other", shards.TRANSIT, lambda: shards.transit(source, ledgers))
-        yield await _timed("outboxes = log", log.RECORDS, lambda: log.records(source))
-        yield await _timed("log's tree", log.TREE, lambda: log.tree(source, pinned))
-        yield await _timed("no card numbers", numbers.PROMISE, lambda: numbers.search(source, layout))
+            yield await look("books = directory", shards.DIRECTORY, lambda: shards.directory(source, ledgers))
+            yield await look("shards = each other", shards.TRANSIT, lambda: shards.transit(source, ledgers))
+        yield await look("outboxes = log", log.RECORDS, lambda: log.records(source))
+        yield await look("log's tree", log.TREE, lambda: log.tree(source, pinned))
+        yield await look("no card numbers", numbers.PROMISE, lambda: numbers.search(source, layout))
 
 
 async def _begun(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str]:
@@ -83,11 +92,23 @@ async def _begun(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str
     return late, _count(source.services, "service")
 
 
+#: What a check meets that reads damage: a statement that fails, a row that is not there, a text that is no fact or no id.
+_DAMAGE = (asyncpg.PostgresError, msgspec.MsgspecError, InvalidRequest, LookupError, TypeError, ValueError)
+
+
 async def _timed(
-    name: str, promise: str, work: Callable[[], Awaitable[list[str]] | Awaitable[tuple[list[str], str]]]
+    source: Source,
+    name: str,
+    promise: str,
+    work: Callable[[], Awaitable[list[str]] | Awaitable[tuple[list[str], str]]],
 ) -> Check:
     started = time.perf_counter()
-    found = await work()
+    found: list[str] | tuple[list[str], str]
+    try:
+        async with source.together():
+            found = await work()
+    except _DAMAGE as error:
+        found = [f"what it looks at is damaged ({type(error).__name__}: {error})"]
     faults, looked_at = found if isinstance(found, tuple) else (found, "")
     return Check(name, promise, faults[:SHOWN], looked_at, round(time.perf_counter() - started, 3))
 

@@ -151,7 +151,7 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
     frontier = Frontier()
     tiles: dict[tuple[int, int], list[bytes]] = {}
     head = (await source.rows(AUDIT, "SELECT size, frontier FROM head"))[0]
-    newest = await source.rows(AUDIT, "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1")
+    signed = {row["size"] for row in await source.rows(AUDIT, "SELECT size FROM checkpoint")}
     roots: dict[int, bytes] = {}
     async for rows in source.pages(AUDIT, "SELECT index, service, seq, digest FROM entry ORDER BY index"):
         for row in rows:
@@ -163,7 +163,7 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
             for level, node in frontier.append(leaf_hash(entry)):
                 place = ((index + 1) >> (8 * level)) - 1
                 tiles.setdefault((level, place // TILE_WIDTH), []).append(node)
-            if newest and frontier.size == newest[0]["size"]:
+            if frontier.size in signed:
                 roots[frontier.size] = frontier.root()
     if (frontier.size, frontier.packed()) != (head["size"], head["frontier"]):
         faults.append(
@@ -177,8 +177,8 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
                 faults.append(f"tile {row['level']}/{row['index']} is not what its entries hash to")
     if stored != len(tiles):
         faults.append(f"{stored} tiles are stored, {len(tiles)} follow from the entries")
-    if newest:
-        faults += await _signed(source, newest[0]["note"], roots.get(newest[0]["size"]), pinned)
+    if signed:
+        faults += await _signed(source, roots, pinned)
     elif head["size"]:
         faults += await _within(NOTED_SECONDS, partial(_unsigned, source))
     return faults[:SHOWN], f"{frontier.size:,} entries, {stored:,} tiles"
@@ -190,18 +190,27 @@ async def _unsigned(source: Source) -> list[str]:
     return [] if signed else ["nothing was signed"]
 
 
-async def _signed(source: Source, note: str, root: bytes | None, pinned: VerifierKey | None) -> list[str]:
+async def _signed(source: Source, roots: Mapping[int, bytes], pinned: VerifierKey | None) -> list[str]:
+    """`roots`: that of the entries, for the size of each checkpoint."""
     rows = await source.rows(AUDIT, "SELECT name, public FROM log_key")
-    for row in rows:
-        try:
-            key = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
-        except ValueError as error:
-            return [f"the log's key: {error}"]
-        if pinned is not None and str(key) != str(pinned):
-            return ["the log's key is not the one that was pinned when it first signed"]
-        try:
-            checkpoint = verify_checkpoint(note, key)
-        except NoteError as error:
-            return [f"the newest checkpoint: {error}"]
-        return [] if checkpoint.root == root else ["the signed root is not that of the entries"]
-    return ["the log has no key"]
+    if not rows:
+        return ["the log has no key"]
+    try:
+        key = VerifierKey(rows[0]["name"], Ed25519PublicKey.from_public_bytes(rows[0]["public"]))
+    except ValueError as error:
+        return [f"the log's key: {error}"]
+    if pinned is not None and str(key) != str(pinned):
+        return ["the log's key is not the one that was pinned when it first signed"]
+    faults = []
+    async for checkpoints in source.pages(AUDIT, "SELECT size, note FROM checkpoint ORDER BY size"):
+        for row in checkpoints:
+            try:
+                checkpoint = verify_checkpoint(row["note"], key)
+            except NoteError as error:
+                faults.append(f"the checkpoint at {row['size']}: {error}")
+            else:
+                if (checkpoint.size, checkpoint.root) != (row["size"], roots.get(row["size"])):
+                    faults.append(f"the root signed at {row['size']} is not that of the entries")
+        if len(faults) > SHOWN:
+            break
+    return faults

@@ -7,7 +7,7 @@ other's: an effect is there before anybody says so. `begin` sets the moments.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
 import asyncpg
@@ -92,6 +92,18 @@ class Source:
             raise Unreadable(f"the database of {service} can't be opened ({reason})") from error
         self._stack.push_async_callback(connection.close)
         return connection
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """What is asked within. If a statement of it fails, the snapshots are there for the next."""
+        opened = list(self._connections.values())
+        for connection in opened:
+            await connection.execute("SAVEPOINT together")
+        try:
+            yield
+        finally:
+            for connection in opened:
+                await connection.execute("ROLLBACK TO SAVEPOINT together; RELEASE SAVEPOINT together")
 
     async def faults(self, service: str, query: Query) -> list[str]:
         """What one of the `verify.sql` queries finds."""

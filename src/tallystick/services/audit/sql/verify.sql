@@ -18,6 +18,12 @@ LIMIT 20;
 -- Each commitment is the hash of the fact that is stored with it.
 SELECT format('entry %s', index) AS fault FROM entry WHERE fact IS NOT NULL AND sha256(fact) <> digest LIMIT 20;
 
+-- name: entries_are_of_their_tenants
+-- Who may read a fact is whose it is.
+SELECT format('entry %s is kept as one of %s', index, tenant) AS fault
+FROM entry WHERE fact IS NOT NULL AND convert_from(fact, 'UTF8')::jsonb ->> 'tenant' <> tenant
+LIMIT 20;
+
 -- name: values_have_their_keys
 -- The key that the log's key is sealed under still exists.
 SELECT format('log_key %s', v.name) AS fault FROM log_key AS v

@@ -94,6 +94,7 @@ class Administration:
                 data=ClientCreated(
                     scope=" ".join(client.scopes),
                     key_ids=tuple(key.kid for key in keys),
+                    key_thumbprints=tuple(jose.thumbprint(msgspec.convert(key.jwk, jose.Jwk)) for key in keys),
                     tls_client_certificate_bound_access_tokens=client.certificate_bound,
                 ),
             )

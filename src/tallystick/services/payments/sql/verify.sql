@@ -33,6 +33,12 @@ LEFT JOIN (
 WHERE p.refunded <> coalesce(r.done, 0) OR p.refunding <> coalesce(r.open, 0) OR p.refunded + p.refunding > p.captured
 LIMIT 20;
 
+-- name: disputes_are_marked
+-- A payment is marked as disputed if the acquirer told of a dispute, and only then.
+SELECT format('payment %s: marked is %s', p.id, p.disputed) AS fault
+FROM payment AS p WHERE p.disputed <> EXISTS (SELECT FROM dispute AS d WHERE d.payment = p.id)
+LIMIT 20;
+
 -- name: answers_are_not_owed
 -- No request waits for an answer of a payment or a refund that has come to rest.
 SELECT format('%s has come to rest, and the request %s of client %s has no answer', resource, route, client_id) AS fault

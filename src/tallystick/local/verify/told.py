@@ -1,0 +1,97 @@
+"""Rows against the facts that told them: what a service keeps of a thing is what it told of it last.
+
+A fact is in the log, which is signed, so whoever changes a row afterwards, takes one away or puts one in by hand is found here. A table's facts
+are read with its rows, at one moment. Facts are kept for a while only (`outboxes = log` says what of them is in the log): a thing whose facts have
+all gone is compared with nothing. Which things are told, and what of them, is in `things.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from tallystick.local.verify.source import Source
+
+SHOWN: Final = 20
+#: Between the clock of a service, which a thing's time is of, and the database's, by which facts are kept.
+APART: Final = timedelta(hours=1)
+
+Fact = Mapping[str, Any]
+#: What of a row is other than the newest fact of it says: names of columns. The row is None where there is none.
+Compare = Callable[[Any, Fact], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Things:
+    """What is told by facts of `types`. `key`: of which thing a fact is, in SQL over the fact `f` (and each `item` of the list at `items` in it);
+    `parse`: the same as `rows` has it.
+
+    `rows` is a statement with the columns `key` and what `compare` looks at, for the keys $1. `all` counts what there is since $1, where every such
+    thing is told when it is made, by one of the types `made`; their facts have its time.
+    """
+
+    what: str
+    types: tuple[str, ...]
+    rows: str
+    compare: Compare
+    key: str = "f ->> 'resource'"
+    parse: Callable[[str], Any] = str
+    items: str = ""
+    made: tuple[str, ...] = ()
+    all: str = ""
+
+    @property
+    def told(self) -> str:
+        """The newest fact of each thing."""
+        return (
+            f"SELECT DISTINCT ON (key) key, fact FROM (SELECT {self.key} AS key, o.fact, o.xid, o.position {self._facts}) AS told "  # noqa: S608 - all of it is written in things.py
+            "ORDER BY key, xid DESC, position DESC"
+        )
+
+    @property
+    def count(self) -> str:
+        """How many were made since $2."""
+        return f"SELECT count(DISTINCT {self.key}) AS count {self._facts} AND (f ->> 'at')::timestamptz >= $2"
+
+    @property
+    def _facts(self) -> str:
+        items = f", jsonb_array_elements(f #> '{self.items}') AS item" if self.items else ""
+        fact = "LATERAL (SELECT convert_from(o.fact, 'UTF8')::jsonb AS f) AS fact"
+        return f"FROM outbox AS o, {fact}{items} WHERE o.type = ANY($1)"
+
+
+#: Null while none has gone.
+_KEPT_SINCE: Final = (
+    "SELECT CASE WHEN count(*) < (SELECT seq FROM outbox_cursor) THEN min(at) END AS since "
+    "FROM outbox WHERE (xid, position) <= (SELECT xid, position FROM outbox_cursor)"
+)
+_EVER: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+async def as_told(source: Source, service: str, kinds: Sequence[Things]) -> tuple[list[str], str]:
+    """Each thing's row beside the newest fact of it, and as many rows as things were told of."""
+    faults: list[str] = []
+    seen = 0
+    kept = (await source.rows(service, _KEPT_SINCE))[0]["since"]
+    since = _EVER if kept is None else kept + APART
+    for things in kinds:
+        async for told in source.pages(service, things.told, list(things.types)):
+            facts = {row["key"]: msgspec.json.decode(row["fact"]) for row in told}
+            keys = {key: things.parse(key) for key in facts}
+            rows = {row["key"]: row for row in await source.rows(service, things.rows, list(keys.values()))}
+            for key, fact in facts.items():
+                if wrong := sorted(set(things.compare(rows.get(keys[key]), fact))):
+                    faults.append(f"{things.what} {key}: {', '.join(wrong)}, which is not as it was told last")
+            seen += len(facts)
+            if len(faults) > SHOWN:
+                return faults[:SHOWN], f"{seen:,} things"
+        if things.all:
+            there = (await source.rows(service, things.all, since))[0]["count"]
+            made = (await source.rows(service, things.count, list(things.made), since))[0]["count"]
+            if there != made:
+                faults.append(f"{things.what}: there are {there}, and {made} were told of")
+    return faults[:SHOWN], f"{seen:,} things"
