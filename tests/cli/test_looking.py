@@ -403,6 +403,20 @@ def test_a_full_disk_is_told(arguments: tuple[str, ...], tmp_path: Path) -> None
     assert (status, said) == (4, "tallystick: standard output can't be written: No space left on device\n")
 
 
+def test_an_encoding_without_a_letter_ends_no_command(tmp_path: Path) -> None:
+    """`verify` in a Latin-1 locale ended at its first `✓` with a stack trace and exit status 1: that books are wrong."""
+    SpanFile(tmp_path / "traces", "ledger-0").append([span("a", 1, 2)])
+    done = subprocess.run(
+        [sys.executable, "-m", "tallystick", "trace", T, "--data", str(tmp_path)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"s a \\u2502\\u2588" in done.stdout
+
+
 def test_a_service_that_does_not_exist() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tallystick", "run", "nobody"], capture_output=True, text=True, timeout=60, check=False

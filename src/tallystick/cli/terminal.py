@@ -1,4 +1,4 @@
-"""Standard output as it is: whoever reads it may go away (`| head`), and the disk that it goes to may be full."""
+"""Standard output as it is: whoever reads it may go away (`| head`), the disk that it goes to may be full, its encoding may lack a letter."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def standard_output() -> None:
     before = sys.stdout
     if before is not None:  # `>&-`
         raw = io.BufferedWriter(_Output(before.fileno(), "w", closefd=False))
+        # As standard error does it: where the locale's encoding has no `✓`, `\u2713` is said rather than nothing.
         sys.stdout = io.TextIOWrapper(
-            raw, encoding=before.encoding, errors=before.errors, line_buffering=before.isatty()
+            raw, encoding=before.encoding, errors="backslashreplace", line_buffering=before.isatty()
         )
 
 
