@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tallystick.cli.apiclient import Answer, ApiClient, EdgeUnreachable, TokenRefused
 from tallystick.cli.client import fresh_certificate
 from tallystick.cli.credentials import Credentials, CredentialsError
+from tallystick.cli.output import Common
+from tallystick.cli.own_client import only_client, own_client
+from tallystick.local import control
 from tests.support.edge import ISSUER, Edge, certificate
 
 
@@ -264,6 +267,33 @@ def test_certificates_that_are_none(edge_free: Credentials, directory: Path) -> 
 
 
 # ---- credentials -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_credentials_in_the_data_directory_go_where_the_platform_is_now(
+    edge_free: Credentials, directory: Path, monkeypatch: pytest.MonkeyPatch, *, bound: bool
+) -> None:
+    """After `up --port` or a move of the directory they named an edge and a CA file of before: `demo`, `ledger` and `call` went nowhere."""
+    written = edge_free
+    if bound:
+        written = msgspec.structs.replace(edge_free, **fresh_certificate(edge_free.client_id))
+    for place in ("secrets/clients/demo.json", "clients/shop.json"):
+        (file := directory / "d" / place).parent.mkdir(parents=True)
+        file.write_bytes(msgspec.json.encode(written))
+        file.chmod(0o600)
+    common = Common(data=directory / "d")
+    now = control.Status(
+        edge="https://localhost:2", mtls="https://localhost:5", ca="", ops="", data="", pid=1, ready=True, started_at="", parts=[], services=[], rejections=[]
+    )  # fmt: skip
+
+    async def ask(*_: object) -> control.Status:
+        return now
+
+    monkeypatch.setattr(control, "ask", ask)
+    for found in (own_client(common, "demo", "payments:read"), only_client(common)):
+        assert (found.issuer, found.api) == (now.edge, now.mtls if bound else now.edge)
+        assert found.ca == str(common.layout.ca)
+        assert found.private_key_jwk == written.private_key_jwk
 
 
 def test_credentials_file(edge_free: Credentials, directory: Path) -> None:

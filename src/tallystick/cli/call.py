@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tallystick.cli.client import default_file
 from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.own_client import only_client
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import Answer
+    from tallystick.cli.credentials import Credentials
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 MAX_BODY = 16 << 20
@@ -38,16 +39,18 @@ def call(
         raise Failed(f"{method} is not one of {', '.join(METHODS)}", USAGE)
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise Failed(f"{path!r} is no path: it begins with a slash and has no spaces", USAGE)
-    answer = asyncio.run(_call(client or default_file(common.layout), method, path, _body(body), idempotency_key))
+    from tallystick.cli.credentials import Credentials
+
+    credentials = only_client(common) if client is None else Credentials.load(client)
+    answer = asyncio.run(_call(credentials, method, path, _body(body), idempotency_key))
     _show(answer, common)
     return OK if answer.status < 400 else NO
 
 
-async def _call(file: Path, method: str, path: str, body: bytes | None, key: str | None) -> Answer:
+async def _call(credentials: Credentials, method: str, path: str, body: bytes | None, key: str | None) -> Answer:
     from tallystick.cli.apiclient import ApiClient
-    from tallystick.cli.credentials import Credentials
 
-    async with ApiClient(Credentials.load(file), connections=1) as api:
+    async with ApiClient(credentials, connections=1) as api:
         return await api.request(method, path, body, idempotency_key=key)
 
 

@@ -168,7 +168,10 @@ def default_file(layout: Layout) -> Path:
     """The credentials to use when none are named: the only ones that there are. Raises Failed."""
     found = sorted((layout.data / "clients").glob("*.json"))
     if not found:
-        raise Failed("there is no client here yet: `tallystick client create NAME --scope ...`, or name a file", USAGE)
+        raise Failed(
+            f"there is no client in {layout.data} yet: `tallystick client create NAME --scope ...`, or name a file",
+            USAGE,
+        )
     if len(found) > 1:
         raise Failed(f"there are several clients, say which: --client {' | '.join(map(str, found[:5]))}", USAGE)
     return found[0]

@@ -65,6 +65,10 @@ class Credentials(msgspec.Struct, frozen=True):
             # the decoder's message and its cause may quote the file
             raise CredentialsError(f"{path} is not a credentials file; `tallystick client create` writes one") from None
 
+    def at(self, edge: str, mtls: str, ca: Path) -> Credentials:
+        """The same client at the platform as it runs now: since the file was written its ports or its directory may be others."""
+        return msgspec.structs.replace(self, issuer=edge, api=mtls if self.certificate_bound else edge, ca=str(ca))
+
     def key(self) -> ec.EllipticCurvePrivateKey:
         """The private key. Raises CredentialsError."""
         jwk = self.private_key_jwk
@@ -82,7 +86,10 @@ class Credentials(msgspec.Struct, frozen=True):
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
-            raise CredentialsError(f"the CA file {self.ca} can't be used") from error
+            reason = error.strerror or "it holds no certificates"
+            raise CredentialsError(
+                f"the CA file {self.ca}, which the credentials name, can't be used: {reason}"
+            ) from error
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         if self.tls_client_certificate is not None:
             pem = f"{self.tls_client_certificate}\n{self.tls_client_key or ''}\n"
