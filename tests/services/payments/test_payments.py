@@ -84,6 +84,35 @@ async def test_what_is_captured_while_it_is_verified_is_no_fault(town: Town) -> 
         assert found == []
 
 
+SWAPPED = "debit_number = credit_number, credit_number = debit_number"
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "said"),
+    [
+        ("recorded_at = recorded_at + interval '1 us'", "recorded_at = recorded_at - interval '1 us'", "told as of"),
+        (SWAPPED, SWAPPED, "are not what was told of them"),
+    ],
+)
+async def test_a_transfer_that_is_no_more_what_was_told_of_it_is_a_fault(
+    town: Town, change: str, back: str, said: str
+) -> None:
+    """Its instant alone could be changed unseen, up to those beside it: into another day, or another year."""
+    await town.paid(by_card(await town.card(), await town.account()))
+    connection = await town.databases["ledger"].connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        last = "WHERE (book, sequence) = (SELECT book, sequence FROM transfer_row ORDER BY recorded_at DESC LIMIT 1)"
+        await connection.execute(f"UPDATE transfer_row SET {change} {last}")
+        async with town.snapshots() as source:
+            found, _ = await agreement.facts(source)
+        assert [said in fault for fault in found] == [True], found
+        await connection.execute(f"UPDATE transfer_row SET {back} {last}")
+    finally:
+        await connection.close()
+    await town.sound()
+
+
 async def test_canceling(town: Town) -> None:
     token, shop = await town.card(), await town.account()
     made = await town.paid(by_card(token, shop, capture="manual"), status="authorized")

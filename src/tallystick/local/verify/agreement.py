@@ -20,7 +20,7 @@ PAYMENTS = (
     "else has captured, voided or reversed what a payment made."
 )
 REFUNDS = "Every refund that succeeded is a reversal in the ledger, and no other is."
-FACTS = "Every transfer is as its fact told it: the hash in the fact is that of the transfers now in the book."
+FACTS = "Every transfer is as its fact told it: the hash in the fact is that of the transfers now in the book, its instant that of their first."
 
 SHOWN = 20
 
@@ -146,18 +146,19 @@ async def _transfers(source: Source, rows: Sequence[Any], roles: Sequence[Role])
 async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]:
     """Walks the transfers of each book in their order beside the facts that told them."""
     faults: list[str] = []
-    told: dict[tuple[int, int], tuple[int, str]] = {}
+    told: dict[tuple[int, int], tuple[int, str, str]] = {}
     async for rows in source.pages(ledger, "SELECT fact FROM outbox WHERE type = 'ledger.transfers.posted'"):
         for row in rows:
-            data = msgspec.json.decode(row["fact"])["data"]
-            told[data["book"], data["first"]] = (data["last"], data["sha256"])
+            fact = msgspec.json.decode(row["fact"])
+            data = fact["data"]
+            told[data["book"], data["first"]] = (data["last"], data["sha256"], fact["at"])
     oldest = min(((book, first) for book, first in told), default=None)
     seen = 0
     run: list[str] = []
     ends: tuple[int, int, str] | None = None
     statement = (
         "SELECT book, sequence, id, kind, target, debit_account, credit_account, amount, released, currency, "
-        "effective_at FROM transfer ORDER BY book, sequence"
+        "effective_at, recorded_at FROM transfer ORDER BY book, sequence"
     )
     first_told: dict[int, int] = {}
     for book, first in told:
@@ -175,7 +176,11 @@ async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]
                 if found is None:
                     faults.append(f"book {book}, transfer {sequence}: no fact tells of it")
                     continue
-                ends, run = (book, *found), []
+                last, digest, at = found
+                ends, run = (book, last, digest), []
+                # The hash has no instants. Those of a unit follow its first, and those of a book never fall.
+                if (now := rfc3339(row["recorded_at"])) != at:
+                    faults.append(f"book {book}, transfer {sequence}: told as of {at}, it is of {now}")
             run.append(_line(row))
             if (book, sequence) == ends[:2]:
                 if hashlib.sha256("".join(run).encode()).hexdigest() != ends[2]:
