@@ -25,8 +25,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 def verify(key: str, receipt: str) -> tuple[int, int, str, str]:
     """(index, size of the log, who told the fact, the fact as it was written). Raises ValueError with the reason."""
     head, _, note = receipt.partition("\n\n")
-    header, extra, position, *proof = head.split("\n")
-    if header != "c2sp.org/tlog-proof@v1" or not extra.startswith("extra ") or not position.startswith("index "):
+    lines = head.split("\n")
+    if lines[0] != "c2sp.org/tlog-proof@v1" or len(lines) < 3:
+        raise ValueError("this is not a receipt")
+    extra, position, *proof = lines[1:]
+    if not extra.startswith("extra ") or not position.startswith("index "):
         raise ValueError("this is not a receipt")
     index = int(position.removeprefix("index "))
     size, root = signed_head(key, note)

@@ -110,6 +110,13 @@ def test_what_is_no_fact_is_not_proved_and_breaks_nothing(
     assert capsys.readouterr().out.startswith("NOT proved: ")
 
 
+@pytest.mark.parametrize("text", ["", "\n", str(LOG), "c2sp.org/tlog-proof@v1\nextra AAAA", '{"type":"about:blank"}'])
+def test_a_file_that_is_no_receipt_is_said_to_be_none(text: str) -> None:
+    """The two files in the wrong order, or the answer of a refused request: what was said was of Python's tuples."""
+    with pytest.raises(ValueError, match="this is not a receipt"):
+        verifier.verify(str(LOG), text)
+
+
 def test_another_logs_key_proves_nothing() -> None:
     other = note.VerifierKey(LOG.name, Ed25519PrivateKey.generate().public_key())
     with pytest.raises(ValueError, match="has not signed"):
