@@ -433,6 +433,13 @@ def test_a_reason_that_is_kept_holds_no_number(decision: str, reason: str, capsy
     assert reason not in said
 
 
+@pytest.mark.parametrize("decision", ["replay", "discard"])
+def test_a_decision_without_a_reason_is_none(decision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It can't be taken back, and its reason is what is left of it."""
+    assert dispatch(["dead-letters", decision, "notify", "all", "--reason", " "]) == 2
+    assert "--reason says nothing" in capsys.readouterr().err
+
+
 def test_letters_beyond_the_first_are_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -440,7 +447,7 @@ def test_letters_beyond_the_first_are_told(
     discarded: letters.State = "discarded"
     waiting: letters.State = "waiting"
     kept = [
-        DeadLetter(UUID(int=number), "payments", "notify", number, "payments.settled", b"{}", "ValueError", 5, state, datetime.now(UTC), None, None)
+        DeadLetter(UUID(int=number), "payments", "notify", number, "payments.settled", b"{}", "ValueError", 5, state, datetime.now(UTC), None, "no [use]" if state == discarded else None)
         for number, state in enumerate([*repeat(discarded, 150), *repeat(waiting, 101)], 1)
     ]  # fmt: skip
 
@@ -466,6 +473,8 @@ def test_letters_beyond_the_first_are_told(
     assert said.endswith("and 1 more of notify: `tallystick dead-letters list notify --limit 101`\n")
     assert dispatch([*listing, "--limit", "101"]) == 1
     assert "more" not in capsys.readouterr().out
+    assert dispatch([*listing, "--all"]) == 1
+    assert capsys.readouterr().out.count("because: no [use]\n") == 100
     assert dispatch([*listing, "--all", "--json"]) == 1, "some are open, though not among these"
     document = json.loads(capsys.readouterr().out)
     assert (len(document["data"]), document["more"]) == (100, {"notify": 151})

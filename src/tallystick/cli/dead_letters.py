@@ -85,6 +85,8 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
             f"{each['id']}  {each['service']:<9} {each['state']:<9} {each['type']} (seq {each['seq']} of {each['source']})"
         )
         out.print(f"{'':<38}{str(each['error']).splitlines()[0][:120]}", markup=False)
+        if each["reason"] is not None:
+            out.print(f"{'':<38}because: {each['reason']}", markup=False)
 
 
 @dead_letters.command
@@ -115,6 +117,8 @@ def _decide(
     from tallystick.chassis import dead_letters as letters
     from tallystick.kernel.numbers import found_in
 
+    if not reason.strip():
+        raise Failed("--reason says nothing, and it is what is kept of the decision", USAGE)
     if what := found_in(reason):
         raise Failed(f"--reason holds {what}, and it is kept: say it without", USAGE)
 
