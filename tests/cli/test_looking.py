@@ -16,6 +16,7 @@ from itertools import repeat
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import pytest
 from hypothesis import given
@@ -187,6 +188,11 @@ def test_what_a_part_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], 
     _show(found)
     out = capsys.readouterr().out
     assert f"postgres: {said}" in out
+    _show(msgspec.structs.replace(found, parts=[msgspec.structs.replace(part, started_at="2026-01-01T00:00:00Z")]))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("postgres ")]
+    assert line.split() == ["postgres", "failed", "-", "-", "18"], (
+        "what has ended was started once, and is not since then what it is"
+    )
     assert "CA [red]/ca.pem" in out
     assert "envoy refused: no [/such] cluster" in out
     data = tmp_path / "[bold]a"
@@ -242,6 +248,14 @@ def test_databases_that_can_not_be_read_yet_are_said(
     Layout(directory).prepare()
     assert dispatch(["verify", "--data", str(directory)]) == 4
     assert "can't be opened ([Errno 2] No such file or directory): `tallystick status`" in capsys.readouterr().err
+
+    async def connect(**_: object) -> None:
+        raise asyncpg.CannotConnectNowError("not yet\nDETAIL:  Not consistent.")
+
+    with monkeypatch.context() as starting:
+        starting.setattr(asyncpg, "connect", connect)
+        assert dispatch(["verify", "--data", str(directory)]) == 4
+    assert "can't be opened (not yet): `tallystick status`" in capsys.readouterr().err
     (Layout(directory).secrets / "postgres").write_text("")
     assert dispatch(["verify", "--data", str(directory)]) == 4
     assert "secrets/postgres is empty or damaged" in capsys.readouterr().err
@@ -288,6 +302,9 @@ def test_a_trace_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert dispatch(["trace", T, "--data", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["spans"][0]["name"] == "a"
     assert dispatch(["trace", "0" * 32, "--data", str(tmp_path)]) == 1
+    assert "there is nothing of this trace" in capsys.readouterr().err
+    assert dispatch(["trace", T, "--data", str(tmp_path / "elsewhere")]) == 2
+    assert f"there are no traces in {tmp_path}/elsewhere/traces" in capsys.readouterr().err
 
 
 def test_logs_through_a_pipe_that_closes(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _show(found: control.Status) -> None:
             name,
             f"[{colour}]{row.phase}[/]",
             str(row.pid or "-"),
-            _ago(row.started_at),
+            _ago(row.started_at if row.pid else None),
             str(row.restarts or ""),
             version,
         )

@@ -23,10 +23,13 @@ def trace(
 
     While it is quiet every request is traced; under load about 20 a second. Spans are written within a second.
     """
+    directory = common.layout.traces
     try:
-        spans = read_trace(common.layout.traces, trace_id.strip().lower())
+        spans = read_trace(directory, trace_id.strip().lower())
     except ValueError as error:
         raise Failed(str(error), USAGE) from error
+    if not spans and not directory.is_dir():
+        raise Failed(f"there are no traces in {directory}: was the platform started?", USAGE)
     if not spans:
         raise Failed(
             "there is nothing of this trace: under load only some are kept, old ones are forgotten, and with an OTLP endpoint they "

@@ -88,7 +88,8 @@ class Source:
                 },
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            reason = str(error) or type(error).__name__
+            # the first line of it: PostgreSQL adds details and hints below
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise Unreadable(f"the database of {service} can't be opened ({reason})") from error
         self._stack.push_async_callback(connection.close)
         return connection
