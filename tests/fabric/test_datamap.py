@@ -8,6 +8,8 @@ import pytest
 from tallystick.chassis import charter as charters_module
 from tallystick.fabric import datamap
 from tallystick.fabric.datamap import Column
+from tallystick.services.ledger.service.imports.intake import ABANDONED
+from tallystick.services.notify.service.deliveries import RETENTION as DELIVERIES_KEPT
 
 CHARTERS = charters_module.load_all()
 
@@ -51,6 +53,25 @@ def test_the_record_has_what_article_30_asks_for() -> None:
             assert set(entry) == {"category", *(f.encode_name for f in msgspec.structs.fields(charters_module.Data))}
             for part in ("purpose", "subject", "retention", "protection", "basis", "class"):
                 assert str(entry[part]).replace("|", "\\|") in text
+
+
+def test_what_is_kept_for_days_is_forgotten_by_a_service() -> None:
+    """The record said "2 years" of what a tenant's deletion ends, and of a key that never ends. Who declares days names here what keeps them."""
+    kept = {
+        f"{service}.{category}": data.retention
+        for service, charter in CHARTERS.items()
+        for category, data in charter.data.items()
+        if "day" in data.retention
+    }
+    assert kept == {
+        "identity.token-records": "1 day",  # `forget_assertions`, `forget_revocations`: when nobody can show them again
+        "ledger.imports": f"{ABANDONED.days} day",
+        "notify.deliveries": f"{DELIVERIES_KEPT.days} days",
+        "vault.looks": "2 days",  # `forget_counts`: at the end of their day
+    }
+    assert {charter.data[category].retention for charter, category in (
+        (CHARTERS["notify"], "endpoints"), (CHARTERS["notify"], "signing-secrets"), (CHARTERS["risk"], "lists"),
+    )} == {"until erased"}  # fmt: skip
 
 
 def test_no_service_holds_what_its_charter_does_not_declare() -> None:

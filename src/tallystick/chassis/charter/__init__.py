@@ -73,6 +73,8 @@ class Data(_Struct, frozen=True, kw_only=True, rename={"data_class": "class"}):
     purpose: Text
     basis: Literal["contract", "legal obligation", "legitimate interests", "consent", "none needed"]
     retention: Retention
+    """How long it is kept. What is given in days the service forgets by itself; what is kept for years has to be there for so long, and nothing
+    erases it afterwards. `until erased`: until somebody deletes it (a tenant its token or its endpoint, an operator an entry of a list) or it is retired."""
     protection: Text
     recipients: tuple[str, ...] = ()
     """Who else receives it outside of the platform (the acquirer, the tenant's own webhook)."""
