@@ -18,7 +18,7 @@ from tallystick.cli.apiclient import Answer, ApiClient, EdgeUnreachable, TokenRe
 from tallystick.cli.client import fresh_certificate
 from tallystick.cli.credentials import Credentials, CredentialsError
 from tallystick.cli.output import Common
-from tallystick.cli.own_client import only_client, own_client
+from tallystick.cli.own_client import chosen_client, own_client
 from tallystick.local import control
 from tests.support.edge import ISSUER, Edge, certificate
 
@@ -290,10 +290,17 @@ def test_credentials_in_the_data_directory_go_where_the_platform_is_now(
         return now
 
     monkeypatch.setattr(control, "ask", ask)
-    for found in (own_client(common, "demo", "payments:read"), only_client(common)):
+    shop = directory / "d" / "clients" / "shop.json"
+    for found in (
+        own_client(common, "demo", "payments:read"),
+        chosen_client(common, None),
+        chosen_client(common, shop),
+    ):
         assert (found.issuer, found.api) == (now.edge, now.mtls if bound else now.edge)
         assert found.ca == str(common.layout.ca)
         assert found.private_key_jwk == written.private_key_jwk
+    elsewhere = shop.rename(directory / "shop.json")
+    assert chosen_client(common, elsewhere) == written, "it may be of another platform"
 
 
 def test_credentials_file(edge_free: Credentials, directory: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
-from tallystick.cli.own_client import only_client
+from tallystick.cli.own_client import chosen_client
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import Answer
@@ -39,10 +39,7 @@ def call(
         raise Failed(f"{method} is not one of {', '.join(METHODS)}", USAGE)
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise Failed(f"{path!r} is no path: it begins with a slash and has no spaces", USAGE)
-    from tallystick.cli.credentials import Credentials
-
-    credentials = only_client(common) if client is None else Credentials.load(client)
-    answer = asyncio.run(_call(credentials, method, path, _body(body), idempotency_key))
+    answer = asyncio.run(_call(chosen_client(common, client), method, path, _body(body), idempotency_key))
     _show(answer, common)
     return OK if answer.status < 400 else NO
 

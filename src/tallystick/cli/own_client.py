@@ -6,6 +6,7 @@ Commands that act at the edge as any client would (demo, replay, bench, ledger) 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tallystick.cli.client import Binding, Registration, default_file, register, running
@@ -30,10 +31,13 @@ def own_client(common: Common, name: str, scope: str, bind: Binding = "dpop") ->
     return Credentials.load(file).at(edge.edge, edge.mtls, common.layout.ca)
 
 
-def only_client(common: Common) -> Credentials:
-    """The credentials of the only client that was registered here for others. Raises NotRunning, Failed."""
+def chosen_client(common: Common, file: Path | None) -> Credentials:
+    """The credentials in `file`, or of the only client that was registered here. Raises NotRunning, Failed."""
     from tallystick.cli.credentials import Credentials
 
-    found = Credentials.load(default_file(common.layout))
+    file = file or default_file(common.layout)
+    found = Credentials.load(file)
+    if file.resolve().parent != common.layout.data / "clients":
+        return found  # it may be of another platform
     edge = running(common)
     return found.at(edge.edge, edge.mtls, common.layout.ca)

@@ -12,7 +12,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed
-from tallystick.cli.own_client import own_client
+from tallystick.cli.own_client import chosen_client, own_client
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import Answer, ApiClient
@@ -56,15 +56,14 @@ def run(
 ) -> T:
     """Run `act`, which is about one book, with a client of the edge; `own_key` and `shard` as `ApiClient`. Raises Failed, NotRunning."""
     from tallystick.cli.apiclient import ApiClient
-    from tallystick.cli.credentials import Credentials
+
+    credentials = own_client(common, "ledger", SCOPE) if client is None else chosen_client(common, client)
 
     async def work() -> T:
-        credentials = own if client is None else Credentials.load(client)
         api = ApiClient(credentials, connections=connections, timeout=60.0, own_key=own_key, shard=shard, one_book=True)
         async with api:
             return await act(api)
 
-    own: Any = own_client(common, "ledger", SCOPE) if client is None else None
     return asyncio.run(work())
 
 
