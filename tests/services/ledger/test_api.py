@@ -151,6 +151,9 @@ async def test_holds_are_captured_voided_and_reversed(env: Env) -> None:
     assert problem(await env.call("POST", f"{path}/reverse")) == (422, "not-reversible")
     usd = {"amount": {"amount": "1", "currency": "USD"}}
     assert problem(await env.call("POST", reverse, usd)) == (422, "currency-mismatch")
+    other = await env.call("POST", "/v1/transactions", {"transfers": [{"kind": "post", **post(anna, shop, 1), **usd}]})
+    assert problem(other) == (422, "currency-mismatch")
+    assert "than an account of it" in other.json["detail"], "nothing was posted yet that it could be about"
     assert await env.balance(anna) == ("900", "0", "900")
     nobody = ids.transfers.text(ids.transfers.new())
     for what in ("capture", "void", "reverse"):

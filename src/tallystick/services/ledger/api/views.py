@@ -154,7 +154,10 @@ def refusal(result: Result) -> Problem:
         case Reason.ACCOUNT_CLOSED:
             return AccountClosed(reason=reason)
         case Reason.CURRENCY_MISMATCH:
-            return CurrencyMismatch("the amount is in another currency than the transfer", reason=reason)
+            return CurrencyMismatch(
+                "the amount is in another currency than an account of it, or than the transfer that it is about",
+                reason=reason,
+            )
         case _ if reason is not None and (reason.startswith("exists_") or reason is Reason.ID_ALREADY_FAILED):
             return TransferExists("take a new id for another transfer", reason=reason)
         case _:
