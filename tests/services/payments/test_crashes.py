@@ -203,6 +203,39 @@ async def test_what_a_refused_refund_took_is_given_back_whatever_was_said_meanwh
     await town.sound()
 
 
+@pytest.mark.parametrize("when", ["none", "crash-before", "crash-after", "fail-after"])
+async def test_what_was_given_back_can_be_refunded_again(town: Town, when: Fault) -> None:
+    """The ledger counts what a refused refund took as reversed for ever: the next refund must not be held to that."""
+    token, shop = await town.card(), await town.account()
+    made = await town.paid(by_card(token, shop, 1000))
+    await _refund_behind_our_back(town, made["id"], 800)
+    assert (await town.refund(made["id"], 600)).json["failure"]["code"] == "card_declined"
+    await _forget_behind_our_back(town, made["id"])
+    hit = 0
+
+    def once(at: Step | RefundStep) -> Fault:
+        nonlocal hit
+        hit += at is RefundStep.REVERSE
+        return when if at is RefundStep.REVERSE and hit == 1 else "none"
+
+    town.one.effects.fault = once
+    await town.refund(made["id"], 700, key="k")
+    await town.finish(await town.replica())
+    again = (await town.refund(made["id"], 700, key="k")).json
+    assert (again["status"], len(again["ledger"]["transfers"])) == ("succeeded", 1)
+    assert (await town.get(made["id"]))["refunded"] == money(700)
+    assert await town.balance(shop) == (300, 300)
+    assert slug(await town.refund(made["id"], 301)) == "refund-too-large"
+    # It may be refused as well, and is given back as the first one was.
+    await _refund_behind_our_back(town, made["id"], 100)
+    assert (await town.refund(made["id"], 300)).json["failure"]["code"] == "card_declined"
+    assert await town.balance(shop) == (300, 300)
+    await _forget_behind_our_back(town, made["id"], 700)
+    assert (await town.refund(made["id"])).json["status"] == "succeeded"
+    assert await town.balance(shop) == (0, 0)
+    await town.sound()
+
+
 async def _everything_needs_an_approval(town: Town) -> None:
     rule = {"currency": "EUR", "above": "0", "approvals": 1, "approvers": ["cli_01jd5w3qkz8e5rv4y7t9a2b3c4"]}
     answer = await town.call("PUT", "/v1/books/main/approvals", {"rules": [rule]}, app=town.ledger)
@@ -232,8 +265,8 @@ async def _refund_behind_our_back(town: Town, payment: str, minor: int) -> None:
     _at_rail(town, "UPDATE authorization SET refunded = refunded + ? WHERE request_id = ?", minor, payment)
 
 
-async def _forget_behind_our_back(town: Town, payment: str) -> None:
-    _at_rail(town, "UPDATE authorization SET refunded = ? WHERE request_id = ?", 0, payment)
+async def _forget_behind_our_back(town: Town, payment: str, minor: int = 0) -> None:
+    _at_rail(town, "UPDATE authorization SET refunded = ? WHERE request_id = ?", minor, payment)
 
 
 def _at_rail(town: Town, statement: str, minor: int, payment: str) -> None:

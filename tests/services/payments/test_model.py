@@ -326,7 +326,7 @@ def test_ids_that_follow_from_others_never_change() -> None:
     """They are in the ledger and with the acquirer: other ones for the same payment would be its effects for a second time."""
     assert {role.name: role.value for role in Role} == {
         "DECISION": 1, "HOLD": 2, "SETTLE": 3, "RELEASE": 4, "AUTHORIZE": 5, "CAPTURE": 6, "VOID": 7, "REVERSE": 8, "REFUND": 9, "RESTORE": 10,
-        "SUSPEND": 11,
+        "SUSPEND": 11, "RETURN": 12,
     }  # fmt: skip
     assert [model.derived(UUID(int=0b1010), role).int for role in (Role.DECISION, Role.REVERSE)] == [0b1011, 0b0010]
     assert model.authorized_by(model.request_id(NUMBERED, Role.AUTHORIZE)) == NUMBERED
@@ -406,7 +406,7 @@ def test_a_new_payment_has_done_nothing_yet() -> None:
     assert (p.held, p.released, p.disputed, p.capture, p.trace) == (False, False, False, "automatic", "")
     assert model.transfers(p) == []
     _, r = refund_of(settled(), 1)
-    assert (r.status, r.reversed, r.restored, r.suspended, r.attempts, r.version) == ("pending", False, False, False, 0, 0)  # fmt: skip
+    assert (r.status, r.reversed, r.restored, r.suspended, r.returned, r.attempts, r.version) == ("pending", False, False, False, False, 0, 0)  # fmt: skip
     assert model.refund_transfers(r) == []
 
 
@@ -429,7 +429,12 @@ def test_the_transfers_of_a_refund_are_those_that_it_has_made_by_now() -> None:
     _, made = refund_of(settled(), 5)
     back = model.reversed_(made)
     refused = model.refund_refused(back, "card_declined", "")
-    assert [roles(r) for r in (back, model.refunded(back), model.restored(refused), model.suspended(refused))] == [
+    again = model.returned(made)
+    assert (again.reversed, again.status, model.next_refund_step(again)) == (True, "pending", RefundStep.REFUND)
+    assert [
+        roles(r) for r in (again, back, model.refunded(back), model.restored(refused), model.suspended(refused))
+    ] == [
+        [Role.RETURN],
         [Role.REVERSE],
         [Role.REVERSE],
         [Role.REVERSE, Role.RESTORE],

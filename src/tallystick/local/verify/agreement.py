@@ -19,7 +19,7 @@ PAYMENTS = (
     "Every payment's state is what the ledger has of it: settled money moved once, held money is held, the rest moved nothing, and nobody "
     "else has captured, voided or reversed what a payment made."
 )
-REFUNDS = "Every refund that succeeded is a reversal in the ledger, and no other is."
+REFUNDS = "Every refund that succeeded took its amount back in the ledger, once, and no other did."
 FACTS = "Every transfer is as its fact told it: the hash in the fact is that of the transfers now in the book, its instant that of their first."
 
 SHOWN = 20
@@ -102,28 +102,36 @@ async def refunds(source: Source) -> tuple[list[str], str]:
     faults: list[str] = []
     seen = 0
     statement = (
-        "SELECT r.id, r.status, r.amount, r.currency, r.payment, p.destination "
+        "SELECT r.id, r.status, r.amount, r.currency, r.payment, p.destination, coalesce(p.source, p.clearing) AS payer "
         "FROM refund AS r JOIN payment AS p ON p.id = r.payment ORDER BY r.id"
     )
     async for rows in source.pages("payments", statement):
-        found = await _transfers(source, rows, (Role.REVERSE, Role.RESTORE, Role.SUSPEND))
+        found = await _transfers(source, rows, (Role.REVERSE, Role.RETURN, Role.RESTORE, Role.SUSPEND))
         for row in rows:
             name = ids.refunds.text(row["id"])
-            reverse, *back = (
-                found.get(derived(row["id"], role)) for role in (Role.REVERSE, Role.RESTORE, Role.SUSPEND)
+            reverse, return_, *back = (
+                found.get(derived(row["id"], role)) for role in (Role.REVERSE, Role.RETURN, Role.RESTORE, Role.SUSPEND)
             )
+            taken = [one for one in (reverse, return_) if one is not None]
             restored = sum(one is not None for one in back)
             if row["status"] == "succeeded" and (
-                reverse is None
-                or restored
-                or (reverse["amount"], reverse["currency"], reverse["target"])
-                != (row["amount"], row["currency"], derived(row["payment"], Role.SETTLE))
+                restored or [_as_taken(one) for one in taken] != [_to_take(row, return_)]
             ):
                 faults.append(f"{name} succeeded, the ledger has no reversal that says so")
-            if row["status"] == "failed" and restored != (reverse is not None):
+            if row["status"] == "failed" and restored != len(taken):
                 faults.append(f"{name} failed, but its money was reversed and not restored once")
         seen += len(rows)
     return faults[:SHOWN], f"{seen:,} refunds"
+
+
+def _as_taken(transfer: Any) -> tuple[Any, ...]:
+    return tuple(transfer[each] for each in ("amount", "currency", "target", "debit_account", "credit_account"))
+
+
+def _to_take(row: Any, return_: Any) -> tuple[Any, ...]:
+    """What a refund takes: by a reversal of the settlement, or, when that was reversed before and restored, by a transfer of its own."""
+    target = None if return_ is not None else derived(row["payment"], Role.SETTLE)
+    return (row["amount"], row["currency"], target, row["destination"], row["payer"])
 
 
 async def _transfers(source: Source, rows: Sequence[Any], roles: Sequence[Role]) -> dict[UUID, Any]:

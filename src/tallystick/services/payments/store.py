@@ -156,7 +156,7 @@ class Store:
             failure.code if failure else None, failure.message if failure else None, failure.by if failure else None,
             r.waiting.route if r.waiting else None, r.waiting.key if r.waiting else None,
             r.waiting.client_id if r.waiting else None, r.receipt, r.updated_at, r.resume_at, r.worker,
-            r.attempts, r.suspended,
+            r.attempts, r.suspended, r.returned,
         )  # fmt: skip
         return saved is not None
 
@@ -166,6 +166,10 @@ class Store:
     async def refund(self, database: Database, tenant: str, refund: RefundId) -> Refund | None:
         row = await database.fetchrow(queries.refund, refund, tenant)
         return None if row is None else _refund(row)
+
+    async def gave_back(self, database: Database, payment: PaymentId) -> Payment | None:
+        """The payment, if what a refused refund of it had reversed was posted back."""
+        return _payment(await database.fetchrow(queries.gave_back, payment))
 
     async def take_up_refunds(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> list[Refund]:
         rows = await tx.fetch(queries.take_up_refunds, lease.now, lease.until, limit, lease.worker, dead)
@@ -260,6 +264,7 @@ def _refund(row: Row) -> Refund:
         reversed=row["reversed"],
         restored=row["restored"],
         suspended=row["suspended"],
+        returned=row["returned"],
         failure=_decline(row["failure_code"], row["failure_text"], row["failed_by"]),
         waiting=_waiting(row),
         receipt=row["receipt"],

@@ -147,6 +147,7 @@ class Role(enum.IntEnum):
     REFUND = 9
     RESTORE = 10
     SUSPEND = 11
+    RETURN = 12
 
 
 def derived(parent: UUID, role: Role) -> UUID:

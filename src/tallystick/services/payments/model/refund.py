@@ -45,6 +45,8 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     by_card: bool
     reversed: bool = False
+    returned: bool = False
+    """What was taken back is a transfer of its own: as a reversal it was reversed before, by a refund that was refused and restored."""
     restored: bool = False
     suspended: bool = False
     """What was reversed is on the suspense account instead of the payee's, which takes it no more."""
@@ -120,6 +122,11 @@ def reversed_(r: Refund) -> Refund:
     return msgspec.structs.replace(r, reversed=True, status="pending" if r.by_card else "succeeded")
 
 
+def returned(r: Refund) -> Refund:
+    """After REVERSE of what an earlier refund had reversed and restored."""
+    return msgspec.structs.replace(reversed_(r), returned=True)
+
+
 def reversal_refused(r: Refund, code: str, message: str) -> Refund:
     """After REVERSE that the ledger refused for good."""
     return msgspec.structs.replace(r, status="failed", failure=Decline(code, message, "ledger"))
@@ -157,7 +164,7 @@ def refund_postponed(r: Refund, now: datetime) -> Refund:
 def refund_transfers(r: Refund) -> list[TransferId]:
     made = []
     if r.reversed:
-        made.append(transfer_id(r.id, Role.REVERSE))
+        made.append(transfer_id(r.id, Role.RETURN if r.returned else Role.REVERSE))
     if r.restored:
         made.append(transfer_id(r.id, Role.RESTORE))
     if r.suspended:

@@ -89,6 +89,9 @@ REFUSALS: Final = {
 }
 
 
+#: The refusal of a reversal of more than is left of what was posted.
+EXCEEDS: Final = "exceeds_reversible"
+
 #: Refusals that say for good that the payee's account does not take what is given back. (One that is frozen does, by now.)
 NOT_TAKEN: Final = frozenset({"account_closed", "account_frozen", "ceiling_exceeded", "amount_overflow"})
 
@@ -262,6 +265,18 @@ class Effects:
             Money(r.amount, r.currency),
             token,
         )
+        if refusal == EXCEEDS and (p := await self._store.gave_back(self._database, r.payment)) is not None:
+            # The ledger counts what was given back as reversed for ever, and so bounds reversals too low: the payment's row bounds them right. The
+            # refusal is pinned to the reversal's id: each try does the same.
+            refusal = await self._ledger.post(
+                model.transfer_id(r.id, Role.RETURN),
+                p.destination,
+                _given(p.clearing),
+                Money(r.amount, r.currency),
+                token,
+            )
+            if refusal is None:
+                return model.returned(r)
         return model.reversed_(r) if refusal is None else model.reversal_refused(r, refusal, _said(refusal))
 
     async def _refund(self, r: Refund, token: str) -> Refund:

@@ -116,7 +116,7 @@ VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 
 UPDATE refund
 SET status = $3, reversed = $4, restored = $5, failure_code = $6, failure_text = $7, failed_by = $8, waiting_route = $9,
     waiting_key = $10, waiting_client = $11, receipt = $12, updated_at = $13, resume_at = $14,
-    worker = $15, attempts = $16, suspended = $17, version = version + 1
+    worker = $15, attempts = $16, suspended = $17, returned = $18, version = version + 1
 WHERE id = $1 AND version = $2
 RETURNING id;
 
@@ -131,6 +131,10 @@ RETURNING id;
 -- name: refund
 -- One refund of a tenant.
 SELECT * FROM refund WHERE id = $1 AND tenant = $2;
+
+-- name: gave_back
+-- A payment, if what a refused refund of it had reversed was posted back.
+SELECT * FROM payment AS p WHERE p.id = $1 AND EXISTS (SELECT FROM refund WHERE payment = p.id AND (restored OR suspended));
 
 -- name: take_up_refunds
 -- Refunds that are due or a dead process's, leased as payments are.
