@@ -189,6 +189,18 @@ def asked(*commands: Command, **more: Any) -> list[tuple[ApprovalRule, ...] | No
     return [one.rules or None for one in results]
 
 
+def test_what_a_payment_was_refused_stays_refused_when_the_rule_is_gone() -> None:
+    """It is no proposal that comes again with its approvals: the payment ended with the refusal."""
+    for payments, again in ((True, "rejected"), (False, "posted")):
+        found = guarded()
+        for command in (post(1, 1, 2, 101), on("reverse", 2, 904, 101)):
+            found.books[1].approvals = (PEOPLE, ANY)
+            (refused,) = said(command, found=found, payments=payments, atomic=True)
+            assert refused.reason is Reason.APPROVAL_REQUIRED
+            found.books[1].approvals = ()
+            assert said(command, found=found, payments=payments, atomic=True)[0].status == again
+
+
 @pytest.mark.parametrize(
     ("command", "rules"),
     [

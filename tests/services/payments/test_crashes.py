@@ -737,6 +737,38 @@ async def test_who_was_thought_dead_and_comes_back_does_no_harm(town: Town, beha
     await town.sound()
 
 
+@pytest.mark.parametrize("step", [Step.POST, Step.HOLD, RefundStep.REVERSE])
+async def test_an_approval_that_was_missing_is_missing_for_who_comes_back_too(
+    town: Town, step: Step | RefundStep
+) -> None:
+    """The rule that refused what one of them asked is gone when the other asks: what ended as refused must move nothing."""
+    shop = await town.account()
+    body = by_account(await town.account(), shop) if step is Step.POST else by_card(await town.card(), shop)
+    paid = (await town.paid(body))["id"] if isinstance(step, RefundStep) else ""
+    slow, reached, woken = await town.replica(), asyncio.Event(), asyncio.Event()
+    real = slow.effects._faulty
+
+    async def sleepy(at: Step | RefundStep, do: Callable[[], Awaitable[Any]]) -> Any:
+        if at is step:
+            reached.set()
+            await woken.wait()
+        return await real(at, do)
+
+    slow.effects._faulty = sleepy  # type: ignore[method-assign, assignment]
+    asked = town.refund(paid, key="k", at=slow) if isinstance(step, RefundStep) else town.pay(body, key="k", at=slow)
+    asking = asyncio.create_task(asked)
+    await reached.wait()
+    await _everything_needs_an_approval(town)
+    town.later()
+    assert await town.one.resume() == 1
+    answer = await town.call("PUT", "/v1/books/main/approvals", {"rules": []}, app=town.ledger)
+    assert answer.status == 200, answer.content
+    woken.set()
+    assert (await asking).json["status"] == ("failed" if isinstance(step, RefundStep) else "declined")
+    assert await town.balance(shop) == ((1000, 1000) if isinstance(step, RefundStep) else (0, 0))
+    await town.sound()
+
+
 async def test_a_card_that_is_destroyed_while_a_dead_process_request_is_on_its_way(town: Town) -> None:
     """The acquirer does not know of the request yet when it is asked; a moment later it says yes."""
     card, shop = await town.card(), await town.account()

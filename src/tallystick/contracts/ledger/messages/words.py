@@ -167,7 +167,7 @@ class Reason(StrEnum):
     BOOK_QUARANTINED = "book_quarantined"
     """The book is in quarantine. Not pinned."""
     APPROVAL_REQUIRED = "approval_required"
-    """An approval rule of the book concerns it: propose it by `POST /v1/transactions`. Not pinned."""
+    """An approval rule of the book concerns it: propose it by `POST /v1/transactions`. Pinned only for what is a payment's."""
     EFFECTIVE_IN_FUTURE = "effective_in_future"
     """It would be effective later than now. Not pinned."""
     TRANSFER_OF_A_PAYMENT = "transfer_of_a_payment"

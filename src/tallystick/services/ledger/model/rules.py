@@ -80,13 +80,19 @@ class _Decider:
         return self._permitted(unit)
 
     def _unapproved(self, unit: Unit) -> list[Result]:
-        """What an approval rule concerns is not posted, and not pinned either: it may come again with its approvals."""
+        """What an approval rule concerns is not posted, and not pinned either: it may come again with its approvals. A payment's may not, and ends
+        with the refusal: two may work on it, and who asks when the rule is gone must be told the same.
+        """
         if not (unit.atomic or unit.header is not None):
             # Each stands for itself, or each chain: what is not permitted is left out of what is decided.
             return [result for chain in unit.chains() for result in self._unapproved(unit.part(chain))]
         asked = demanded(self.state, unit)
         if not asked:
             return self._permitted(unit)
+        if unit.payments:
+            missing = Refused(Reason.APPROVAL_REQUIRED)
+            for command in unit.commands:
+                self._pin(missing.rejection(unit.book, command, crossing=unit.crossing))
         return [
             Result(command.id, "rejected", reason=Reason.APPROVAL_REQUIRED, rules=asked) for command in unit.commands
         ]
