@@ -17,13 +17,16 @@ from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from tallystick.chassis.bus import Bus, Consumer
+from tallystick.chassis.db import Transaction
 from tallystick.chassis.keys import Aad
+from tallystick.chassis.telemetry import logs
 from tallystick.kernel import ids
 from tallystick.kernel.clock import ManualClock
 from tallystick.services.notify import model
+from tallystick.services.notify.model import Delivery
 from tallystick.services.notify.service import deliveries as service_deliveries
 from tallystick.services.notify.service.deliveries import LEASE, PER_ENDPOINT, PER_TENANT
-from tallystick.services.notify.store import queries
+from tallystick.services.notify.store import Store, queries
 from tallystick.services.notify.worker import SUBSCRIPTIONS
 from tests.conftest import DatabaseFor
 from tests.services.notify.support import PATH, Env, Receiver, asleep, fact, running, slug
@@ -275,6 +278,29 @@ async def test_gone_disables_the_endpoint_and_what_waits_for_it(env: Env, receiv
     assert [each for each, _ in await env.facts()] == [
         "notify.endpoint.created", "notify.endpoint.disabled", "notify.endpoint.enabled", "notify.delivery.replayed",
     ]  # fmt: skip
+
+
+async def test_gone_that_is_said_to_several_at_once_is_one_disabling(
+    env: Env, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its delivery and wants those of the others: they must not wait for each other in a circle."""
+    real = Store.save_delivery
+
+    async def slowly(self: Store, tx: Transaction, d: Delivery, *, lease: datetime | None) -> bool:
+        saved = await real(self, tx, d, lease=lease)
+        await asyncio.sleep(0.05)  # the others' answers come meanwhile
+        return saved
+
+    monkeypatch.setattr(Store, "save_delivery", slowly)
+    endpoint = await env.endpoint(receiver.url)
+    receiver.answers = [410] * 4
+    await env.told(*(fact(n=n) for n in range(4)))
+    with logs.captured() as lines:
+        await env.send()
+    assert len(receiver.got) == 4
+    assert "webhook.attempt_broken" not in {line["event"] for line in lines}
+    assert sorted(each["attempts"] for each in await env.deliveries(endpoint)) == [0, 0, 0, 1]
+    assert [each for each, _ in await env.facts()] == ["notify.endpoint.created", "notify.endpoint.disabled"]
 
 
 async def test_a_redirect_is_no_direction(env: Env, receiver: Receiver) -> None:

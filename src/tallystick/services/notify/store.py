@@ -76,6 +76,10 @@ class Store:
     async def delete_endpoint(self, tx: Transaction, tenant: str, endpoint: EndpointId, now: datetime) -> bool:
         return await tx.fetchval(queries.delete_endpoint, endpoint, tenant, now) is not None
 
+    async def disabling_turn(self, tx: Transaction, endpoint: EndpointId) -> None:
+        """Before the delivery is saved that disables the endpoint: of several at once each would wait for the others' deliveries."""
+        await tx.execute(queries.disabling_turn, endpoint)
+
     async def disable(self, tx: Transaction, tenant: str, endpoint: EndpointId, reason: str) -> None:
         """What waits for it has failed."""
         await tx.execute(queries.disable, endpoint, tenant, reason)

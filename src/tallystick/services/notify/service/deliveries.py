@@ -213,6 +213,8 @@ class Deliveries:
     async def _save(self, taken: Delivery, after: Delivery, endpoint: Endpoint | None, disabled: str | None) -> None:
         """Only while the lease is ours: a replica that slept over it, or a replay meanwhile, must not be undone."""
         async with self._database.transaction() as tx:
+            if disabled is not None and endpoint is not None:
+                await self._store.disabling_turn(tx, endpoint.id)
             if not await self._store.save_delivery(tx, after, lease=taken.next_at):
                 telemetry.log.info("webhook.lease_lost", delivery=ids.deliveries.text(taken.id))
                 return

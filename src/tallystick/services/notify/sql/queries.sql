@@ -38,6 +38,10 @@ WHERE source = $1 AND consumer = $2 AND last_seq = $3
 -- From now on there is no such endpoint; its secret is gone at once.
 UPDATE endpoint SET deleted_at = $3, sealed_secret = '' WHERE id = $1 AND tenant = $2 AND deleted_at IS NULL RETURNING id;
 
+-- name: disabling_turn
+-- Those who disable one endpoint take turns: the first takes the others' deliveries along (drop_pending).
+SELECT FROM endpoint WHERE id = $1 FOR UPDATE;
+
 -- name: disable
 -- Disables an endpoint.
 UPDATE endpoint SET disabled_reason = $3 WHERE id = $1 AND tenant = $2 AND deleted_at IS NULL;
