@@ -22,6 +22,7 @@ from tallystick.services.ledger.model import Command
 from tallystick.services.ledger.service import Ask
 from tallystick.services.payments import model
 from tallystick.services.payments.model import RefundStep, Role, Step, request_id, transfer_id
+from tallystick.services.payments.service import background
 from tallystick.services.payments.store import Lease
 from tests.services.payments.support import (
     CLIENT,
@@ -685,6 +686,40 @@ async def test_whatever_happens_in_whatever_order(town: Town, seed: int) -> None
 
 
 # ---- a process that has ended, and one that was thought to ------------------------------------------------------------
+
+
+async def test_payments_that_wait_for_the_acquirer_leave_refunds_their_places(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An acquirer that hangs fills the places of payments. A refund from account to account has nothing to do with it."""
+    monkeypatch.setattr(background, "RESUMED_AT_ONCE", 1)
+    shop = await town.account()
+    paid = await town.paid(by_account(await town.account(), shop))
+    town.one.effects.fault = lambda step: "fail-before" if step in (Step.AUTHORIZE, RefundStep.REVERSE) else "none"
+    hanging = (await town.pay(by_card(await town.card(), shop))).json["id"]
+    refund = (await town.refund(paid["id"])).json["id"]
+    town.one.effects.fault, woken = no_fault, asyncio.Event()
+    real = town.one.effects._faulty
+
+    async def hangs(at: Step | RefundStep, do: Callable[[], Awaitable[Any]]) -> Any:
+        if at is Step.AUTHORIZE:
+            await woken.wait()
+        return await real(at, do)
+
+    monkeypatch.setattr(town.one.effects, "_faulty", hangs)
+    town.later()
+    try:
+        assert await town.one.api.background.resume() == 2
+        assert await town.one.api.background.resume() == 0
+        async with asyncio.timeout(10):
+            while (await town.get(refund))["status"] == "pending":
+                await asyncio.sleep(0.02)
+        assert (await town.get(hanging))["status"] == "received"
+    finally:
+        woken.set()
+    await town.one.work.drain()
+    assert (await town.get(hanging))["status"] == "settled"
+    await town.sound()
 
 
 async def test_what_a_dead_process_began_is_gone_on_with_before_its_lease_ends(town: Town) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -22,7 +23,7 @@ from tallystick.services.payments.service.refunds import Refunds
 from tallystick.services.payments.service.work import Work
 from tallystick.services.payments.store import Lease, Saving, Store
 
-#: Payments and refunds that one replica goes on with at once.
+#: Payments that one replica goes on with at once, and as many refunds: payments that wait for a slow acquirer take no refund's place.
 RESUMED_AT_ONCE: Final = 64
 #: Disputes that are asked for at once.
 DISPUTES: Final = 100
@@ -53,7 +54,7 @@ class Background:
         self._clock = clock
         self._work = work
         self._life = life
-        self._resuming = 0
+        self._resuming: Counter[Literal["payments", "refunds"]] = Counter()
 
     async def resume(self) -> int:
         """Starts to go on with payments and refunds that are due, or whose process has ended; how many it took up.
@@ -61,22 +62,22 @@ class Background:
 
         It doesn't wait for them: one that is held up by a slow acquirer holds up no other. `Work.drain` waits.
         """
-        room = RESUMED_AT_ONCE - self._resuming
-        if room <= 0:
+        for_payments = max(0, RESUMED_AT_ONCE - self._resuming["payments"])
+        for_refunds = max(0, RESUMED_AT_ONCE - self._resuming["refunds"])
+        if not for_payments and not for_refunds:
             return 0
         now = self._clock.now()
         lease = Lease(now, now + LEASE, self._life.number)
         dead = await self._life.absent(await self._store.workers(self._database, lease))
         async with self._database.transaction() as tx:
-            payments = await self._take_up(tx, lease, dead, room)
-            refunds = await self._store.take_up_refunds(tx, lease, dead, room - len(payments))
+            payments = await self._take_up(tx, lease, dead, for_payments)
+            refunds = await self._store.take_up_refunds(tx, lease, dead, for_refunds)
         for p in payments:
             # Nobody asks for an expiry; a token is a client's all the same, and the payment's own is nearest.
-            self._resume(
-                p.tenant, p.asked_by or p.client_id, ids.payments.text(p.id), partial(self._payments.advance, p)
-            )
+            client = p.asked_by or p.client_id
+            self._resume("payments", p.tenant, client, ids.payments.text(p.id), partial(self._payments.advance, p))
         for r in refunds:
-            self._resume(r.tenant, r.client_id, ids.refunds.text(r.id), partial(self._refunds.advance, r))
+            self._resume("refunds", r.tenant, r.client_id, ids.refunds.text(r.id), partial(self._refunds.advance, r))
         return len(payments) + len(refunds)
 
     async def _take_up(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> Sequence[Payment]:
@@ -91,7 +92,12 @@ class Background:
         ]
 
     def _resume(
-        self, tenant: str, client_id: str, name: str, go_on: Callable[[str], Coroutine[Any, Any, tuple[Any, bytes]]]
+        self,
+        kind: Literal["payments", "refunds"],
+        tenant: str,
+        client_id: str,
+        name: str,
+        go_on: Callable[[str], Coroutine[Any, Any, tuple[Any, bytes]]],
     ) -> None:
         async def work() -> None:
             token = await self._authenticator.service_token(tenant, client_id, "payments.resume")
@@ -99,9 +105,9 @@ class Background:
             telemetry.log.info("payment.resumed", resource=name, status=after.status)
 
         def done(_: object) -> None:
-            self._resuming -= 1
+            self._resuming[kind] -= 1
 
-        self._resuming += 1
+        self._resuming[kind] += 1
         self._work.start(work()).add_done_callback(done)
 
     async def read_disputes(self) -> int:
