@@ -229,6 +229,20 @@ async def test_past_limits_count_for_a_reversal_of_what_the_file_brings_too(env:
     assert (await accounts(env))["anna"] == ("100", "100")
 
 
+async def test_what_a_file_dates_back_to_today_breaks_no_past_limit_of_accounts_that_it_opens(env: Env) -> None:
+    env.clock.advance(timedelta(hours=12))
+    early = "2026-01-01T06:00:00Z"
+    lines = [
+        account("bank", normal_side="debit"),
+        account("anna", floor="0", ceiling="1000", opening=eur(600), effective_at=early),
+        transfer("t1", "bank", "anna", 400, effective_at=early),
+        transfer("t2", "anna", "bank", 1000, effective_at=early),
+    ]
+    done = await bring(env, lines)
+    assert (done["state"], done["transfers"]) == ("done", 3), await refusals(env, done)
+    assert (await accounts(env))["anna"] == ("0", "0")
+
+
 async def test_what_is_done_to_a_hold_is_not_dated_back_and_says_so_at_its_line(env: Env) -> None:
     env.clock.advance(timedelta(days=40))
     back = {"effective_at": "2026-01-10T12:00:00Z"}

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import AccountId
-from tallystick.services.ledger.model import EPOCH, MAX, Account, Command, Unit, dated, dated_back, decide
+from tallystick.services.ledger.model import EPOCH, MAX, Account, Command, Days, Unit, dated, dated_back, decide
 from tallystick.services.ledger.model.limits import breached, check_not_frozen, check_room, most, positive
 from tallystick.services.ledger.model.refusal import Refused
 from tests.services.ledger.support import START, account, aid, daily, hold, on, past_of, post, state
@@ -181,6 +181,14 @@ def test_which_past_days_a_change_breaks(
     """What moves an account towards its limits from outside of them breaks nothing."""
     past = past_of(FIRST, [20, 19, 25, 5])
     assert breached(of(1, **limits), past, FIRST + timedelta(days=since), change) == days(*broken)
+
+
+@pytest.mark.parametrize("change", [-100, 100])
+def test_an_account_without_a_past_has_no_day_that_a_change_breaks(change: int) -> None:
+    past = Days(FIRST, [], [])
+    assert breached(of(1, floor=0, ceiling=0), past, FIRST, change) == []
+    dated(past, FIRST, change)
+    assert past == Days(FIRST, [], [])
 
 
 def test_the_past_is_another_from_that_day_on() -> None:

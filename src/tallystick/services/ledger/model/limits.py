@@ -132,7 +132,7 @@ def breached(account: Account, days: Days, since: date, change: int) -> list[dat
     if floor is None and ceiling is None:
         return []
     found: list[date] = []
-    for begin, end, balance in zip(days.since, [*days.since[1:], days.end], days.balances, strict=True):
+    for begin, end, balance in zip(days.since, [*days.since, days.end][1:], days.balances, strict=True):
         if (floor is not None and balance + change < floor) or (ceiling is not None and balance + change > ceiling):
             first = max(begin, since)
             found += [first + nth * _DAY for nth in range((end - first) // _DAY)]

@@ -319,7 +319,7 @@ Drawn = TypeVar("Drawn", Hold, Reversal)
 class Days(msgspec.Struct):
     """An account's posted balance (in its normal direction) by effective time at the end of each day (UTC) before `end`, which is today.
     `balances[n]` is that of the day `since[n]` and of those after it, up to the next of `since`: a past of decades is as long as the days on
-    which something changed. What was before the first of them nobody asks.
+    which something changed, none if nothing did. What was before the first of them nobody asks.
     """
 
     end: date
