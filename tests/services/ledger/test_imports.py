@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from tallystick.chassis.db import Transaction
 from tallystick.contracts.ledger.messages import MAX_WHOLE, PAYMENT_CODE
 from tallystick.kernel import ids as kernel_ids
 from tallystick.kernel.ids import TransferId, hashed
-from tallystick.services.ledger.model import Command, account_ref
+from tallystick.services.ledger.model import Command, FileLine, account_ref
 from tallystick.services.ledger.service import Ask
 from tallystick.services.ledger.service.imports.taking import Taking
-from tests.services.ledger.env import SCOPE, Env, eur, problem
+from tests.services.ledger.env import SCOPE, Env, eur, post, problem
 
 Rec = dict[str, Any]
 
@@ -483,6 +484,45 @@ async def test_a_strict_chart_and_money_between_books_come_back_also_from_a_copy
     assert paths == {
         "customers:1": "-15", "transit:out:main:EUR": "5", "was-transit:out:main:EUR": "5", "was-was-transit:out:main:EUR": "5",
     }  # fmt: skip
+
+
+async def test_holds_come_back_however_long_it_takes_and_in_however_many_parts(
+    env: Env, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ended a hold comes in a later part than the hold, after the time at which that one was to expire, and after sweeps."""
+    bank, anna = await env.account("debit", name="bank"), await env.account(name="anna")
+    hold = {"kind": "hold", "debit_account": bank, "credit_account": anna, "amount": eur(100)}
+    made = await env.transfers(*[{**hold, "expires_in": seconds} for seconds in (60, 60, 60, 60, 90000)])
+    captured, grown, voided, *_ = [one["id"] for one in made.json["data"]]
+    for _ in range(10):
+        await env.transfers(*[post(bank, anna, 1) for _ in range(100)])
+    for own, verb, body in (
+        (captured, "capture", {"amount": eur(30)}),
+        (grown, "increase", {"amount": eur(5), "expires_in": 90000}),
+        (voided, "void", {}),
+    ):
+        assert (await env.call("POST", f"/v1/transfers/{own}/{verb}", body)).status == 201
+    env.clock.advance(timedelta(seconds=61))
+    assert await env.ledger.sweep() == 2  # what is left of the first, and the fourth
+    env.clock.advance(timedelta(days=2))
+    records = await export(env, limit=1000)
+
+    take, swept = Taking.take, []
+
+    async def slowly(self: Taking, tx: Transaction, lines: Sequence[FileLine]) -> None:
+        swept.append(await env.ledger.sweep())
+        await take(self, tx, lines)
+        env.clock.advance(timedelta(minutes=10))
+
+    monkeypatch.setattr(Taking, "take", slowly)
+    done = await restore(env, records, "copy", mode="parts")
+    assert (done["state"], done["sequence"]) == ("done", records[0]["sequence"]), await refusals(env, done)
+    # Those of the book that was exported have expired, and are swept meanwhile.
+    assert swept == [2, 0]
+    assert timeless(await export(env, "copy", limit=1000)) == timeless(records)
+    # What was left open of it was to expire by now.
+    assert await env.ledger.sweep() == 2
+    assert await accounts(env, "copy") == await accounts(env)
 
 
 async def test_an_export_that_lost_a_line_is_not_restored(env: Env) -> None:

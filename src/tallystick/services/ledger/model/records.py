@@ -171,7 +171,8 @@ class Reader:
         if record.id is None:
             raise Unfit("/id", "id_missing", "a transfer has an id of the file's: without one it could be posted twice")
         own = self._own(record.id, "/id")
-        return Unit(self._book, [self._command(record, own, None, None, "")], atomic=False)
+        command = self._command(record, own, None, None, "")
+        return Unit(self._book, [command], atomic=False, restored=self._restoring)
 
     def _transaction(self, record: TransactionRecord) -> Unit:
         said = record.id or record.reference
@@ -207,7 +208,7 @@ class Reader:
             reverses=reverses,
             exchanges=self._exchanges(record, commands),
         )
-        return Unit(self._book, commands, atomic=True, header=header)
+        return Unit(self._book, commands, atomic=True, header=header, restored=self._restoring)
 
     def _exchanges(self, record: TransactionRecord, commands: list[Command]) -> str | None:
         """What the transaction's exchanges became, by the ledger's ids of their legs. Raises Unfit for one that its legs don't bear out."""
@@ -261,7 +262,7 @@ class Reader:
         if self._restoring:
             self._remember(leg, own, amount, at)
         return Command(
-            # Nothing can expire that is held until later than now: what had expired is released, see `as_it_was`.
+            # What is restored is never due: what had expired is released, see `as_it_was`.
             kind="void" if leg.kind == "expire" else leg.kind,
             id=own,
             debit=self._named(leg.debit_account, at + "/debit_account") if moves and leg.debit_account else None,

@@ -309,7 +309,7 @@ class _Decider:
         if hold.state != "held":
             raise Refused(_CLOSED_HOLD[hold.state])
         # By the book's time: another replica's clock may have been ahead of this one's when it wrote.
-        due = hold.expires_at is not None and hold.expires_at <= self.instants[book]
+        due = hold.expires_at is not None and hold.expires_at <= self.instants[book] and not self._asked.restored
         if due != expires:
             # Expired, though not swept yet; or a sweep by a clock that is ahead of this one.
             raise Refused(Reason.HOLD_EXPIRED if due else Reason.HOLD_NOT_DUE, pinned=due)

@@ -225,7 +225,8 @@ class TransactionRow(msgspec.Struct, frozen=True):
 class Unit(msgspec.Struct, frozen=True, gc=False):
     """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic. `crossing`: of a transfer between
     books, which may touch transit accounts. `approved`: it has the approvals that the book's rules ask for. `payments`: of payments, which may
-    move what payments made. `due`: it gives back what was taken before, whatever was frozen since.
+    move what payments made. `due`: it gives back what was taken before, whatever was frozen since. `restored`: it comes from the book's own
+    export, and what was done to a hold was done in time.
     """
 
     book: int
@@ -236,6 +237,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     approved: bool = False
     payments: bool = False
     due: bool = False
+    restored: bool = False
 
     def part(self, commands: Sequence[Command]) -> Unit:
         """Some of its commands, all or none of them."""

@@ -185,9 +185,14 @@ GROUP BY book, target
 ON CONFLICT (book, id) DO UPDATE SET reversed = reversal.reversed + excluded.reversed;
 
 -- name: due_holds
--- Holds that have expired and still hold, in the order in which they expired; not those of books that take nothing.
+-- Holds that have expired and still hold, in the order in which they expired; not those of books that take nothing, nor of those that are being
+-- restored: what became of their holds comes with a later line, maybe in another part.
 SELECT b.tenant, h.book, h.id FROM hold AS h CROSS JOIN LATERAL (SELECT o.* FROM book AS o WHERE o.id = h.book LIMIT 1) AS b
-WHERE h.remaining > 0 AND h.expires_at <= $1 AND b.quarantined_at IS NULL ORDER BY h.expires_at, h.id LIMIT $2;
+WHERE h.remaining > 0 AND h.expires_at <= $1 AND b.quarantined_at IS NULL AND h.book <> ALL (ARRAY(
+    SELECT i.book FROM import AS i WHERE i.state = 'queued'
+        AND (SELECT l.record FROM import_line AS l WHERE l.import = i.id ORDER BY l.line LIMIT 1) LIKE '{"type":"book",%'
+))
+ORDER BY h.expires_at, h.id LIMIT $2;
 
 -- name: due_holds_of
 -- The same for those that hold something on these accounts.
