@@ -486,6 +486,32 @@ async def test_a_strict_chart_and_money_between_books_come_back_also_from_a_copy
     }  # fmt: skip
 
 
+async def test_a_transfer_between_books_comes_back_with_all_that_a_client_may_say_of_it(env: Env) -> None:
+    """Its metadata and its accounts are in the metadata of the transfers that it is made of, where each is one text."""
+    path = ":".join(["x" * 63] * 8)
+    assert (await env.call("POST", "/v1/books", {"name": "second"})).status == 201
+    for book in ("main", "second"):
+        await env.account("credit", book=book, path=path, name=f"in {book}")
+    said = {f"{n:040}": '"' * 250 + "\x01" * 250 for n in range(32)}
+    crossing = {
+        "from": {"account": path},
+        "to": {"book": "second", "account": path},
+        "amount": eur(5),
+        "metadata": said,
+    }
+    made = await env.call("POST", "/v1/interbook_transfers", crossing)
+    assert (made.status, made.json["metadata"]) == (201, said)
+    for book in ("main", "second"):
+        records = await export(env, book)
+        done = await restore(env, records, f"{book}-copy")
+        assert done["state"] == "done", (done, await refusals(env, done))
+        [was, then] = [[one.get("metadata") for one in await export(env, name)] for name in (book, f"{book}-copy")]
+        assert then == was
+    # In a file of a client's own a text is as long as in a request.
+    own = [*GOOD[:2], transfer("long", "bank", "anna", 1, metadata={"a": "x" * 501})]
+    assert await refusals(env, await bring(env, own)) == [(3, "/metadata", "invalid-request")]
+
+
 async def test_holds_come_back_however_long_it_takes_and_in_however_many_parts(
     env: Env, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,7 @@ from tallystick.contracts.ledger.messages.transfers import (
 from tallystick.contracts.ledger.messages.words import (
     MAIN,
     MAX_EXPIRES_IN,
+    MAX_TEXT,
     MAX_TRANSFERS,
     OWN,
     PAYMENT_CODE,
@@ -186,6 +187,7 @@ __all__ = [
     "MAX_LEGS",
     "MAX_RECORDS",
     "MAX_STATEMENT_ENTRIES",
+    "MAX_TEXT",
     "MAX_TRANSFERS",
     "MAX_TRIAL_LINES",
     "MAX_WHOLE",

@@ -40,6 +40,11 @@ MAX_IMPORT = 10_000_000
 #: Transfers of one transaction, the legs of its exchanges counted.
 MAX_LEGS = 3000
 
+#: As `Metadata`; in an export also what a transfer between books says of itself, where the client's is one text, as JSON, and accounts are paths.
+KeptMetadata = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=200_000)]],
+    Meta(max_length=32),
+]
 #: What the file calls a record: an id of the ledger, or any text that is unique in the file.
 RowId = Annotated[str, Meta(min_length=1, max_length=200)]
 #: whole: all or nothing. parts: all, a thousand at a time, up to the first part with a wrong line. valid: what can be.
@@ -103,7 +108,7 @@ class LegRecord(Message, frozen=True):
     `final`. void, expire: `target`. reverse: `target` (a post or a capture) and the amount.
 
     `recorded_at`, `sequence`, `released` and `asked` are what an export tells besides. In a restoration a transfer is effective since it
-    was, or was recorded.
+    was, or was recorded, and the texts of its metadata may be longer than 500 characters.
     """
 
     id: RowId | None = None
@@ -114,7 +119,7 @@ class LegRecord(Message, frozen=True):
     target: RowId | None = None
     final: bool = False
     code: Text64 | None = None
-    metadata: Metadata | None = None
+    metadata: KeptMetadata | None = None
     expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
     expires_at: InstantWire | None = None
     effective_at: InstantWire | None = None

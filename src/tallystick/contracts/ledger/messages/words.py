@@ -71,9 +71,12 @@ PathPattern = Annotated[
         description="paths such as customers:*:wallet, where * is one word, or ** at the end one or more",
     ),
 ]
+#: Characters of one of them.
+MAX_TEXT = 500
 #: Up to 32 short texts of the client's own. The ledger keeps them and makes nothing of them.
 Metadata = Annotated[
-    dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=500)]], Meta(max_length=32)
+    dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=MAX_TEXT)]],
+    Meta(max_length=32),
 ]
 #: Minor units; negative for an overdraft. Python lets `$` match before a final newline, hence the look-ahead.
 Floor = Annotated[

@@ -15,6 +15,7 @@ import msgspec
 
 from tallystick.contracts.ledger.messages import (
     MAX_EXPIRES_IN,
+    MAX_TEXT,
     OWN,
     AccountRecord,
     LegRecord,
@@ -273,7 +274,7 @@ class Reader:
             final=final,
             expires_in=self._expiry(leg, at),
             code=self._code(leg.code, at + "/code"),
-            metadata=_kept(leg.metadata),
+            metadata=self._metadata(leg.metadata, at + "/metadata"),
             transaction=transaction,
             effective_at=effective,
         )
@@ -329,6 +330,12 @@ class Reader:
         if not self._restoring:
             raise Unfit(field, "invalid-request", f"codes that begin with {OWN} are the platform's own")
         return f"was-{code}"[:64]
+
+    def _metadata(self, metadata: dict[str, str] | None, field: str) -> str | None:
+        """Long texts are the platform's, in transfers between books. Raises Unfit."""
+        if metadata and not self._restoring and any(len(text) > MAX_TEXT for text in metadata.values()):
+            raise Unfit(field, "invalid-request", f"a text has at most {MAX_TEXT} characters")
+        return _kept(metadata)
 
     @staticmethod
     def _amount(wire: MoneyWire | None, field: str) -> tuple[int, str] | None:
