@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from tallystick.chassis.db import DatabaseUnavailable
 from tallystick.kernel import ids
-from tallystick.services.ledger.model import ApprovalRule, Movement, Signed, missing, needed
+from tallystick.kernel.ids import TransactionId
+from tallystick.services.ledger.model import ApprovalRule, Header, Movement, Signed, missing, needed
 from tallystick.services.ledger.service import Poster
+from tallystick.services.ledger.service.approvals import Plan, kept, planned
 from tests.services.ledger.env import SCOPE, Env, post, problem
-from tests.services.ledger.support import START
+from tests.services.ledger.support import START, hold, tid
 from tests.support.http import Answer, ask
 from tests.support.tokens import PUBLIC_URL, Holder, sign
 
@@ -343,6 +345,14 @@ async def test_a_rule_for_some_accounts_is_for_those(env: Env) -> None:
 
 
 RULE = ApprovalRule("EUR", 100, 1, ("cli_a",), 60)
+
+
+def test_a_plan_that_was_kept_before_a_command_could_say_more_is_still_read() -> None:
+    plan = Plan(Header(id=TransactionId(tid(9))), (hold(1, 1, 2, 50, expires_in=10),))
+    assert planned(kept(plan)) == plan
+    document = json.loads(kept(plan))
+    assert document["commands"][0].pop("expires_at") is None
+    assert planned(json.dumps(document)) == plan
 
 
 @given(st.lists(st.integers(1, 200), max_size=6))

@@ -109,6 +109,33 @@ async def test_accounts_openings_and_history_come_in_and_come_in_once(env: Env) 
     assert more["sequence"] == 6
 
 
+async def test_a_hold_that_comes_again_expires_when_it_did_before(env: Env) -> None:
+    """`expires_at` is an instant, whenever the file comes."""
+    hold = {"kind": "hold", "debit_account": "bank", "credit_account": "ben", "amount": eur(5)}
+    lines = [
+        *GOOD[:3],
+        {"type": "transfer", "id": "h1", **hold, "expires_at": "2026-02-01T00:00:00.5Z"},
+        {"type": "transfer", "id": "h2", **hold, "expires_at": "2025-12-01T00:00:00Z"},
+        {"type": "transfer", "id": "h3", **hold, "expires_in": 60},
+        {
+            "type": "transfer", "id": "i1", "kind": "increase", "target": "h1", "amount": eur(1),
+            "expires_at": "2026-03-01T00:00:00Z",
+        },
+    ]  # fmt: skip
+    assert (await bring(env, lines))["state"] == "done"
+    await env.ledger.sweep()
+    env.clock.advance(timedelta(hours=1))
+    more = await bring(env, [*lines, transfer("t2", "bank", "ben", 1)])
+    assert (more["state"], more["transfers"], more["transfers_known"]) == ("done", 1, 6), await refusals(env, more)
+    told = [one["expires_at"] for one in await export(env, limit=1000) if one.get("expires_at")]
+    assert told == [
+        "2026-02-01T00:00:00.500000Z", "2026-01-01T00:00:01.000003Z", "2026-01-01T00:01:00.000004Z",
+        "2026-03-01T00:00:00.000000Z",
+    ]  # fmt: skip
+    other = [{**lines[3], "expires_at": "2026-02-01T00:00:00Z"}]
+    assert await refusals(env, await bring(env, other)) == [(1, None, "exists_with_different_expiry")]
+
+
 async def test_a_wrong_line_in_the_middle_imports_nothing_and_names_what_is_wrong(env: Env) -> None:
     wrong = [*GOOD[:3], transfer("x", "anna", "ben", 99999), transfer("y", "anna", "nobody", 1), *GOOD[3:]]
     done = await bring(env, wrong)

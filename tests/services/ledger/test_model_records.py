@@ -300,15 +300,18 @@ def test_codes_of_the_platforms_own_come_as_others_of_a_copy_and_else_not() -> N
         ({"expires_in": 60}, 60),
         ({"expires_in": 60, "expires_at": LATER}, 60),
         ({"expires_at": LATER}, 86400),
-        ({"expires_at": "2026-01-01T00:00:01.2Z"}, 2),
+        ({"expires_at": "2026-01-01T00:00:01.2Z"}, 1.2),
+        ({"expires_at": "2026-01-01T00:00:00.9Z"}, 1),
         ({"expires_at": "2026-01-01T00:00:00Z"}, 1),
         ({"expires_at": EARLIER}, 1),
         ({"expires_at": "2999-01-01T00:00:00Z"}, MAX_EXPIRES_IN),
     ],
 )
-def test_a_hold_expires_in_what_is_left_of_its_time(said: dict[str, Any], left: int | None) -> None:
+def test_a_hold_expires_when_it_was_to_or_in_a_second(said: dict[str, Any], left: float | None) -> None:
     for kind in ("hold", "increase"):
-        assert told(transfer(kind=kind, **said)).expires_in == left
+        at = told(transfer(kind=kind, **said)).expires(NOW)
+        assert at == (None if left is None else NOW + timedelta(seconds=left))
+    assert told(transfer(kind="post", **said)).expires(NOW) is None
 
 
 # ---- transactions -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ transaction has is kept; every other text, and what a file calls its accounts, i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -14,7 +13,6 @@ from typing import Final
 import msgspec
 
 from tallystick.contracts.ledger.messages import (
-    MAX_EXPIRES_IN,
     MAX_TEXT,
     OWN,
     AccountRecord,
@@ -250,7 +248,7 @@ class Reader:
         if leg.amount is None and leg.kind in ("post", "hold", "increase"):
             raise Unfit(at + "/amount", "invalid-unit", f"a {leg.kind} has an amount")
         amount = self._amount(leg.amount, at + "/amount")
-        draws = leg.kind in ("void", "expire")
+        draws, holds = leg.kind in ("void", "expire"), leg.kind in ("hold", "increase")
         if transaction is None:
             effective = instant(leg.effective_at, at + "/effective_at")
             if self._restoring:
@@ -272,7 +270,8 @@ class Reader:
             currency=None if amount is None or draws else amount[1],
             target=None if leg.target is None else self._id(leg.target, at + "/target"),
             final=final,
-            expires_in=self._expiry(leg, at),
+            expires_in=leg.expires_in if holds else None,
+            expires_at=instant(leg.expires_at, at + "/expires_at") if holds and leg.expires_in is None else None,
             code=self._code(leg.code, at + "/code"),
             metadata=self._metadata(leg.metadata, at + "/metadata"),
             transaction=transaction,
@@ -287,16 +286,6 @@ class Reader:
             if asked[0] < amount[0]:
                 raise Unfit(at + "/asked", "invalid-amount", "no more was moved than was asked for")
             self._asked[own, amount[0]] = asked[0]
-
-    def _expiry(self, leg: LegRecord, at: str) -> int | None:
-        """Seconds from now. What was to expire by now does in a second: the sweep finds it then."""
-        if leg.kind not in ("hold", "increase"):
-            return None
-        if leg.expires_at is None or leg.expires_in is not None:
-            return leg.expires_in
-        when = instant(leg.expires_at, at + "/expires_at")
-        left = 1 if when is None else math.ceil((when - self._now).total_seconds())
-        return min(max(left, 1), MAX_EXPIRES_IN)
 
     def _recorded(self, leg: LegRecord, at: str) -> datetime | None:
         """Since when what is restored is effective. By a clock that was ahead of this one it may be in the future: then since now."""

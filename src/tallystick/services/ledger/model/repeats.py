@@ -39,7 +39,7 @@ def _difference(state: State, book: int, command: Command, existing: Transfer) -
         return Reason.EXISTS_WITH_DIFFERENT_AMOUNT
     if command.currency is not None and command.currency != existing.currency:
         return Reason.EXISTS_WITH_DIFFERENT_CURRENCY
-    if command.kind in ("hold", "increase") and command.expires_in != existing.expires_in:
+    if command.kind in ("hold", "increase") and command.expires(existing.recorded_at) != existing.expires_at:
         return Reason.EXISTS_WITH_DIFFERENT_EXPIRY
     if command.effective_at != existing.effective_at:
         return Reason.EXISTS_WITH_DIFFERENT_EFFECTIVE_TIME

@@ -11,7 +11,7 @@ pending and posted of a side together stay below 2**63, so no sum can wrap.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Final
 
 from tallystick.contracts.ledger.messages import PAYMENT_CODE, Reason
@@ -288,14 +288,11 @@ class _Decider:
         check_room(debit, credit, amount)
         debit.debits_pending += amount
         credit.credits_pending += amount
-        expires_at = self._expiry(book, command)
+        expires_at = command.expires(self.instants[book])
         self.state.holds[book, command.id] = Hold(
             book, command.id, debit.id, credit.id, amount, 0, amount, "held", expires_at
         )
         return self._record(book, command, debit, credit, amount, 0, expires_at, asked if command.balancing else None)
-
-    def _expiry(self, book: int, command: Command) -> datetime | None:
-        return None if command.expires_in is None else self.instants[book] + timedelta(seconds=command.expires_in)
 
     def _open_hold(self, book: int, command: Command, *, expires: bool = False) -> tuple[Hold, Account, Account]:
         """The command's hold, which still holds something, and its accounts. Raises also when it is due and this is no expiry, or it is not
@@ -331,7 +328,7 @@ class _Decider:
         credit.credits_pending += amount
         hold.amount += amount
         hold.remaining += amount
-        expires_at = self._expiry(book, command)
+        expires_at = command.expires(self.instants[book])
         if expires_at is not None:
             hold.expires_at = expires_at
         return self._record(book, command, debit, credit, amount, -amount, expires_at, None)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from tallystick.contracts.ledger.messages import Reason
+from tallystick.contracts.ledger.messages import MAX_EXPIRES_IN, Reason
 from tallystick.kernel.ids import AccountId, TransactionId, TransferId, hashed
 from tallystick.services.ledger.model.approvals import ApprovalRule
 
@@ -25,6 +25,7 @@ _LACKING: Final = frozenset({Reason.INSUFFICIENT_FUNDS, Reason.CEILING_EXCEEDED,
 _EXPIRY: Final = b"tallystick.ledger.expiry:"
 _LEG: Final = b"tallystick.ledger.leg:"
 MICROSECOND: Final = timedelta(microseconds=1)
+SECOND: Final = timedelta(seconds=1)
 
 
 class Account(msgspec.Struct, gc=False):
@@ -109,11 +110,6 @@ class Transfer(msgspec.Struct, frozen=True, gc=False):
     def status(self) -> Status:
         return "held" if self.kind == "hold" else "posted"
 
-    @property
-    def expires_in(self) -> int | None:
-        """Seconds, as the command said."""
-        return None if self.expires_at is None else (self.expires_at - self.recorded_at) // timedelta(seconds=1)
-
 
 class Hold(msgspec.Struct, gc=False):
     """What is left of a hold."""
@@ -153,6 +149,7 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One thing to do. post, hold: both accounts (by id, or by path), amount and currency. capture: target, amount or None for all that
     remains. increase: target and amount. void, expire: target. reverse: target, amount or None. `metadata` is JSON with sorted keys.
 
+    `expires_in` are seconds. What a file says expires at an instant: `expires_at`.
     `linked`: this one and the next are posted both or not at all. `balancing` (post, hold): as much as there is, up to `amount`.
     `transaction` and `effective_at` are those of the transaction that it is part of.
     """
@@ -172,6 +169,13 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     balancing: bool = False
     transaction: TransactionId | None = None
     effective_at: datetime | None = None
+    expires_at: datetime | None = None
+
+    def expires(self, recorded: datetime) -> datetime | None:
+        """When what it holds expires, recorded at that instant. What was to expire by then does in a second: the sweep finds it."""
+        if self.expires_at is not None:
+            return min(max(self.expires_at, recorded + SECOND), recorded + MAX_EXPIRES_IN * SECOND)
+        return None if self.expires_in is None else recorded + self.expires_in * SECOND
 
     def digest(self) -> bytes:
         """16 bytes that are the same for the same command only. What came later than the first release counts only where it is said:
@@ -183,6 +187,8 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         )  # fmt: skip
         if self.balancing or self.transaction is not None or self.effective_at is not None:
             said = (*said, self.balancing, self.transaction, self.effective_at)
+        if self.expires_at is not None:
+            said = (*said, self.expires_at)
         return hashlib.blake2b(msgspec.json.encode(said), digest_size=16).digest()
 
 

@@ -62,10 +62,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 _ACCOUNTS: Final = ("debit", "credit")
-#: A command as it is kept: accounts are named by their wire ids or their paths.
+#: A command as it is kept: accounts are named by their wire ids or their paths. What was kept before a field was there has its default.
 _Kept: Any = msgspec.defstruct(
     "_Kept",
-    [(field.name, str | None if field.name in _ACCOUNTS else field.type) for field in msgspec.structs.fields(Command)],
+    [
+        (field.name, str | None if field.name in _ACCOUNTS else field.type, field.default)
+        for field in msgspec.structs.fields(Command)
+    ],
     kw_only=True,
 )
 _plan = msgspec.json.Decoder(
