@@ -592,7 +592,11 @@ async def test_an_export_stays_as_of_its_sequence_and_says_when_the_accounts_mov
     assert (await bring(env, [*GOOD, transfer("t2", "bank", "ben", 1)]))["sequence"] == 6
     second = await env.call("GET", f"/v1/books/main/export?limit=1&after={first['next']}")
     assert (second.status, second.json["as_of"]) == (200, 5)
+    # What is refused meanwhile changes nothing of the accounts.
     own = next(iter(await ids(env)))
+    assert (await env.transfers(post(own, own, 1))).json["data"][0]["status"] == "rejected"
+    second = await env.call("GET", f"/v1/books/main/export?limit=1&after={second.json['next']}")
+    assert second.status == 200
     assert (await env.call("POST", f"/v1/accounts/{own}/freeze")).status == 200
     stale = await env.call("GET", f"/v1/books/main/export?limit=1&after={second.json['next']}")
     assert problem(stale) == (409, "export-outdated")

@@ -256,8 +256,6 @@ def test_a_unit_is_posted_whole_or_leaves_no_trace() -> None:
     ]
     results = run(found, *unit, atomic=True)
     assert reasons(results) == ["linked_transfer_failed"] * 4 + ["insufficient_funds", "linked_transfer_failed"]
-    # A refusal was pinned, which moves the book's revision.
-    before[3][1].revision += 1
     assert (found.accounts, found.holds, found.reversals, found.books, found.transfers) == before
     assert list(found.rejections) == [(1, tid(14))], "only the one at fault is pinned"
     assert reasons(run(found, *unit, atomic=True)) == reasons(results)

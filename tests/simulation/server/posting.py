@@ -133,7 +133,7 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
     before = {}
     # What it looks up it sees as it was when it began, before it waited for a lock.
     refusals, transfers = dict(tx.tables["rejection"]), dict(tx.tables["transfer"])
-    for number, was, revision, last, sequence, instant, refused, flush in zip(*args[:8], strict=True):
+    for number, was, revision, last, sequence, instant, flush in zip(*args[:7], strict=True):
         await tx.lock("book", (number,))
         row = tx.get("book", (number,)) or {}
         if was is not None and (row["sequence"], row["revision"], row["flush"]) != (was, revision, last):
@@ -144,25 +144,24 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
             (number,),
             sequence=sequence,
             recorded_at=instant,
-            revision=row["revision"] + refused,
             flush=flush,
         )
-    if any(key in transfers for key in zip(*args[9:11], strict=True)):
+    if any(key in transfers for key in zip(*args[8:10], strict=True)):
         raise _failed("id_taken")
-    for *key, digest, fields, resource, status, body in sorted(zip(*args[18:27], strict=True), key=lambda one: one[:4]):
+    for *key, digest, fields, resource, status, body in sorted(zip(*args[17:26], strict=True), key=lambda one: one[:4]):
         row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
         if not await tx.insert("idempotency", tuple(key), row):
             raise _failed("key_taken")
     names = ("book", "id", "digest", "reason", "available", "required", "currency", "crossing")
-    for values in zip(*args[9:17], strict=True):
+    for values in zip(*args[8:16], strict=True):
         row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
-    posted = _transfers(tx, args[8])
+    posted = _transfers(tx, args[7])
     await _insert(tx, posted, refusals)
     await _post(tx, posted)
     tx.server.faults.reached["flushed_together"] += len({transfer["book"] for transfer in posted}) > 1
-    await append(tx, *args[27:30])
+    await append(tx, *args[26:29])
     return [Row(ours=True)]
 
 

@@ -44,9 +44,6 @@ def decide(units: Sequence[Unit], state: State, now: datetime) -> Decided:
     """What becomes of each command, in order: later ones see the effects of earlier ones."""
     decider = _Decider(state, now)
     results = [decider.unit(unit) for unit in units]
-    for rejection in decider.rejections:
-        # It answers for its id from now on, whoever asks.
-        state.books[rejection.book].revision += 1
     return Decided(results, decider.transfers, decider.rejections, decider.transactions)
 
 

@@ -295,8 +295,8 @@ Stand = tuple[int, int, int]
 
 class Book(msgspec.Struct, gc=False):
     """`sequence` is that of its last transfer, `recorded_at` its instant: later transfers are never recorded as earlier. `revision` counts
-    the changes of all else that the rules read: while both stand still, so does everything in the book. `flush` is the number that the last
-    flush gave itself. A `quarantined` book takes nothing.
+    the changes of accounts and settings, `flush` is the number that the last flush gave itself, also one that only refused: while all three
+    stand still, so does everything in the book. A `quarantined` book takes nothing.
     `strict`: what is dated back and breaks a limit on past days is refused. Nothing is effective at or before `sealed_until`.
     """
 

@@ -45,41 +45,41 @@ CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.pat
 -- running totals in the transfers come from the model, and the triggers compare the two.
 -- What the books were is compared where they are written and not in WHERE, which looks at how they were when the statement began: the flush
 -- before this one may be stored only then, while this one waits for its lock.
--- $1-$8 books: id, sequence, revision and flush as they were (null: their locks are held), sequence and instant as they are to be, how many
--- refusals are new, each of which moves the revision, and the number of this flush. $9 the transfers.
--- $10-$17 refusals, at $18. $19-$27 idempotency keys that are answered. $28-$30 facts.
+-- $1-$7 books: id, sequence, revision and flush as they were (null: their locks are held), sequence and instant as they are to be,
+-- and the number of this flush. $8 the transfers.
+-- $9-$16 refusals, at $17. $18-$26 idempotency keys that are answered. $27-$29 facts.
 WITH moved AS (
-    UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at, revision = b.revision + w.refused,
+    UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at,
         flush = CASE
             WHEN w.was_flush IS NULL OR (b.sequence, b.revision, b.flush) = (w.was_sequence, w.was_revision, w.was_flush) THEN w.flush
             ELSE b.flush
         END
-    FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::bigint[])
-        AS w (book, was_sequence, was_revision, was_flush, sequence, recorded_at, refused, flush)
+    FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
+        AS w (book, was_sequence, was_revision, was_flush, sequence, recorded_at, flush)
     WHERE b.id = w.book
     RETURNING b.flush = w.flush AS ours
 ), next AS MATERIALIZED (
     SELECT required((SELECT count(*) FROM moved WHERE ours) = cardinality($1), 'book_moved')
         AND required(NOT EXISTS (
-            SELECT FROM unnest($10::integer[], $11::uuid[]) AS k (book, id)
+            SELECT FROM unnest($9::integer[], $10::uuid[]) AS k (book, id)
             CROSS JOIN LATERAL (SELECT FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x
         ), 'id_taken') AS ours
 ), keys AS (
     INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource, status, body)
     SELECT w.tenant, w.client_id, w.route, w.key, w.digest, w.fields, w.resource, w.status, w.body
     FROM next CROSS JOIN unnest(
-        $19::text[], $20::text[], $21::text[], $22::text[], $23::bytea[], $24::bytea[], $25::uuid[], $26::smallint[], $27::bytea[]
+        $18::text[], $19::text[], $20::text[], $21::text[], $22::bytea[], $23::bytea[], $24::uuid[], $25::smallint[], $26::bytea[]
     ) AS w (tenant, client_id, route, key, digest, fields, resource, status, body)
     WHERE next.ours
     ORDER BY w.tenant, w.client_id, w.route, w.key
     ON CONFLICT DO NOTHING
     RETURNING 1
 ), sure AS MATERIALIZED (
-    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($19), 'key_taken') AS ours FROM next
+    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($18), 'key_taken') AS ours FROM next
 ), refused AS (
     INSERT INTO rejection (book, id, digest, reason, available, required, currency, crossing, recorded_at)
-    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, n.crossing, $18
-    FROM sure CROSS JOIN unnest($10::integer[], $11::uuid[], $12::bytea[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::boolean[])
+    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, n.crossing, $17
+    FROM sure CROSS JOIN unnest($9::integer[], $10::uuid[], $11::bytea[], $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::boolean[])
         AS n (book, id, digest, reason, available, required, currency, crossing)
     WHERE sure.ours
 ), posted AS (
@@ -94,13 +94,13 @@ WITH moved AS (
         u.dr_version, nullif(u.dr_debits_pending, 0), nullif(u.dr_debits_posted, 0), nullif(u.dr_credits_pending, 0), nullif(u.dr_credits_posted, 0),
         u.cr_version, nullif(u.cr_debits_pending, 0), nullif(u.cr_debits_posted, 0), nullif(u.cr_credits_pending, 0), nullif(u.cr_credits_posted, 0),
         u.transaction, u.effective_at, u.asked
-    FROM sure CROSS JOIN unnest($9::decided_transfer[]) AS u
+    FROM sure CROSS JOIN unnest($8::decided_transfer[]) AS u
     WHERE sure.ours
     RETURNING book, id
 ), told AS (
     INSERT INTO outbox (id, type, fact)
     SELECT f.id, f.type, f.fact
-    FROM sure CROSS JOIN unnest($28::uuid[], $29::text[], $30::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
+    FROM sure CROSS JOIN unnest($27::uuid[], $28::text[], $29::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
     WHERE sure.ours
     ORDER BY f.place
 )

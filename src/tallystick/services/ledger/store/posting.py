@@ -43,7 +43,7 @@ DECIDED: Final = tuple(NUMBERS.get(field.name, field.name) for field in _FIELDS 
 _DECIDED: Final = attrgetter(*DECIDED)
 #: Kinds that touch nothing but accounts. A flush of these alone skips the statements about holds and reversals.
 _PLAIN: Final = frozenset({"post"})
-#: What `save` finds to be no longer so: a book's sequence or revision.
+#: What `save` finds to be no longer so: a book's sequence, revision or last flush.
 MOVED: Final = "book_moved"
 #: The same of ids and idempotency keys.
 TAKEN: Final = frozenset({"id_taken", "key_taken"})
@@ -62,7 +62,7 @@ class Writing(msgspec.Struct):
     that nobody has yet, `about` with what those are about.
     """
 
-    books: list[tuple[int, int | None, int | None, int | None, int, datetime, int, int]]
+    books: list[tuple[int, int | None, int | None, int | None, int, datetime, int]]
     transfers: list[tuple[Any, ...]]
     rejections: list[tuple[Any, ...]]
     holds: list[tuple[Any, ...]] = []
@@ -184,13 +184,13 @@ class Posting:
         to the next decisions. `known`: where the books stood that it was decided on, if their locks are not held.
         """
         transfers = decided.transfers
-        pinned = Counter(rejection.book for rejection in decided.rejections)
-        books: list[tuple[int, int | None, int | None, int | None, int, datetime, int, int]] = []
+        pinned = {rejection.book for rejection in decided.rejections}
+        books: list[tuple[int, int | None, int | None, int | None, int, datetime, int]] = []
         flush = secrets.randbits(63)
-        for number in sorted({transfer.book for transfer in transfers} | pinned.keys() | (known or {}).keys()):
+        for number in sorted({transfer.book for transfer in transfers} | pinned | (known or {}).keys()):
             book = state.books[number]
             was = (None, None, None) if known is None else known[number]
-            books.append((number, *was, book.sequence, book.recorded_at, pinned[number], flush))
+            books.append((number, *was, book.sequence, book.recorded_at, flush))
             book.flush = flush
         writing = Writing(
             books=books,
@@ -226,7 +226,7 @@ class Posting:
             return
         await at.fetchval(
             queries.save,
-            *arguments(writing.books, 8), writing.transfers, *arguments(writing.rejections, 8), now,
+            *arguments(writing.books, 7), writing.transfers, *arguments(writing.rejections, 8), now,
             *idempotency.answered(writing.answers, writing.about), *outbox.columns(writing.facts),
         )  # fmt: skip
 
