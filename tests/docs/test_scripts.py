@@ -110,7 +110,11 @@ def test_what_is_no_fact_is_not_proved_and_breaks_nothing(
     assert capsys.readouterr().out.startswith("NOT proved: ")
 
 
-@pytest.mark.parametrize("text", ["", "\n", str(LOG), "c2sp.org/tlog-proof@v1\nextra AAAA", '{"type":"about:blank"}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", str(LOG), "c2sp.org/tlog-proof@v1\nextra AAAA", '{"type":"about:blank"}'],
+    ids=["empty", "blank", "key", "cut", "problem"],
+)
 def test_a_file_that_is_no_receipt_is_said_to_be_none(text: str) -> None:
     """The two files in the wrong order, or the answer of a refused request: what was said was of Python's tuples."""
     with pytest.raises(ValueError, match="this is not a receipt"):

@@ -101,7 +101,7 @@ UNSEEN: dict[str, str] = {
     "payments.refund.*_at": WHEN,
     "payments.refund.attempts": OWN_USE,
     "payments.refund.by_card": OWN_USE,
-    "payments.refund.re[sv]*ed": OWN_USE,
+    "payments.refund.re[stv]*ed": OWN_USE,
     "payments.refund.reason": TYPED,
     "payments.refund.suspended": OWN_USE,
     "payments.refund.trace": OWN_USE,
