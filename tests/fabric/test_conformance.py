@@ -6,6 +6,7 @@ The table (caller, target, path) -> answer is derived from the charters, so it g
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import shutil
@@ -222,7 +223,8 @@ async def test_a_client_that_names_a_shard_gets_there(folder: Path) -> None:
             seen = (await ask(edge, "GET", "/v1/payments", headers=headers))[1]
             assert seen["replica"] == "payments-0"
         limit = TWO_SHARDS["ledger-eu"].limits.max_body_bytes
-        large = await ask(edge, "POST", "/v1/books", headers={"Tallystick-Shard": "eu"}, data=b"x" * (limit + 1))
+        body = io.BytesIO(b"x" * (limit + 1))
+        large = await ask(edge, "POST", "/v1/books", headers={"Tallystick-Shard": "eu"}, data=body)
         assert problem(large) == (413, "payload-too-large")
 
 

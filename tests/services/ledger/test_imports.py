@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tallystick.chassis.db import Transaction
-from tallystick.contracts.ledger.messages import MAX_WHOLE, PAYMENT_CODE
+from tallystick.cli.ledger.files.reading import MAX_RECORD
+from tallystick.contracts.ledger.messages import MAX_WHOLE, PAYMENT_CODE, TRANSACTION_BYTES
 from tallystick.kernel import ids as kernel_ids
 from tallystick.kernel.ids import TransferId, hashed
 from tallystick.services.ledger.model import Command, FileLine, account_ref
@@ -470,6 +471,32 @@ async def test_a_book_comes_back_with_all_that_it_is(env: Env) -> None:
 
 async def ids(env: Env) -> dict[str, str]:
     return {one["id"]: one["name"] for one in (await env.call("GET", "/v1/accounts?limit=200")).json["data"]}
+
+
+async def test_the_largest_transaction_comes_back(env: Env) -> None:
+    """In an export each of its transfers says more than it did in the request."""
+    bank, anna = await env.account("debit", name="bank"), await env.account(path="customers:1:wallet")
+
+    def asked(size: int) -> bytes:
+        metadata = {"one": "x" * (size // 2), "two": "x" * (size - size // 2)}
+        sides = {"debit_account": bank, "credit_account": anna}
+        leg = {"kind": "post", **sides, "amount": eur(1), "code": "c" * 64, "metadata": metadata}
+        return json.dumps({"transfers": [leg] * 1000}, separators=(",", ":")).encode()
+
+    room = (TRANSACTION_BYTES - len(asked(0))) // 1000
+    posted = await env.call("POST", "/v1/transactions", raw=asked(room))
+    assert posted.status == 201, posted.content[:500]
+    assert problem(await env.call("POST", "/v1/transactions", raw=asked(room + 1))) == (413, "payload-too-large")
+    records = await export(env)
+    largest = max(len(json.dumps(one, separators=(",", ":"))) for one in records)
+    assert TRANSACTION_BYTES < largest < MAX_RECORD
+    done = await restore(env, records, "copy")
+    assert (done["state"], done["transfers"], done["refused"]) == ("done", 1000, 0)
+    copied, original = (
+        [one for one in timeless(found) if one["type"] == "transaction"]
+        for found in (await export(env, "copy"), records)
+    )
+    assert copied == original
 
 
 async def test_an_export_is_restored_into_an_empty_book_only(env: Env) -> None:

@@ -116,7 +116,8 @@ class Application:
         self._ready = ready
         self._router: Router[Bound] = Router()
         for row in table:
-            self._router.add(row, Bound(row, max_body=max_mesh_body_bytes if row.mesh else max_body_bytes))
+            most = max_mesh_body_bytes if row.mesh else max_body_bytes
+            self._router.add(row, Bound(row, max_body=most if row.max_body is None else min(row.max_body, most)))
         document = _encode(openapi(name, table, shards=shards))
         self._own: dict[str, Callable[[], Answer]] = {
             "/health/live": lambda: plain(200, b'{"live":true}'),

@@ -34,7 +34,8 @@ class Endpoint:
 
     `handler(service, request) -> Reply`; `action` is the Cedar action (rows may share one), `resource` the Cedar type that
     the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
-    limits. `timeout` is the time budget in seconds of a request that brings none. `also` are further media types that the
+    limits. `timeout` is the time budget in seconds of a request that brings none. `max_body` are bytes, where less than the charter's limit is
+    taken. `also` are further media types that the
     answer can be had in.
 
     For the document alone: `segments` are the msgspec types of the path's parameters; `further` are other statuses of success than
@@ -60,6 +61,7 @@ class Endpoint:
     problems: tuple[type[Problem], ...] = field(default=(), kw_only=True)
     summary: str = field(default="", kw_only=True)
     timeout: float = field(default=10.0, kw_only=True)
+    max_body: int | None = field(default=None, kw_only=True)
     media: Literal["json", "form"] = field(default="json", kw_only=True)
     ignores_query: bool = field(default=False, kw_only=True)
     produces: str = field(default="application/json", kw_only=True)

@@ -13,7 +13,7 @@ from tallystick.contracts.ledger.messages import MAX_RECORDS
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
 
-#: Uploads at once, and the bytes of each: a request takes 768 KiB.
+#: Uploads at once, and the bytes of each: a request takes 1.5 MiB.
 IN_FLIGHT: Final = 4
 UPLOAD: Final = 600_000
 POLL_S: Final = 0.5

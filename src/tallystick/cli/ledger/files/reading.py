@@ -23,8 +23,8 @@ from tallystick.cli.ledger.files.columns import Rows
 from tallystick.contracts.ledger.messages import BookRecord, Record
 from tallystick.kernel.problem import InvalidRequest
 
-#: One record, as it can be sent: a request takes 768 KiB.
-MAX_RECORD: Final = 700_000
+#: One record, as it can be sent: a request takes 1.5 MiB. What an export says of the largest transaction is less.
+MAX_RECORD: Final = 1_500_000
 MAX_LINE: Final = 4 << 20
 
 #: What `surrogateescape` makes of a byte that is not UTF-8.

@@ -353,7 +353,7 @@ ENDPOINTS: Final = (
         timeout=15.0, summary="Take a book out of quarantine",
     ),
     Endpoint(
-        "POST", "/v1/transactions", transactions.create, scope="transfers:write", action="createTransaction",
+        "POST", "/v1/transactions", transactions.create, scope="transfers:write", action="createTransaction", max_body=wire.TRANSACTION_BYTES,
         resource="Transfer", body=wire.NewTransaction, answer=wire.Transaction, status=201, further=_AGAIN | _WAITS, idempotency="required",
         rate="money", problems=(*_WHOLE, ExchangeWorthless), summary="Post transfers and exchanges as one thing",
     ),
