@@ -120,7 +120,6 @@ PAYMENTS: Final = (
         _PAYMENT_ROWS,
         _payment,
         parse=ids.payments.parse,
-        made=_RECEIVED,
         all="SELECT count(*) FROM payment WHERE created_at >= $1",
     ),
     Things("payment", _RECEIVED, _PAYMENT_ROWS, _new_payment, parse=ids.payments.parse),
@@ -131,7 +130,6 @@ PAYMENTS: Final = (
         "SELECT id AS key, * FROM refund WHERE id = ANY($1::uuid[])",
         _refund,
         parse=ids.refunds.parse,
-        made=_of("payments", "refund", "created"),
         all="SELECT count(*) FROM refund WHERE created_at >= $1",
     ),
 )
@@ -214,7 +212,6 @@ LEDGER: Final = (
         _ACCOUNT_ROWS,
         _account,
         parse=ids.accounts.parse,
-        made=_OPENED,
         all="SELECT count(*) FROM account WHERE created_at >= $1",
     ),
     Things(
@@ -289,7 +286,6 @@ IDENTITY: Final = (
         _CLIENT_ROWS,
         _client,
         parse=ids.clients.parse,
-        made=_REGISTERED,
         all="SELECT count(*) FROM client WHERE created_at >= $1",
     ),
     Things(
@@ -298,18 +294,16 @@ IDENTITY: Final = (
     Things(
         "tenant",
         _TENANT_MADE,
-        "SELECT name AS key FROM tenant WHERE name = ANY($1::text[])",
+        "SELECT name AS key, created_at FROM tenant WHERE name = ANY($1::text[])",
         _there,
-        made=_TENANT_MADE,
         # One is there from the beginning.
         all="SELECT count(*) FROM tenant WHERE created_at >= $1 AND name <> 'default'",
     ),
     Things(
         "signing key",
         _of("identity", "key", "pending", "active", "retiring", "retired"),
-        "SELECT kid AS key, purpose, state, public_jwk FROM signing_key WHERE kid = ANY($1::text[])",
+        "SELECT kid AS key, purpose, state, public_jwk, created_at FROM signing_key WHERE kid = ANY($1::text[])",
         _signing_key,
-        made=_of("identity", "key", "pending", "active"),
         all="SELECT count(*) FROM signing_key WHERE created_at >= $1",
     ),
 )
@@ -342,7 +336,6 @@ VAULT: Final = (
         _ROWS_OF_TOKENS,
         _token,
         parse=ids.tokens.parse,
-        made=_TOKENISED,
         all="SELECT count(*) FROM token WHERE created_at >= $1",
     ),
     Things(
@@ -387,12 +380,11 @@ RISK: Final = (
     Things(
         "decision",
         _of("risk", "decisions", "made"),
-        "SELECT id AS key, tenant, payment, decision, score, reasons FROM decision WHERE id = ANY($1::uuid[])",
+        "SELECT id AS key, tenant, payment, decision, score, reasons, created_at FROM decision WHERE id = ANY($1::uuid[])",
         _decision,
         "item ->> 0",
         ids.decisions.parse,
         items="{data,decisions}",
-        made=_of("risk", "decisions", "made"),
         all="SELECT count(*) FROM decision WHERE created_at >= $1",
     ),
     Things(
