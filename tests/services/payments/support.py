@@ -393,6 +393,13 @@ class Town:
         """The last words of the types of the facts about a payment or a refund."""
         return [fact["type"].rpartition(".")[2] for fact in await self.facts(resource)]
 
+    async def as_told(self) -> None:
+        """What each service has is what it told, also of what is still under way."""
+        async with self.snapshots() as source:
+            for service in self.databases:
+                found, _ = await as_told(source, service, TOLD[service][1])
+                assert found == [], found
+
     async def sound(self) -> None:
         """Everything agrees: payments with itself, with the ledger, and with the acquirer."""
         async with self.snapshots() as source:
@@ -401,9 +408,7 @@ class Town:
             for check in (agreement.payments, agreement.refunds, agreement.facts):
                 found, _ = await check(source)
                 assert found == [], found
-            for service in self.databases:
-                found, _ = await as_told(source, service, TOLD[service][1])
-                assert found == [], found
+        await self.as_told()
         await self._agrees_with_the_rail()
         ends: dict[str, list[str]] = {}
         for fact in await self.facts():

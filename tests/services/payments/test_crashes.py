@@ -100,6 +100,7 @@ async def test_a_crash_at_each_step(town: Town, kind: str, step: str, when: Faul
     town.one.effects.fault = fault
     await go_on()
     assert hit == 1
+    await town.as_told()
     other = await town.replica()
     await town.finish(other)
     made = (await town.call("GET", "/v1/payments")).json["data"][0]
@@ -136,6 +137,7 @@ async def test_a_crash_at_each_step_of_a_refund(town: Town, step: str, when: Fau
     town.one.effects.fault = fault
     await town.refund(made["id"], 400, key="k")
     assert hit == 1
+    await town.as_told()
     await town.finish(await town.replica())
     answer = await town.refund(made["id"], 400, key="k")
     assert (answer.status, answer.header("idempotent-replayed")) == (201, "true")

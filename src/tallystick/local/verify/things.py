@@ -59,23 +59,20 @@ def _payment(row: Any, fact: Fact) -> Iterable[str]:
             "card": card,
         },
     )
-    # What is captured is settled next, and told then.
-    if row["status"] != told["status"] and (row["status"], told["status"]) not in {
-        ("captured", "received"),
-        ("captured", "authorized"),
-    }:
-        yield "status"
-    elif row["status"] == told["status"] != "received":
-        risk = [row["risk_decision"], row["risk_score"], (row["risk_reasons"] or "").split()]
+    # While somebody goes on with it, it may be further than what was told; an authorization rests until it expires.
+    if row["resume_at"] is None or row["resume_at"] == row["expires_at"]:
         yield from _differ(
             told,
             {
+                "status": row["status"],
                 "captured": _money(row["captured"], row),
                 "decline": row["decline_code"],
                 "declined_by": row["declined_by"],
             },
         )
-        if risk != (told["risk"] or [None, None, []]):
+        if [row["risk_decision"], row["risk_score"], (row["risk_reasons"] or "").split()] != (
+            told["risk"] or [None, None, []]
+        ):
             yield "risk"
 
 
@@ -97,10 +94,9 @@ def _refund(row: Any, fact: Fact) -> Iterable[str]:
         "payment": ids.payments.text(row["payment"]),
         "amount": _money(row["amount"], row),
         "currency": row["currency"],
-        "status": row["status"],
     }
-    if row["status"] == "failed":
-        told["failure"] = row["failure_code"]
+    if row["resume_at"] is None:
+        told |= {"status": row["status"], "failure": row["failure_code"]}
     receipt = ids.facts.text(row["receipt"])
     yield from _differ(fact, {"tenant": row["tenant"], "actor": row["client_id"], "id": receipt})
     yield from _differ(fact["data"], told)
