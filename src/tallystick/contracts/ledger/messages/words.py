@@ -12,7 +12,7 @@ from tallystick.kernel.money import CurrencyCode
 from tallystick.kernel.numbers import NUMBER_BELONGS
 
 MAX_TRANSFERS = 1000
-#: Of a transaction's request. Its record in an export is longer (each transfer has ids and instants there), and has to fit a request as well.
+#: Of a request that posts transfers or a transaction. A transaction's record in an export is longer (each transfer has ids and instants there), and has to fit a request as well.
 TRANSACTION_BYTES = 786_432
 #: A hold lives at most this long: a year, in seconds.
 MAX_EXPIRES_IN = 366 * 24 * 3600

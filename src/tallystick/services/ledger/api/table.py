@@ -271,7 +271,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/transfers", do.create_transfers, scope="transfers:write", action="createTransfers",
-        resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, further=_NOTHING_NEW, idempotency="required",
+        max_body=wire.TRANSACTION_BYTES, resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, further=_NOTHING_NEW, idempotency="required",
         rate="money", problems=_AMOUNT, summary="Post or hold, one to a thousand transfers",
     ),
     Endpoint(
