@@ -34,9 +34,8 @@ class Endpoint:
 
     `handler(service, request) -> Reply`; `action` is the Cedar action (rows may share one), `resource` the Cedar type that
     the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
-    limits. `timeout` is the time budget in seconds of a request that brings none. `max_body` are bytes, where less than the charter's limit is
-    taken. `also` are further media types that the
-    answer can be had in.
+    limits. `timeout` is the time budget in seconds of a request that brings none. `max_body` are bytes, where less than the charter's
+    limit is taken. `also` are further media types that the answer can be had in.
 
     For the document alone: `segments` are the msgspec types of the path's parameters; `further` are other statuses of success than
     `status`. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their handler reads `raw_body`

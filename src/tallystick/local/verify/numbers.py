@@ -31,13 +31,15 @@ from tallystick.local.verify.source import Source
 PROMISE = "No card number and no IBAN in clear in any file, table, stream or log."
 SHOWN = 20
 
+#: Between the groups of a number, in UTF-8: a space, a dot or a dash.
+_BETWEEN: Final = rb"[ .-]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf]"
 #: The first character is a class of its own, by which `re` skips what can't begin a match; what precedes it is looked at after it.
 _CARD: Final = re.compile(
     rb"[2-68](?<![0-9].)(?<![0-9][.].)(?<!\\x.)(?<!\"span\":\".)(?<!\"parent\":\".)"
     rb"(?<![0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-.)"
     rb"[0-9]{3}(?:[0-9]{9,15}"
-    rb"|([ .-]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?"
-    rb"|([ .-]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf])[0-9]{6}\2[0-9]{4,5})"
+    rb"|(" + _BETWEEN + rb")[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?"
+    rb"|(" + _BETWEEN + rb")[0-9]{6}\2[0-9]{4,5})"
     rb"(?![0-9]|[.][0-9]|-[0-9a-f]{12}\b)",
     re.DOTALL,
 )

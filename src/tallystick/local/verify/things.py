@@ -14,10 +14,8 @@ import msgspec
 from tallystick.chassis.auth.jose import Jwk, thumbprint
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
-from tallystick.local.verify.told import Fact, Things
+from tallystick.local.verify.told import NOT_THERE, Compare, Fact, Things
 from tallystick.services.payments.model import Card
-
-NOT_THERE: Final = "not there"
 
 
 def _differ(said: Mapping[str, Any], there: Mapping[str, Any]) -> Iterable[str]:
@@ -33,18 +31,23 @@ def _of(service: str, thing: str, *happened: str) -> tuple[str, ...]:
     return tuple(f"{service}.{thing}.{what}" for what in happened)
 
 
-def _there(row: Any, _fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
+def _there(_row: Any, _fact: Fact) -> Iterable[str]:
+    return ()
+
+
+def _marked(column: str, type_: str) -> Compare:
+    """The column has a value exactly when the newest fact is of this type."""
+
+    def compare(row: Any, fact: Fact) -> Iterable[str]:
+        return () if (row[column] is not None) == (fact["type"] == type_) else (column,)
+
+    return compare
 
 
 # ---- payments -------------------------------------------------------------------------------------------------------
 
 
 def _payment(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     told = fact["data"]
     card = None if row["card"] is None else msgspec.json.decode(row["card"], type=Card).fingerprint
     yield from _differ(fact, {"tenant": row["tenant"], "id": ids.facts.text(row["receipt"])})
@@ -77,19 +80,15 @@ def _payment(row: Any, fact: Fact) -> Iterable[str]:
 
 
 def _new_payment(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None:
-        yield from _differ(fact, {"actor": row["client_id"], "at": rfc3339(row["created_at"])})
+    return _differ(fact, {"actor": row["client_id"], "at": rfc3339(row["created_at"])})
 
 
 def _disputed(row: Any, _fact: Fact) -> Iterable[str]:
-    if row is not None and not row["disputed"]:
+    if not row["disputed"]:
         yield "disputed"
 
 
 def _refund(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     told = {
         "payment": ids.payments.text(row["payment"]),
         "amount": _money(row["amount"], row),
@@ -135,9 +134,6 @@ PAYMENTS: Final = (
 
 
 def _account(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     yield from _differ(fact, {"tenant": row["tenant"]})
     yield from _differ(
         fact["data"],
@@ -148,44 +144,32 @@ def _account(row: Any, fact: Fact) -> Iterable[str]:
 
 def _account_state(row: Any, fact: Fact) -> Iterable[str]:
     state = str(fact["type"]).rpartition(".")[2]
-    if row is not None and (row["closed_at"] is not None) != (state == "closed"):
+    if (row["closed_at"] is not None) != (state == "closed"):
         yield "closed_at"
-    elif row is not None and state != "closed" and (row["frozen_at"] is not None) != (state == "frozen"):
+    elif state != "closed" and (row["frozen_at"] is not None) != (state == "frozen"):
         yield "frozen_at"
 
 
 def _made_at(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None:
-        yield from _differ(fact, {"at": rfc3339(row["created_at"])})
+    return _differ(fact, {"at": rfc3339(row["created_at"])})
 
 
 def _book(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     yield from _differ(fact, {"tenant": row["tenant"]})
     yield from _differ(fact["data"], {"name": row["name"], "backdating": row["backdating"]})
 
 
 def _sealed(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None:
-        until = row["sealed_until"]
-        yield from _differ(fact["data"], {"until": None if until is None else rfc3339(until)})
-
-
-def _quarantine(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None and (row["quarantined_at"] is not None) != (fact["type"] == "ledger.book.quarantined"):
-        yield "quarantined_at"
+    until = row["sealed_until"]
+    return _differ(fact["data"], {"until": None if until is None else rfc3339(until)})
 
 
 def _chart(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None:
-        yield from _differ(fact["data"], {"version": row["version"], "mode": row["mode"]})
+    return _differ(fact["data"], {"version": row["version"], "mode": row["mode"]})
 
 
 def _approvals(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None:
-        yield from _differ(fact["data"], {"rules": row["rules"]})
+    return _differ(fact["data"], {"rules": row["rules"]})
 
 
 LEDGER_TOLD: Final = "Every account and book is as it was told last, and no account is there that was not told."
@@ -220,7 +204,14 @@ LEDGER: Final = (
     Things("account", _OPENED, _ACCOUNT_ROWS, _made_at, parse=ids.accounts.parse),
     Things("book", _of("ledger", "book", "opened", "changed"), _BOOK_ROWS, _book, _OF_BOOK, int),
     Things("book", _of("ledger", "book", "sealed"), _BOOK_ROWS, _sealed, _OF_BOOK, int),
-    Things("book", _of("ledger", "book", "quarantined", "released"), _BOOK_ROWS, _quarantine, _OF_BOOK, int),
+    Things(
+        "book",
+        _of("ledger", "book", "quarantined", "released"),
+        _BOOK_ROWS,
+        _marked("quarantined_at", "ledger.book.quarantined"),
+        _OF_BOOK,
+        int,
+    ),
     Things("book", _of("ledger", "chart", "changed"), _BOOK_ROWS, _chart, _OF_BOOK, int),
     Things("book", _of("ledger", "approvals", "changed"), _BOOK_ROWS, _approvals, _OF_BOOK, int),
 )
@@ -230,9 +221,6 @@ LEDGER: Final = (
 
 
 def _client(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     try:
         keys = [key for key, _ in msgspec.json.decode(row["keys"], type=list[tuple[Jwk, tuple[str, ...]]])]
     except msgspec.ValidationError:
@@ -249,15 +237,7 @@ def _client(row: Any, fact: Fact) -> Iterable[str]:
     )
 
 
-def _client_state(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None and (row["revoked_at"] is not None) != (fact["type"] == "identity.client.revoked"):
-        yield "revoked_at"
-
-
 def _signing_key(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     try:
         key = thumbprint(msgspec.json.decode(row["public_jwk"], type=Jwk))
     except msgspec.ValidationError:
@@ -285,7 +265,11 @@ IDENTITY: Final = (
         all="SELECT count(*) FROM client WHERE created_at >= $1",
     ),
     Things(
-        "client", _of("identity", "client", "created", "revoked"), _CLIENT_ROWS, _client_state, parse=ids.clients.parse
+        "client",
+        _of("identity", "client", "created", "revoked"),
+        _CLIENT_ROWS,
+        _marked("revoked_at", "identity.client.revoked"),
+        parse=ids.clients.parse,
     ),
     Things(
         "tenant",
@@ -306,18 +290,10 @@ IDENTITY: Final = (
 
 
 def _token(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     told = {"type": row["type"]} | ({"brand": row["brand"]} if row["destroyed_at"] is None else {})
     made = {"tenant": row["tenant"], "actor": row["created_by"], "at": rfc3339(row["created_at"])}
     yield from _differ(fact, made)
     yield from _differ(fact["data"], told)
-
-
-def _token_state(row: Any, fact: Fact) -> Iterable[str]:
-    if row is not None and (row["destroyed_at"] is not None) != (fact["type"] == "vault.token.destroyed"):
-        yield "destroyed_at"
 
 
 VAULT_TOLD: Final = "Every token is as it was told last, and none is there that was not told."
@@ -335,7 +311,11 @@ VAULT: Final = (
         all="SELECT count(*) FROM token WHERE created_at >= $1",
     ),
     Things(
-        "token", _of("vault", "token", "created", "destroyed"), _ROWS_OF_TOKENS, _token_state, parse=ids.tokens.parse
+        "token",
+        _of("vault", "token", "created", "destroyed"),
+        _ROWS_OF_TOKENS,
+        _marked("destroyed_at", "vault.token.destroyed"),
+        parse=ids.tokens.parse,
     ),
 )
 
@@ -344,9 +324,6 @@ VAULT: Final = (
 
 
 def _decision(row: Any, fact: Fact) -> Iterable[str]:
-    if row is None:
-        yield NOT_THERE
-        return
     own = ids.decisions.text(row["key"])
     _, *told = next(each for each in fact["data"]["decisions"] if each[0] == own)
     if [row["payment"], row["decision"], row["score"], row["reasons"]] != told:
@@ -390,6 +367,7 @@ RISK: Final = (
         "WHERE concat_ws('/', tenant, kind, value) = ANY($1::text[])",
         _entry,
         "concat_ws('/', f ->> 'tenant', f #>> '{data,kind}', f #>> '{data,value}')",
+        may_go=True,
     ),
 )
 
@@ -401,6 +379,7 @@ NOTIFY: Final = (
         "SELECT id AS key, tenant, disabled_reason, deleted_at FROM endpoint WHERE id = ANY($1::uuid[])",
         _endpoint,
         parse=ids.webhook_endpoints.parse,
+        may_go=True,
     ),
 )
 

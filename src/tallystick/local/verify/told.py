@@ -21,7 +21,8 @@ SHOWN: Final = 20
 APART: Final = timedelta(hours=1)
 
 Fact = Mapping[str, Any]
-#: What of a row is other than the newest fact of it says: names of columns. The row is None where there is none.
+NOT_THERE: Final = "not there"
+#: What of a row is other than the newest fact of it says: names of columns.
 Compare = Callable[[Any, Fact], Iterable[str]]
 
 
@@ -31,7 +32,7 @@ class Things:
     `parse`: the same as `rows` has it.
 
     `rows` is a statement with the columns `key` and what `compare` looks at, for the keys $1. `all` counts the rows there are since $1 (their column
-    `created_at`), where every such thing is told.
+    `created_at`), where every such thing is told. `may_go`: the row may be gone, and `compare` is given None then.
     """
 
     what: str
@@ -42,6 +43,7 @@ class Things:
     parse: Callable[[str], Any] = str
     items: str = ""
     all: str = ""
+    may_go: bool = False
 
     @property
     def told(self) -> str:
@@ -73,8 +75,12 @@ async def as_told(source: Source, service: str, kinds: Sequence[Things]) -> tupl
             keys = {key: things.parse(key) for key in facts}
             rows = {row["key"]: row for row in await source.rows(service, things.rows, list(keys.values()))}
             for key, fact in facts.items():
-                if wrong := sorted(set(things.compare(rows.get(keys[key]), fact))):
-                    faults.append(f"{things.what} {key}: {', '.join(wrong)}, which is not as it was told last")
+                row = rows.get(keys[key])
+                wrong = things.compare(row, fact) if row is not None or things.may_go else (NOT_THERE,)
+                if wrong := sorted(set(wrong)):
+                    fault = f"{things.what} {key}: {', '.join(wrong)}, which is not as it was told last"
+                    # What is not there is missed by each that tells of it.
+                    faults += [fault] if fault not in faults else []
             seen += len(facts)
             known += sum(1 for row in rows.values() if things.all and row["created_at"] >= since)
             if len(faults) > SHOWN:

@@ -248,17 +248,18 @@ class Books:
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, who: Who, kind: str, row: BookRow, at: datetime, said: msgspec.Struct
     ) -> None:
-        await self._outbox.append(tx, [book_fact(who, kind, row, at, said)])
+        await self._outbox.append(tx, [book_fact(who, kind, row.name, at, said)])
 
 
-def book_fact(who: Who, kind: str, row: BookRow, at: datetime, said: msgspec.Struct) -> Fact:
+def book_fact(who: Who, kind: str, book: str, at: datetime, said: msgspec.Struct) -> Fact:
+    """`book` is its name."""
     tenant, actor, trace = who
     return Fact(
         id=ids.facts.new(),
         type=kind,
         tenant=tenant,
         actor=actor,
-        resource=row.name,
+        resource=book,
         at=at,
         trace=trace,
         data=msgspec.to_builtins(said),

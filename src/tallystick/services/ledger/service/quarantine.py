@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database, Transaction
-from tallystick.chassis.outbox import Fact, Outbox
+from tallystick.chassis.outbox import Outbox
 from tallystick.contracts.ledger.messages import QuarantineFact
 from tallystick.contracts.ledger.problems import BookNotFound, BookStillFaulty
-from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.services.ledger.model import CheckedBook
+from tallystick.services.ledger.service.books import book_fact
 from tallystick.services.ledger.service.checker import Checker, Looked, Mark
 from tallystick.services.ledger.store import Checks
 
@@ -78,14 +76,6 @@ class Quarantine:
     async def _tell(  # noqa: PLR0917 - the parts of a fact
         self, tx: Transaction, kind: str, book: CheckedBook, actor: str, trace: str | None, reason: str | None
     ) -> None:
-        fact = Fact(
-            id=ids.facts.new(),
-            type=kind,
-            tenant=book.tenant,
-            actor=actor,
-            resource=book.name,
-            at=self._clock.now(),
-            trace=trace,
-            data=msgspec.to_builtins(QuarantineFact(book=book.id, name=book.name, reason=reason)),
-        )
+        said = QuarantineFact(book=book.id, name=book.name, reason=reason)
+        fact = book_fact((book.tenant, actor, trace), kind, book.name, self._clock.now(), said)
         await self._outbox.append(tx, [fact])

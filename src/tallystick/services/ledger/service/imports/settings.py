@@ -38,7 +38,7 @@ from tallystick.services.ledger.model import (
     was_reserved,
 )
 from tallystick.services.ledger.service.accounts import account_fact
-from tallystick.services.ledger.service.books import NO_CHART, book_fact, settings_of
+from tallystick.services.ledger.service.books import NO_CHART, Who, book_fact, settings_of
 from tallystick.services.ledger.service.imports.taking import Taking
 from tallystick.services.ledger.store import Imports as ImportStore
 from tallystick.services.ledger.store import Store
@@ -63,6 +63,7 @@ class Settings:
     ) -> None:
         self._tx = tx
         self._job = job
+        self._who: Who = (job.tenant, job.actor, None)
         self._taking = taking
         self._store = store
         self._imports = imports
@@ -211,10 +212,8 @@ class Settings:
         return row
 
     async def _tell(self, kind: str, row: BookRow, said: msgspec.Struct) -> None:
-        who = self._job.tenant, self._job.actor, None
-        await self._outbox.append(self._tx, [book_fact(who, kind, row, self._now, said)])
+        await self._outbox.append(self._tx, [book_fact(self._who, kind, row.name, self._now, said)])
 
     async def _tell_of(self, kind: str, accounts: Sequence[NewAccount]) -> None:
-        who = self._job.tenant, self._job.actor, None
-        told = [account_fact(who, kind, one, self._job.book, self._now) for one in accounts]
+        told = [account_fact(self._who, kind, one, self._job.book, self._now) for one in accounts]
         await self._outbox.append(self._tx, told)
