@@ -165,6 +165,8 @@ LATER, EARLIER = "2030-01-01T00:00:00Z", "2025-06-01T12:30:00Z"
 ROWS: tuple[tuple[str, dict[str, Any], str | None], ...] = (
     ("post", {"effective_at": EARLIER}, None),
     ("reverse", {"effective_at": EARLIER}, None),
+    ("capture", {"effective_at": EARLIER}, None),
+    ("capture", {"effective_at": LATER}, "transfer_effective"),
     ("post", {"effective_at": LATER}, "transfer_effective"),
     ("hold", {"effective_at": EARLIER}, "transfer_effective"),
     ("post", {"asked": 7}, None),
@@ -258,6 +260,33 @@ async def test_a_transaction_and_its_transfers_are_effective_at_once(filled: Fil
             hand = told(grouped(filled, effective=EARLIER), effective=EARLIER)
             hand.rows[place]["effective_at"] = other
             assert await hand.refused() == wrong, (place, other)
+
+
+async def test_what_is_held_in_a_transaction_is_held_now_whatever_is_dated_back(filled: Filled) -> None:
+    wrong = "transfer_transaction"
+
+    def mixed(*times: str | None, header: str | None = EARLIER) -> Hand:
+        """A capture and a void of the hold of 20, a post and a reversal."""
+        hand = filled.hand.again()
+        hand.add("capture", filled.anna, filled.shop, 5, released=5, target=str(filled.hold))
+        hand.add("post", filled.bank, filled.anna, 4)
+        hand.add("void", filled.anna, filled.shop, 15, released=15, target=str(filled.hold))
+        hand.add("reverse", filled.anna, filled.bank, 2, target=str(filled.post))
+        hand.first(
+            "UPDATE hold SET captured = captured + 5, remaining = 0, state = 'captured' WHERE id = $1", filled.hold
+        )
+        hand.first("UPDATE reversal SET reversed = reversed + 2 WHERE id = $1", filled.post)
+        for row, at in zip(hand.rows, times, strict=True):
+            row |= {"transaction": OWN, "effective_at": at}
+        return told(hand, first=5, last=8, effective=header)
+
+    assert await mixed(EARLIER, EARLIER, None, EARLIER).refused() is None
+    assert await mixed(None, None, None, None, header=None).refused() is None
+    assert await mixed(EARLIER, EARLIER, EARLIER, EARLIER).refused() == "transfer_effective"
+    for times in ((EARLIER, None, None, EARLIER), (None, EARLIER, None, EARLIER), (EARLIER, EARLIER, None, None)):
+        assert await mixed(*times).refused() == wrong, times
+    assert await mixed(None, None, None, None).refused() == wrong
+    assert await mixed(EARLIER, EARLIER, None, EARLIER, header=None).refused() == wrong
 
 
 async def test_what_is_dated_back_is_adjusted_by_the_database(filled: Filled) -> None:

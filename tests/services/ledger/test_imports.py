@@ -436,6 +436,31 @@ def timeless(records: Sequence[Rec]) -> list[Rec]:
     ]
 
 
+MOVING = {"post", "capture", "reverse"}
+
+
+def since(records: Sequence[Rec]) -> list[tuple[str, str]]:
+    """What moved money, and since when it is effective: a transaction as a whole, since its last transfer was recorded if nothing else is said."""
+    found = []
+    for one in records:
+        legs = one.get("transfers", [one])
+        last = legs[-1].get("recorded_at")
+        found += [(leg["id"], leg.get("effective_at", last)) for leg in legs if leg.get("kind") in MOVING and last]
+    return found
+
+
+async def balances(env: Env, book: str, effective: Sequence[str]) -> list[dict[str, str]]:
+    """What each account of the book had at these times, as is known now, by the accounts' names."""
+    rows = (await env.call("GET", f"/v1/accounts?book={book}&limit=200")).json["data"]
+    return [
+        {
+            row["name"]: (await env.call("GET", f"/v1/accounts/{row['id']}?effective={at}")).json["balance"]["posted"]
+            for row in rows
+        }
+        for at in effective
+    ]
+
+
 async def restore(env: Env, records: Sequence[Rec], book: str, **more: Any) -> Any:
     assert (await env.call("POST", "/v1/books", {"name": book})).status == 201
     return await bring(env, records, book=book, sequence=records[0]["sequence"], **more)
@@ -780,12 +805,20 @@ async def test_a_random_book_comes_back_to_the_same_balances_and_sequence(env: E
     assert kinds >= {"hold", "capture", "void"}, kinds
     # However it is cut into pages, it is the same, and no transaction is cut.
     assert timeless(await export(env, limit=1)) == timeless(await export(env, limit=1000)) == timeless(before)
+    env.clock.advance(timedelta(seconds=1))
     done = await restore(env, before, "copy", mode=life.chance.choice(["whole", "parts"]))
     assert done["state"] == "done", (seed, done, await refusals(env, done))
     after = await export(env, "copy", limit=1000)
     assert done["sequence"] == before[0]["sequence"]
     assert timeless(after) == timeless(before)
     assert await accounts(env, "copy") == await accounts(env)
+    assert since(after) == since(before)
+    times = sorted(at for _, at in since(before))[:: life.chance.randint(5, 15)]
+    assert await balances(env, "copy", times) == await balances(env, "main", times)
+    env.clock.advance(timedelta(seconds=1))
+    done = await restore(env, after, "copy-of-a-copy")
+    assert done["state"] == "done", (seed, done, await refusals(env, done))
+    assert since(await export(env, "copy-of-a-copy")) == since(before)
 
 
 class Spoiler:

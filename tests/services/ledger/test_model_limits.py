@@ -145,6 +145,7 @@ def test_what_is_dated_back_moves_the_accounts_that_it_or_its_target_names() -> 
     assert moved([post(9, 1, 2, 5), back(on("reverse", 10, 9))]) == {anna.id: at.date()}
     assert moved([back(on("reverse", 10, 9))], [post(9, 1, 2, 5)]).keys() == {anna.id}
     assert moved([on("capture", 9, 2), back(on("reverse", 10, 9))]).keys() == {anna.id}
+    assert moved([back(on("capture", 9, 2))], [back(on("capture", 9, 8)), hold(8, 1, 3, 5)]).keys() == {anna.id, ben.id}
     assert moved([hold(8, 1, 2, 5), on("capture", 9, 8), back(on("reverse", 10, 9))]).keys() == {anna.id}
     assert moved([post(9, 1, 2, 5), post(9, 1, 3, 5), back(on("reverse", 10, 9))]).keys() == {anna.id, ben.id}
     assert moved([on("reverse", 9, 10), back(on("reverse", 10, 9))]) == {}

@@ -418,10 +418,26 @@ def test_what_is_restored_is_effective_since_it_was() -> None:
         assert [one.effective_at for one in unit.commands] == [at] * 2
         assert unit.header is not None
         assert unit.header.effective_at == at
-    held = reader(restoring=True).unit(TransactionRecord([leg(kind="hold"), leg(recorded_at=EARLIER)], "x"))
-    assert [one.effective_at for one in held.commands] == [None, None], "what is held is held now"
+    then = NOW - timedelta(days=1)
+    both = [leg(kind="hold"), leg(), leg(kind="capture", target="h", debit_account=None, credit_account=None)]
+    for legs, times in (
+        ([*both, leg(recorded_at=EARLIER)], [None, then, then, then]),
+        ([*both, leg(kind="hold", recorded_at=EARLIER)], [None, then, then, None]),
+        ([leg(kind="hold"), leg(kind="hold", recorded_at=EARLIER)], [None, None]),
+    ):
+        held = reader(restoring=True).unit(TransactionRecord(legs, "x"))
+        assert [one.effective_at for one in held.commands] == times, "what is held is held now"
+        assert held.header is not None
+        assert held.header.effective_at == max(times, key=lambda at: at is not None)
+    copied = TransactionRecord([leg(kind="hold", recorded_at=LATER), leg(kind="hold")], "x", effective_at=EARLIER)
+    assert [one.effective_at for one in reader(restoring=True).unit(copied).commands] == [None, None]
+    copied = TransactionRecord(
+        [leg(effective_at=EARLIER), leg(kind="hold", recorded_at=LATER)], "x", effective_at=EARLIER
+    )
+    assert [one.effective_at for one in reader(restoring=True).unit(copied).commands] == [then, None]
     assert told(transfer(kind="void", recorded_at=EARLIER), restoring=True).effective_at is None
-    assert told(transfer(kind="reverse", recorded_at=EARLIER), restoring=True).effective_at == NOW - timedelta(days=1)
+    for kind in ("reverse", "capture"):
+        assert told(transfer(kind=kind, recorded_at=EARLIER), restoring=True).effective_at == then
     wrong = "2025-99-99T00:00:00Z"
     refused("/recorded_at", "invalid-request", lambda: reader(restoring=True).unit(transfer(recorded_at=wrong)))
     inside = TransactionRecord([leg(), leg(recorded_at=wrong)], "x")

@@ -286,6 +286,43 @@ def test_the_days_on_which_either_account_breaks_are_told_in_order() -> None:
     assert (undone.status, undone.breached_on) == ("posted", ())
 
 
+def test_a_capture_that_is_restored_counts_since_it_was() -> None:
+    found = state(account(1, floor=0), account(2), account(3))
+    first = START.date() - timedelta(days=3)
+    run(found, post(9, 3, 1, 100), hold(1, 1, 2, 50))
+    found.days = {aid(1): past_of(first, [50, 5, 50])}
+    at = START - timedelta(days=3)
+    (no,) = run(found, on("capture", 2, 1, 7, effective_at=at, final=True), after=1)
+    assert (no.reason, no.breached_on) == (Reason.PAST_LIMIT_BROKEN, (date(2025, 12, 30),))
+    held = found.holds[1, tid(1)]
+    assert (held.remaining, held.captured, found.accounts[aid(1)].debits_pending) == (50, 0, 50), "as it was"
+    found.books[1].strict = False
+    (told,) = run(found, on("capture", 3, 1, 7, effective_at=at, final=True), after=1)
+    assert (told.status, told.breached_on) == ("posted", (date(2025, 12, 30),))
+    assert told.transfer is not None
+    assert told.transfer.effective_at == at
+    assert daily(found.days[aid(1)]) == [43, -2, 43]
+
+
+@pytest.mark.parametrize("last", [post(6, 1, 2, 1), hold(6, 1, 2, 1)])
+def test_what_a_unit_dates_back_is_judged_also_when_its_last_is_of_today(last: Any) -> None:
+    """And nobody else's is with it."""
+    found = state(account(1, floor=0), account(2), account(3, floor=0))
+    first = START.date() - timedelta(days=2)
+    run(found, post(9, 2, 1, 100))
+    found.days = {aid(1): past_of(first, [5, 50]), aid(3): past_of(first, [0, 0])}
+    at = START - timedelta(days=2)
+    back, forth = post(4, 1, 2, 7, effective_at=at), post(5, 2, 1, 1, effective_at=at)
+    results = run(found, back, forth, last, atomic=True, after=1)
+    assert [one.breached_on for one in results if one.reason is Reason.PAST_LIMIT_BROKEN] == [(date(2025, 12, 30),)]
+    assert daily(found.days[aid(1)]) == [5, 50]
+    (other,) = run(found, post(7, 2, 3, 1, effective_at=at), after=1)
+    assert (other.status, other.breached_on) == ("posted", ())
+    found.books[1].strict = False
+    fresh = [replace(one, id=tid(20 + nth)) for nth, one in enumerate((back, forth, last))]
+    assert [one.breached_on for one in run(found, *fresh, atomic=True, after=1)] == [(), (date(2025, 12, 30),), ()]
+
+
 # ---- holds, reversals and refusals ----------------------------------------------------------------------------------------
 
 

@@ -184,11 +184,11 @@ class Reader:
             raise Unfit("/id", problem.slug, problem.detail) from None
         effective = instant(record.effective_at, "/effective_at")
         if self._restoring:
-            effective = self._recorded(record.transfers[-1], f"/transfers/{len(record.transfers) - 1}")
-        if effective is not None and any(not _is_posted(leg) for leg in record.transfers):
-            if not self._restoring:
-                raise Unfit("/effective_at", "invalid-unit", _HELD_NOW)
-            effective = None
+            last = len(record.transfers) - 1
+            since = self._since(effective, record.transfers[last], f"/transfers/{last}")
+            effective = since if any(map(_moves, record.transfers)) else None
+        elif effective is not None and not all(map(_is_datable, record.transfers)):
+            raise Unfit("/effective_at", "invalid-unit", _HELD_NOW)
         commands = []
         for place, leg in enumerate(record.transfers):
             field = f"/transfers/{place}"
@@ -252,8 +252,8 @@ class Reader:
         if transaction is None:
             effective = instant(leg.effective_at, at + "/effective_at")
             if self._restoring:
-                effective = self._recorded(leg, at) if _is_posted(leg) else None
-            elif effective is not None and not _is_posted(leg):
+                effective = self._since(effective, leg, at)
+            elif effective is not None and not _is_datable(leg):
                 raise Unfit(at + "/effective_at", "invalid-unit", _HELD_NOW)
         final = leg.final
         if self._restoring and leg.kind == "capture" and leg.released is not None and amount is not None:
@@ -275,7 +275,7 @@ class Reader:
             code=self._code(leg.code, at + "/code"),
             metadata=self._metadata(leg.metadata, at + "/metadata"),
             transaction=transaction,
-            effective_at=effective,
+            effective_at=effective if _moves(leg) else None,
         )
 
     def _remember(self, leg: LegRecord, own: TransferId, amount: tuple[int, str] | None, at: str) -> None:
@@ -287,9 +287,9 @@ class Reader:
                 raise Unfit(at + "/asked", "invalid-amount", "no more was moved than was asked for")
             self._asked[own, amount[0]] = asked[0]
 
-    def _recorded(self, leg: LegRecord, at: str) -> datetime | None:
+    def _since(self, effective: datetime | None, leg: LegRecord, at: str) -> datetime | None:
         """Since when what is restored is effective. By a clock that was ahead of this one it may be in the future: then since now."""
-        when = instant(leg.effective_at or leg.recorded_at, at + "/recorded_at")
+        when = effective or instant(leg.effective_at or leg.recorded_at, at + "/recorded_at")
         return None if when is None or when >= self._now else when
 
     def _named(self, said: str, field: str) -> AccountId | str:
@@ -335,7 +335,13 @@ class Reader:
         return None if money is None else (money.minor, money.currency)
 
 
-def _is_posted(leg: LegRecord) -> bool:
+def _moves(leg: LegRecord) -> bool:
+    """What is held is held now, whatever is dated back."""
+    return leg.kind in ("post", "capture", "reverse")
+
+
+def _is_datable(leg: LegRecord) -> bool:
+    """By whoever brings a file: since when a hold was captured says the book that it comes from, and nobody else."""
     return leg.kind in ("post", "reverse")
 
 

@@ -63,7 +63,7 @@ class _Decider:
         self.transactions: list[TransactionRow] = []
         #: The unit that is decided: who may do what is said there.
         self._asked = Unit(0, (), atomic=True)
-        #: Whether others of its unit come after this command, and what the unit changes of accounts since which past day.
+        #: Whether others of its unit that are dated back come after this command, and what the unit changes of accounts since which past day.
         self._more = False
         self._changes: dict[tuple[AccountId, date], int] = {}
         #: When each book's next transfer is recorded.
@@ -115,8 +115,11 @@ class _Decider:
         undo = Savepoint(unit, self.state, self.transfers, self.rejections)
         instant = self.instants[unit.book]
         results: list[Result] = []
+        last = max(
+            (place for place, command in enumerate(unit.commands) if command.effective_at is not None), default=0
+        )
         for place, command in enumerate(unit.commands):
-            self._more = place + 1 < len(unit.commands)
+            self._more = place < last
             result = self._one(unit.book, command)
             if result.status == "rejected":
                 self._more = False
@@ -188,7 +191,7 @@ class _Decider:
             elif kind == "increase":
                 transfer = self._increase(book, command)
             else:
-                transfer = self._draw(book, command)
+                transfer, breaches = self._draw(book, command)
         except Refused as no:
             if no.pinned and command.kind != "expire":
                 self._pin(no.rejection(book, command, crossing=self._asked.crossing))
@@ -261,7 +264,7 @@ class _Decider:
     def _date_back(
         self, number: int, effective: datetime, debit: Account, credit: Account, amount: int
     ) -> tuple[date, ...]:
-        """The end of a day knows no order within it: what a unit changes of the past is judged as a whole, with its last transfer."""
+        """The end of a day knows no order within it: what a unit changes of the past is judged as a whole, with the last of it."""
         book = self.state.books[number]
         if effective >= self.instants[number]:
             raise Refused(Reason.EFFECTIVE_IN_FUTURE, pinned=False)
@@ -330,8 +333,11 @@ class _Decider:
             hold.expires_at = expires_at
         return self._record(book, command, debit, credit, amount, -amount, expires_at, None)
 
-    def _draw(self, book: int, command: Command) -> Transfer:
-        """Captures, voids or expires a hold. Takes no more from anybody than the hold did, so no floor can break."""
+    def _draw(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
+        """Captures, voids or expires a hold. Takes no more from anybody than the hold did, so no floor can break but on past days: a capture
+        that is restored is dated back to when it was.
+        """
+        breaches: tuple[date, ...] = ()
         hold, debit, credit = self._open_hold(book, command, expires=command.kind == "expire")
         amount = hold.remaining
         released = hold.remaining
@@ -346,6 +352,8 @@ class _Decider:
                 raise Refused(Reason.EXCEEDS_HOLD, available=hold.remaining, required=amount, currency=debit.currency)
             if not command.final:
                 released = amount
+            if command.effective_at is not None:
+                breaches = self._date_back(book, command.effective_at, debit, credit, amount)
             debit.debits_posted += amount
             credit.credits_posted += amount
             hold.captured += amount
@@ -354,7 +362,7 @@ class _Decider:
         hold.remaining -= released
         if hold.remaining == 0:
             hold.state = _DRAWN[command.kind]
-        return self._record(book, command, debit, credit, amount, released, None, None)
+        return self._record(book, command, debit, credit, amount, released, None, None), breaches
 
     def _reverse(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
         original = None if command.target is None else self.state.transfers.get((book, command.target))

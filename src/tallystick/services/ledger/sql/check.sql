@@ -98,7 +98,7 @@ CROSS JOIN LATERAL (SELECT concat_ws(', ',
         THEN 'what was reversed is not noted' END,
     CASE WHEN t.transaction IS NOT NULL AND NOT EXISTS (
         SELECT FROM transaction AS n WHERE n.book = t.book AND n.id = t.transaction AND t.sequence BETWEEN n.first AND n.last
-            AND n.effective_at IS NOT DISTINCT FROM t.effective_at
+            AND (n.effective_at IS NOT DISTINCT FROM t.effective_at OR t.kind NOT IN ('post', 'capture', 'reverse'))
     ) THEN 'its transaction' END,
     CASE WHEN t.effective_at IS NOT NULL AND (
         SELECT count(*) FROM (

@@ -112,16 +112,16 @@ WHERE (k.reversed, k.amount) IS DISTINCT FROM (r.reversed, t.amount) OR r.revers
 LIMIT 20;
 
 -- name: transactions_are_their_transfers
--- A transaction is all of the transfers with its numbers, and they are nobody else's.
+-- A transaction is all of the transfers with its numbers, and they are nobody else's. What moves money in it is effective since it is.
 SELECT format('transaction %s', coalesce(x.id, t.transaction)) AS fault
 FROM transaction AS x
 FULL JOIN (
     SELECT book, transaction, min(sequence) AS first, max(sequence) AS last, count(*) AS many, min(effective_at) AS earliest,
-        max(effective_at) AS latest
+        max(effective_at) AS latest, count(effective_at) AS dated, count(*) FILTER (WHERE kind IN ('post', 'capture', 'reverse')) AS moved
     FROM transfer WHERE transaction IS NOT NULL GROUP BY book, transaction
 ) AS t ON t.book = x.book AND t.transaction = x.id
 WHERE (x.first, x.last, x.last - x.first + 1, x.effective_at, x.effective_at)
-    IS DISTINCT FROM (t.first, t.last, t.many, t.earliest, t.latest)
+    IS DISTINCT FROM (t.first, t.last, t.many, t.earliest, t.latest) OR t.dated NOT IN (0, t.moved)
 LIMIT 20;
 
 -- name: adjustments_are_those_of_dated_transfers
