@@ -420,6 +420,59 @@ def test_a_full_disk_is_told(arguments: tuple[str, ...], tmp_path: Path) -> None
     assert (status, said) == (4, "tallystick: standard output can't be written: No space left on device\n")
 
 
+def _with(redirections: str, arguments: tuple[str, ...], directory: Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-m", "tallystick", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TALLYSTICK_HOME": str(directory / "d")},
+    )
+    # what the machine has free and what time it is differ from run to run
+    return done.returncode, re.sub(r"[\d.]+", "0", done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("doctor", "--json"), ("nope", "--json")], ids=" ".join)
+def test_closed_streams_are_as_good_as_nowhere(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """`>&-` ended in a stack trace and exit status 1; with `2>&-` what is for people came before the JSON document."""
+    status, said, aside = _with("", arguments, tmp_path)
+    assert _with(">&-", arguments, tmp_path) == (status, "", aside)
+    assert _with("2>&-", arguments, tmp_path) == _with("2>/dev/full", arguments, tmp_path) == (status, said, "")
+    assert _with("<&- >&- 2>&-", arguments, tmp_path) == (status, "", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
+def test_what_a_check_found_is_its_exit_status_whoever_listens(options: tuple[str, ...], tmp_path: Path) -> None:
+    """A document larger than a buffer is written while the command still goes on; its reader had gone, and a check that failed was 0.
+    A full disk under its progress was 1, that something is wrong, for books in which nothing is.
+    """
+    script = """
+import sys
+from tallystick import cli
+from tallystick.cli import verify
+from tallystick.cli.output import console
+from tallystick.local.verify import Check
+faults = {"faulty": ["wrong"], "sound": []}[sys.argv.pop()]
+async def checked(common):
+    for number in range(500):
+        console(error=common.json).print(number)
+    return [Check(name=str(number), promise="p" * 40, faults=faults, looked_at="", seconds=0.0) for number in range(500)]
+verify._verify = checked
+cli.main()
+"""
+    for faulty, status in (("faulty", 1), ("sound", 0)):
+        command = [sys.executable, "-c", script, "verify", *options, "--data", str(tmp_path), faulty]
+        reader, gone = os.pipe()
+        os.close(reader)
+        with Path("/dev/full").open("wb") as full:
+            for out, aside in ((gone, subprocess.DEVNULL), (subprocess.DEVNULL, gone), (subprocess.DEVNULL, full)):
+                done = subprocess.run(command, stdout=out, stderr=aside, timeout=60, check=False)
+                assert done.returncode == status, (faulty, out, aside)
+        os.close(gone)
+
+
 def test_an_encoding_without_a_letter_ends_no_command(tmp_path: Path) -> None:
     """`verify` in a Latin-1 locale ended at its first `✓` with a stack trace and exit status 1: that books are wrong."""
     SpanFile(tmp_path / "traces", "ledger-0").append([span("a", 1, 2)])

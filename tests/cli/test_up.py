@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -97,6 +98,24 @@ def test_a_database_that_is_migrated_for_long_is_told(tmp_path: Path, capsys: py
     assert said.count("\n") == 1
     _show(found)
     assert "its database is being migrated, 0016_transfer_row.sql" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_start_is_waited_for_when_nobody_reads_how_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up --detach | grep -q ready` had heard of the first part, and was told 0 before the platform was ready."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    found = iter([STARTING, msgspec.structs.replace(STARTING, ready=True, parts=[], services=[])])
+
+    async def ask(*_: object) -> Status:
+        return next(found)
+
+    monkeypatch.setattr("tallystick.local.control.ask", ask)
+    monkeypatch.setattr("sys.stdout", Gone())
+    assert starting._until_ready(Layout(tmp_path), Common(data=tmp_path), lambda: False) == 0
+    assert next(found, None) is None
 
 
 def test_a_program_is_told_the_same_by_a_start_and_by_a_platform_that_runs(

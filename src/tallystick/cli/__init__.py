@@ -14,7 +14,7 @@ def main() -> None:
 
         sys.exit(run_service(arguments[1]))
     from tallystick.cli.commands import dispatch
-    from tallystick.cli.terminal import standard_output
+    from tallystick.cli.terminal import standard_streams
 
-    standard_output()
+    standard_streams()
     sys.exit(dispatch(arguments))

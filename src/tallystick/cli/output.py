@@ -11,7 +11,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.failure import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Failed
-from tallystick.cli.terminal import quiet_console
+from tallystick.cli.terminal import quiet_console, unheard
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -66,7 +66,8 @@ class Common:
 def emit(document: Any, common: Common) -> None:
     """Print the answer as JSON, if that was asked for. `document` is anything that msgspec encodes."""
     if common.json:
-        print(msgspec.json.format(msgspec.json.encode(document)).decode())
+        with unheard():
+            print(msgspec.json.format(msgspec.json.encode(document)).decode())
 
 
 def console(*, error: bool = False) -> Console:

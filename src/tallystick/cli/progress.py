@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from tallystick.cli.output import Common, console, emit
+from tallystick.cli.terminal import unheard
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -86,7 +87,8 @@ class LineProgress:
         pass
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr if self._common.json else sys.stdout, flush=True)
+        with unheard():
+            print(text, file=sys.stderr if self._common.json else sys.stdout, flush=True)
 
 
 class LiveProgress(LineProgress):
