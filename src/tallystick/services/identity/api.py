@@ -35,7 +35,8 @@ from tallystick.services.identity.service import Identity, metadata
 JSON = {"Content-Type": "application/json"}
 CACHED = JSON | {"Cache-Control": f"public, max-age={metadata.MAX_AGE_SECONDS}"}
 #: RFC 6749, 5.1: what holds a token is kept by nobody. The chassis sets no-store; Pragma is for older caches.
-UNCACHED = JSON | {"Pragma": "no-cache"}
+NO_CACHE = {"Pragma": "no-cache"}
+UNCACHED = JSON | NO_CACHE
 
 
 class ClientList(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +63,7 @@ async def revoke(service: Identity, request: Request) -> Reply[Any]:
         await service.tokens.revoke(client, form)
     except Refusal as refusal:
         return _refused(refusal)
-    return Reply.raw(b"", headers=UNCACHED)
+    return Reply.raw(b"", headers=NO_CACHE)  # no type either: nothing is not JSON
 
 
 async def introspect(service: Identity, request: Request) -> Reply[Any]:
