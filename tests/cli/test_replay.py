@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystick.cli.apiclient import Answer
+from tallystick.cli.apiclient import Answer, EdgeUnreachable
 from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Failed
 from tallystick.cli.replay import _show
@@ -65,6 +67,50 @@ def test_a_bad_line_in_the_middle_is_told_with_its_number_and_the_others_go_on()
     assert [line.split(":")[0] for line in skipped] == ["line 3", "line 4"]
 
 
+def test_a_row_that_is_there_twice_is_one_payment() -> None:
+    """Its amount was counted twice, and the ledger was said not to hold what its payments say."""
+    found, skipped = rows("1,t,7,9,1.00,0", "1,t,7,9,1.00,0", "1,t,7,9,2.00,0", "2,t,7,9,1.00,0")
+    assert [row.id for row in found] == ["1", "2"]
+    assert skipped == [f"line {n}: the TRANSACTION_ID 1 was there before: it is one payment" for n in (3, 4)]
+
+
+@pytest.mark.parametrize("number", ["4000001234567899", "GB82WEST12345698765432"])
+def test_a_row_named_by_a_card_number_is_told_and_the_others_go_on(number: str) -> None:
+    """As the name of a request it is refused, and the run came to its end there."""
+    found, skipped = rows(
+        f"1,t,{number},9,1.00,0", f"{number},t,7,9,1.00,0", f"3,t,7,{number},1.00,0", "4,t,7,9,1.00,0"
+    )
+    assert [row.id for row in found] == ["4"]
+    assert [line.partition(" holds ")[0] for line in skipped] == [
+        "line 2: CUSTOMER_ID",
+        "line 3: TRANSACTION_ID",
+        "line 4: TERMINAL_ID",
+    ]
+    assert number not in "".join(skipped)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(EdgeUnreachable("nobody answers"), "nobody answers\nRun it again"), (Failed("no", 4), "no")],
+    ids=["unreachable", "refused"],
+)
+def test_why_a_run_ends_early_is_said(
+    error: Failed, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a stack trace and exit status 1."""
+
+    async def request(*_: object) -> Answer:
+        raise error
+
+    file = tmp_path / "payments.csv"
+    file.write_text(f"{HEADER}\n1,t,7,9,1.00,0\n2,t,7,9,1.00,0\n")
+    monkeypatch.setattr(Run, "_request", request)
+    monkeypatch.setattr("tallystick.cli.replay.own_client", lambda *_: None)
+    monkeypatch.setattr("tallystick.cli.apiclient.ApiClient", lambda *_, **__: nullcontext())
+    assert dispatch(["replay", str(file), "--data", str(tmp_path)]) == error.status
+    assert said in capsys.readouterr().err
+
+
 def test_columns_can_be_mapped_and_wrong_maps_are_refused() -> None:
     columns = columns_of("id=TX,amount=SUM")
     assert (columns["id"], columns["amount"], columns["terminal"]) == ("TX", "SUM", "TERMINAL_ID")
@@ -101,6 +147,12 @@ def test_files_that_are_cut_off_or_missing_are_refused(tmp_path: Path) -> None:
             list(parse(lines, dict(COLUMNS), 2, []))
     with pytest.raises(Failed, match="can't be read"), reading(tmp_path / "missing.csv"):
         pass
+    reader, writer = os.pipe()
+    os.write(writer, HEADER.encode())
+    with pytest.raises(Failed, match="it is read twice"), reading(Path(f"/dev/fd/{reader}")):
+        pass
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.parametrize("option", ["--limit", "--in-flight"])

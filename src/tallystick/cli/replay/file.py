@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 from tallystick.cli.failure import USAGE, Failed
 from tallystick.kernel.luhn import check_digit
 from tallystick.kernel.money import MAX_MINOR
+from tallystick.kernel.numbers import found_in
 
 #: What each column is called unless `--map` says otherwise.
 COLUMNS: Final = {
@@ -58,7 +59,8 @@ def reading(file: Path) -> Iterator[Iterable[str]]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
         except OSError as error:
-            raise Failed(f"{file} can't be read: {error.strerror}", USAGE) from error
+            why = error.strerror or "it is read twice, to count its rows and to send them; make a file of it"
+            raise Failed(f"{file} can't be read: {why}", USAGE) from error
         content = stack.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
         yield stack.enter_context(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""))
 
@@ -66,15 +68,21 @@ def reading(file: Path) -> Iterator[Iterable[str]]:
 def parse(lines: Iterable[str], columns: dict[str, str], exponent: int, skipped: list[str]) -> Iterator[Row]:
     """The rows; what can't be one is told in `skipped`, with its line and why. Raises Failed for a file that is no CSV of ours."""
     reader = csv.DictReader(lines, strict=True)
+    ids: set[str] = set()
     try:
         missing = [name for name in columns.values() if name not in (reader.fieldnames or ())]
         if missing:
             raise Failed(f"the file has no column {', '.join(missing)}: say which is which with --map", USAGE)
         for record in reader:
             try:
-                yield _row(record, columns, exponent)
+                row = _row(record, columns, exponent)
+                if row.id in ids:
+                    raise ValueError(f"the {columns['id']} {row.id} was there before: it is one payment")
             except ValueError as error:
                 skipped.append(f"line {reader.line_num}: {error}")
+            else:
+                ids.add(row.id)
+                yield row
     except (csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise Failed(f"line {reader.line_num + 1}: {error}", USAGE) from error
 
@@ -84,6 +92,9 @@ def _row(record: dict[str, Any], columns: dict[str, str], exponent: int) -> Row:
     empty = [columns[what] for what, value in values.items() if not value and what != "time"]
     if empty:
         raise ValueError(f"{', '.join(empty)} is empty")
+    for what in ("id", "customer", "terminal"):  # they become names of requests and accounts, which are kept
+        if found := found_in(values[what]):
+            raise ValueError(f"{columns[what]} holds {found}, or looks like it: give it a name without one")
     return Row(
         values["id"], values["time"], values["customer"], values["terminal"], to_minor(values["amount"], exponent)
     )

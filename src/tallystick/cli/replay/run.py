@@ -80,6 +80,7 @@ class Run:
     async def all(self, credentials: Any, rows: Iterator[Row], total: int, *, quiet: bool) -> None:
         from tallystick.cli.apiclient import ApiClient, EdgeUnreachable
 
+        ended: Exception | None = None
         try:
             async with (
                 ApiClient(credentials, connections=self._in_flight, timeout=60.0) as self._api,
@@ -94,9 +95,11 @@ class Run:
                 self._seconds = time.monotonic() - started
                 await self._read_books()
         except* EdgeUnreachable as errors:
-            raise Failed(f"{errors.exceptions[0]}\nRun it again: it goes on where it was", NOT_RUNNING) from errors
+            ended = Failed(f"{errors.exceptions[0]}\nRun it again: it goes on where it was", NOT_RUNNING)
         except* Failed as errors:
-            raise errors.exceptions[0] from None
+            ended = errors.exceptions[0]
+        if ended is not None:
+            raise ended  # what is raised inside of an `except*` comes out as a group again
 
     async def _send_all(self, rows: Iterator[Row], advance: Callable[[int], None]) -> None:
         queue: asyncio.Queue[Row | None] = asyncio.Queue(self._in_flight * QUEUED_PER_SENDER)
