@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -22,7 +24,7 @@ from rich.table import Table
 from tallystick.cli.apiclient import Answer
 from tallystick.cli.commands import dispatch
 from tallystick.cli.ledger.app import refused
-from tallystick.cli.ledger.files import _show, _target
+from tallystick.cli.ledger.files import _show, _target, bringing
 from tallystick.cli.ledger.files.reading import MAX_LINE, File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
@@ -242,6 +244,21 @@ def test_uploads_are_bounded_in_records_and_bytes() -> None:
     assert [count for count, _ in lines(records, 10, 10**6)] == [10, 10, 5]
     assert [count for count, _ in lines(records, 1000, 700)] == [5, 5, 5, 5, 5]
     assert [count for count, _ in lines([(1, None, b"x" * 999)], 10, 10)] == [1]
+
+
+async def test_a_file_that_can_not_be_brought_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads go a few at once: what came of it was a stack trace of all of them."""
+
+    async def refuse(*_: object, **__: object) -> object:
+        raise Failed("the edge is gone", 3)
+
+    def records() -> Iterator[tuple[int, None, bytes]]:
+        yield from ((n, None, b"{}") for n in range(100_000))
+
+    file = SimpleNamespace(records=records)
+    monkeypatch.setattr(bringing, "ask", refuse)
+    with pytest.raises(Failed, match="the edge is gone"):
+        await bringing._upload(None, "/v1/imports/imp_1", file, print)  # type: ignore[arg-type]
 
 
 def test_a_file_that_can_not_be_used_is_said_before_the_platform_is_asked(

@@ -44,6 +44,7 @@ from tallystick.local.secrets import SecretFiles
 from tallystick.local.slowly import Slowly
 from tallystick.local.state import State
 from tallystick.local.supervisor import Keeper, StartFailed
+from tallystick.local.tasks import together
 from tallystick.local.whole import faults
 
 HOSTS: Final = ("localhost", "127.0.0.1", "::1")
@@ -436,14 +437,10 @@ class Platform:
 
 @contextlib.asynccontextmanager
 async def _group() -> Any:
-    """A TaskGroup that raises the first failure as it is: `up` prints one reason, not a tree."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with together() as group:
             yield group
-    except BaseExceptionGroup as found:
-        first: BaseException = found
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        if isinstance(first, Exception) and not isinstance(first, StartFailed):
-            raise StartFailed(f"{type(first).__name__}: {first}") from first
-        raise first from None
+    except StartFailed:
+        raise
+    except Exception as error:
+        raise StartFailed(f"{type(error).__name__}: {error}") from error

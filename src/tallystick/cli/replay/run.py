@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystick.cli.output import NO, NOT_RUNNING, PART_FAILED, Failed, console
 from tallystick.cli.replay.file import Row, card_number
+from tallystick.local.tasks import together
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import Answer, ApiClient
@@ -80,7 +81,6 @@ class Run:
     async def all(self, credentials: Any, rows: Iterator[Row], total: int, *, quiet: bool) -> None:
         from tallystick.cli.apiclient import ApiClient, EdgeUnreachable
 
-        ended: Exception | None = None
         try:
             async with (
                 ApiClient(credentials, connections=self._in_flight, timeout=60.0) as self._api,
@@ -94,12 +94,8 @@ class Run:
                     await self._accounts.close()
                 self._seconds = time.monotonic() - started
                 await self._read_books()
-        except* EdgeUnreachable as errors:
-            ended = Failed(f"{errors.exceptions[0]}\nRun it again: it goes on where it was", NOT_RUNNING)
-        except* Failed as errors:
-            ended = errors.exceptions[0]
-        if ended is not None:
-            raise ended  # what is raised inside of an `except*` comes out as a group again
+        except EdgeUnreachable as error:
+            raise Failed(f"{error}\nRun it again: it goes on where it was", NOT_RUNNING) from error
 
     async def _send_all(self, rows: Iterator[Row], advance: Callable[[int], None]) -> None:
         queue: asyncio.Queue[Row | None] = asyncio.Queue(self._in_flight * QUEUED_PER_SENDER)
@@ -109,7 +105,7 @@ class Run:
                 await self._pay(row)
                 advance(1)
 
-        async with asyncio.TaskGroup() as group:
+        async with together() as group:
             for _ in range(self._in_flight):
                 group.create_task(sender())
             for row in rows:
@@ -196,7 +192,7 @@ class Run:
                     raise Failed(f"GET /v1/accounts/{account}: {answer.status} {answer.slug}", PART_FAILED)
                 self._books[terminal] = int(answer.json()["balance"]["posted"]["amount"])
 
-        async with asyncio.TaskGroup() as group:
+        async with together() as group:
             for _ in range(self._in_flight):
                 group.create_task(reader())
 

@@ -9,6 +9,7 @@ from tallystick.cli.ledger.app import ask, pages
 from tallystick.cli.ledger.bar import bar
 from tallystick.cli.ledger.files.reading import File, Survey, lines
 from tallystick.contracts.ledger.messages import MAX_RECORDS
+from tallystick.local.tasks import together
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -72,7 +73,7 @@ async def _upload(api: ApiClient, path: str, file: File, advance: Any) -> None:
             await ask(api, "POST", f"{path}/lines", body, key="lines")
             advance(count)
 
-    async with asyncio.TaskGroup() as group:
+    async with together() as group:
         for _ in range(IN_FLIGHT):
             group.create_task(send())
         for part in lines(file.records(), MAX_RECORDS, UPLOAD):
