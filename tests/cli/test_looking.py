@@ -385,6 +385,23 @@ def test_a_tenant_that_is_not_there(
     assert "there is no tenant nope" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("call", "POST", "/v1/accounts", "--body", "\udcff"),
+        ("call", "POST", "/v1/accounts", "--body", "{}", "--idempotency-key", "a\nb"),
+    ],
+    ids=["body", "key"],
+)
+def test_arguments_that_can_not_be_sent_are_wrong_usage(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They ended in a stack trace and exit status 1."""
+    monkeypatch.setattr("tallystick.cli.call.chosen_client", lambda *_: None)
+    assert dispatch([*arguments, "--json", "--data", str(tmp_path)]) == 2
+    assert json.loads(capsys.readouterr().out)["status"] == 2
+
+
 #: By print and by rich, from this program and from what explains its options; the last is refused.
 SAYING = (("--help",), ("ledger", "accounts", "--help"), ("doctor",), ("doctor", "--json"), ("nope", "--json"))
 

@@ -89,6 +89,20 @@ def test_a_row_named_by_a_card_number_is_told_and_the_others_go_on(number: str) 
     assert number not in "".join(skipped)
 
 
+@pytest.mark.parametrize("name", ["José", "a\tb", "x" * 101], ids=["letter", "control", "long"])
+def test_what_can_not_be_the_name_of_a_request_is_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys were cut off at 255 characters, and rows that differed behind that were one payment; a customer's `é` ended the run."""
+    found, skipped = rows(f"1,t,{name},9,1.00,0", f"{name},t,7,9,1.00,0", "3,t,7,9,1.00,0", f"{'x' * 100},t,7,9,1.00,0")
+    assert [row.id for row in found] == ["3", "x" * 100]
+    assert all(line.endswith("is not 1 to 100 printable ASCII characters") for line in skipped)
+    file = tmp_path / "f.csv"
+    file.write_text(f"{HEADER}\n")
+    assert dispatch(["replay", str(file), "--name", name, "--data", str(tmp_path)]) == 2
+    assert "say another --name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [(EdgeUnreachable("nobody answers"), "nobody answers\nRun it again"), (Failed("no", 4), "no")],

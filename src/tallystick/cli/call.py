@@ -39,6 +39,8 @@ def call(
         raise Failed(f"{method} is not one of {', '.join(METHODS)}", USAGE)
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise Failed(f"{path!r} is no path: it begins with a slash and has no spaces", USAGE)
+    if idempotency_key is not None and not idempotency_key.isprintable():
+        raise Failed("an --idempotency-key has no control characters: no header could hold it", USAGE)
     answer = asyncio.run(_call(chosen_client(common, client), method, path, _body(body), idempotency_key))
     _show(answer, common)
     return OK if answer.status < 400 else NO

@@ -64,9 +64,18 @@ def dispatch(arguments: Sequence[str]) -> int:
         return _fail(failure, json="--json" in arguments)
     except KeyboardInterrupt:
         return _fail(Failed("interrupted", 130), json=False)
+    except UnicodeEncodeError:
+        if all(map(_is_text, arguments)):
+            raise
+        return _fail(Failed("an argument has bytes that are no text in UTF-8", USAGE), json="--json" in arguments)
     except BrokenPipeError:
         pass  # `tallystick logs | head`: whoever reads it has enough
     return status
+
+
+def _is_text(argument: str) -> bool:
+    """Files may have other names; what is sent or kept may not be any other."""
+    return argument == argument.encode(errors="replace").decode()
 
 
 def _answered(arguments: Sequence[str]) -> int:

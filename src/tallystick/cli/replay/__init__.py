@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit, print_table
 from tallystick.cli.own_client import own_client
-from tallystick.cli.replay.file import COLUMNS, bounded, columns_of, parse, reading, total
+from tallystick.cli.replay.file import COLUMNS, bounded, columns_of, no_name, parse, reading, total
 from tallystick.cli.replay.run import Run
 from tallystick.kernel.money import Money, UnknownCurrency, currency
 
@@ -46,8 +46,10 @@ def replay(
     except UnknownCurrency as error:
         raise Failed(error.detail, USAGE) from error
     called = columns_of(columns)
-    credentials = own_client(common, "replay", SCOPE)
     key = name or file.name.split(".")[0]
+    if why := no_name(key):
+        raise Failed(f"the name of the run {why}; say another --name", USAGE)
+    credentials = own_client(common, "replay", SCOPE)
     run = Run(key=key, currency=code, in_flight=in_flight, whole=limit is None)
     with reading(file) as lines:
         rows = parse(lines, called, exponent, run.tally.skipped)

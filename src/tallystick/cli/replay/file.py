@@ -27,6 +27,8 @@ COLUMNS: Final = {
     "terminal": "TERMINAL_ID",
     "amount": "TX_AMOUNT",
 }
+#: Two of them and some words of ours are an idempotency key: 255 characters.
+MAX_NAME: Final = 100
 FLOAT_NOISE: Final = Decimal("0.000001")
 
 
@@ -92,12 +94,22 @@ def _row(record: dict[str, Any], columns: dict[str, str], exponent: int) -> Row:
     empty = [columns[what] for what, value in values.items() if not value and what != "time"]
     if empty:
         raise ValueError(f"{', '.join(empty)} is empty")
-    for what in ("id", "customer", "terminal"):  # they become names of requests and accounts, which are kept
-        if found := found_in(values[what]):
-            raise ValueError(f"{columns[what]} holds {found}, or looks like it: give it a name without one")
+    for what in ("id", "customer", "terminal"):
+        if why := no_name(values[what]):
+            raise ValueError(f"{columns[what]} {why}")
     return Row(
         values["id"], values["time"], values["customer"], values["terminal"], to_minor(values["amount"], exponent)
     )
+
+
+def no_name(text: str) -> str | None:
+    """Why a text can't be a part of an idempotency key, if it can't: a key is printable ASCII, is kept, and is never cut off, since what is
+    cut off is what tells one row from another.
+    """
+    if len(text) > MAX_NAME or not text.isascii() or not text.isprintable():
+        return f"is not 1 to {MAX_NAME} printable ASCII characters"
+    found = found_in(text)
+    return f"holds {found}, or looks like it: take a name without one" if found else None
 
 
 def to_minor(text: str, exponent: int) -> int:

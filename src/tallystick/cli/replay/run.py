@@ -175,7 +175,7 @@ class Run:
         if self._api is None:
             msg = "no client is open"
             raise RuntimeError(msg)
-        return await self._api.request("POST", path, body, idempotency_key=key[:255])
+        return await self._api.request("POST", path, body, idempotency_key=key)
 
     async def _read_books(self) -> None:
         """What the ledger says that the terminals' accounts hold: the other half of the tally. A part of a file says nothing
