@@ -24,7 +24,7 @@ from tallystick.chassis.auth import (
     Subject,
     revocation,
 )
-from tallystick.chassis.auth.revocation import SUBJECT
+from tallystick.chassis.bus import REVOCATIONS
 from tallystick.chassis.call import Client
 from tallystick.chassis.telemetry.logs import captured
 from tallystick.kernel.clock import ManualClock
@@ -254,13 +254,13 @@ async def test_revoked_over_the_bus(world: World, nats_server: NatsServer, monke
     async def received(message: Any) -> None:
         world.feed.receive(message.data)
 
-    await bus.subscribe(SUBJECT, cb=received)
+    await bus.subscribe(REVOCATIONS, cb=received)
     running = asyncio.create_task(world.auth.run())
     try:
         doomed, spared = world.issuer.access(world.holder, jti="t1"), world.issuer.access(world.holder)
         await world.ask(world.holder.headers(doomed))
         entry = world.server.revoke("jti", "t1")
-        await bus.publish(SUBJECT, json.dumps(entry).encode())
+        await bus.publish(REVOCATIONS, json.dumps(entry).encode())
         await bus.flush()
         async with asyncio.timeout(60):
             while True:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.chassis.auth import Revocation, RevocationFeed, Snapshot, Subject
-from tallystick.chassis.auth.revocation import QUIET_AFTER, SUBJECT, Revoked
+from tallystick.chassis.auth.revocation import QUIET_AFTER, Revoked
 from tallystick.chassis.auth.tokens import Verified
+from tallystick.chassis.bus import REVOCATIONS
 from tallystick.chassis.telemetry.logs import captured
 from tallystick.kernel.problem import Upstream
 from tests.support.parts import NatsServer
@@ -301,18 +302,18 @@ async def test_over_the_bus_and_without_it(nats_server: NatsServer) -> None:
     async def received(message: Any) -> None:
         feed.receive(message.data)
 
-    await service.subscribe(SUBJECT, cb=received)
+    await service.subscribe(REVOCATIONS, cb=received)
     await service.flush()
     running = asyncio.create_task(feed.run())
     try:
         await until(lambda: feed.loaded)
         fetched = source.fetched
-        await identity.publish(SUBJECT, source.revoke("jti", "t1"))
+        await identity.publish(REVOCATIONS, source.revoke("jti", "t1"))
         await until(lambda: feed.concerns(token("t1")))
         assert source.fetched == fetched
 
         source.revoke("client", "cli_7")
-        await identity.publish(SUBJECT, source.heartbeat())
+        await identity.publish(REVOCATIONS, source.heartbeat())
         await until(lambda: feed.concerns(token("t7", client="cli_7")))
         assert source.fetched == fetched + 1
 

@@ -20,8 +20,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from tallystick.chassis.auth import certificate as told_certificate
-from tallystick.fabric.envoy import edge as edge_module
 from tests.fabric.test_conformance import ask, mesh, problem
 
 HEADER = "x-tallystick-certificate"
@@ -66,10 +64,6 @@ def self_signed(
 def told(seen: dict[str, Any]) -> list[str]:
     """The certificates that a service was told of."""
     return [value for name, value in seen["headers"] if name.lower() == HEADER]
-
-
-def test_the_edge_and_the_services_speak_of_the_same_header() -> None:
-    assert edge_module.CERTIFICATE.encode() == told_certificate.HEADER == HEADER.encode()
 
 
 async def test_the_service_is_told_the_certificate_whoever_made_it(place: Path) -> None:

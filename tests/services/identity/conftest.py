@@ -17,7 +17,8 @@ from nats.aio.client import Client as NatsClient
 from tallystick.chassis.auth.authenticator import Authenticator
 from tallystick.chassis.auth.cedar import Authorizer
 from tallystick.chassis.auth.replay import ProofStore
-from tallystick.chassis.auth.revocation import SUBJECT, RevocationFeed
+from tallystick.chassis.auth.revocation import RevocationFeed
+from tallystick.chassis.bus import REVOCATIONS
 from tallystick.chassis.db import Database
 from tallystick.chassis.keys import Keyring, root
 from tallystick.chassis.outbox import Outbox
@@ -107,7 +108,7 @@ def _identity(world: World) -> Identity:
         if not world.bus_works:
             raise ConnectionError("the bus is away")
         world.published.append(message)
-        await world.nats.publish(SUBJECT, message)
+        await world.nats.publish(REVOCATIONS, message)
 
     return assemble(
         database=world.database,

@@ -13,7 +13,7 @@ import pytest
 
 from tallystick.chassis.auth import CredentialsRefused, revocation
 from tallystick.chassis.auth.authenticator import Authenticator
-from tallystick.chassis.auth.revocation import SUBJECT
+from tallystick.chassis.bus import REVOCATIONS
 from tallystick.services.identity.model.revocations import revoked_token
 from tests.services.identity.conftest import World
 from tests.services.identity.support import ISSUER, ApiClient, forged, inner
@@ -37,7 +37,7 @@ async def service(world: World, name: str = "payments") -> AsyncIterator[Authent
     async def receive(message: Any) -> None:
         checks.feed.receive(message.data)
 
-    subscription = await world.nats.subscribe(SUBJECT, cb=receive)
+    subscription = await world.nats.subscribe(REVOCATIONS, cb=receive)
     await world.nats.flush()
     running = asyncio.create_task(checks.run())
     try:

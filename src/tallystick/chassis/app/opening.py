@@ -23,8 +23,7 @@ from tallystick.chassis.auth import (
     Snapshot,
 )
 from tallystick.chassis.auth.identity import Identity
-from tallystick.chassis.auth.revocation import SUBJECT
-from tallystick.chassis.bus import Bus
+from tallystick.chassis.bus import REVOCATIONS, Bus
 from tallystick.chassis.cache import Cache
 from tallystick.chassis.call import Client
 from tallystick.chassis.charter import Charter
@@ -185,7 +184,7 @@ async def _authenticator(runtime: Runtime, bus: Bus | None) -> Authenticator:
     identity: Identity = MeshIdentity(runtime.client(IDENTITY)) if IDENTITY in runtime.charter.calls else _NoIdentity()
     feed = RevocationFeed(identity.revocations)
     if bus is not None and IDENTITY in runtime.charter.calls:
-        await bus.subscribe(SUBJECT, feed.receive)
+        await bus.subscribe(REVOCATIONS, feed.receive)
     return Authenticator(
         public_url=settings.public_url,
         mtls_url=settings.mtls_url,

@@ -17,7 +17,6 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.auth.tokens import Verified
 from tallystick.kernel.problem import Problem
 
-SUBJECT: Final = "identity.revocations"
 STALE_AFTER: Final = 10.0  # seconds without news, then nothing but reads is done
 QUIET_AFTER: Final = 3.0  # seconds without news, then the list is fetched instead
 REFRESH: Final = 60.0  # seconds between fetches when all is well

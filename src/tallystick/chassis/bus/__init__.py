@@ -12,6 +12,7 @@ from tallystick.chassis.bus.consumer import Consumer, Subscription
 from tallystick.chassis.bus.streams import Hole, StreamSettings
 from tallystick.chassis.fact import Delivered
 
+#: Where identity tells what it takes back (`chassis.auth.revocation`).
 REVOCATIONS = "identity.revocations"
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from opentelemetry.trace import SpanKind
 
+from tallystick.chassis.auth.authenticator import PEER_HEADER
+from tallystick.chassis.call import TIMEOUT_HEADER
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.telemetry import context, metrics
 from tallystick.chassis.telemetry.logs import log, request_done
@@ -27,6 +29,9 @@ from tallystick.chassis.web.openapi import openapi
 from tallystick.chassis.web.routing import Router
 from tallystick.chassis.web.table import Endpoint
 from tallystick.chassis.web.wire import (
+    SHARD,
+    TIMEOUT,
+    TOKEN,
     Answer,
     Call,
     ClientGone,
@@ -61,8 +66,6 @@ if TYPE_CHECKING:
 #: The handler's own calls end at the deadline and say what they know; this is for one that does not.
 GRACE_SECONDS = 0.25
 
-PEER = b"x-tallystick-peer"
-_SHARD = SHARD_HEADER.lower().encode()
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BUDGET = re.compile(rb"[1-9][0-9]{0,5}")
 _PROBLEM = b"application/problem+json"
@@ -227,20 +230,20 @@ class Application:
             call.caller = self._authenticator.peer(call.raw)
             if call.caller not in bound.callers:
                 raise Forbidden("This is not for the service that asks.", context={"caller": call.caller})
-        elif PEER in call.headers and bound.entry == "edge":
+        elif PEER_HEADER in call.headers and bound.entry == "edge":
             raise NotFound("There is nothing at this path.")
-        elif call.headers.get(_SHARD, self._shard) != self._shard:
+        elif call.headers.get(SHARD, self._shard) != self._shard:
             # the edge sends what names a shard there: there is none of that name, or no edge in front
             raise InvalidRequest(f"{SHARD_HEADER} names no shard of this service.")
 
     @staticmethod
     def _budget(bound: Bound, call: Call) -> float:
         """Seconds. A service says how much of its own time is left; a client has no say in ours."""
-        text = call.headers.get(b"tallystick-timeout-ms") if bound.entry == "mesh" else None
+        text = call.headers.get(TIMEOUT) if bound.entry == "mesh" else None
         if text is None:
             return bound.timeout
         if _BUDGET.fullmatch(text) is None:
-            raise InvalidRequest("Tallystick-Timeout-Ms is not a whole number of milliseconds from 1 to 999999.")
+            raise InvalidRequest(f"{TIMEOUT_HEADER} is not a whole number of milliseconds from 1 to 999999.")
         return min(int(text) / 1000, bound.timeout)
 
     async def _serve(
@@ -283,7 +286,7 @@ class Application:
             if endpoint.rate is not None and self._limits is not None:
                 await self._limits.rate(subject, endpoint.rate)
         elif bound.entry == "mesh" and self._authenticator is not None and call.caller is not None:
-            token = call.headers.get(b"txn-token")
+            token = call.headers.get(TOKEN)
             if token is not None:
                 call.subject = await self._authenticator.transaction(token.decode("latin-1"), call.caller)
                 self._allow(bound, call.subject)

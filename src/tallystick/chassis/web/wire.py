@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tallystick.chassis.call import TIMEOUT_HEADER, TOKEN_HEADER
 from tallystick.chassis.telemetry import context
 from tallystick.kernel.deployment import SHARD_HEADER
 from tallystick.kernel.problem import InvalidRequest, PayloadTooLarge
@@ -22,14 +23,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 MAX_DISCARDED = 4 << 20
 DISCARD_SECONDS = 2.0
 
-_ONCE = (
-    b"content-type",
-    b"content-encoding",
-    b"idempotency-key",
-    b"txn-token",
-    b"tallystick-timeout-ms",
-    SHARD_HEADER.lower().encode(),
-)
+#: Names of headers as they arrive.
+SHARD, TIMEOUT, TOKEN = (name.lower().encode() for name in (SHARD_HEADER, TIMEOUT_HEADER, TOKEN_HEADER))
+_ONCE = (b"content-type", b"content-encoding", b"idempotency-key", TOKEN, TIMEOUT, SHARD)
 
 
 class ClientGone(Exception):  # not an error of ours

@@ -10,6 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from tallystick.chassis.auth import certificate
+from tallystick.chassis.auth.authenticator import REQUEST_HEADER
+from tallystick.chassis.call import TIMEOUT_HEADER
 from tallystick.chassis.charter import Charter
 from tallystick.fabric.envoy import parts
 from tallystick.fabric.envoy.parts import Json, typed
@@ -20,11 +23,19 @@ from tallystick.kernel.deployment import parts as parts_of
 #: Headers that only the platform itself may set. Removed before anything reads them: the peer's name, the proxy's
 #: own controls (timeouts, retries), the address chain, and the trace context, whose sampling flag costs us work.
 FOREIGN_PREFIXES = ("x-tallystick-", "x-envoy-", "x-forwarded-")
-FOREIGN = ("forwarded", "x-request-id", "x-real-ip", "traceparent", "tracestate", "baggage", "tallystick-timeout-ms")
+FOREIGN = (
+    "forwarded",
+    REQUEST_HEADER.decode(),
+    "x-real-ip",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    TIMEOUT_HEADER.lower(),
+)
 
 #: What the second listener tells the services: the SHA-256 of the client's certificate, in hex. It begins as all headers
 #: do that only the platform may set, so what a client says by this name is removed at both, and `mesh` removes a service's.
-CERTIFICATE = "x-tallystick-certificate"
+CERTIFICATE = certificate.HEADER.decode()
 
 #: Bytes that Envoy holds for a client that reads or writes slowly, and of a body that it may have to send again.
 BUFFER_BYTES = 64 << 10

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tallystick.chassis.auth.authenticator import PEER_HEADER
 from tallystick.chassis.charter import Charter, timeout_ms
 from tallystick.fabric.envoy import parts
 from tallystick.fabric.envoy.edge import CERTIFICATE
 from tallystick.fabric.envoy.parts import Json, typed
 from tallystick.fabric.envoy.topology import Topology
 
-PEER = "x-tallystick-peer"
+PEER = PEER_HEADER.decode()
 
 
 def targets(charters: Mapping[str, Charter]) -> list[str]:

@@ -9,7 +9,7 @@ from valkey.asyncio import Valkey
 from tallystick.chassis.app import Runtime, Wiring
 from tallystick.chassis.auth import Authorizer
 from tallystick.chassis.auth.replay import ProofStore
-from tallystick.chassis.auth.revocation import SUBJECT
+from tallystick.chassis.bus import REVOCATIONS
 from tallystick.chassis.db import Database
 from tallystick.chassis.keys import Keyring
 from tallystick.chassis.outbox import Outbox
@@ -36,7 +36,7 @@ async def wire(runtime: Runtime) -> Wiring:
     settings = runtime.settings_as(Settings)
 
     async def publish(message: bytes) -> None:
-        await runtime.bus.publish(SUBJECT, message)
+        await runtime.bus.publish(REVOCATIONS, message)
 
     service = assemble(
         database=runtime.database,
