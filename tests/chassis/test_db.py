@@ -559,13 +559,13 @@ async def test_no_server_and_wrong_password_are_unavailable(service: ServiceData
 
 
 async def test_one_session_has_the_lock_and_it_goes_with_the_session(database: Database) -> None:
-    async with db.exclusive(database, "job") as mine:
-        assert mine
-        async with db.exclusive(database, "job") as other, db.exclusive(database, "another job") as third:
-            assert not other
-            assert third
-    async with db.exclusive(database, "job") as again:
-        assert again
+    async with db.session(database) as own:
+        assert await own.lock("job")
+        async with db.session(database) as other:
+            assert not await other.lock("job")
+            assert await other.lock("another job")
+    async with db.session(database) as later:
+        assert await later.lock("job")
 
 
 async def test_a_session_notices_that_it_is_lost(database: Database, service: ServiceDatabase) -> None:

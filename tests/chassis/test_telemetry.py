@@ -155,14 +155,12 @@ def test_no_card_number_survives_as_an_integer(length: int, seed: int) -> None:
     assert redact.clean(int(number)) == "[number]"
 
 
-def test_a_key_that_nobody_allowed_is_dropped_and_counted() -> None:
-    before = logs.dropped_keys()
+def test_a_key_that_nobody_allowed_is_dropped_and_named() -> None:
     with telemetry_lines() as lines:
         telemetry.log.info("payment.settled", payment="pay_1", customer_name="Ada Lovelace")
     assert "Ada" not in json.dumps(lines)
     assert lines[0]["payment"] == "pay_1"
     assert lines[0]["dropped"] == ["customer_name"]
-    assert logs.dropped_keys() == before + 1
 
 
 def test_an_allowed_key_does_not_open_the_door_for_a_card_number() -> None:
@@ -193,11 +191,10 @@ def test_an_exception_is_written_as_types_and_places_without_its_message() -> No
                 raise RuntimeError("Ada again") from error
         except RuntimeError as error:
             telemetry.log.error("worker.failed", error=error)
-            telemetry.log.exception("worker.failed")
     text = json.dumps(lines)
     assert "Ada" not in text
     assert CARD not in text
-    assert lines[0]["error"] == lines[1]["error"] == "RuntimeError"
+    assert lines[0]["error"] == "RuntimeError"
     assert any("test_telemetry.py" in place for place in lines[0]["stack"])
     assert "KeyError" in lines[0]["stack"]
 

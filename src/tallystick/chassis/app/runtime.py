@@ -126,11 +126,6 @@ class Runtime:
         return self._clients[key]
 
     @property
-    def clients(self) -> dict[str, Client]:
-        """The clients made so far, by target."""
-        return self._clients
-
-    @property
     def database(self) -> Database:
         return _opened(self._database, "the database", "TALLYSTICK_DATABASE_HOST and TALLYSTICK_DATABASE_NAME")
 

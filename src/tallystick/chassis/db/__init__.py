@@ -22,12 +22,12 @@ from tallystick.chassis.db.errors import (
 )
 from tallystick.chassis.db.life import Life
 from tallystick.chassis.db.query import BadSql, Queries, Query, arguments, parse, prepare_all
-from tallystick.chassis.db.session import Session, exclusive, session
+from tallystick.chassis.db.session import Session, session
 from tallystick.kernel.problem import StorageFull
 
 __all__ = [
     "BadSql", "Bounds", "CheckViolation", "CommitUnknown", "Connection", "Contended", "Database", "DatabaseError",
     "DatabaseUnavailable", "Dsn", "ExclusionViolation", "ForeignKeyViolation", "Life", "NotNullViolation", "PermissionDenied", "Queries",
-    "Query", "Row", "Session", "Signal", "StorageFull", "Transaction", "UniqueViolation", "arguments", "constraint_of", "exclusive",
+    "Query", "Row", "Session", "Signal", "StorageFull", "Transaction", "UniqueViolation", "arguments", "constraint_of",
     "parse", "prepare_all", "session",
 ]  # fmt: skip

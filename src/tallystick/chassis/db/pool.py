@@ -30,11 +30,6 @@ class Pool:
         self._closed = False
 
     @property
-    def open(self) -> int:
-        """Connections that exist, in use or not."""
-        return len(self._idle) + len(self._busy)
-
-    @property
     def waiting(self) -> int:
         return len(self._waiters)
 

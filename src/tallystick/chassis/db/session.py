@@ -78,10 +78,3 @@ async def session(database: Database) -> AsyncIterator[Session]:
         yield Session(connection, database.bounds.statement_s)
     finally:
         connection.terminate()
-
-
-@asynccontextmanager
-async def exclusive(database: Database, name: str) -> AsyncIterator[bool]:
-    """True inside if nobody else of this database does `name` now; for work that one replica at a time shall do."""
-    async with session(database) as own:
-        yield await own.lock(name)

@@ -19,7 +19,7 @@ RETENTION: Final = timedelta(days=30)
 _PAGE: Final = 500
 
 
-__all__ = ["MAX_FACT_BYTES", "RETENTION", "Fact", "Outbox", "append", "columns", "decode", "encode", "lag", "purge"]
+__all__ = ["MAX_FACT_BYTES", "RETENTION", "Fact", "Outbox", "append", "columns", "decode", "encode", "purge"]
 
 
 async def append(tx: Transaction, facts: Sequence[Fact]) -> None:
@@ -42,14 +42,6 @@ class Outbox:
 
     async def append(self, tx: Transaction, facts: Sequence[Fact]) -> None:
         await append(tx, facts)
-
-
-async def lag(database: Database) -> tuple[int, datetime | None]:
-    """How many facts are stored but not yet on the bus, and the time of the oldest of them."""
-    row = await database.fetchrow(Q.lag)
-    if row is None:
-        return 0, None
-    return row["waiting"], row["oldest"]
 
 
 async def purge(database: Database, now: datetime, retention: timedelta = RETENTION) -> int:

@@ -42,12 +42,6 @@ WHERE (xid, position) <= ($1::text::xid8, $2::bigint)
 ORDER BY xid DESC, position DESC
 LIMIT $3;
 
--- name: lag
--- How many facts wait for the relay, and since when the oldest does.
-SELECT count(*) AS waiting, min(at) AS oldest
-FROM outbox
-WHERE (xid, position) > ((SELECT xid FROM outbox_cursor), (SELECT position FROM outbox_cursor));
-
 -- name: purge
 -- Forgets relayed batches older than $1, a page at a time, and the facts up to the last of them.
 WITH gone AS (

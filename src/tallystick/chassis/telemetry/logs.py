@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +29,6 @@ class _Process:
         self.service = ""
         self.replica = 0
         self.threshold = 20
-        self.dropped_keys = 0
         self.write: Callable[[bytes], None] = _to_stderr
         self.output: Output | None = None
 
@@ -109,14 +108,7 @@ class Log:
     An exception goes in as `error=`; its type and the places that it passed are written, its message is not.
     """
 
-    __slots__ = ("_bound",)
-
-    def __init__(self, bound: Mapping[str, Any] | None = None) -> None:
-        self._bound = dict(bound or {})
-
-    def bind(self, **fields: Any) -> Log:
-        """A logger that adds these fields to each line."""
-        return Log({**self._bound, **fields})
+    __slots__ = ()
 
     def debug(self, event: str, /, **fields: Any) -> None:
         self._write("debug", event, fields)
@@ -130,14 +122,10 @@ class Log:
     def error(self, event: str, /, **fields: Any) -> None:
         self._write("error", event, fields)
 
-    def exception(self, event: str, /, **fields: Any) -> None:
-        """As `error`, with the exception that is being handled."""
-        self._write("error", event, {"error": sys.exception(), **fields})
-
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
         if _LEVELS[level] < _process.threshold:
             return
-        kept, dropped = redact.fields({**self._bound, **fields})
+        kept, dropped = redact.fields(fields)
         line: dict[str, Any] = {
             "time": datetime.now(UTC),
             "level": level,
@@ -153,7 +141,6 @@ class Log:
             line["error"] = type(error).__qualname__
             line["stack"] = redact.stack(error)
         if dropped:
-            _process.dropped_keys += len(dropped)
             line["dropped"] = dropped
         _process.write(_encoder.encode(line) + b"\n")
 
@@ -202,11 +189,6 @@ def close() -> None:
         _process.output.close()
         _process.output = None
         _process.write = _to_stderr
-
-
-def dropped_keys() -> int:
-    """How many fields were dropped because nobody allowed their key: a number that should stay 0."""
-    return _process.dropped_keys
 
 
 @contextmanager
