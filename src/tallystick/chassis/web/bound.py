@@ -97,16 +97,15 @@ class Bound:
     def body(self, raw: bytes, headers: dict[bytes, bytes]) -> Any:
         """The decoded body. Raises InvalidRequest and UnsupportedMediaType."""
         if self.endpoint.media == "form" and self.endpoint.body is None:
-            return (
-                None  # its handler reads raw_body itself: OAuth has its own rules, and its own answers, for bad forms
-            )
+            # its handler reads raw_body itself: OAuth has its own rules, and its own answers, for bad forms
+            return None
         if not raw:
             if self._unsent is _REQUIRED:
                 raise invalid("", "this endpoint needs a body")
             return self._unsent
         if self._body is None:
-            if raw == b"{}" or self.endpoint.media == "form":
-                return None  # clients that always send an object; forms whose handler reads `raw_body` itself
+            if raw == b"{}":
+                return None  # clients that always send an object
             raise invalid("", "this endpoint takes no body")
         media = headers.get(b"content-type", b"")
         if media != self._media:

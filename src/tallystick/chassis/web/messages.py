@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import msgspec
 from typing_extensions import TypeVar
 
-from tallystick.kernel.problem import Problem
+from tallystick.kernel.problem import InvalidRequest, Problem
 
 if TYPE_CHECKING:
     from tallystick.chassis.auth import Subject
@@ -130,6 +130,16 @@ class Request(Generic[B, Q]):
                 raise each
             found.append(each)
         return found
+
+
+def subject_at(subjects: Sequence[Subject | Problem], index: int) -> Subject:
+    """The subject of a batch's item, out of what `judge` gave: its token is the `index` of one of the batch's. Raises what is wrong with it."""
+    if index >= len(subjects):
+        raise InvalidRequest("an item's token is the index of one of the batch's tokens")
+    subject = subjects[index]
+    if isinstance(subject, Problem):
+        raise subject
+    return subject
 
 
 class Reply(Generic[T]):

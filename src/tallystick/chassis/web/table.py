@@ -108,8 +108,8 @@ class Endpoint:
 
     @property
     def strict(self) -> bool:
-        """Whether it needs a fresh revocation feed and a proof that is known to be new: all but reads, and not those that tell a secret."""
-        return self.method != "GET" or self.rate in {"money", "reveal"}
+        """Whether it needs a fresh revocation feed and a proof that is known to be new: all but reads."""
+        return self.method != "GET"
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tallystick.chassis.auth import Subject
-from tallystick.chassis.web import Endpoint, Reply, Request
+from tallystick.chassis.web import Endpoint, Reply, Request, subject_at
 from tallystick.contracts.risk.messages import (
     DecideAnswer,
     DecideBatch,
@@ -40,11 +40,7 @@ async def decide(service: Risk, request: Request[DecideBatch]) -> Reply[DecideAn
 
 
 def _case(item: DecisionRequest, subjects: Sequence[Subject | Problem]) -> Case:
-    if item.token >= len(subjects):
-        raise InvalidRequest("an item's token is the index of one of the batch's tokens")
-    subject = subjects[item.token]
-    if isinstance(subject, Problem):
-        raise subject
+    subject = subject_at(subjects, item.token)
     return Case(
         id=ids.decisions.parse(item.id),
         tenant=subject.tenant,

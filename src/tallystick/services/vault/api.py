@@ -9,7 +9,7 @@ import msgspec
 
 from tallystick.chassis.auth import Subject
 from tallystick.chassis.idempotency import Entry
-from tallystick.chassis.web import Endpoint, Reply, Request
+from tallystick.chassis.web import Endpoint, Reply, Request, subject_at
 from tallystick.contracts.vault.messages import (
     CreateBankAccountToken,
     CreateCardToken,
@@ -35,7 +35,7 @@ from tallystick.contracts.vault.problems import (
 )
 from tallystick.kernel import ids
 from tallystick.kernel.ids import InvalidId
-from tallystick.kernel.problem import InvalidRequest, Problem
+from tallystick.kernel.problem import Problem
 from tallystick.services.vault.model import CheckedCard, CheckedIban, check_card, check_expiry, check_iban
 from tallystick.services.vault.service import Order, Send, Vault
 
@@ -100,7 +100,7 @@ async def forward(service: Vault, request: Request[ForwardBatch]) -> Reply[Forwa
 def _send(item: ForwardItem, subjects: Sequence[Subject | Problem], trace: str) -> Send | Problem:
     try:
         return Send(
-            subject=_subject(item.token, subjects),
+            subject=subject_at(subjects, item.token),
             destination=item.destination,
             request=item.request,
             request_id=item.request_id,
@@ -121,7 +121,7 @@ async def describe(service: Vault, request: Request[DescribeBatch]) -> Reply[Des
     wanted = []
     for item in request.body.items:
         try:
-            wanted.append((_subject(item.token, subjects).tenant, ids.tokens.parse(item.id)))
+            wanted.append((subject_at(subjects, item.token).tenant, ids.tokens.parse(item.id)))
             answers.append(None)
         except InvalidId:
             answers.append(Described(problem=TokenNotFound().document()))
@@ -133,15 +133,6 @@ async def describe(service: Vault, request: Request[DescribeBatch]) -> Reply[Des
 
 def _described(found: Token | Problem) -> Described:
     return Described(problem=found.document()) if isinstance(found, Problem) else Described(token=found)
-
-
-def _subject(index: int, subjects: Sequence[Subject | Problem]) -> Subject:
-    if index >= len(subjects):
-        raise InvalidRequest("an item's token is the index of one of the batch's tokens")
-    subject = subjects[index]
-    if isinstance(subject, Problem):
-        raise subject
-    return subject
 
 
 ENDPOINTS = (

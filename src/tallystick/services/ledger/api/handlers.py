@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.chassis.auth import Subject
-from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor
+from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor, subject_at
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
 from tallystick.kernel.clock import InstantWire
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import CurrencyCode
-from tallystick.kernel.problem import InvalidRequest, Problem
+from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.api import commands, views
 from tallystick.services.ledger.api.common import entry, instant, who
 from tallystick.services.ledger.model import AccountRow, Command, Result, account_ref, is_reserved, pattern
@@ -214,7 +214,7 @@ async def post_units(ledger: Ledger, request: Request[wire.PostUnits]) -> Reply[
 
 async def _unit(ledger: Ledger, trace: str, given: wire.Unit, subjects: Sequence[Subject | Problem]) -> wire.UnitResult:
     try:
-        subject = _subject(given.token, subjects)
+        subject = subject_at(subjects, given.token)
         answered = await ledger.post(
             subject,
             trace,
@@ -251,7 +251,7 @@ async def find_accounts(ledger: Ledger, request: Request[wire.FindAccounts]) -> 
     wanted: list[tuple[str, AccountId]] = []
     for each in request.body.accounts:
         try:
-            wanted.append((_subject(each.token, subjects).tenant, ids.accounts.parse(each.id)))
+            wanted.append((subject_at(subjects, each.token).tenant, ids.accounts.parse(each.id)))
             answers.append(None)
         except Problem as problem:
             answers.append(wire.Found(problem=problem.document(request.trace_id)))
@@ -265,15 +265,6 @@ async def find_accounts(ledger: Ledger, request: Request[wire.FindAccounts]) -> 
                 else wire.Found(one.currency, "debit" if one.normal_side == "debit" else "credit", one.closed, one.book)
             )
     return Reply(wire.FoundAccounts([answer for answer in answers if answer is not None]))
-
-
-def _subject(token: int, subjects: Sequence[Subject | Problem]) -> Subject:
-    if token >= len(subjects):
-        raise InvalidRequest("an item's token is the index of one of the batch's tokens")
-    subject = subjects[token]
-    if isinstance(subject, Problem):
-        raise subject
-    return subject
 
 
 def _account(request: Request[Any, Any]) -> AccountId | str:
