@@ -3,8 +3,8 @@
     0x54 | format 1 | algorithm 1 | key id 8 | key version 2 | nonce 24 | ciphertext | tag 16
 
 The first 13 bytes are authenticated together with the place that the value belongs to (`Aad`), so a ciphertext opens only
-in the row, column, table, tenant, service and environment that it was sealed for, and only as that version of the record:
-rows can't be swapped and an old value can't be put back.
+in the row, column, table, tenant, service and environment that it was sealed for: rows can't be swapped. An older value of the same
+place opens there for as long as its key is there; that it is the newest one is for others to see.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ HEADER_BYTES: Final = 3 + KEY_ID_BYTES + 2
 OVERHEAD_BYTES: Final = HEADER_BYTES + NONCE_BYTES + TAG_BYTES
 
 _HEADER: Final = struct.Struct(">BBB8sH")
+#: The last field of each place. It says nothing, and all that was ever sealed is bound to it.
+_RECORD: Final = "1"
 
 
 class KeyringError(Exception):
@@ -47,16 +49,15 @@ class Forged(KeyringError):
 
 @dataclass(frozen=True, slots=True)
 class Aad:
-    """The place that a sealed value belongs to. `version` is the record's own, when old values must not come back."""
+    """The place that a sealed value belongs to."""
 
     tenant: str
     table: str
     column: str
     row: str
-    version: int = 1
 
     def bytes(self, environment: str, service: str) -> bytes:
-        return fields(environment, service, self.tenant, self.table, self.column, self.row, str(self.version))
+        return fields(environment, service, self.tenant, self.table, self.column, self.row, _RECORD)
 
 
 @dataclass(frozen=True, slots=True)
