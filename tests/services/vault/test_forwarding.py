@@ -17,6 +17,7 @@ from valkey.asyncio import Valkey
 
 from tallystick.chassis.egress import AddressRefused, CheckedResolver
 from tallystick.services.vault.model import Destination
+from tallystick.services.vault.service import forwarding
 from tests.conftest import DatabaseFor
 from tests.services.vault.support import CARD, IBAN, NUMBER, SLOW, Env, answered, item, rail, running, slug
 from tests.support.http import World
@@ -164,6 +165,25 @@ async def test_nothing_is_sent_before_its_use_is_recorded(
         await connection.close()
         assert (await env.mesh("/internal/forward", [item("r", token["id"])])).status >= 500
         assert seen == []
+
+
+async def test_what_could_not_be_recorded_leaves_no_number_in_memory(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = (await env.create())["id"]
+    filled: list[Any] = []
+    fill = forwarding._fill
+
+    def noted(*of: Any) -> Any:
+        filled.append(fill(*of))
+        return filled[-1]
+
+    monkeypatch.setattr(forwarding, "_fill", noted)
+    connection = await env.service.connection()
+    await connection.execute(f"REVOKE INSERT ON outbox FROM {env.service.dsn.user}")
+    assert (await env.mesh("/internal/forward", [item("r", token)])).status >= 500
+    await connection.execute(f"GRANT INSERT ON outbox TO {env.service.dsn.user}")
+    await connection.close()
+    (one,) = filled
+    assert set(one.body) == set(one.number) == {0}
 
 
 async def test_many_at_once(env: Env) -> None:

@@ -178,9 +178,15 @@ class Forwarding:
         using = [key for each in ready if (key := _key(each.send)) is not None]
         stored = await self._store.find(self._database, using) if using else {}
         numbers = await self._open(stored)
+        filled: list[_Filled | Problem] = []
         try:
-            filled = [_fill(each, stored, numbers) for each in ready]
+            filled.extend(_fill(each, stored, numbers) for each in ready)
             await self._record([body.send for body in filled if isinstance(body, _Filled) and body.number])
+        except BaseException:
+            for body in filled:
+                if isinstance(body, _Filled):
+                    wipe(body.body, body.number)
+            raise
         finally:
             wipe(*(number for number in numbers.values() if isinstance(number, bytearray)))
         return filled
