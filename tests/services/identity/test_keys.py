@@ -148,6 +148,16 @@ async def test_a_leaked_key_is_retired_at_once(world: World) -> None:
     assert fact["actor"] == "operator"
 
 
+async def test_of_two_who_retire_a_key_at_once_one_is_told_that_it_is_retired(world: World) -> None:
+    (first,) = await public_kids(world)
+    _, other = world.replica()
+    path = f"/internal/admin/keys/{first}/retire"
+    answers = await asyncio.gather(*(inner(app, "operator", "POST", path) for app in (world.app, other)))
+    assert sorted(answer.status for answer in answers) == [200, 404]
+    assert len(await world.facts("identity.key.retired")) == 1
+    assert len(await public_kids(world)) == 1
+
+
 async def test_a_leaked_key_is_retired_at_every_replica(world: World) -> None:
     """Nobody waits for a copy to grow old: not for one that signs by the old key, and not for one that does not know the new one."""
     client = await world.client()

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tallystick.chassis.auth import jose
+from tallystick.chassis.auth.tokens import MAX_TOKEN
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.keys import Keyring
 from tallystick.chassis.outbox import Fact, Outbox
@@ -41,8 +42,6 @@ from tallystick.services.identity.model.signing import (
 from tallystick.services.identity.service.facts import SELF, fact
 from tallystick.services.identity.service.revocations import Revocations
 from tallystick.services.identity.store import SIGNING_KEY, Store
-
-MAX_TOKEN = 4096
 
 _ES256 = ec.ECDSA(hashes.SHA256())
 
@@ -138,14 +137,12 @@ class SigningKeys:
 
     async def retire(self, kid: str, actor: str) -> Key:
         """A key that leaked: erased now, its tokens revoked, another one active at once. Raises KeyNotFound."""
-        known = [key for key in await self._store.list_signing_keys() if key.kid == kid and key.published]
-        if not known:
-            raise KeyNotFound("no such signing key, or it is retired already")
-        purpose = known[0].purpose
         made = await self._make()
         async with self._database.transaction() as tx:
-            now = self._clock.now()
             keys = {key.kid: key for key in await self._store.lock_signing_keys(tx)}
+            if kid not in keys or not keys[kid].published:
+                raise KeyNotFound("no such signing key, or it is retired already")
+            now, purpose = self._clock.now(), keys[kid].purpose
             await self._store.move_signing_key(tx, Move(kid, purpose, "retired"), now)
             await self._outbox.append(tx, [_told(kid, purpose, "retired", now, actor=actor, leaked=True)])
             announce = await self._revocations.record(tx, revoked_key(kid, now))
