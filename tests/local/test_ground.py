@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -300,6 +301,24 @@ async def test_questions_over_the_control_socket(directory: Path) -> None:
     assert asked == [control.GetStatus(), control.Down()]
     with pytest.raises(control.NotRunning):
         await control.ask(layout, control.GetStatus(), control.Status)
+
+
+@pytest.mark.parametrize("answer", [b'{"type":"status","edge":"https://localhost:1"}\n', b"{}" * (1 << 20), b"\n"])
+async def test_an_answer_that_makes_no_sense_is_said(directory: Path, answer: bytes) -> None:
+    """Of a supervisor of another version, say."""
+    layout = Layout(directory)
+    layout.prepare()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(answer)
+        with suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, str(layout.control)):
+        with pytest.raises(control.ControlFailed, match="the supervisor's answer "):
+            await control.ask(layout, control.GetStatus(), control.Status)
 
 
 # ---- sampling ------------------------------------------------------------------------------------------------------

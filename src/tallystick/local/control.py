@@ -172,9 +172,16 @@ async def ask(layout: Layout, request: Request, kind: type[A], timeout: float = 
         raise ControlFailed(f"the supervisor did not answer within {timeout:g} s") from error
     except OSError as error:
         raise ControlFailed(f"the supervisor can't be asked at {layout.control}: {error.strerror}") from error
+    except ValueError as error:  # a line without an end
+        raise ControlFailed("the supervisor's answer is too long") from error
     if not line:
         raise NotRunning(layout.data)
-    answer = _answers.decode(line)
+    try:
+        answer = _answers.decode(line)
+    except msgspec.DecodeError as error:
+        raise ControlFailed(
+            f"the supervisor's answer makes no sense ({error}): if it is of another version, stop it by the program that started it"
+        ) from error
     if isinstance(answer, kind):
         return answer
     raise ControlFailed(answer.reason if isinstance(answer, Refused) else f"unexpected answer {type(answer).__name__}")
