@@ -48,7 +48,7 @@ def telemetry_page() -> str:
         "",
         "## Log events",
         "",
-        "One JSON document a line: `at`, `level`, `event`, `service`, `replica`, `trace`, then the event's own keys. Keys are on an",
+        "One JSON document a line: `time`, `level`, `event`, `service`, `replica`, `trace`, then the event's own keys. Keys are on an",
         "allow-list; what looks like a card number, an IBAN, a token or a key is masked. A request leaves one line, `request.done`.",
         "",
         "| event | level | keys | from |",

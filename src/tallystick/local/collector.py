@@ -1,7 +1,7 @@
 """Takes the proxy's spans (OTLP/HTTP with protobuf, over a Unix socket) and puts them beside the services' in the local store.
 
 With an OTLP endpoint configured the batches are passed on to it as they are. Either way Envoy never waits: it is answered at once, and
-when the queue is full spans are dropped and counted.
+when the queue is full spans are dropped, and the exports that they came in counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aiohttp import web
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tallystick.chassis import telemetry
 from tallystick.chassis.telemetry.store import Span, SpanFile
 
 MAX_BODY: Final = 4 << 20
@@ -34,6 +35,9 @@ KEPT: Final = frozenset(
         "request_size",
         "response_size",
     }
+)
+_DROPPED: Final = telemetry.counter(
+    "proxy_spans_dropped", "Exports of the proxy's spans that were neither kept nor passed on"
 )
 
 
@@ -83,7 +87,6 @@ class Collector:
         self._task: asyncio.Task[None] | None = None
         self._on_error = on_error
         self._failing = False
-        self.dropped = 0
 
     async def start(self) -> None:
         self._socket.unlink(missing_ok=True)
@@ -111,7 +114,7 @@ class Collector:
         try:
             self._queue.put_nowait(body)
         except asyncio.QueueFull:
-            self.dropped += 1
+            _DROPPED.inc()
         return web.Response(content_type="application/x-protobuf")
 
     async def _store(self) -> None:
@@ -123,7 +126,7 @@ class Collector:
                     await self._one(session, body)
                 except (OSError, DecodeError, AttributeError, KeyError, aiohttp.ClientError, TimeoutError) as error:
                     # The disk is full, the collector away, or what came is no export. Tracing never holds anything up.
-                    self.dropped += 1
+                    _DROPPED.inc()
                     if not self._failing:  # once, until it works again
                         self._on_error(error)
                     self._failing = True

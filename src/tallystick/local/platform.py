@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from tallystick.chassis import telemetry
 from tallystick.chassis.charter import Charter, pairs, workloads
 from tallystick.chassis.keys import root as root_key
 from tallystick.chassis.keys.root import RootError
 from tallystick.chassis.migrate import MigrationError
-from tallystick.chassis.telemetry import gauge
 from tallystick.chassis.telemetry.metrics import exposition
 from tallystick.fabric import envoy as fabric_envoy
 from tallystick.kernel.clock import Clock, SystemClock, rfc3339
@@ -101,8 +101,8 @@ class Platform:
             replicas={name: self._sockets(name) for name in charters},
             trace_percent=100.0,
         )
-        self._up = gauge("process_up", "1 while the process is ready", ["process"])
-        self._restarts = gauge("process_restarts", "How often the process was started again", ["process"])
+        self._up = telemetry.gauge("process_up", "1 while the process is ready", ["process"])
+        self._restarts = telemetry.gauge("process_restarts", "How often the process was started again", ["process"])
 
     # ---- starting --------------------------------------------------------------------------------------------------
 
