@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.local import logs
+from tallystick.local.layout import Layout
+from tallystick.local.session import Journal
 
 T = "ab" * 16
 BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
@@ -114,3 +116,18 @@ def test_a_long_log_is_put_aside_while_it_is_written(tmp_path: Path) -> None:
     assert older.read_text() == "x" * 100 + "\n"
     assert older.stat().st_mode & 0o777 == 0o600
     assert not logs.cut(tmp_path / "gone.log", 1)
+
+
+def test_what_went_wrong_stands_out_in_the_supervisors_log(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.logs.mkdir()
+    journal = Journal(layout)
+    for phase, detail in (("ready", ""), ("restarting", "it ended"), ("rejected", "no such filter")):
+        journal.process("envoy", phase, detail)
+    ready, *wrong = [line.fields or {} for line in logs.read(layout.logs)]
+    assert ready["level"] == "info"
+    assert "detail" not in ready
+    assert [(each["event"], each["level"], each["detail"]) for each in wrong] == [
+        ("process.restarting", "warning", "it ended"),
+        ("process.rejected", "error", "no such filter"),
+    ]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -23,6 +23,15 @@ from tallystick.local.logs import LIMIT, cut
 from tallystick.local.platform import Platform
 from tallystick.local.state import State
 from tallystick.local.supervisor import StartFailed
+
+#: What an operator looks for in the log; all else that a process comes to is `info`.
+LEVELS: Final = {
+    "unready": "warning",
+    "restarting": "warning",
+    "failed": "error",
+    "rejected": "error",
+    "error": "error",
+}
 
 
 class Progress(Protocol):
@@ -39,8 +48,12 @@ class Journal:
 
     layout: Layout
 
-    def write(self, event: str, **fields: object) -> None:
-        line = {"time": datetime.now(UTC), "level": "info", "event": event, "service": "supervisor", **fields}
+    def process(self, name: str, phase: str, detail: str) -> None:
+        said = {"detail": detail[:2000]} if detail else {}
+        self.write(f"process.{phase}", level=LEVELS.get(phase, "info"), process=name, **said)
+
+    def write(self, event: str, *, level: str = "info", **fields: object) -> None:
+        line = {"time": datetime.now(UTC), "level": level, "event": event, "service": "supervisor", **fields}
         path = self.layout.log("supervisor")
         try:
             cut(path, LIMIT)
@@ -69,10 +82,7 @@ async def serve(
     stopped = asyncio.Event()
 
     def report(name: str, phase: str, detail: str) -> None:
-        if phase in {"restarting", "unready", "rejected", "error"} or detail:
-            journal.write(f"process.{phase}", process=name, detail=detail[:2000])
-        else:
-            journal.write(f"process.{phase}", process=name)
+        journal.process(name, phase, detail)
         progress.process(name, phase, detail)
 
     platform = Platform(layout, state, charters, options=options, report=report)
@@ -111,7 +121,7 @@ async def serve(
             progress.ready(platform, seconds)
             await stop_asked
     except StartFailed as error:
-        journal.write("platform.not-started", detail=str(error)[:2000])
+        journal.write("platform.not-started", level="error", detail=str(error)[:2000])
         started.set_exception(error)
         started.exception()
         raise
