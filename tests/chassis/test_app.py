@@ -462,4 +462,4 @@ async def test_a_database_that_goes_away_is_told_but_does_not_make_the_replica_u
 
 def test_a_socket_path_that_is_too_long_is_said(directory: Path) -> None:
     with pytest.raises(ValueError, match="at most 107 bytes"):
-        _reserve(directory / ("数" * 30))
+        _reserve(directory / ("数" * 36))

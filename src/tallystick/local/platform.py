@@ -128,15 +128,12 @@ class Platform:
                     f"port {self.state.ops_port} for metrics can't be had: {error.strerror}; see --ops-port"
                 ) from error
             self._keep_parts()
-            for name in ("postgres", "nats", "valkey"):
+            for name in ("postgres", "nats", "valkey", "rail"):
                 self._parts[name].start()
             group.create_task(self._start_proxy())
             databases = group.create_task(self._databases())
-            for name in ("nats", "valkey"):
+            for name in ("nats", "valkey", "rail"):
                 group.create_task(self._parts[name].until_ready())
-            if (rail := self._parts.get("rail")) is not None:
-                rail.start()
-                group.create_task(rail.until_ready())
             for service in self.charters:
                 group.create_task(self._start_service(service, databases))
         if "audit" in self.charters:

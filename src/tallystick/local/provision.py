@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tallystick.chassis import migrate
 from tallystick.chassis.audit import NoteError, VerifierKey
-from tallystick.chassis.charter import Charter
+from tallystick.chassis.charter import OPERATOR, Charter
 from tallystick.chassis.db import Connection, Dsn
 from tallystick.fabric import nats as fabric_nats
 from tallystick.fabric import postgres as fabric_postgres
@@ -32,8 +32,7 @@ from tallystick.local.parts.postgres import SUPERUSER
 from tallystick.local.parts.process import write_private
 from tallystick.local.secrets import SecretFiles
 
-OPERATOR: Final = "operator"
-OPERATOR_VALKEY: Final = ("~*", "+@read", "+ping", "+info", "-@dangerous", "+keys", "+info")
+OPERATOR_VALKEY: Final = ("~*", "+@read", "+ping", "-@dangerous", "+keys", "+info")
 CREATE_TIMEOUT: Final = 60.0
 #: Seconds between two looks whether the log has made its key.
 LOG_KEY_POLL: Final = 0.2

@@ -18,6 +18,8 @@ import uvicorn
 
 #: Longer than any proxy keeps an idle connection: the one that closes it must be the one that would use it.
 KEEP_ALIVE_SECONDS = 600
+#: The kernel's: `sun_path` without the zero at its end.
+MAX_PATH_BYTES = 107
 
 
 class Server(uvicorn.Server):
@@ -75,8 +77,8 @@ class Server(uvicorn.Server):
 
 def _reserve(path: Path) -> None:
     """Leave a socket file of mode 0600 at `path`: uvicorn takes over the mode of the file that it replaces."""
-    if len(os.fsencode(path)) > 100:
-        msg = f"the path of a Unix socket has at most 107 bytes: {path}"
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        msg = f"the path of a Unix socket has at most {MAX_PATH_BYTES} bytes: {path}"
         raise ValueError(msg)
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as placeholder:

@@ -32,10 +32,7 @@ def envoy_version() -> str:
 
 
 class Envoy:
-    """One Envoy. `bootstrap` is its JSON, written anew at each start; `admin` the Unix socket (0600) of its admin interface.
-
-    `base_id` must differ between the Envoys of one machine: its shared memory is named by it.
-    """
+    """One Envoy. `bootstrap` is its JSON, written anew at each start; `admin` the Unix socket (0600) of its admin interface."""
 
     name: Final = "envoy"
 

@@ -20,6 +20,7 @@ from typing import Final
 import psutil
 
 from tallystick.kernel.secret import Secret
+from tallystick.local.layout import LONGEST_SOCKET
 from tallystick.local.parts.identity import Identity, give, not_root
 from tallystick.local.parts.process import Child, ProcessFailed, run_once, wheel, write_private
 
@@ -149,7 +150,7 @@ class Postgres:
 
     async def start(self) -> None:
         """Returns once connections are accepted, after crash recovery when that is needed."""
-        if len(os.fsencode(self.sockets / SOCKET)) > 100:
+        if len(os.fsencode(self.sockets / SOCKET)) > LONGEST_SOCKET:
             raise ProcessFailed(
                 f"the path of PostgreSQL's socket is too long for a Unix socket: {self.sockets / SOCKET}"
             )

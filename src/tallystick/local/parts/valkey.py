@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from tallystick.kernel.secret import Secret
+from tallystick.local.layout import LONGEST_SOCKET
 from tallystick.local.parts.process import Child, ProcessFailed, wheel, write_private
 
 SUPERVISOR: Final = "supervisor"
@@ -98,7 +99,7 @@ class Valkey:
         return self._child.pid
 
     async def start(self) -> None:
-        if len(os.fsencode(self.socket)) > 100:
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET:
             raise ProcessFailed(f"the path of Valkey's socket is too long for a Unix socket: {self.socket}")
         for directory in (self.data, self.socket.parent):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -65,7 +65,6 @@ class Rail:
             app.router.add_post(f"/{kind}", self._poster(kind))
             app.router.add_get(f"/{kind}/{{request_id}}", self._getter(kind))
         app.router.add_get("/disputes", self._disputes)
-        app.router.add_get("/health", self._health)
         return app
 
     def _poster(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -158,10 +157,6 @@ class Rail:
             return _refused(400, "invalid-request", "after and limit are numbers")
         found = self._book.disputes(after, limit, self._clock.now())
         return _json(200, msgspec.json.encode({"sandbox": True, "data": found}))
-
-    async def _health(self, request: web.Request) -> web.Response:
-        del request
-        return _json(200, b'{"sandbox": true, "status": "ready"}')
 
 
 @web.middleware
