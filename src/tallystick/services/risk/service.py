@@ -31,7 +31,7 @@ from tallystick.services.risk.model import (
 )
 from tallystick.services.risk.store import Counters, CountersUnavailable, Scored, Store, Tally
 
-#: Facts name at most this many decisions each, so that one stays far below the audit log's limit for an entry.
+#: Facts name at most this many decisions each, so that one stays far below what a fact may be (`MAX_FACT_BYTES`).
 MAX_IN_FACT = 100
 
 
