@@ -313,6 +313,13 @@ def test_credentials_file(edge_free: Credentials, directory: Path) -> None:
         Credentials.load(path)
 
 
+def test_credentials_are_told_without_their_keys(edge_free: Credentials) -> None:
+    """Whatever prints them: a failed assertion, a log of a program's locals."""
+    whole = msgspec.structs.replace(edge_free, tls_client_certificate="CERTIFICATE", tls_client_key="PRIVATE")
+    assert str(whole.private_key_jwk["d"]) not in repr(whole)
+    assert "PRIVATE" not in str(whole)
+
+
 @pytest.fixture
 def edge_free(directory: Path) -> Credentials:
     return Edge(directory).credentials()

@@ -46,6 +46,9 @@ class Credentials(msgspec.Struct, frozen=True):
     tls_client_certificate: str | None = None
     tls_client_key: str | None = None
 
+    def __repr__(self) -> str:  # without the keys
+        return f"<credentials of {self.client_id}>"
+
     @property
     def certificate_bound(self) -> bool:
         return self.tls_client_certificate is not None
