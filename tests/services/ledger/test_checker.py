@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from tallystick.chassis.db import Database, DatabaseUnavailable
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import Command, Header
 from tallystick.services.ledger.service import Ask, checker
@@ -174,3 +175,44 @@ async def test_a_book_in_use_is_no_fault(books: Books) -> None:
         stopping.set()
     assert faults == []
     assert check.rounds > 10
+
+
+@pytest.mark.damages
+async def test_a_statement_that_fails_is_tried_again_and_what_was_found_before_it_is_told(
+    books: Books, monkeypatch: pytest.MonkeyPatch, service: ServiceDatabase
+) -> None:
+    """Else the older transfers of a database that restarts every hour are never looked at to their end."""
+    await filled(books)
+    monkeypatch.setattr(checker, "NEWEST", 1)
+    monkeypatch.setattr(checker, "TRANSFERS", 1)
+    monkeypatch.setattr(checker, "OLDER", 1)
+    connection = await service.connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute("UPDATE account SET version = version + 1 WHERE floor = 0")
+    finally:
+        await connection.close()
+    checks = Checks()
+    failed: list[tuple[int, int]] = []
+    seen: set[tuple[int, int]] = set()
+    plain = checks.transfers
+
+    async def transfers(database: Database, book: int, after: int, upto: int) -> list[str]:
+        if (book, upto) not in failed:
+            failed.append((book, upto))
+            raise DatabaseUnavailable
+        seen.add((book, upto))
+        return await plain(database, book, after, upto)
+
+    monkeypatch.setattr(checks, "transfers", transfers)
+    check = Checker(books.database, checks)
+    assert {fault.book for fault in await check.turn()} == {1}, (
+        "found before the newest transfers could not be looked at"
+    )
+    assert check.rounds == 0, "a round that broke off has not ended"
+    book = await Checks().book(books.database, 1)
+    assert book is not None
+    for _ in range(3 * book.sequence):
+        await check.turn()
+    assert check.rounds > 0
+    assert seen == {(1, sequence) for sequence in range(1, book.sequence + 1)} | {(2, 1)}

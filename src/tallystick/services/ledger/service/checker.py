@@ -9,7 +9,8 @@ nothing is written to it until the operator has released it.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import Final, Literal, get_args
 from uuid import UUID
@@ -17,7 +18,8 @@ from uuid import UUID
 import msgspec
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.db import Database
+from tallystick.chassis.db import Database, DatabaseError
+from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import CheckedBook
 from tallystick.services.ledger.store import Checks
 
@@ -41,8 +43,6 @@ _ROUND_SECONDS = telemetry.gauge("ledger_check_round_seconds", "How long the las
 _HISTORY_SECONDS = telemetry.gauge(
     "ledger_check_history_seconds", "How long the last walk through all older transfers took"
 )
-
-Walk = AsyncIterator["Looked"]
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -75,21 +75,52 @@ class Fault(msgspec.Struct, frozen=True):
     what: str
 
 
-class Paced:
-    """A walk that looks at so many `rows` in a turn. A statement may be worth several turns, which are sat out then."""
+#: See `Checker.step`.
+Step = Callable[[CheckedBook, Mark, int, int], Awaitable[tuple[Looked, Mark | None]]]
 
-    def __init__(self, walk: Walk, rows: int) -> None:
-        self._walk = walk
+
+class Stretch(msgspec.Struct, frozen=True):
+    """What is to be looked at of a book: from `place` on up to the part `before`, and of its transfers those after the sequence `after` up to
+    `upto`.
+    """
+
+    book: CheckedBook
+    place: Mark
+    before: Part | None = None
+    after: int = 0
+    upto: int = 0
+
+
+class Walk:
+    """Looks at so many `rows` of these in a turn. A statement may be worth several turns, which are sat out then. One that `failed` ends the turn, and
+    is tried again in the next: what was not looked at is not behind it.
+    """
+
+    def __init__(self, step: Step, stretches: Iterable[Stretch], rows: int) -> None:
+        self._step = step
+        self._left = deque(stretches)
         self._rows = rows
         self._owed = 0
+        self.failed = False
 
     async def on(self, faults: list[Fault]) -> bool:
         """One turn. Whether the walk has come to its end; what it found wrong is added to `faults`."""
-        self._owed += self._rows
+        self._owed = min(self._owed, 0) + self._rows
+        self.failed = False
         while self._owed > 0:
-            looked = await anext(self._walk, None)
-            if looked is None:
+            if not self._left:
                 return True
+            stretch = self._left[0]
+            try:
+                looked, place = await self._step(stretch.book, stretch.place, stretch.after, stretch.upto)
+            except (DatabaseError, Problem) as error:
+                telemetry.log.warning("ledger.check.failed", book=stretch.book.id, error=error)
+                self.failed = True
+                return False
+            if place is None or place.part == stretch.before:
+                self._left.popleft()
+            else:
+                self._left[0] = msgspec.structs.replace(stretch, place=place)
             faults += [Fault(looked.book, what) for what in looked.faults]
             _ROWS.inc(looked.rows)
             _FAULTS.inc(len(looked.faults))
@@ -104,9 +135,9 @@ class Checker:
         self._database = database
         self._checks = checks
         self._seconds = seconds
-        self._round: Paced | None = None
-        self._history: Paced | None = None
-        self._dated: Paced | None = None
+        self._round: Walk | None = None
+        self._history: Walk | None = None
+        self._dated: Walk | None = None
         self._began = self._history_began = 0.0
         self.rounds = 0
 
@@ -115,8 +146,13 @@ class Checker:
         if self._round is None:
             await self._begin()
         faults: list[Fault] = []
-        if self._round is not None and await self._round.on(faults):
-            self._end()
+        if self._round is not None:
+            if await self._round.on(faults):
+                self._end()
+            elif self._round.failed:
+                self._round = (
+                    None  # begun anew: what comes first is looked at once a minute, also while something later can't be
+                )
         if self._history is not None and await self._history.on(faults):
             self._history = None
             _HISTORY_SECONDS.set(self._seconds() - self._history_began)
@@ -143,33 +179,27 @@ class Checker:
         self._began = self._seconds()
         # The accounts twice, since the balance is of all of them.
         rows = sum(min(book.sequence, NEWEST) + 2 * book.accounts + book.holds for book in books)
-        newest = self._walk([(book, max(book.sequence - NEWEST, 0)) for book in books])
-        self._round = Paced(newest, min(max(rows // ROUND_S + 1, LEAST), MOST))
+        newest = [
+            Stretch(book, Mark("balance"), "adjustments", max(book.sequence - NEWEST, 0), book.sequence)
+            for book in books
+        ]
+        self._round = Walk(self.step, newest, min(max(rows // ROUND_S + 1, LEAST), MOST))
         if self._history is None:
-            self._history = Paced(self._older([(book.id, book.sequence - NEWEST) for book in books]), OLDER)
+            older = [
+                Stretch(book, Mark("transfers"), "adjustments", 0, book.sequence - NEWEST)
+                for book in books
+                if book.sequence > NEWEST
+            ]
+            self._history = Walk(self.step, older, OLDER)
             self._history_began = self._began
         if self._dated is None:
-            self._dated = Paced(self._adjusted(books), DATED)
+            self._dated = Walk(self.step, [Stretch(book, Mark("adjustments")) for book in books], DATED)
 
     def _end(self) -> None:
         self._round = None
         self.rounds += 1
         _ROUNDS.inc()
         _ROUND_SECONDS.set(self._seconds() - self._began)
-
-    async def _walk(self, books: list[tuple[CheckedBook, int]]) -> Walk:
-        for book, after in books:
-            place: Mark | None = Mark("balance")
-            while place is not None and place.part != "adjustments":
-                looked, place = await self.step(book, place, after, book.sequence)
-                yield looked
-
-    async def _adjusted(self, books: list[CheckedBook]) -> Walk:
-        for book in books:
-            place: Mark | None = Mark("adjustments")
-            while place is not None:
-                looked, place = await self.step(book, place, 0, 0)
-                yield looked
 
     async def step(self, book: CheckedBook, place: Mark, after: int, upto: int) -> tuple[Looked, Mark | None]:
         """One statement of the check of a book, and where it goes on: what is short and tells most first, then the transfers after the
@@ -199,11 +229,3 @@ class Checker:
         seen, at, faults = await look(self._database, book.id, place.id, SLICE)
         on = Mark(part, id=at) if seen == SLICE else Mark(PARTS[PARTS.index(part) + 1])
         return Looked(book.id, seen, faults), on
-
-    async def _older(self, books: list[tuple[int, int]]) -> Walk:
-        for book, upto in books:
-            left = upto
-            while left > 0:
-                first = max(left - TRANSFERS, 0)
-                yield Looked(book, left - first, await self._checks.transfers(self._database, book, first, left))
-                left = first
