@@ -16,6 +16,8 @@ from tallystick.contracts.ledger.messages import ChartRecord, SetChart
 from tallystick.kernel.money import MAX_MINOR, InvalidAmount, currency
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model.paths import is_reserved
+from tallystick.services.ledger.model.rows import NewAccount
+from tallystick.services.ledger.model.values import usual_kind
 
 Mode = Literal["open", "strict"]
 
@@ -78,6 +80,18 @@ class Chart:
             if regex.fullmatch(path) is not None:
                 yield place, rule
                 return  # they are in their order
+
+    def filled(self, account: NewAccount) -> NewAccount:
+        """The account with what its rule says where it says nothing itself; without a rule of the usual kind of its side."""
+        rule = self.rule_for(account.path)
+        if rule is None:
+            return msgspec.structs.replace(account, kind=account.kind or usual_kind(account.normal_side))
+        return msgspec.structs.replace(
+            account,
+            kind=account.kind or rule.kind,
+            floor=rule.floor if account.floor is None else account.floor,
+            ceiling=rule.ceiling if account.ceiling is None else account.ceiling,
+        )
 
     def fault(self, account: Charted) -> tuple[str, Rule | None] | None:
         """Why the account may not be, and the rule that it contradicts; None if it may."""

@@ -93,7 +93,8 @@ class Accounts:
                 async with self._database.transaction() as tx:
                     if entry is not None and (before := await taken(tx, entry, account.id)) is not None:
                         return before
-                    account = await self._charted(tx, number, account)
+                    chart, _ = await self._store.chart(tx, number) or (NO_CHART, None)
+                    account = chart.filled(account)
                     new = await self._store.insert_account(tx, number, account, now)
                     row = await self._store.account(tx, tenant, account.id, now)
                     if row is None or not (new or _same(row, account, number)):
@@ -311,19 +312,6 @@ class Accounts:
         if row is None:
             raise BookNotFound
         return row
-
-    async def _charted(self, tx: Transaction, number: int, account: NewAccount) -> NewAccount:
-        """The account with what the chart says where it says nothing itself."""
-        chart, _ = await self._store.chart(tx, number) or (NO_CHART, None)
-        rule = chart.rule_for(account.path)
-        if rule is None:
-            return msgspec.structs.replace(account, kind=account.kind or usual_kind(account.normal_side))
-        return msgspec.structs.replace(
-            account,
-            kind=account.kind or rule.kind,
-            floor=rule.floor if account.floor is None else account.floor,
-            ceiling=rule.ceiling if account.ceiling is None else account.ceiling,
-        )
 
     async def _check_chart(self, tx: Transaction, row: AccountRow) -> None:
         chart, _ = await self._store.chart(tx, row.book) or (NO_CHART, None)

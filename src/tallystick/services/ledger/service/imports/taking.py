@@ -38,7 +38,6 @@ from tallystick.services.ledger.model import (
     dated_back,
     decide,
     new_account,
-    usual_kind,
 )
 from tallystick.services.ledger.service.accounts import account_fact
 from tallystick.services.ledger.service.facts import posted_fact
@@ -113,7 +112,9 @@ class Taking:
         wanted: list[tuple[int, AccountRecord, NewAccount]] = []
         for line, record in records:
             try:
-                wanted.append((line, record, self._charted(new_account(record, self._book, restoring=self._restoring))))
+                new = new_account(record, self._book, restoring=self._restoring)
+                # What is restored says all of it, and its chart comes at the end.
+                wanted.append((line, record, new if self._restoring else self._chart.filled(new)))
             except Unfit as no:
                 self.refuse(line, no)
         there = await self._imports.as_they_are(tx, [new.id for _, _, new in wanted])
@@ -161,18 +162,6 @@ class Taking:
         if new.path is not None:
             paths[new.path] = new.id
         return True
-
-    def _charted(self, new: NewAccount) -> NewAccount:
-        """The account with what the chart says where it says nothing itself."""
-        rule = None if self._restoring else self._chart.rule_for(new.path)
-        if rule is None:
-            return msgspec.structs.replace(new, kind=new.kind or usual_kind(new.normal_side))
-        return msgspec.structs.replace(
-            new,
-            kind=new.kind or rule.kind,
-            floor=rule.floor if new.floor is None else new.floor,
-            ceiling=rule.ceiling if new.ceiling is None else new.ceiling,
-        )
 
     async def _insert(self, tx: Transaction, fresh: Sequence[NewAccount]) -> None:
         if fresh:
