@@ -223,9 +223,9 @@ async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence
     return await asked.outcomes((row[0] for row in rows), tx)
 
 
-async def look(database: Database, entry: Entry) -> Replay | Running | Mismatch | None:
+async def look(source: Database | Transaction, entry: Entry) -> Replay | Running | Mismatch | None:
     """What `claim` would find under a key that was taken, without taking it; None when nobody has it."""
-    row = await database.fetchrow(Q.claimed, *arguments([entry.identity], 4))
+    row = await source.fetchrow(Q.claimed, *arguments([entry.identity], 4))
     if row is None:
         return None
     whole, fields, stored = _stored(row)

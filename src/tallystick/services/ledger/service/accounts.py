@@ -274,7 +274,7 @@ class Accounts:
         else:
             row = await self._store.account(source, tenant, account, now)
         if row is None:
-            await self._poster.not_elsewhere(tenant, book)
+            await self._poster.not_elsewhere(source, tenant, book)
             raise AccountNotFound
         return row
 

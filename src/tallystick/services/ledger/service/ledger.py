@@ -120,7 +120,7 @@ class Ledger:
         known = await self._store.book_named(self._database, tenant, book)
         state = None if known is None else await self._store.transfer(self._database, known[0], transfer)
         if state is None or not (state.transfers or state.rejections):
-            await self.poster.not_elsewhere(tenant, book)
+            await self.poster.not_elsewhere(self._database, tenant, book)
             raise TransferNotFound
         return state
 

@@ -130,9 +130,9 @@ class Poster:
             raise BookElsewhere(shard=found.shard)
         return found.id
 
-    async def not_elsewhere(self, tenant: str, name: str) -> None:
+    async def not_elsewhere(self, source: Database | Transaction, tenant: str, name: str) -> None:
         """Raises BookElsewhere for a book of another shard."""
-        found = await self._store.book(self._database, tenant, name)
+        found = await self._store.book(source, tenant, name)
         if found is not None and found.shard != self.shard:
             raise BookElsewhere(shard=found.shard)
 
@@ -372,7 +372,7 @@ class Poster:
         async with self._database.transaction() as tx:
             # The books before the keys, as in the other way: so no two replicas wait for each other in a circle.
             locked = await self._store.lock_books(tx, {work.book for work in works})
-            await self._shut_out(works, locked, answers)
+            await self._shut_out(tx, works, locked, answers)
             await claim(tx, asks, answers, again=again)
             fresh = [place for place, answer in enumerate(answers) if answer is None]
             results = (
@@ -407,17 +407,21 @@ class Poster:
         return decided.results
 
     async def _shut_out(
-        self, works: list[Work], locked: dict[int, Book], answers: list[Answered | Exception | None]
+        self,
+        tx: Transaction,
+        works: list[Work],
+        locked: dict[int, Book],
+        answers: list[Answered | Exception | None],
     ) -> None:
         """Nothing is written to a book in quarantine, so no new key is taken for it; what a used one was answered is still told."""
         for place, work in enumerate(works):
             if locked[work.book].quarantined:
                 entry = work.ask.entry
-                found = None if entry is None else await idempotency.look(self._database, entry)
+                found = None if entry is None else await idempotency.look(tx, entry)
                 if isinstance(found, Replay):
                     answers[place] = Answered((), None, found.status, found.body, replayed=True)
                     continue
-                row = await self._store.book(self._database, work.ask.tenant, work.ask.book)
+                row = await self._store.book(tx, work.ask.tenant, work.ask.book)
                 reason = None if row is None else row.quarantine_reason
                 answers[place] = BookQuarantined("its operator has to release it", reason=reason)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.db import Database
+from tallystick.chassis.db import Database, Transaction
 from tallystick.contracts.ledger.messages import MAX_WHOLE, ImportLine, NewImport, TransactionRecord, TransferRecord
 from tallystick.contracts.ledger.problems import ImportIncomplete, ImportNotFound, ImportNotOpen, ImportTooLarge
 from tallystick.kernel import ids
@@ -23,8 +23,6 @@ ABANDONED: Final = timedelta(hours=24)
 
 
 class Imports:
-    """`encode` writes a record as it is staged, without what is as if it were left out."""
-
     def __init__(self, *, database: Database, store: ImportStore, clock: Clock, poster: Poster) -> None:
         self._database = database
         self._store = store
@@ -81,7 +79,7 @@ class Imports:
         Raises ImportNotFound, ImportNotOpen.
         """
         async with self._database.transaction() as tx:
-            row = await self._found(tenant, own)
+            row = await self._found(tenant, own, tx)
             if await self._store.share(tx, own) != "open":
                 raise ImportNotOpen(state=row.state)
             await self._store.stage(
@@ -123,8 +121,8 @@ class Imports:
                     await self._store.finish(tx, own, "failed", "its lines stopped coming", None, now)
                     telemetry.log.info("ledger.import.abandoned", **{"import": ids.imports.text(own)})
 
-    async def _found(self, tenant: str, own: ImportId) -> ImportRow:
-        row = await self._store.get(self._database, tenant, own)
+    async def _found(self, tenant: str, own: ImportId, tx: Transaction | None = None) -> ImportRow:
+        row = await self._store.get(tx or self._database, tenant, own)
         if row is None:
             raise ImportNotFound
         return row
