@@ -150,9 +150,8 @@ class Checker:
             if await self._round.on(faults):
                 self._end()
             elif self._round.failed:
-                self._round = (
-                    None  # begun anew: what comes first is looked at once a minute, also while something later can't be
-                )
+                # Begun anew: what comes first is looked at once a minute, also while something later can't be.
+                self._round = None
         if self._history is not None and await self._history.on(faults):
             self._history = None
             _HISTORY_SECONDS.set(self._seconds() - self._history_began)
