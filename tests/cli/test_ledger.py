@@ -289,6 +289,9 @@ def test_a_refusal_says_everything_once() -> None:
     errors = [{"pointer": "/from", "detail": "neither a day nor a time"}]
     told = str(refused(answer(400, **wrong, errors=errors)))
     assert told == "The request is not valid.\n  /from: neither a day nor a time"
+    no = {"type": "https://tallystick.dev/problems/transfer-refused", "title": "The ledger refused the transfer"}
+    told = str(refused(answer(422, **no, reason="account_not_found", account="nobody")))
+    assert told == "The ledger refused the transfer\n  reason: account_not_found\n  account: nobody"
     later = {
         "type": "https://tallystick.dev/problems/history-not-kept",
         "title": "No balance",

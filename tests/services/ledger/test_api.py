@@ -214,6 +214,49 @@ async def test_results_are_in_order_and_say_why(env: Env) -> None:
     assert await env.balance(anna) == ("0", "0", "0")
 
 
+async def test_a_refusal_names_the_account_at_fault_whoever_asks_and_however_often(env: Env) -> None:
+    opened = {path: await env.account(path=path, floor="0") for path in ("anna", "ben", "other", "frozen", "closed")}
+    opened["bank"] = await env.account("debit", path="bank")
+    opened["full"] = await env.account(path="full", ceiling="5")
+    opened["dollars"] = await env.account(path="dollars", currency="USD")
+    await env.transfers(post("bank", "anna", 100), post("bank", "frozen", 10))
+    held = (await env.transfers({**post("frozen", "ben", 5), "kind": "hold"})).json["data"][0]["id"]
+    await env.call("POST", "/v1/accounts/frozen/freeze", key="")
+    await env.call("POST", "/v1/accounts/closed/close", key="")
+    unknown = ids.accounts.text(ids.accounts.new())
+    cases = [
+        (post("nobody", "anna", 1), "account_not_found", "nobody"),
+        (post("anna", unknown, 1), "account_not_found", unknown),
+        (post("anna", "anna", 1), "same_account", opened["anna"]),
+        (post("anna", "dollars", 1), "currency_mismatch", opened["dollars"]),
+        (post("anna", "closed", 1), "account_closed", opened["closed"]),
+        (post("frozen", "anna", 1), "account_frozen", opened["frozen"]),
+        (post("anna", "ben", 101), "insufficient_funds", opened["anna"]),
+        (post("anna", "full", 6), "ceiling_exceeded", opened["full"]),
+        (post("ben", "full", 6, balancing=True), "nothing_to_move", opened["ben"]),
+        (post("bank", "anna", 2**63 - 1), "amount_overflow", opened["bank"]),
+    ]
+    for transfer, reason, account in cases:
+        own = {**transfer, "id": ids.transfers.text(ids.transfers.new())}
+        first, again = [(await env.transfers(own)).json["data"][0] for _ in range(2)]
+        assert (first["reason"], first["account"]) == (reason, account)
+        assert again == first, "a repeat by the id is told the same"
+        single = (await env.call("GET", f"/v1/transfers/{own['id']}")).json
+        assert (single["reason"], single["account"]) == (reason, account)
+        two = [post("bank", "other", 1), transfer]
+        body = {"transfers": two, "id": ids.transactions.text(ids.transactions.new())}
+        first, again = [(await env.call("POST", "/v1/transactions", body)).json for _ in range(2)]
+        assert (first["reason"], first["account"], first["transfer"]["place"]) == (reason, account, 1)
+        assert {**again, "request_id": ""} == {**first, "request_id": ""}
+    frozen = await env.call("POST", f"/v1/transfers/{held}/capture", {})
+    assert (problem(frozen), frozen.json["account"]) == ((409, "account-frozen"), opened["frozen"])
+    # An account that is there by now does not change what was said.
+    own = {**post("later", "anna", 1), "id": ids.transfers.text(ids.transfers.new())}
+    first = (await env.transfers(own)).json
+    await env.account("debit", path="later")
+    assert (await env.transfers(own)).json == first
+
+
 async def test_ids_made_by_the_client_are_idempotent_by_themselves(env: Env) -> None:
     bank, anna = await env.account("debit"), await env.account()
     one = post(bank, anna, 5, id=ids.transfers.text(ids.transfers.new()))

@@ -142,7 +142,10 @@ async def test_a_wrong_line_in_the_middle_imports_nothing_and_names_what_is_wron
     done = await bring(env, wrong)
     assert done["state"] == "failed"
     assert (done["accounts"], done["transfers"], done["refused"]) == (0, 0, 2)
-    assert await refusals(env, done) == [(4, None, "insufficient_funds"), (5, None, "account_not_found")]
+    assert await refusals(env, done) == [
+        (4, "/debit_account", "insufficient_funds"),
+        (5, "/credit_account", "account_not_found"),
+    ]
     assert await accounts(env) == {}
     # The id of a refused line is not used up.
     good = await bring(env, [*GOOD, transfer("x", "anna", "ben", 1)])
@@ -154,7 +157,7 @@ async def test_what_is_valid_comes_in_if_asked_for(env: Env) -> None:
     wrong = [*GOOD[:3], transfer("x", "anna", "ben", 99999), account("anna", name="else"), *GOOD[3:]]
     done = await bring(env, wrong, mode="valid")
     assert (done["state"], done["transfers"], done["refused"]) == ("done", 5, 2)
-    assert await refusals(env, done) == [(4, None, "insufficient_funds"), (5, None, "account-exists")]
+    assert await refusals(env, done) == [(4, "/debit_account", "insufficient_funds"), (5, None, "account-exists")]
     found = await accounts(env)
     assert found["anna"] == ("5250", "5250")
     assert (await bring(env, wrong, mode="valid"))["id"] == done["id"]
@@ -187,7 +190,7 @@ async def test_parts_stop_before_the_first_wrong_part_and_go_on_where_they_were(
     many += [transfer(f"t{n}", "bank", "anna", 1) for n in range(1500)]
     done = await bring(env, [*many, transfer("last", "anna", "bank", 9999)], mode="parts")
     assert (done["state"], done["line"], done["transfers"]) == ("failed", 1000, 998)
-    assert await refusals(env, done) == [(1503, None, "insufficient_funds")]
+    assert await refusals(env, done) == [(1503, "/debit_account", "insufficient_funds")]
     done = await bring(env, [*many, transfer("last", "anna", "bank", 1500)], mode="parts")
     assert (done["state"], done["transfers"], done["transfers_known"]) == ("done", 503, 998)
 

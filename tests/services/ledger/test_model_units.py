@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import PAYMENT_CODE, Reason
+from tallystick.kernel import ids
 from tallystick.kernel.ids import TransactionId
 from tallystick.services.ledger.model import (
     EPOCH,
@@ -388,20 +389,24 @@ def test_a_result_says_who_had_too_little() -> None:
     assert lacking == [(aid(3), aid(1)), (), (), (), (aid(3),), (aid(4),), ()]
     (poor,) = run(found, post(7, 3, 1, 1))
     assert poor.lacking == (aid(3),)
-    assert run(found, post(7, 3, 1, 1))[0].lacking == (), "what is pinned does not say whose it was"
+    assert run(found, post(7, 3, 1, 1))[0].lacking == (), "what is pinned is refused whatever is released"
 
 
 def test_a_pinned_refusal_keeps_all_that_it_said() -> None:
     found = two()
     refused = post(1, 3, 1, 10)
     decided = decide([Unit(1, [refused], atomic=False)], found, START)
-    assert decided.rejections == [Rejection(1, tid(1), refused.digest(), Reason.INSUFFICIENT_FUNDS, 0, 10, "EUR")]
+    assert decided.rejections == [
+        Rejection(
+            1, tid(1), refused.digest(), Reason.INSUFFICIENT_FUNDS, 0, 10, "EUR", account=ids.accounts.text(aid(3))
+        )
+    ]
     assert found.rejections == {(1, tid(1)): decided.rejections[0]}
     assert (found.books[1].revision, found.books[1].sequence) == (0, 0)
     first = decided.results[0][0]
     assert first == Result(tid(1), "rejected", None, False, Reason.INSUFFICIENT_FUNDS, 0, 10, "EUR", aid(3))
     again = decide([Unit(1, [refused], atomic=False)], found, START)
-    assert again.results == [[replace(first, existed=True, account=None)]]
+    assert again.results == [[replace(first, existed=True)]]
     assert again.rejections == [], "it is pinned already"
     other = run(found, post(1, 3, 1, 11))
     assert other == [Result(tid(1), "rejected", reason=Reason.ID_ALREADY_FAILED)]

@@ -324,9 +324,14 @@ async def test_effective_times_and_seals(env: Env) -> None:
     no = await transaction(env, post("shop", "fees", 5), post("anna", "shop", 901), effective_at="2026-01-10T00:00:00Z")
     assert problem(no) == (422, "insufficient-funds"), "now counts first"
     await env.transfers(post("bank", "anna", 500))
-    no = await transaction(env, post("anna", "shop", 901), effective_at="2026-02-08T00:00:00Z")
-    assert problem(no) == (422, "past-limit-broken")
-    assert no.json["breached_on"] == ["2026-02-08", "2026-02-09"]
+    own = {"id": ids.transactions.text(ids.transactions.new()), "effective_at": "2026-02-08T00:00:00Z"}
+    anna = (await env.call("GET", "/v1/accounts/anna")).json["id"]
+    for _ in range(2):
+        no = await transaction(env, post("anna", "shop", 901), **own)
+        assert problem(no) == (422, "past-limit-broken")
+        assert (no.json["breached_on"], no.json["account"]) == (["2026-02-08", "2026-02-09"], anna)
+    leg = (await env.call("GET", f"/v1/transfers/{no.json['transfer']['id']}")).json
+    assert (leg["breached_on"], leg["account"]) == (["2026-02-08", "2026-02-09"], anna)
     await env.call("PATCH", "/v1/books/main", {"backdating": "report"})
     told = await transaction(env, post("anna", "shop", 901), effective_at="2026-02-08T00:00:00Z")
     assert (told.status, told.json["breached_on"]) == (201, ["2026-02-08", "2026-02-09"])

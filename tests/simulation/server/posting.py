@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
@@ -74,6 +74,8 @@ async def known(tx: Transaction, books_: Sequence[int], ids: Sequence[Any]) -> l
                 required=no.get("required"),
                 refused_currency=no.get("currency"),
                 refused_crossing=no.get("crossing"),
+                refused_account=no.get("account"),
+                refused_breached_on=no.get("breached_on"),
                 refused=no.get("id"),
                 in_book=key[0],
                 hold_amount=None if hold is None else hold["amount"],
@@ -148,20 +150,21 @@ async def save(tx: Transaction, *args: Any) -> list[Row]:
         )
     if any(key in transfers for key in zip(*args[8:10], strict=True)):
         raise _failed("id_taken")
-    for *key, digest, fields, resource, status, body in sorted(zip(*args[17:26], strict=True), key=lambda one: one[:4]):
+    for *key, digest, fields, resource, status, body in sorted(zip(*args[19:28], strict=True), key=lambda one: one[:4]):
         row = {"digest": digest, "fields": fields, "resource": resource, "status": status, "body": body}
         if not await tx.insert("idempotency", tuple(key), row):
             raise _failed("key_taken")
-    names = ("book", "id", "digest", "reason", "available", "required", "currency", "crossing")
-    for values in zip(*args[8:16], strict=True):
+    names = ("book", "id", "digest", "reason", "available", "required", "currency", "crossing", "account")
+    for *values, days in zip(*args[8:18], strict=True):
         row = dict(zip(names, values, strict=True)) | {"after": before[values[0]]}
+        row["breached_on"] = None if days is None else [date.fromisoformat(day) for day in days.strip("{}").split(",")]
         if not await tx.insert("rejection", (row["book"], row["id"]), row):
             raise UniqueViolation("save", "23505", "rejection_pkey", "")
     posted = _transfers(tx, args[7])
     await _insert(tx, posted, refusals)
     await _post(tx, posted)
     tx.server.faults.reached["flushed_together"] += len({transfer["book"] for transfer in posted}) > 1
-    await append(tx, *args[26:29])
+    await append(tx, *args[28:31])
     return [Row(ours=True)]
 
 

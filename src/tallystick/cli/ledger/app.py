@@ -96,7 +96,7 @@ def refused(answer: Answer) -> Failed:
     said = str(document.get("detail") or title)
     parts = [said if said.rstrip(".") == title.rstrip(".") else f"{title}: {said}"]
     parts += [f"  {one.get('pointer')}: {one.get('detail')}" for one in document.get("errors") or ()]
-    for name in ("reason", "available", "required", "first", "why", "breached_on", "proposal_status"):
+    for name in ("reason", "account", "available", "required", "first", "why", "breached_on", "proposal_status"):
         if name in document:
             parts.append(f"  {name}: {_shown(document[name])}")
     if hint := _HINTS.get(answer.slug):

@@ -26,13 +26,13 @@ class AccountHasHolds(Conflict):
 
 
 class AccountClosed(Conflict):
-    """Nothing moves on it any more. Take another account."""
+    """Nothing moves on it any more. Take another account. `account` is the one, where it is about a transfer."""
 
     slug, title = "account-closed", "The account is closed"
 
 
 class AccountFrozen(Conflict):
-    """Holds on it can be voided, all else waits until somebody lifts the freeze (`POST /v1/accounts/{id}/unfreeze`)."""
+    """Holds on it can be voided, all else waits until somebody lifts the freeze (`POST /v1/accounts/{id}/unfreeze`). `account` is the one."""
 
     slug, title = "account-frozen", "The account is frozen: nothing moves on it until somebody lifts that"
 
@@ -224,15 +224,15 @@ class PeriodSealed(Conflict):
 
 
 class PastLimitBroken(Unprocessable):
-    """`breached_on` are the days (UTC) at whose end an account would have been outside of its floor or ceiling. Date it later, or post it
-    as of now; a book can also be told to report such days instead of refusing.
+    """`breached_on` are the days (UTC) at whose end an account would have been outside of its floor or ceiling, `account` is the first such
+    account. Date it later, or post it as of now; a book can also be told to report such days instead of refusing.
     """
 
     slug, title = "past-limit-broken", "An account would have broken its limit on past days"
 
 
 class NothingToMove(Unprocessable):
-    """A balancing transfer moves as much as there is, and there is nothing."""
+    """A balancing transfer moves as much as there is, and `account` has nothing, or no room."""
 
     slug, title = "nothing-to-move", "There is nothing that a balancing transfer could move"
 
@@ -298,13 +298,13 @@ class ExportOutdated(Conflict):
 
 
 class CeilingExceeded(Unprocessable):
-    """`available` is the room below the account's ceiling, `required` what this transfer would bring in. Send less, or raise the ceiling."""
+    """`available` is the room below the ceiling of `account`, `required` what this transfer would bring in. Send less, or raise the ceiling."""
 
     slug, title = "ceiling-exceeded", "The account's balance would pass its ceiling"
 
 
 class InsufficientFunds(Unprocessable):
-    """`available` is what may still be spent above the account's floor, `required` what this transfer needs. A new attempt takes a new id,
+    """`available` is what may still be spent above the floor of `account`, `required` what this transfer needs. A new attempt takes a new id,
     and a new idempotency key: this one stays refused.
     """
 
@@ -318,8 +318,8 @@ class TransferOfAPayment(Conflict):
 
 
 class TransferRefused(Unprocessable):
-    """`reason` is the ledger's own word for it; where there are many transfers in a request, each that was refused has one. Most have a
-    problem of their own where a request is about one transfer.
+    """`reason` is the ledger's own word for it, `account` the account at fault if there is one; where there are many transfers in a request, each
+    that was refused has one. Most have a problem of their own where a request is about one transfer.
     """
 
     slug, title = "transfer-refused", "The ledger refused the transfer"

@@ -19,7 +19,7 @@ from tallystick.contracts.ledger.messages.words import (
     SignedMoney,
     Text64,
 )
-from tallystick.kernel.clock import InstantWire
+from tallystick.kernel.clock import DayWire, InstantWire
 from tallystick.kernel.ids import FactIdWire, TransactionIdWire, TransferIdWire
 from tallystick.kernel.money import AmountWire, MoneyWire
 
@@ -94,7 +94,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A transfer, or the refusal of one.
 
     `status` is what this transfer did when it was recorded and never changes; `reason` is there when it was rejected, with
-    `available` and `required` where amounts decided. `target` is the hold that was captured, voided or expired, or the transfer that was
+    `available` and `required` where amounts decided, `account` where one was at fault (its id, or what the request called one that is not
+    there), and `breached_on` where that was on past days (single reads only). `target` is the hold that was captured, voided or expired, or the transfer that was
     reversed; `released` what that took off the hold. `asked` is there where as much was moved as there was. `effective_at` is there where it
     is not `recorded_at`. `hold` and `reversed` (single reads only) tell what came after.
     """
@@ -108,6 +109,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     amount: MoneyWire | None = None
     available: SignedMoney | None = None
     required: MoneyWire | None = None
+    account: AccountRef | None = None
+    breached_on: list[DayWire] = []
     target: TransferIdWire | None = None
     released: MoneyWire | None = None
     expires_at: InstantWire | None = None

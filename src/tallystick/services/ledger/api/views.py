@@ -76,6 +76,7 @@ def results(
                     amount=item.amount,
                     available=_signed_or_none(result.available, result.currency),
                     required=_money_or_none(result.required, result.currency),
+                    account=_fault_of(result.account),
                     book=book,
                 )
             )
@@ -106,6 +107,11 @@ def _named(said: str, account: AccountId) -> str:
     return said if said.startswith("acc_") else ids.accounts.text(account)
 
 
+def _fault_of(account: AccountId | str | None) -> str | None:
+    """The account at fault: its id, or the request's own words for one that is not there."""
+    return account if account is None or isinstance(account, str) else ids.accounts.text(account)
+
+
 def single(found: Sequence[Result], request_id: str, book: str) -> tuple[int, bytes]:
     """Status and body for one capture, void or reversal: the transfer, or the problem that says why not."""
     result = found[0]
@@ -118,50 +124,52 @@ def single(found: Sequence[Result], request_id: str, book: str) -> tuple[int, by
 def refusal(result: Result) -> Problem:
     """The problem for a refused command."""
     reason = result.reason
-    amounts: dict[str, Any] = {}
+    said: dict[str, Any] = {"reason": reason}
     if result.available is not None and result.required is not None and result.currency is not None:
-        amounts = {
-            "available": {"amount": str(result.available), "currency": result.currency},
-            "required": {"amount": str(result.required), "currency": result.currency},
-        }
+        said["available"] = {"amount": str(result.available), "currency": result.currency}
+        said["required"] = {"amount": str(result.required), "currency": result.currency}
+    if result.account is not None:
+        said["account"] = _fault_of(result.account)
+    if result.breached_on:
+        said["breached_on"] = [day.isoformat() for day in result.breached_on]
     match reason:
         case Reason.HOLD_NOT_FOUND | Reason.TRANSFER_NOT_FOUND:
             return TransferNotFound()
         case Reason.HOLD_ALREADY_CAPTURED | Reason.HOLD_ALREADY_VOIDED | Reason.HOLD_EXPIRED:
             return HoldNotOpen(reason=reason)
         case Reason.EXCEEDS_HOLD:
-            return ExceedsHold(reason=reason, **amounts)
+            return ExceedsHold(**said)
         case Reason.EXCEEDS_REVERSIBLE:
-            return ExceedsReversible(reason=reason, **amounts)
+            return ExceedsReversible(**said)
         case Reason.INSUFFICIENT_FUNDS:
-            return InsufficientFunds(reason=reason, **amounts)
+            return InsufficientFunds(**said)
         case Reason.CEILING_EXCEEDED:
-            return CeilingExceeded(reason=reason, **amounts)
+            return CeilingExceeded(**said)
         case Reason.ACCOUNT_FROZEN:
-            return AccountFrozen(reason=reason)
+            return AccountFrozen(**said)
         case Reason.BOOK_QUARANTINED:
             return BookQuarantined(reason=reason)
         case Reason.NOTHING_TO_MOVE:
-            return NothingToMove(reason=reason, **amounts)
+            return NothingToMove(**said)
         case Reason.PERIOD_SEALED:
             return PeriodSealed(reason=reason)
         case Reason.PAST_LIMIT_BROKEN:
-            return PastLimitBroken(reason=reason, breached_on=[day.isoformat() for day in result.breached_on])
+            return PastLimitBroken(**said)
         case Reason.TRANSFER_OF_A_PAYMENT:
             return TransferOfAPayment(reason=reason)
         case Reason.NOT_REVERSIBLE:
             return NotReversible(reason=reason)
         case Reason.ACCOUNT_CLOSED:
-            return AccountClosed(reason=reason)
+            return AccountClosed(**said)
         case Reason.CURRENCY_MISMATCH:
             return CurrencyMismatch(
                 "the amount is in another currency than an account of it, or than the transfer that it is about",
-                reason=reason,
+                **said,
             )
         case _ if reason is not None and (reason.startswith("exists_") or reason is Reason.ID_ALREADY_FAILED):
             return TransferExists("take a new id for another transfer", reason=reason)
         case _:
-            return TransferRefused(reason=reason)
+            return TransferRefused(**said)
 
 
 def transfer(t: Transfer, book: str, state: State | None = None) -> wire.Transfer:
@@ -212,6 +220,8 @@ def known(state: State, now: datetime, book: str) -> wire.Transfer:
         reason=Reason(rejection.reason),
         available=_signed_or_none(rejection.available, rejection.currency),
         required=_money_or_none(rejection.required, rejection.currency),
+        account=rejection.account,
+        breached_on=[day.isoformat() for day in rejection.breached_on],
         book=book,
     )
 

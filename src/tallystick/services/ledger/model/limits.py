@@ -19,11 +19,10 @@ _DAY: Final = timedelta(days=1)
 
 def check_room(debit: Account, credit: Account, amount: int) -> None:
     """Raises unless `amount` more can be debited and credited: no total wraps, no floor is broken, no ceiling passed."""
-    if (
-        debit.debits_posted + debit.debits_pending + amount > MAX
-        or credit.credits_posted + credit.credits_pending + amount > MAX
-    ):
-        raise Refused(Reason.AMOUNT_OVERFLOW)
+    if debit.debits_posted + debit.debits_pending + amount > MAX:
+        raise Refused(Reason.AMOUNT_OVERFLOW, account=debit.id)
+    if credit.credits_posted + credit.credits_pending + amount > MAX:
+        raise Refused(Reason.AMOUNT_OVERFLOW, account=credit.id)
     # A debit takes from an account that credits make grow, and fills one that debits make grow; a credit the other way round.
     if debit.floor is not None and not debit.debit_normal:
         room = debit.credits_posted - debit.debits_posted - debit.debits_pending - debit.floor
@@ -157,9 +156,10 @@ def change_past(state: State, changes: Mapping[tuple[AccountId, date], int], *, 
     for these if it is to be `strict`.
     """
     known = [(state.accounts[own], state.days[own], since, change) for (own, since), change in changes.items()]
-    found = tuple(sorted({day for each in known for day in breached(*each)}))
-    if found and strict:
-        raise Refused(Reason.PAST_LIMIT_BROKEN, breached_on=found)
+    broken = [(each[0].id, ends) for each in known if (ends := breached(*each))]
+    found = tuple(sorted({day for _, ends in broken for day in ends}))
+    if broken and strict:
+        raise Refused(Reason.PAST_LIMIT_BROKEN, account=broken[0][0], breached_on=found)
     for _, days, since, change in known:
         dated(days, since, change)
     return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import date
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.kernel.ids import AccountId, TransferId, accounts
 from tallystick.services.ledger.model.values import Command, Rejection, Result
 
 
 class Refused(Exception):
-    """`pinned`: the refusal is the fate of the transfer's id. The others say what is wrong with this request, or with this moment."""
+    """`pinned`: the refusal is the fate of the transfer's id. The others say what is wrong with this request, or with this moment. `account` is
+    the one at fault, as the command named it if it is not there.
+    """
 
     def __init__(
         self,
@@ -19,7 +21,7 @@ class Refused(Exception):
         available: int | None = None,
         required: int | None = None,
         currency: str | None = None,
-        account: AccountId | None = None,
+        account: AccountId | str | None = None,
         pinned: bool = True,
         breached_on: tuple[date, ...] = (),
     ) -> None:
@@ -35,7 +37,16 @@ class Refused(Exception):
     def rejection(self, book: int, command: Command, *, crossing: bool) -> Rejection:
         """What is pinned to the command's id."""
         return Rejection(
-            book, command.id, command.digest(), self.reason, self.available, self.required, self.currency, crossing
+            book,
+            command.id,
+            command.digest(),
+            self.reason,
+            self.available,
+            self.required,
+            self.currency,
+            crossing,
+            self.account if self.account is None or isinstance(self.account, str) else accounts.text(self.account),
+            self.breached_on,
         )
 
     def result(self, own: TransferId) -> Result:

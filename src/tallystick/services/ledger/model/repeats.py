@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tallystick.contracts.ledger.messages import Reason
 from tallystick.kernel.ids import TransferId
+from tallystick.services.ledger.model.paths import account_ref
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.values import Command, Rejection, Result, State, Transfer
 
@@ -80,4 +81,6 @@ def refused_again(command: Command, rejection: Rejection) -> Result:
         available=rejection.available,
         required=rejection.required,
         currency=rejection.currency,
+        account=None if rejection.account is None else account_ref(rejection.account),
+        breached_on=rejection.breached_on,
     )

@@ -209,10 +209,10 @@ class _Decider:
         credit_id = self.state.account(book, credit_ref)
         debit = accounts.get(debit_id) if debit_id is not None else None
         if debit is None or debit.book != book:
-            raise Refused(Reason.ACCOUNT_NOT_FOUND, account=debit_id)
+            raise Refused(Reason.ACCOUNT_NOT_FOUND, account=debit_ref)
         credit = accounts.get(credit_id) if credit_id is not None else None
         if credit is None or credit.book != book:
-            raise Refused(Reason.ACCOUNT_NOT_FOUND, account=credit_id)
+            raise Refused(Reason.ACCOUNT_NOT_FOUND, account=credit_ref)
         if debit is credit:
             raise Refused(Reason.SAME_ACCOUNT, account=debit_id)
         if debit.currency != currency or credit.currency != currency:

@@ -133,7 +133,9 @@ class Reversal(msgspec.Struct, gc=False):
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """A pinned refusal. `digest` is that of the command that was refused. `crossing`: it was part of a transfer between books."""
+    """A pinned refusal. `digest` is that of the command that was refused. `crossing`: it was part of a transfer between books. `account` is the one
+    at fault, by its id, or as it was named if it was not there.
+    """
 
     book: int
     id: TransferId
@@ -143,6 +145,8 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
     required: int | None
     currency: str | None
     crossing: bool = False
+    account: str | None = None
+    breached_on: tuple[date, ...] = ()
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -263,7 +267,8 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
 class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of a command. `existed`: an earlier request did this already. For `insufficient_funds` and the like `required` is what the
     transfer needs and `available` what there is: above the floor, left of the hold, left to reverse. `breached_on` are the days (UTC) at whose
-    end a limit was broken or would have been by a transfer that is dated back. `rules` are those whose approvals are asked for.
+    end a limit was broken or would have been by a transfer that is dated back. `account` is the one at fault, as it was named if it is not
+    there. `rules` are those whose approvals are asked for.
     """
 
     id: TransferId
@@ -274,14 +279,14 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     available: int | None = None
     required: int | None = None
     currency: str | None = None
-    account: AccountId | None = None
+    account: AccountId | str | None = None
     breached_on: tuple[date, ...] = ()
     rules: tuple[ApprovalRule, ...] = ()
 
     @property
     def lacking(self) -> tuple[AccountId, ...]:
         """The accounts that had too little for it, or for all that it asked for: what is held may be the cause."""
-        if self.reason in _LACKING and self.account is not None:
+        if self.reason in _LACKING and not (self.existed or self.account is None or isinstance(self.account, str)):
             return (self.account,)
         made = self.transfer
         if made is None or self.existed or made.asked is None or made.asked == made.amount:

@@ -12,6 +12,7 @@ FROM book WHERE id = ANY($1::integer[]);
 -- name: known
 -- What there is under these ids: the transfer, or its refusal, and what was drawn on it. One index probe each, see the migration.
 SELECT t.*, x.digest, x.reason, x.available, x.required, x.currency AS refused_currency, x.crossing AS refused_crossing,
+    x.account AS refused_account, x.breached_on AS refused_breached_on,
     x.id AS refused, k.book AS in_book, h.amount AS hold_amount, h.captured, h.remaining, h.state, h.expires_at AS hold_expires_at, r.reversed
 FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
 LEFT JOIN LATERAL (SELECT o.* FROM transfer AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS t ON true
@@ -47,7 +48,7 @@ CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.pat
 -- before this one may be stored only then, while this one waits for its lock.
 -- $1-$7 books: id, sequence, revision and flush as they were (null: their locks are held), sequence and instant as they are to be,
 -- and the number of this flush. $8 the transfers.
--- $9-$16 refusals, at $17. $18-$26 idempotency keys that are answered. $27-$29 facts.
+-- $9-$18 refusals, at $19. $20-$28 idempotency keys that are answered. $29-$31 facts.
 WITH moved AS (
     UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at,
         flush = CASE
@@ -68,19 +69,20 @@ WITH moved AS (
     INSERT INTO idempotency (tenant, client_id, route, key, digest, fields, resource, status, body)
     SELECT w.tenant, w.client_id, w.route, w.key, w.digest, w.fields, w.resource, w.status, w.body
     FROM next CROSS JOIN unnest(
-        $18::text[], $19::text[], $20::text[], $21::text[], $22::bytea[], $23::bytea[], $24::uuid[], $25::smallint[], $26::bytea[]
+        $20::text[], $21::text[], $22::text[], $23::text[], $24::bytea[], $25::bytea[], $26::uuid[], $27::smallint[], $28::bytea[]
     ) AS w (tenant, client_id, route, key, digest, fields, resource, status, body)
     WHERE next.ours
     ORDER BY w.tenant, w.client_id, w.route, w.key
     ON CONFLICT DO NOTHING
     RETURNING 1
 ), sure AS MATERIALIZED (
-    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($18), 'key_taken') AS ours FROM next
+    SELECT next.ours AND required((SELECT count(*) FROM keys) = cardinality($20), 'key_taken') AS ours FROM next
 ), refused AS (
-    INSERT INTO rejection (book, id, digest, reason, available, required, currency, crossing, recorded_at)
-    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, n.crossing, $17
-    FROM sure CROSS JOIN unnest($9::integer[], $10::uuid[], $11::bytea[], $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::boolean[])
-        AS n (book, id, digest, reason, available, required, currency, crossing)
+    INSERT INTO rejection (book, id, digest, reason, available, required, currency, crossing, account, breached_on, recorded_at)
+    SELECT n.book, n.id, n.digest, n.reason, n.available, n.required, n.currency, n.crossing, n.account, n.breached_on::date[], $19
+    FROM sure CROSS JOIN unnest(
+        $9::integer[], $10::uuid[], $11::bytea[], $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::boolean[], $17::text[], $18::text[]
+    ) AS n (book, id, digest, reason, available, required, currency, crossing, account, breached_on)
     WHERE sure.ours
 ), posted AS (
     INSERT INTO transfer_row (
@@ -100,7 +102,7 @@ WITH moved AS (
 ), told AS (
     INSERT INTO outbox (id, type, fact)
     SELECT f.id, f.type, f.fact
-    FROM sure CROSS JOIN unnest($27::uuid[], $28::text[], $29::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
+    FROM sure CROSS JOIN unnest($29::uuid[], $30::text[], $31::bytea[]) WITH ORDINALITY AS f (id, type, fact, place)
     WHERE sure.ours
     ORDER BY f.place
 )

@@ -49,6 +49,12 @@ MOVED: Final = "book_moved"
 TAKEN: Final = frozenset({"id_taken", "key_taken"})
 
 
+def _rejected(one: Rejection) -> tuple[Any, ...]:
+    """A refusal as `save` is given it. An array of arrays would have to be a rectangle, so each list of days is a text."""
+    *said, days = msgspec.structs.astuple(one)
+    return *said, f"{{{','.join(day.isoformat() for day in days)}}}" if days else None
+
+
 def _book(row: Row) -> Book:
     *fields, approvals = row
     found = Book(*fields)
@@ -195,7 +201,7 @@ class Posting:
         writing = Writing(
             books=books,
             transfers=list(map(_DECIDED, transfers)),
-            rejections=[msgspec.structs.astuple(rejection) for rejection in decided.rejections],
+            rejections=list(map(_rejected, decided.rejections)),
             transactions=[msgspec.structs.astuple(transaction) for transaction in decided.transactions],
         )
         for t in transfers:
@@ -226,7 +232,7 @@ class Posting:
             return
         await at.fetchval(
             queries.save,
-            *arguments(writing.books, 7), writing.transfers, *arguments(writing.rejections, 8), now,
+            *arguments(writing.books, 7), writing.transfers, *arguments(writing.rejections, 10), now,
             *idempotency.answered(writing.answers, writing.about), *outbox.columns(writing.facts),
         )  # fmt: skip
 
@@ -254,6 +260,8 @@ def take(row: Row, state: State) -> None:
             row["required"],
             row["refused_currency"],
             row["refused_crossing"],
+            row["refused_account"],
+            tuple(row["refused_breached_on"] or ()),
         )
     if row["id"] is None:
         return

@@ -20,6 +20,7 @@ from tallystick.services.ledger.model import (
     BookRow,
     Chart,
     Charted,
+    Command,
     Days,
     FileLine,
     ImportRow,
@@ -266,7 +267,7 @@ class Taking:
         as_stored = {transfer.id: transfer for transfer in decided.transfers}
         new: list[Transfer] = []
         for (line, unit), results in zip(lines, decided.results, strict=True):
-            no = _refusal(results, unit, field)
+            no = _refusal(results, unit, state, field)
             if no is not None:
                 self.refuse(line, no)
                 continue
@@ -299,12 +300,22 @@ class Taking:
             state.days[own] = self._days[own] = days
 
 
-def _refusal(results: Sequence[Result], unit: Unit, field: str) -> Unfit | None:
+def _refusal(results: Sequence[Result], unit: Unit, state: State, field: str) -> Unfit | None:
     for place, result in enumerate(results):
         if result.transfer is None and result.reason is not Reason.LINKED_TRANSFER_FAILED:
-            at = f"/transfers/{place}" if unit.header is not None else field or None
-            return Unfit(at, "rejected" if result.reason is None else result.reason, _sentence(result))
+            at = f"/transfers/{place}" if unit.header is not None else field
+            if not field:
+                at += _fault_in(unit.commands[place], result, unit.book, state)
+            return Unfit(at or None, "rejected" if result.reason is None else result.reason, _sentence(result))
     return None
+
+
+def _fault_in(command: Command, result: Result, book: int, state: State) -> str:
+    """Where the transfer names the account at fault, if it names it."""
+    for name, said in (("/debit_account", command.debit), ("/credit_account", command.credit)):
+        if said is not None and result.account in {said, state.account(book, said)}:
+            return name
+    return ""
 
 
 def _sentence(result: Result) -> str:
