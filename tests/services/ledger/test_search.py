@@ -294,6 +294,14 @@ async def test_questions_without_an_answer_are_no_empty_lists(env: Env) -> None:
         assert problem(await env.call("GET", f"{path}?recorded_to=2025-12-30")) == (422, "history-not-kept")
         assert problem(await env.call("GET", f"{path}?recorded_to=2026-01-05")) == (422, "history-not-kept")
         assert problem(await env.call("GET", f"{path}?recorded_from=2026-01-05")) == (422, "history-not-kept")
+        for later in (
+            "effective_from=2026-01-05",
+            "effective_to=2026-01-05",
+            "effective_from=2025-01-01&effective_to=2026-01-05",
+        ):
+            assert problem(await env.call("GET", f"{path}?{later}")) == (422, "history-not-kept")
+        backwards = await env.call("GET", f"{path}?effective_from=2025-12-30&effective_to=2025-12-28")
+        assert problem(backwards) == (400, "invalid-request")
         assert problem(await env.call("GET", f"{path}?currency=XXX")) == (400, "unknown-currency")
         assert (await env.call("GET", path, tenant="beta")).json["data"] == []
         for wrong in (

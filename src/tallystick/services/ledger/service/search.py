@@ -173,10 +173,11 @@ class Search:
     ) -> tuple[int, int]:
         """What was recorded then, and is of a transaction with the wanted reference, is after the first sequence, up to the second."""
         start, end = recorded.start, recorded.end
-        if start is not None and end is not None and start >= end:
-            raise InvalidRequest("a time begins before it ends")
-        if start is not None and start > now:
-            raise HistoryNotKept("that time is still to come", as_of=row.sequence)
+        for since, until in ((start, end), (wanted.effective_from, wanted.effective_to)):
+            if since is not None and until is not None and since >= until:
+                raise InvalidRequest("a time begins before it ends")
+            if any(said is not None and said > now for said in (since, until)):
+                raise HistoryNotKept("that time is still to come", as_of=row.sequence)
         if end is not None:
             check_past(end, row, now)
         low = 0 if start is None else await self._store.sequence_at(tx, row.id, start - _INSTANT)
