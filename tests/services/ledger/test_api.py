@@ -467,6 +467,7 @@ async def test_lists_page_without_losing_or_doubling(env: Env) -> None:
             break
         after = f"&after={page['next']}"
     assert seen == [bank, *reversed(made)]
+    assert problem(await env.call("GET", "/v1/accounts?currency=XXX")) == (400, "unknown-currency")
     coded = (await env.call("GET", "/v1/accounts?code=x")).json["data"]
     assert [one["id"] for one in coded] == [made[3], made[1]]
     assert (await env.call("GET", "/v1/accounts", tenant="beta")).json["data"] == []

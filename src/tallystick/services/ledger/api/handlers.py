@@ -15,7 +15,7 @@ from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
 from tallystick.kernel.clock import InstantWire
 from tallystick.kernel.ids import AccountId
-from tallystick.kernel.money import CurrencyCode
+from tallystick.kernel.money import CurrencyCode, currency
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.api import commands, views
 from tallystick.services.ledger.api.common import entry, instant, who
@@ -74,6 +74,8 @@ async def open_account(ledger: Ledger, request: Request[wire.OpenAccount]) -> Re
 
 async def list_accounts(ledger: Ledger, request: Request[None, AccountsQuery]) -> Reply[Page[wire.Account]]:
     query = request.query
+    if query.currency is not None:
+        currency(query.currency)
     key = read_cursor(query.after, str)
     after = None if key is None else str(key[0])
     rows = await ledger.accounts.page(

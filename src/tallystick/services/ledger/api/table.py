@@ -217,7 +217,8 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/v1/accounts", do.list_accounts, scope="accounts:read", action="listAccounts", resource="Account",
-        query=do.AccountsQuery, answer=Page[wire.Account], rate="read", problems=(InvalidId, BookNotFound, BookElsewhere),
+        query=do.AccountsQuery, answer=Page[wire.Account], rate="read",
+        problems=(InvalidId, UnknownCurrency, BookNotFound, BookElsewhere),
         summary="Accounts of a book, newest first, or those at paths as a pattern says",
     ),
     Endpoint(
