@@ -87,6 +87,10 @@ async def test_a_statement_of_a_day(env: Env) -> None:
     assert (whole["opening"], whole["closing"], whole["entries"]) == (eur(0), eur(1250), 4)
     assert [one["balance"]["amount"] for one in whole["data"]] == ["2500", "1500", "1100", "1250"]
     # the next day begins where this one ends
+    for by in ("recorded", "effective"):
+        for query in ("from=2026-02-01", "from=2026-02-01&to=2026-02-02", "from=2026-01-02&to=2026-02-01"):
+            ahead = await env.call("GET", f"/v1/accounts/{of['anna']}/statement?by={by}&{query}")
+            assert problem(ahead) == (422, "history-not-kept"), query
     later = (await env.call("GET", f"/v1/accounts/{of['anna']}/statement?from=2026-01-03T00:00:00Z")).json
     assert later["opening"] == found["closing"]
 

@@ -143,9 +143,9 @@ class Statements:
         recorded, following = await self._store.turn(tx, row.book, last)
         # The book's last instant can be ahead of this replica's clock.
         latest = following or (now if recorded is None else max(now, recorded + MICROSECOND))
-        if end is not None and end > latest:
+        if (end or start or latest) > latest:
             raise HistoryNotKept(
-                "that time is still to come: without an end it is a statement of all that there is"
+                "that time is still to come: without times it is a statement of all that there is"
                 if following is None
                 else "that time was still to come when the book was at that sequence",
                 as_of=last,
