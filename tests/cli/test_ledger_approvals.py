@@ -189,9 +189,9 @@ def test_what_was_decided(edge: Proposals, capsys: pytest.CaptureFixture[str]) -
     assert "it is rejected" in capsys.readouterr().err
     assert edge.decided == []
     own = edge.has(proposal())
-    edge.becomes = {"status": "refused", "reason": "insufficient_funds"}
+    edge.becomes = {"status": "refused", "reason": "insufficient_funds", "account": "customers:42"}
     assert run(edge, "approve", own, "--yes") == 1
-    assert "insufficient_funds" in capsys.readouterr().out
+    assert "it can't be posted: insufficient_funds, customers:42" in capsys.readouterr().out
     edge.becomes = {"status": "posted"}
     assert run(edge, "approve", own, "--yes") == 0
     assert "posted txn_" in capsys.readouterr().out

@@ -293,6 +293,11 @@ async def test_a_refusal_names_what_could_not_be_posted_and_a_report_the_past_da
     made = await people.propose(post("bank", "shop", 2000), post("ben", "shop", 101), post("bank", "shop", 1), key="a")
     done = (await people.decide(people.checkers[0], made.json)).json
     assert (done["status"], done["reason"], done["breached_on"]) == ("refused", "insufficient_funds", [])
+    assert done["account"] == (await env.call("GET", "/v1/accounts/ben")).json["id"]
+    made = await people.propose(post("bank", "shop", 2000), post("bank", "nobody", 1), key="b")
+    done = (await people.decide(people.checkers[0], made.json)).json
+    assert (done["status"], done["reason"], done["account"]) == ("refused", "account_not_found", "nobody")
+    assert (await people.call(people.maker, "GET", f"/v1/proposals/{done['id']}")).json == done
     days = ["2026-01-02", "2026-01-03"]
     for backdating, status in (("strict", "refused"), ("report", "posted")):
         await env.call("PATCH", "/v1/books/main", {"backdating": backdating})

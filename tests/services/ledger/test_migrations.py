@@ -117,6 +117,7 @@ async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(
         "0020_keys_of_a_place.sql",
         "0021_dated_captures.sql",
         "0022_refused_accounts.sql",
+        "0023_refused_proposals.sql",
     ]
     for table, columns in names.items():
         assert await rows(before, table, columns) == said[table], table

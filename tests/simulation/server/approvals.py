@@ -14,7 +14,7 @@ from tests.simulation.server.engine import Row, Transaction, Values, of_file
 
 statement = of_file("approvals")
 _SAID = (
-    "id", "book", "tenant", "book_name", "proposer", "content", "plan", "digest", "rules", "status", "reason", "breached_on", "trace", "created_at", "expires_at",
+    "id", "book", "tenant", "book_name", "proposer", "content", "plan", "digest", "rules", "status", "reason", "account", "breached_on", "trace", "created_at", "expires_at",
     "decisions",
 )  # fmt: skip
 _COLUMNS = ("id", "book", "proposer", "content", "plan", "digest", "rules", "trace", "created_at", "expires_at")
@@ -30,7 +30,12 @@ async def set_rules(tx: Transaction, number: int, rules: str | None) -> list[Row
 @statement
 async def insert(tx: Transaction, *columns: Sequence[Any]) -> list[Row]:
     for values in zip(*columns, strict=True):
-        row = dict(zip(_COLUMNS, values, strict=True)) | {"status": "pending", "reason": None, "breached_on": []}
+        row = dict(zip(_COLUMNS, values, strict=True)) | {
+            "status": "pending",
+            "reason": None,
+            "account": None,
+            "breached_on": [],
+        }
         if not await tx.insert("proposal", (row["id"],), row):
             raise UniqueViolation("insert", "23505", "proposal_pkey", "")
     return []
@@ -69,13 +74,21 @@ async def decide(tx: Transaction, *values: Any) -> list[Row]:
 
 @statement
 async def become(  # noqa: PLR0917 - the query's arguments
-    tx: Transaction, proposal: Any, was: str, now_is: str, reason: str | None, breached_on: Sequence[Any]
+    tx: Transaction,
+    proposal: Any,
+    was: str,
+    now_is: str,
+    reason: str | None,
+    account: str | None,
+    breached_on: Sequence[Any],
 ) -> list[Row]:
     await tx.lock("proposal", (proposal,))
     row = tx.get("proposal", (proposal,))
     if row is None or row["status"] != was:
         return []
-    await tx.update("proposal", (proposal,), status=now_is, reason=reason, breached_on=list(breached_on))
+    await tx.update(
+        "proposal", (proposal,), status=now_is, reason=reason, account=account, breached_on=list(breached_on)
+    )
     return [Row(id=proposal)]
 
 

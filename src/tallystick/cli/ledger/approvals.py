@@ -196,7 +196,7 @@ def _list(found: list[Any]) -> None:
 def _show(seen: Seen, out: Console) -> None:
     """What would be posted, from the plan and nothing else: that is what is signed. All of it, however wide the terminal is."""
     document, header, commands = seen.document, seen.plan["header"], seen.plan["commands"]
-    state = f"until {document['expires_at']}" if document["status"] == "pending" else document["reason"] or ""
+    state = f"until {document['expires_at']}" if document["status"] == "pending" else _why(document)
     out.print(f"[bold]{document['id']}[/]  {document['status']}  [dim]{state}[/]")
     out.print(f"[dim]proposed by {document['proposer']}, {document['created_at']}[/]")
     out.print(f"\n[bold]would post[/] {_sums(seen.plan)} in the book {document['book']}")
@@ -259,6 +259,11 @@ def _sums(plan: dict[str, Any]) -> str:
     return ", ".join(f"{in_units(amount, code)} {code}" for code, amount in sums.items())
 
 
+def _why(document: dict[str, Any]) -> str:
+    """Why it was refused, and which account that is about."""
+    return ", ".join(escaped(document[name]) for name in ("reason", "account") if document.get(name))
+
+
 def _tell(document: dict[str, Any], plan: dict[str, Any], decision: Decision, common: Common) -> int:
     """What became of it. Exit status 1 when it is not what was wanted."""
     status = document["status"]
@@ -270,7 +275,7 @@ def _tell(document: dict[str, Any], plan: dict[str, Any], decision: Decision, co
         "pending": f"{document['missing']} more to come",
         "approved": "it is posted in a moment: `tallystick ledger proposals` with its id says when",
         "posted": f"posted {_text('id', plan['header']['id'])} in the book {document['book']}",
-        "refused": f"it can't be posted: {document['reason']}",
+        "refused": f"it can't be posted: {_why(document)}",
         "rejected": "the proposal has ended, nothing is posted" if wanted else "somebody has rejected the proposal",
     }
     colour = "green" if wanted else "red"

@@ -76,7 +76,8 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """A transaction that waits for approvals. `transaction` is what was asked for, `plan` what it would post, word for word: JSON with its
     `header` and its `commands`, accounts as they were named, amounts in minor units. `digest` is what approvers sign: SHA-256, in hex, over
     the JSON object of `book`, `plan`, `proposal` (the id) and `transaction`, in this order and without spaces. `missing` is how many
-    approvals are still to come. `reason` says why it was refused when it was posted, `breached_on` on which past days (UTC) a limit
+    approvals are still to come. `reason` says why it was refused when it was posted, `account` whose fault that is (its id, or what
+    the plan calls one that is not there), `breached_on` on which past days (UTC) a limit
     was broken by that, or would have been.
     """
 
@@ -93,4 +94,5 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     created_at: InstantWire
     expires_at: InstantWire
     reason: str | None
+    account: str | None = None
     breached_on: list[DayWire] = []

@@ -91,6 +91,7 @@ def proposal(row: ProposalRow) -> wire.Proposal:
         created_at=rfc3339(row.created_at),
         expires_at=rfc3339(row.expires_at),
         reason=row.reason,
+        account=row.account,
         breached_on=[day.isoformat() for day in row.breached_on],
     )
 

@@ -76,7 +76,7 @@ def results(
                     amount=item.amount,
                     available=_signed_or_none(result.available, result.currency),
                     required=_money_or_none(result.required, result.currency),
-                    account=_fault_of(result.account),
+                    account=result.at_fault,
                     book=book,
                 )
             )
@@ -107,11 +107,6 @@ def _named(said: str, account: AccountId) -> str:
     return said if said.startswith("acc_") else ids.accounts.text(account)
 
 
-def _fault_of(account: AccountId | str | None) -> str | None:
-    """The account at fault: its id, or the request's own words for one that is not there."""
-    return account if account is None or isinstance(account, str) else ids.accounts.text(account)
-
-
 def single(found: Sequence[Result], request_id: str, book: str) -> tuple[int, bytes]:
     """Status and body for one capture, void or reversal: the transfer, or the problem that says why not."""
     result = found[0]
@@ -129,7 +124,7 @@ def refusal(result: Result) -> Problem:
         said["available"] = {"amount": str(result.available), "currency": result.currency}
         said["required"] = {"amount": str(result.required), "currency": result.currency}
     if result.account is not None:
-        said["account"] = _fault_of(result.account)
+        said["account"] = result.at_fault
     if result.breached_on:
         said["breached_on"] = [day.isoformat() for day in result.breached_on]
     match reason:

@@ -60,8 +60,8 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class ProposalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """`content` is what was asked for, word for word, `plan` what it would post; `digest` is over both. `breached_on`: the past days whose
-    limits it broke when it was posted, or would have.
+    """`content` is what was asked for, word for word, `plan` what it would post; `digest` is over both. `account`: the one at fault when it
+    was refused, as in `Rejection`. `breached_on`: the past days whose limits it broke when it was posted, or would have.
     """
 
     id: ProposalId
@@ -79,6 +79,7 @@ class ProposalRow(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime
     decisions: tuple[Signed, ...]
+    account: str | None = None
     breached_on: tuple[date, ...] = ()
 
     def at(self, now: datetime) -> ProposalRow:

@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from tallystick.contracts.ledger.messages import MAX_EXPIRES_IN, Reason
-from tallystick.kernel.ids import AccountId, TransactionId, TransferId, hashed
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId, accounts, hashed
 from tallystick.services.ledger.model.approvals import ApprovalRule
 
 MAX: Final = 2**63 - 1
@@ -282,6 +282,11 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     account: AccountId | str | None = None
     breached_on: tuple[date, ...] = ()
     rules: tuple[ApprovalRule, ...] = ()
+
+    @property
+    def at_fault(self) -> str | None:
+        """`account` as a text."""
+        return self.account if self.account is None or isinstance(self.account, str) else accounts.text(self.account)
 
     @property
     def lacking(self) -> tuple[AccountId, ...]:

@@ -287,10 +287,10 @@ class Approvals:
         )
         days = tuple(sorted({day for result in answered.results for day in result.breached_on}))
         status: Literal["posted", "refused"] = "posted" if refused is None else "refused"
-        reason = None if refused is None else str(refused.reason)
-        row = msgspec.structs.replace(row, status=status, reason=reason, breached_on=days)
+        reason, account = (None, None) if refused is None else (str(refused.reason), refused.at_fault)
+        row = msgspec.structs.replace(row, status=status, reason=reason, account=account, breached_on=days)
         async with self._database.transaction() as tx:
-            if await self._proposals.become(tx, row.id, "approved", status, reason, days):
+            if await self._proposals.become(tx, row.id, "approved", status, reason, account, days):
                 kind = "ledger.proposal.posted" if refused is None else "ledger.proposal.refused"
                 await self._tell(tx, row, kind, "ledger", row.trace)
         return row

@@ -19,7 +19,7 @@ SELECT id FROM proposal WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: get
 -- One proposal of a tenant, with what was decided about it, oldest first.
-SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.breached_on, p.trace,
+SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.account, p.breached_on, p.trace,
     p.created_at, p.expires_at, coalesce((
         SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
         FROM proposal_decision AS d WHERE d.proposal = p.id
@@ -29,7 +29,7 @@ WHERE p.id = $1 AND b.tenant = $2;
 
 -- name: page
 -- Proposals of book $1 before the id $2 (null: from the newest), all (null) or those that are in state $3 at $4.
-SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.breached_on, p.trace,
+SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.account, p.breached_on, p.trace,
     p.created_at, p.expires_at, coalesce((
         SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
         FROM proposal_decision AS d WHERE d.proposal = p.id
@@ -46,8 +46,9 @@ ON CONFLICT DO NOTHING
 RETURNING approver;
 
 -- name: become
--- What became of a proposal ($3), if it was in state $2. $4 is why it was refused, $5 the past days whose limits it broke.
-UPDATE proposal SET status = $3, reason = $4, breached_on = $5 WHERE id = $1 AND status = $2
+-- What became of a proposal ($3), if it was in state $2. $4 is why it was refused, $5 the account at fault, $6 the past days whose
+-- limits it broke.
+UPDATE proposal SET status = $3, reason = $4, account = $5, breached_on = $6 WHERE id = $1 AND status = $2
 RETURNING id;
 
 -- name: open

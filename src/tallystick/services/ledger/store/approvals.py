@@ -69,9 +69,10 @@ class Proposals:
         was: str,
         now_is: str,
         reason: str | None = None,
+        account: str | None = None,
         breached_on: Sequence[date] = (),
     ) -> bool:
-        return await tx.fetchval(queries.become, proposal, was, now_is, reason, breached_on) is not None
+        return await tx.fetchval(queries.become, proposal, was, now_is, reason, account, breached_on) is not None
 
     async def open_proposals(
         self, database: Database, now: datetime, after: tuple[datetime, ProposalId], limit: int
