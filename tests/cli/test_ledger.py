@@ -277,6 +277,9 @@ def test_a_file_that_can_not_be_used_is_said_before_the_platform_is_asked(
     assert dispatch(["ledger", "import", str(file), "--skip-invalid", "--in-parts", *data]) == 2
     file.write_text("id,debit,credit,amount,currency\n1,a,b,1.00,EUR\n")
     assert dispatch(["ledger", "import", str(file), *data]) == 3
+    capsys.readouterr()
+    assert dispatch(["ledger", "import", str(file), "--report", str(tmp_path / "none" / "r"), *data]) == 2
+    assert "can't be written" in capsys.readouterr().err
 
 
 def answer(status: int, **document: Any) -> Answer:

@@ -177,7 +177,7 @@ class Reply(Generic[T]):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One page of a list. `next` is the cursor for `?after=`, absent on the last page."""
+    """One page of a list. `next` is the cursor for `?after=`, null on the last page."""
 
     data: list[T]
     has_more: bool

@@ -58,6 +58,8 @@ def import_(
 
     if skip_invalid and in_parts:
         raise Failed("--skip-invalid goes in parts already: say one of them", USAGE)
+    if report is not None:
+        _reported(report, b"", "ab")  # now: once all is imported, what came of it would not be told
     content = File(file)
     survey = _surveyed(content, bar, quiet=common.json)
     if survey.wrong and not skip_invalid:
@@ -86,6 +88,15 @@ def _surveyed(content: Any, bar: Any, *, quiet: bool) -> Survey:
     return asyncio.run(read())
 
 
+def _reported(report: Path, content: bytes, mode: str = "wb") -> None:
+    """Raises Failed."""
+    try:
+        with report.open(mode) as file:
+            file.write(content)
+    except OSError as error:
+        raise Failed(f"{report} can't be written: {error.strerror}", USAGE) from error
+
+
 def _nothing(survey: Survey, book: str) -> dict[str, Any]:
     return {
         "id": None,
@@ -112,10 +123,7 @@ def _told(
 ) -> int:
     lines = sorted((one if isinstance(one, dict) else asdict(one) for one in refusals), key=lambda one: one["line"])
     if report is not None:
-        try:
-            report.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in lines))
-        except OSError as error:
-            raise Failed(f"{report} can't be written: {error.strerror}", USAGE) from error
+        _reported(report, b"".join(msgspec.json.encode(one) + b"\n" for one in lines))
     good = document["state"] == "done"
     if again:
         document = {
