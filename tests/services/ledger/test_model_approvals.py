@@ -220,8 +220,8 @@ def test_what_a_payment_was_refused_stays_refused_when_the_rule_is_gone() -> Non
         (on("capture", 1, 901), None),
         (on("void", 1, 901), None),
         (on("expire", 1, 901), None),
-        (on("increase", 1, 901, 100), None),
-        (on("increase", 1, 901, 101), (PEOPLE,)),
+        (on("increase", 1, 901, 1), (PEOPLE,)),
+        (on("increase", 1, 998, 101), None),
         (on("reverse", 1, 900, 101), (PEOPLE,)),
         (on("reverse", 1, 900, 100), None),
         (on("reverse", 1, 900), (PEOPLE,)),
@@ -308,6 +308,27 @@ def test_what_is_about_another_of_the_unit_is_asked_about_too(
     assert set(asked(*commands, atomic=True)) == {rules}
     linked = [replace(each, linked=True) for each in commands[:-1]]
     assert set(asked(*linked, commands[-1])) == {rules}
+
+
+@pytest.mark.parametrize(
+    ("before", "commands", "rules"),
+    [
+        ((), (on("increase", 2, 1, 40),), None),
+        ((), (on("increase", 2, 1, 41),), (PEOPLE,)),
+        ((on("increase", 8, 1, 40),), (on("increase", 2, 1, 1),), (PEOPLE,)),
+        ((), (on("increase", 2, 1, 20), on("increase", 3, 1, 20)), None),
+        ((), (on("increase", 2, 1, 20), on("increase", 3, 1, 21)), (PEOPLE,)),
+        ((on("capture", 8, 1, 30),), (on("increase", 2, 1, 40),), None),
+        ((on("capture", 8, 1, 30),), (on("increase", 2, 1, 41),), (PEOPLE,)),
+    ],
+)
+def test_a_hold_that_grows_in_steps_is_asked_about_as_one(
+    before: tuple[Command, ...], commands: tuple[Command, ...], rules: tuple[ApprovalRule, ...] | None
+) -> None:
+    """A capture takes all of it at once, and nobody is asked about that."""
+    found = guarded()
+    assert {one.reason for one in said(hold(1, 2, 1, 60), *before, found=found)} == {None}
+    assert set(asked(*commands, found=found, atomic=True)) == {rules}
 
 
 def test_what_was_refused_stays_so() -> None:

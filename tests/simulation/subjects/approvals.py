@@ -208,10 +208,15 @@ class Approvals(Subject):
             rows = [there[one.commands[place].id] for place in places if one.commands[place].id in there]
             said = rules.last("rules", rows[0]["sequence"], None) if rows else None
             for rule in () if said is None else _rules(said):
-                amount = sum(
-                    row["asked"] or row["amount"]
-                    for row in rows
-                    if row["kind"] in _ANEW and row["currency"] == rule.currency
+                anew = [row for row in rows if row["kind"] in _ANEW and row["currency"] == rule.currency]
+                amount = sum(row["asked"] or row["amount"] for row in anew)
+                # A hold that was there before and grows counts with all that it holds.
+                grown = {row["target"] for row in anew if row["kind"] == "increase"} - {row["id"] for row in rows}
+                amount += sum(
+                    row["amount"]
+                    for row in transfers
+                    if row["sequence"] < rows[0]["sequence"]
+                    and (row["id"] in grown or (row["kind"] == "increase" and row["target"] in grown))
                 )
                 if amount > rule.above and (one.header is None or one.header.id not in agreed):
                     yield f"approvals: nobody agreed to {one.number}, which moved {amount}"

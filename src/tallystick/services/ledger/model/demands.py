@@ -34,8 +34,10 @@ def demanded(state: State, unit: Unit) -> tuple[ApprovalRule, ...]:
 
 def _movement(state: State, book: int, command: Command, made: dict[TransferId, _Made]) -> Movement | None:
     """What a command would move or hold anew; None for what only goes on with what was approved before. `made` are those of the unit before it:
-    an increase or a reversal may be about one of them, and counts as one of any other.
+    an increase or a reversal may be about one of them, and counts as one of any other. What increases a hold that was there before counts with
+    all that is held by it then: a capture takes it at once, whatever the steps it was made in.
     """
+    held = 0
     if command.target is None:
         named = state.account(book, command.debit), state.account(book, command.credit)
         debit, credit = (None if each is None else state.accounts.get(each) for each in named)
@@ -48,6 +50,8 @@ def _movement(state: State, book: int, command: Command, made: dict[TransferId, 
             target.debit, target.credit, target.amount if command.amount is None else command.amount, target.currency
         )
         if command.kind == "increase":
+            hold = None if command.target in made else state.holds.get((book, command.target))
+            held = 0 if hold is None else hold.amount
             made[command.target] = _Made(target.debit, target.credit, target.amount + new.amount, target.currency)
     made[command.id] = new
     if command.kind in ("capture", "void", "expire"):
@@ -57,7 +61,7 @@ def _movement(state: State, book: int, command: Command, made: dict[TransferId, 
     return Movement(
         None if new.debit is None else new.debit.path,
         None if new.credit is None else new.credit.path,
-        new.amount,
+        held + new.amount,
         new.currency,
     )
 
