@@ -169,6 +169,15 @@ async def test_a_word_that_crosses_from_one_page_of_the_log_to_the_next_is_read_
     assert faults == [f"postgres/pg_wal/000000010000000000000007: {number}" for number in shown]
 
 
+async def test_how_much_room_pages_have_is_none(tmp_path: Path) -> None:
+    """Of a table of a few thousand pages a run of such bytes passed the check of a card's digits."""
+    table = tmp_path / "postgres" / "base" / "16400" / "18108"
+    table.parent.mkdir(parents=True)
+    for name, found in (("18108_fsm", 0), ("18108_vm", 0), ("18108", 1)):
+        table.with_name(name).write_bytes(b"\x00(4222222222222(\x7f")
+        assert len((await search(NoDatabases(), Layout(tmp_path)))[0]) == found, name
+
+
 async def test_what_nats_sums_up_a_streams_settings_in_is_none(tmp_path: Path) -> None:
     stream = tmp_path / "nats" / "jetstream" / "facts"
     stream.mkdir(parents=True)

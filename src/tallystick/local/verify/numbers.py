@@ -9,7 +9,8 @@ bytes as PostgreSQL prints them, what follows or precedes a decimal point, and 1
 one in two thousand has no letter: the ids of spans in the traces, and the sums in which NATS notes what a stream's settings are. Of tables,
 columns of numbers, times and ids are left out: they can't hold a text, and a large sum of money would be taken for a card now and then.
 PostgreSQL's log is read without the heads of its pages, which cut a word in two as often as it crosses from one page to the next; and in
-its files what stands beside a word says nothing of it, being the next column's bytes.
+its files what stands beside a word says nothing of it, being the next column's bytes. Its maps of free space and of what is visible are
+left out: a table's few thousand pages with room for the same look like digits there.
 
 What is left to chance is base64, in which 13 digits in a row are a number with the right check digit once in some thousand GiB.
 """
@@ -61,6 +62,9 @@ _ID_LENGTH: Final = 30
 
 #: Beside each stream's settings, in a file of its own.
 _SUM: Final = "meta.sum"
+#: A byte of these says how much room a page of a table has, and two bits of those who sees it: no text, and in a large table the bytes of a few
+#: thousand pages look like digits.
+_MAPS: Final = ("_fsm", "_vm")
 
 #: The pages of PostgreSQL's log and their heads, the first one's of a segment and the others' (`access/xlog_internal.h`).
 _WAL: Final = "pg_wal"
@@ -89,6 +93,8 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
     files = size = 0
     for path in _files(layout.data):
         columns = path.is_relative_to(layout.postgres)
+        if columns and path.name.endswith(_MAPS):
+            continue
         found, length = await asyncio.to_thread(_in_file, path, columns=columns)
         files += 1
         size += length
