@@ -228,6 +228,22 @@ async def test_every_column_of_the_chassis_has_its_data_class(chassis_database: 
     assert [row["name"] for row in rows] == []
 
 
+async def test_what_is_written_can_be_read_in_the_files(chassis_database: ServiceDatabase, package: Make) -> None:
+    """Nothing is compressed, where a search for card numbers finds none, or finds pieces that look like one."""
+    connection = await chassis_database.connection()
+    try:
+        await connection.execute("CREATE TABLE paper (id integer PRIMARY KEY, written text, held bytea, said jsonb)")
+    finally:
+        await connection.close()
+    compressed = """
+        SELECT count(*) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+        WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND a.attnum > 0 AND a.attstorage = 'x'
+    """
+    assert (await chassis_database.query(compressed))[0][0] >= 3
+    await apply(chassis_database, package())
+    assert (await chassis_database.query(compressed))[0][0] == 0
+
+
 async def test_no_samples_of_what_nobody_selects_by(chassis_database: ServiceDatabase, package: Make) -> None:
     """Of a table that is there already as of a new one; what was taken before goes."""
     connection = await chassis_database.connection()

@@ -69,6 +69,25 @@ END
 $$
 """
 
+#: What is compressed can't be searched for card numbers in the files, and pieces of it look like some.
+_UNCOMPRESSED: Final = r"""
+DO $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN
+        SELECT c.relname AS table, a.attname AS column
+        FROM pg_attribute AS a
+        JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attstorage = 'x'
+        ORDER BY c.relname, a.attnum
+    LOOP
+        EXECUTE format('ALTER TABLE %I ALTER %I SET STORAGE EXTERNAL', one.table, one.column);
+    END LOOP;
+END
+$$
+"""
+
 
 class MigrationError(Exception):
     """A migration can't be run, or what ran is not what the files say. The message names the database, the file and what to do."""
@@ -150,7 +169,7 @@ async def apply(
             begins(migration.file)
             await _run(connection, owner.database, migration, service_role)
             ran.append(migration.file)
-        await _unsample(connection, owner.database)
+        await _keep_plainly(connection, owner.database)
         return ran
     finally:
         connection.terminate()  # the lock goes with the session
@@ -198,11 +217,12 @@ async def _run(connection: Connection, database: str, migration: Migration, serv
         raise MigrationError(f"database {database}: {migration.package}: {migration.file}: {_reason(error)}") from error
 
 
-async def _unsample(connection: Connection, database: str) -> None:
+async def _keep_plainly(connection: Connection, database: str) -> None:
     try:
         await connection.execute(_UNSAMPLED)
+        await connection.execute(_UNCOMPRESSED)
     except DRIVER_ERRORS as error:
-        raise MigrationError(f"database {database}: columns without statistics: {_reason(error)}") from error
+        raise MigrationError(f"database {database}: how its columns are kept: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
