@@ -45,8 +45,10 @@ COMMENT ON COLUMN schema_migration.sha256 IS 'class: internal';
 COMMENT ON COLUMN schema_migration.at IS 'class: internal';
 """
 
-#: Of the columns in no index: bytes and documents, and texts of any class but public and internal ones.
-_UNSAMPLED: Final = r"""
+
+def _each_column(which: str, does: str) -> str:
+    """A statement that `does` something to each column of the tables, `one.table` and `one.column`, that is as `which` says."""
+    return rf"""
 DO $$
 DECLARE
     one record;
@@ -55,38 +57,35 @@ BEGIN
         SELECT c.relname AS table, a.attname AS column
         FROM pg_attribute AS a
         JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
-        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attstattarget IS DISTINCT FROM 0
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND {which}
+        ORDER BY c.relname, a.attnum
+    LOOP
+        {does}
+    END LOOP;
+END
+$$
+"""  # noqa: S608 - both are said below
+
+
+#: Of the columns in no index: bytes and documents, and texts of any class but public and internal ones.
+_UNSAMPLED: Final = _each_column(
+    """
+          a.attstattarget IS DISTINCT FROM 0
           AND (a.atttypid IN ('bytea'::regtype, 'bytea[]'::regtype, 'jsonb'::regtype)
                OR (a.atttypid IN ('text'::regtype, 'text[]'::regtype)
                    AND col_description(c.oid, a.attnum) !~ '^class: (public|internal)'))
           AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey))
-        ORDER BY c.relname, a.attnum
-    LOOP
+    """,
+    """
         EXECUTE format('ALTER TABLE %I ALTER %I SET STATISTICS 0', one.table, one.column);
         PERFORM pg_clear_attribute_stats('public', one.table, one.column, false);
-    END LOOP;
-END
-$$
-"""
-
+    """,
+)
 #: What is compressed can't be searched for card numbers in the files, and pieces of it look like some.
-_UNCOMPRESSED: Final = r"""
-DO $$
-DECLARE
-    one record;
-BEGIN
-    FOR one IN
-        SELECT c.relname AS table, a.attname AS column
-        FROM pg_attribute AS a
-        JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
-        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attstorage = 'x'
-        ORDER BY c.relname, a.attnum
-    LOOP
-        EXECUTE format('ALTER TABLE %I ALTER %I SET STORAGE EXTERNAL', one.table, one.column);
-    END LOOP;
-END
-$$
-"""
+_UNCOMPRESSED: Final = _each_column(
+    "a.attstorage = 'x'",
+    "EXECUTE format('ALTER TABLE %I ALTER %I SET STORAGE EXTERNAL', one.table, one.column);",
+)
 
 
 class MigrationError(Exception):

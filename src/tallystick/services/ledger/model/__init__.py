@@ -46,7 +46,15 @@ from tallystick.services.ledger.model.interbook import (
     transit_account,
 )
 from tallystick.services.ledger.model.limits import EPOCH, dated, dated_back
-from tallystick.services.ledger.model.paths import Pattern, account_ref, is_path, is_reserved, pattern, was_reserved
+from tallystick.services.ledger.model.paths import (
+    Pattern,
+    account_ref,
+    account_text,
+    is_path,
+    is_reserved,
+    pattern,
+    was_reserved,
+)
 from tallystick.services.ledger.model.records import OPENING, Reader, Unfit, account_id, called, limit, new_account
 from tallystick.services.ledger.model.reports import (
     AccountLine,
@@ -175,6 +183,7 @@ __all__ = [
     "Worthless",
     "account_id",
     "account_ref",
+    "account_text",
     "agreed",
     "arrival",
     "balance",

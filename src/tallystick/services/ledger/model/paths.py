@@ -63,6 +63,11 @@ def account_ref(text: str) -> AccountId | str:
     return text
 
 
+def account_text(account: AccountId | str | None) -> str | None:
+    """An account as it was named: the inverse of `account_ref`."""
+    return account if account is None or isinstance(account, str) else ids.accounts.text(account)
+
+
 class Pattern(msgspec.Struct, frozen=True):
     """Which paths: those from `low` to before `high` in the order of characters that `regex` fits (one that Python and PostgreSQL read
     alike). A pattern without a wildcard is one path.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 from tallystick.contracts.ledger.messages import Reason
-from tallystick.kernel.ids import AccountId, TransferId, accounts
+from tallystick.kernel.ids import AccountId, TransferId
+from tallystick.services.ledger.model.paths import account_text
 from tallystick.services.ledger.model.values import Command, Rejection, Result
 
 
@@ -45,7 +46,7 @@ class Refused(Exception):
             self.required,
             self.currency,
             crossing,
-            self.account if self.account is None or isinstance(self.account, str) else accounts.text(self.account),
+            account_text(self.account),
             self.breached_on,
         )
 

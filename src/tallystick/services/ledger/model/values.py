@@ -12,8 +12,9 @@ from uuid import UUID
 import msgspec
 
 from tallystick.contracts.ledger.messages import MAX_EXPIRES_IN, Reason
-from tallystick.kernel.ids import AccountId, TransactionId, TransferId, accounts, hashed
+from tallystick.kernel.ids import AccountId, TransactionId, TransferId, hashed
 from tallystick.services.ledger.model.approvals import ApprovalRule
+from tallystick.services.ledger.model.paths import account_text
 
 MAX: Final = 2**63 - 1
 
@@ -286,7 +287,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     @property
     def at_fault(self) -> str | None:
         """`account` as a text."""
-        return self.account if self.account is None or isinstance(self.account, str) else accounts.text(self.account)
+        return account_text(self.account)
 
     @property
     def lacking(self) -> tuple[AccountId, ...]:

@@ -27,7 +27,7 @@ from tallystick.contracts.ledger.problems import (
 )
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.ids import AccountId, ProposalId
+from tallystick.kernel.ids import ProposalId
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import (
     EPOCH,
@@ -38,6 +38,7 @@ from tallystick.services.ledger.model import (
     ProposalRow,
     Signed,
     account_ref,
+    account_text,
     agreed,
     digest,
     may_approve,
@@ -78,7 +79,7 @@ _plan = msgspec.json.Decoder(
 
 def kept(plan: Plan) -> str:
     commands = [
-        msgspec.structs.asdict(command) | {name: _text(getattr(command, name)) for name in _ACCOUNTS}
+        msgspec.structs.asdict(command) | {name: account_text(getattr(command, name)) for name in _ACCOUNTS}
         for command in plan.commands
     ]
     return _encode({"header": plan.header, "commands": commands}).decode()
@@ -100,10 +101,6 @@ def planned(text: str) -> Plan:
             for each in found.commands
         ),
     )
-
-
-def _text(account: AccountId | str | None) -> str | None:
-    return account if account is None or isinstance(account, str) else ids.accounts.text(account)
 
 
 class Approvals:
