@@ -997,6 +997,13 @@ def test_the_document_is_openapi_3_1() -> None:
     inner = json.loads(msgspec.json.encode(openapi("shop", ENDPOINTS, mesh=True)))
     OpenAPIV31SpecValidator(inner).validate()
     assert set(inner["paths"]) == {"/internal/stock"}
+    for each in (document, inner):
+        text = json.dumps(each)
+        assert [name for name in components(each) if f'"#/components/{name}"' not in text] == []
+
+
+def components(document: dict[str, Any]) -> list[str]:
+    return [f"{kind}/{name}" for kind in ("schemas", "headers") for name in document["components"][kind]]
 
 
 # --- tables that can't be written

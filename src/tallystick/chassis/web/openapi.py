@@ -23,7 +23,8 @@ from tallystick.kernel.problem import Problem, Unauthenticated
 DPOP = "dpop"
 CERTIFICATE = "certificate"
 MESH = "mesh"
-_SCHEMAS = "#/components/schemas/"
+_COMPONENTS = "#/components/"
+_SCHEMAS = f"{_COMPONENTS}schemas/"
 _REF = _SCHEMAS + "{name}"
 
 _PROBLEM_SCHEMA: dict[str, Any] = {
@@ -101,24 +102,47 @@ def openapi(
             operation["parameters"].append(_shard(shards))
         operation["operationId"] = row.action if actions[row.action] == 1 and row.action else _named_by_path(row)
         paths[PARAMETER.sub(r"{\1}", row.path)][row.method.lower()] = operation
-    return _with_public_names(
-        {
-            "openapi": "3.1.0",
-            "info": {
-                "title": f"Tallystick: {service}",
-                "version": version("tallystick"),
-                "description": _HEAD,
-                "license": _license(),
-            },
-            "servers": [{"url": "/"}],
-            "paths": dict(sorted(paths.items())),
-            "components": {
-                "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
-                "headers": _HEADERS,
-                "securitySchemes": _security_schemes(rows),
-            },
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"Tallystick: {service}",
+            "version": version("tallystick"),
+            "description": _HEAD,
+            "license": _license(),
+        },
+        "servers": [{"url": "/"}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
+            "headers": _HEADERS,
+            "securitySchemes": _security_schemes(rows),
+        },
+    }
+    return _with_public_names(_referred_to(document))
+
+
+def _referred_to(document: dict[str, Any]) -> dict[str, Any]:
+    """Without the components that no operation leads to, such as the type of a query, whose fields are parameters: who makes a client of the
+    document gets a type for each, and linters complain.
+    """
+    components = document["components"]
+    found: set[str] = set()
+    waiting: list[Any] = [document["paths"]]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and value.startswith(_COMPONENTS) and value not in found:
+            found.add(value)
+            kind, name = value.removeprefix(_COMPONENTS).split("/")
+            waiting.append(components[kind][name])
+    for kind in ("schemas", "headers"):
+        components[kind] = {
+            name: each for name, each in components[kind].items() if f"{_COMPONENTS}{kind}/{name}" in found
         }
-    )
+    return document
 
 
 def _with_public_names(document: dict[str, Any]) -> dict[str, Any]:
