@@ -6,10 +6,12 @@ The table (caller, target, path) -> answer is derived from the charters, so it g
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import re
 import shutil
+import socket
 import ssl
 import stat
 import tempfile
@@ -406,6 +408,42 @@ async def test_outside_speaks_tls_1_3_only_and_http_2(folder: Path) -> None:
         handshake = writer.get_extra_info("ssl_object")
         assert (handshake.version(), handshake.selected_alpn_protocol()) == ("TLSv1.3", "h2")
         writer.close()
+
+
+async def test_outside_keys_are_agreed_on_that_no_quantum_computer_finds(folder: Path) -> None:
+    """A client that knows the hybrid and nothing else is asked for its part of it; one that knows a group of ours besides is not turned away."""
+    async with mesh(folder, {"payments": [()]}) as it:
+        ports = (it.topology.public_port, it.topology.mtls_port)
+        assert [await asyncio.to_thread(group_asked_for, port, [HYBRID]) for port in ports] == [HYBRID, HYBRID]
+        assert await asyncio.to_thread(group_asked_for, ports[0], [P521]) is None
+        async with it.edge() as session:
+            assert (await ask(session, "GET", "/v1/payments"))[0] == 200
+
+
+#: IANA's TLS supported groups: X25519MLKEM768, and one that is not offered.
+HYBRID, P521 = 0x11EC, 0x0019
+
+
+def group_asked_for(port: int, groups: list[int]) -> int | None:
+    """The group of the server's HelloRetryRequest (RFC 8446, 4.1.4) to a client that knows `groups` and has sent a share of none."""
+
+    def sized(width: int, content: bytes) -> bytes:
+        return len(content).to_bytes(width, "big") + content
+
+    extensions = {
+        10: sized(2, b"".join(group.to_bytes(2, "big") for group in groups)),
+        13: sized(2, b"\x04\x03"),  # ecdsa_secp256r1_sha256
+        43: sized(1, b"\x03\x04"),  # TLS 1.3
+        51: sized(2, b""),  # no share
+    }
+    hello = b"\x03\x03" + bytes(32) + sized(1, b"") + sized(2, b"\x13\x01") + sized(1, b"\x00")
+    hello += sized(2, b"".join(kind.to_bytes(2, "big") + sized(2, content) for kind, content in extensions.items()))
+    with socket.create_connection(("localhost", port), timeout=10) as raw:
+        raw.sendall(b"\x16\x03\x01" + sized(2, b"\x01" + sized(3, hello)))
+        answer = raw.recv(4096)
+    retry = hashlib.sha256(b"HelloRetryRequest").digest()
+    found = re.search(re.escape(retry) + rb".*\x00\x33\x00\x02(..)", answer, re.DOTALL)
+    return int.from_bytes(found[1], "big") if found else None
 
 
 async def test_the_coarse_limit_is_one_bucket_per_service(folder: Path) -> None:

@@ -121,10 +121,7 @@ def _listener(name: str, port: int, charters: Mapping[str, Charter], topology: T
                     "typed_config": typed(
                         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                         common_tls_context={
-                            "tls_params": {
-                                "tls_minimum_protocol_version": "TLSv1_3",
-                                "tls_maximum_protocol_version": "TLSv1_3",
-                            },
+                            "tls_params": parts.TLS,
                             "alpn_protocols": ["h2", "http/1.1"],
                             "tls_certificate_sds_secret_configs": [
                                 {"name": parts.EDGE_IDENTITY, "sds_config": parts.ads()}
