@@ -1,7 +1,7 @@
 """Takes the proxy's spans (OTLP/HTTP with protobuf, over a Unix socket) and puts them beside the services' in the local store.
 
-With an OTLP endpoint configured the batches are passed on to it as they are. Either way Envoy never waits: it is answered at once, and
-when the queue is full spans are dropped, and the exports that they came in counted.
+With an OTLP endpoint configured the batches are passed on to it. Either way they are without what a client typed, and Envoy never waits:
+it is answered at once, and when the queue is full spans are dropped, and the exports that they came in counted.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ KEPT: Final = frozenset(
         "upstream_cluster",
         "request_size",
         "response_size",
+        "guid:x-request-id",  # the proxy's own, see `REQUEST_ID` of its answers
     }
 )
 _DROPPED: Final = telemetry.counter(
@@ -41,24 +42,36 @@ _DROPPED: Final = telemetry.counter(
 )
 
 
+def strip(request: ExportTraceServiceRequest) -> None:
+    """Take out of an export what is not `KEPT`."""
+    for span in _spans(request):
+        kept = [item for item in span.attributes if item.key in KEPT]
+        del span.attributes[:]
+        span.attributes.extend(kept)
+
+
 def spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
     """The spans of one export, as the store keeps them. Pure."""
+    for span in _spans(request):
+        yield Span(
+            trace=span.trace_id.hex(),
+            span=span.span_id.hex(),
+            parent=span.parent_span_id.hex() or None,
+            name=span.name[:128],
+            service="envoy",
+            kind=_KINDS.get(span.kind, "internal"),
+            start=span.start_time_unix_nano,
+            end=span.end_time_unix_nano,
+            failed=span.status.code == 2,
+            attributes=dict(_attributes(span.attributes)),
+        )
+
+
+def _spans(request: ExportTraceServiceRequest) -> Iterator[Any]:
     for resource in request.resource_spans:
         # By number: several packages bring these messages, and an older one calls the same fields by older names.
         for scope in _field(resource, 2):
-            for span in _field(scope, 2):
-                yield Span(
-                    trace=span.trace_id.hex(),
-                    span=span.span_id.hex(),
-                    parent=span.parent_span_id.hex() or None,
-                    name=span.name[:128],
-                    service="envoy",
-                    kind=_KINDS.get(span.kind, "internal"),
-                    start=span.start_time_unix_nano,
-                    end=span.end_time_unix_nano,
-                    failed=span.status.code == 2,
-                    attributes=dict(_attributes(span.attributes)),
-                )
+            yield from _field(scope, 2)
 
 
 def _field(message: Any, number: int) -> Any:
@@ -67,10 +80,9 @@ def _field(message: Any, number: int) -> Any:
 
 def _attributes(found: Iterable[Any]) -> Iterator[tuple[str, str | int | float | bool]]:
     for item in found:
-        if item.key in KEPT:
-            kind = item.value.WhichOneof("value")
-            if kind in {"string_value", "int_value", "double_value", "bool_value"}:
-                yield item.key, getattr(item.value, kind)
+        kind = item.value.WhichOneof("value")
+        if kind in {"string_value", "int_value", "double_value", "bool_value"}:
+            yield item.key, getattr(item.value, kind)
 
 
 class Collector:
@@ -136,11 +148,13 @@ class Collector:
                     self._queue.task_done()
 
     async def _one(self, session: aiohttp.ClientSession, body: bytes) -> None:
+        request = ExportTraceServiceRequest()
+        request.MergeFromString(body)  # type: ignore[no-untyped-call]
+        strip(request)
         if self._forward is None:
-            request = ExportTraceServiceRequest()
-            request.MergeFromString(body)  # type: ignore[no-untyped-call]
             self._file.append(spans(request))
             return
         headers = {"content-type": "application/x-protobuf"}
-        async with session.post(self._forward, data=body, headers=headers) as answer:
+        content = request.SerializeToString()  # type: ignore[no-untyped-call]
+        async with session.post(self._forward, data=content, headers=headers) as answer:
             answer.raise_for_status()
