@@ -196,7 +196,7 @@ class Env:
         self.parts = {"database": True}
         self.app = self.application(ENDPOINTS)
 
-    def application(self, endpoints: Sequence[Endpoint]) -> Application:
+    def application(self, endpoints: Sequence[Endpoint], max_body_bytes: int = 64 * 1024) -> Application:
         return Application(
             "shop",
             self.shop,
@@ -204,7 +204,7 @@ class Env:
             authenticator=self.world.authenticator,
             authorizer=Authorizer(POLICY),
             limits=self.limits,
-            max_body_bytes=64 * 1024,
+            max_body_bytes=max_body_bytes,
             ready=lambda: (self.parts["database"], self.parts),
         )
 
@@ -610,6 +610,47 @@ async def test_without_a_token_there_is_no_answer_and_the_body_is_not_looked_at(
     answer = await ask(env.app, "POST", "/v1/sales", b"{{{", [KEY])
     assert answer.status == 401
     assert (answer.header("www-authenticate") or "").startswith("DPoP ")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_of_a_large_body_nothing_is_kept_before_its_sender_is_known(env: Env, announced: bool) -> None:
+    """Or who has no token could fill the memory: it is read and dropped, and then there is an answer."""
+    pieces = [b"x" * 10_000] * 40
+    kept = 0
+
+    class Piece(bytes):
+        def __del__(self) -> None:
+            nonlocal kept
+            kept -= 1
+
+    async def receive() -> Any:
+        nonlocal kept
+        if not pieces:
+            return await asyncio.Event().wait()
+        assert kept <= 1
+        kept += 1
+        return {"type": "http.request", "body": Piece(pieces.pop()), "more_body": bool(pieces)}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    env.app = env.application(ENDPOINTS, max_body_bytes=1 << 20)
+    length = (b"content-length", b"400000") if announced else (b"transfer-encoding", b"chunked")
+    scope = {"type": "http", "method": "POST", "path": "/v1/sales", "query_string": b"", "headers": [KEY, length]}
+    await env.app(scope, receive, send)
+    assert sent[0]["status"] == 401
+    assert pieces == []
+
+
+async def test_a_large_body_of_who_is_known_is_taken(env: Env) -> None:
+    env.app = env.application(ENDPOINTS, max_body_bytes=1 << 20)
+    whole = json.dumps({**SALE, "lines": SALE["lines"] * 900}).encode() + b" " * 100_000
+    for body in (whole, [whole[n : n + 16384] for n in range(0, len(whole), 16384)]):
+        answer = await env.sell(body)
+        assert (answer.status, answer.json["lines"]) == (201, 900)
+    assert len(env.shop.requests) == 2
 
 
 async def test_a_token_without_the_scope_is_refused(env: Env) -> None:

@@ -2,7 +2,7 @@
 
 Plain ASGI over an endpoint table. It is our own because it is on the way of every payment; `bench/` has what it costs.
 The order of the checks is: path, way in, size, room, token, policy, rate, body. Nothing of a body is looked at before its
-sender is known.
+sender is known, and nothing of a large one is kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from tallystick.chassis.web.wire import (
     Receive,
     Scope,
     Send,
+    drop_body,
     header_list,
+    is_large,
     lifespan,
     plain,
     read_body,
@@ -189,13 +191,16 @@ class Application:
             entered = deadline.enter()
             try:
                 async with asyncio.timeout(deadline.remaining() + GRACE_SECONDS) as timer:
+                    known = bound.entry == "edge" and is_large(call, bound.max_body)
+                    if known:
+                        await self._admit_first(bound, call)
                     body = await read_body(call, bound.max_body)
                     if self._gate is None:
-                        reply = await self._serve(bound, parameters, call, body, deadline)
+                        reply = await self._serve(bound, parameters, call, body, deadline, known=known)
                     else:
                         await self._gate.enter()
                         try:
-                            reply = await self._serve(bound, parameters, call, body, deadline)
+                            reply = await self._serve(bound, parameters, call, body, deadline, known=known)
                         finally:
                             self._gate.leave()
             finally:
@@ -246,10 +251,19 @@ class Application:
             raise InvalidRequest(f"{TIMEOUT_HEADER} is not a whole number of milliseconds from 1 to 999999.")
         return min(int(text) / 1000, bound.timeout)
 
+    async def _admit_first(self, bound: Bound, call: Call) -> None:
+        """Before the body is read: a thousand strangers' bodies of a mebibyte each would fill the memory until they have arrived."""
+        try:
+            await self._admit(bound, call)
+        except Problem:
+            await drop_body(call)
+            raise
+
     async def _serve(
-        self, bound: Bound, parameters: dict[str, str], call: Call, raw_body: bytes, deadline: Deadline
+        self, bound: Bound, parameters: dict[str, str], call: Call, raw_body: bytes, deadline: Deadline, *, known: bool
     ) -> Reply[Any]:
-        await self._admit(bound, call)
+        if not known:
+            await self._admit(bound, call)
         query = self._query(bound, call)
         endpoint = bound.endpoint
         body = bound.body(raw_body, call.headers)

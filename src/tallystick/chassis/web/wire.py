@@ -19,6 +19,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+#: Bytes. A smaller body lies in the proxy's buffers anyway, nearly whole.
+LARGE = 100_000
 #: Bytes of a body that is too large that are read and dropped before the answer, and the seconds that this may take.
 MAX_DISCARDED = 4 << 20
 DISCARD_SECONDS = 2.0
@@ -120,6 +122,21 @@ async def read_body(call: Call, limit: int) -> bytes:
             break
     call.bytes_in = size
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def is_large(call: Call, limit: int) -> bool:
+    """Whether its body may be so large that many of them would fill the memory, and is not too large."""
+    if limit < LARGE:
+        return False
+    length = call.headers.get(b"content-length")
+    if length is None:
+        return b"transfer-encoding" in call.headers
+    return length.isdigit() and LARGE <= int(length[:20]) <= limit
+
+
+async def drop_body(call: Call) -> None:
+    """Of a request that is refused before its body was read."""
+    await _discard(call, {"more_body": True})
 
 
 async def _discard(call: Call, message: MutableMapping[str, Any]) -> None:
