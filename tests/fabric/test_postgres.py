@@ -81,6 +81,9 @@ async def test_a_service_uses_its_tables_and_makes_none(roles: dict[str, tuple[D
             "COPY inbox TO '/tmp/fab-x'",
             "SELECT pg_read_file('/etc/hostname')",
             "SELECT rolpassword FROM pg_authid",
+            "SELECT lo_creat(-1)",
+            "SELECT lo_create(0)",
+            "SELECT lo_from_bytea(0, 'x')",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(forbidden)
@@ -111,6 +114,29 @@ async def test_time_limits_are_the_charters(roles: dict[str, tuple[Dsn, Dsn]]) -
             assert (setting, found) == (setting, value)
         with pytest.raises(asyncpg.QueryCanceledError):
             await connection.execute("SELECT pg_sleep(30)")
+    finally:
+        await connection.close()
+
+
+async def test_what_a_role_said_for_itself_ends_with_the_next_start(
+    roles: dict[str, tuple[Dsn, Dsn]], postgres_server: Server
+) -> None:
+    service, _ = roles["fab_one"]
+    connection = await connect(service)
+    await connection.execute("ALTER ROLE fab_one SET synchronous_commit = off")
+    await connection.execute("ALTER ROLE fab_one SET statement_timeout = 0")
+    await connection.execute("ALTER ROLE fab_one IN DATABASE fab_one SET search_path = pg_temp, public")
+    await connection.close()
+    plan = postgres.plans(CHARTERS)["fab_one"]
+    await postgres_server.run(*plan.roles, *plan.grants)
+    connection = await connect(service)
+    try:
+        for setting, value in (
+            ("synchronous_commit", "on"),
+            ("statement_timeout", "222ms"),
+            ("search_path", "public"),
+        ):
+            assert await connection.fetchval("SELECT current_setting($1)", setting) == value
     finally:
         await connection.close()
 

@@ -61,6 +61,8 @@ def _plan(name: str, charter: Charter) -> Plan:
         roles=(
             _role(name),
             _role(owner(name)),
+            # Anybody may write down settings for himself: who had a role's password might have said that commits need not reach the disk.
+            *(f'ALTER ROLE "{role}" RESET ALL' for role in (name, owner(name))),
             f'ALTER ROLE "{name}" CONNECTION LIMIT {connections}',
             f'ALTER ROLE "{owner(name)}" CONNECTION LIMIT 4',
             f'ALTER ROLE "{name}" SET lock_timeout = {limits.lock_timeout_ms}',
@@ -75,9 +77,16 @@ def _plan(name: str, charter: Charter) -> Plan:
         grants=(
             f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
             f'GRANT CONNECT ON DATABASE "{name}" TO "{name}"',
+            *(f'ALTER ROLE "{role}" IN DATABASE "{name}" RESET ALL' for role in (name, owner(name))),
         ),
-        inside=("REVOKE ALL ON SCHEMA public FROM PUBLIC",),
+        inside=("REVOKE ALL ON SCHEMA public FROM PUBLIC", *_no_large_objects()),
     )
+
+
+def _no_large_objects() -> tuple[str, ...]:
+    """Anybody may make them otherwise: data in no table, of which neither the data map nor `verify` knows."""
+    made_by = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
+    return tuple(f"REVOKE EXECUTE ON FUNCTION pg_catalog.{function} FROM PUBLIC" for function in made_by)
 
 
 def _role(name: str) -> str:
