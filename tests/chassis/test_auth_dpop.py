@@ -11,9 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from tallystick.chassis.auth import attributable, jose, statement
 from tallystick.chassis.auth.dpop import ProofVerifier, normalised
-from tallystick.chassis.auth.jose import Jwk, Refused, decode, encode, parse, public_key, sha256, thumbprint
-from tests.support.tokens import NOW, PUBLIC_URL, Holder, b64, named, sign
+from tallystick.chassis.auth.jose import (
+    Jwk,
+    Refused,
+    attributable_key,
+    decode,
+    encode,
+    parse,
+    public_key,
+    sha256,
+    thumbprint,
+)
+from tests.support.tokens import NOW, PUBLIC_URL, Holder, PrimeKey, b64, named, sign
 
 TOKEN = "a.b.c"
 URL = PUBLIC_URL + "/v1/payments"
@@ -262,7 +273,43 @@ M2203 = 2**2203 - 1
 @pytest.mark.parametrize("modulus", [3**1300, 751 * M2203, M2203, (2**1279 - 1) ** 2], ids=["3^k", "751p", "p", "pp"])
 def test_moduli_that_everybody_can_factor(modulus: int) -> None:
     with pytest.raises(Refused, match="everybody can sign"):
+        attributable_key(rsa(modulus))
+
+
+@pytest.mark.parametrize("modulus", [3**1300, 751 * M2203], ids=["3^k", "751p"])
+def test_moduli_of_proofs_that_everybody_can_factor_at_a_look(modulus: int) -> None:
+    with pytest.raises(Refused, match="everybody can sign"):
         public_key(rsa(modulus))
+
+
+def test_new_keys_for_proofs_are_no_lever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new key of RSA costs a client nothing, and a test for primes us 150 ms: seven proofs a second would stop identity, and all with it.
+    A statement is shown to others, so it is asked more of its key.
+    """
+    asked: list[int] = []
+
+    def is_power_of_a_prime(modulus: int) -> bool:
+        asked.append(modulus)
+        return True
+
+    monkeypatch.setattr(jose, "_power_of_a_prime", is_power_of_a_prime)
+    holder = Holder(RSA, "PS256")
+    check(holder.proof(TOKEN), holder)
+    text = sign({"typ": "told+jwt", "alg": "PS256", "jwk": RSA.as_dict(private=False)}, b"this", RSA)
+    assert statement(text, typ="told+jwt", jkt=holder.jkt) == b"this"
+    assert asked == []
+    with pytest.raises(Refused, match="everybody can sign"):
+        attributable(text)
+    assert len(asked) == 1
+
+
+def test_a_statement_by_a_prime() -> None:
+    """Its signature is good, and anybody's."""
+    key = PrimeKey()
+    text = sign({"typ": "told+jwt", "alg": "PS256", "jwk": key.as_dict()}, b"this", key)
+    assert statement(text, typ="told+jwt", jkt=key.thumbprint()) == b"this"
+    with pytest.raises(Refused, match="everybody can sign"):
+        attributable(text)
 
 
 def test_a_proof_by_a_key_that_everybody_can_sign_for() -> None:

@@ -17,7 +17,35 @@ PUBLIC_URL = "https://localhost:8443"
 MTLS_URL = "https://localhost:8446"
 TRUST_DOMAIN = "tallystick.test"
 
-AnyKey = ECKey | RSAKey | OKPKey | OctKey
+
+class PrimeKey:
+    """RSA with a prime for its modulus, Mersenne's 2^2203 - 1: whoever sees the public key can sign for it (PS256, RFC 8017 section 9.1.1)."""
+
+    MODULUS = 2**2203 - 1
+
+    def __init__(self) -> None:
+        self.public = {"kty": "RSA", "n": b64(self.MODULUS.to_bytes(276)), "e": "AQAB"}
+
+    def as_dict(self, *, private: bool = False) -> dict[str, str]:
+        assert not private
+        return self.public
+
+    def thumbprint(self) -> str:
+        said = f'{{"e":"AQAB","kty":"RSA","n":"{self.public["n"]}"}}'
+        return b64(hashlib.sha256(said.encode()).digest())
+
+    def sign(self, text: bytes) -> bytes:
+        salt = bytes(32)
+        hashed = hashlib.sha256(bytes(8) + hashlib.sha256(text).digest() + salt).digest()
+        size = 276 - 32 - 1
+        stream = b"".join(hashlib.sha256(hashed + count.to_bytes(4)).digest() for count in range(size // 32 + 1))
+        masked = int.from_bytes(b"\1" + salt) ^ int.from_bytes(stream[:size])
+        masked &= (1 << self.MODULUS.bit_length() - 1 - 8 * 33) - 1
+        message = (masked << 8 * 33) | int.from_bytes(hashed + b"\xbc")
+        return pow(message, pow(65537, -1, self.MODULUS - 1), self.MODULUS).to_bytes(276)
+
+
+AnyKey = ECKey | RSAKey | OKPKey | OctKey | PrimeKey
 #: Unix seconds, for claims of parametrized tests.
 NOW = int(time.time())
 
@@ -37,6 +65,8 @@ def sign(header: dict[str, Any], payload: dict[str, Any] | bytes, key: AnyKey, a
     """A compact JWS of whatever is asked for, sensible or not. `alg` signs by another algorithm than the header says."""
     content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     text = f"{b64(json.dumps(header).encode())}.{b64(content)}"
+    if isinstance(key, PrimeKey):
+        return f"{text}.{b64(key.sign(text.encode()))}"
     algorithm: Any = jws.JWSRegistry.algorithms[alg or header["alg"]]
     return f"{text}.{b64(algorithm.sign(text.encode(), key))}"
 
@@ -48,7 +78,9 @@ def b64(raw: bytes) -> str:
 class Holder:
     """A client with its proof key."""
 
-    def __init__(self, key: ECKey | RSAKey | OKPKey | None = None, alg: str = "ES256", client: str = "cli_one") -> None:
+    def __init__(
+        self, key: ECKey | RSAKey | OKPKey | PrimeKey | None = None, alg: str = "ES256", client: str = "cli_one"
+    ) -> None:
         self.key = key or ECKey.generate_key("P-256")
         self.alg = alg
         self.client = client

@@ -21,7 +21,7 @@ from tallystick.services.ledger.service.approvals import Plan, kept, planned
 from tests.services.ledger.env import SCOPE, Env, post, problem
 from tests.services.ledger.support import START, hold, tid
 from tests.support.http import Answer, ask
-from tests.support.tokens import PUBLIC_URL, Holder, sign
+from tests.support.tokens import PUBLIC_URL, Holder, PrimeKey, sign
 
 ALL = SCOPE + " approvals:write approvals:sign"
 
@@ -195,6 +195,16 @@ async def test_signatures_that_are_not_good(env: Env) -> None:
         assert answer.status in (400, 422), answer.content
     assert (await people.call(checker, "GET", f"/v1/proposals/{proposal['id']}")).json["decisions"] == []
     assert (await people.decide(checker, proposal)).json["status"] == "posted"
+
+
+async def test_nobody_approves_with_a_key_that_everybody_can_sign_for(env: Env) -> None:
+    people = await ready(env, approvals=1)
+    proposal = (await people.propose(post("anna", "shop", 5000))).json
+    checker = Holder(PrimeKey(), "PS256", client=people.checkers[0].client)
+    answer = await people.decide(checker, proposal, header={"alg": "PS256"})
+    assert problem(answer) == (422, "invalid-decision")
+    assert "everybody can sign" in answer.json["detail"]
+    assert (await people.decide(people.checkers[0], proposal)).json["status"] == "posted"
 
 
 async def test_a_decision_was_signed_about_now_by_any_integer(env: Env) -> None:

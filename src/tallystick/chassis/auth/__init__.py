@@ -14,7 +14,7 @@ from tallystick.chassis.auth.problems import (
 )
 from tallystick.chassis.auth.replay import ProofStore
 from tallystick.chassis.auth.revocation import Revocation, RevocationFeed, Snapshot
-from tallystick.chassis.auth.statement import statement
+from tallystick.chassis.auth.statement import attributable, statement
 from tallystick.chassis.auth.subject import Attribute, Resource, Subject
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "RevocationFeedStale",
     "Snapshot",
     "Subject",
+    "attributable",
     "statement",
 ]

@@ -94,7 +94,7 @@ class ProofVerifier:
         if jkt is not None and made_by != jkt:
             raise Refused("the proof is by another key than the token is bound to")
         _check_claims(claims, method, url, now, token_hash)
-        key = known[0] if known else public_key(jwk)  # late, because it takes its time with a new RSA key
+        key = known[0] if known else public_key(jwk)  # late: nothing is made of what is for something else
         verify(header.alg, key, compact)
         if known is None:
             self._keys[members] = (key, made_by)

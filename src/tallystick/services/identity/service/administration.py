@@ -69,7 +69,7 @@ class Administration:
         keys = client_keys(request.jwks.keys)
         for key in keys:
             try:
-                jose.public_key(msgspec.convert(dict(key.jwk), jose.Jwk))
+                jose.attributable_key(msgspec.convert(dict(key.jwk), jose.Jwk))
             except jose.Refused as error:
                 raise InvalidClientKey(error.reason, kid=key.kid) from error
         client = Client(

@@ -64,7 +64,7 @@ class ClientAuthentication:
         client, client_id = await self._client(claimed)
         key = client.key_for(kid, algorithm) if client is not None and client.active else None
         # A signature is verified in any case, so that the time taken does not tell which clients and keys exist.
-        public = jose.public_key(msgspec.convert(dict(key.jwk), jose.Jwk)) if key else self._nobody[algorithm]
+        public = jose.attributable_key(msgspec.convert(dict(key.jwk), jose.Jwk)) if key else self._nobody[algorithm]
         try:
             jose.verify(algorithm, public, compact)
         except jose.Refused as error:

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.auth import Refused, Subject, statement
+from tallystick.chassis.auth import Refused, Subject, attributable, statement
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.messages import STATEMENT_TYPE, ApprovalsChanged, ProposalFact, Reason
@@ -250,6 +250,10 @@ class Approvals:
             raise ProposalClosed(
                 "it has been decided" if mine is None else "you have decided about it", proposal_status=row.status
             )
+        try:
+            attributable(signature)
+        except Refused as refused:
+            raise InvalidDecision(f"the signature is not good: {refused.reason}") from None
 
     async def _note(self, tx: Transaction, row: ProposalRow, signed: Signed, trace: str | None) -> ProposalRow:
         await self._proposals.insert_decision(tx, row.id, signed)
