@@ -26,12 +26,15 @@ from nats.aio.msg import Msg
 
 from tallystick.chassis.bus import Bus, BusUnavailable
 from tallystick.chassis.db import Dsn
+from tallystick.kernel.clock import SystemClock
+from tallystick.local import supervisor
 from tallystick.local.parts import Child, Nats, Part, Postgres, ProcessFailed, Valkey, ValkeyUser
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import postgres as postgres_part
 from tallystick.local.parts import process as process_part
 from tallystick.local.parts import valkey as valkey_part
 from tallystick.local.parts.postgres import SOCKET, _held, _leftovers
+from tallystick.local.supervisor import Keeper
 from tests.support.parts import NatsServer, Server, ValkeyServer, connect, new_secret
 from tests.support.ports import free_port
 
@@ -660,6 +663,29 @@ async def test_a_script_without_an_end_does_not_stop_valkey_for_all(directory: P
             await asyncio.gather(running, return_exceptions=True)
     finally:
         await server.part.stop()
+
+
+async def test_a_script_that_nothing_ends_does_not_stop_valkey_for_ever(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call of Lua's that goes on for years: the server looks at nothing else meanwhile, nor at who would end the script."""
+    monkeypatch.setattr(supervisor, "HANGS", 0.5)
+    server = ValkeyServer(directory)
+    keeper = Keeper(server.part, name="valkey", clock=SystemClock(), on_change=lambda _: None)
+    keeper.start()
+    try:
+        await keeper.until_ready()
+        first = server.part.pid
+        path, name, word = str(server.socket), server.ADMIN, server.password.reveal()
+        async with valkey.asyncio.Valkey(unix_socket_path=path, username=name, password=word) as client:
+            endless: Any = cast("Any", client).eval("string.find(('a'):rep(60), ('a-'):rep(60) .. 'b')", 0)
+            running = asyncio.create_task(endless)
+            async with asyncio.timeout(60):
+                while server.part.pid == first or not keeper.view.ready:
+                    await asyncio.sleep(0.1)
+            await asyncio.gather(running, return_exceptions=True)
+    finally:
+        await keeper.stop()
 
 
 async def test_valkey_wants_a_password_and_keeps_users_apart(valkey_server: ValkeyServer) -> None:

@@ -24,7 +24,7 @@ FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
 #: Whoever lived this long has recovered: the next failure starts from the shortest delay again.
 STEADY: Final = 30.0
-#: A replica that doesn't answer for this long hangs, and is killed; a part may have work to recover and is left alone.
+#: Who can say whether it is alive and doesn't answer for this long hangs, and is killed. Other parts may have work to recover and are left alone.
 HANGS: Final = 20.0
 CHECK_EVERY: Final = 1.0
 #: How long one that was ready may take until it is again, when somebody's start depends on it.

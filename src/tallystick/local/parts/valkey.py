@@ -127,6 +127,15 @@ class Valkey:
             self._child.send(signal.SIGKILL)
         return answer == "+PONG"
 
+    async def alive(self) -> bool:
+        """Whether it says anything, and be it that it loads or is busy. In one call of Lua's, a pattern that a text is searched for by, a script
+        holds it up where nothing ends but the whole server.
+        """
+        return bool(await self._ask("PING"))
+
+    def kill(self, number: signal.Signals) -> bool:
+        return self._child.send(number)
+
     async def reload(self, users: Sequence[ValkeyUser]) -> None:
         """Take other users; connections of users that are gone are closed by the server. ProcessFailed if it refuses the rules."""
         self._users = tuple(users)
