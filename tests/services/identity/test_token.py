@@ -245,8 +245,10 @@ async def test_other_ways_to_authenticate_are_refused(world: World) -> None:
     [
         (None, "private_key_jwt"),
         ("Bearer a.b.c", "Bearer"),
-        ("DPoP a.b.c", "DPoP"),
+        ("dpop a.b.c", "DPoP"),
         ("", "private_key_jwt"),
+        ("4242424242424242", "private_key_jwt"),
+        ("sk_live_of_another_platform x", "private_key_jwt"),
         ('a"b c', "private_key_jwt"),
         ("x" * 33, "private_key_jwt"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final, Literal
 
 Code = Literal[
@@ -45,7 +44,8 @@ class Refusal(Exception):
 METHOD: Final = "private_key_jwt"
 """The one way in which a client authenticates (RFC 7523)."""
 
-_SCHEME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}", re.ASCII)
+#: Schemes that a client may have tried (IANA's registry). What is none of them may be a secret, and a challenge is read by all that log answers.
+_SCHEMES: Final = {name.lower(): name for name in ("Basic", "Bearer", "Digest", "DPoP", "Negotiate")}
 
 
 class AuthenticationFailed(Refusal):
@@ -62,7 +62,7 @@ class AuthenticationFailed(Refusal):
             reason=reason,
             status=401,
             headers={
-                "WWW-Authenticate": f'{scheme if _SCHEME.fullmatch(scheme) else METHOD} realm="this server takes {METHOD} only"'
+                "WWW-Authenticate": f'{_SCHEMES.get(scheme.lower(), METHOD)} realm="this server takes {METHOD} only"'
             },
         )
         self.client = client
