@@ -56,6 +56,12 @@ IBAN_LENGTHS: Final[dict[str, int]] = {
 }  # fmt: skip
 
 
+#: Letters as numbers, from A = 10 to Z = 35 (ISO 13616).
+_LETTERS: Final = str.maketrans(
+    {chr(code): str(int(chr(code), 36)) for code in (*range(0x41, 0x5B), *range(0x61, 0x7B))}
+)
+
+
 def brand_of(number: str) -> str:
     """The brand by the number's first digits and length; `unknown` when it is none of the large ones'."""
     for low, high, lengths, brand in _BRANDS:
@@ -68,7 +74,7 @@ def iban_ok(iban: str) -> bool:
     """The check of ISO 13616: the rest of division by 97 is 1 (ISO/IEC 7064, MOD 97-10)."""
     if not (iban.isascii() and iban.isalnum() and iban[2:4].isdigit()) or iban[2:4] in ("00", "01", "99"):
         return False
-    return int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97 == 1
+    return int((iban[4:] + iban[:4]).translate(_LETTERS)) % 97 == 1
 
 
 #: For the `extra` of a type's `Meta`: a long number is what belongs there, such as an amount, or the number that a token is made of.
@@ -158,11 +164,11 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
     """Where IBANs begin and end in a text, capitals or not, together or in groups of four."""
     for match in _IBAN.finditer(text):
         # What follows may be the next word: the country says how long it is.
-        words, begin = match[1].upper(), match.start()
-        length = IBAN_LENGTHS.get(words[:2], 0)
-        ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
-        if length and ends and iban_ok(words[: ends[0]].replace(" ", "")):
-            end = begin + ends[0]
+        length = IBAN_LENGTHS.get(match[1][:2].upper(), 0)
+        iban = match[1].replace(" ", "")[:length]
+        if length and len(iban) == length and iban_ok(iban.upper()):
+            begin = match.start()
+            end = begin + [place for place, char in enumerate(match[1], 1) if char != " "][length - 1]
             if not (text[end : end + 1].isascii() and text[end : end + 1].isalnum()):
                 yield begin, end
 
