@@ -52,6 +52,9 @@ from tallystick.kernel.numbers import found_in, suspect
         "https://shop.example/%2534242424242424242",
         "https://shop.example/card-4242424242424242?a=b",
         "card%204242424242424242",
+        "%B4242424242424242^DOE/JANE^30121010000000000000?",  # as a card's stripe has it, and as its chip does
+        ";4242424242424242=30121010000000000000?",
+        "4242424242424242D30121010000000000000F",
     ],
 )
 def test_a_card_number_is_found(text: str) -> None:

@@ -4,8 +4,9 @@ What counts in a text (`found_in`): 13 to 19 digits together, or in the groups t
 more, 4-6-5, 4-6-4) with one kind of separator, a space, a dot or a dash; in a range of a card scheme, with the right check digit. The
 digits, spaces and dashes are those of any script, and what can't be seen counts for nothing. Digits that belong to a longer word are an
 id's: what a letter from A to F, an underscore, a dash, an x or a digit and a dot precedes, or such a letter, an underscore or a digit
-follows. An IBAN counts with its country's length and its check digits, written together or in groups of four. A URL is read as its
-server reads it, without escapes, and a word before a number, as in `card-4242...`, does not make it an id's.
+follows; but not what a card's stripe or chip has beside its number, `%B` before it or `D` and a date behind it (ISO/IEC 7813). An IBAN counts
+with its country's length and its check digits, written together or in groups of four. A URL is read as its server reads it, without
+escapes, and a word before a number, as in `card-4242...`, does not make it an id's.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ _SHAPES: Final = bytes(
     for byte in range(256)
 )
 _CARD: Final = re.compile(
-    r"(?<![0-9A-Fa-f_x-])(?<![0-9][.])"
+    r"(?:(?<![0-9A-Fa-f_x-])(?<![0-9][.])|(?<=%B))"
     r"(?:[0-9]{13,19}|[0-9]{4}([ .-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|[0-9]{4}([ .-])[0-9]{6}\2[0-9]{4,5})"
-    r"(?![0-9A-Fa-f_]|[.][0-9])"
+    r"(?:(?![0-9A-Fa-f_]|[.][0-9])|(?=D[0-9]{7}))"
 )
 _TOGETHER: Final = str.maketrans("", "", " .-")
 #: Looks ahead only: a word that begins as an IBAN does may stand right before one.
