@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
+import threading
+from typing import Any
 
 import pytest
 from aiohttp.helpers import is_ip_address
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.chassis.egress import AddressRefused, CheckedResolver, blocked, literal, system_resolve
+from tallystick.services.notify.service.deliveries import PER_TENANT
 
 
 @given(st.ip_addresses())
@@ -113,3 +117,28 @@ async def test_the_systems_spellings_of_loopback_are_refused(host: str) -> None:
         pytest.skip("this system does not know that spelling")
     with pytest.raises(AddressRefused):
         await CheckedResolver(private=False).resolve(host, 443)
+
+
+async def test_names_whose_servers_say_nothing_keep_nobody_elses_from_being_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many as a tenant may have under way at once."""
+    hung = threading.Semaphore(0)
+    at_last = threading.Event()
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
+        if host.startswith("slow"):
+            hung.release()
+            at_last.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.0.2.7", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    slow = [asyncio.create_task(system_resolve(f"slow-{number}.example")) for number in range(PER_TENANT * 2)]
+    try:
+        async with asyncio.timeout(30):
+            assert await system_resolve("shop.example") == ["192.0.2.7"]
+            for _ in slow:
+                await asyncio.to_thread(hung.acquire)
+    finally:
+        at_last.set()
+        await asyncio.gather(*slow)

@@ -10,6 +10,8 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -31,6 +33,11 @@ _SPECIAL: Final = tuple(
         "3fff::/20",  # documentation
     )
 )
+
+
+#: Names are looked up here. A name server that says nothing holds its thread for as long as the system waits for one, half a minute perhaps, and
+#: nothing else ends that: of the few threads that asyncio has for everything, one tenant's names would take all, and no other's be found.
+_LOOKUPS: Final = ThreadPoolExecutor(256, "lookup")
 
 
 class AddressRefused(OSError):
@@ -64,8 +71,9 @@ def literal(host: str) -> bool:
 
 async def system_resolve(host: str) -> list[str]:
     """The system's resolver. Raises OSError."""
+    look = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look)
     except UnicodeError as error:  # a label that is empty or too long
         raise socket.gaierror(socket.EAI_NONAME, "this is not a host name") from error
     return [str(each[4][0]) for each in found]
