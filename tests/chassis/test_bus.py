@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +340,39 @@ async def test_a_rebuilt_stream_is_read_on_without_repetition(
         await reached(service, 31)
         assert len(await told(bus, 31)) == 31
     assert await numbers(service) == list(range(31))
+
+
+@pytest.mark.parametrize("stopped", [timedelta(days=8), timedelta(days=400)], ids=["a week", "a year"])
+async def test_what_was_not_read_before_a_long_stop_is_read_after_it(
+    database: Database, bus: Bus, service: ServiceDatabase, stopped: timedelta
+) -> None:
+    """A stream lets its messages go by the clock, also those of the last moment before everything was stopped. And what is forgotten with
+    time is looked for as soon as a service starts.
+    """
+    settings = streams.StreamSettings(max_age=timedelta(seconds=1), duplicate_window=timedelta(seconds=1))
+    await append(database, fact(0))
+    async with relaying(database, bus, settings=settings), consuming(database, bus):
+        await reached(service, 1)
+    await append(database, fact(1), fact(2))
+    async with relaying(database, bus, settings=settings):
+        await until(lambda: _is_told(bus, 3))
+    await until(lambda: _is_empty(bus))
+    await service.query("UPDATE outbox_batch SET at = at - $1::interval", stopped)
+    assert await outbox.purge(database, datetime.now(UTC)) == 0
+    async with consuming(database, bus), relaying(database, bus):
+        await reached(service, 3)
+        await append(database, fact(3))
+        await reached(service, 4)
+    assert await numbers(service) == [0, 1, 2, 3]
+
+
+async def _is_told(bus: Bus, last: int) -> bool:
+    return (await streams.tail(bus, "test")).fact == last
+
+
+async def _is_empty(bus: Bus) -> bool:
+    end = await streams.bounds(bus, "test")
+    return end.first > end.last
 
 
 async def test_a_late_consumer_begins_with_what_is_there_unless_it_needs_all(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tallystick.chassis import outbox
-from tallystick.chassis.bus import Bus, BusUnavailable, streams
+from tallystick.chassis.bus import Bus, BusUnavailable, StreamSettings, streams
 from tallystick.chassis.db import Database
 from tallystick.chassis.outbox import Fact
 from tallystick.chassis.outbox.relay import Relay
@@ -35,10 +35,14 @@ async def append(database: Database, *facts: Fact) -> None:
 
 @asynccontextmanager
 async def relaying(
-    database: Database, bus: Bus, service: str = "test", kind: type[Relay] = Relay
+    database: Database,
+    bus: Bus,
+    service: str = "test",
+    kind: type[Relay] = Relay,
+    settings: StreamSettings | None = None,
 ) -> AsyncIterator[Relay]:
     """A relay that runs during the block and ends in order."""
-    relay = kind(database, bus, service, poll_s=0.02)
+    relay = kind(database, bus, service, poll_s=0.02, settings=settings)
     task = asyncio.create_task(relay.run())
     try:
         yield relay

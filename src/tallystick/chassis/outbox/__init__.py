@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from tallystick.chassis.bus.streams import StreamSettings
 from tallystick.chassis.db import Database, Queries, Transaction, arguments
 from tallystick.chassis.fact import MAX_FACT_BYTES, Fact, decode, encode
 
@@ -45,10 +46,12 @@ class Outbox:
 
 
 async def purge(database: Database, now: datetime, retention: timedelta = RETENTION) -> int:
-    """Forget facts relayed longer ago than `retention`; returns how many. For the schedule. What is not relayed is never forgotten."""
+    """Forget facts relayed longer ago than `retention`; returns how many. For the schedule. What is not relayed is never forgotten, and what a
+    stream holds stays also when nothing was told since, or all was stopped: it may have to be relayed again.
+    """
     total = 0
     while True:
-        gone = await database.execute(Q.purge, now - retention, _PAGE)
+        gone = await database.execute(Q.purge, now - retention, _PAGE, StreamSettings().max_age)
         total += gone
         if not gone:
             return total

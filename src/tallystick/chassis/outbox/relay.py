@@ -12,7 +12,6 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from tallystick.chassis import telemetry
@@ -229,12 +228,13 @@ class Relay:
 
     async def _rebuild(self, own: Session, cursor: int) -> None:
         """Publish again what the outbox kept and the stream lost."""
-        # An empty stream that once had messages has let them go with age: then only what is younger belongs into it.
+        # An empty stream that once had messages has let them go with age, it may be while all was stopped and before everybody had read the
+        # last of them. So it gets as much as it keeps, counted from the last one and not from now.
         aged = self._tail.last > 0 and self._tail.fact == 0
-        since = datetime.now(UTC) - self._settings.max_age if aged else datetime.min.replace(tzinfo=UTC)
+        kept = self._settings.max_age if aged else None
         done = self._tail.fact
         rebuilt = 0
-        while rows := await own.fetch(Q.batches, done, since, WINDOW):
+        while rows := await own.fetch(Q.batches, done, kept, WINDOW):
             cut = [await self._batch(own, row) for row in rows]
             held, error = await self._publish(cut)
             if error is not None:

@@ -29,9 +29,10 @@ FROM moved, unnest($5::bigint[], $6::integer[], $7::text[], $8::bigint[]) AS u (
 RETURNING first;
 
 -- name: batches
--- The relayed batches that end after fact $1 and are not older than $2, oldest first.
+-- The relayed batches that end after fact $1, oldest first: all, or those of the time $2 up to the last one.
 SELECT first, count, last_xid::text AS last_xid, last_position FROM outbox_batch
-WHERE first + count - 1 > $1 AND at >= $2
+WHERE first + count - 1 > $1
+  AND ($2::interval IS NULL OR at >= (SELECT at FROM outbox_batch ORDER BY first DESC LIMIT 1) - $2::interval)
 ORDER BY first
 LIMIT $3;
 
@@ -43,9 +44,15 @@ ORDER BY xid DESC, position DESC
 LIMIT $3;
 
 -- name: purge
--- Forgets relayed batches older than $1, a page at a time, and the facts up to the last of them.
+-- Forgets relayed batches older than $1, a page of $2 at a time, and the facts up to the last of them. Those of the time $3 up to the last
+-- one stay: the stream is filled with them when it has let its messages go while all was stopped.
 WITH gone AS (
-    DELETE FROM outbox_batch WHERE first IN (SELECT first FROM outbox_batch WHERE at < $1 ORDER BY first LIMIT $2)
+    DELETE FROM outbox_batch
+    WHERE first IN (
+        SELECT first FROM outbox_batch
+        WHERE at < least($1, (SELECT at FROM outbox_batch ORDER BY first DESC LIMIT 1) - $3::interval)
+        ORDER BY first LIMIT $2
+    )
     RETURNING first, last_xid, last_position
 ), last AS (
     SELECT last_xid, last_position FROM gone ORDER BY first DESC LIMIT 1
