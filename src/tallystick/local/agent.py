@@ -17,8 +17,8 @@ from tallystick.kernel.clock import Clock
 from tallystick.local.ads import AdsServer
 from tallystick.local.pki import BACKDATE, LEAF_LIFE, Authority, Leaf
 
-#: How often it looks what is due, in seconds.
-EVERY: Final = 15.0
+#: How often it looks what is due, in seconds. On a machine that slept for an hour all certificates have ended, and nobody gets in until then.
+EVERY: Final = 1.0
 JITTER: Final = 0.1
 
 
@@ -28,8 +28,8 @@ def due(now: datetime, life: timedelta, luck: float) -> datetime:
 
 
 class IdentityAgent:
-    """`workloads` maps a service to its SPIFFE ID. `on_bundle(pem)` is called when the trusted roots changed, and at the start;
-    `on_error` when something could not be renewed, which is tried again at the next look.
+    """`workloads` maps a service to its SPIFFE ID. `on_bundle(pem)` is called when the trusted roots changed, and at the start; where it fails it
+    is called again at the next look. `on_error` when something could not be renewed, which is tried again then too.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class IdentityAgent:
         self._on_error = on_error
         self._latest = clock.now()
         self._due: dict[str, datetime] = {}
+        self._published = b""
 
     def issue_all(self) -> None:
         """Certificates for everyone, and the bundle before them: a peer must trust what it is shown."""
@@ -59,19 +60,24 @@ class IdentityAgent:
 
     async def run(self, every: float = EVERY) -> None:
         """Renew what is due, for as long as the platform runs."""
+        failing = False
         while True:
             await asyncio.sleep(every)
             try:
                 await self.renew()
             except Exception as error:  # noqa: BLE001 - whatever it was (a full disk, say): without certificates everything ends
-                self._on_error(error)
+                if not failing:  # once, until it works again
+                    self._on_error(error)
+                failing = True
+            else:
+                failing = False
 
     async def renew(self) -> list[str]:
         """One look: renews what is due and answers its names. When the authority itself can't be renewed, leaves are, as long as it can sign."""
         failed: Exception | None = None
         try:
-            if await self._authority.renew():
-                self._publish_bundle()
+            await self._authority.renew()
+            self._publish_bundle()
         except Exception as error:  # noqa: BLE001 - raised below
             failed = error
         now = self._clock.now()
@@ -95,9 +101,12 @@ class IdentityAgent:
 
     def _publish_bundle(self) -> None:
         bundle = self._authority.bundle
-        self._on_bundle(bundle)
+        if bundle == self._published:
+            return
         content: Json = {"name": BUNDLE, "validation_context": {"trusted_ca": {"inline_string": bundle.decode()}}}
         self._ads.put("secret", {BUNDLE: message("secret", content)})
+        self._on_bundle(bundle)
+        self._published = bundle
 
 
 def _certificate(name: str, leaf: Leaf) -> Json:

@@ -136,10 +136,9 @@ class Authority:
         await authority.renew()
         return authority
 
-    async def renew(self) -> bool:
-        """Makes the next root or intermediate when it is due. True when the trusted bundle changed."""
+    async def renew(self) -> None:
+        """Makes the next root or intermediate when it is due; the bundle then has another root. Raises OSError, and is as it was."""
         now = self._clock.now()
-        changed = False
         alive = [root for root in self._roots if root.ends > now]
         # One of the future was made before the clock was set back: nobody trusts it yet, and it is kept until it is needed.
         begun = [root for root in alive if root.begins <= now]
@@ -148,14 +147,11 @@ class Authority:
             begun.append(await self._new_root(now))
             alive.append(begun[-1])
         if due or len(alive) != len(self._roots):
-            self._roots = alive
-            await self._save()
-            changed = True
+            self._save(alive)
         index = issuing([root.ends for root in begun], now)
         if index is None:
             raise PkiError("no root certificate is valid: is this machine's clock right?")
         await self._renew_issuer(begun[index], now)
-        return changed
 
     @property
     def bundle(self) -> bytes:
@@ -269,15 +265,18 @@ class Authority:
         root_key = await self._open_root() if self._roots else None
         if root_key is None or all(root_key.is_current(root.sealed.wrapped) for root in self._roots):
             return
-        self._roots = [
-            RootCertificate(root.certificate, await self._seal(root.certificate, await self._unseal(root.sealed)))
-            for root in self._roots
-        ]
-        await self._save()
+        self._save(
+            [
+                RootCertificate(root.certificate, await self._seal(root.certificate, await self._unseal(root.sealed)))
+                for root in self._roots
+            ]
+        )
 
-    async def _save(self) -> None:
-        file = _File(_FORMAT, [root.sealed for root in self._roots])
+    def _save(self, roots: list[RootCertificate]) -> None:
+        """They are the roots once they are on disk: one that is not would be gone with this process, with all that it had signed."""
+        file = _File(_FORMAT, [root.sealed for root in roots])
         write_private(self._path, msgspec.json.format(msgspec.json.encode(file)).decode() + "\n")
+        self._roots = roots
 
 
 def wrapped_keys(path: Path) -> list[bytes]:
