@@ -417,6 +417,17 @@ async def test_what_is_kept_is_not_passed_on_when_its_key_or_its_time_was_taken_
     assert await kept() == after, "the same list again takes nothing back"
 
 
+async def test_what_is_kept_is_not_passed_on_when_the_clock_was_set_back(world: World) -> None:
+    """Nobody takes a token from the future, and it would have been passed on for as long as the clock was set back."""
+    before = await world.auth.service_token("acme", "cli_two", "resume")
+    world.clock._now -= timedelta(seconds=4)
+    assert await world.auth.service_token("acme", "cli_two", "resume") == before, "clocks of machines differ by as much"
+    world.clock._now -= timedelta(hours=1)
+    after = await world.auth.service_token("acme", "cli_two", "resume")
+    assert after != before
+    assert await world.auth.service_token("acme", "cli_two", "resume") == after
+
+
 async def test_inner_subject_passes_its_own_token_on(world: World) -> None:
     token = world.issuer.transaction()
     subject = await world.auth.transaction(token, "payments")

@@ -32,6 +32,7 @@ from tallystick.chassis.auth.replay import ProofStore
 from tallystick.chassis.auth.revocation import RevocationFeed
 from tallystick.chassis.auth.subject import Subject
 from tallystick.chassis.auth.tokens import (
+    MAX_AHEAD,
     MAX_TOKEN,
     KeySet,
     KeyUnknown,
@@ -230,6 +231,7 @@ class Authenticator:
         if (
             kept is not None
             and kept.swept == self._feed.swept
+            and kept.since <= now + MAX_AHEAD
             and (kept.until > now + MARGIN or (kept.until > now and kept.until >= last))
         ):
             self._exchanged.move_to_end(key)
@@ -239,7 +241,8 @@ class Authenticator:
             asked_at, swept = self._clock.now().timestamp(), self._feed.swept
             exchanged = await ask()
             # `expires_in` counts from the whole second in which the token was issued.
-            self._exchanged[key] = _Kept(exchanged.transaction_token, asked_at + exchanged.expires_in - 1.0, swept)
+            until = asked_at + exchanged.expires_in - 1.0
+            self._exchanged[key] = _Kept(exchanged.transaction_token, asked_at, until, swept)
             self._exchanged.move_to_end(key)
             if len(self._exchanged) > MAX_EXCHANGED:
                 self._exchanged.popitem(last=False)
@@ -281,9 +284,12 @@ class Authenticator:
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A transaction token that is passed on until `until`, or until a key or all tokens of a time are taken back (`RevocationFeed.swept`)."""
+    """A transaction token that is passed on until `until`, or until a key or all tokens of a time are taken back (`RevocationFeed.swept`); nor
+    before `since`, when the clock was set back: it would be refused as one from the future.
+    """
 
     token: str
+    since: float
     until: float
     swept: int
 
