@@ -364,6 +364,48 @@ def test_what_is_stopped_while_it_starts_says_so(tmp_path: Path, monkeypatch: py
         starting._detach(layout, Common(data=tmp_path))
 
 
+#: A session whose platform never gets ready and says when its start begins and that it was ended.
+_SESSION = """
+import asyncio, sys
+from pathlib import Path
+from types import SimpleNamespace
+from tallystick.local import session
+from tallystick.local import state as states
+from tallystick.local.environment import Options
+from tallystick.local.layout import Layout
+
+async def start(platform):
+    print("starting", flush=True)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("ended", flush=True)
+
+session.Platform.start = start
+layout = Layout(Path(sys.argv[1]))
+layout.prepare()
+quiet = SimpleNamespace(process=lambda *_: None, ready=lambda *_: None, stopping=lambda: None)
+asyncio.run(session.serve(layout, states.plan(None, None, None, None), {}, options=Options(), progress=quiet))
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("nohup", [False, True], ids=["a terminal", "nohup"])
+def test_the_end_of_the_terminal_stops_it_but_not_under_nohup(directory: Path, nohup: bool) -> None:
+    around = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"] if nohup else []
+    command = [*around, sys.executable, "-c", _SESSION, str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == "starting\n"
+        session.send_signal(signal.SIGHUP)
+        if nohup:
+            answer = asyncio.run(control.ask(Layout(directory), control.GetStatus(), control.Status))
+            assert answer.pid == session.pid
+            session.send_signal(signal.SIGTERM)
+        assert session.stdout.read() == "ended\ndone\n"
+    assert session.returncode == 0
+
+
 async def test_a_root_key_is_never_made_over_data_of_another(directory: Path) -> None:
     layout = Layout(directory)
     layout.prepare()

@@ -71,7 +71,7 @@ class Journal:
 async def serve(
     layout: Layout, state: State, charters: Mapping[str, Charter], *, options: Options, progress: Progress
 ) -> None:
-    """Start, run until SIGINT, SIGTERM, SIGHUP or `down`, stop. The caller holds the lock. Raises StartFailed."""
+    """Start, run until SIGINT, SIGTERM, SIGHUP (but not under `nohup`) or `down`, stop. The caller holds the lock. Raises StartFailed."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the authority's keys
     loop = asyncio.get_running_loop()
@@ -106,7 +106,9 @@ async def serve(
         asked.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupted)
+        # Under `nohup` it is to outlive its terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, interrupted)
     server = control.ControlServer(layout.control, handle)
     await server.start()
     starting = asyncio.create_task(platform.start(), name="start")
