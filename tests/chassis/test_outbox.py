@@ -438,3 +438,24 @@ async def test_purge_takes_only_what_was_relayed_long_ago(
     assert [row["id"] for row in rows] == [one.id for one in (last, *waiting)]
     async with relaying(database, bus):
         assert (await told(bus, 14))[10:] == [last, *waiting]
+
+
+async def test_what_was_told_while_the_clock_was_ahead_is_not_forgotten_in_the_middle(
+    database: Database, bus: Bus, chassis_database: ServiceDatabase
+) -> None:
+    """Its batch would be left without facts, and a lost stream could never be rebuilt."""
+    now = datetime.now(UTC)
+    for number, days in enumerate((-40, 300, -35, 0)):
+        async with relaying(database, bus):
+            await append(database, fact(number))
+            await told(bus, number + 1)
+        await chassis_database.query(
+            "UPDATE outbox_batch SET at = $1 WHERE first = $2", now + timedelta(days=days), number + 1
+        )
+    assert await outbox.purge(database, now) == 1
+    rows = await chassis_database.query(
+        "SELECT (SELECT count(*) FROM outbox) AS facts, sum(count) AS noted FROM outbox_batch"
+    )
+    assert [(row["facts"], row["noted"]) for row in rows] == [(3, 3)]
+    await chassis_database.query("UPDATE outbox_batch SET at = at - interval '400 days' WHERE first = 2")
+    assert await outbox.purge(database, now) == 2

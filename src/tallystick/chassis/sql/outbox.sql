@@ -45,14 +45,14 @@ LIMIT $3;
 
 -- name: purge
 -- Forgets relayed batches older than $1, a page of $2 at a time, and the facts up to the last of them. Those of the time $3 up to the last
--- one stay: the stream is filled with them when it has let its messages go while all was stopped.
-WITH gone AS (
+-- one stay: the stream is filled with them when it has let its messages go while all was stopped. So does what follows one that is to stay,
+-- whatever its time is: the clock may have been ahead once.
+WITH page AS (
+    SELECT first, at < least($1, (SELECT at FROM outbox_batch ORDER BY first DESC LIMIT 1) - $3::interval) AS old
+    FROM outbox_batch ORDER BY first LIMIT $2
+), gone AS (
     DELETE FROM outbox_batch
-    WHERE first IN (
-        SELECT first FROM outbox_batch
-        WHERE at < least($1, (SELECT at FROM outbox_batch ORDER BY first DESC LIMIT 1) - $3::interval)
-        ORDER BY first LIMIT $2
-    )
+    WHERE first IN (SELECT first FROM (SELECT first, bool_and(old) OVER (ORDER BY first) AS old FROM page) AS p WHERE old)
     RETURNING first, last_xid, last_position
 ), last AS (
     SELECT last_xid, last_position FROM gone ORDER BY first DESC LIMIT 1

@@ -54,20 +54,21 @@ class Things:
         return f"SELECT DISTINCT ON (key) key, fact FROM ({each}) AS told ORDER BY key, xid DESC, position DESC"  # noqa: S608
 
 
-#: Null while none has gone.
+#: Whether some have gone, and the time of the first in order that is there, which need not be the earliest: the clock may have been ahead once.
 _KEPT_SINCE: Final = (
-    "SELECT CASE WHEN count(*) < (SELECT seq FROM outbox_cursor) THEN min(at) END AS since "
+    "SELECT count(*) < (SELECT seq FROM outbox_cursor) AS gone, (SELECT at FROM outbox ORDER BY xid, position LIMIT 1) AS since "
     "FROM outbox WHERE (xid, position) <= (SELECT xid, position FROM outbox_cursor)"
 )
 _EVER: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+_NEVER: Final = datetime.fromisoformat("9999-01-01T00:00:00+00:00")
 
 
 async def as_told(source: Source, service: str, kinds: Sequence[Things]) -> tuple[list[str], str]:
     """Each thing's row beside the newest fact of it, and as many rows as things were told of."""
     faults: list[str] = []
     seen = 0
-    kept = (await source.rows(service, _KEPT_SINCE))[0]["since"]
-    since = _EVER if kept is None else kept + APART
+    (kept,) = await source.rows(service, _KEPT_SINCE)
+    since = (kept["since"] + APART if kept["since"] else _NEVER) if kept["gone"] else _EVER
     for things in kinds:
         known = 0
         async for told in source.pages(service, things.told, list(things.types)):
