@@ -2,9 +2,15 @@
 
 import asyncio
 import json
+import signal
+import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,9 +21,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tallystick.cli.apiclient import Answer, ApiClient, EdgeUnreachable, TokenRefused
-from tallystick.cli.client import fresh_certificate
+from tallystick.cli.client import fresh_certificate, new_file
 from tallystick.cli.credentials import Credentials, CredentialsError
-from tallystick.cli.output import Common
+from tallystick.cli.output import Common, Failed
 from tallystick.cli.own_client import chosen_client, own_client
 from tallystick.local import control
 from tests.support.edge import ISSUER, Edge, certificate
@@ -301,6 +307,58 @@ def test_credentials_in_the_data_directory_go_where_the_platform_is_now(
         assert found.private_key_jwk == written.private_key_jwk
     elsewhere = shop.rename(directory / "shop.json")
     assert chosen_client(common, elsewhere) == written, "it may be of another platform"
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from tallystick.cli.client import new_file
+with new_file(pathlib.Path(sys.argv[1])) as keep:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_command_that_is_killed_while_it_registers_leaves_no_credentials_that_are_none(directory: Path) -> None:
+    """An empty file was there, which every later command stumbled over until it was deleted by hand."""
+    file = directory / "demo.json"
+    assert subprocess.run([sys.executable, "-c", KILLED, file], check=False).returncode == -signal.SIGKILL
+    assert list(directory.glob("*.json")) == []
+    with new_file(file) as keep:
+        keep({"client_id": "cli_1"})
+    assert json.loads(file.read_text()) == {"client_id": "cli_1"}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_credentials_that_came_there_meanwhile_are_not_written_over(directory: Path) -> None:
+    file = directory / "demo.json"
+    with pytest.raises(Failed, match="may hold a key"), new_file(file) as keep:
+        file.write_text("another's")
+        keep({"client_id": "cli_1"})
+    assert [path.read_text() for path in directory.iterdir()] == ["another's"]
+
+
+def test_of_two_commands_at_once_one_registers_their_client(
+    edge_free: Credentials, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one said that the file exists already, or is not a credentials file."""
+    common = Common(data=directory / "d")
+    found: list[Credentials] = []
+    registered: list[Path] = []
+    other = Thread(target=lambda: found.append(own_client(common, "demo", "payments:read")))
+
+    def register(_common: Common, _edge: object, _asked: object, file: Path) -> None:
+        registered.append(file)
+        if len(registered) == 1:
+            other.start()
+            other.join(0.5)  # it waits for this one
+        with new_file(file) as keep:
+            keep(edge_free)
+
+    monkeypatch.setattr("tallystick.cli.own_client.register", register)
+    monkeypatch.setattr("tallystick.cli.own_client.running", lambda _: SimpleNamespace(edge=ISSUER, mtls=ISSUER))
+    found.append(own_client(common, "demo", "payments:read"))
+    other.join(60)
+    assert [one.client_id for one in found] == [edge_free.client_id] * 2
+    assert len(registered) == 1
 
 
 def test_credentials_file(edge_free: Credentials, directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from tallystick.cli.administration import administer
-from tallystick.cli.output import NO, USAGE, Common, Failed, columns, emit, print_table
+from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed, columns, emit, print_table
 from tallystick.cli.tenant import checked, known
 from tallystick.local import control
 
@@ -187,24 +188,42 @@ def _file(layout: Layout, name: str) -> Path:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Any]:
-    """A file of mode 0600 that did not exist, opened before anything is registered; gone again when that fails.
+    """A file of mode 0600 that did not exist, known to be possible before anything is registered, and there once it is whole: nobody finds it
+    empty, whenever this process is killed.
 
     A key is never overwritten: another client might still be using it.
     """
     import msgspec
 
+    if os.path.lexists(path):
+        raise _taken(path)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise Failed(f"{path} exists already and may hold a key: choose another with --out", NO) from None
+        # Not called *.json, which is what credentials are looked for by.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+        os.close(descriptor)
     except OSError as error:
         raise Failed(f"{path} can't be written: {error.strerror}", USAGE) from error
+
+    def keep(document: object) -> None:
+        try:
+            with Path(name).open("wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(name, path)  # unlike a rename, it leaves what has come there meanwhile
+        except FileExistsError:
+            raise _taken(path) from None
+        except OSError as error:
+            raise Failed(f"{path} can't be written: {error.strerror}", PART_FAILED) from error
+
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield lambda document: file.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        yield keep
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _taken(path: Path) -> Failed:
+    return Failed(f"{path} exists already and may hold a key: choose another with --out", NO)
 
 
 def fresh_key() -> tuple[dict[str, str], Any]:

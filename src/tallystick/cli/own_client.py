@@ -6,6 +6,10 @@ Commands that act at the edge as any client would (demo, replay, bench, ledger) 
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +30,21 @@ def own_client(common: Common, name: str, scope: str, bind: Binding = "dpop") ->
     directory = common.layout.secrets / "clients"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / f"{name}.json"
-    if not file.exists():
-        register(common, edge, Registration(TENANT, name, scope, bind), file)
+    with _alone(directory):
+        if not file.exists():
+            register(common, edge, Registration(TENANT, name, scope, bind), file)
     return Credentials.load(file).at(edge.edge, edge.mtls, common.layout.ca)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Of two commands at once, the second one waits for the client that the first one registers."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def chosen_client(common: Common, file: Path | None) -> Credentials:
