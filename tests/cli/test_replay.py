@@ -135,6 +135,15 @@ def test_columns_can_be_mapped_and_wrong_maps_are_refused() -> None:
         rows("1,t,7,9,1.00,0", columns=columns_of("amount=SUM"))
 
 
+def test_no_column_is_demanded_that_nothing_is_done_with() -> None:
+    """A file without times was refused. One that is named is to be there all the same: else another one may be misspelt too."""
+    line = ["TRANSACTION_ID,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT\n", "1,7,9,40.77\n"]
+    assert list(parse(line, dict(COLUMNS), 2, [])) == [Row("1", "7", "9", 4077)]
+    with pytest.raises(Failed, match="no column WHEN"):
+        list(parse(line, columns_of("time=WHEN"), 2, []))
+    assert rows("1,t,7,9,40.77,0", columns=columns_of("time=TX_DATETIME"))[0] == [Row("1", "7", "9", 4077)]
+
+
 def test_gzip_and_plain_files_read_the_same(tmp_path: Path) -> None:
     text = f"{HEADER}\n1,t,7,9,40.77,0\n"
     plain, packed = tmp_path / "a.csv", tmp_path / "a.csv.gz"

@@ -22,11 +22,12 @@ from tallystick.kernel.numbers import found_in
 #: What each column is called unless `--map` says otherwise.
 COLUMNS: Final = {
     "id": "TRANSACTION_ID",
-    "time": "TX_DATETIME",
     "customer": "CUSTOMER_ID",
     "terminal": "TERMINAL_ID",
     "amount": "TX_AMOUNT",
 }
+#: `--map` takes it, for files have it; nothing is done with it: a payment is made when it is sent.
+TIME: Final = "time"
 #: Two of them and some words of ours are an idempotency key: 255 characters.
 MAX_NAME: Final = 100
 FLOAT_NOISE: Final = Decimal("0.000001")
@@ -35,7 +36,6 @@ FLOAT_NOISE: Final = Decimal("0.000001")
 @dataclass(frozen=True, slots=True)
 class Row:
     id: str
-    time: str
     customer: str
     terminal: str
     minor: int
@@ -46,7 +46,7 @@ def columns_of(text: str) -> dict[str, str]:
     columns = dict(COLUMNS)
     for part in filter(None, text.split(",")):
         what, separator, column = part.partition("=")
-        if not separator or what not in COLUMNS or not column:
+        if not separator or what not in (*COLUMNS, TIME) or not column:
             raise Failed(f"--map takes {', '.join(f'{k}=COLUMN' for k in COLUMNS)}; not {part!r}", USAGE)
         columns[what] = column
     return columns
@@ -90,16 +90,14 @@ def parse(lines: Iterable[str], columns: dict[str, str], exponent: int, skipped:
 
 
 def _row(record: dict[str, Any], columns: dict[str, str], exponent: int) -> Row:
-    values = {what: (record.get(column) or "").strip() for what, column in columns.items()}
-    empty = [columns[what] for what, value in values.items() if not value and what != "time"]
+    values = {what: (record.get(columns[what]) or "").strip() for what in COLUMNS}
+    empty = [columns[what] for what, value in values.items() if not value]
     if empty:
         raise ValueError(f"{', '.join(empty)} is empty")
     for what in ("id", "customer", "terminal"):
         if why := no_name(values[what]):
             raise ValueError(f"{columns[what]} {why}")
-    return Row(
-        values["id"], values["time"], values["customer"], values["terminal"], to_minor(values["amount"], exponent)
-    )
+    return Row(values["id"], values["customer"], values["terminal"], to_minor(values["amount"], exponent))
 
 
 def no_name(text: str) -> str | None:
