@@ -25,12 +25,13 @@ from tallystick.cli.apiclient import Answer
 from tallystick.cli.commands import dispatch
 from tallystick.cli.ledger.app import refused
 from tallystick.cli.ledger.files import _show, _target, bringing
-from tallystick.cli.ledger.files.reading import MAX_LINE, File, Survey, lines
+from tallystick.cli.ledger.files.reading import File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
 from tallystick.cli.ledger.plot import TERMINAL, in_terminal, series_of, wanted
 from tallystick.cli.ledger.reports import named_rule
 from tallystick.cli.ledger.series import Series, span, thinned
+from tallystick.cli.lines import MAX_LINE
 from tallystick.cli.output import Failed, columns, console, print_table
 from tallystick.kernel.currencies import EXPONENTS
 

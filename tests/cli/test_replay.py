@@ -144,6 +144,15 @@ def test_no_column_is_demanded_that_nothing_is_done_with() -> None:
     assert rows("1,t,7,9,40.77,0", columns=columns_of("time=TX_DATETIME"))[0] == [Row("1", "7", "9", 4077)]
 
 
+def test_a_row_that_is_no_text_is_told_by_its_own_line(tmp_path: Path) -> None:
+    """It was the line up to which the file had been read ahead."""
+    file = tmp_path / "rows.csv"
+    rows_before = "".join(f"{number},t,7,9,1.00,0\n" for number in range(3000))
+    file.write_bytes(f"{HEADER}\n{rows_before}".encode() + b"3001,t,J\xf6rg,9,1.00,0\n" + rows_before.encode())
+    with pytest.raises(Failed, match=r"line 3002: this is not UTF-8"), reading(file) as lines:
+        list(parse(lines, dict(COLUMNS), 2, []))
+
+
 def test_gzip_and_plain_files_read_the_same(tmp_path: Path) -> None:
     text = f"{HEADER}\n1,t,7,9,40.77,0\n"
     plain, packed = tmp_path / "a.csv", tmp_path / "a.csv.gz"

@@ -8,13 +8,14 @@ import hashlib
 import io
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import IO, Any, Final
 
 from tallystick.cli.failure import USAGE, Failed
+from tallystick.cli.lines import text_lines
 from tallystick.kernel.luhn import check_digit
 from tallystick.kernel.money import MAX_MINOR
 from tallystick.kernel.numbers import found_in
@@ -57,14 +58,14 @@ def reading(file: Path) -> Iterator[Iterable[str]]:
     """The lines of a CSV file, plain or gzip. Raises Failed."""
     with ExitStack() as stack:
         try:
-            raw: IO[bytes] = stack.enter_context(file.open("rb"))
+            raw = stack.enter_context(file.open("rb"))
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
         except OSError as error:
             why = error.strerror or "it is read twice, to count its rows and to send them; make a file of it"
             raise Failed(f"{file} can't be read: {why}", USAGE) from error
-        content = stack.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
-        yield stack.enter_context(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""))
+        content: IO[bytes] = stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
+        yield stack.enter_context(closing(text_lines(content, file)))
 
 
 def parse(lines: Iterable[str], columns: dict[str, str], exponent: int, skipped: list[str]) -> Iterator[Row]:
@@ -85,7 +86,7 @@ def parse(lines: Iterable[str], columns: dict[str, str], exponent: int, skipped:
             else:
                 ids.add(row.id)
                 yield row
-    except (csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+    except (csv.Error, EOFError, OSError, zlib.error) as error:
         raise Failed(f"line {reader.line_num + 1}: {error}", USAGE) from error
 
 

@@ -7,10 +7,9 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,15 +19,12 @@ import msgspec
 from tallystick.chassis.web.decode import body_decoder
 from tallystick.cli.failure import USAGE, Failed
 from tallystick.cli.ledger.files.columns import Rows
+from tallystick.cli.lines import MAX_LINE, text_lines
 from tallystick.contracts.ledger.messages import BookRecord, Record
 from tallystick.kernel.problem import InvalidRequest
 
 #: One record, as it can be sent: a request takes 1.5 MiB. What an export says of the largest transaction is less.
 MAX_RECORD: Final = 1_500_000
-MAX_LINE: Final = 4 << 20
-
-#: What `surrogateescape` makes of a byte that is not UTF-8.
-_NO_TEXT: Final = re.compile("[\udc80-\udcff]")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -127,25 +123,13 @@ class File:
             yield number, bare
 
     def _csv(self, content: IO[bytes]) -> Generator[tuple[int, bytes | Wrong], None, None]:
-        # A byte that is no text becomes a character that no text has: so it is found in its line, not somewhere in what is read ahead.
-        with io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-            for line, made in Rows(self._bounded(text), self.path):
+        with closing(text_lines(content, self.path)) as text:
+            for line, made in Rows(text, self.path):
                 if isinstance(made, str):
                     name, _, detail = made.partition("\0")
                     yield line, Wrong(line, name or None, "invalid-field", detail)
                 else:
                     yield line, _encode(made)
-
-    def _bounded(self, text: IO[str]) -> Iterator[str]:
-        """The lines, all of them text, none of which fills the memory. Raises Failed."""
-        number = 0
-        while line := text.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE:
-                raise Failed(f"{self.path}, line {number}: a line has at most {MAX_LINE} characters", USAGE)
-            if not line.isascii() and _NO_TEXT.search(line):
-                raise Failed(f"{self.path}, line {number}: this is not UTF-8", USAGE)
-            yield line
 
 
 def _trailer(line: bytes) -> dict[str, Any] | None:

@@ -1,0 +1,30 @@
+"""The lines of a CSV file that somebody gives: text, each told by its number when it is none, and none so long that it fills the memory."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO, Final
+
+from tallystick.cli.failure import USAGE, Failed
+
+MAX_LINE: Final = 4 << 20
+
+#: What `surrogateescape` makes of a byte that is not UTF-8.
+_NO_TEXT: Final = re.compile("[\udc80-\udcff]")
+
+
+def text_lines(content: IO[bytes], path: Path) -> Generator[str, None, None]:
+    """The lines of `content`, with their ends, as `csv` wants them; closing it closes `content`. Raises Failed, which names the line and `path`."""
+    # A byte that is no text becomes a character that no text has: so it is found in its line, not somewhere in what is read ahead.
+    with io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        number = 0
+        while line := text.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise Failed(f"{path}, line {number}: a line has at most {MAX_LINE} characters", USAGE)
+            if not line.isascii() and _NO_TEXT.search(line):
+                raise Failed(f"{path}, line {number}: this is not UTF-8", USAGE)
+            yield line
