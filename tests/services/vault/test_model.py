@@ -41,6 +41,9 @@ from tallystick.services.vault.settings import destinations
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NUMBER = "4556737586899855"
 
+#: Of each reason one.
+UNCARDS = {"": "12 to 19 digits", "4242424242424241": "the check digit is wrong", "0" * 16: "zeros alone"}
+
 digits = st.text("0123456789", min_size=11, max_size=18)
 
 
@@ -84,13 +87,20 @@ def test_what_may_be_seen_never_holds_the_number(head: str) -> None:
 def test_any_text_is_a_card_or_a_problem_that_does_not_repeat_it(text: str) -> None:
     """What is said of it is said of any other, too."""
     said = []
-    for refused in (text, "", "4242424242424241"):
+    for refused in (text, *UNCARDS):
         try:
             check_card(refused, 12, 2030)
         except InvalidCardNumber as problem:
             said.append(problem.document())
-    assert said[-2] != said[-1]
-    assert said[0] in said[-2:]
+    assert said[0] in said[-len(UNCARDS) :]
+
+
+@pytest.mark.parametrize(("number", "why"), UNCARDS.items(), ids=["short", "check", "zeros"])
+def test_why_a_card_number_is_none(number: str, why: str) -> None:
+    """Zeros have the right check digit, and were told that it is wrong."""
+    with pytest.raises(InvalidCardNumber) as refused:
+        check_card(number, 12, 2030)
+    assert refused.value.extensions["errors"] == [{"pointer": "/card/number", "detail": why}]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tallystick.kernel.problem import (
 
 
 class InvalidCardNumber(InvalidRequest):
-    """13 to 19 digits of a known scheme, with the right check digit. Ask the card's holder again."""
+    """12 to 19 digits, not all of them zeros, with the right check digit. Ask the card's holder again."""
 
     slug, title = "invalid-card-number", "This is not a card number"
 

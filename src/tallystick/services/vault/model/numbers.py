@@ -41,7 +41,9 @@ def check_card(number: str, exp_month: int, exp_year: int) -> CheckedCard:
     """Raises InvalidCardNumber. Whether the card is still good is for `check_expiry`."""
     if not (12 <= len(number) <= 19 and number.isascii() and number.isdigit()):
         raise InvalidCardNumber("a card number has 12 to 19 digits", errors=_at("card/number", "12 to 19 digits"))
-    if not luhn(number) or not number.strip("0"):
+    if not number.strip("0"):
+        raise InvalidCardNumber("zeros alone are no card number", errors=_at("card/number", "zeros alone"))
+    if not luhn(number):
         raise InvalidCardNumber("the check digit is wrong", errors=_at("card/number", "the check digit is wrong"))
     return CheckedCard(number, exp_month, exp_year, brand_of(number))
 
