@@ -8,7 +8,8 @@ import sqlite3
 import pytest
 
 from tallystick.kernel.clock import SystemClock, rfc3339
-from tests.services.payments.support import Town, by_card
+from tallystick.services.payments.model import LEASE, Payment, Step
+from tests.services.payments.support import Town, by_card, no_fault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -69,6 +70,45 @@ async def test_a_dispute_of_something_unknown_holds_up_no_other(town: Town) -> N
     assert await town.one.api.background.read_disputes() == 3
     assert (await town.get(made["id"]))["disputed"] is True
     assert await town.one.api.background.read_disputes() == 0
+
+
+async def test_a_dispute_takes_no_outcome_from_who_works_on_its_payment(town: Town) -> None:
+    """What was done could not be written, and was done again when the lease was over; the request was answered with 202."""
+    card, shop = await town.card("dispute"), await town.account()
+    effects, background = town.one.effects, town.one.api.background
+    perform = effects.perform
+    read: list[int] = []
+
+    async def disputed_meanwhile(step: Step, p: Payment, token: str) -> Payment:
+        if step is Step.SETTLE:
+            _now(town)
+            read.append(await background.read_disputes())
+        return await perform(step, p, token)
+
+    effects.perform = disputed_meanwhile  # type: ignore[method-assign]
+    try:
+        made = await town.paid(by_card(card, shop))
+    finally:
+        del effects.perform
+    assert read == [0]
+    assert await background.read_disputes() == 1
+    assert await town.told(made["id"]) == ["received", "settled", "disputed"]
+    await town.sound()
+
+
+async def test_a_dispute_of_a_payment_whose_process_is_gone_waits_for_its_lease_at_most(town: Town) -> None:
+    token, shop = await town.card("dispute"), await town.account()
+    town.one.effects.fault = lambda step: "crash-before" if step is Step.SETTLE else "none"
+    await town.pay(by_card(token, shop), key="k")
+    town.one.effects.fault = no_fault
+    _now(town)
+    background = town.one.api.background
+    assert await background.read_disputes() == 0
+    town.later(LEASE.total_seconds())
+    assert await background.read_disputes() == 1
+    await town.finish()
+    assert (await town.pay(by_card(token, shop), key="k")).json["disputed"] is True
+    await town.sound()
 
 
 async def test_a_disputed_payment_can_still_be_refunded(town: Town) -> None:

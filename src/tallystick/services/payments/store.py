@@ -197,6 +197,10 @@ class Store:
     async def move_dispute_cursor(self, tx: Transaction, acquirer: str, position: int) -> None:
         await tx.execute(queries.move_dispute_cursor, acquirer, position)
 
+    async def worked_on(self, tx: Transaction, payment: PaymentId, now: datetime) -> bool:
+        """Whether somebody works on the payment, who could not write its outcome if it were changed; else nobody begins to in this transaction."""
+        return bool(await tx.fetchval(queries.worked_on, payment, now))
+
     async def dispute(self, tx: Transaction, dispute: str, payment: PaymentId, now: datetime) -> Payment | None:
         """Marks the payment as disputed; None when this dispute was known already, or there is no such payment."""
         if await tx.fetchval(queries.insert_dispute, dispute, payment, now) is None:

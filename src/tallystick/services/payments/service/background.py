@@ -111,9 +111,10 @@ class Background:
         self._work.start(work()).add_done_callback(done)
 
     async def read_disputes(self) -> int:
-        """Reads what the acquirer tells of disputes since the last time; how many there were. Raises a Problem.
+        """Reads what the acquirer tells of disputes since the last time; how many were read. Raises a Problem.
 
-        The acquirer is asked in the name of somebody who takes card payments: without one there is nothing to dispute.
+        The acquirer is asked in the name of somebody who takes card payments: without one there is nothing to dispute. One of a payment that somebody
+        works on, and those behind it, are read the next time: it is at most a lease until then.
         """
         somebody = await self._store.somebody_by_card(self._database)
         if somebody is None:
@@ -122,23 +123,27 @@ class Background:
         acquirer = self._effects.acquirer
         after = await self._store.disputes_read(self._database, acquirer)
         found = await self._effects.disputes(after, DISPUTES, token)
-        for each in found:
-            await self._disputed(acquirer, each)
+        for read, each in enumerate(found):
+            if not await self._disputed(acquirer, each):
+                return read
         return len(found)
 
-    async def _disputed(self, acquirer: str, dispute: Dispute) -> None:
-        """The payment is marked and it is told, once for each dispute, in the transaction that goes past it."""
+    async def _disputed(self, acquirer: str, dispute: Dispute) -> bool:
+        """The payment is marked and it is told, once for each dispute, in the transaction that goes past it. False while somebody works on it."""
         try:
             payment = model.authorized_by(ids.rail_requests.parse(dispute.authorization))
         except ids.InvalidId:
             payment = None
+        now = self._clock.now()
         async with self._database.transaction() as tx:
             marked = None
             if payment is not None:
-                name = f"{acquirer}:{dispute.position}"
-                marked = await self._store.dispute(tx, name, payment, self._clock.now())
+                if await self._store.worked_on(tx, payment, now):
+                    return False
+                marked = await self._store.dispute(tx, f"{acquirer}:{dispute.position}", payment, now)
             if marked is not None:
                 await self._journal.tell(tx, disputed_fact(marked, dispute.reason, dispute.raised_at))
             else:
                 telemetry.log.warning("payment.dispute.skipped", position=dispute.position)
             await self._store.move_dispute_cursor(tx, acquirer, dispute.position)
+        return True

@@ -167,6 +167,10 @@ SELECT position FROM dispute_cursor WHERE acquirer = $1;
 INSERT INTO dispute_cursor (acquirer, position) VALUES ($1, $2)
 ON CONFLICT (acquirer) DO UPDATE SET position = greatest(dispute_cursor.position, excluded.position);
 
+-- name: worked_on
+-- Whether somebody works on a payment now; until the transaction ends nobody begins to.
+SELECT worker IS NOT NULL AND resume_at > $2 FROM payment WHERE id = $1 FOR UPDATE;
+
 -- name: insert_dispute
 -- Remembers a dispute of a payment that there is; returns nothing when it was known.
 INSERT INTO dispute (id, payment, created_at) SELECT $1, p.id, $3 FROM payment AS p WHERE p.id = $2
