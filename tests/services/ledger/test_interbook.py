@@ -148,6 +148,7 @@ async def test_what_the_source_has_not_does_not_leave(shards: Shards) -> None:
     crossing = shards.crossing(1001)
     told = await shards.send(crossing)
     assert (told.state, told.reason) == ("rejected", "insufficient_funds")
+    assert told.account == ids.accounts.text(shards.accounts["main/wallet"])
     await shards.post(
         shards.here, "main", move("post", shards.accounts["main/bank"], shards.accounts["main/wallet"], 1000)
     )
@@ -175,6 +176,7 @@ async def test_what_the_destination_refuses_comes_back_and_stays_refused(shards:
     crossing = shards.crossing(100, destination=BookAccount("eu", "nobody"))
     told = await shards.send(crossing)
     assert (told.state, told.reason) == ("rejected", why)
+    assert told.account == (account if why == "account_not_found" else ids.accounts.text(account))
     assert await shards.funds() == (1000, 1000)
     if why == "account_frozen":
         await shards.there.accounts.freeze(who, account, frozen=False, book="eu")
@@ -200,7 +202,7 @@ async def test_an_id_that_the_other_book_has_for_something_else_comes_back(shard
     own = move("post", shards.accounts["eu/bank"], shards.accounts["eu/wallet"], 100)
     await shards.post(shards.there, "eu", own)
     told = await shards.send(shards.crossing(100, id=own.id))
-    assert (told.state, told.reason) == ("rejected", "exists_with_different_debit_account")
+    assert (told.state, told.reason, told.account) == ("rejected", "exists_with_different_debit_account", None)
     assert await shards.funds() == (1000, 1000)
     await shards.reconcile()
 

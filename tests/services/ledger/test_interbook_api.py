@@ -59,7 +59,7 @@ async def test_a_key_is_one_transfer_without_an_id_too(env: Env) -> None:
     other = await env.call("POST", "/v1/interbook_transfers", body(31), key="one")
     assert problem(other) == (422, "idempotency-key-reused")
     no = await env.call("POST", "/v1/interbook_transfers", body(71), key="two")
-    assert (no.json["status"], no.json["reason"]) == ("rejected", "insufficient_funds")
+    assert (no.json["status"], no.json["reason"], no.json["account"]) == ("rejected", "insufficient_funds", wallet)
     assert (await env.call("POST", "/v1/interbook_transfers", body(71), key="two")).json == no.json
     assert (await env.call("GET", f"/v1/interbook_transfers/{no.json['id']}")).json == no.json
 
@@ -118,10 +118,12 @@ async def test_transit_accounts_are_no_clients_to_name_or_to_change(env: Env) ->
         for source in ("transit:in:fees:EUR", into):
             no = await env.call("POST", "/v1/interbook_transfers", body(amount, **{"from": {"account": source}}))
             assert (no.status, no.json["status"], no.json["reason"]) == (201, "rejected", "transit_account"), source
+            assert no.json["account"] == into
     for there in ("transit:out:main:EUR", away):
         to = {"account": there, "book": "fees"}
         no = await env.call("POST", "/v1/interbook_transfers", body(7, to=to))
         assert (no.status, no.json["status"], no.json["reason"]) == (201, "rejected", "transit_account"), there
+        assert no.json["account"] == there, "and not the ledger's own, which it came from"
     for account in ("transit:out:fees:EUR", into):
         for method, path, content in (
             ("PATCH", "", {"ceiling": "50"}), ("PATCH", "", {"name": "mine"}), ("POST", "/freeze", None), ("POST", "/unfreeze", None),
@@ -175,6 +177,8 @@ async def test_nobody_but_a_ledger_brings_money_from_another_shard(env: Env) -> 
     answer = await arrive("ledger")
     assert (answer.status, answer.json) == (200, {})
     assert (await arrive("ledger-eu")).json == {}, "whichever of its shards it is"
+    arriving |= {"id": ids.transfers.text(ids.transfers.new()), "destination": {"book": "fees", "account": "nobody"}}
+    assert (await arrive("ledger")).json == {"reason": "account_not_found", "account": "nobody"}
     for caller in ("ledger_eu", "ledgereu", "payments-eu", "eu-ledger"):
         assert (await arrive(caller)).status == 403, caller
     assert (await env.call("GET", "/v1/accounts/wallet?book=fees")).json["balance"]["posted"] == eur(5)

@@ -110,6 +110,7 @@ def test_the_end_is_one_command_for_each_try_and_never_changes() -> None:
         "1a7e272d-82a4-8276-8034-8c4f9c1a9ed5",
     )
     assert ending("main", CROSSING, Outcome(), 0) == captured
+    assert ending("main", CROSSING, Outcome("account_closed", "a:b")) == replace(voided, metadata='{"account":"a:b"}')
     others = (ending("other", CROSSING, Outcome()), ending("main", CROSSING, Outcome(), 1), ending("main", replace(CROSSING, id=tid(8)), Outcome()))  # fmt: skip
     assert len({captured.id, voided.id, *(one.id for one in others)}) == 5
 

@@ -36,4 +36,7 @@ async def in_flight(tx: Transaction, account: UUID, hold: UUID, before: datetime
 @statement
 async def endings(tx: Transaction, book: int, hold: Any) -> list[Row]:
     drawn = (row for row in tx.rows("transfer") if (row["book"], row["target"]) == (book, hold))
-    return [Row(kind=row["kind"], code=row["code"]) for row in sorted(drawn, key=lambda row: row["sequence"])]
+    return [
+        Row(kind=row["kind"], code=row["code"], metadata=row["metadata"])
+        for row in sorted(drawn, key=lambda row: row["sequence"])
+    ]

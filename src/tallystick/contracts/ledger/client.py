@@ -167,12 +167,11 @@ class LedgerClient:
             problems=LEDGER_PROBLEMS,
         )
 
-    async def arrive(self, arriving: Arrive) -> str | None:
+    async def arrive(self, arriving: Arrive) -> Arrived:
         """Posts in a book there what one of another shard holds. As with `post`: the answer is for ever, and what raises is not known."""
-        arrived = await self._client.request(
+        return await self._client.request(
             "POST", "/internal/arrivals", arriving, answer=Arrived, idempotent=True, problems=LEDGER_PROBLEMS
         )
-        return None if arrived.reason is None else str(arrived.reason)
 
     async def _single(self, transfer: UnitTransfer, token: str, *, due: bool = False) -> str | None:
         refusal = (await self.post_unit([transfer], token, due=due)).refusal

@@ -36,12 +36,15 @@ class NewInterbookTransfer(Message, frozen=True):
 
 class InterbookTransfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How it stands. `in_flight`: the amount is held in the first book, and it is not known there yet what became of it in the other; it will be
-    `posted` or `rejected` then, for good. One that the first book refused has nothing but its id and the reason.
+    `posted` or `rejected` then, for good; `account` is the one that the refusal is about, if it is about one (its id, or what the request called one
+    that is not there). One that the first book refused has nothing but its id, the reason and the account, which is of that book; any other's is of
+    the book that it goes to.
     """
 
     id: TransferIdWire
     status: Literal["in_flight", "posted", "rejected"]
     reason: str | None = None
+    account: AccountRef | None = None
     source: BookAccount | None = msgspec.field(name="from", default=None)
     destination: BookAccount | None = msgspec.field(name="to", default=None)
     amount: MoneyWire | None = None
@@ -75,6 +78,7 @@ class Arrive(Message, frozen=True):
 
 
 class Arrived(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Posted if there is no reason, else refused; either for ever."""
+    """Posted if there is no reason, else refused; either for ever. `account` as an `InterbookTransfer` names it."""
 
     reason: Reason | None = None
+    account: AccountRef | None = None

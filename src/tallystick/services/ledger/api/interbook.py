@@ -67,7 +67,7 @@ async def arrive(ledger: Ledger, request: Request[wire.Arrive]) -> Reply[wire.Ar
             reference=body.reference,
         ),
     )
-    return Reply(wire.Arrived(None if outcome.reason is None else wire.Reason(outcome.reason)))
+    return Reply(wire.Arrived(None if outcome.reason is None else wire.Reason(outcome.reason), outcome.account))
 
 
 def _place(given: wire.BookAccount) -> BookAccount:
@@ -79,11 +79,14 @@ def _place(given: wire.BookAccount) -> BookAccount:
 def _told(told: Told) -> wire.InterbookTransfer:
     crossing, hold = told.crossing, told.hold
     if crossing is None or hold is None:
-        return wire.InterbookTransfer(id=ids.transfers.text(told.id), status=told.state, reason=told.reason)
+        return wire.InterbookTransfer(
+            id=ids.transfers.text(told.id), status=told.state, reason=told.reason, account=told.account
+        )
     return wire.InterbookTransfer(
         id=ids.transfers.text(told.id),
         status=told.state,
         reason=told.reason,
+        account=told.account,
         source=wire.BookAccount(book=crossing.source.book, account=crossing.source.account),
         destination=wire.BookAccount(book=crossing.destination.book, account=crossing.destination.account),
         amount=MoneyWire(str(crossing.amount), crossing.currency),

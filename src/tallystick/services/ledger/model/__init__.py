@@ -43,6 +43,7 @@ from tallystick.services.ledger.model.interbook import (
     departure,
     disagreements,
     ending,
+    outcome_of,
     transit_account,
 )
 from tallystick.services.ledger.model.limits import EPOCH, dated, dated_back
@@ -218,6 +219,7 @@ __all__ = [
     "needed",
     "new_account",
     "on_a_cycle",
+    "outcome_of",
     "pattern",
     "running",
     "sealed_until",

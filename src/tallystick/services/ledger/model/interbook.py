@@ -48,19 +48,23 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of it in the other book, for ever: posted if `reason` is None, else refused."""
+    """What became of it in the other book, for ever: posted if `reason` is None, else refused. `account` is the one at fault, if one was, by its id,
+    or as it was named if it is not there.
+    """
 
     reason: str | None = None
+    account: str | None = None
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
     """A crossing as it stands. `state` is `in_flight` while it is not known, or not yet told to its book, what became of it. One whose hold was
-    refused has left nothing but its id and the reason.
+    refused has left nothing but its id, the reason and the account at fault.
     """
 
     id: TransferId
     state: Literal["in_flight", "posted", "rejected"]
     reason: str | None = None
+    account: str | None = None
     crossing: Crossing | None = None
     hold: Transfer | None = None
 
@@ -174,12 +178,23 @@ def arrival(crossing: Crossing, transit: AccountId) -> Command:
 
 
 def ending(book: str, crossing: Crossing, outcome: Outcome, attempt: int = 0) -> Command:
-    """The hold's capture, or its void with the reason as its code. `attempt`: another id, when somebody took the first for something else; the
+    """The hold's capture, or its void with the reason as its code and the account at fault in its metadata. `attempt`: another id, when somebody took the first for something else; the
     hold itself sees to it that only one counts.
     """
     kind: Ending = "capture" if outcome.reason is None else "void"
     key = f"{kind}:{book}:{attempt}:".encode() + crossing.id.bytes
-    return Command(kind=kind, id=TransferId(hashed(_ID + key)), target=crossing.id, code=outcome.reason or CODE)
+    return Command(
+        kind=kind,
+        id=TransferId(hashed(_ID + key)),
+        target=crossing.id,
+        code=outcome.reason or CODE,
+        metadata=None if outcome.account is None else _encode({"account": outcome.account}).decode(),
+    )
+
+
+def outcome_of(code: str | None, metadata: str | None) -> Outcome:
+    """What became of it by the void that it ended with: the inverse of `ending`."""
+    return Outcome(code, _kept(metadata or "{}").get("account"))
 
 
 #: Refusals of the other book that its id is not pinned to: asked again later, the answer may be another.

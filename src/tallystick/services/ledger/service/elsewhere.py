@@ -26,7 +26,7 @@ class Elsewhere:
     async def arrive(self, tenant: str, crossing: Crossing) -> Outcome:
         token = await self._authenticator.service_token(tenant, crossing.client, PURPOSE)
         source, destination = crossing.source, crossing.destination
-        reason = await self._client.arrive(
+        arrived = await self._client.arrive(
             Arrive(
                 token=token,
                 id=ids.transfers.text(crossing.id),
@@ -36,4 +36,4 @@ class Elsewhere:
                 reference=crossing.reference,
             )
         )
-        return Outcome(reason)
+        return Outcome(None if arrived.reason is None else str(arrived.reason), arrived.account)

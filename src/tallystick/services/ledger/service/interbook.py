@@ -44,6 +44,7 @@ from tallystick.services.ledger.model import (
     crossing_of,
     departure,
     ending,
+    outcome_of,
     transit_account,
 )
 from tallystick.services.ledger.service.accounts import Accounts
@@ -211,15 +212,16 @@ class Interbook:
             refused = state.rejections.get((number, crossing))
             if refused is None or not refused.crossing or made is not None:
                 raise TransferNotFound
-            return Told(id=crossing, state="rejected", reason=refused.reason)
-        reason = None
+            return Told(id=crossing, state="rejected", reason=refused.reason, account=refused.account)
+        outcome = Outcome()
         if hold.state == "voided":
             endings = await self._store.endings(self._database, number, crossing)
-            reason = next((code for kind, code in endings if kind == "void"), None)
+            outcome = next((outcome_of(code, metadata) for kind, code, metadata in endings if kind == "void"), outcome)
         return Told(
             id=crossing,
             state="posted" if hold.state == "captured" else "in_flight" if hold.state == "held" else "rejected",
-            reason=reason,
+            reason=outcome.reason,
+            account=outcome.account,
             crossing=known,
             hold=made,
         )
@@ -273,7 +275,8 @@ class Interbook:
         transit = await self._transit((tenant, book, "in", source.book, crossing.currency), crossing.client, None)
         command = arrival(crossing, transit)
         ask = Ask(tenant, crossing.client, None, [command], atomic=False, book=book, crossing=True)
-        reason = (await self._poster.post(ask)).results[0].reason
+        result = (await self._poster.post(ask)).results[0]
+        reason = result.reason
         if reason is None:
             return Outcome()
         # A refusal counts when the id can't become anything else any more.
@@ -284,7 +287,9 @@ class Interbook:
         # One that came from the transit account is this crossing, even if an earlier release told it in other words.
         if existing is not None and existing.debit_account == transit and existing.amount == crossing.amount:
             return Outcome()
-        return Outcome(str(reason))
+        # Of two transit accounts the one that it comes from is the ledger's own.
+        fault = crossing.destination.account if reason is Reason.TRANSIT_ACCOUNT else result.at_fault
+        return Outcome(str(reason), fault)
 
     # ---- the schedule, and the proof --------------------------------------------------------------------------------
 

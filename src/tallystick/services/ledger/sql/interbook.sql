@@ -13,7 +13,7 @@ ORDER BY a.id, h.id LIMIT $4;
 
 -- name: endings
 -- What was drawn on a hold, in its order.
-SELECT d.kind, d.code FROM transfer AS d WHERE d.book = $1 AND d.target = $2 ORDER BY d.sequence;
+SELECT d.kind, d.code, d.metadata FROM transfer AS d WHERE d.book = $1 AND d.target = $2 ORDER BY d.sequence;
 
 -- name: in_transit
 -- What went through each transit account and what is held for it. Its path says the way and the other book. $1: of this tenant; null: of all.

@@ -22,9 +22,11 @@ class Interbook:
         """Holds of transfers between books that were recorded before this instant and are open, page by page: `after` is the last one's place."""
         return [InFlight(*row) for row in await database.fetch(queries.in_flight, *after, before, limit)]
 
-    async def endings(self, database: Database, book: int, hold: TransferId) -> list[tuple[str, str | None]]:
-        """Kind and code of what was drawn on a hold."""
-        return [(row[0], row[1]) for row in await database.fetch(queries.endings, book, hold)]
+    async def endings(
+        self, database: Database, book: int, hold: TransferId
+    ) -> list[tuple[str, str | None, str | None]]:
+        """Kind, code and metadata of what was drawn on a hold."""
+        return [(row[0], row[1], row[2]) for row in await database.fetch(queries.endings, book, hold)]
 
     async def in_transit(self, source: Database | Transaction, tenant: str | None = None) -> list[InTransit]:
         return [InTransit(*row) for row in await source.fetch(queries.in_transit, tenant)]
