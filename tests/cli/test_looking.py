@@ -34,7 +34,7 @@ from tallystick.cli.trace import waterfall
 from tallystick.contracts.identity.messages import Tenant
 from tallystick.local import control, program
 from tallystick.local.collector import spans, strip
-from tallystick.local.control import PartStatus, Status
+from tallystick.local.control import PartStatus, ReplicaStatus, ServiceStatus, Status
 from tallystick.local.layout import Layout
 from tallystick.local.logs import Line
 
@@ -199,6 +199,20 @@ def test_what_a_part_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], 
     data = tmp_path / "[bold]a"
     assert dispatch(["doctor", "--data", str(data)]) in {0, 1}
     assert f"{data} will be made" in capsys.readouterr().out
+
+
+def test_the_version_of_each_process_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is started again after a checkout was brought up to date is of another version than the rest."""
+    replica = ReplicaStatus(
+        version="0.2.0", pid=7, ready=True, phase="ready", restarts=1, started_at="2026-01-01T00:00:00Z", error=None, socket="s"
+    )  # fmt: skip
+    found = Status(
+        edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data="/data", pid=1, ready=True,
+        started_at="2026-01-01T00:00:00Z", parts=[], services=[ServiceStatus(name="vault", replicas=[replica])], rejections=[],
+    )  # fmt: skip
+    _show(found)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("vault-0 ")]
+    assert line.split()[-1] == "0.2.0"
 
 
 def test_another_version_than_the_command_s_is_said(

@@ -85,11 +85,14 @@ async def test_what_dies_is_started_again(directory: Path) -> None:
     script = Script(directory, RUNS)
     async with kept(script) as (keeper, phases):
         await keeper.until_ready()
+        assert keeper.view.version == "1"
         for times in (1, 2):
             first = script.pid
+            script.version = f"{times}.1"  # installed while the old one runs
             script.kill(signal.SIGKILL)
             await until(lambda times=times: keeper.view.restarts == times and keeper.view.ready)  # type: ignore[misc]
             assert script.pid not in (None, first)
+            assert keeper.view.version == f"{times}.1"
         assert keeper.view.error == "ended by SIGKILL"
         assert keeper.view.pid == script.pid
     assert phases[:2] == ["starting", "ready"]

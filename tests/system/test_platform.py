@@ -84,6 +84,7 @@ def test_status_says_what_the_contract_says(platform: PlatformUnderTest) -> None
     for service in found["services"]:
         for replica in service["replicas"]:
             assert replica["ready"]
+            assert replica["version"] == found["program"]
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", replica["started_at"])
     assert found["rejections"] == []
 

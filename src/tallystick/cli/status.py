@@ -99,12 +99,10 @@ def _show(found: control.Status) -> None:
         },
         wraps="version",
     )
-    rows: list[tuple[str, control.PartStatus | control.ReplicaStatus, str]] = [
-        (part.name, part, part.version) for part in found.parts
-    ]
+    rows: list[tuple[str, control.PartStatus | control.ReplicaStatus]] = [(part.name, part) for part in found.parts]
     for service in found.services:
-        rows += [(f"{service.name}-{number}", replica, "") for number, replica in enumerate(service.replicas)]
-    for name, row, version in rows:
+        rows += [(f"{service.name}-{number}", replica) for number, replica in enumerate(service.replicas)]
+    for name, row in rows:
         colour = "green" if row.ready else "yellow"
         table.add_row(
             name,
@@ -112,12 +110,12 @@ def _show(found: control.Status) -> None:
             str(row.pid or "-"),
             _ago(row.started_at if row.pid else None),
             str(row.restarts or ""),
-            version,
+            row.version,
         )
     print_table(table, out)
     for name, file in found.migrating.items():
         out.print(f"[yellow]{name}[/]: its database is being migrated, {file}; nothing else is to be done than to wait")
-    for name, row, _ in rows:
+    for name, row in rows:
         if row.error and not row.ready:
             out.print(f"[yellow]{name}[/]: {escape(row.error)}")
     for text in found.rejections:

@@ -41,6 +41,8 @@ class PartStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
+    version: str = ""
+    """Empty from a supervisor of before it said so."""
     pid: int | None
     ready: bool
     phase: str

@@ -353,6 +353,7 @@ class Platform:
                 name=service,
                 replicas=[
                     control.ReplicaStatus(
+                        version=keeper.view.version,
                         pid=keeper.view.pid,
                         ready=keeper.view.ready,
                         phase=keeper.view.phase,

@@ -15,7 +15,12 @@ CHECKOUT = Path(__file__).parents[3]
 
 @cache
 def program_version() -> str:
-    """`0.1.0`, and from a checkout also its commit, `0.1.0 (1f3c9d2)`: both as of the first time that this process asks."""
+    """The version of this process: what was there when it asked for the first time."""
+    return installed_version()
+
+
+def installed_version() -> str:
+    """What a process that starts now is of: `0.1.0`, and from a checkout also its commit, `0.1.0 (1f3c9d2)`."""
     version = metadata.version("tallystick")
     commit = _commit()
     return f"{version} ({commit})" if commit else version

@@ -8,7 +8,7 @@ from typing import Final
 
 from tallystick.local.parts.envoy import unix_http
 from tallystick.local.parts.process import Child
-from tallystick.local.program import program_version
+from tallystick.local.program import installed_version
 
 
 class RailPart:
@@ -18,13 +18,16 @@ class RailPart:
 
     def __init__(self, socket: Path, data: Path, log: Path) -> None:
         self.socket = socket
-        self.version = program_version()
         self._child = Child(
             self.name,
             [sys.executable, "-I", "-m", "tallystick.local.rail", "--socket", str(socket), "--data", str(data)],
             log=log,
             stop_within=5.0,
         )
+
+    @property
+    def version(self) -> str:
+        return installed_version()
 
     @property
     def pid(self) -> int | None:

@@ -11,7 +11,7 @@ from typing import Final
 from tallystick.kernel.deployment import service_of
 from tallystick.local.parts.envoy import unix_http
 from tallystick.local.parts.process import Child
-from tallystick.local.program import program_version
+from tallystick.local.program import installed_version
 
 READY_WITHIN: Final = 60.0
 
@@ -36,7 +36,6 @@ class Replica:
         self.number = number
         self.name = f"{service}-{number}"
         self.listen = listen
-        self.version = program_version()
         self._child = Child(
             self.name,
             # -I: no variables of Python's own, no current folder on the path
@@ -45,6 +44,10 @@ class Replica:
             environment={**environment, "MALLOC_ARENA_MAX": "2"},  # a heap per thread would cost memory for nothing
             stop_within=drain_seconds + 5.0,
         )
+
+    @property
+    def version(self) -> str:
+        return installed_version()
 
     @property
     def pid(self) -> int | None:

@@ -45,6 +45,7 @@ class View(msgspec.Struct, kw_only=True):
     phase: Phase = "waiting"
     pid: int | None = None
     version: str = ""
+    """As of its last start: what was installed meanwhile is what it is started again as."""
     started_at: str | None = None
     restarts: int = 0
     error: str | None = None
@@ -194,6 +195,7 @@ class Keeper:
 
     def _started(self, at: datetime) -> None:
         self.view.started_at = rfc3339(at)
+        self.view.version = self.unit.version
         self._hanging_since = None
         self._to("ready")
         if not self._first.done():
@@ -241,8 +243,6 @@ class Keeper:
             self._left = asyncio.get_running_loop().time()
         self.view.phase = phase
         self.view.pid = pid
-        if phase == "ready":
-            self.view.version = self.view.version or self.unit.version
         try:
             self._on_change(self)
         except Exception as error:  # noqa: BLE001 - who is told may fail, what is kept must not
