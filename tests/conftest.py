@@ -29,7 +29,7 @@ from tests.support.parts import NatsServer, Server, ServiceDatabase, ValkeyServe
 DatabaseFor = Callable[..., Awaitable[ServiceDatabase]]
 
 #: What goes on without Valkey after some tenths of a second, which a busy machine takes now and then.
-IMPATIENT = ("chassis.auth.replay", "chassis.cache", "chassis.limits", "services.risk.store")
+IMPATIENT = ("chassis.auth.replay", "chassis.limits", "services.risk.store")
 
 #: How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
