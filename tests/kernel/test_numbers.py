@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tallystick.kernel import ids
 from tallystick.kernel.luhn import check_digit
-from tallystick.kernel.numbers import found_in, suspect
+from tallystick.kernel.numbers import BETWEEN, cards, found_in, suspect
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,11 @@ from tallystick.kernel.numbers import found_in, suspect
         "6011111111111117",
         "4222222222222",
         "6304000000000000018",
+        "4242\u30004242\u30004242\u30004242",
+        "2026 4242 4242 4242 4242",  # a year is no group of it
+        "value4242424242424242",
+        "x4242424242424242",
+        "4242424242424242_x",
         "customers:5555555555554444",
         "chargeback.4242424242424242",
         "https://shop.example/?pan=4242%204242%204242%204242",
@@ -90,6 +96,9 @@ def test_an_iban_is_found(text: str) -> None:
         "1234567812345670",  # passes the check, but no scheme has the range
         "1764267890123",  # milliseconds
         "order-4242424242424242",
+        "invoice_4242424242424242",
+        "pay_01m8nh3522g4222222222222zk",
+        "01A24111-1111-1111-1111-3A716F8DAC0E",
         "a4242424242424242",
         "4242424242424242f",
         "x_4242424242424242",
@@ -111,6 +120,27 @@ def test_an_iban_is_found(text: str) -> None:
 )
 def test_what_only_looks_like_one_is_not(text: str) -> None:
     assert found_in(text) is None
+
+
+def test_what_may_stand_between_is_every_space_and_dash() -> None:
+    between = {chr(point) for low, high in BETWEEN for point in range(ord(low), ord(high) + 1)}
+    kinds = {char: unicodedata.category(char) for char in map(chr, range(0x10000))}
+    assert {char for char, kind in kinds.items() if kind in ("Zs", "Pd")} <= between
+    assert {char for char in between if kinds[char] not in ("Zs", "Pd", "Cf")} == {"."}
+    assert len(between) == sum(ord(high) - ord(low) + 1 for low, high in BETWEEN), "none of them twice"
+    for char in between:
+        number = char.join(["4242"] * 4)
+        assert found_in(number) == "a card number"
+        assert [card.number for card in cards(number.encode())] == ["4242424242424242"]
+
+
+def test_digits_that_are_joined_to_a_word_are_told_apart() -> None:
+    """Nobody can tell an id's from a card's there: a client may write them, and whoever searches says them."""
+    for text, joined in (("order-4242424242424242", True), ("n_4242424242424242", True), (" -4242424242424242", False)):
+        (card,) = cards(text.encode())
+        assert (card.number, card.joined, card.begin) == ("4242424242424242", joined, len(text) - 16)
+        assert found_in(text) == (None if joined else "a card number")
+        assert "4242" not in repr(card)
 
 
 @given(st.uuids(), st.integers(0, 2**128 - 1))

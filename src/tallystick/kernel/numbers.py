@@ -1,12 +1,13 @@
-"""Card numbers and IBANs: whose they are, and whether there is one in a text that people write.
+"""Card numbers and IBANs: whose they are, and whether there is one in a text that people write or in what was written down.
 
-What counts in a text (`found_in`): 13 to 19 digits together, or in the groups that cards are printed in (4-4-4-4, with up to three
-more, 4-6-5, 4-6-4) with one kind of separator, a space, a dot or a dash; in a range of a card scheme, with the right check digit. The
-digits, spaces and dashes are those of any script, and what can't be seen counts for nothing. Digits that belong to a longer word are an
-id's: what a letter from A to F, an underscore, a dash, an x or a digit and a dot precedes, or such a letter, an underscore or a digit
-follows; but not what a card's stripe or chip has beside its number, `%B` before it or `D` and a date behind it (ISO/IEC 7813). An IBAN counts
-with its country's length and its check digits, written together or in groups of four. A URL is read as its server reads it, without
-escapes, and a word before a number, as in `card-4242...`, does not make it an id's.
+What counts (`cards`, `found_in`): 13 to 19 digits together, or in the groups that cards are printed in (4-4-4-4, with up to three more, 4-6-5,
+4-6-4) with one kind of separator, a space, a dot or a dash; in a range of a card scheme, with the right check digit. The spaces and dashes are
+those of any script, in a text that people write so are the digits, and what can't be seen counts for nothing there. Not digits of a longer number,
+beside a decimal point, of a UUID, of one of the platform's ids or of a hexadecimal word, but for what a card's stripe or chip has beside its
+number: `%B` before it or `D`, a date and a code behind it (ISO/IEC 7813). Digits that a dash or an underscore joins to a word before them
+(`order-4242...`) are an id's or a card's, nobody can tell: a client may write them, and `verify` says that they are there. An IBAN counts with its
+country's length and its check digits, written together or in groups of four. A URL is read as its server reads it, without escapes, and there such
+a word is no reason to pass.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from urllib.parse import unquote_plus
 
 from tallystick.kernel.luhn import luhn
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 #: First digits (from, to, of the same length), lengths, brand. The first row that fits is the brand; where ranges of
 #: two schemes overlap (UnionPay's within Discover's), the narrower one stands first.
@@ -57,12 +61,6 @@ IBAN_LENGTHS: Final[dict[str, int]] = {
 }  # fmt: skip
 
 
-#: Letters as numbers, from A = 10 to Z = 35 (ISO 13616).
-_LETTERS: Final = str.maketrans(
-    {chr(code): str(int(chr(code), 36)) for code in (*range(0x41, 0x5B), *range(0x61, 0x7B))}
-)
-
-
 def brand_of(number: str) -> str:
     """The brand by the number's first digits and length; `unknown` when it is none of the large ones'."""
     for low, high, lengths, brand in _BRANDS:
@@ -75,7 +73,7 @@ def iban_ok(iban: str) -> bool:
     """The check of ISO 13616: the rest of division by 97 is 1 (ISO/IEC 7064, MOD 97-10)."""
     if not (iban.isascii() and iban.isalnum() and iban[2:4].isdigit()) or iban[2:4] in ("00", "01", "99"):
         return False
-    return int((iban[4:] + iban[:4]).translate(_LETTERS)) % 97 == 1
+    return int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97 == 1
 
 
 #: For the `extra` of a type's `Meta`: a long number is what belongs there, such as an amount, or the number that a token is made of.
@@ -93,12 +91,49 @@ _SHAPES: Final = bytes(
     else 0x2E
     for byte in range(256)
 )
+#: What may stand between the groups of a number, as first and last of a range: a dot, and what Unicode calls a space or a dash, or can't be seen.
+BETWEEN: Final = (
+    "  ", "-.", "\xa0\xa0", "\xad\xad", "\u058a\u058a", "\u05be\u05be", "\u1400\u1400", "\u1680\u1680", "\u1806\u1806", "\u2000\u2015", "\u202f\u202f",
+    "\u205f\u2060", "\u2e17\u2e17", "\u2e1a\u2e1a", "\u2e3a\u2e3b", "\u2e40\u2e40", "\u2e5d\u2e5d", "\u3000\u3000", "\u301c\u301c", "\u3030\u3030",
+    "\u30a0\u30a0", "\ufe31\ufe32", "\ufe58\ufe58", "\ufe63\ufe63", "\ufeff\ufeff", "\uff0d\uff0d",
+)  # fmt: skip
+
+
+def _utf8() -> bytes:
+    """BETWEEN in a pattern over bytes."""
+    last: dict[bytes, bytes] = {}
+    for low, high in BETWEEN:
+        for point in range(ord(low), ord(high) + 1):
+            raw = chr(point).encode()
+            last[raw[:-1]] = last.get(raw[:-1], b"") + raw[-1:]
+    return b"|".join(re.escape(head) + b"[" + re.escape(tails) + b"]" for head, tails in last.items())
+
+
+_SEPARATOR: Final = rb"(?=[ .\x80-\xff-])(" + _utf8() + rb")"
+#: The first character is a class of its own, by which `re` skips what can't begin a match; what precedes it is looked at after it.
 _CARD: Final = re.compile(
-    r"(?:(?<![0-9A-Fa-f_x-])(?<![0-9][.])|(?<=%B))"
-    r"(?:[0-9]{13,19}|[0-9]{4}([ .-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|[0-9]{4}([ .-])[0-9]{6}\2[0-9]{4,5})"
-    r"(?:(?![0-9A-Fa-f_]|[.][0-9])|(?=D[0-9]{7}))"
+    rb"[2-68](?<![0-9].)(?<![0-9][.].)(?<![0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-.)"
+    rb"[0-9]{3}(?:[0-9]{9,15}"
+    rb"|" + _SEPARATOR + rb"[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?"
+    rb"|" + _SEPARATOR + rb"[0-9]{6}\2[0-9]{4,5})"
+    rb"(?![0-9]|[.][0-9]|-[0-9A-Fa-f]{12}\b)",
+    re.DOTALL,
 )
-_TOGETHER: Final = str.maketrans("", "", " .-")
+_NOT_DIGITS: Final = re.compile(rb"[^0-9]")
+#: What stands on a stripe's first track before the number, and on its second and in a chip behind it.
+_TRACK_1, _TRACK_2 = b"%B", re.compile(rb"D[0-9]{7}")
+_JOINED: Final = re.compile(rb"[A-Za-z0-9][_-]\Z")
+_HEXADECIMAL: Final = b"0123456789abcdefABCDEF"
+#: As ids are written. In PostgreSQL's files a capital is more likely the length of the next column's text.
+_LOWER: Final = b"0123456789abcdef"
+#: Ids and hashes in hexadecimal are not shorter; what is longer is looked at so far.
+_SHORTEST: Final = 16
+_LONGEST: Final = 256
+#: From here on (128 bits) it is an id whatever stands beside it.
+_CERTAIN: Final = 32
+#: An id as `kernel/ids.py` writes it, and a fingerprint of the vault: 26 characters of base 32, 13 of which are digits one time in some ten million.
+_ID: Final = re.compile(rb"[a-z]{2,3}_[0-7][0-9a-hjkmnp-tv-z]{25}")
+_ID_LENGTH: Final = 30
 #: Looks ahead only: a word that begins as an IBAN does may stand right before one.
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,4})?))")
 #: What makes of the characters beside it one word with them, an id's: a dash and an underscore.
@@ -150,26 +185,88 @@ def _read(url: str) -> str:
 
 
 def _found_in(text: str) -> Literal["a card number", "an IBAN"] | None:
-    for match in _CARD.finditer(text):
-        digits = match[0].translate(_TOGETHER)
-        # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
-        for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
-            if brand_of(number) != "unknown" and luhn(number):
-                return "a card number"
+    if not all(card.joined for card in cards(text.encode("utf-8", "replace"))):
+        return "a card number"
     if any(text[begin - 1 : begin] not in _WORD and text[end : end + 1] not in _WORD for begin, end in ibans(text)):
         return "an IBAN"
     return None
+
+
+class Card(NamedTuple):
+    """Where a number begins, its digits, and whether a word is joined to it by a dash or an underscore before it, as to an id's digits."""
+
+    begin: int
+    number: str
+    joined: bool
+
+    def __repr__(self) -> str:
+        return "Card(****)"
+
+
+def cards(content: bytes | mmap, *, columns: bool = False) -> Iterator[Card]:
+    """The card numbers in encoded text, or in any bytes. `columns`: they are of a file of PostgreSQL's, one column's bytes right behind the other's,
+    so that what stands beside a word says nothing of it.
+    """
+    at = 0
+    while match := _CARD.search(content, at):
+        at = match.start() + 1  # what looked like a group before it may have been a year
+        digits = _NOT_DIGITS.sub(b"", match[0]).decode()
+        # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
+        for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
+            if (
+                brand_of(number) != "unknown"
+                and luhn(number)
+                and not _in_a_word(content, *match.span(), columns=columns)
+            ):
+                begin, at = match.span()
+                yield Card(begin, number, _JOINED.search(content[max(0, begin - 2) : begin]) is not None)
+                break
+
+
+def _in_a_word(content: bytes | mmap, start: int, end: int, *, columns: bool) -> bool:
+    if content[max(0, start - 2) : start] == _TRACK_1 or _TRACK_2.match(content[end : end + 8]):
+        return False
+    return _in_an_id(content, start, end) or _in_hexadecimal(content, start, end, columns=columns)
+
+
+def _in_an_id(content: bytes | mmap, start: int, end: int) -> bool:
+    """Whether the digits belong to one of the platform's ids, whatever stands beside that."""
+    first = max(0, start - _ID_LENGTH)
+    around = content[first : end + _ID_LENGTH]
+    return any(
+        word.start() <= start - first and end - first <= word.end()
+        for place in range(len(around))
+        if (word := _ID.match(around, place))
+    )
+
+
+def _in_hexadecimal(content: bytes | mmap, start: int, end: int, *, columns: bool) -> bool:
+    """Whether the digits belong to a longer word of hexadecimal digits: an id's or a hash's. A short word with other letters in it is none."""
+    before, after = content[max(0, start - _LONGEST) : start][::-1], content[end : end + _LONGEST]
+    left, right = _run(before, _HEXADECIMAL), _run(after, _HEXADECIMAL)
+    if end - start + left + right >= _CERTAIN:
+        return True
+    if columns:
+        left, right = _run(before, _LOWER), _run(after, _LOWER)
+    elif re.search(rb"[0-9A-Za-z]", before[left : left + 1] + after[right : right + 1]):
+        return False
+    return left + right > 0 and end - start + left + right >= _SHORTEST
+
+
+def _run(text: bytes, of: bytes) -> int:
+    """How many bytes of these the text begins with."""
+    return len(text) - len(text.lstrip(of))
 
 
 def ibans(text: str) -> Iterator[tuple[int, int]]:
     """Where IBANs begin and end in a text, capitals or not, together or in groups of four."""
     for match in _IBAN.finditer(text):
         # What follows may be the next word: the country says how long it is.
-        length = IBAN_LENGTHS.get(match[1][:2].upper(), 0)
-        iban = match[1].replace(" ", "")[:length]
-        if length and len(iban) == length and iban_ok(iban.upper()):
-            begin = match.start()
-            end = begin + [place for place, char in enumerate(match[1], 1) if char != " "][length - 1]
+        words, begin = match[1].upper(), match.start()
+        length = IBAN_LENGTHS.get(words[:2], 0)
+        ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
+        if length and ends and iban_ok(words[: ends[0]].replace(" ", "")):
+            end = begin + ends[0]
             if not (text[end : end + 1].isascii() and text[end : end + 1].isalnum()):
                 yield begin, end
 

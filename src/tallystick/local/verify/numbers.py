@@ -1,8 +1,8 @@
 """The search for card numbers and IBANs in clear: in every file that the platform wrote, and in every table's texts.
 
-A card number is 13 to 19 digits, together or in the groups that cards are printed in with spaces, dots or dashes between, in the range of a
-card scheme and with the right check digit (`kernel/numbers.py`); whatever word it stands in, for what leaks a number may put a prefix before it.
-An IBAN, in capitals, has its country's length and the right check digits. The vault holds them sealed; nothing else may hold them at all.
+What counts is the rule that the edge refuses a client's texts by (`kernel/numbers.py`). A number that a dash or an underscore joins to a word before
+it may be an id, which a client may write: those are said, and are no fault. An IBAN is in capitals here. The vault holds them sealed; nothing else
+may hold them at all.
 
 Left out is what is no number of an account although it may look like one: the platform's ids, UUIDs, hexadecimal words that hold letters,
 bytes as PostgreSQL prints them, what follows or precedes a decimal point, and 16 hexadecimal digits where they are known to stand, of which
@@ -20,45 +20,24 @@ from __future__ import annotations
 import asyncio
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from tallystick.kernel.luhn import luhn
-from tallystick.kernel.numbers import IBAN_LENGTHS, brand_of, iban_ok
+from tallystick.kernel.numbers import BETWEEN, IBAN_LENGTHS, cards, iban_ok
 from tallystick.local.layout import Layout
 from tallystick.local.verify.source import Source
 
 PROMISE = "No card number and no IBAN in clear in any file, table, stream or log."
 SHOWN = 20
+JOINED_SHOWN = 3
 
-#: Between the groups of a number, in UTF-8: a space, a dot or a dash.
-_BETWEEN: Final = rb"[ .-]|\xc2\xa0|\xe2\x80[\x80-\x95\xaf]"
-#: The first character is a class of its own, by which `re` skips what can't begin a match; what precedes it is looked at after it.
-_CARD: Final = re.compile(
-    rb"[2-68](?<![0-9].)(?<![0-9][.].)(?<!\\x.)(?<!\"span\":\".)(?<!\"parent\":\".)"
-    rb"(?<![0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-.)"
-    rb"[0-9]{3}(?:[0-9]{9,15}"
-    rb"|(" + _BETWEEN + rb")[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?"
-    rb"|(" + _BETWEEN + rb")[0-9]{6}\2[0-9]{4,5})"
-    rb"(?![0-9]|[.][0-9]|-[0-9a-f]{12}\b)",
-    re.DOTALL,
-)
 _IBAN: Final = re.compile(
     rb"[A-Z](?<![A-Za-z0-9].)[A-Z][0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Za-z0-9])", re.DOTALL
 )
-_HEXADECIMAL: Final = b"0123456789abcdefABCDEF"
-#: As ids are written. In PostgreSQL's files a capital is more likely the length of the next column's text.
-_LOWER: Final = b"0123456789abcdef"
-#: Ids and hashes in hexadecimal are not shorter; what is longer is looked at so far.
-_SHORTEST: Final = 16
-_LONGEST: Final = 256
-#: From here on (128 bits) it is an id whatever stands beside it.
-_CERTAIN: Final = 32
-
-#: An id as `kernel/ids.py` writes it, and a fingerprint of the vault: 26 characters of base 32, 13 of which are digits one time in some ten million.
-_ID: Final = re.compile(rb"[a-z]{2,3}_[0-7][0-9a-hjkmnp-tv-z]{25}")
-_ID_LENGTH: Final = 30
+#: What stands before digits that are no number of an account: bytes as PostgreSQL prints them, and the ids of spans.
+_OURS: Final = (b"\\x", b'"span":"', b'"parent":"')
+_LONGEST_OURS: Final = max(map(len, _OURS))
 
 #: Beside each stream's settings, in a file of its own.
 _SUM: Final = "meta.sum"
@@ -72,13 +51,15 @@ _WAL_PAGE: Final = 8192
 _WAL_FIRST_HEAD: Final = 40
 _WAL_HEAD: Final = 24
 
+_BETWEEN: Final = "".join(rf"\u{ord(low):04x}-\u{ord(high):04x}" for low, high in BETWEEN)
+#: What may be a number, for PostgreSQL to look for: `numbers` says whether it is one.
+_PERHAPS: Final = rf"[0-9]{{13}}|[0-9]{{4}}[{_BETWEEN}][0-9]{{4}}([{_BETWEEN}][0-9]{{4}}|[0-9]{{2}}[{_BETWEEN}])|[A-Z]{{2}}[0-9]{{2}} ?[A-Z0-9]{{4}}"
 #: The texts of a table's rows, of those that may hold a number: every column but numbers, times, truths and ids; bytes as the text in them.
 _TEXTS: Final = r"""
 SELECT format(
     'SELECT line FROM (SELECT concat_ws(E''\n'', %s) AS line FROM %I) AS t WHERE line ~ %L',
     string_agg(format(CASE a.atttypid WHEN 'bytea'::regtype THEN 'encode(%I, ''escape'')' ELSE '%I::text' END, a.attname), ', '),
-    c.relname,
-    '[0-9]{13}|[0-9]{4}[- .\u00a0\u2000-\u2015\u202f][0-9]{4}([- .\u00a0\u2000-\u2015\u202f][0-9]{4}|[0-9]{2}[- .\u00a0\u2000-\u2015\u202f])|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}'
+    c.relname, $2::text
 ) AS sql
 FROM pg_class AS c
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -88,9 +69,22 @@ GROUP BY c.relname
 """
 
 
+class Shown(NamedTuple):
+    """So far as it may be shown: enough to look for it, not enough to use it (PCI DSS 3.4.1). `joined` to a word, as an id's digits are."""
+
+    text: str
+    joined: bool
+
+
 async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
     faults: list[str] = []
+    joined: list[str] = []
     files = size = 0
+
+    def tell(where: object, found: Iterable[Shown]) -> None:
+        for one in found:
+            (joined if one.joined else faults).append(f"{where}: {one.text}")
+
     for path in _files(layout.data):
         columns = path.is_relative_to(layout.postgres)
         if columns and path.name.endswith(_MAPS):
@@ -98,7 +92,7 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
         found, length = await asyncio.to_thread(_in_file, path, columns=columns)
         files += 1
         size += length
-        faults += [f"{path.relative_to(layout.data)}: {shown}" for shown in sorted(found)]
+        tell(path.relative_to(layout.data), sorted(found))
     tables = 0
     for service in source.services:
         for row in await source.rows(
@@ -107,13 +101,16 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
         ):
             tables += 1
             # Names come from the catalogue and are quoted by the server itself. No row: the table has no column of texts.
-            for texts in await source.rows(service, _TEXTS, row["oid"]):
+            for texts in await source.rows(service, _TEXTS, row["oid"], _PERHAPS):
                 async for lines in source.pages(service, texts["sql"]):
                     for line in lines:
-                        faults += [f"{service}.{row['relname']}: {shown}" for shown in numbers(line["line"].encode())]
+                        tell(f"{service}.{row['relname']}", numbers(line["line"].encode()))
             if len(faults) > SHOWN:
                 break
-    return faults[:SHOWN], f"{files:,} files ({size / 2**20:,.0f} MiB), {tables} tables"
+    looked = f"{files:,} files ({size / 2**20:,.0f} MiB), {tables} tables"
+    if joined:
+        looked += f"; joined to a word, as the digits of an id are: {len(joined):,}, such as {', '.join(joined[:JOINED_SHOWN])}"
+    return faults[:SHOWN], looked
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -122,7 +119,7 @@ def _files(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def _in_file(path: Path, *, columns: bool) -> tuple[set[str], int]:
+def _in_file(path: Path, *, columns: bool) -> tuple[set[Shown], int]:
     try:
         with path.open("rb") as file:
             length = path.stat().st_size
@@ -141,59 +138,19 @@ def _without_heads(log: mmap.mmap) -> bytes:
     return b"".join((log[_WAL_FIRST_HEAD:_WAL_PAGE], *pages))
 
 
-def numbers(content: bytes | mmap.mmap, *, columns: bool = False) -> Iterator[str]:
-    """What is there in clear, so far as it may be shown: enough to look for it, not enough to use it (PCI DSS 3.4.1).
-
-    `columns`: it is a file of PostgreSQL's, one column's bytes right behind the other's.
-    """
-    for match in _CARD.finditer(content):
-        digits = re.sub(rb"[^0-9]", b"", match[0]).decode()
-        # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
-        for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
-            if (
-                brand_of(number) != "unknown"
-                and luhn(number)
-                and not _in_a_word(content, *match.span(), columns=columns)
-            ):
-                yield f"{number[:6]}******{number[-4:]}" if len(number) >= 16 else f"******{number[-4:]}"
-                break
+def numbers(content: bytes | mmap.mmap, *, columns: bool = False) -> Iterator[Shown]:
+    """What is there in clear. `columns`: in a file of PostgreSQL's, one column's bytes right behind the other's."""
+    for card in cards(content, columns=columns):
+        if not content[max(0, card.begin - _LONGEST_OURS) : card.begin].endswith(_OURS):
+            number = card.number
+            shown = f"{number[:6]}******{number[-4:]}" if len(number) >= 16 else f"******{number[-4:]}"
+            yield Shown(shown, card.joined)
     for match in _IBAN.finditer(content):
         words = match[0].decode()
         # What follows may be the next word: the country says how long it is.
         length = IBAN_LENGTHS.get(words[:2], 0)
         ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
         if length and ends and not words[ends[0] :][:1].strip() and iban_ok(iban := words[: ends[0]].replace(" ", "")):
-            yield f"{iban[:2]}******{iban[-4:]}"
-
-
-def _in_a_word(content: bytes | mmap.mmap, start: int, end: int, *, columns: bool) -> bool:
-    return _in_an_id(content, start, end) or _in_hexadecimal(content, start, end, columns=columns)
-
-
-def _in_an_id(content: bytes | mmap.mmap, start: int, end: int) -> bool:
-    """Whether the digits belong to one of the platform's ids, whatever stands beside that."""
-    first = max(0, start - _ID_LENGTH)
-    around = content[first : end + _ID_LENGTH]
-    return any(
-        word.start() <= start - first and end - first <= word.end()
-        for place in range(len(around))
-        if (word := _ID.match(around, place))
-    )
-
-
-def _in_hexadecimal(content: bytes | mmap.mmap, start: int, end: int, *, columns: bool) -> bool:
-    """Whether the digits belong to a longer word of hexadecimal digits: an id's or a hash's. A short word with other letters in it is none."""
-    before, after = content[max(0, start - _LONGEST) : start][::-1], content[end : end + _LONGEST]
-    left, right = _run(before, _HEXADECIMAL), _run(after, _HEXADECIMAL)
-    if end - start + left + right >= _CERTAIN:
-        return True
-    if columns:
-        left, right = _run(before, _LOWER), _run(after, _LOWER)
-    elif re.search(rb"[0-9A-Za-z]", before[left : left + 1] + after[right : right + 1]):
-        return False
-    return left + right > 0 and end - start + left + right >= _SHORTEST
-
-
-def _run(text: bytes, of: bytes) -> int:
-    """How many bytes of these the text begins with."""
-    return len(text) - len(text.lstrip(of))
+            begin, end = match.start(), match.start() + ends[0]
+            beside = content[max(0, begin - 1) : begin], content[end : end + 1]
+            yield Shown(f"{iban[:2]}******{iban[-4:]}", any(one in (b"-", b"_") for one in beside))
