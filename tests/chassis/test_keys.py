@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.chassis import outbox
 from tallystick.chassis.db import Database
 from tallystick.chassis.keys import (
     Aad,
@@ -51,14 +52,22 @@ class Setup:
         self.path = path
         root.create(path)
 
-    async def ring(self, *, service: str = "vault", environment: str = "test", cache_seconds: float = 300.0) -> Keyring:
+    async def ring(
+        self, *, service: str = "vault", environment: str = "test", cache_seconds: float = 300.0, tells: bool = True
+    ) -> Keyring:
         return await Keyring.open(
             self.database,
             lambda: LocalRoot.open(self.path),
             environment=environment,
             service=service,
             cache_seconds=cache_seconds,
+            tells=tells,
         )
+
+    async def told(self) -> list[tuple[str, Any]]:
+        """The facts of keys, in their order: type and content."""
+        rows = await self.service.query("SELECT fact FROM outbox ORDER BY xid, position")
+        return [(fact.type, fact.data) for fact in (outbox.decode(row["fact"]) for row in rows)]
 
     async def states(self, kind: str) -> list[str]:
         rows = await self.service.query("SELECT state FROM data_key WHERE kind = $1 ORDER BY version", kind)
@@ -285,17 +294,22 @@ async def test_service_key_rotation_under_load(setup: Setup) -> None:
 async def test_a_service_key_is_rotated_when_its_life_is_over_and_not_before(setup: Setup) -> None:
     clock = ManualClock(datetime.now(UTC))
     ring = await Keyring.open(
-        setup.database, lambda: LocalRoot.open(setup.path), environment="test", service="vault", clock=clock
+        setup.database, lambda: LocalRoot.open(setup.path), environment="test", service="vault", clock=clock, tells=True
     )
     blob = await ring.seal(NUMBER, HERE)
     clock.advance(timedelta(days=89))
     assert not await ring.keep_rotated(timedelta(days=90))
     assert await setup.states("service") == ["active"]
+    assert await setup.told() == [], "the first one is no rotation"
     clock.advance(timedelta(days=1, minutes=1))
     assert await ring.keep_rotated(timedelta(days=90))
     assert await setup.states("service") == ["destroyed", "active"]
     assert await ring.open_sealed(blob, HERE) == NUMBER
     assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+    assert await setup.told() == [
+        ("vault.keys.rotated", {"kind": "service", "keys": 1, "version": 2}),
+        ("vault.keys.destroyed", {"kind": "service", "keys": 1, "version": 1}),
+    ]
 
 
 async def test_a_service_that_runs_follows_a_rotation_of_the_root(setup: Setup) -> None:
@@ -305,13 +319,15 @@ async def test_a_service_that_runs_follows_a_rotation_of_the_root(setup: Setup) 
     assert not await ring.keep_rotated(timedelta(days=90))
     root.forget(setup.path, 1)
     assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+    assert await setup.told() == [("vault.keys.rewrapped", {"kind": "service", "keys": 1, "version": 1})]
 
 
 async def test_root_rotation(setup: Setup) -> None:
-    ring = await setup.ring()
+    ring = await setup.ring(tells=False)
     blob = await ring.seal(NUMBER, HERE)
     root.rotate(setup.path)
-    assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
+    assert await (await setup.ring(tells=False)).open_sealed(blob, HERE) == NUMBER
+    assert await setup.told() == [], "who tells nothing tells nothing of its keys: nobody would hear it"
     root.forget(setup.path, 1)
     assert await (await setup.ring()).open_sealed(blob, HERE) == NUMBER
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tallystick.chassis import outbox
 from tallystick.chassis.db import CheckViolation, Database, Query, parse
 from tallystick.chassis.keys import (
     DataKeys,
@@ -112,6 +113,7 @@ class Setup:
             service="vault",
             clock=self.clock,
             cache_seconds=cache_seconds,
+            tells=True,
         )
 
     def data_keys(self, ring: Keyring, **options: Any) -> DataKeys:
@@ -150,6 +152,24 @@ class Setup:
             "SELECT state FROM data_key WHERE kind = $1 AND tenant = $2 ORDER BY subject, version", kind, tenant
         )
         return [row["state"] for row in rows]
+
+    async def told(self) -> list[tuple[str, str, str, int, int | None]]:
+        """What was told of keys, in its order: what, whose, of which kind, how many, which version."""
+        facts = [
+            outbox.decode(row["fact"])
+            for row in await self.service.query("SELECT fact FROM outbox ORDER BY xid, position")
+        ]
+        assert {(each.actor, each.type.partition(".")[0]) for each in facts} <= {("vault", "vault")}
+        return [
+            (
+                each.type.removeprefix("vault.keys."),
+                each.tenant,
+                each.data["kind"],
+                each.data["keys"],
+                each.data["version"],
+            )
+            for each in facts
+        ]
 
     async def ask(self, tenant: str = "") -> None:
         """What an operator does, a moment later."""
@@ -194,6 +214,13 @@ async def test_nothing_happens_before_the_age_and_all_of_it_after(setup: Setup) 
     assert await setup.states("subject") == ["destroyed", "active"] * 25
     for each in (ring, await setup.ring()):
         await setup.check(each, 25, 25)
+    # An auditor finds each rotation and each end in the log, by pages of ten where there are many.
+    assert await setup.told() == [
+        ("rotated", "acme", "tenant", 1, 2),
+        *(("rotated", "acme", "value", count, None) for count in (10, 10, 5)),
+        ("destroyed", "acme", "tenant", 1, 1),
+        *(("destroyed", "acme", "value", count, None) for count in (10, 10, 5)),
+    ]
 
 
 async def test_who_asks_need_not_wait_for_the_age(setup: Setup) -> None:

@@ -8,6 +8,7 @@ from importlib import import_module
 import msgspec
 
 from tallystick.chassis import charter, outbox
+from tallystick.chassis.keys.told import KeysFact, key_facts
 
 
 def check(facts: Iterable[bytes]) -> None:
@@ -15,12 +16,15 @@ def check(facts: Iterable[bytes]) -> None:
     for raw in facts:
         fact = outbox.decode(raw)
         service = fact.type.partition(".")[0]
-        told = charter.load(service).facts.get(fact.type)
+        said = charter.load(service)
+        of_keys = key_facts(said)
+        told = (said.facts | of_keys).get(fact.type)
         assert told is not None, f"{service} told {fact.type}: services/{service}/charter.toml has it not in [tells]"
         if told.message is None:
             assert fact.data == {}, f"{fact.type} carries {sorted(fact.data)}, and its charter names no message"
             continue
-        message = getattr(import_module(f"tallystick.contracts.{service}.messages"), told.message)
+        place = KeysFact.__module__ if fact.type in of_keys else f"tallystick.contracts.{service}.messages"
+        message = getattr(import_module(place), told.message)
         try:
             same = msgspec.json.decode(msgspec.json.encode(msgspec.convert(fact.data, message))) == fact.data
         except msgspec.ValidationError as error:

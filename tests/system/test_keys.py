@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.system.conftest import NewPlatform
+from tests.system.conftest import NewPlatform, PlatformUnderTest
+from tests.system.test_taken_over import server
 
 
 def test_the_root_key_is_rotated_while_the_platform_runs_and_forgotten_when_nothing_needs_it(
@@ -97,3 +99,10 @@ def test_an_operator_has_a_tenants_data_sealed_anew_while_the_platform_runs(
     )
     assert shown.json["card"] == number
     assert "vault.values_have_their_keys" in platform.verified()
+    assert asyncio.run(_told_of_keys(platform)) == [{"kind": "value", "keys": 1, "version": None}]
+
+
+async def _told_of_keys(platform: PlatformUnderTest) -> list[Any]:
+    async with server(platform, "vault") as database:
+        rows = await database.fetch("SELECT fact FROM outbox WHERE type = 'vault.keys.rotated'")
+    return [json.loads(row["fact"])["data"] for row in rows]

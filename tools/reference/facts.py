@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tallystick.chassis.charter import Charter, Told, heard
+from tallystick.chassis.keys.told import KeysFact, key_facts
 from tallystick.contracts.notify.messages import Webhook
 from tallystick.services.notify import model
 from tools.reference.structs import field_notes, struct_in
@@ -21,6 +22,7 @@ def facts_page(charters: Mapping[str, Charter]) -> str:
     others = {
         type_: told for charter in charters.values() for type_, told in charter.facts.items() if type_ not in sent
     }
+    of_keys = {type_: told for charter in charters.values() for type_, told in key_facts(charter).items()}
     lines = [
         GENERATED,
         "# Facts and webhook events",
@@ -53,9 +55,9 @@ def facts_page(charters: Mapping[str, Charter]) -> str:
         "| fact | means | `data` |",
         "|---|---|---|",
     ]
-    lines += [f"| `{type_}` | {cell(told.means)} | {_link(told)} |" for type_, told in others.items()]
+    lines += [f"| `{type_}` | {cell(told.means)} | {_link(told)} |" for type_, told in (others | of_keys).items()]
     lines += ["", "## Messages"]
-    structs = [Webhook, *_messages({**sent, **others})]
+    structs = [Webhook, *_messages({**sent, **others}), KeysFact]
     _, schemas = msgspec.json.schema_components(structs)
     for struct in _with_those_inside(structs):
         lines += ["", *_section(struct, schemas[struct.__name__])]

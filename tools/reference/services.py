@@ -6,6 +6,7 @@ import re
 from importlib import import_module
 
 from tallystick.chassis.charter import load
+from tallystick.chassis.keys.told import key_facts
 from tallystick.chassis.web import Endpoint, openapi
 from tallystick.kernel.deployment import HOME
 from tools.reference.text import GENERATED, SRC, Schema, anchor, cell, default, kind, lists_apart, prose
@@ -52,7 +53,7 @@ def service_page(name: str) -> str:
             "| fact | |",
             "|---|---|",
         ]
-        lines += [f"| `{type_}` | {cell(told.means)} |" for type_, told in charter.facts.items()]
+        lines += [f"| `{type_}` | {cell(told.means)} |" for type_, told in (charter.facts | key_facts(charter)).items()]
         lines.append("")
     if charter.consumes:
         lines += ["## Hears", ""]

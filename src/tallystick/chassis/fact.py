@@ -14,6 +14,8 @@ from tallystick.kernel.clock import parse_rfc3339, rfc3339
 from tallystick.kernel.deployment import service_of
 from tallystick.kernel.ids import FactId
 
+#: Facts about the platform itself, not of a tenant, are told under this name; so no tenant may bear it.
+PLATFORM: Final = "platform"
 MAX_FACT_BYTES: Final = 64 * 1024
 
 

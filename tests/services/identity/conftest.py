@@ -143,7 +143,11 @@ async def world(
     database = await tables.open()
     root.create(directory / "root.key")
     keyring = await Keyring.open(
-        database, lambda: root.LocalRoot.open(directory / "root.key"), environment="test", service="identity"
+        database,
+        lambda: root.LocalRoot.open(directory / "root.key"),
+        environment="test",
+        service="identity",
+        tells=True,
     )
     connection = await nats.connect(nats_server.url, user=nats_server.ADMIN, password=nats_server.password().reveal())
     try:

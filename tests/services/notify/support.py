@@ -140,7 +140,7 @@ async def running(
     file = directory / "root.key"
     if not file.exists():
         root.create(file)
-    ring = await Keyring.open(database, lambda: LocalRoot.open(file), environment="test", service="notify")
+    ring = await Keyring.open(database, lambda: LocalRoot.open(file), environment="test", service="notify", tells=True)
     clock = clock or ManualClock(datetime.now(UTC))
     sender = Sender(private=private, resolve=resolve, seconds=seconds)
     notify = assemble(database, ring, clock, sender, private=private)

@@ -174,7 +174,9 @@ async def running(
     key_file = directory / "root.key"
     if not key_file.exists():
         root.create(key_file)
-    ring = await Keyring.open(database, lambda: LocalRoot.open(key_file), environment="test", service="vault")
+    ring = await Keyring.open(
+        database, lambda: LocalRoot.open(key_file), environment="test", service="vault", tells=True
+    )
     listed = directory / "destinations.toml"
     listed.write_text(destination(directory / "rail.sock"))
     store, clock = Store(), clock or SystemClock()

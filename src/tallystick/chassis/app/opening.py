@@ -169,6 +169,7 @@ async def _keyring(settings: Settings, charter: Charter, database: Database | No
         environment=settings.environment,
         service=settings.deployment,
         clock=clock,
+        tells=bool(charter.tells),
     )
 
 

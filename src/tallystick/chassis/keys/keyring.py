@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from tallystick.chassis.keys.envelope import Aad, Forged, Header, KeyringError, UnknownKey, fields, parse
 from tallystick.chassis.keys.store import Key, KeyStore, NewKey, OpenRoot, Q
+from tallystick.chassis.keys.told import KeysFact
 from tallystick.chassis.keys.xaes import KEY_BYTES, Tampered
 from tallystick.kernel.clock import Clock, SystemClock
 
@@ -83,9 +84,12 @@ class Keyring:
         service: str,
         clock: Clock | None = None,
         cache_seconds: float = 300.0,
+        tells: bool = False,
     ) -> Keyring:
-        """Unwraps the service key, or makes the first one. Raises RootError when the root is not the root of this data."""
-        store = KeyStore(database, open_root, environment, service, clock or SystemClock())
+        """Unwraps the service key, or makes the first one. Raises RootError when the root is not the root of this data. `tells`: what becomes of
+        keys is told as the service's facts.
+        """
+        store = KeyStore(database, open_root, environment, service, clock or SystemClock(), tells=tells)
         await store.start()
         return cls(store, environment, service, cache_seconds=cache_seconds)
 
@@ -189,6 +193,7 @@ class Keyring:
                 Q.retire_active, "tenant", tenant, "", current.header.version, self._store.clock.now()
             ):
                 await self._store.insert(tx, [successor])
+                await self._store.tell(tx, "rotated", KeysFact("tenant", 1, successor.key.header.version), tenant)
         self._tenants.pop(tenant, None)
 
     async def moves(self, old: Header, tenant: str) -> Callable[[bytes, Aad], bytes]:
@@ -230,7 +235,13 @@ class Keyring:
         await self._store.retire(tx, [Header(s.key.header.key_id, s.key.header.version - 1) for s in successors])
         if await self._store.insert(tx, successors) != len(successors):
             raise KeyringError("one of these subjects has a newer key already")
+        for tenant, count in Counter(each.key.tenant for each in successors).items():
+            await self._store.tell(tx, "rotated", KeysFact("value", count), tenant)
         return moved
+
+    async def tell_destroyed(self, tx: Transaction, destroyed: KeysFact, tenant: str) -> None:
+        """What a rotation ends with, for the log."""
+        await self._store.tell(tx, "destroyed", destroyed, tenant)
 
     # ---- inside
 

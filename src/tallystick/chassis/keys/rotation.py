@@ -15,6 +15,7 @@ A value that does not open stays under its key, which stays too, and is told.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.keys.columns import OwnKeyColumn, SealedColumn, TenantKeyColumn
 from tallystick.chassis.keys.envelope import Header, KeyringError
 from tallystick.chassis.keys.store import Q
+from tallystick.chassis.keys.told import KeysFact
 from tallystick.kernel.clock import Clock
 
 if TYPE_CHECKING:
@@ -80,11 +82,11 @@ class DataKeys:
         for row in await self._database.fetch(Q.retired_tenant_keys, begun - GRACE):
             old = Header(row["key_id"], row["version"])
             if row["values_left"] is None:  # nobody has counted, so nobody could say how far it is
-                await self._settle(old)
+                await self._settle(old, row["tenant"])
             moved += await self._empty(old, row["tenant"])
             if self._late():
                 break
-            destroyed += await self._settle(old)
+            destroyed += await self._settle(old, row["tenant"])
         renewed = await self._renew(Q.due_subjects, due, begun)
         for row in await self._database.fetch(Q.rotations_asked_for):
             if row["tenant"]:
@@ -136,7 +138,7 @@ class DataKeys:
                 after = rows[-1]["key"]
         return moved
 
-    async def _settle(self, old: Header) -> int:
+    async def _settle(self, old: Header, tenant: str) -> int:
         """Counts what a retired key still holds, while nobody can store more; destroys it when it has held nothing for long enough."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
@@ -147,6 +149,7 @@ class DataKeys:
             if left or row["emptied_at"] is None or row["emptied_at"] > now - GRACE:
                 await tx.execute(Q.note_values_left, old.key_id, old.version, left, now)
                 return 0
+            await self._ring.tell_destroyed(tx, KeysFact("tenant", 1, old.version), tenant)
             return await tx.execute(Q.destroy_key, old.key_id, old.version, now)
 
     async def _renew(self, query: Query, *due: Any) -> int:
@@ -177,10 +180,14 @@ class DataKeys:
     async def _destroy_emptied(self) -> int:
         destroyed = 0
         now = self._clock.now()
-        while not self._late() and (
-            page := await self._database.execute(Q.destroy_emptied_subject_keys, now - GRACE, now, self._page)
-        ):
-            destroyed += page
+        while not self._late():
+            async with self._database.transaction() as tx:
+                gone = await tx.fetch(Q.destroy_emptied_subject_keys, now - GRACE, now, self._page)
+                for tenant, count in Counter(row["tenant"] for row in gone).items():
+                    await self._ring.tell_destroyed(tx, KeysFact("value", count), tenant)
+            if not gone:
+                break
+            destroyed += len(gone)
         return destroyed
 
     def _late(self) -> bool:

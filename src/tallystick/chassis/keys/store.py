@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from tallystick.chassis import outbox
 from tallystick.chassis.db import Queries
+from tallystick.chassis.fact import PLATFORM
 from tallystick.chassis.keys.envelope import (
     KEY_ID_BYTES,
     Forged,
@@ -18,6 +20,7 @@ from tallystick.chassis.keys.envelope import (
     UnknownKey,
     fields,
 )
+from tallystick.chassis.keys.told import KeysFact, What, keys_fact
 from tallystick.chassis.keys.xaes import KEY_BYTES, Tampered, Xaes
 
 if TYPE_CHECKING:
@@ -55,8 +58,11 @@ class NewKey:
 class KeyStore:
     """Reads, makes, wraps and destroys the rows of `data_key`."""
 
-    def __init__(self, database: Database, open_root: OpenRoot, environment: str, service: str, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, open_root: OpenRoot, environment: str, service: str, clock: Clock, *, tells: bool
+    ) -> None:
         self.database = database
+        self._tells = tells
         self.clock = clock
         self._open_root = open_root
         self._environment = environment
@@ -144,6 +150,11 @@ class KeyStore:
     async def retire(self, tx: Transaction, headers: Sequence[Header]) -> None:
         await tx.execute(Q.retire_subject_keys, *_columns(headers), self.clock.now())
 
+    async def tell(self, tx: Transaction, what: What, said: KeysFact, tenant: str = PLATFORM) -> None:
+        """What `tx` does with keys, for the log; nothing where nobody would hear it."""
+        if self._tells:
+            await outbox.append(tx, [keys_fact(self._service, what, said, self.clock.now(), tenant)])
+
     # ---- rotation of the service key
 
     async def rotate_service_key(self) -> None:
@@ -160,7 +171,8 @@ class KeyStore:
         while await self._rewrap_page():
             pass
         async with self.database.transaction() as tx:
-            await tx.fetch(Q.destroy_empty_service_keys, self._current, self.clock.now())
+            for row in await tx.fetch(Q.destroy_empty_service_keys, self._current, self.clock.now()):
+                await self.tell(tx, "destroyed", KeysFact("service", 1, row["version"]))
         await self._load(root)
 
     async def _rewrap_page(self) -> int:
@@ -188,6 +200,8 @@ class KeyStore:
             if version == 1 or await tx.fetchrow(Q.retire_active, "service", "", "", version - 1, self.clock.now()):
                 check_value = _check_value(secret, header)
                 await tx.execute(Q.insert_service_key, header.key_id, version, wrapped, check_value, self.clock.now())
+                if version > 1:
+                    await self.tell(tx, "rotated", KeysFact("service", 1, version))
 
     async def follow_root(self) -> None:
         """After a rotation of the root: the service keys move to its newest version."""
@@ -202,6 +216,7 @@ class KeyStore:
             wrapped = await root.wrap(await root.unwrap(row["wrapped"], context), context)
             async with self.database.transaction() as tx:
                 await tx.execute(Q.rewrap_keys, 0, [row["key_id"]], [row["version"]], [wrapped])
+                await self.tell(tx, "rewrapped", KeysFact("service", 1, row["version"]))
 
     # ---- wrapping
 

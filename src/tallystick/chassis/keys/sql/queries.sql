@@ -203,7 +203,8 @@ WHERE (key_id, version) IN (
     WHERE kind = 'subject' AND state = 'retired' AND emptied_at <= $1
     ORDER BY emptied_at LIMIT $3
     FOR UPDATE SKIP LOCKED
-);
+)
+RETURNING tenant;
 
 -- name: values_behind
 -- How many values are still sealed under a key that has a successor or is due for one, as far as they were counted. Those that have keys of

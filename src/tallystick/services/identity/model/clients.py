@@ -58,10 +58,6 @@ class Tenant:
     created_at: datetime
 
 
-#: Facts about the platform itself, not of a tenant, are told under this name; so no tenant may bear it.
-PLATFORM = "platform"
-
-
 def client_keys(jwks: Sequence[PublicJwk]) -> tuple[ClientKey, ...]:
     """The keys of a registration. Raises InvalidClientKey for anything a client may not authenticate with.
 

@@ -9,13 +9,14 @@ import msgspec
 
 from tallystick.chassis.auth import Authorizer, Resource, jose
 from tallystick.chassis.db import Database
+from tallystick.chassis.fact import PLATFORM
 from tallystick.chassis.outbox import Outbox
 from tallystick.contracts.identity.messages import ClientCreated, CreateClient, TokenRevoked
 from tallystick.contracts.identity.problems import ClientNotFound, InvalidClientKey, TenantExists, TenantNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.services.identity.model import scopes
-from tallystick.services.identity.model.clients import PLATFORM, Client, Tenant, client_keys
+from tallystick.services.identity.model.clients import Client, Tenant, client_keys
 from tallystick.services.identity.model.revocations import revoked_client, revoked_everything
 from tallystick.services.identity.model.signing import Key
 from tallystick.services.identity.service.facts import fact

@@ -6,12 +6,12 @@ import math
 
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database
+from tallystick.chassis.fact import PLATFORM
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.identity.messages import AuthenticationsFailed
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.problem import RateLimited
-from tallystick.services.identity.model.clients import PLATFORM
 from tallystick.services.identity.model.failures import FailureCounts, FailureLimit, Failures
 from tallystick.services.identity.model.refusals import AuthenticationFailed
 from tallystick.services.identity.service.facts import fact

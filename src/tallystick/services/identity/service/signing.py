@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from tallystick.chassis.auth import jose
 from tallystick.chassis.auth.tokens import MAX_TOKEN
 from tallystick.chassis.db import Database, Transaction
+from tallystick.chassis.fact import PLATFORM
 from tallystick.chassis.keys import Keyring
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.identity.messages import SigningKeyFact
 from tallystick.contracts.identity.problems import KeyNotFound
 from tallystick.kernel.clock import Clock
-from tallystick.services.identity.model.clients import PLATFORM
 from tallystick.services.identity.model.revocations import revoked_key
 from tallystick.services.identity.model.signing import (
     PURPOSES,
