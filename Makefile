@@ -11,7 +11,7 @@ WORKERS ?= -n 2 --dist loadscope
 .PHONY: help setup up test lint bench mutation docs clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | column -t -s '|' 2>/dev/null || grep -E '^[a-z]+:.*##' Makefile
+	@sed -nE 's/^([a-z]+):[^#]*## /  make \1\t/p' Makefile | expand -t 18
 
 setup: ## set up .venv from uv.lock (the other targets do it first)
 	@$(BOOTSTRAP)

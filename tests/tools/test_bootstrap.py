@@ -7,6 +7,8 @@ import http.server
 import importlib.util
 import io
 import os
+import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -231,6 +233,16 @@ def test_who_names_a_python_gets_it() -> None:
     assert program() == "python3 tools/bootstrap.py"
     assert program("PYTHON=python3.12") == "python3.12 tools/bootstrap.py --exactly"
     assert program(PYTHON="python3.12") == "python3.12 tools/bootstrap.py --exactly"
+
+
+def test_what_make_can_do_is_listed_also_where_there_are_only_the_core_utilities(tmp_path: Path) -> None:
+    """A bare Debian has no `column`."""
+    for program in ("sed", "expand"):
+        (tmp_path / program).symlink_to(shutil.which(program) or "")
+    listed = subprocess.run([shutil.which("make") or "", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env={"PATH": str(tmp_path)}).stdout.splitlines()  # fmt: skip
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [line[:18].split() for line in listed] == [["make", target] for target in targets]
+    assert not any(line[18:].startswith(" ") or "##" in line for line in listed)
 
 
 def test_an_interrupted_change_is_not_taken_for_what_was_there_before(bootstrap: ModuleType, folder: Path) -> None:
