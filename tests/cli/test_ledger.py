@@ -415,6 +415,17 @@ def test_no_amount_and_no_id_is_cut(
     assert f"{account}  {amount}" in capsys.readouterr().out
 
 
+def test_a_path_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich draws `:euro:` as a bag of money."""
+    table = columns({"account": "left", "name": "left"}, wraps="name")
+    table.add_row("bank:euro:1", "a:dog:b")
+    print_table(table)
+    console().print("bank:euro:1 [dim]bank:euro:1[/]")
+    told = capsys.readouterr().out
+    assert told.count("bank:euro:1") == 3
+    assert "a:dog:b" in told
+
+
 def test_a_table_is_as_wide_as_the_terminal_where_it_can_be(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

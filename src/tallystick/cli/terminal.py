@@ -72,8 +72,10 @@ def unheard() -> AbstractContextManager[None]:
 
 
 def quiet_console(**options: Any) -> Console:
-    """Rich's console, which says no more when nobody reads it: the command goes on, and its exit status is what came of it."""
-    return _quiet()(**options)
+    """Rich's console, which says no more when nobody reads it: the command goes on, and its exit status is what came of it. Words between
+    colons are what they are, and no pictures: paths of accounts are made of them.
+    """
+    return _quiet()(emoji=False, **options)
 
 
 @cache
