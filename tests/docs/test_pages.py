@@ -146,6 +146,7 @@ def test_the_checks_that_the_readme_shows_are_those_of_verify() -> None:
         "outboxes = log": log.RECORDS,
         "no card numbers": numbers.PROMISE,
     }
+    assert max(map(len, promises)) <= 44, "there is no room for a longer name"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"^✓ (.{44}) (.+)$", readme, re.MULTILINE)
     assert len(shown) >= 5

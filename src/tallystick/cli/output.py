@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,6 +13,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.failure import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Failed
 from tallystick.cli.terminal import quiet_console, unheard
+from tallystick.kernel.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -25,6 +27,9 @@ UNBOUNDED: Final = 1000
 #: A longer word is broken in a column that wraps; an id is not.
 WORD: Final = 30
 
+#: Where a line goes on that is wider than the terminal.
+BELOW: Final = 4
+
 __all__ = [
     "NO",
     "NOT_RUNNING",
@@ -37,6 +42,7 @@ __all__ = [
     "console",
     "counted",
     "emit",
+    "print_line",
     "print_table",
 ]
 
@@ -78,9 +84,26 @@ def console(*, error: bool = False) -> Console:
     return out
 
 
-def counted(count: int, one: str, more: str = "") -> str:
-    """`1 book`, `1,200 books`."""
-    return f"{count:,} {one if count == 1 else more or f'{one}s'}"
+def print_line(text: str, out: Console | None = None) -> None:
+    """Print a line with its markup. Where a terminal has no room for it, it goes on below, indented, and is broken between words: an id that the
+    edge of a terminal has cut in two can't be read. A word that is wider than all of it is left to the terminal.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    out = out or console()
+    line = Text.from_markup(text, emoji=False)
+    if line.cell_len <= out.width or out.width >= UNBOUNDED:
+        out.print(line)
+        return
+    cuts, begin, room = [], 0, out.width
+    for word in re.finditer(r"\S+", line.plain):
+        if word.start() > begin and cell_len(line.plain[begin : word.end()]) > room:
+            cuts.append(begin := word.start())
+            room = out.width - BELOW
+    for number, part in enumerate(line.divide(cuts)):
+        part.rstrip()
+        out.print(Text(" " * BELOW if number else "") + part)
 
 
 def columns(sides: dict[str, JustifyMethod], *, wraps: str) -> Table:

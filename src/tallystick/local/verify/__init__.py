@@ -17,6 +17,7 @@ import msgspec
 from tallystick.chassis.db import Queries
 from tallystick.kernel.deployment import service_of
 from tallystick.kernel.problem import InvalidRequest
+from tallystick.kernel.words import counted
 from tallystick.local.deployments import deployments
 from tallystick.local.layout import Layout
 from tallystick.local.provision import pinned_log_key
@@ -89,7 +90,7 @@ async def _begun(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str
     await source.begin([PAYMENTS, *others, *ledgers])
     late = late or await log.followed(source, DRAIN_SECONDS)
     await source.begin([log.AUDIT])
-    return late, _count(source.services, "service")
+    return late, counted(len(source.services), "service")
 
 
 #: What a check meets that reads damage: a statement that fails, a row that is not there, a text that is no fact or no id.
@@ -115,7 +116,3 @@ async def _timed(
 
 def _first_line(doc: str) -> str:
     return doc.strip().splitlines()[0] if doc.strip() else ""
-
-
-def _count(things: Sequence[str], what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"

@@ -12,6 +12,7 @@ import msgspec
 from tallystick.contracts.ledger.messages import PAYMENT_CODE, canonical_line
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
+from tallystick.kernel.words import counted
 from tallystick.local.verify.source import Source
 from tallystick.services.payments.model import Role, derived
 
@@ -40,7 +41,7 @@ async def payments(source: Source) -> tuple[list[str], str]:
             faults += [fault for row in now for fault in _payment_faults(row, found)]
         faults += await _foreign(source, [row["id"] for row in rows], found)
         seen += len(rows)
-    return faults[:SHOWN], f"{seen:,} payments"
+    return faults[:SHOWN], counted(seen, "payment")
 
 
 def _payment_faults(row: Any, found: dict[UUID, Any]) -> Iterable[str]:
@@ -121,7 +122,7 @@ async def refunds(source: Source) -> tuple[list[str], str]:
             if row["status"] == "failed" and restored != len(taken):
                 faults.append(f"{name} failed, but its money was reversed and not restored once")
         seen += len(rows)
-    return faults[:SHOWN], f"{seen:,} refunds"
+    return faults[:SHOWN], counted(seen, "refund")
 
 
 def _as_taken(transfer: Any) -> tuple[Any, ...]:
@@ -198,7 +199,7 @@ async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]
             break
     if ends is not None:
         faults.append(f"book {ends[0]}: a fact tells of transfers up to {ends[1]}, which are not all there")
-    return faults[:SHOWN], f"{seen:,} transfers, {len(told):,} facts"
+    return faults[:SHOWN], f"{counted(seen, 'transfer')}, {counted(len(told), 'fact')}"
 
 
 def _line(row: Any) -> str:

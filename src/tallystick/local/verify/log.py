@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tallystick.chassis.audit import NoteError, VerifierKey, leaf, leaf_hash, verify_checkpoint
 from tallystick.chassis.audit.merkle import TILE_WIDTH, Frontier
+from tallystick.kernel.words import counted
 from tallystick.local.verify.source import Source
 
 RECORDS = "Every fact that a service told is in the log, with the same content, in its order, and nothing else is."
@@ -136,7 +137,7 @@ async def records(source: Source) -> tuple[list[str], str]:
             seen += len(rows)
             if len(faults) > SHOWN:
                 break
-    return faults[:SHOWN], f"{seen:,} facts"
+    return faults[:SHOWN], counted(seen, "fact")
 
 
 async def _untold(source: Source, service: str, logged: int) -> list[str]:
@@ -159,7 +160,7 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
             try:
                 entry = leaf(row["service"], row["seq"], row["digest"])
             except ValueError as error:  # without it there is no tree to compare with
-                return [f"entry {row['index']} is none: {error}"], f"{index:,} entries"
+                return [f"entry {row['index']} is none: {error}"], counted(index, "entry", "entries")
             for level, node in frontier.append(leaf_hash(entry)):
                 place = ((index + 1) >> (8 * level)) - 1
                 tiles.setdefault((level, place // TILE_WIDTH), []).append(node)
@@ -181,7 +182,7 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
         faults += await _signed(source, roots, pinned)
     elif head["size"]:
         faults += await _within(NOTED_SECONDS, partial(_unsigned, source))
-    return faults[:SHOWN], f"{frontier.size:,} entries, {stored:,} tiles"
+    return faults[:SHOWN], f"{counted(frontier.size, 'entry', 'entries')}, {counted(stored, 'tile')}"
 
 
 async def _unsigned(source: Source) -> list[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tallystick.kernel.numbers import BETWEEN, IBAN_LENGTHS, cards, iban_ok
+from tallystick.kernel.words import counted
 from tallystick.local.layout import Layout
 from tallystick.local.verify.source import Source
 
@@ -107,7 +108,7 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
                         tell(f"{service}.{row['relname']}", numbers(line["line"].encode()))
             if len(faults) > SHOWN:
                 break
-    looked = f"{files:,} files ({size / 2**20:,.0f} MiB), {tables} tables"
+    looked = f"{counted(files, 'file')} ({size / 2**20:,.0f} MiB), {counted(tables, 'table')}"
     if joined:
         looked += f"; joined to a word, as the digits of an id are: {len(joined):,}, such as {', '.join(joined[:JOINED_SHOWN])}"
     return faults[:SHOWN], looked

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tallystick.chassis.db import Queries
 from tallystick.kernel.deployment import HOME, parts
+from tallystick.kernel.words import counted
 from tallystick.local.verify.source import Source
 from tallystick.services.ledger.model import InTransit, disagreements
 
@@ -31,7 +32,7 @@ async def directory(source: Source, ledgers: Sequence[str]) -> tuple[list[str], 
         for tenant, book, shard in kept
         if named.get((tenant, book)) != shard
     ]
-    return faults, f"{len(kept):,} books"
+    return faults, counted(len(kept), "book")
 
 
 async def transit(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str]:
@@ -42,4 +43,4 @@ async def transit(source: Source, ledgers: Sequence[str]) -> tuple[list[str], st
         for _ in range(3)
     ]
     held = sum(row.pending for row in readings[-1] if row.way == "out")
-    return disagreements(*readings), f"{len(readings[-1]):,} accounts, {held:,} minor units in flight"
+    return disagreements(*readings), f"{counted(len(readings[-1]), 'account')}, {held:,} minor units in flight"

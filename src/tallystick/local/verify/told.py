@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tallystick.kernel.words import counted
 from tallystick.local.verify.source import Source
 
 SHOWN: Final = 20
@@ -85,9 +86,9 @@ async def as_told(source: Source, service: str, kinds: Sequence[Things]) -> tupl
             seen += len(facts)
             known += sum(1 for row in rows.values() if things.all and row["created_at"] >= since)
             if len(faults) > SHOWN:
-                return faults[:SHOWN], f"{seen:,} things"
+                return faults[:SHOWN], counted(seen, "thing")
         if things.all:
             there = (await source.rows(service, things.all, since))[0]["count"]
             if there != known:
                 faults.append(f"{things.what}: there are {there}, and {known} of them were told")
-    return faults[:SHOWN], f"{seen:,} things"
+    return faults[:SHOWN], counted(seen, "thing")

@@ -124,7 +124,7 @@ WHERE (x.first, x.last, x.last - x.first + 1, x.effective_at, x.effective_at)
     IS DISTINCT FROM (t.first, t.last, t.many, t.earliest, t.latest) OR t.dated NOT IN (0, t.moved)
 LIMIT 20;
 
--- name: adjustments_are_those_of_dated_transfers
+-- name: adjustments_are_of_dated_transfers
 -- What is dated back is adjusted by its transfers, row by row.
 SELECT format('adjustment of %s at %s', account, at) AS fault FROM (
     SELECT coalesce(a.account, w.account) AS account, coalesce(a.at, w.at) AS at, a.debits AS had, w.debits AS wanted,
