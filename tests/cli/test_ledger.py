@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -29,10 +30,10 @@ from tallystick.cli.ledger.files.reading import File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
 from tallystick.cli.ledger.plot import TERMINAL, in_terminal, series_of, wanted
-from tallystick.cli.ledger.reports import named_rule
+from tallystick.cli.ledger.reports import _show_statement, named_rule
 from tallystick.cli.ledger.series import Series, span, thinned
 from tallystick.cli.lines import MAX_LINE
-from tallystick.cli.output import Failed, columns, console, print_table
+from tallystick.cli.output import Failed, columns, console, print_line, print_table
 from tallystick.kernel.currencies import EXPONENTS
 
 # ---- amounts --------------------------------------------------------------------------------------------------------
@@ -415,6 +416,65 @@ def test_no_amount_and_no_id_is_cut(
     assert f"{account}  {amount}" in capsys.readouterr().out
 
 
+def eur(minor: int) -> dict[str, str]:
+    return {"amount": str(minor), "currency": "EUR"}
+
+
+@pytest.mark.parametrize("width", ["36", "80", "100"])
+def test_a_line_goes_on_below_between_words(
+    width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [f"acc_01m8h2an9ge12vjj45xsk8vn{n}p" for n in range(6)]
+    monkeypatch.setenv("COLUMNS", width)
+    print_line(f"[green]✓[/] made  [dim]{'  '.join(ids)}[/] and another")
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first.startswith("✓ made")
+    assert all(line.startswith("    ") for line in more)
+    assert all(len(line) <= int(width) for line in (first, *more))
+    assert " ".join((first, *more)).split() == ["✓", "made", *ids, "and", "another"]
+
+
+def test_a_line_that_fits_or_is_piped_stays_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_line("x" * 40 + " " + "y" * 39)
+    assert capsys.readouterr().out == "x" * 40 + " " + "y" * 39 + "\n"
+    monkeypatch.delenv("COLUMNS")
+    print_line("word " * 300 + "end")
+    assert capsys.readouterr().out == "word " * 300 + "end\n"
+
+
+def test_a_word_that_no_terminal_has_room_for_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the terminal itself breaks is copied as one word."""
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/" + "p" * 100
+    print_line(f"credentials in {path} now")
+    assert capsys.readouterr().out.splitlines() == ["credentials in", f"    {path}", "    now"]
+
+
+def test_a_statement_with_both_times_fits_into_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An amount that went on in the next line looked like that of another entry."""
+    monkeypatch.setenv("COLUMNS", "80")
+    entry = {"kind": "post", "code": "opening", "amount": eur(10000), "side": "credit", "balance": eur(15000)}
+    at = {"recorded_at": "2026-12-01T07:22:21.294242Z", "effective_at": "2026-01-05T00:00:00.000000Z"}
+    _show_statement(
+        {
+            "path": "customers:1:wallet", "name": "Anna", "by": "recorded", "as_of": 10451, "book": "main", "entries": 1,
+            "from": "2026-12-01T07:22:18.468095Z", "to": "2026-12-01T07:22:32.722292Z", "opening": eur(5000), "data": [entry | at],
+            "debits": eur(0), "credits": eur(10000), "closing": eur(15000), "has_more": False,
+        }
+    )  # fmt: skip
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 80
+    assert "as of sequence 10,451 of main" in " ".join(told.split())
+    assert re.search("2026-12-01 07:22:21  2026-01-05 +post +opening +100.00 +150.00 *\n", told)
+
+
 def test_a_path_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
     """Rich draws `:euro:` as a bag of money."""
     table = columns({"account": "left", "name": "left"}, wraps="name")
@@ -434,6 +494,14 @@ def test_a_table_is_as_wide_as_the_terminal_where_it_can_be(
     table.add_row("word " * 30, "1.00 EUR")
     print_table(table)
     assert max(map(len, capsys.readouterr().out.splitlines())) == 60
+
+
+@pytest.mark.parametrize("room", [60, 80, 90, 200])
+@pytest.mark.parametrize("effective", [False, True])
+def test_a_plot_fits_into_the_terminal(room: int, *, effective: bool) -> None:
+    text = in_terminal(dataclasses.replace(series(0, 10000, 10000, 2500), effective=effective), room)
+    assert max(map(len, text.splitlines())) <= room
+    assert re.search("[\u2801-\u28ff]", text), "it is drawn"
 
 
 def test_a_plot_in_the_terminal_has_its_axes_and_steps() -> None:

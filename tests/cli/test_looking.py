@@ -54,8 +54,8 @@ def test_the_waterfall_shows_who_waited_for_whom() -> None:
         span("later", 6_000_000, 8_000_000, "2", "4"),
         span("first", 2_000_000, 5_000_000, "2", "3"),
     ]
-    head, *lines = waterfall(found, width=10)
-    assert head == "4 spans, 1 services, 10.00 ms"
+    head, *lines = waterfall(found, room=21 + len(" ││     0.00 +10.00 ms") + 10)
+    assert head == "4 spans, 1 service, 10.00 ms"
     assert [line.split("│")[0].rstrip() for line in lines] == [
         "s edge",
         "  s POST /v1/payments",
@@ -80,6 +80,19 @@ def test_every_span_is_drawn_once_whatever_its_parents(rows: list[tuple[str, str
     lines = list(waterfall(list(made.values())))[1:]
     assert len(lines) == len(made)
     assert all(len(line.split("│")[1]) == 48 for line in lines)
+
+
+def test_the_waterfall_fits_into_a_terminal() -> None:
+    found = [
+        span("edge", 0, 10_000_000, own="1"),
+        *(span(f"POST /internal/accounts/lookups {n}", n, 9_000_000, str(n), str(n + 1)) for n in range(1, 8)),
+    ]
+    for room in (80, 100, 120):
+        lines = list(waterfall(found, room=room))
+        assert max(map(len, lines)) <= room
+        assert len({line.index("│") for line in lines[1:]}) == 1
+    assert {len(line.split("│")[1]) for line in list(waterfall(found))[1:]} == {48}
+    assert {len(line.split("│")[1]) for line in list(waterfall(found, room=1))[1:]} == {8}, "there is a bar in any case"
 
 
 def test_a_line_for_people() -> None:
@@ -124,6 +137,7 @@ def test_every_command_is_there() -> None:
     for name, command in COMMANDS.items():
         assert find_spec(f"tallystick.cli.{command.module}") is not None, name
         assert f"  {name} " in overview()
+    assert max(map(len, overview().splitlines())) <= 80
 
 
 def test_wrong_commands_and_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -194,7 +208,7 @@ def test_what_a_part_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], 
     assert line.split() == ["postgres", "failed", "-", "-", "18"], (
         "what has ended was started once, and is not since then what it is"
     )
-    assert "CA [red]/ca.pem" in out
+    assert "CA file  [red]/ca.pem" in out.splitlines()
     assert "envoy refused: no [/such] cluster" in out
     data = tmp_path / "[bold]a"
     assert dispatch(["doctor", "--data", str(data)]) in {0, 1}
@@ -225,7 +239,13 @@ def test_another_version_than_the_command_s_is_said(
     )  # fmt: skip
     _show(found)
     said = capsys.readouterr().out
-    assert f"version {found.program}\n" in said
+    assert said.splitlines()[:5] == [
+        f"ready  version {found.program}",
+        "API      https://localhost:1",
+        "mTLS     https://localhost:4",
+        "CA file  ca.pem",
+        "metrics  http://127.0.0.1:2/sd",
+    ]
     assert "it runs" not in said
     _show(msgspec.structs.replace(found, program="0.0.9 (abc)"))
     assert "it runs 0.0.9 (abc), and this command is " in capsys.readouterr().out

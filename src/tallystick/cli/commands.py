@@ -35,7 +35,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "up": Command("up", "Start the parts and the services, and keep them running", PLATFORM),
     "down": Command("status", "Stop everything", PLATFORM),
     "status": Command("status", "What runs, since when, and how to reach it", PLATFORM),
-    "doctor": Command("doctor", "Check this machine, the parts, the settings and the data; says what to do", PLATFORM),
+    "doctor": Command("doctor", "Check this machine, the parts and the data; says what to do", PLATFORM),
     "tenant": Command("tenant", "Create and list tenants", USE),
     "client": Command("client", "Register API clients", USE),
     "keys": Command("keys", "Look at the root key, rotate it, forget an old version", PLATFORM),
@@ -164,8 +164,9 @@ def overview() -> str:
         lines += [f"  {name:<{width}}  {each.help}" for name, each in COMMANDS.items() if each.group == group]
         lines.append("")
     lines += [
-        "All commands but run take --json and --data DIR (default: $TALLYSTICK_HOME, else .tallystick here); COMMAND --help says more.",
-        "Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the platform isn't running, 4 a part failed.",
+        "All commands but run take --json and --data DIR (default: $TALLYSTICK_HOME,",
+        "else .tallystick here); COMMAND --help says more. Exit status: 0 done, 1 the",
+        "answer is no, 2 wrong usage, 3 the platform isn't running, 4 a part failed.",
     ]
     return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tallystick.cli.output import NO, OK, Common, console, emit
+from tallystick.cli.output import NO, OK, Common, console, emit, print_line
 from tallystick.cli.own_client import own_client
 from tallystick.kernel import ids
 from tallystick.kernel.money import MoneyWire, to_money
@@ -69,7 +69,7 @@ class _Show:
         result, value = await work()
         step = Step(name, result, round((time.perf_counter() - started) * 1000, 1))
         self.steps.append(step)
-        self._out.print(f"[green]✓[/] {name:<46} [dim]{step.milliseconds:>8.1f} ms[/]  {result}")
+        print_line(f"[green]✓[/] {name:<46} [dim]{step.milliseconds:>8.1f} ms[/]  {result}", self._out)
         return value
 
     def failed(self, why: str) -> None:
@@ -210,7 +210,7 @@ class _Demo:
         held = int(found["balance"]["posted"]["amount"])
         if held != expected:
             raise Wrong(f"the merchant holds {held} instead of {expected} minor units")
-        return f"{_money(found['balance']['posted'])} as of sequence {found['as_of']}", None
+        return f"{_money(found['balance']['posted'])} as of sequence {found['as_of']:,}", None
 
     async def _webhooks(self, secret: str) -> tuple[str, None]:
         """Waits for what must come: the payments' ends, the refund's, and the refusal."""

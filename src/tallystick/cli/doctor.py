@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tallystick.cli.output import NO, OK, Common, console, emit
+from tallystick.cli.output import NO, OK, Common, console, emit, print_line
 from tallystick.local.doctor import examine
 from tallystick.local.layout import Layout, data_directory
 
@@ -24,7 +24,7 @@ def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
         out = console()
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            out.print(f"{_MARKS[finding.verdict]} {finding.name:<{width}}  {escape(finding.found)}")
+            print_line(f"{_MARKS[finding.verdict]} {finding.name:<{width}}  {escape(finding.found)}", out)
             if finding.remedy:
-                out.print(f"  {'':<{width}}  [bold]{escape(finding.remedy)}[/]")
+                print_line(f"  {'':<{width}}  [bold]{escape(finding.remedy)}[/]", out)
     return NO if any(finding.verdict == "failed" for finding in findings) else OK

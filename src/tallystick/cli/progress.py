@@ -37,6 +37,16 @@ def reached(found: Status) -> dict[str, object]:
     }
 
 
+def addresses(found: Status) -> list[str]:
+    """The same for people: a line each, so that none is longer than a terminal is wide."""
+    return [
+        f"API      {found.edge}",
+        f"mTLS     {found.mtls}",
+        f"CA file  {found.ca}",
+        f"metrics  {found.ops}/sd",
+    ]
+
+
 def progress_for(common: Common) -> UpProgress:
     stream = sys.stderr if common.json else sys.stdout
     return LiveProgress(common) if stream.isatty() else LineProgress(common)
@@ -75,10 +85,8 @@ class LineProgress:
             sys.stdout.flush()
             return
         self._say(f"ready in {seconds:.1f} s")
-        self._say(f"API      {found.edge}")
-        self._say(f"mTLS     {found.mtls}")
-        self._say(f"CA file  {found.ca}")
-        self._say(f"metrics  {found.ops}/sd")
+        for line in addresses(found):
+            self._say(line)
 
     def stopping(self) -> None:
         self._say("stopping")

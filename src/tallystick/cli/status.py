@@ -6,7 +6,8 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, columns, console, emit, print_table
+from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, columns, console, emit, print_line, print_table
+from tallystick.cli.progress import addresses
 from tallystick.kernel.deployment import HOME
 from tallystick.local import control
 from tallystick.local.layout import Layout
@@ -78,14 +79,15 @@ def _show(found: control.Status) -> None:
 
     out = console()
     state = "ready" if found.ready else "stopping" if found.stopping else "not ready"
-    out.print(
-        f"[bold]{state}[/]  {found.edge}   mTLS {found.mtls}   CA {escape(found.ca)}   metrics {found.ops}/sd   version {found.program or '?'}"
-    )
+    out.print(f"[bold]{state}[/]  version {found.program or '?'}")
     if found.program != (own := program_version()):
-        out.print(
+        print_line(
             f"[yellow]it runs {found.program or 'an older version'}, and this command is {own}[/]: `tallystick down`, then up, for all of "
-            "it to be of one version"
+            "it to be of one version",
+            out,
         )
+    for line in addresses(found):
+        out.print(escape(line))
     if found.shards:
         out.print(f"shards of the ledger: {', '.join((HOME, *found.shards))}")
     table = columns(
@@ -114,12 +116,14 @@ def _show(found: control.Status) -> None:
         )
     print_table(table, out)
     for name, file in found.migrating.items():
-        out.print(f"[yellow]{name}[/]: its database is being migrated, {file}; nothing else is to be done than to wait")
+        print_line(
+            f"[yellow]{name}[/]: its database is being migrated, {file}; nothing else is to be done than to wait", out
+        )
     for name, row in rows:
         if row.error and not row.ready:
-            out.print(f"[yellow]{name}[/]: {escape(row.error)}")
+            print_line(f"[yellow]{name}[/]: {escape(row.error)}", out)
     for text in found.rejections:
-        out.print(f"[red]envoy refused[/]: {escape(text)}")
+        print_line(f"[red]envoy refused[/]: {escape(text)}", out)
 
 
 def _ago(started_at: str | None) -> str:

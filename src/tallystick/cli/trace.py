@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from tallystick.chassis.telemetry.store import Span, read_trace
-from tallystick.cli.output import NO, USAGE, Common, Failed, emit
+from tallystick.cli.output import NO, UNBOUNDED, USAGE, Common, Failed, console, counted, emit
 
-WIDTH = 48
+#: Columns of the bars, and of what stands before them.
+WIDTH: Final = 48
+LEAST: Final = 8
+LONGEST: Final = 64
+SHORTEST: Final = 40
 
 
 def trace(
@@ -39,12 +43,12 @@ def trace(
     if common.json:
         emit({"trace": trace_id, "spans": spans}, common)
     else:
-        for line in waterfall(spans):
+        for line in waterfall(spans, room=console().width):
             print(line)
 
 
-def waterfall(spans: Sequence[Span], width: int = WIDTH) -> Iterator[str]:
-    """One line per span, children below their parents, bars on one time scale. Pure."""
+def waterfall(spans: Sequence[Span], *, room: int = UNBOUNDED) -> Iterator[str]:
+    """One line per span, children below their parents, bars on one time scale. A terminal that has no `room` has shorter bars. Pure."""
     begin = min(span.start for span in spans)
     whole = max(max(span.end for span in spans) - begin, 1)
     ordered = list(_tree(spans))
@@ -52,16 +56,25 @@ def waterfall(spans: Sequence[Span], width: int = WIDTH) -> Iterator[str]:
         f"{'  ' * depth}{span.service}{f'-{span.replica}' if span.replica else ''} {span.name}"
         for depth, span in ordered
     ]
-    longest = min(max(map(len, labels)), 64)
-    yield f"{len(spans)} spans, {len({s.service for s in spans})} services, {whole / 1e6:.2f} ms"
-    for (_, span), label in zip(ordered, labels, strict=True):
+    notes = [_note(span, begin) for _, span in ordered]
+    room -= len(" ││ ") + max(map(len, notes))
+    longest = min(max(map(len, labels)), max(room - LEAST, SHORTEST), LONGEST)
+    width = min(max(room - longest, LEAST), WIDTH)
+    services = counted(len({span.service for span in spans}), "service")
+    yield f"{counted(len(spans), 'span')}, {services}, {whole / 1e6:.2f} ms"
+    for (_, span), label, note in zip(ordered, labels, notes, strict=True):
         left = (span.start - begin) * width // whole
         size = max(1, round((span.end - span.start) * width / whole))
         bar = (" " * left + "█" * size)[:width].ljust(width)
-        mark = " failed" if span.failed else ""
-        status = span.attributes.get("http.status_code") or span.attributes.get("status")
-        shown = f" {status}" if status is not None else ""
-        yield f"{label[:longest]:<{longest}} │{bar}│ {(span.start - begin) / 1e6:8.2f} +{span.milliseconds:.2f} ms{shown}{mark}"
+        yield f"{label[:longest]:<{longest}} │{bar}│ {note}"
+
+
+def _note(span: Span, begin: int) -> str:
+    """When it began, how long it took, and what came of it."""
+    mark = " failed" if span.failed else ""
+    status = span.attributes.get("http.status_code") or span.attributes.get("status")
+    shown = f" {status}" if status is not None else ""
+    return f"{(span.start - begin) / 1e6:8.2f} +{span.milliseconds:.2f} ms{shown}{mark}"
 
 
 def _tree(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:

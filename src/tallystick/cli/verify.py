@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, Common, Failed, console, emit, print_line
 from tallystick.local import control
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def _verify(common: Common) -> list[Check]:
             checks.append(check)
             mark = "[red]✗[/]" if check.faults else "[green]✓[/]"
             seen = f"  [dim]{check.looked_at}[/]" if check.looked_at else ""
-            out.print(f"{mark} {check.name:<44} [dim]{check.promise}[/]{seen}")
+            print_line(f"{mark} {check.name:<44} [dim]{check.promise}[/]{seen}", out)
             for fault in check.faults:
                 out.print(f"    [red]{escape(fault)}[/]")
     except Unreadable as error:

@@ -16,7 +16,19 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.client import BIND_HELP, Binding
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, columns, console, emit, print_table
+from tallystick.cli.output import (
+    NO,
+    OK,
+    PART_FAILED,
+    USAGE,
+    Common,
+    Failed,
+    columns,
+    console,
+    emit,
+    print_line,
+    print_table,
+)
 from tallystick.cli.own_client import own_client
 from tallystick.contracts.ledger.messages import MAX_TRANSFERS
 from tallystick.local import control
@@ -309,12 +321,13 @@ def _show(report: dict[str, Any]) -> None:
     spent = ", ".join(
         f"{name} {us}" for name, us in sorted(report["cpu_us_per_request"].items(), key=lambda kv: -kv[1])
     )
-    out.print(f"[dim]CPU us a request: {spent} (sum {sum(report['cpu_us_per_request'].values())})[/]")
+    print_line(f"[dim]CPU us a request: {spent} (sum {sum(report['cpu_us_per_request'].values())})[/]", out)
     memory = ", ".join(f"{name} {mib:.0f}" for name, mib in sorted(report["memory_mib"].items(), key=lambda kv: -kv[1]))
-    out.print(f"[dim]memory MiB: {memory} (sum {sum(report['memory_mib'].values()):.0f})[/]")
+    print_line(f"[dim]memory MiB: {memory} (sum {sum(report['memory_mib'].values()):.0f})[/]", out)
     machine = report["machine"]
-    out.print(
-        f"[dim]{machine['cpus']} CPUs {machine['model']}, {machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}[/]"
+    print_line(
+        f"[dim]{machine['cpus']} CPUs {machine['model']}, {machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}[/]",
+        out,
     )
     for name, figures in (("closed loop", report["most"]), ("open loop", report["steady"])):
         if figures["errors"]:

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.ledger.accounts import escaped
 from tallystick.cli.ledger.app import Book, Client, Shard, ask, ledger, named, pages, refused, run
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit, print_line
 from tallystick.kernel import ids
 from tallystick.kernel.money import in_units
 from tallystick.kernel.problem import Problem
@@ -190,15 +190,17 @@ def _list(found: list[Any]) -> None:
         plan = json.loads(one["plan"])
         waits = f"{one['missing']} to come, until {one['expires_at'][:19].replace('T', ' ')}"
         state = waits if one["status"] == "pending" else one["status"]
-        out.print(f"{one['id']}  [bold]{_sums(plan)}[/]  {escaped(plan['header']['reference'] or '')}  [dim]{state}[/]")
+        print_line(
+            f"{one['id']}  [bold]{_sums(plan)}[/]  {escaped(plan['header']['reference'] or '')}  [dim]{state}[/]", out
+        )
 
 
 def _show(seen: Seen, out: Console) -> None:
     """What would be posted, from the plan and nothing else: that is what is signed. All of it, however wide the terminal is."""
     document, header, commands = seen.document, seen.plan["header"], seen.plan["commands"]
     state = f"until {document['expires_at']}" if document["status"] == "pending" else _why(document)
-    out.print(f"[bold]{document['id']}[/]  {document['status']}  [dim]{state}[/]")
-    out.print(f"[dim]proposed by {document['proposer']}, {document['created_at']}[/]")
+    print_line(f"[bold]{document['id']}[/]  {document['status']}  [dim]{state}[/]", out)
+    print_line(f"[dim]proposed by {document['proposer']}, {document['created_at']}[/]", out)
     out.print(f"\n[bold]would post[/] {_sums(seen.plan)} in the book {document['book']}")
     for name, value in header.items():
         if value is not None:
@@ -206,16 +208,17 @@ def _show(seen: Seen, out: Console) -> None:
             out.print(f"[dim]{word}[/] {_text(name, value)}")
     for place, one in enumerate(commands, 1):
         debit, credit = map(escaped, _accounts(seen, one))
-        out.print(f"[dim]{place}[/] {one['kind']} {_amount(one)}  {debit} -> {credit}  {_rest(one)}")
+        print_line(f"[dim]{place}[/] {one['kind']} {_amount(one)}  {debit} -> {credit}  {_rest(one)}".rstrip(), out)
     out.print("\n[bold]rules[/]")
     for rule in document["rules"]:
         above = in_units(int(rule["above"]), rule["currency"])
         where = f" on {rule['pattern']}" if rule.get("pattern") else ""
-        out.print(
-            f"above {above} {rule['currency']}{where}: {rule['approvals']} of [dim]{', '.join(rule['approvers'])}[/]"
+        print_line(
+            f"above {above} {rule['currency']}{where}: {rule['approvals']} of [dim]{', '.join(rule['approvers'])}[/]",
+            out,
         )
     for one in document["decisions"]:
-        out.print(f"{_WORDS[one['decision']]} by {one['approver']}  [dim]{one['at']}[/]")
+        print_line(f"{_WORDS[one['decision']]} by {one['approver']}  [dim]{one['at']}[/]", out)
     if document["status"] == "pending":
         out.print(f"{document['missing']} to come")
     out.print(f"\n[dim]digest {document['digest']}[/]")

@@ -13,6 +13,7 @@ from tallystick.cli.failure import USAGE, Failed
 from tallystick.cli.ledger.app import ask, at
 from tallystick.cli.ledger.picture import picture
 from tallystick.cli.ledger.series import Series, day, rising, span
+from tallystick.cli.output import UNBOUNDED, console
 from tallystick.kernel.money import in_units
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ By = Literal["recorded", "effective"]
 MOST: Final = 50_000
 TERMINAL: Final = Path("-")
 _WIDTH, _HEIGHT = 72, 16
+_LEAST: Final = 20
 
 
 def wanted(plot: bool | Path | None) -> Path | None:  # noqa: FBT001 - what the command line says
@@ -85,7 +87,7 @@ def draw(series: Series, target: Path, *, quiet: bool) -> None:
     """In the terminal, or into the file. Raises Failed when that can't be written."""
     if target == TERMINAL:
         if not quiet:
-            print(in_terminal(series))
+            print(in_terminal(series, console().width))
         return
     content = picture(series, png=target.suffix.lower() == ".png")
     try:
@@ -96,8 +98,16 @@ def draw(series: Series, target: Path, *, quiet: bool) -> None:
         print(f"plot in {target}")
 
 
-def in_terminal(series: Series, width: int = _WIDTH, height: int = _HEIGHT) -> str:
-    """The plot as lines of text, at most `height` of them beside the axis. Each stands for a round amount."""
+def in_terminal(series: Series, room: int = UNBOUNDED) -> str:
+    """The plot as lines of text of at most `room` columns, where that is not too few."""
+    width = _WIDTH
+    while (excess := max(map(len, (text := _plotted(series, width)).splitlines())) - room) > 0 and width > _LEAST:
+        width = max(width - excess, _LEAST)
+    return text
+
+
+def _plotted(series: Series, width: int, height: int = _HEIGHT) -> str:
+    """At most `height` lines beside the axis. Each stands for a round amount."""
     import plotille
 
     line = series.drawn()

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Book, Client, ask, ledger, run
 from tallystick.cli.ledger.money import shown, wire
-from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, counted, emit, print_line
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -69,14 +69,15 @@ def post(
     out = console()
     if made["id"].startswith("prp_"):
         out.print(f"[yellow]proposed[/] {shown(leg['amount'])}  {made['id']}")
-        out.print(
-            f"[dim]{made['missing']} approvals to come until {made['expires_at']}: `tallystick ledger approve`[/]"
+        print_line(
+            f"[dim]{counted(made['missing'], 'approval')} to come until {made['expires_at']}: `tallystick ledger approve`[/]",
+            out,
         )
         return OK
     transfer = made["transfers"][0]
     out.print(f"[green]{transfer['status']}[/] {shown(transfer['amount'])}  {transfer['id']}")
     when = made["effective_at"] if effective_at else transfer["recorded_at"]
-    out.print(f"[dim]{debit} -> {credit}, {made['id']}, sequence {made['first']} of {made['book']}, {when}[/]")
+    print_line(f"[dim]{debit} -> {credit}, {made['id']}, sequence {made['first']:,} of {made['book']}, {when}[/]", out)
     for day in made["breached_on"]:
         out.print(f"[yellow]it broke a limit on {day}[/]")
     return OK if transfer["status"] != "rejected" else NO

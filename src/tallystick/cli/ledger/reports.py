@@ -10,7 +10,7 @@ from tallystick.cli.ledger.accounts import escaped, show
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, named, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, series_of, wanted
-from tallystick.cli.output import USAGE, Common, Failed, columns, console, counted, emit, print_table
+from tallystick.cli.output import USAGE, Common, Failed, columns, console, counted, emit, print_line, print_table
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
@@ -80,7 +80,9 @@ def _show_statement(found: dict[str, Any]) -> None:
     out.print(f"[bold]{found['path'] or found['account']}[/]  {escaped(found['name'])}")
     by, other = ("effective", "recorded") if found["by"] == "effective" else ("recorded", "effective")
     order = f"by {by} time, " if by == "effective" else ""
-    out.print(f"[dim]{found['from']} to {found['to']}, {order}as of sequence {found['as_of']} of {found['book']}[/]")
+    print_line(
+        f"[dim]{found['from']} to {found['to']}, {order}as of sequence {found['as_of']:,} of {found['book']}[/]", out
+    )
     # The other time is of interest where it is another one.
     dated_back = any(one["recorded_at"] != one["effective_at"] for one in found["data"])
     table = columns(
@@ -93,7 +95,7 @@ def _show_statement(found: dict[str, Any]) -> None:
             "credit": "right",
             "balance": "right",
         },
-        wraps="code",
+        wraps=other if dated_back else "code",
     )
 
     def row(when: str, then: str, *cells: str) -> None:
@@ -177,7 +179,7 @@ def trial_balance(
         return
     out = console()
     by = f"by effective time up to {effective}, " if effective else ""
-    out.print(f"[bold]trial balance of {found['book']}[/]  [dim]{by}as of sequence {found['as_of']:,}[/]")
+    print_line(f"[bold]trial balance of {found['book']}[/]  [dim]{by}as of sequence {found['as_of']:,}[/]", out)
     if not found["data"]:
         out.print("[dim]nothing is posted in this book yet[/]")
         return
@@ -240,9 +242,12 @@ def explain(
         out.print("\n[bold]entries[/]")
     _show_entries(found["entries"], code)
     if back := found["dated_back"]:
-        out.print(f"\n[bold]dated back[/]  [dim]recorded later, after sequence {back['after']:,}; effective by then[/]")
+        out.print()
+        print_line(
+            f"[bold]dated back[/]  [dim]recorded later, after sequence {back['after']:,}; effective by then[/]", out
+        )
         if back["earlier_entries"]:
-            out.print(f"[dim]{back['earlier_entries']:,} earlier ones:[/] {_changes(back['earlier'], code)}")
+            print_line(f"[dim]{back['earlier_entries']:,} earlier ones:[/] {_changes(back['earlier'], code)}", out)
         _show_entries(back["entries"], code)
         if not back["entries"]:
             out.print("nothing")
@@ -251,13 +256,13 @@ def explain(
         for one in found["holds"]:
             note = "" if one["counts"] else "  [yellow]expired: it counts no more[/]"
             takes = "takes" if one["takes"] else "may bring in"
-            out.print(f"{one['transfer']}  {takes} {shown(one['remaining'])} of {shown(one['amount'])}{note}")
+            print_line(f"{one['transfer']}  {takes} {shown(one['remaining'])} of {shown(one['amount'])}{note}", out)
     out.print("\n[bold]rules[/]")
     for one in found["rules"]:
-        out.print(f"{escaped(named_rule(one, code))}: [dim]{escaped(one['means'])}[/]")
+        print_line(f"{escaped(named_rule(one, code))}: [dim]{escaped(one['means'])}[/]", out)
     out.print("\n[bold]arithmetic[/]")
     for step in found["steps"]:
-        out.print(f"{step['name'].replace('_', ' ')} = {_sum(step['terms'])}[bold]{plain(step['result'])}[/]")
+        print_line(f"{step['name'].replace('_', ' ')} = {_sum(step['terms'])}[bold]{plain(step['result'])}[/]", out)
 
 
 def named_rule(one: dict[str, Any], code: str) -> str:
@@ -278,7 +283,7 @@ def _show_entries(entries: list[Any], code: str) -> None:
         since = one.get("effective_at")
         note = f"  [dim]effective {_to_the_second(since)}[/]" if since else ""
         when = f"{_to_the_second(one['recorded_at'])}  {one['sequence']:>{width}}"
-        out.print(f"[dim]{when}[/]  {one['kind']:<8}  {_changes(one['change'], code)}{note}")
+        print_line(f"[dim]{when}[/]  {one['kind']:<8}  {_changes(one['change'], code)}{note}", out)
 
 
 def _changes(totals: dict[str, str], code: str) -> str:
