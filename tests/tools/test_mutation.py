@@ -31,6 +31,10 @@ def taken(a: int, b: int | str | None) -> bool | int | None:
     if b is not None and a + b > LIMIT:
         raise ValueError("too much")
     total.value -= max(a, 0)
+    for one in a:
+        if all(one):
+            continue
+        total.move(-one, one * 2, by=a)
     return not a
 '''
 
@@ -51,6 +55,11 @@ def test_each_change_is_another_one(tmp_path: Path) -> None:
         "total.value -= max(a, 0) -> pass",
         "max(a, 0) -> min(a, 0)",
         "not a -> a",
+        "-one -> one",
+        "one * 2 -> one // 2",
+        "all(one) -> any(one)",
+        "continue -> pass",
+        "total.move(...) -> without by=a",
         "0 -> 1",
         "5 -> 6",
     ):

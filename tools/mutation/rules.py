@@ -28,7 +28,7 @@ from tools.mutation.source import Mutant, mutants
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src/tallystick"
 #: What is changed: each module here, or this one.
-RULES = ("services/ledger/model", "services/payments/model", "kernel/money.py")
+RULES = ("services/ledger/model", "services/payments/model", "services/risk/model.py", "kernel/money.py")
 #: What tests the deciding of commands, in all the ledger's modules that take part in it: the fast ones first. The simulation's seeds come last, for
 #: what the model's own tests let through.
 DECIDING = (
@@ -48,6 +48,7 @@ OF: dict[str, tuple[str, ...]] = {
     "exchange": ("test_exchange.py",),
     "explain": ("test_model_reports.py", "test_reports_model.py"),
     "interbook": ("test_model_interbook.py",),
+    "model": ("test_model.py",),
     "money": ("test_money.py",),
     "own": ("test_model.py",),
     "paths": ("test_model_names.py",),

@@ -24,7 +24,12 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Sub: ast.Add,
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
 }
+#: Of these functions the other one.
+_OTHER: dict[str, str] = {"max": "min", "min": "max", "any": "all", "all": "any"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
                 yield Mutant(path, node.lineno, what, source)
 
 
-Statement = ast.AugAssign | ast.Assign | ast.Expr | ast.Raise | ast.If | ast.Return
+Statement = ast.AugAssign | ast.Assign | ast.Expr | ast.Raise | ast.If | ast.Return | ast.Continue
 Place = tuple[ast.expr | Statement, ast.AST]
 
 
@@ -106,20 +111,26 @@ def _changes(node: ast.expr | Statement, parent: ast.AST) -> Iterator[str]:
             node.values = values[:place] + values[place + 1 :]
             yield f"{before} -> without {ast.unparse(values[place])}"
             node.values = values
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
         yield from _put(parent, node, node.operand, before)
     elif isinstance(node, ast.IfExp):
         yield from _put(parent, node, node.body, before)
         yield from _put(parent, node, node.orelse, before)
     elif isinstance(node, ast.Constant):
         yield from _constant(node, parent, before)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"max", "min"}:
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _OTHER:
         name = node.func.id
-        node.func.id = "min" if name == "max" else "max"
+        node.func.id = _OTHER[name]
         yield f"{before} -> {ast.unparse(node)}"
         node.func.id = name
+    if isinstance(node, ast.Call):
+        for keyword in [one for one in node.keywords if one.arg is not None]:
+            keywords = node.keywords
+            node.keywords = [one for one in keywords if one is not keyword]
+            yield f"{ast.unparse(node.func)}(...) -> without {ast.unparse(keyword)}"
+            node.keywords = keywords
     if (
-        isinstance(node, ast.AugAssign | ast.Raise)
+        isinstance(node, ast.AugAssign | ast.Raise | ast.Continue)
         or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
         or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute | ast.Subscript))
     ):
