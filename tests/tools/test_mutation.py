@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.mutation import rules
-from tools.mutation.guards import of_function
+from tools.mutation.guards import of_constraint, of_function, of_trigger
 from tools.mutation.source import mutants
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,32 @@ def test_each_change_to_a_guard_is_one_place() -> None:
     }
     assert "(a.total) IS DISTINCT FROM (b.total + 1)" in made["does not compare a.version"]
     assert all("ERRCODE = 'check_violation'" in sql for sql in made.values())
+
+
+TRIGGER = (
+    "CREATE TRIGGER asks AFTER UPDATE OF a, b ON t FOR EACH ROW"
+    " WHEN ((ROW(new.a, new.b) IS DISTINCT FROM ROW(old.a, old.b))) EXECUTE FUNCTION ask()"
+)
+
+
+def test_each_change_to_a_trigger_puts_another_in_its_place() -> None:
+    made = {change.name.partition(": ")[2]: change.sql for change in of_trigger("t", "asks", TRIGGER)}
+    assert made["without TRIGGER asks"] == "DROP TRIGGER asks ON t"
+    assert "UPDATE OF b ON t" in made["without a in the list"]
+    assert "(ROW(new.a) IS DISTINCT FROM ROW(old.a))" in made["does not compare new.b"]
+    assert all(sql.startswith("DROP TRIGGER asks ON t") for sql in made.values())
+
+
+def test_each_change_to_a_check_puts_another_in_its_place() -> None:
+    text = "CHECK (((amount > 0) AND (kind = ANY (ARRAY['a'::text, 'b'::text]))))"
+    made = {change.name.partition(": ")[2]: change.sql for change in of_constraint("t", "fits", "c", text)}
+    assert made["without CHECK fits"] == "ALTER TABLE t DROP CONSTRAINT fits"
+    for what, now in (
+        ("> -> >=", "(amount >= 0)"), ("0 -> 1", "(amount > 1)"), ("AND -> OR", ") OR ("), ("without 'a'::text in the list", "ARRAY['b'::text]"),
+    ):  # fmt: skip
+        assert now in made[what], what
+        assert made[what].startswith("ALTER TABLE t DROP CONSTRAINT fits; ALTER TABLE t ADD CONSTRAINT fits CHECK ("), what  # fmt: skip
+        assert made[what].endswith(" NOT VALID"), what
 
 
 def test_what_tests_a_module_is_there() -> None:

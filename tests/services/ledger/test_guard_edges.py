@@ -122,6 +122,10 @@ class Filled:
     post: UUID
     hold: UUID
 
+    @property
+    def connection(self) -> asyncpg.Connection[asyncpg.Record]:
+        return self.hand.connection
+
 
 @asynccontextmanager
 async def filled_on(server: Server) -> AsyncIterator[Filled]:
@@ -158,8 +162,17 @@ async def filled(postgres_server: Server) -> AsyncIterator[Filled]:
 
 async def test_right_writes_are_taken(filled: Filled) -> None:
     """Else the refusals below would prove nothing."""
-    for kind in ("post", "hold", "capture", "void", "reverse"):
+    for kind in ("post", "hold", "increase", "capture", "void", "expire", "reverse"):
         assert await right(filled, kind).refused() is None, kind
+    for kind, more in (
+        ("hold", {"expires_at": "2030-01-01T00:00:00Z"}),
+        ("increase", {"expires_at": "2030-01-01T00:00:00Z"}),
+        ("post", {"code": "x", "metadata": "{}"}),
+        ("post", {"code": "x" * 64}),
+    ):
+        said = right(filled, kind)
+        said.rows[0] |= more
+        assert await said.refused() is None, more
     many = filled.hand.again()
     for n in range(1, 6):
         many.add("post", filled.bank, filled.anna, n)
@@ -191,10 +204,13 @@ def right(filled: Filled, kind: str) -> Hand:
     elif kind == "reverse":
         hand.add("reverse", filled.anna, filled.bank, 7, target=str(filled.post))
         hand.first("UPDATE reversal SET reversed = reversed + 7 WHERE id = $1", filled.post)
+    elif kind == "increase":
+        hand.add("increase", filled.anna, filled.shop, 7, released=-7, target=str(filled.hold))
+        hand.first("UPDATE hold SET amount = amount + 7, remaining = remaining + 7 WHERE id = $1", filled.hold)
     else:
         amount = 7 if kind == "capture" else 20
         hand.add(kind, filled.anna, filled.shop, amount, released=amount, target=str(filled.hold))
-        state = "held" if kind == "capture" else "voided"
+        state = {"capture": "held", "void": "voided", "expire": "expired"}[kind]
         captured = 7 if kind == "capture" else 0
         hand.first(
             "UPDATE hold SET captured = captured + $2, remaining = remaining - $3, state = $4 WHERE id = $1",
@@ -351,6 +367,12 @@ async def test_numbers_follow(filled: Filled) -> None:
         assert await hand.refused() == SEQUENCE, ahead
 
 
+async def test_nothing_is_posted_in_a_book_that_is_not_there(filled: Filled) -> None:
+    hand = right(filled, "post")
+    hand.rows[0] |= {"book": 78, "sequence": 1}
+    assert await hand.refused() == SEQUENCE
+
+
 async def test_a_first_transfer_has_no_predecessor_and_a_second_has(filled: Filled) -> None:
     """In a new book."""
     for number, expected in ((1, None), (2, SEQUENCE)):
@@ -460,8 +482,45 @@ async def test_only_what_was_posted_is_reversed(filled: Filled) -> None:
     capture = UUID(filled.hand.transfers[2]["id"])
     hand = filled.hand.again()
     hand.add("reverse", filled.shop, filled.anna, 7, target=str(capture))
+    assert await hand.refused() == REVERSALS, "nobody has counted it"
     hand.first(insert, hand.book, capture, 10)
     assert await hand.refused() is None
+
+
+async def test_what_is_wrong_is_found_among_what_is_right(filled: Filled) -> None:
+    draws = ("increase", "capture", "void", "expire")
+    for kind, constraint in (("hold", HOLDS), *((kind, HOLDS) for kind in draws), ("reverse", REVERSALS)):
+        alone_, among, beside = right(filled, kind), right(filled, kind), right(filled, kind)
+        for hand in (alone_, among, beside):
+            hand.before.clear()
+        among.add("post", filled.bank, filled.anna, 7)
+        with_another_book(beside)
+        for hand in (alone_, among, beside):
+            assert await hand.refused() == constraint, kind
+
+
+async def test_several_books_in_one_write_are_each_right(filled: Filled) -> None:
+    for kind in ("hold", "reverse"):
+        hand = right(filled, kind)
+        with_another_book(hand)
+        assert await hand.refused() is None, kind
+
+
+def with_another_book(hand: Hand) -> None:
+    """A post in a book of its own, written with the others."""
+    hand.first(
+        "INSERT INTO book (id, tenant, recorded_at, created_at, sequence) OVERRIDING SYSTEM VALUE VALUES (78, 'beta', now(), now(), 1)"
+    )
+    for n in (1, 2):
+        hand.first(
+            "INSERT INTO account (id, book, name, currency, normal_side, created_at, created_sequence)"
+            f" VALUES ('{UUID(int=n)}', 78, 'one', 'EUR', 'credit', now(), 0)"
+        )
+        hand.accounts[str(UUID(int=n))] = dict.fromkeys((*COLUMNS, "sequence"), 0)
+    sequence = hand.sequence
+    hand.add("post", str(UUID(int=1)), str(UUID(int=2)), 7, book=78)
+    hand.rows[-1]["sequence"] = 1
+    hand.sequence = sequence
 
 
 # ---- rows alone -----------------------------------------------------------------------------------------------------
@@ -503,10 +562,52 @@ async def test_a_new_account_has_nothing(filled: Filled) -> None:
         assert await alone(filled, sql, *values) == (ENTRIES if name else None), name
 
 
+#: What an account may still do, to the last minor unit: what is held counts against its floor and its ceiling, on the side that it takes from or
+#: brings to. With what holds come to, of the limit that is given.
+LIMITS = tuple(
+    (
+        (
+            "ALTER TABLE account DISABLE TRIGGER account_guard;"
+            f" UPDATE account SET floor = NULL, ceiling = NULL, {side}s_pending = 0, {other}s_pending = 0 WHERE normal_side = '{side}';"
+            f" UPDATE account SET {limit}, {held}s_pending = {{held}} WHERE normal_side = '{side}' AND {side}s_posted > {other}s_posted"
+        ),
+        constraint,
+        last,
+    )
+    for side, other in (("debit", "credit"), ("credit", "debit"))
+    for constraint, limit, held, last in (
+        ("account_floor", "floor = 0", other, f"{side}s_posted - {other}s_posted"),
+        ("account_ceiling", f"ceiling = {side}s_posted - {other}s_posted + 5", side, "5"),
+    )
+)
+#: What is at its bounds.
+TAKEN = (
+    *(f"UPDATE account SET kind = '{kind}'" for kind in ("asset", "liability", "equity", "income", "expense")),
+    *(f"UPDATE account SET name = repeat('x', {name}), code = repeat('x', {code}), metadata = '{{}}'" for name, code in ((1, 1), (200, 64))),
+    "UPDATE account SET floor = -9223372036854775807",
+    "UPDATE account SET floor = 0, ceiling = 0 WHERE version = 0",
+    "UPDATE account SET ceiling = debits_posted WHERE normal_side = 'debit'",
+    "UPDATE account SET ceiling = credits_posted + credits_pending - debits_posted WHERE normal_side = 'credit'",
+    *(
+        f"ALTER TABLE account DISABLE TRIGGER account_guard;"
+        f" UPDATE account SET {side}_posted = 9223372036854775806, {side}_pending = 1, floor = NULL, ceiling = NULL"
+        for side in ("debits", "credits")
+    ),
+    *(f"UPDATE hold SET state = '{state}', remaining = 0" for state in ("captured", "voided", "expired")),
+    "UPDATE hold SET amount = 1, captured = 0, remaining = 1",
+    "UPDATE reversal SET amount = 1, reversed = 1",
+    "UPDATE book SET tenant = 'a', name = '0', shard = '0', description = 'x', quarantined_at = now(), quarantine_reason = 'x'",
+    "UPDATE book SET tenant = 'a' || repeat('-', 39), name = '0' || repeat('-', 62), shard = '0' || repeat('-', 62)",
+    "UPDATE book SET description = repeat('x', 500), quarantined_at = now(), quarantine_reason = repeat('x', 500)",
+    *(f"UPDATE book SET backdating = '{one}'" for one in ("strict", "report")),
+)  # fmt: skip
 CHECKED = (
     ("UPDATE account SET name = ''", "account_name_check"),
     ("UPDATE account SET name = repeat('x', 201)", "account_name_check"),
     ("UPDATE account SET currency = 'eur'", "account_currency_check"),
+    ("UPDATE account SET currency = 'EURO'", "account_currency_check"),
+    ("UPDATE account SET currency = 'xEUR'", "account_currency_check"),
+    ("UPDATE account SET book = 99 WHERE version = 0", "account_book_fkey"),
     ("UPDATE account SET normal_side = 'left'", "account_normal_side_check"),
     ("UPDATE account SET floor = 1 WHERE credits_posted > 20", "account_floor_check"),
     ("UPDATE account SET floor = -9223372036854775808", "account_floor_check"),
@@ -525,6 +626,15 @@ CHECKED = (
     ("UPDATE account SET floor = 0 WHERE normal_side = 'debit'; UPDATE account SET credits_pending = 1000 WHERE normal_side = 'debit'", "account_floor"),
     ("UPDATE book SET sequence = -1", "book_sequence_check"),
     ("UPDATE book SET tenant = 'Acme'", "book_tenant_check"),
+    ("UPDATE book SET tenant = '1acme'", "book_tenant_check"),
+    ("UPDATE book SET tenant = 'acme!'", "book_tenant_check"),
+    ("UPDATE book SET tenant = 'a' || repeat('-', 40)", "book_tenant_check"),
+    ("UPDATE book SET name = '!a'", "book_name_check"),
+    ("UPDATE book SET name = 'a!'", "book_name_check"),
+    ("UPDATE book SET name = '0' || repeat('-', 63)", "book_name_check"),
+    ("UPDATE book SET shard = '!a'", "book_shard_check"),
+    ("UPDATE book SET shard = 'a!'", "book_shard_check"),
+    ("UPDATE book SET shard = '0' || repeat('-', 63)", "book_shard_check"),
     ("UPDATE hold SET amount = 0, captured = 0", "hold_amount_check"),
     ("UPDATE hold SET captured = -1", "hold_captured_check"),
     ("UPDATE hold SET remaining = -1, state = 'voided'", "hold_remaining_check"),
@@ -539,6 +649,17 @@ CHECKED = (
 )  # fmt: skip
 
 
+async def test_what_is_at_its_bounds_is_taken(filled: Filled) -> None:
+    for sql in TAKEN:
+        assert await alone(filled, sql) is None, sql
+
+
+async def test_what_is_held_counts_against_floor_and_ceiling(filled: Filled) -> None:
+    for sql, constraint, last in LIMITS:
+        assert await alone(filled, sql.format(held=last)) is None, sql
+        assert await alone(filled, sql.format(held=f"{last} + 1")) == constraint, sql
+
+
 async def test_each_check_of_a_row(filled: Filled) -> None:
     for sql, constraint in CHECKED:
         assert await alone(filled, sql) == constraint, sql
@@ -549,13 +670,17 @@ ROWS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("post", {"sequence": 0}, "transfer_sequence_check"),
     ("post", {"kind": "gift"}, "transfer_kind_check"),
     ("post", {"code": ""}, "transfer_code_check"),
+    ("post", {"code": "x" * 65}, "transfer_code_check"),
     ("post", {"metadata": "1"}, "transfer_metadata_check"),
     ("post", {"dr_version": 0}, "transfer_dr_version_check"),
     ("post", {"cr_version": 0}, "transfer_cr_version_check"),
     ("post", {"released": 1}, "transfer_released"),
     ("capture", {"released": 6}, "transfer_released"),
     ("void", {"released": 21}, "transfer_released"),
-    ("void", {"kind": "expire", "released": 21}, "transfer_released"),
+    ("expire", {"released": 21}, "transfer_released"),
+    ("increase", {"released": -8}, "transfer_released"),
+    ("increase", {"released": 7}, "transfer_released"),
+    ("increase", {"target": None}, "transfer_target"),
     ("post", {"expires_at": "2030-01-01T00:00:00Z"}, "transfer_expires"),
     ("capture", {"target": None}, "transfer_target"),
 )
@@ -594,6 +719,13 @@ async def test_nothing_is_there_twice(filled: Filled) -> None:
     refusal = "INSERT INTO rejection (book, id, digest, reason, recorded_at) SELECT 1, $1::uuid, decode(repeat('00', 16), 'hex'), 'x', now() FROM generate_series(1, 2)"  # fmt: skip
     assert await alone(filled, refusal, filled.post) == "rejection_pkey"
     assert await alone(filled, "INSERT INTO book (tenant, recorded_at, created_at) SELECT tenant, now(), now() FROM book") == "book_name"  # fmt: skip
+
+
+async def test_what_is_required_is_true_or_refused(filled: Filled) -> None:
+    """What `save` asks for besides its rows."""
+    assert await filled.connection.fetchval("SELECT required(true, 'this')")
+    for no in ("false", "NULL"):
+        assert await alone(filled, f"SELECT required({no}, 'this')") == "this"
 
 
 # ---- books, paths and charts ----------------------------------------------------------------------------------------
@@ -643,7 +775,16 @@ async def test_an_account_begins_at_a_path_and_with_a_kind(filled: Filled) -> No
         "INSERT INTO account (id, book, name, currency, normal_side, created_at, created_sequence, path)"
         " SELECT gen_random_uuid(), book, name, currency, normal_side, created_at, 0, $1 FROM account LIMIT 1"
     )
-    good = ["a", "a:b", ":".join("p" * 16), "x" * 64, ":".join([*["x" * 64] * 7, "x" * 57]), None]
+    good = [
+        "a",
+        "a:b",
+        "my_acc_1",
+        "a:acc_1",
+        ":".join("p" * 16),
+        "x" * 64,
+        ":".join([*["x" * 64] * 7, "x" * 57]),
+        None,
+    ]
     bad = [
         "",
         ":",
@@ -657,7 +798,7 @@ async def test_an_account_begins_at_a_path_and_with_a_kind(filled: Filled) -> No
         "acc_1",
         ":".join(["x" * 64] * 8),
     ]
-    assert len(str(good[4])) == 512
+    assert len(str(good[6])) == 512
     for path in good:
         assert await alone(filled, new, path) is None, path
     for path in bad:
@@ -705,6 +846,13 @@ async def test_what_the_rules_read_moves_the_revision_of_its_book(filled: Filled
         f"UPDATE account SET floor = -1000 {one}",
         f"UPDATE account SET frozen_at = now() {one}",
         f"UPDATE account SET closed_at = now() {one}",
+        f"UPDATE account SET name = 'other' {one}",
+        f"UPDATE account SET metadata = '{{}}' {one}",
+        "UPDATE book SET description = 'other' WHERE id = 1",
+        "UPDATE book SET quarantined_at = NULL WHERE id = 1",
+        "UPDATE book SET quarantine_reason = NULL WHERE id = 1",
+        "UPDATE book SET shard = 'other' WHERE id = 1",
+        "UPDATE book SET approvals = '[]' WHERE id = 1",
         "UPDATE book SET sealed_until = now() WHERE id = 1",
         "UPDATE book SET backdating = 'report' WHERE id = 1",
         "INSERT INTO chart (book, version, mode, rules, created_at) VALUES (1, 1, 'open', '[]', now())",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tallystick.kernel import ids
-from tests.services.ledger.test_guard_edges import WRITE, Filled, Hand, alone, filled, right
+from tests.services.ledger.test_guard_edges import WRITE, Filled, Hand, alone, filled, right, with_another_book
 
 __all__ = ["filled"]
 
@@ -54,6 +54,10 @@ def whole_import(**changes: str) -> str:
     return NEW_IMPORT.format(**{**usual, **changes})
 
 
+def other_import(**changes: str) -> str:
+    return whole_import(**changes).replace("00000000000b'", "00000000000e'")
+
+
 def refusal(**changes: str) -> str:
     return NEW_REFUSAL.format(**{"field": "NULL", "reason": "'no'", "detail": "''", **changes})
 
@@ -73,6 +77,7 @@ ADJUSTMENT = (
 TOTAL = (
     "INSERT INTO adjustment_total VALUES ('00000000-0000-0000-0000-00000000000c', {span}, '2026-01-01T00:00:00Z', 1, 0)"
 )
+CHART = "INSERT INTO chart (book, version, mode, rules, created_at) VALUES (1, {version}, {mode}, '[]', now())"
 CATEGORY = "INSERT INTO category VALUES (1, {name}, '{{}}', '{{}}', now())"
 REVERSES = "'00000000-0000-0000-0000-00000000000d'"
 
@@ -94,6 +99,27 @@ TAKEN = (
     CATEGORY.format(name="'cash-2'"),
     "UPDATE book SET approvals = '[]'",
     "UPDATE book SET sealed_until = '1970-01-01T00:00:00Z'",
+    *(proposal(status=f"'{one}'") for one in ("pending", "approved", "posted", "rejected", "expired")),
+    *(whole_import(mode=f"'{one}'") for one in ("whole", "parts", "valid")),
+    *(whole_import(state=f"'{one}'") for one in ("open", "queued")),
+    *(whole_import(state=f"'{one}'", finished_at="now()") for one in ("done", "failed")),
+    then(whole_import(), other_import(mode="'parts'")),
+    then(whole_import(), other_import(sha256="decode(repeat('01', 32), 'hex')")),
+    then(whole_import(), other_import().replace("false", "true")),
+    then(whole_import(state="'failed'", finished_at="now()"), other_import()),
+    then(
+        whole_import(state="'done'", finished_at="now()").replace("false", "true"),
+        other_import().replace("false", "true"),
+    ),
+    *(TOTAL.format(span=f"'{one}'") for one in ("year", "day", "hour")),
+    *(CHART.format(version=1, mode=f"'{one}'") for one in ("open", "strict")),
+    # At their bounds.
+    transaction(effective_at="now() - interval '1 microsecond'"),
+    transaction(reference="repeat('x', 200)", description="repeat('x', 500)"),
+    whole_import(reason="repeat('x', 1000)"),
+    then(whole_import(), refusal(field="''", reason="'x'")),
+    CATEGORY.format(name="'0'"),
+    CATEGORY.format(name="'0' || repeat('-', 62)"),
 )
 CHECKED = (
     (transaction(first=0, last=0), "transaction_first_check"),
@@ -113,6 +139,8 @@ CHECKED = (
     (TOTAL.format(span="'week'"), "adjustment_total_span_check"),
     (twice(TOTAL.format(span="'day'")), "adjustment_total_pkey"),
     (CATEGORY.format(name="'Cash'"), "category_name_check"),
+    (CATEGORY.format(name="'cash!'"), "category_name_check"),
+    (CATEGORY.format(name="'0' || repeat('-', 63)"), "category_name_check"),
     (twice(CATEGORY.format(name="'cash'")), "category_pkey"),
     ("UPDATE book SET sealed_until = '1969-12-31T23:59:59Z'", "book_sealed_until"),
     ("UPDATE book SET sealed_until = '-infinity'", "book_sealed_until"),
@@ -120,6 +148,8 @@ CHECKED = (
     ("UPDATE book SET approvals = '{}'", "book_approvals_check"),
     (proposal(content="'[]'"), "proposal_content_check"),
     (proposal(digest="repeat('0', 63)"), "proposal_digest_check"),
+    (proposal(digest="'x' || repeat('0', 64)"), "proposal_digest_check"),
+    (proposal(digest="repeat('0', 64) || 'x'"), "proposal_digest_check"),
     (proposal(rules="'{}'"), "proposal_rules_check"),
     (proposal(status="'maybe'"), "proposal_status_check"),
     (proposal(status="'refused'"), "proposal_reason"),
@@ -146,6 +176,22 @@ CHECKED = (
     (then(whole_import(), refusal(reason="repeat('x', 101)")), "import_refusal_reason_check"),
     (then(whole_import(), refusal(detail="repeat('x', 501)")), "import_refusal_detail_check"),
     (then(whole_import(), twice(refusal())), "import_refusal_pkey"),
+    # The same content, which is there or on its way.
+    *(
+        (then(whole_import(**one), other_import(**two)), "import_content")
+        for one, two in (
+            ({}, {}), ({}, {"state": "'queued'"}), ({"state": "'done'", "finished_at": "now()"}, {}), ({}, {"state": "'done'", "finished_at": "now()"}),
+        )
+    ),
+    # What is of a thing that is not there.
+    (CHART.format(version=1, mode="'open'").replace("VALUES (1,", "VALUES (99,"), "chart_book_fkey"),
+    (transaction().replace("VALUES (1,", "VALUES (99,"), "transaction_book_fkey"),
+    (CATEGORY.format(name="'cash'").replace("VALUES (1,", "VALUES (99,"), "category_book_fkey"),
+    (proposal().replace(", 1, 'cli'", ", 99, 'cli'"), "proposal_book_fkey"),
+    (decision(), "proposal_decision_proposal_fkey"),
+    (whole_import().replace(", 1, 'acme'", ", 99, 'acme'"), "import_book_fkey"),
+    (LINE.format(line=1), "import_line_import_fkey"),
+    (refusal(), "import_refusal_import_fkey"),
 )  # fmt: skip
 
 
@@ -174,6 +220,13 @@ ROWS: tuple[tuple[str, dict[str, Any], str | None], ...] = (
     ("post", {"asked": 6}, "transfer_asked"),
     ("reverse", {"asked": 7}, "transfer_asked"),
 )
+
+
+async def test_nothing_is_dated_back_to_when_it_is_recorded(filled: Filled) -> None:
+    recorded = filled.hand.transfers[0]["recorded_at"]
+    hand = right(filled, "post")
+    hand.rows[0]["effective_at"] = recorded
+    assert await hand.refused() == "transfer_effective"
 
 
 async def test_each_check_of_a_transfers_times_and_what_was_asked(filled: Filled) -> None:
@@ -232,6 +285,9 @@ async def test_a_transaction_is_all_of_its_transfers(filled: Filled) -> None:
     assert await told(grouped(filled)).refused() is None
     assert await grouped(filled).refused() == wrong
     assert await told(grouped(filled), OTHER).refused() == wrong
+    beside = grouped(filled)
+    with_another_book(beside)
+    assert await beside.refused() == wrong, "whatever else is written"
     for first, last in ((4, 6), (6, 6), (5, 5), (5, 7)):
         assert await told(grouped(filled), first=first, last=last).refused() == wrong, (first, last)
     hand = told(grouped(filled), first=5, last=7)
@@ -290,27 +346,34 @@ async def test_what_is_held_in_a_transaction_is_held_now_whatever_is_dated_back(
 
 
 async def test_what_is_dated_back_is_adjusted_by_the_database(filled: Filled) -> None:
+    """As often as something is: the totals of a year, a day and an hour are sums."""
     connection = filled.hand.connection
+    recorded = filled.hand.transfers[0]["recorded_at"]
     block = connection.transaction()
     await block.start()
     try:
-        hand = told(grouped(filled, effective=EARLIER), effective=EARLIER)
-        for sql, args in hand.before:
-            await connection.execute(sql, *args)
-        await connection.execute(WRITE, hand.sequence, hand.book, json.dumps(hand.rows))
-        sums = "SELECT account::text, sum(debits)::int, sum(credits)::int FROM {table} WHERE {where} GROUP BY 1"
-        for table, where in (
-            ("adjustment", f"at = '{EARLIER}'"),
-            ("adjustment_total", "span = 'year' AND starts_at = '2025-01-01T00:00:00Z'"),
-            ("adjustment_total", "span = 'day' AND starts_at = '2025-06-01T00:00:00Z'"),
-            ("adjustment_total", "span = 'hour' AND starts_at = '2025-06-01T12:00:00Z'"),
-        ):
-            found = {row[0]: (row[1], row[2]) for row in await connection.fetch(sums.format(table=table, where=where))}
-            assert found == {filled.bank: (7, 0), filled.anna: (0, 7)}, (table, where)
-        back = {
-            row[0]: (row[1], row[2])
-            for row in await connection.fetch(sums.format(table="adjustment", where=f"at > '{EARLIER}'"))
-        }
-        assert back == {filled.bank: (-7, 0), filled.anna: (0, -7)}
+        hand = filled.hand.again()
+        for times in (1, 2):
+            hand.rows, hand.before = [], []
+            own = str(ids.transactions.new())
+            for amount in (3, 4):
+                hand.add("post", filled.bank, filled.anna, amount, transaction=own, effective_at=EARLIER)
+            told(hand, own, first=hand.sequence - 1, last=hand.sequence, effective=EARLIER)
+            for sql, args in hand.before:
+                await connection.execute(sql, *args)
+            await connection.execute(WRITE, hand.sequence, hand.book, json.dumps(hand.rows))
+            sums = "SELECT account::text, sum(debits)::int, sum(credits)::int FROM {table} WHERE {where} GROUP BY 1"
+            for sign, at in ((1, EARLIER), (-1, recorded)):
+                by = {span: f"span = '{span}' AND starts_at = date_trunc('{span}', timestamptz '{at}', 'UTC')" for span in ("year", "day", "hour")}  # fmt: skip
+                for table, where in (
+                    ("adjustment", f"at = '{at}'"),
+                    *(("adjustment_total", one) for one in by.values()),
+                ):
+                    rows = await connection.fetch(sums.format(table=table, where=where))
+                    moved = sign * times * 7
+                    assert {row[0]: (row[1], row[2]) for row in rows} == {
+                        filled.bank: (moved, 0),
+                        filled.anna: (0, moved),
+                    }, (table, where)
     finally:
         await block.rollback()
