@@ -340,6 +340,8 @@ def test_what_was_refused_stays_so() -> None:
     found.books[1].approvals = (PEOPLE,)
     (again,) = said(post(1, 2, 1, 5000), found=found)
     assert (again.reason, again.rules) == (Reason.INSUFFICIENT_FUNDS, ())
+    both = said(post(2, 2, 1, 200), post(1, 2, 1, 5000), found=found, atomic=True)
+    assert [one.reason for one in both][1] is Reason.INSUFFICIENT_FUNDS, "nobody needs to approve what can't be"
 
 
 def test_a_chain_of_a_crossing_is_still_one() -> None:

@@ -16,6 +16,7 @@ from tallystick.services.ledger.model import (
     Pattern,
     Rule,
     account_ref,
+    account_text,
     decide,
     is_path,
     is_reserved,
@@ -54,6 +55,8 @@ def test_what_no_path_is(text: str) -> None:
 
 def test_an_account_is_named_by_its_id_too() -> None:
     assert account_ref(ids.accounts.text(aid(7))) == aid(7)
+    assert account_text(aid(7)) == ids.accounts.text(aid(7))
+    assert [account_text(one) for one in ("a:b", None)] == ["a:b", None]
     paths = (
         None,
         "transit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -60,6 +61,10 @@ def test_a_transaction_is_its_header_and_its_transfers() -> None:
     assert decided.transactions == [row]
     assert found.transactions == {(1, TXN): row}
     assert [(one.transaction, one.effective_at) for one in decided.transfers] == [(TXN, HEADER.effective_at)] * 2
+    more = transact(found, *(post(n, 1, 2, 5) for n in (3, 4, 5)), header=replace(HEADER, id=TransactionId(tid(72))))
+    (row,) = more.transactions
+    assert (row.first, row.last, row.recorded_at) == (4, 6, more.transfers[-1].recorded_at)
+    assert row.recorded_at > more.transfers[1].recorded_at
 
 
 def test_a_repeated_transaction_is_the_same_or_is_refused() -> None:
@@ -412,6 +417,33 @@ def test_a_pinned_refusal_keeps_all_that_it_said() -> None:
     assert other == [Result(tid(1), "rejected", reason=Reason.ID_ALREADY_FAILED)]
 
 
+def test_who_asks_again_is_told_of_the_same_account_and_days() -> None:
+    """Of one that is not there as it was named."""
+    found = state(account(1, floor=0), account(2))
+    run(found, post(9, 2, 1, 100))
+    found.days = {aid(1): past_of(START.date() - timedelta(days=2), [5, 50])}
+    nobody = replace(post(1, 1, 2, 5), credit="nobody")
+    stranger = post(2, 7, 1, 5)
+    early = post(3, 1, 2, 7, effective_at=START - timedelta(days=2))
+    wanted = [("nobody", "nobody", ()), (aid(7), ids.accounts.text(aid(7)), ()), (aid(1), ids.accounts.text(aid(1)), (date(2025, 12, 30),))]  # fmt: skip
+    for existed in (False, True):
+        told = run(found, nobody, stranger, early, after=1)
+        assert [(one.account, one.at_fault, one.breached_on) for one in told] == wanted
+        assert [one.existed for one in told] == [existed] * 3
+    assert [one.account for one in found.rejections.values()] == [text for _, text, _ in wanted]
+
+
+@pytest.mark.parametrize("kind", ["post", "hold"])
+def test_whose_totals_would_overflow_is_named(kind: str) -> None:
+    found = two()
+    run(found, post(1, 1, 2, MAX))
+    debit, credit = run(found, post(2, 1, 3, 1, kind=kind), post(3, 3, 2, 1, kind=kind))
+    assert [(one.reason, one.account) for one in (debit, credit)] == [
+        (Reason.AMOUNT_OVERFLOW, aid(1)),
+        (Reason.AMOUNT_OVERFLOW, aid(2)),
+    ]
+
+
 def test_refusals_of_this_moment_are_not_pinned() -> None:
     found = two()
     run(found, hold(1, 1, 2, 5, expires_in=10), post(2, 1, 2, 5))
@@ -466,6 +498,37 @@ def test_an_account_is_found_at_its_path_in_its_own_book() -> None:
     assert reasons(run(found, by_path)) == ["exists_with_different_credit_account"]
 
 
+def test_a_hold_expires_at_its_instant_whenever_it_is_brought_again() -> None:
+    """What a file says is an instant; what a request says are seconds."""
+    found = two()
+    at = START + timedelta(hours=1, microseconds=7)
+    by = hold(1, 1, 2, 5, expires_at=at)
+    (made,) = run(found, by)
+    assert made.transfer is not None
+    assert (made.transfer.expires_at, found.holds[1, tid(1)].expires_at) == (at, at)
+    assert run(found, by, after=60)[0].existed
+    for other in (replace(by, expires_at=at + MICROSECOND), replace(by, expires_at=None), replace(by, expires_at=None, expires_in=3600)):  # fmt: skip
+        assert reasons(run(found, other)) == ["exists_with_different_expiry"]
+    later = on("increase", 2, 1, 1, expires_at=at + timedelta(hours=1))
+    assert reasons(run(found, later, after=60)) == [None]
+    assert found.holds[1, tid(1)].expires_at == at + timedelta(hours=1)
+    assert run(found, later, after=120)[0].existed
+    assert reasons(run(found, replace(later, expires_at=at))) == ["exists_with_different_expiry"]
+    (past,) = run(found, hold(3, 1, 2, 5, expires_at=START - timedelta(days=1)))
+    assert past.transfer is not None
+    assert past.transfer.expires_at == past.transfer.recorded_at + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("kind", ["capture", "void", "increase"])
+def test_what_was_done_to_a_hold_in_its_time_is_restored_whatever_the_time(kind: str) -> None:
+    found = two()
+    run(found, hold(1, 1, 2, 5, expires_in=1))
+    command = on(kind, 2, 1, 1 if kind == "increase" else None)
+    assert reasons(run(deepcopy(found), command, after=10)) == ["hold_expired"]
+    unit = Unit(1, [command], atomic=False, restored=True)
+    assert reasons(decide([unit], found, START + timedelta(seconds=10)).results[0]) == [None]
+
+
 # ---- values -------------------------------------------------------------------------------------------------------------
 
 
@@ -477,7 +540,8 @@ def test_ids_that_follow_from_others_never_change() -> None:
     plain = post(1, 1, 2, 5)
     assert plain.digest().hex() == "6ba4d4bfee273ac7f2bd321f0f3ef2fa", "pinned refusals of the first release have it"
     more = [replace(plain, **one) for one in ({"balancing": True}, {"transaction": TXN}, {"effective_at": START}, {"final": True}, {"expires_in": 5})]  # fmt: skip
-    assert len({plain.digest(), *(one.digest() for one in more)}) == 6
+    more += [replace(plain, expires_at=START), replace(plain, expires_at=START + MICROSECOND)]
+    assert len({plain.digest(), *(one.digest() for one in more)}) == 8
     assert replace(plain, linked=True).digest() == plain.digest(), "what else is in the unit is not said by it"
     assert more[0].digest().hex() == "dd7d0e319339d78ed4f2add6994298cd"
 

@@ -490,6 +490,7 @@ def test_who_said_no_and_why_is_told() -> None:
         ("insufficient_funds", "ledger"),
         ("card_declined", "issuer"),
     ]
+    assert model.scored(p, DENY).risk == DENY
     for small in (p, large):
         assert model.unscored(small, 50).risk == Risk("unscored", None, ("risk-unavailable",))
 
