@@ -178,8 +178,8 @@ def arrival(crossing: Crossing, transit: AccountId) -> Command:
 
 
 def ending(book: str, crossing: Crossing, outcome: Outcome, attempt: int = 0) -> Command:
-    """The hold's capture, or its void with the reason as its code and the account at fault in its metadata. `attempt`: another id, when somebody took the first for something else; the
-    hold itself sees to it that only one counts.
+    """The hold's capture, or its void with the reason as its code and the account at fault in its metadata. `attempt`: another id, when somebody
+    took the first for something else; the hold itself sees to it that only one counts.
     """
     kind: Ending = "capture" if outcome.reason is None else "void"
     key = f"{kind}:{book}:{attempt}:".encode() + crossing.id.bytes
