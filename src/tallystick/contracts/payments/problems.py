@@ -54,7 +54,9 @@ class CaptureNotPossible(Conflict):
 
 
 class CancelNotPossible(Conflict):
-    """`payment_status` is what the payment is, the detail says why. What was settled is refunded instead."""
+    """`payment_status` is what the payment is, the detail says why. One that is `received` may be authorized at the acquirer already, whose answer
+    is awaited: with `"capture": "manual"` cancel it, under a new key, when it is `authorized`. What was settled is refunded instead.
+    """
 
     slug, title = "cancel-not-possible", "The payment is not in a state that can be canceled"
 
