@@ -1,7 +1,8 @@
 """The search for card numbers and IBANs in clear: in every file that the platform wrote, and in every table's texts.
 
 What counts is the rule that the edge refuses a client's texts by (`kernel/numbers.py`). A number that a dash or an underscore joins to a word before
-it may be an id, which a client may write: those are said, and are no fault. An IBAN is in capitals here. The vault holds them sealed; nothing else
+it may be an id, which a client may write: where clients' texts are kept, in tables and streams, those are said and are no fault; in a log or a
+trace, which hold none of them, they are. An IBAN is in capitals here. The vault holds them sealed; nothing else
 may hold them at all.
 
 Left out is what is no number of an account although it may look like one: the platform's ids, UUIDs, hexadecimal words that hold letters,
@@ -82,10 +83,11 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
     joined: list[str] = []
     files = size = 0
 
-    def tell(where: object, found: Iterable[Shown]) -> None:
+    def tell(where: object, found: Iterable[Shown], *, of_clients: bool) -> None:
         for one in found:
-            (joined if one.joined else faults).append(f"{where}: {one.text}")
+            (joined if one.joined and of_clients else faults).append(f"{where}: {one.text}")
 
+    keeps = (layout.postgres, layout.nats, layout.valkey)
     for path in _files(layout.data):
         columns = path.is_relative_to(layout.postgres)
         if columns and path.name.endswith(_MAPS):
@@ -93,7 +95,7 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
         found, length = await asyncio.to_thread(_in_file, path, columns=columns)
         files += 1
         size += length
-        tell(path.relative_to(layout.data), sorted(found))
+        tell(path.relative_to(layout.data), sorted(found), of_clients=any(path.is_relative_to(each) for each in keeps))
     tables = 0
     for service in source.services:
         for row in await source.rows(
@@ -105,7 +107,7 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
             for texts in await source.rows(service, _TEXTS, row["oid"], _PERHAPS):
                 async for lines in source.pages(service, texts["sql"]):
                     for line in lines:
-                        tell(f"{service}.{row['relname']}", numbers(line["line"].encode()))
+                        tell(f"{service}.{row['relname']}", numbers(line["line"].encode()), of_clients=True)
             if len(faults) > SHOWN:
                 break
     looked = f"{counted(files, 'file')} ({size / 2**20:,.0f} MiB), {counted(tables, 'table')}"
