@@ -26,12 +26,13 @@ from tallystick.chassis import dead_letters as letters
 from tallystick.chassis.dead_letters import DeadLetter
 from tallystick.chassis.keys import root
 from tallystick.chassis.telemetry.store import Span, SpanFile
-from tallystick.cli import dead_letters
+from tallystick.cli import dead_letters, risk
 from tallystick.cli.commands import COMMANDS, dispatch, overview
 from tallystick.cli.logs import render
 from tallystick.cli.status import _show
 from tallystick.cli.trace import waterfall
 from tallystick.contracts.identity.messages import Tenant
+from tallystick.contracts.risk.messages import ListEntry
 from tallystick.local import control, program
 from tallystick.local.collector import spans, strip
 from tallystick.local.control import PartStatus, ReplicaStatus, ServiceStatus, Status
@@ -227,6 +228,16 @@ def test_the_version_of_each_process_is_shown(capsys: pytest.CaptureFixture[str]
     _show(found)
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("vault-0 ")]
     assert line.split()[-1] == "0.2.0"
+
+
+def test_a_note_on_a_list_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entry = ListEntry(tenant="default", outcome="deny", kind="client", value="cli_1", note="see [/tickets/7] [red]")
+    monkeypatch.setattr(risk, "known", lambda common, tenant: tenant)
+    monkeypatch.setattr(risk, "operate", lambda *_: [entry])
+    assert dispatch(["risk", "lists", "--data", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "deny   client   cli_1  see [/tickets/7] [red]\n"
 
 
 def test_another_version_than_the_command_s_is_said(

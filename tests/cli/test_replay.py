@@ -31,6 +31,16 @@ def rows(*lines: str, columns: dict[str, str] | None = None) -> tuple[list[Row],
     return found, skipped
 
 
+def test_a_row_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """`[/x]` ended the report with a stack trace, after all rows were sent."""
+    run = Run(key="x", currency="EUR", in_flight=1, whole=False)
+    run.tally.skipped = rows("1,t,7,9,[/x]\x1b[2J,0")[1]
+    _show(run.report())
+    told = capsys.readouterr().out
+    assert "skipped line 2: '[/x]" in told
+    assert "\x1b" not in told
+
+
 @given(st.integers(1, 10**12))
 def test_amounts_are_exact(minor: int) -> None:
     assert to_minor(f"{minor // 100}.{minor % 100:02d}", 2) == minor

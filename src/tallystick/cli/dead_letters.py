@@ -11,7 +11,7 @@ from uuid import UUID
 
 from cyclopts import App, Parameter
 
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit, escaped, print_line
 
 if TYPE_CHECKING:
     from tallystick.chassis.db import Database
@@ -81,12 +81,13 @@ async def _look(database: Database, *, states: Sequence[State], limit: int) -> t
 def _show(found: Sequence[dict[str, Any]]) -> None:
     out = console()
     for each in found:
-        out.print(
-            f"{each['id']}  {each['service']:<9} {each['state']:<9} {each['type']} (seq {each['seq']} of {each['source']})"
+        print_line(
+            f"{each['id']}  {each['service']:<9} {each['state']:<9} {each['type']} (seq {each['seq']} of {each['source']})",
+            out,
         )
-        out.print(f"{'':<38}{str(each['error']).splitlines()[0][:120]}", markup=False)
+        print_line(f"{'':<38}{escaped(str(each['error']).splitlines()[0][:120])}", out)
         if each["reason"] is not None:
-            out.print(f"{'':<38}because: {each['reason']}", markup=False)
+            print_line(f"{'':<38}because: {escaped(each['reason'])}", out)
 
 
 @dead_letters.command

@@ -242,7 +242,7 @@ class _Demo:
             found = verify_receipt(answer.body.decode(), VerifierKey.parse(key.body.decode()), fact=receipt)
         except (ReceiptError, ValueError) as error:
             raise Wrong(f"the receipt {receipt} proves nothing: {error}") from error
-        return f"entry {found.index} of {found.checkpoint.size}: {found.fact['type']}", None
+        return f"entry {found.index:,} of {found.checkpoint.size:,}: {found.fact['type']}", None
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[str]:

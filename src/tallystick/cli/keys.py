@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
-from tallystick.cli.output import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Common, Failed, console, emit
+from tallystick.cli.output import (
+    NO,
+    NOT_RUNNING,
+    OK,
+    PART_FAILED,
+    USAGE,
+    Common,
+    Failed,
+    console,
+    emit,
+    escaped,
+    print_line,
+)
 
 if TYPE_CHECKING:
     from tallystick.kernel.secret import Secret
@@ -50,11 +62,12 @@ def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
         out.print("services   the platform isn't running: their keys are in its database")
     for each in held.services if held else ():
         when = f"rotates {each.rotates_at:%Y-%m-%d}" if each.rotates_at is not None else each.state
-        out.print(
-            f"{each.service:<10} version {each.version} of {each.created_at:%Y-%m-%d}, {when}, wrapped by version {each.root_version}"
+        print_line(
+            f"{each.service:<10} version {each.version} of {each.created_at:%Y-%m-%d}, {when}, wrapped by version {each.root_version}",
+            out,
         )
         for line in _data_keys(held, each.service) if held and each.state == "active" else ():
-            out.print(f"{'':<10} {line}", markup=False)
+            print_line(f"{'':<10} {escaped(line)}", out)
     return NO if behind else OK
 
 

@@ -18,6 +18,7 @@ from tallystick.kernel.words import counted
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
     from rich.table import Table
+    from rich.text import Text
 
     from tallystick.local.layout import Layout
 
@@ -27,8 +28,10 @@ UNBOUNDED: Final = 1000
 #: A longer word is broken in a column that wraps; an id is not.
 WORD: Final = 30
 
-#: Where a line goes on that is wider than the terminal.
+#: Where a line goes on that is wider than the terminal, and what of it is not broken.
 BELOW: Final = 4
+_PARTS: Final = re.compile(r"\S+(?: \S+)*")
+_WORDS: Final = re.compile(r"\S+")
 
 __all__ = [
     "NO",
@@ -42,6 +45,7 @@ __all__ = [
     "console",
     "counted",
     "emit",
+    "escaped",
     "print_line",
     "print_table",
 ]
@@ -84,23 +88,37 @@ def console(*, error: bool = False) -> Console:
     return out
 
 
+def escaped(text: str) -> str:
+    """A text that somebody typed, for rich: no markup, no control characters."""
+    from rich.markup import escape
+
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
+
+
 def print_line(text: str, out: Console | None = None) -> None:
-    """Print a line with its markup. Where a terminal has no room for it, it goes on below, indented, and is broken between words: an id that the
-    edge of a terminal has cut in two can't be read. A word that is wider than all of it is left to the terminal.
+    """Print a line with its markup. Where a terminal has no room for it, it goes on below, indented: half an id is none."""
+    from rich.text import Text
+
+    _print_parts(Text.from_markup(text, emoji=False), out or console())
+
+
+def _print_parts(line: Text, out: Console) -> None:
+    """What stands apart from the rest by more than a space stays whole if a line has room for it, and each word does in any case: one that is
+    wider than the terminal is left to it.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
-    out = out or console()
-    line = Text.from_markup(text, emoji=False)
     if line.cell_len <= out.width or out.width >= UNBOUNDED:
         out.print(line)
         return
-    cuts, begin, room = [], 0, out.width
-    for word in re.finditer(r"\S+", line.plain):
-        if word.start() > begin and cell_len(line.plain[begin : word.end()]) > room:
-            cuts.append(begin := word.start())
-            room = out.width - BELOW
+    room, cuts, begin = out.width, [], 0
+    for kept in _PARTS.finditer(line.plain):
+        whole = cell_len(kept[0]) <= out.width - BELOW
+        for piece in [kept] if whole else _WORDS.finditer(line.plain, *kept.span()):
+            if piece.start() > begin and cell_len(line.plain[begin : piece.end()]) > room:
+                cuts.append(begin := piece.start())
+                room = out.width - BELOW
     for number, part in enumerate(line.divide(cuts)):
         part.rstrip()
         out.print(Text(" " * BELOW if number else "") + part)
@@ -118,9 +136,10 @@ def columns(sides: dict[str, JustifyMethod], *, wraps: str) -> Table:
 
 def print_table(table: Table, out: Console | None = None) -> None:
     """Print a table of which nothing is cut off: half an amount is another amount, and half an id is none. Rich cuts columns that must not wrap
-    down to the console; here the lines are as long as they have to be, and the terminal breaks them.
+    down to the console; here the lines are as long as they have to be, and go on below between columns.
     """
     from rich.measure import Measurement, measure_renderables
+    from rich.text import Text
 
     out = out or console()
     room = out.options.update(width=UNBOUNDED)
@@ -128,6 +147,8 @@ def print_table(table: Table, out: Console | None = None) -> None:
         found = measure_renderables(out, room, [column.header, *column.cells])
         column.min_width = found.maximum if column.no_wrap else min(found.minimum, WORD)
     needed = Measurement.get(out, room, table)
-    if needed.minimum > out.width:
-        table.width = needed.maximum
-    out.print(table)
+    if needed.minimum <= out.width:
+        out.print(table)
+        return
+    for row in out.render_lines(table, out.options.update(width=needed.maximum)):
+        _print_parts(Text.assemble(*((segment.text, segment.style or "") for segment in row)), out)

@@ -8,7 +8,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from tallystick.cli.administration import operate
-from tallystick.cli.output import USAGE, Common, Failed, console, emit
+from tallystick.cli.output import USAGE, Common, Failed, emit, escaped, print_line
 from tallystick.cli.tenant import known
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def lists(*, tenant: Tenant = "default", common: Common = Common()) -> None:  # 
         print(f"there is nothing on the lists of {name}")
     for each in found:
         colour = "red" if each.outcome == "deny" else "green"
-        console().print(f"[{colour}]{each.outcome:<5}[/]  {each.kind:<7}  {each.value}  [dim]{each.note}[/]")
+        print_line(f"[{colour}]{each.outcome:<5}[/]  {each.kind:<7}  {each.value}  [dim]{escaped(each.note)}[/]")
 
 
 @risk.command

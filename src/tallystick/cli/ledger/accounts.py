@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, pages, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, wanted
-from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit, print_line, print_table
+from tallystick.cli.output import USAGE, Common, Failed, columns, console, emit, escaped, print_line, print_table
 from tallystick.kernel.money import in_units
 
 if TYPE_CHECKING:
@@ -133,10 +133,3 @@ def show(found: Any, effective: str | None = None) -> None:
     note = ", ".join([f"{found['kind']}, grows by {found['normal_side']}s", *limits, *state])
     by = f"by effective time up to {effective}, " if effective else ""
     print_line(f"[dim]{note}; book {found['book']} {by}as of sequence {found['as_of']:,}[/]", out)
-
-
-def escaped(text: str) -> str:
-    """A text that somebody typed, for rich: no markup, no control characters."""
-    from rich.markup import escape
-
-    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))

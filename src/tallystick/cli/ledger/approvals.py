@@ -17,9 +17,8 @@ from uuid import UUID
 import msgspec
 from cyclopts import Parameter
 
-from tallystick.cli.ledger.accounts import escaped
 from tallystick.cli.ledger.app import Book, Client, Shard, ask, ledger, named, pages, refused, run
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit, print_line
+from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, emit, escaped, print_line
 from tallystick.kernel import ids
 from tallystick.kernel.money import in_units
 from tallystick.kernel.problem import Problem

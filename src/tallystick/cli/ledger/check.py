@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tallystick.cli.administration import operate
-from tallystick.cli.ledger.accounts import escaped
 from tallystick.cli.ledger.app import ledger
-from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, counted, emit
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, counted, emit, escaped, print_line
 from tallystick.cli.tenant import checked
 from tallystick.kernel.deployment import service_of
 
@@ -56,11 +55,12 @@ def check(
     for one in found:
         mark = "[red]✗[/]" if one["faults"] else "[green]✓[/]"
         note = "  [yellow]in quarantine[/]" if one["quarantined"] else ""
-        out.print(
-            f"{mark} {one['tenant']}/{one['book']}  [dim]{one['rows']:,} rows, sequence {one['sequence']:,}[/]{note}"
+        print_line(
+            f"{mark} {one['tenant']}/{one['book']}  [dim]{counted(one['rows'], 'row')}, sequence {one['sequence']:,}[/]{note}",
+            out,
         )
         for fault in one["faults"]:
-            out.print(f"  [red]{escaped(fault)}[/]")
+            print_line(f"  [red]{escaped(fault)}[/]", out)
     if not found:
         whose = "there are no books yet" if tenant is None else f"{tenant} has no books yet"
         out.print(f"{whose}: one is opened when somebody first uses it")
@@ -128,7 +128,7 @@ def release(
         return NO if faults else OK
     if faults:
         for fault in faults:
-            console().print(f"[red]{fault}[/]")
+            print_line(f"[red]{escaped(fault)}[/]")
         raise Failed(f"the book {book} stays in quarantine: mend what it names, then release it again", NO)
     print(f"the book {book} of {tenant} is not in quarantine")
     return OK

@@ -6,11 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tallystick.cli.ledger.accounts import escaped, show
+from tallystick.cli.ledger.accounts import show
 from tallystick.cli.ledger.app import Account, Book, Client, ask, at, ledger, named, run
 from tallystick.cli.ledger.money import plain, shown
 from tallystick.cli.ledger.plot import By, Plot, balances_between, draw, series_of, wanted
-from tallystick.cli.output import USAGE, Common, Failed, columns, console, counted, emit, print_line, print_table
+from tallystick.cli.output import (
+    USAGE,
+    Common,
+    Failed,
+    columns,
+    console,
+    counted,
+    emit,
+    escaped,
+    print_line,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
-from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit, print_table
+from tallystick.cli.output import NO, OK, USAGE, Common, Failed, console, emit, escaped, print_line, print_table
 from tallystick.cli.own_client import own_client
 from tallystick.cli.replay.file import COLUMNS, bounded, columns_of, no_name, parse, reading, total
 from tallystick.cli.replay.run import Run
@@ -93,7 +93,7 @@ def _show(report: dict[str, Any]) -> None:
         note = "nothing changed: all of it was" if not report["new"] else f"{report['replayed']:,} rows were"
         out.print(f"[yellow]{note} done by an earlier run[/]")
     for line in report["skipped_rows"]:
-        out.print(f"[red]skipped[/] {line}")
+        print_line(f"[red]skipped[/] {escaped(line)}", out)
     if report["skipped"] > len(report["skipped_rows"]):
         out.print(f"[red]... and {report['skipped'] - len(report['skipped_rows'])} more[/]")
     if report["accounts_wrong"]:

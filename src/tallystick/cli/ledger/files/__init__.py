@@ -18,7 +18,19 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystick.cli.ledger.app import Book, Client, ask, ledger, named, run
-from tallystick.cli.output import NO, OK, PART_FAILED, USAGE, Common, Failed, console, counted, emit, print_table
+from tallystick.cli.output import (
+    NO,
+    OK,
+    PART_FAILED,
+    USAGE,
+    Common,
+    Failed,
+    console,
+    counted,
+    emit,
+    escaped,
+    print_table,
+)
 from tallystick.cli.output import columns as table_of  # a module here is called so
 
 if TYPE_CHECKING:
@@ -147,8 +159,6 @@ def _unchanged(document: dict[str, Any]) -> bool:
 
 
 def _show(document: dict[str, Any], lines: list[dict[str, Any]], report: Path | None, *, again: bool) -> None:
-    from tallystick.cli.ledger.accounts import escaped
-
     out = console()
     if lines:
         table = table_of({"line": "right", "field": "left", "reason": "left", "": "left"}, wraps="")
