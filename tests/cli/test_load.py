@@ -19,7 +19,7 @@ from tallystick.chassis.auth import jose
 from tallystick.cli import apiclient
 from tallystick.cli.apiclient import ApiClient
 from tallystick.cli.bench import _accounts, load
-from tallystick.cli.bench.baseline import _Programs
+from tallystick.cli.bench.baseline import Yardstick, _Programs
 from tallystick.cli.bench.load import Generator, Shot
 from tallystick.cli.client import fresh_certificate
 from tallystick.cli.credentials import Credentials, Signer
@@ -220,3 +220,16 @@ def test_the_password_of_the_yardstick_goes_with_it(directory: Path) -> None:
         assert (layout.run / "bench.pgpass").stat().st_mode & 0o077 == 0
         raise KeyboardInterrupt
     assert not (layout.run / "bench.pgpass").exists()
+
+
+async def test_a_baseline_that_came_to_nothing_is_said() -> None:
+    """pgbench has no rate then; what it says began with its version, and was cut off before the end."""
+
+    class Busy(_Programs):
+        def __init__(self) -> None: ...
+
+        async def run(self, program: str, *arguments: str, timeout: float = 60.0) -> str:
+            return "pgbench (18.6)\nduration: 2 s\nnumber of transactions actually processed: 0\n"
+
+    with pytest.raises(Failed, match=r"came to nothing within 2 s.*--seconds"):
+        await Yardstick(Busy(), 2).measure()

@@ -29,7 +29,7 @@ from tallystick.chassis.bus import Bus, BusUnavailable
 from tallystick.chassis.db import Dsn
 from tallystick.kernel.clock import SystemClock
 from tallystick.local import supervisor
-from tallystick.local.parts import Child, Nats, Part, Postgres, ProcessFailed, Valkey, ValkeyUser
+from tallystick.local.parts import Child, Nats, NoIdentity, Part, Postgres, ProcessFailed, Valkey, ValkeyUser, identity
 from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import postgres as postgres_part
 from tallystick.local.parts import process as process_part
@@ -295,6 +295,19 @@ async def test_root_runs_postgresql_out_of_a_home_that_is_closed_to_others(
         assert psutil.Process(server.part.pid).uids().effective == pwd.getpwnam("nobody").pw_uid
     finally:
         await server.part.stop()
+
+
+async def test_root_that_can_be_nobody_else_is_told_what_to_do(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(identity, "launch", lambda *_: ["/bin/sh", "-c", "echo 'not permitted' >&2; exit 126"])
+    directory.chmod(0o711)
+    with pytest.raises(NoIdentity, match=r"not permitted; not permitted\. Start the platform as an ordinary user\.$"):
+        await identity.not_root(directory / "program")
+    directory.chmod(0o700)
+    with pytest.raises(NoIdentity, match=r"ordinary user, or from where every user gets at it"):
+        await identity.not_root(directory / "program")
 
 
 @root_only

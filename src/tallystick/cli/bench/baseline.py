@@ -55,6 +55,11 @@ class Yardstick:
         text = await run("pgbench", *arguments, f"--time={self._seconds}", DATABASE, timeout=self._seconds + 60)
         tps = re.search(r"^tps = ([0-9.]+)", text, re.MULTILINE)
         latency = re.search(r"^latency average = ([0-9.]+) ms", text, re.MULTILINE)
+        if re.search(r"actually processed: 0$", text, re.MULTILINE):
+            raise Failed(
+                f"pgbench came to nothing within {self._seconds} s: the machine is too busy, or --seconds too few",
+                PART_FAILED,
+            )
         if tps is None or latency is None:
             raise Failed(f"pgbench said something unexpected: {text[:300]}", PART_FAILED)
         found = Slice(round(float(tps[1]), 1), float(latency[1]))

@@ -74,9 +74,13 @@ async def not_root(program: Path, *paths: Path) -> Identity:
         if process.returncode == 0:
             return identity
         refusals.append(said.decode(errors="replace").strip())
+    # A container's root mostly may not look into what is closed to others, `/root` among it, once it is somebody else.
+    elsewhere = (
+        "" if switch == "switch" else ", or from where every user gets at it: a folder on the way is closed to others"
+    )
     raise NoIdentity(
         f"{program.name} does not run as root, and neither another user nor a user namespace can be had: "
-        f"{'; '.join(refusals)}. Start the platform as an ordinary user."
+        f"{'; '.join(refusals)}. Start the platform as an ordinary user{elsewhere}."
     )
 
 
