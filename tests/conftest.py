@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,9 @@ DatabaseFor = Callable[..., Awaitable[ServiceDatabase]]
 
 #: What goes on without Valkey after some tenths of a second, which a busy machine takes now and then.
 IMPATIENT = ("chassis.auth.replay", "chassis.limits", "services.risk.store")
+
+#: Workers of xdist have it set. What a test reads is no terminal, and is not broken into lines for one.
+os.environ.pop("COLUMNS", None)
 
 #: How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
