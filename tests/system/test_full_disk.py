@@ -1,5 +1,5 @@
-"""PostgreSQL's disk is full in the middle of payments: it is said at the edge, and nothing is lost or doubled. Once it is the disk of tables
-and write-ahead log, once that of the write-ahead log alone, without which PostgreSQL can't live.
+"""A disk is full in the middle of payments: it is said at the edge, and nothing is lost or doubled. Once it is PostgreSQL's, of tables and
+write-ahead log, once that of the write-ahead log alone, without which PostgreSQL can't live, and once the bus's.
 """
 
 from __future__ import annotations
@@ -86,6 +86,25 @@ def test_a_full_disk_is_told_at_the_edge_and_nothing_is_lost(small: Small, tmp_p
     platform.verified()
 
 
+def test_a_bus_without_room_goes_on_when_there_is_some_again(small: Small, tmp_path: Path) -> None:
+    """NATS does not write to a stream again after a write that failed, until it is started anew: facts waited for ever, and all was ready."""
+    platform, disk = small("nats", "24m")
+
+    async def scenario() -> Stream:
+        async with streaming(client_of(platform, tmp_path / "stream.json")) as stream:
+            filler = await asyncio.to_thread(disk.fill, supervisor(platform))
+            await asyncio.to_thread(platform.until, lambda found: NO_ROOM in str(part(found, "nats")["error"]))
+            await stream.until(20)  # money does not wait for the bus
+            filler.unlink()
+            await asyncio.to_thread(platform.until_ready)
+            await stream.until(20)
+        return stream
+
+    stream = asyncio.run(scenario())
+    print(f"{stream.sent} payments, errors: {dict(stream.errors)}")
+    platform.verified()
+
+
 @asynccontextmanager
 async def superuser(platform: PlatformUnderTest) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     password = (platform.data / "secrets" / "postgres").read_text().strip()
@@ -116,8 +135,8 @@ async def use_up(platform: PlatformUnderTest, log: Path) -> None:
             await connection.execute("SELECT pg_logical_emit_message(false, '', repeat('x', 100000))")
 
 
-def postgres(status: Any) -> Any:
-    return next(part for part in status["parts"] if part["name"] == "postgres")
+def part(status: Any, name: str) -> Any:
+    return next(part for part in status["parts"] if part["name"] == name)
 
 
 async def told(api: ApiClient, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
@@ -141,7 +160,7 @@ def test_without_room_for_the_write_ahead_log_all_stops_and_comes_back(small: Sm
             await use_up(platform, log)
             # who waits gets a 202 or an error of the database; later it is identity's feed that is too old
             await until_refused(stream, "database-unavailable", "outcome-unknown", "revocation-feed-stale")
-            await asyncio.to_thread(platform.until, lambda found: NO_ROOM in str(postgres(found)["error"]))
+            await asyncio.to_thread(platform.until, lambda found: NO_ROOM in str(part(found, "postgres")["error"]))
             before = dict(stream.answers)
             for n in range(10):
                 payment = {
@@ -162,7 +181,7 @@ def test_without_room_for_the_write_ahead_log_all_stops_and_comes_back(small: Sm
     print(f"{stream.sent} payments, errors: {dict(stream.errors)}")
     after = platform.until_ready()
     assert 'PANIC:  could not write to file "pg_wal/' in (platform.data / "logs" / "postgres.log").read_text()
-    assert postgres(after)["restarts"] >= 1
+    assert part(after, "postgres")["restarts"] >= 1
     pids = platform.pids()
     assert {name for name, pid in before.items() if pids[name] != pid} == {"postgres"}, (
         "nothing else had to be restarted"

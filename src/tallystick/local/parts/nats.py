@@ -2,6 +2,9 @@
 
 `sync_interval: always`: an acknowledged message is on disk, which is not NATS's default (with it, a power loss can take a whole stream).
 There is no monitoring port: what it would tell, anyone could read.
+
+A write that failed, for the disk was full, it does not forget: it stores nothing more in that stream until it is started again, also when there
+is room again, and answers nobody. So it is ended then, and its keeper starts it as soon as that can be.
 """
 
 import asyncio
@@ -23,6 +26,8 @@ from tallystick.kernel.secret import Secret
 from tallystick.local.parts.process import Child, ProcessFailed, write_private
 
 GIB: Final = 1024**3
+#: What it logs of each message that it could not write.
+_UNSTORED: Final = b"JetStream failed to store a msg"
 _NAME: Final = re.compile(r"tallystick-[0-9a-f]{32}")
 
 
@@ -105,8 +110,13 @@ class Nats:
         await self._child.until_ready(self.ready, within=60.0)
 
     async def ready(self) -> bool:
-        """True when our server greets with JetStream on (NATS listens to clients only after its streams are recovered)."""
+        """True when our server greets with JetStream on (NATS listens to clients only after its streams are recovered). One that failed to write
+        is ended.
+        """
         if not self._child.running:
+            return False
+        if _UNSTORED in self._child.news():
+            self._child.send(signal.SIGKILL)
             return False
         try:
             async with asyncio.timeout(2):

@@ -62,6 +62,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._waiter: asyncio.Task[int] | None = None
         self._log_start = 0
+        self._log_heard = 0
 
     @property
     def pid(self) -> int | None:
@@ -86,7 +87,7 @@ class Child:
             self.log.replace(self.log.with_name(self.log.name + ".1"))
         descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._log_start = os.fstat(descriptor).st_size
+            self._log_start = self._log_heard = os.fstat(descriptor).st_size
             self._process = await asyncio.create_subprocess_exec(
                 *launch(self.identity, self.death_signal, self.argv),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -149,6 +150,17 @@ class Child:
             if clock() >= ending:
                 raise ProcessFailed(f"{self.name} was not ready within {within:g} s:\n{self.log_tail()}")
             await asyncio.sleep(every)
+
+    def news(self, most: int = 1 << 20) -> bytes:
+        """What it has logged since this was asked before, or since its start; of more than `most` bytes the last ones."""
+        with self.log.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end < self._log_heard:  # it was cut: what came since then is at its beginning
+                self._log_heard = 0
+            file.seek(max(self._log_heard, end - most))
+            said = file.read()
+            self._log_heard = file.tell()
+        return said
 
     def log_tail(self, size: int = 2000) -> str:
         """The last `size` bytes that this run (not an earlier one) has written."""
