@@ -29,6 +29,8 @@ Binding = Literal["dpop", "certificate"]
 BIND_HELP = "what its tokens are bound to: a key that signs each request, or the certificate of its connections"
 CERTIFICATE_LIFE: Final = timedelta(days=10 * 365)
 
+#: More than a credentials file takes, in bytes.
+CREDENTIALS: Final = 16 * 1024
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 client = cyclopts.App(name="client", help="Register, list and revoke API clients.")
@@ -188,10 +190,10 @@ def _file(layout: Layout, name: str) -> Path:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Any]:
-    """A file of mode 0600 that did not exist, known to be possible before anything is registered, and there once it is whole: nobody finds it
-    empty, whenever this process is killed.
+    """A file of mode 0600 that did not exist, with room for what is to be written before anything is registered, and there once it is whole:
+    nobody finds it empty, whenever this process is killed.
 
-    A key is never overwritten: another client might still be using it.
+    A key is never overwritten: another client might still be using it. And one that found no room would be lost, with a client that is there.
     """
     import msgspec
 
@@ -200,24 +202,27 @@ def new_file(path: Path) -> Iterator[Any]:
     try:
         # Not called *.json, which is what credentials are looked for by.
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-        os.close(descriptor)
     except OSError as error:
         raise Failed(f"{path} can't be written: {error.strerror}", USAGE) from error
-
-    def keep(document: object) -> None:
-        try:
-            with Path(name).open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(name, path)  # unlike a rename, it leaves what has come there meanwhile
-        except FileExistsError:
-            raise _taken(path) from None
-        except OSError as error:
-            raise Failed(f"{path} can't be written: {error.strerror}", PART_FAILED) from error
-
     try:
-        yield keep
+        with os.fdopen(descriptor, "wb") as file:
+            try:
+                os.posix_fallocate(descriptor, 0, CREDENTIALS)
+            except OSError as error:
+                raise Failed(f"{path} can't be written: {error.strerror}", PART_FAILED) from error
+
+            def keep(document: object) -> None:
+                try:
+                    file.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+                    file.truncate()
+                    os.fsync(descriptor)
+                    os.link(name, path)  # unlike a rename, it leaves what has come there meanwhile
+                except FileExistsError:
+                    raise _taken(path) from None
+                except OSError as error:
+                    raise Failed(f"{path} can't be written: {error.strerror}", PART_FAILED) from error
+
+            yield keep
     finally:
         Path(name).unlink(missing_ok=True)
 
