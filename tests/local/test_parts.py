@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -14,6 +15,7 @@ import textwrap
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import asyncpg
@@ -506,6 +508,17 @@ async def test_a_user_without_subjects_may_do_nothing(nats_server: NatsServer) -
     await admin.drain()
     await client.close()
     assert arrived == [b"of the admin"]
+
+
+def test_the_bus_may_take_half_of_the_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was 8 GiB, which some payments a second fill in the week that streams keep them: then nothing more was told until they had gone."""
+    monkeypatch.setattr(nats_part.shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 30))
+    part = Nats(directory, port=1, accounts={"all": {"users": [{}]}}, log=directory / "log")
+    for taken in (0, 5000):
+        (directory / "jetstream" / "streams").mkdir(parents=True, exist_ok=True)
+        (directory / "jetstream" / "streams" / "1.blk").write_bytes(bytes(taken))
+        room = json.loads(part._configuration())["jetstream"]["max_file_store"]
+        assert room == (150 << 30) + taken
 
 
 async def test_another_server_on_the_port_is_not_taken_for_ours(nats_server: NatsServer, directory: Path) -> None:

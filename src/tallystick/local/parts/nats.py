@@ -25,7 +25,6 @@ import bcrypt
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts.process import Child, ProcessFailed, write_private
 
-GIB: Final = 1024**3
 #: What it logs of each message that it could not write.
 _UNSTORED: Final = b"JetStream failed to store a msg"
 _NAME: Final = re.compile(r"tallystick-[0-9a-f]{32}")
@@ -58,8 +57,8 @@ def nats_version() -> str:
 class Nats:
     """One NATS server with JetStream on `127.0.0.1:port`, its store in `data`.
 
-    `accounts` are those of NATS's configuration, by name, with the only logins (`fabric.nats.accounts`). `max_store` bounds the disk that
-    streams may take, in bytes. `reload(accounts)` changes them without a restart. Errors: `ProcessFailed` with the end of the log.
+    `accounts` are those of NATS's configuration, by name, with the only logins (`fabric.nats.accounts`). `reload(accounts)` changes them without
+    a restart. Errors: `ProcessFailed` with the end of the log.
     """
 
     name: Final = "nats"
@@ -71,7 +70,6 @@ class Nats:
         port: int,
         accounts: Mapping[str, Mapping[str, Any]],
         log: Path,
-        max_store: int = 8 * GIB,
         stop_within: float = 10.0,
     ) -> None:
         _check(accounts)
@@ -79,7 +77,6 @@ class Nats:
         self.port = port
         self.log = log
         self._accounts = accounts
-        self._max_store = max_store
         self._child = Child(
             self.name,
             [str(binary()), "--config", str(data / "nats.conf")],
@@ -172,12 +169,20 @@ class Nats:
                 "store_dir": str(self.data / "jetstream"),
                 "sync_interval": "always",
                 "max_memory_store": 64 * 1024 * 1024,
-                "max_file_store": self._max_store,
+                "max_file_store": _room(self.data),
             },
             "authorization": {"timeout": 5},
             "accounts": self._accounts,
         }
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _room(data: Path) -> int:
+    """What streams may take of the disk, in bytes: what they have, and half of what is free. They keep for a week what the outboxes keep for a
+    month beside all else, so that PostgreSQL is the first to need more; whoever floods the bus does not take the disk from it.
+    """
+    taken = sum(path.lstat().st_size for path in (data / "jetstream").rglob("*") if path.is_file())
+    return taken + shutil.disk_usage(data).free // 2
 
 
 def _check(accounts: Mapping[str, Mapping[str, Any]]) -> None:
