@@ -208,6 +208,15 @@ def test_settings_that_can_not_be_are_damage_and_found(directory: Path, change: 
     assert (finding.verdict, "damaged" in finding.found) == ("failed", True)
 
 
+def test_settings_of_a_newer_program_are_no_damage(directory: Path) -> None:
+    """Whoever deleted the file, as it said, had a platform without its shards."""
+    layout = Layout(directory)
+    layout.prepare()
+    layout.state.write_text('{"port": 7443, "ops_port": 7444, "nats_port": 7445, "regions": ["eu"]}')
+    with pytest.raises(LayoutError, match=r"does not know .*`regions`.*: if a newer one wrote it, use that one"):
+        states.read(layout)
+
+
 def test_one_supervisor_per_directory(directory: Path) -> None:
     first, second = states.Lock(directory / "lock"), states.Lock(directory / "lock")
     assert first.acquire()

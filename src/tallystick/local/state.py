@@ -60,6 +60,10 @@ def read(layout: Layout) -> State | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
+        if "unknown field" in str(error):
+            raise LayoutError(
+                f"{layout.state} has a setting that this program does not know ({error}): if a newer one wrote it, use that one"
+            ) from error
         raise LayoutError(
             f"{layout.state} is damaged ({error}): correct it, or delete it and tell the next `tallystick up` its ports, replicas "
             "and shards once more"
