@@ -512,7 +512,7 @@ async def test_a_user_without_subjects_may_do_nothing(nats_server: NatsServer) -
 
 def test_the_bus_may_take_half_of_the_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was 8 GiB, which some payments a second fill in the week that streams keep them: then nothing more was told until they had gone."""
-    monkeypatch.setattr(nats_part.shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 30))
     part = Nats(directory, port=1, accounts={"all": {"users": [{}]}}, log=directory / "log")
     for taken in (0, 5000):
         (directory / "jetstream" / "streams").mkdir(parents=True, exist_ok=True)
