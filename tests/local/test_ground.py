@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -436,6 +437,23 @@ async def test_what_is_damaged_or_lost_is_found_by_doctor_as_by_the_start(
     else:
         platform._find_whole()
         assert said == [words]
+
+
+@pytest.mark.parametrize(("hours", "verdict"), [(0.1, "ok"), (2, "warning")])
+def test_a_clock_behind_the_time_when_it_ran_last_is_told(directory: Path, hours: float, verdict: str) -> None:
+    """What is to be tried again waited for a time that nobody knew of, and all was ready."""
+    layout = _stopped(directory)
+    log = layout.log("supervisor")
+    log.parent.mkdir(exist_ok=True)
+    log.touch()
+    last = time.time() + hours * 3600
+    os.utime(log, (last, last))
+    [finding] = [f for f in doctor.examine(layout) if f.name == "content"]
+    assert finding.verdict == verdict
+    if verdict == "warning":
+        ran = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last))
+        assert finding.found.startswith(f"the clock is before {ran}, when the platform ran last")
+        assert finding.remedy == "set it right, unless it is by now"
 
 
 def test_a_root_key_that_can_not_be_opened_is_found(directory: Path) -> None:

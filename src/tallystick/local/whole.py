@@ -4,14 +4,21 @@ that is stopped. What lies inside the databases only their server can tell.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
+from tallystick.kernel.clock import rfc3339
 from tallystick.local import pki, provision
 from tallystick.local.layout import Layout, LayoutError
 from tallystick.local.parts import postgres
 from tallystick.local.secrets import SecretFiles
+
+#: Seconds. What is less is over before anybody has read of it.
+CLOCK_BEHIND: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,22 @@ def faults(layout: Layout) -> Iterator[Fault]:
     if began and not holds_something(layout.nats):
         yield Fault(
             f"{layout.nats} is missing, and is rebuilt from the services' outboxes: nothing is to be done", mended=True
+        )
+    yield from _ran_later(layout, time.time())
+
+
+def _ran_later(layout: Layout, now: float) -> Iterator[Fault]:
+    """Whether the platform has run at a time that is still to come, by what its supervisor wrote last."""
+    try:
+        last = layout.log("supervisor").stat().st_mtime
+    except FileNotFoundError:
+        return
+    if last - now > CLOCK_BEHIND:
+        ran = rfc3339(datetime.fromtimestamp(last, UTC))
+        yield Fault(
+            f"the clock is before {ran[:19]}Z, when the platform ran last: payments and webhooks that are to be tried again then, and what "
+            "expires then, wait for it, and new transfers are recorded after those of then: set it right, unless it is by now",
+            mended=True,
         )
 
 
