@@ -39,6 +39,7 @@ from tallystick.services.ledger.model import Book, Due, Result, Stand, State, Un
 from tallystick.services.ledger.service.asks import Answered, Ask, GuardRefused, Work, claim, expiries
 from tallystick.services.ledger.service.counts import counted
 from tallystick.services.ledger.service.head import Head
+from tallystick.services.ledger.service.held import Held
 from tallystick.services.ledger.service.order import STORED, Order, Place
 from tallystick.services.ledger.service.plan import (
     Moved,
@@ -103,10 +104,13 @@ class Poster:
             patience=0.0,
             name="ledger.post-large",
         )
+        self._held = Held(partial(self._under_lock, tried=None), partial(store.free_books, database))
 
     async def post(self, ask: Ask) -> Answered:
         """What became of each command. Raises BookNotFound, the idempotency contract's problems and those of the database."""
         work = Work(await self.book(ask.tenant, ask.book), ask)
+        if work.book in self._held:
+            return await self._held.post(work)
         return await (self._small if len(ask.commands) <= SMALL else self._large).submit(work)
 
     async def book(self, tenant: str, name: str = MAIN) -> int:
@@ -145,10 +149,18 @@ class Poster:
     async def close(self) -> None:
         await self._small.close()
         await self._large.close()
+        await self._held.close()
 
     # ---- one flush --------------------------------------------------------------------------------------------------
 
     async def _flush(self, asks: list[Work], *, large: bool = False) -> list[Answered | Exception]:
+        """When somebody keeps the lock of a book, what is for the others is stored all the same."""
+        try:
+            return await self._in_order(asks, large=large)
+        except Contended as contended:
+            return await self._held.without(asks, contended)
+
+    async def _in_order(self, asks: list[Work], *, large: bool) -> list[Answered | Exception]:
         books = {work.book for work in asks}
         for _ in range(ATTEMPTS):
             async with self._order.place(books) as place:

@@ -4,6 +4,10 @@
 SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, flush, approvals::text
 FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
 
+-- name: free_books
+-- Those of the books whose locks nobody has. Taken, and given back at once.
+SELECT id FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED;
+
 -- name: heads
 -- The same without the lock: where a replica begins that decides ahead of the lock.
 SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, flush, approvals::text

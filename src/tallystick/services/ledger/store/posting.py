@@ -91,6 +91,10 @@ class Posting:
         rows = await tx.fetch(queries.lock_books, sorted(books))
         return {row[0]: _book(row) for row in rows}
 
+    async def free_books(self, database: Database, books: Iterable[int]) -> set[int]:
+        """Those of the books whose locks nobody has at this moment."""
+        return {row[0] for row in await database.fetch(queries.free_books, sorted(books))}
+
     async def load(self, tx: Transaction, units: Sequence[Unit], locked: dict[int, Book]) -> State:
         """All that the commands of these units are about. Their books are locked."""
         state = State(locked, {})
