@@ -19,6 +19,7 @@ from tallystick.chassis import db
 from tallystick.chassis.db import Bounds, Database, Query
 from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.shares import OWNER
 from tallystick.kernel.problem import DeadlineExceeded, Overloaded, Problem
 from tests.support.parts import PATIENT, Server, ServiceDatabase, new_secret
 
@@ -311,6 +312,41 @@ async def test_waiting_for_a_connection_is_bounded_in_number_and_time(service: S
         await tx.fetch(Q["one"])
     database.bounds = PATIENT
     assert await asyncio.gather(*(database.fetchval(Q["one"]) for _ in range(3))) == [1, 1, 1]
+
+
+async def owned(database: Database, owner: str, seconds: float) -> None:
+    OWNER.set(owner)
+    async with database.transaction() as tx:
+        await tx.fetch(Q["sleep"], seconds)
+    await database.fetch(Q["sleep"], seconds)
+    assert OWNER.get() == owner
+
+
+async def test_one_owner_does_not_have_all_connections(database: Database) -> None:
+    async with asyncio.timeout(60):
+        slow = [asyncio.create_task(owned(database, "acme", 0.7)) for _ in range(9)]
+        await asyncio.sleep(0.3)
+        for _ in range(9):
+            await database.fetch(Q["one"])
+            await owned(database, "globex", 0.0)
+        assert not any(task.done() for task in slow)
+        await asyncio.gather(*slow)
+        await owned(database, "acme", 0.0)
+
+
+async def test_an_owner_waits_for_no_second_connection_while_it_has_one(database: Database) -> None:
+    """Three of four are the owner's at most: three that have one would wait for each other."""
+    both = asyncio.Barrier(3)
+
+    async def twice() -> None:
+        OWNER.set("acme")
+        async with database.transaction() as tx:
+            await tx.fetch(Q["one"])
+            await both.wait()
+            await database.fetch(Q["one"])
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(asyncio.create_task(twice()) for _ in range(3)))
 
 
 async def test_waiters_that_leave_do_not_lose_connections(service: ServiceDatabase) -> None:

@@ -23,6 +23,7 @@ from tallystick.chassis.auth.cedar import Authorizer
 from tallystick.chassis.charter import Rate
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.limits import Bucket, Limits
+from tallystick.chassis.shares import OWNER
 from tallystick.chassis.telemetry import context, logs
 from tallystick.chassis.web import (
     Application,
@@ -651,6 +652,20 @@ async def test_a_large_body_of_who_is_known_is_taken(env: Env) -> None:
         answer = await env.sell(body)
         assert (answer.status, answer.json["lines"]) == (201, 900)
     assert len(env.shop.requests) == 2
+
+
+async def test_a_request_is_its_tenants(env: Env) -> None:
+    """By which the connections to the database are shared out."""
+    owners: list[str | None] = []
+
+    async def stock(shop: Shop, request: Request[Any]) -> Reply[Sold]:
+        owners.append(OWNER.get())
+        return await sell(shop, request)
+
+    env.app = env.application([replace(row, handler=stock) if row.handler is sell else row for row in ENDPOINTS])
+    assert (await env.sell()).status == 201
+    assert owners == [env.shop.requests[0].subject.tenant]
+    assert OWNER.get() is None
 
 
 async def test_a_token_without_the_scope_is_refused(env: Env) -> None:

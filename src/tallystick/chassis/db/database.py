@@ -27,6 +27,7 @@ from tallystick.chassis.db.errors import (
 )
 from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline, budget
+from tallystick.chassis.shares import OWNER, Shares
 from tallystick.kernel.problem import DeadlineExceeded
 from tallystick.kernel.secret import Secret
 
@@ -169,6 +170,7 @@ class Database:
         self.appended = Signal()
         """Facts were stored in the outbox: the relay waits for it."""
         self._pool = Pool(self.connect, size=bounds.connections, waiting=bounds.waiting)
+        self._shares = Shares(bounds.connections)
 
     @classmethod
     async def open(cls, dsn: Dsn, *, bounds: Bounds | None = None, application: str = "tallystick") -> Database:
@@ -222,6 +224,11 @@ class Database:
         `snapshot=True`: read-only, every statement sees the same moment (REPEATABLE READ), for reports and checks.
         The block is bounded by `bounds.transaction_s` and by the current deadline, whichever is sooner.
         """
+        async with self._shares.share(), self._transaction(snapshot=snapshot) as tx:
+            yield tx
+
+    @asynccontextmanager
+    async def _transaction(self, *, snapshot: bool) -> AsyncIterator[Transaction]:
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
         timeout = asyncio.timeout(budget(self.bounds.transaction_s))
         connection: Connection | None = None
@@ -266,6 +273,12 @@ class Database:
         return touched(await self._single(query, lambda connection: connection.execute(query.sql, *args)))
 
     async def _single(self, query: Query, call: Callable[[Connection], Awaitable[Any]]) -> Any:
+        if OWNER.get() is None:
+            return await self._in_time(query, call)
+        async with self._shares.share():
+            return await self._in_time(query, call)
+
+    async def _in_time(self, query: Query, call: Callable[[Connection], Awaitable[Any]]) -> Any:
         timeout = asyncio.timeout(budget(self.bounds.statement_s))
         sent = False
 

@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind
 from tallystick.chassis.auth.authenticator import PEER_HEADER
 from tallystick.chassis.call import TIMEOUT_HEADER
 from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.shares import OWNER
 from tallystick.chassis.telemetry import context, metrics
 from tallystick.chassis.telemetry.logs import log, request_done
 from tallystick.chassis.telemetry.traces import span
@@ -284,7 +285,13 @@ class Application:
             idempotency_key=key,
             judge=(lambda tokens: self._judge(bound, call, tokens)) if bound.entry == "mesh" else None,
         )
-        return await endpoint.handler(self._service, request)
+        if bound.entry != "edge" or call.subject is None:
+            return await endpoint.handler(self._service, request)
+        OWNER.set(call.subject.tenant)
+        try:
+            return await endpoint.handler(self._service, request)
+        finally:
+            OWNER.set(None)
 
     async def _admit(self, bound: Bound, call: Call) -> None:
         """Token, scope, policy and rate. Raises the problem of the first that says no."""
