@@ -178,6 +178,7 @@ class Orderly(World):
             for row in list(tables["proposal"].values()):
                 await store.proposal(database, place[0], row["id"])
             await store.heads(database, [book["id"]])
+            await store.free_books(database, [book["id"]])
             await store.book_named(database, *place)
             for path in ("capped", "nobody"):
                 await store.account_at_path(database, *place, path, replica.clock.now())

@@ -51,6 +51,16 @@ async def lock_books(tx: Transaction, books: Sequence[int]) -> list[Row]:
 
 
 @statement
+async def free_books(tx: Transaction, books: Sequence[int]) -> list[Row]:
+    locks = tx.server.locks
+    return [
+        Row(id=book)
+        for book in sorted(books)
+        if tx.get("book", (book,)) is not None and locks.get(("book", (book,)), tx) is tx
+    ]
+
+
+@statement
 async def heads(tx: Transaction, wanted: Sequence[int]) -> list[Row]:
     return [_book(row) for book in wanted if (row := tx.get("book", (book,))) is not None]
 
