@@ -111,8 +111,12 @@ def test_zero_is_refused_where_it_must_be_positive() -> None:
 
 
 def test_unknown_currency() -> None:
-    with pytest.raises(UnknownCurrency):
+    with pytest.raises(UnknownCurrency) as unknown:
         to_money(MoneyWire("1", "XXX"))
+    assert unknown.value.extensions == {"currency": "XXX"}
+    for code in ("EURO", "EU", "eur", "", "EUR\\n"):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(f'{{"amount": "1", "currency": "{code}"}}', type=MoneyWire)
     assert currency("JPY").exponent == 0
     assert currency("BHD").exponent == 3
 

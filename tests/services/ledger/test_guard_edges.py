@@ -797,6 +797,7 @@ async def test_an_account_begins_at_a_path_and_with_a_kind(filled: Filled) -> No
         "a:" + "x" * 65,
         "acc_1",
         ":".join(["x" * 64] * 8),
+        ":".join([*["x" * 64] * 7, "x" * 58]),
     ]
     assert len(str(good[6])) == 512
     for path in good:

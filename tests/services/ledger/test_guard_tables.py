@@ -249,6 +249,11 @@ async def test_nothing_is_posted_into_a_sealed_period(filled: Filled) -> None:
         hand.rows[0]["effective_at"] = effective
         hand.first(f"UPDATE book SET sealed_until = {sealed}")
         assert await hand.refused() == constraint, sealed
+    both = filled.hand.again()
+    for effective in (EARLIER, None):
+        both.add("post", filled.bank, filled.anna, 7, effective_at=effective)
+    both.first(f"UPDATE book SET sealed_until = '{EARLIER}'")
+    assert await both.refused() == "transfer_sealed", "whatever else is written"
     hand = right(filled, "post")
     hand.first(
         "INSERT INTO book (tenant, recorded_at, created_at, sealed_until) VALUES ('beta', now(), now(), '2100-01-01')"

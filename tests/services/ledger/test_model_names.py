@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tallystick.kernel import ids
 from tallystick.kernel.ids import InvalidId
@@ -13,6 +14,7 @@ from tallystick.services.ledger.model import (
     Chart,
     Charted,
     Hit,
+    NewAccount,
     Pattern,
     Rule,
     account_ref,
@@ -175,6 +177,25 @@ def test_without_a_rule_a_strict_chart_says_no() -> None:
     for path, why in (("b", "no rule fits its path"), (None, "without a path")):
         assert Chart(1, "strict", [Rule("a", "asset")]).fault(of(path=path)) == (why, None)
         assert Chart(1, "open", [Rule("a", "asset")]).fault(of(path=path)) is None
+
+
+def test_an_account_takes_from_its_rule_what_it_does_not_say_itself() -> None:
+    usual: dict[str, Any] = {"id": aid(1), "name": "one", "currency": "EUR", "normal_side": "debit", "floor": None, "code": None, "metadata": None}  # fmt: skip
+    chart = Chart(1, "open", [Rule("a", "expense", floor=3, ceiling=9), Rule("b", "expense")])
+    for said, takes in (
+        ({"path": "a"}, {"kind": "expense", "floor": 3, "ceiling": 9}),
+        ({"path": "a", "floor": 4}, {"kind": "expense", "ceiling": 9}),
+        ({"path": "a", "floor": 0, "ceiling": 0, "kind": "asset"}, {}),
+        ({"path": "a", "ceiling": 8}, {"kind": "expense", "floor": 3}),
+        ({"path": "b"}, {"kind": "expense"}),
+        ({"path": "b", "floor": -1, "ceiling": 1}, {"kind": "expense"}),
+        ({"path": "c"}, {"kind": "asset"}),
+        ({"path": "c", "normal_side": "credit"}, {"kind": "liability"}),
+        ({"path": "c", "kind": "income", "floor": 1}, {}),
+        ({}, {"kind": "asset"}),
+    ):
+        account_ = NewAccount(**usual | said)
+        assert chart.filled(account_) == replace(account_, **takes), said
 
 
 # ---- categories ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tallystick.contracts.ledger.messages import (
     MAX_EXPIRES_IN,
+    MAX_TEXT,
     PAYMENT_CODE,
     AccountRecord,
     LegRecord,
@@ -403,6 +404,22 @@ def test_a_transaction_of_today_may_hold() -> None:
 
 
 # ---- what an export brings back -----------------------------------------------------------------------------------------
+
+
+def test_what_is_restored_was_done_in_time() -> None:
+    for restoring in (True, False):
+        one = reader(restoring=restoring)
+        units = one.unit(transfer()), one.unit(TransactionRecord([leg(), leg(recorded_at=EARLIER)], "x"))
+        assert [unit.restored for unit in units] == [restoring] * 2
+
+
+def test_long_texts_are_the_platforms_own() -> None:
+    """In transfers between books."""
+    fits, long = {"a": "x" * MAX_TEXT}, {"a": "x", "b": "x" * (MAX_TEXT + 1)}
+    assert told(transfer(metadata=fits)).metadata is not None
+    assert told(transfer(metadata=long), restoring=True).metadata is not None
+    refused("/metadata", "invalid-request", lambda: told(transfer(metadata=long)))
+    refused("/transfers/0/metadata", "invalid-request", lambda: told(TransactionRecord([leg(metadata=long)], "x")))
 
 
 def test_what_is_restored_is_effective_since_it_was() -> None:

@@ -142,6 +142,9 @@ def test_an_income_statement_is_of_what_moved_between() -> None:
     assert income_statements(before, after) == moved
     assert (moved[0].total_income, moved[0].total_expenses, moved[0].net_income) == (19, 5, 14)
     assert income_statements(ALL, ALL) == []
+    assets = [one for one in ALL if one.kind == "asset"]
+    assert assets
+    assert income_statements([], assets) == [], "what was only held is nobody's income"
     for one_side in (FEES._replace(debits=FEES.debits + 4), FEES._replace(credits=FEES.credits + 4)):
         (one,) = income_statements(ALL, [one_side])
         assert [abs(group.balance) for group in one.income] == [4]

@@ -243,8 +243,12 @@ def test_a_second_capture_or_cancel_is_refused_while_one_is_carried_out() -> Non
 
 def test_captures_are_bounded_in_amount_and_currency() -> None:
     p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
-    with pytest.raises(CaptureTooLarge):
+    with pytest.raises(CaptureTooLarge) as caught:
         model.with_capture(p, Money(1001, "EUR"), WAITING, WORKER, NOW)
+    assert caught.value.extensions == {
+        "authorized": {"amount": "1000", "currency": "EUR"},
+        "requested": {"amount": "1001", "currency": "EUR"},
+    }
     with pytest.raises(PaymentCurrencyMismatch):
         model.with_capture(p, Money(1, "USD"), WAITING, WORKER, NOW)
 
@@ -268,6 +272,19 @@ def test_what_was_refunded_before_is_refunded_no_more() -> None:
     assert caught.value.extensions["requested"] == {"amount": "301", "currency": "EUR"}
     after, made = refund_of(p, 300)
     assert (made.amount, after.refunding, after.refunded) == (300, 400, 600)
+
+
+def test_a_refund_is_what_was_asked_for_and_who_asked() -> None:
+    p, later = settled(), NOW + timedelta(1)
+    own, receipt, waiting = ids.refunds.new(), ids.facts.new(), Waiting("POST /v1/refunds", "other", "cli_y")
+    after, made = model.with_refund(
+        p, own, Money(5, "EUR"), client_id="cli_y", reason="broken", waiting=waiting, receipt=receipt, trace="t", worker=8, now=later
+    )  # fmt: skip
+    assert made == Refund(
+        id=own, payment=p.id, tenant="default", client_id="cli_y", amount=5, currency="EUR", reason="broken", by_card=True, waiting=waiting,
+        receipt=receipt, trace="t", created_at=later, updated_at=later, resume_at=later + model.LEASE, worker=8,
+    )  # fmt: skip
+    assert after == msgspec.structs.replace(p, refunding=5, updated_at=later)
 
 
 def test_a_refund_is_the_ledgers_first_and_then_the_acquirers() -> None:
@@ -392,12 +409,14 @@ def test_each_way_that_a_payment_can_go() -> None:
 def test_what_is_on_its_way_takes_no_other() -> None:
     p = model.authorized(model.held(model.scored(payment(), ALLOW)), "a", NOW)
     for passes in (payment(), p, model.captured(p)):
-        with pytest.raises(CaptureNotPossible, match=r"on its way and can't be captured$"):
+        with pytest.raises(CaptureNotPossible, match=r"on its way and can't be captured$") as capture:
             model.with_capture(passes, None, WAITING, WORKER, NOW)
-        with pytest.raises(CancelNotPossible, match=r"on its way and can't be canceled$"):
+        with pytest.raises(CancelNotPossible, match=r"on its way and can't be canceled$") as cancel:
             model.with_cancel(passes, WAITING, WORKER, NOW)
-        with pytest.raises(RefundNotPossible, match=r"on its way and can't be refunded$"):
+        with pytest.raises(RefundNotPossible, match=r"on its way and can't be refunded$") as refund:
             refund_of(passes, 1)
+        for no in (capture, cancel, refund):
+            assert no.value.extensions == {"payment_status": passes.status}
 
 
 def test_a_new_payment_has_done_nothing_yet() -> None:
@@ -498,6 +517,8 @@ def test_who_said_no_and_why_is_told() -> None:
 def test_a_capture_is_of_what_was_asked_and_only_once() -> None:
     p = model.authorized(model.held(model.scored(payment(capture="manual"), ALLOW)), "a", NOW)
     assert p.expires_at == NOW + timedelta(days=7)
+    p = model.resting(p, NOW)
+    assert p.waiting is None
     for asked, captured in ((Money(400, "EUR"), 400), (Money(1000, "EUR"), 1000), (None, 1000)):
         taken = model.with_capture(p, asked, WAITING, WORKER, NOW + timedelta(1))
         assert (taken.intent, taken.intent_amount, taken.waiting, taken.worker) == ("capture", captured, WAITING, WORKER)  # fmt: skip
@@ -508,8 +529,9 @@ def test_a_capture_is_of_what_was_asked_and_only_once() -> None:
         assert (refused.intent, refused.intent_amount, model.next_step(refused)) == (None, 0, Step.VOID)
         failed = model.released(model.voided(refused))
         assert (failed.status, failed.released, failed.authorization) == ("failed", True, None)
-    canceled = model.with_cancel(p, WAITING, WORKER, NOW)
-    assert (canceled.resume_at, canceled.worker, canceled.waiting) == (NOW + model.LEASE, WORKER, WAITING)
+    canceled = model.with_cancel(p, WAITING, WORKER, NOW + timedelta(1))
+    assert (canceled.resume_at, canceled.updated_at) == (NOW + timedelta(1) + model.LEASE, NOW + timedelta(1))
+    assert (canceled.worker, canceled.waiting) == (WORKER, WAITING)
     assert model.released(model.voided(canceled)).status == "canceled"
     assert model.released(model.voided(canceled)).intent is None
 
@@ -543,6 +565,7 @@ def test_what_rests_is_nobodys_and_what_is_put_off_comes_again() -> None:
     tried = msgspec.structs.replace(made, attempts=3)
     put_off = model.refund_postponed(tried, later)
     assert (put_off.resume_at, put_off.worker, put_off.attempts) == (later + model.BACKOFF[3], None, 4)
+    assert put_off.updated_at == later
     assert model.refund_postponed(msgspec.structs.replace(made, attempts=99), later).resume_at == later + model.BACKOFF[-1]  # fmt: skip
     done = model.refund_resting(tried, later)
     assert (done.resume_at, done.worker, done.attempts, done.waiting, done.updated_at) == (None, None, 0, None, later)
