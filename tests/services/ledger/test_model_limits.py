@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import date, timedelta
 from typing import Any
 
@@ -188,8 +189,9 @@ def test_which_past_days_a_change_breaks(
 def test_an_account_without_a_past_has_no_day_that_a_change_breaks(change: int) -> None:
     past = Days(FIRST, [], [])
     assert breached(of(1, floor=0, ceiling=0), past, FIRST, change) == []
-    dated(past, FIRST, change)
-    assert past == Days(FIRST, [], [])
+    for since in (FIRST, FIRST - timedelta(days=1)):
+        dated(past, since, change)
+        assert past == Days(FIRST, [], [])
 
 
 def test_the_past_is_another_from_that_day_on() -> None:
@@ -204,3 +206,24 @@ def test_the_past_is_another_from_that_day_on() -> None:
         past = past_of(FIRST, [1, 2, 3])
         dated(past, FIRST + timedelta(days=since), 4)
         assert daily(past) == then
+
+
+#: Days on which something changed, and stretches on which nothing did: 5 for two days, 9 for three, 1 for one.
+SPARSE = Days(FIRST + timedelta(days=6), [FIRST, FIRST + timedelta(days=2), FIRST + timedelta(days=5)], [5, 9, 1])
+
+
+def test_a_stretch_on_which_nothing_changed_has_days_like_any_other() -> None:
+    for since, change, broken in (
+        (0, -6, (0, 1, 5)),
+        (1, -6, (1, 5)),
+        (3, -10, (3, 4, 5)),
+        (4, -9, (5,)),
+        (6, -10, ()),
+    ):
+        assert breached(of(1, floor=0), SPARSE, FIRST + timedelta(days=since), change) == days(*broken), since
+    for since in range(-1, 8):
+        past = deepcopy(SPARSE)
+        dated(past, FIRST + timedelta(days=since), 4)
+        before = daily(SPARSE)
+        assert daily(past) == [one + 4 * (nth >= since) for nth, one in enumerate(before)], since
+        assert len(past.since) == len(past.balances) == 3 + (since in {1, 3, 4}), "a day is there once"
