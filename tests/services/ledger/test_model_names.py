@@ -26,7 +26,9 @@ from tallystick.services.ledger.model import (
     on_a_cycle,
     pattern,
     sides,
+    was_reserved,
 )
+from tallystick.services.ledger.model.paths import of_copy
 from tallystick.services.ledger.model.values import Transfer, Unit
 from tests.services.ledger.support import START, account, aid, post, state
 
@@ -69,6 +71,14 @@ def test_an_account_is_named_by_its_id_too() -> None:
         "a:tallystick:b",
     )
     assert [is_reserved(path) for path in paths] == [False, False, True, False, False, True, False]
+
+
+def test_what_was_the_platforms_own_gives_way_in_a_copy_and_in_a_copy_of_that() -> None:
+    own = "transit:in:a:EUR"
+    for path in (own, f"was-{own}", f"was-was-{own}"):
+        assert (was_reserved(path), of_copy(path)) == (True, f"was-{path}")
+    for path in (None, "a", "was-", "was-a", "was-transit", f"a:{own}", f"was_{own}"):
+        assert (was_reserved(path), of_copy(path)) == (False, path)
 
 
 # ---- patterns -----------------------------------------------------------------------------------------------------------

@@ -249,8 +249,9 @@ def test_captures_are_bounded_in_amount_and_currency() -> None:
         "authorized": {"amount": "1000", "currency": "EUR"},
         "requested": {"amount": "1001", "currency": "EUR"},
     }
-    with pytest.raises(PaymentCurrencyMismatch):
+    with pytest.raises(PaymentCurrencyMismatch) as other:
         model.with_capture(p, Money(1, "USD"), WAITING, WORKER, NOW)
+    assert other.value.extensions == {"currency": "EUR"}
 
 
 def test_refunds_are_bounded_together() -> None:
