@@ -208,22 +208,23 @@ def test_the_past_is_another_from_that_day_on() -> None:
         assert daily(past) == then
 
 
-#: Days on which something changed, and stretches on which nothing did: 5 for two days, 9 for three, 1 for one.
-SPARSE = Days(FIRST + timedelta(days=6), [FIRST, FIRST + timedelta(days=2), FIRST + timedelta(days=5)], [5, 9, 1])
+#: Days on which something changed, and stretches on which nothing did: 5 for two days, 9 and 1 for three.
+SPARSE = Days(FIRST + timedelta(days=8), [FIRST, FIRST + timedelta(days=2), FIRST + timedelta(days=5)], [5, 9, 1])
 
 
 def test_a_stretch_on_which_nothing_changed_has_days_like_any_other() -> None:
     for since, change, broken in (
-        (0, -6, (0, 1, 5)),
-        (1, -6, (1, 5)),
-        (3, -10, (3, 4, 5)),
-        (4, -9, (5,)),
-        (6, -10, ()),
+        (0, -6, (0, 1, 5, 6, 7)),
+        (1, -6, (1, 5, 6, 7)),
+        (3, -10, (3, 4, 5, 6, 7)),
+        (4, -9, (5, 6, 7)),
+        (6, -10, (6, 7)),
+        (8, -10, ()),
     ):
         assert breached(of(1, floor=0), SPARSE, FIRST + timedelta(days=since), change) == days(*broken), since
-    for since in range(-1, 8):
+    for since in range(-1, 10):
         past = deepcopy(SPARSE)
         dated(past, FIRST + timedelta(days=since), 4)
         before = daily(SPARSE)
         assert daily(past) == [one + 4 * (nth >= since) for nth, one in enumerate(before)], since
-        assert len(past.since) == len(past.balances) == 3 + (since in {1, 3, 4}), "a day is there once"
+        assert len(past.since) == len(past.balances) == 3 + (since in {1, 3, 4, 6, 7}), "a day is there once"
