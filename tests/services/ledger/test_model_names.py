@@ -77,8 +77,8 @@ def test_what_was_the_platforms_own_gives_way_in_a_copy_and_in_a_copy_of_that() 
     own = "transit:in:a:EUR"
     for path in (own, f"was-{own}", f"was-was-{own}"):
         assert (was_reserved(path), of_copy(path)) == (True, f"was-{path}")
-    for path in (None, "a", "was-", "was-a", "was-transit", f"a:{own}", f"was_{own}"):
-        assert (was_reserved(path), of_copy(path)) == (False, path)
+    for other in (None, "a", "was-", "was-a", "was-transit", f"a:{own}", f"was_{own}"):
+        assert (was_reserved(other), of_copy(other)) == (False, other)
 
 
 # ---- patterns -----------------------------------------------------------------------------------------------------------
