@@ -30,7 +30,7 @@ from tests.support.parts import NatsServer, Server, ServiceDatabase, ValkeyServe
 DatabaseFor = Callable[..., Awaitable[ServiceDatabase]]
 
 #: What goes on without Valkey after some tenths of a second, which a busy machine takes now and then.
-IMPATIENT = ("chassis.auth.replay", "chassis.limits", "services.risk.store")
+IMPATIENT = ("chassis.auth.replay", "chassis.cache", "chassis.limits", "services.risk.store")
 
 #: Workers of xdist have it set. What a test reads is no terminal, and is not broken into lines for one.
 os.environ.pop("COLUMNS", None)

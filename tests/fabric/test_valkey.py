@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import valkey.asyncio
 from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
+from tallystick.chassis.cache import Cache
 from tallystick.chassis.charter import Rate
 from tallystick.chassis.limits import Limits
 from tallystick.fabric import valkey as rendered
@@ -22,6 +24,10 @@ from tallystick.local.parts.valkey import hash_password
 
 async def command(client: valkey.asyncio.Valkey, *words: str) -> Any:
     return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+async def ten() -> int:
+    return 10
 
 
 async def test_a_service_reaches_its_own_keys_only(directory: Path) -> None:
@@ -60,6 +66,8 @@ async def test_a_service_reaches_its_own_keys_only(directory: Path) -> None:
                 await limits.take("someone", "money")
             await limits.close()
             assert await risk.exists("risk:{risk-rate}:money:someone"), "counted there, not locally"
+            assert await Cache("risk", risk).get_or_load("k", timedelta(seconds=9), ten, int) == 10
+            assert await risk.exists("risk:cache:k")
             for words in (
                 ("GET", "vault:a"),
                 ("SET", "vault:a", "2"),

@@ -117,7 +117,12 @@ async def state(shop: Shop, request: Request) -> Reply[State]:
     aad = Aad("default", "sales", "thing", "1")
     blob = await shop.runtime.keyring.seal(b"a thing", aad)
     opened = (await shop.runtime.keyring.open_sealed(blob, aad)).decode()
+    opened = await shop.runtime.cache.get_or_load("opened", timedelta(seconds=9), lambda: returned(opened), str)
     return Reply(State(shop.runs, shop.facts, opened))
+
+
+async def returned(value: str) -> str:
+    return value
 
 
 async def heard(shop: Shop, tx: Transaction, facts: list[Delivered]) -> None:

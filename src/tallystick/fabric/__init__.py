@@ -1,4 +1,4 @@
-"""Charters in, everything that has to agree with them out: proxy, bus, database and Valkey rules, and the data map.
+"""Charters in, everything that has to agree with them out: proxy, bus, database and cache rules, and the data map.
 
 Every renderer is a pure function of the charters and a small `Topology`, so that the same charters give the same
 bytes on every machine; `tallystick.fabric.render` writes them to files.

@@ -1,4 +1,4 @@
-"""What each service may do in Valkey: its own keys, with the commands that counters and windows need."""
+"""What each service may do in Valkey: its own keys, with the commands that counters, windows and caches need."""
 
 from __future__ import annotations
 

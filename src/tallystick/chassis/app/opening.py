@@ -24,6 +24,7 @@ from tallystick.chassis.auth import (
 )
 from tallystick.chassis.auth.identity import Identity
 from tallystick.chassis.bus import REVOCATIONS, Bus
+from tallystick.chassis.cache import Cache
 from tallystick.chassis.call import Client
 from tallystick.chassis.charter import Charter
 from tallystick.chassis.db import Bounds, Database, Dsn
@@ -71,6 +72,7 @@ async def open_runtime(
         keyring=await _keyring(settings, charter, database, clock),
         authorizer=_authorizer(package or f"tallystick.services.{charter.name}"),
         limits=limits,
+        cache=None if valkey is None else Cache(settings.deployment, valkey),
     )
     if valkey is not None:
         runtime.authenticate_with(await _authenticator(runtime, bus))

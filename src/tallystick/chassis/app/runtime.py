@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tallystick.chassis.auth.authenticator import Authenticator
     from tallystick.chassis.auth.cedar import Authorizer
     from tallystick.chassis.bus import Bus, Subscription
+    from tallystick.chassis.cache import Cache
     from tallystick.chassis.call import Client
     from tallystick.chassis.charter import Charter
     from tallystick.chassis.db import Database
@@ -85,6 +86,7 @@ class Runtime:
         authenticator: Authenticator | None = None,
         authorizer: Authorizer | None = None,
         limits: Limits | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.settings = settings
         self.charter = charter
@@ -98,6 +100,7 @@ class Runtime:
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._limits = limits
+        self._cache = cache
 
     @property
     def name(self) -> str:
@@ -153,6 +156,10 @@ class Runtime:
     @property
     def limits(self) -> Limits:
         return _opened(self._limits, "limits", "[limits] in its charter")
+
+    @property
+    def cache(self) -> Cache:
+        return _opened(self._cache, "the cache", "TALLYSTICK_VALKEY_SOCKET")
 
 
 def _opened(part: T | None, what: str, needs: str) -> T:
