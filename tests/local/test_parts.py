@@ -484,6 +484,17 @@ def test_nats_without_users_or_with_short_passwords_is_refused(directory: Path) 
         valkey_part.hash_password(Secret("short"))
 
 
+async def test_accounts_are_taken_however_full_the_disk_is_meanwhile(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running server refuses all of a configuration in which the room for streams is another one."""
+    monkeypatch.setattr(nats_part, "_room", lambda _: 1 << 30)
+    async with asyncio.timeout(20):
+        password = await nats_server.user("later", ("mine.*",), ("_INBOX.later.>",))
+    client = await nats.connect(nats_server.url, user="later", password=password.reveal())
+    await client.close()
+
+
 async def test_a_user_without_subjects_may_do_nothing(nats_server: NatsServer) -> None:
     password = await nats_server.user("mute", (), ())
     told = asyncio.Event()

@@ -77,6 +77,8 @@ class Nats:
         self.port = port
         self.log = log
         self._accounts = accounts
+        #: What streams may take of the disk, found at each start: a running server takes no other bound, and no accounts that come with one.
+        self._room = 0
         self._child = Child(
             self.name,
             [str(binary()), "--config", str(data / "nats.conf")],
@@ -102,6 +104,7 @@ class Nats:
         # What lies here when all logins shared one account is in no account any more. The relays publish it again, from the outboxes.
         if (before := self.data / "jetstream" / "jetstream" / "$G").exists():
             shutil.rmtree(before)
+        self._room = _room(self.data)
         write_private(self.data / "nats.conf", self._configuration())
         await self._child.start()
         await self._child.until_ready(self.ready, within=60.0)
@@ -169,7 +172,7 @@ class Nats:
                 "store_dir": str(self.data / "jetstream"),
                 "sync_interval": "always",
                 "max_memory_store": 64 * 1024 * 1024,
-                "max_file_store": _room(self.data),
+                "max_file_store": self._room,
             },
             "authorization": {"timeout": 5},
             "accounts": self._accounts,
