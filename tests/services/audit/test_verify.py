@@ -106,7 +106,7 @@ async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, faul
     pinned = VerifierKey(row["name"], Ed25519PublicKey.from_public_bytes(row["public"]))
     async with snapshots({"audit": env.service}) as source:
         assert await checks.tree(source, None) == await checks.tree(source, pinned)
-        assert await checks.tree(source, pinned) == ([], "5 entries, 1 tiles")
+        assert await checks.tree(source, pinned) == ([], "5 entries, 1 tile")
     connection = await env.service.connection(superuser=True)
     try:
         for table in ("entry", "checkpoint", "log_key"):

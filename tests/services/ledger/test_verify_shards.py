@@ -32,7 +32,7 @@ async def test_shards_that_agree(shards: Shards) -> None:
     assert (await shards.send(shards.crossing(20, back=True))).state == "posted"
     shards.ways[THERE].lost = 1
     assert (await shards.send(shards.crossing(7))).state == "in_flight"
-    assert await directory(shards) == ([], "1 books")
+    assert await directory(shards) == ([], "1 book")
     assert await transit(shards) == ([], "4 accounts, 7 minor units in flight")
 
 
