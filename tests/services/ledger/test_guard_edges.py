@@ -21,6 +21,7 @@ import pytest_asyncio
 from tallystick.kernel import ids
 from tallystick.kernel.clock import ManualClock
 from tests.services.ledger.support import START, Books, draw, ledger_on, move
+from tests.support.guards import refused_by
 from tests.support.parts import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -96,18 +97,8 @@ class Hand:
 
     async def refused(self) -> str | None:
         """What refuses it, None if nothing does. Nothing is kept."""
-        transaction = self.connection.transaction()
-        await transaction.start()
-        try:
-            for sql, args in self.before:
-                await self.connection.execute(sql, *args)
-            await self.connection.execute(WRITE, self.sequence, self.book, json.dumps(list(map(stored, self.rows))))
-        except asyncpg.IntegrityConstraintViolationError as error:
-            return str(error.constraint_name)
-        else:
-            return None
-        finally:
-            await transaction.rollback()
+        write = (WRITE, (self.sequence, self.book, json.dumps(list(map(stored, self.rows)))))
+        return await refused_by(self.connection, [*self.before, write])
 
 
 @dataclass
@@ -527,16 +518,7 @@ def with_another_book(hand: Hand) -> None:
 
 
 async def alone(filled: Filled, sql: str, *args: Any) -> str | None:
-    transaction = filled.hand.connection.transaction()
-    await transaction.start()
-    try:
-        await filled.hand.connection.execute(sql, *args)
-    except asyncpg.IntegrityConstraintViolationError as error:
-        return str(error.constraint_name)
-    else:
-        return None
-    finally:
-        await transaction.rollback()
+    return await refused_by(filled.hand.connection, [(sql, args)])
 
 
 async def test_no_total_moves_without_its_entry(filled: Filled) -> None:

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from tests.support.guards import refused_by
 from tests.support.parts import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,16 +54,7 @@ class Filled:
 
     async def refused(self, sql: str) -> str | None:
         """What refuses it, None if nothing does. Nothing is kept."""
-        transaction = self.connection.transaction()
-        await transaction.start()
-        try:
-            await self.connection.execute(sql)
-        except asyncpg.IntegrityConstraintViolationError as error:
-            return str(error.constraint_name)
-        else:
-            return None
-        finally:
-            await transaction.rollback()
+        return await refused_by(self.connection, [(sql, ())])
 
 
 @asynccontextmanager
