@@ -261,14 +261,19 @@ def _run(text: bytes, of: bytes) -> int:
 def ibans(text: str) -> Iterator[tuple[int, int]]:
     """Where IBANs begin and end in a text, capitals or not, together or in groups of four."""
     for match in _IBAN.finditer(text):
-        # What follows may be the next word: the country says how long it is.
-        words, begin = match[1].upper(), match.start()
-        length = IBAN_LENGTHS.get(words[:2], 0)
-        ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
-        if length and ends and iban_ok(words[: ends[0]].replace(" ", "")):
-            end = begin + ends[0]
+        if length := iban_length(match[1].upper()):
+            end = match.start() + length
             if not (text[end : end + 1].isascii() and text[end : end + 1].isalnum()):
-                yield begin, end
+                yield match.start(), end
+
+
+def iban_length(words: str) -> int:
+    """How many characters of these words, in capitals, are the IBAN that they begin with, spaces between its groups included; 0 if it is none.
+    What follows may be the next word: the country says how long it is.
+    """
+    length = IBAN_LENGTHS.get(words[:2], 0)
+    ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
+    return ends[0] if length and ends and iban_ok(words[: ends[0]].replace(" ", "")) else 0
 
 
 def card_in(groups: Sequence[str]) -> bool:

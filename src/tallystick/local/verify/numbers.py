@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tallystick.kernel.numbers import BETWEEN, IBAN_LENGTHS, cards, iban_ok
+from tallystick.kernel.numbers import BETWEEN, cards, iban_length
 from tallystick.kernel.words import counted
 from tallystick.local.layout import Layout
 from tallystick.local.verify.source import Source
@@ -150,10 +150,9 @@ def numbers(content: bytes | mmap.mmap, *, columns: bool = False) -> Iterator[Sh
             yield Shown(shown, card.joined)
     for match in _IBAN.finditer(content):
         words = match[0].decode()
-        # What follows may be the next word: the country says how long it is.
-        length = IBAN_LENGTHS.get(words[:2], 0)
-        ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
-        if length and ends and not words[ends[0] :][:1].strip() and iban_ok(iban := words[: ends[0]].replace(" ", "")):
-            begin, end = match.start(), match.start() + ends[0]
+        length = iban_length(words)
+        if length and not words[length : length + 1].strip():
+            iban = words[:length].replace(" ", "")
+            begin, end = match.start(), match.start() + length
             beside = content[max(0, begin - 1) : begin], content[end : end + 1]
             yield Shown(f"{iban[:2]}******{iban[-4:]}", any(one in (b"-", b"_") for one in beside))
