@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Final
 from weakref import WeakValueDictionary
@@ -24,13 +24,13 @@ class Shares:
         self._most = max(1, connections * 3 // 4)
         self._of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def share(self) -> AsyncIterator[None]:
+    def share(self) -> AbstractAsyncContextManager[None]:
         """A place among the owner's, if this is somebody's; whoever waits for it is stopped by the request's deadline."""
         owner = OWNER.get()
-        if owner is None:
-            yield
-            return
+        return nullcontext() if owner is None else self._share(owner)
+
+    @asynccontextmanager
+    async def _share(self, owner: str) -> AsyncIterator[None]:
         places = self._of.get(owner)
         if places is None:
             places = self._of[owner] = asyncio.Semaphore(self._most)

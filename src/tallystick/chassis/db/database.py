@@ -27,7 +27,7 @@ from tallystick.chassis.db.errors import (
 )
 from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline, budget
-from tallystick.chassis.shares import OWNER, Shares
+from tallystick.chassis.shares import Shares
 from tallystick.kernel.problem import DeadlineExceeded
 from tallystick.kernel.secret import Secret
 
@@ -273,8 +273,6 @@ class Database:
         return touched(await self._single(query, lambda connection: connection.execute(query.sql, *args)))
 
     async def _single(self, query: Query, call: Callable[[Connection], Awaitable[Any]]) -> Any:
-        if OWNER.get() is None:
-            return await self._in_time(query, call)
         async with self._shares.share():
             return await self._in_time(query, call)
 
