@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+import uvloop
 from cryptography import x509
 
 from tallystick.chassis.auth import jose
@@ -113,6 +114,29 @@ async def test_each_request_has_a_proof_of_its_own(directory: Path) -> None:
     assert len({each["jti"] for each in claims}) == 20
     assert {each["htm"] for each in claims} == {"POST"}
     assert all("Authorization: DPoP token\r\n" in head and "Idempotency-Key: key\r\n" in head for head in server.heads)
+
+
+def test_between_two_requests_the_processor_is_left_to_what_is_measured(directory: Path) -> None:
+    """uvloop's clock counts milliseconds: a pause of less than half of one is none, and a loop with such pauses never rests."""
+
+    async def looks() -> tuple[int, int]:
+        count = 0
+        async with generator(directory, good) as (made, _):
+            use_idle = made._use_idle
+
+            def counted() -> None:
+                nonlocal count
+                count += 1
+                use_idle()
+
+            made._use_idle = counted  # type: ignore[method-assign]
+            result = await made.open_loop(shot, 0.4, 1500)
+        return result.good, count
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        good_ones, count = runner.run(looks())
+    assert good_ones == 600
+    assert count <= 450
 
 
 async def test_with_a_certificate_nothing_is_signed(directory: Path) -> None:
