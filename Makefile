@@ -5,8 +5,8 @@ PYTHON ?= python3
 BOOTSTRAP := $(PYTHON) tools/bootstrap.py $(if $(filter file,$(origin PYTHON)),,--exactly)
 BIN := .venv/bin
 ARGS ?=
-# One worker has the tests of the whole platform, which mostly wait, the other all the rest (tests/conftest.py).
-WORKERS ?= -n 2 --dist loadscope
+# Two workers have the tests of whole platforms, which mostly wait, the third begins with all the rest (tests/conftest.py).
+WORKERS ?= -n 3 --dist loadscope
 
 .PHONY: help setup up test lint bench mutation docs clean
 

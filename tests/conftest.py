@@ -40,11 +40,20 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 
+#: Modules of the system tests that leave the shared platform alone: their tests start platforms of their own.
+APART = {"faults", "full_disk", "history", "keys", "ledger_command", "shards", "taken_over", "tampered"}
+
+
 class Scheduling(LoadScopeScheduling):
-    """The system tests, which share a platform and what they leave in it, are one worker's, in their order; each other test is whose turn it is."""
+    """The system tests that share a platform, and what they leave in it, are one worker's, in their order. Those that start their own are another
+    worker's, so that no more than two platforms run at a time. Each other test is whose turn it is.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "system" if nodeid.startswith("tests/system/") else nodeid
+        if not nodeid.startswith("tests/system/"):
+            return nodeid
+        module = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+        return "own platforms" if module in APART else "shared platform"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:

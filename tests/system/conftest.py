@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.conftest import APART
 from tests.support import ports
 from tests.support.parts import remove, short_directory
 
@@ -42,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.system)
+            if item.path.stem.removeprefix("test_") in APART and "_shared" in getattr(item, "fixturenames", ()):
+                raise pytest.UsageError(f"{item.nodeid} takes the shared platform, and its module is one of APART")
 
 
 @dataclass(frozen=True)

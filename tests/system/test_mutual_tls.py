@@ -119,7 +119,8 @@ async def test_the_yardstick_is_the_mean_of_its_slices_and_leaves_nothing(
     monkeypatch.setattr(baseline, "SCALE", 1)
     monkeypatch.setattr(baseline, "WARM_UP", 1)
     layout = Layout(platform.data)
-    async with baseline.yardstick(layout, 1) as yardstick:
+    # on a busy machine 32 clients have no transaction behind them after one second, which is refused
+    async with baseline.yardstick(layout, 3) as yardstick:
         slices = [await yardstick.measure() for _ in range(2)]
         assert all(each.tps > 0 and each.latency_ms > 0 for each in slices)
         assert min(each.tps for each in slices) <= yardstick.tps <= max(each.tps for each in slices)
