@@ -22,7 +22,7 @@ up: setup ## start the platform here, in the foreground (ARGS="--port 9443")
 test: lint ## lint and all tests (ARGS="tests/kernel -k money")
 	@$(BIN)/pytest $(WORKERS) $(ARGS)
 
-lint: setup ## format, style, types and the floors of the architecture
+lint: setup ## format, style, types and the layers of the architecture
 	@$(BIN)/ruff format --check src tests tools bench
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
