@@ -96,6 +96,29 @@ def test_what_another_service_told_in_a_services_name_is_not_proved() -> None:
 
 
 @pytest.mark.parametrize(
+    ("whole", "bent"),
+    [
+        ("index 2", "index two"),
+        ("extra ", "extra AAAA"),
+        ("extra ", "extra ="),
+        ("\u2014 ", "\u2014\u2014"),
+        ("index 2\n", "index 2\n*\n"),
+    ],
+)
+def test_a_damaged_receipt_is_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], whole: str, bent: str
+) -> None:
+    """In words for its reader, not in those of the library that could not decode it."""
+    text = log_of(5, 2)
+    assert whole in text
+    (tmp_path / "key").write_text(str(LOG))
+    (tmp_path / "receipt").write_text(text.replace(whole, bent, 1))
+    monkeypatch.setattr("sys.argv", ["verify_receipt.py", str(tmp_path / "key"), str(tmp_path / "receipt")])
+    assert verifier.main() == 1
+    assert capsys.readouterr().out == "NOT proved: the key or the receipt is damaged\n"
+
+
+@pytest.mark.parametrize(
     "said", [b"[" * 100_000 + b"]" * 100_000, b"[]", b"7", b'{"service":"payments","seq":1,"fact":[]}']
 )
 def test_what_is_no_fact_is_not_proved_and_breaks_nothing(
