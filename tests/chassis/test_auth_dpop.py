@@ -378,6 +378,7 @@ def test_remembered_keys_are_bounded_and_only_those_of_good_proofs() -> None:
         ("https://api.example:443/x", "https://api.example/x"),
         ("https://api.example/%7Ex/%2f", "https://api.example/~x/%2F"),
         ("https://api.example/a/./b/../c", "https://api.example/a/c"),
+        ("https://api.example/a%3Ab%3ac", "https://api.example/a:b:c"),
         ("https://[::1]:8443/x", "https://[::1]:8443/x"),
     ],
 )

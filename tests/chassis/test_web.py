@@ -854,7 +854,7 @@ async def test_a_query_where_none_is_taken_is_refused(env: Env) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/", 404), ("GET", "/v1/sales/", 404), ("GET", "//v1/sales", 404), ("GET", "/v1/sales/a/b", 404),
-        ("GET", "/V1/sales", 404), ("GET", "/v1/%73ales", 404), ("GET", "/v1/sales/a%2Fcapture", 404),
+        ("GET", "/V1/sales", 404), ("GET", "/v1/%73ales", 404), ("GET", "/v1/sales/a%2Fcapture", 404), ("GET", "/tile/a%253Ab", 404),
         ("DELETE", "/v1/sales", 405), ("HEAD", "/v1/sales/a/capture", 405), ("OPTIONS", "/v1/sales/a", 405),
         ("POST", "/health/live", 404),
     ],
@@ -864,6 +864,11 @@ async def test_a_path_or_method_that_is_not_there(env: Env, method: str, path: s
     assert answer.status == status
     assert answer.header("request-id")
     assert (answer.header("allow") is not None) == (status == 405)
+
+
+@pytest.mark.parametrize("path", ["/tile/a:b:c", "/tile/a%3Ab%3ac"])
+async def test_a_colon_in_a_path_may_be_escaped(env: Env, path: str) -> None:
+    assert (await ask(env.app, "GET", path)).content == b"a:b:c"
 
 
 async def test_405_says_what_is_allowed(env: Env) -> None:

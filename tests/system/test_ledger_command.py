@@ -178,7 +178,7 @@ def _a_book_goes_out_and_comes_back(ledger: Commands) -> None:
     assert out.stat().st_mode & 0o077 == 0
     assert told["sequence"] == 10
     file = ledger.folder / "books.json"
-    made = ledger.platform.cli("client", "create", "books", "--scope", "books:write", "--out", str(file))
+    made = ledger.platform.cli("client", "create", "books", "--scope", "books:write accounts:read", "--out", str(file))
     assert made.status == 0, made
     opened = ledger.platform.cli("call", "POST", "/v1/books", "--body", '{"name":"copy"}', "--client", str(file))
     assert opened.status == 0, opened
@@ -187,6 +187,8 @@ def _a_book_goes_out_and_comes_back(ledger: Commands) -> None:
     for account in ("customers:1:wallet", "customers:2:wallet", "assets:bank"):
         here, there = ledger.told("balance", account), ledger.told("balance", account, "--book", "copy")
         assert here["balance"] == there["balance"]
+    escaped = "/v1/accounts/customers%3A1%3Awallet?book=copy"  # as most libraries write a path's parameter
+    assert ledger.platform.cli("call", "GET", escaped, "--client", str(file)).status == 0
     assert ledger.told("import", str(out), "--book", "copy")["unchanged"] is True
     assert "empty book" in ledger.told("import", str(out), status=1)["reason"]
 

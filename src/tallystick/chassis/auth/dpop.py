@@ -25,7 +25,8 @@ _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 #: Python's own parser drops line feeds and tabs wherever they are, and spaces in front: what is no address would become one.
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
-_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+#: Unreserved characters, and the colon: libraries sign one spelling of it and send the other, and `web` reads both as one path.
+_UNESCAPED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -121,8 +122,8 @@ def _check_claims(claims: _Claims, method: str, url: str, now: float, token_hash
 
 
 def normalised(url: str) -> str:
-    """An HTTP address in the one form that is compared (RFC 3986 sections 6.2.2 and 6.2.3), without query and fragment, which
-    RFC 9449 section 4.3 says to ignore. Raises Refused for what isn't one.
+    """An HTTP address in the one form that is compared (RFC 3986 sections 6.2.2 and 6.2.3; an escaped colon is one), without query and
+    fragment, which RFC 9449 section 4.3 says to ignore. Raises Refused for what isn't one.
     """
     if _PRINTABLE.fullmatch(url) is None:
         raise Refused("htu is not an HTTP address")
@@ -142,7 +143,7 @@ def normalised(url: str) -> str:
 
 def _normal_escape(match: re.Match[str]) -> str:
     character = chr(int(match[1], 16))
-    return character if character in _UNRESERVED else match[0].upper()
+    return character if character in _UNESCAPED else match[0].upper()
 
 
 def _without_dots(path: str) -> str:
