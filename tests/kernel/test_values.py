@@ -123,6 +123,7 @@ def test_time_round_trip(instant: datetime) -> None:
         "2026-01-01T00:00:00,5Z",
         "2026-01-01T00:00:00.Z",
         "2026-01-01T00:00:00+0100",
+        "2026-01-01T00:00:00+00:60",
         "2026-01-01T00:00+01:00",
         "2026-01-01T00:00:00Z\n",
         "٢026-01-01T00:00:00Z",
@@ -132,6 +133,11 @@ def test_time_round_trip(instant: datetime) -> None:
 def test_times_without_an_instant_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_rfc3339(text)
+
+
+def test_an_offset_that_is_none_is_told_in_the_words_of_the_format() -> None:
+    with pytest.raises(ValueError, match="RFC 3339"):
+        parse_rfc3339("2026-01-01T00:00:00+24:00")
 
 
 @pytest.mark.parametrize(

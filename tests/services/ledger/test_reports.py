@@ -111,6 +111,15 @@ async def test_a_statement_in_pages_stays_as_it_was_when_more_comes(env: Env) ->
     assert [one["balance"]["amount"] for one in seen] == ["10000", "12500", "12488"]
 
 
+async def test_a_page_of_another_accounts_statement_is_none_of_this_one(env: Env) -> None:
+    of = await a_shop(env)
+    for by in ("recorded", "effective"):
+        told = f"statement?by={by}&from=2026-01-01T12:00:00Z&limit=1"
+        first = (await env.call("GET", f"/v1/accounts/{of['anna']}/{told}")).json
+        answer = await env.call("GET", f"/v1/accounts/{of['bank']}/{told}&after={first['next']}")
+        assert problem(answer) == (400, "invalid-request"), (by, answer.json)
+
+
 async def test_a_statement_as_csv_and_as_camt_053(env: Env) -> None:
     of = await a_shop(env)
     path = f"/v1/accounts/{of['anna']}/statement"
@@ -279,6 +288,10 @@ async def test_a_trial_balance(env: Env) -> None:
             break
         query = f"limit=3&after={page['next']}"
     assert pages == found["data"]
+    following = (await env.call("GET", "/v1/books/main/trial-balance?limit=3&sequence=8")).json["next"]
+    for other in ("sequence=2", "effective=2026-01-01T23:59:59Z"):  # what the cursor is not of
+        answer = await env.call("GET", f"/v1/books/main/trial-balance?limit=3&{other}&after={following}")
+        assert problem(answer) == (400, "invalid-request"), answer.json
 
 
 async def test_a_balance_sheet_and_an_income_statement(env: Env) -> None:

@@ -27,7 +27,7 @@ from tallystick.kernel.money import AmountWire, MoneyWire
 class NewTransfer(Message, frozen=True):
     """`id` (`trf_...`) is made by the client (not of UUID version 8, which is the platform's), or by the ledger if left out. A `code` does
     not begin with `tallystick:`. `expires_in`: seconds, for a hold. `balancing`: as much as there
-    is, up to the amount. `linked`: this one and the next are posted both or not at all (the last of a request is linked to nothing).
+    is, up to the amount. `linked`: this one and the next are posted both or not at all (the last of a request has no next and can't be).
     """
 
     kind: Literal["post", "hold"]

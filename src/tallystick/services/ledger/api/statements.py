@@ -29,7 +29,7 @@ from tallystick.services.ledger.model import (
     account_ref,
     effect,
 )
-from tallystick.services.ledger.service import Asked, At, Ledger, Place
+from tallystick.services.ledger.service import Asked, At, Ledger, Place, whose
 
 _FORMATS: Final = {formats.CSV: "csv", formats.XML: "camt.053", "text/xml": "camt.053"}
 _COLUMNS: Final = (
@@ -92,19 +92,19 @@ async def statement(ledger: Ledger, request: Request[None, StatementQuery]) -> R
 
 def _place(after: str | None) -> Place | None:
     """Raises InvalidRequest."""
-    key = read_cursor(after, *[int] * 10)
+    key = read_cursor(after, *[int] * 11)
     if key is None:
         return None
-    effective, start, end, first, last, instant, sequence, page, debits, credit = map(int, key)
+    account, effective, start, end, first, last, instant, sequence, page, debits, credit = map(int, key)
     span = Span(times.of_number(start), times.of_number(end), first, last)
-    return Place(effective == 1, span, (times.of_number(instant), sequence), page, debits, credit)
+    return Place(account, effective == 1, span, (times.of_number(instant), sequence), page, debits, credit)
 
 
 def _after(found: Statement) -> str:
     """The cursor of the next page. How many entries all pages have goes along, so that they are counted once."""
     span, line = found.span, found.lines[-1]
     return cursor(
-        int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
+        whose(found.account.id), int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
         times.numbered(found.time(line)), line.sequence, found.page + 1, found.debits, found.credits,
     )  # fmt: skip
 

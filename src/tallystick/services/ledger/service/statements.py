@@ -64,9 +64,10 @@ class Asked(msgspec.Struct, frozen=True):
 
 class Place(msgspec.Struct, frozen=True):
     """Where a further page of a statement begins: after the entry `at` (its time in the order of the statement, sequence), within the time and the sequences of the first
-    page, which has counted the debits and credits.
+    page, which has counted the debits and credits. `whose` tells which account it is of.
     """
 
+    whose: int
     effective: bool
     span: Span
     at: tuple[datetime, int]
@@ -283,11 +284,17 @@ class Statements:
         return found
 
 
+def whose(account: AccountId) -> int:
+    """32 bits that tell an account from another: a cursor has no room for all of its id."""
+    return account.int & 0xFFFFFFFF
+
+
 def _resumed(asked: Asked, place: Place, row: AccountRow) -> Span:
     """The first page's. Whoever asks for a further page asks the same again; what he leaves out now is as it was. Raises InvalidRequest."""
     span, (instant, sequence) = place.span, place.at
     same = (
-        asked.effective == place.effective
+        place.whose == whose(row.id)
+        and asked.effective == place.effective
         and asked.start in {None, span.start}
         and asked.end in {None, span.end}
         # What was recorded up to the end can be less than what was known at the sequence.
