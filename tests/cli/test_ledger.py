@@ -547,6 +547,28 @@ def test_any_history_fits_the_terminal(amounts: list[int], seconds: int) -> None
     lines = in_terminal(Series("x", "EUR", steps, steps[-1][0])).splitlines()
     assert 1 <= len(lines) - 4 <= 16
     assert any(line.strip().startswith("0.00 |") for line in lines)
+    assert len({line.index("|") for line in lines[1:]}) == 1, "one axis, however long the amounts are"
+
+
+@pytest.mark.parametrize(
+    "lasted", [timedelta(0), timedelta(microseconds=1), timedelta(milliseconds=300), timedelta(hours=20)]
+)
+def test_a_picture_is_as_wide_as_its_time_and_has_room_for_its_amounts(lasted: timedelta) -> None:
+    """However short that is, and long those: the line ends at the right, texts are within, and times are told apart."""
+    steps = [(BEGIN, 0), (BEGIN + lasted, 2**63 - 1)]
+    svg = ET.fromstring(picture(Series("x", "JPY", steps, steps[-1][0]), png=False))
+    space = "{http://www.w3.org/2000/svg}"
+    line = list(svg.iter(f"{space}polyline"))[-1].attrib["points"].split()
+    assert float(line[-1].partition(",")[0]) == 936
+    texts = list(svg.iter(f"{space}text"))
+    for one in texts:
+        length = 8 * len(one.text or "")
+        assert (
+            float(one.attrib["x"]) - {"start": 0, "middle": length // 2, "end": length}[one.attrib["text-anchor"]] >= 0
+        )
+    assert f"{BEGIN:%Y-%m-%d}" in (texts[0].text or "")
+    times = [one.text for one in texts if one.attrib["y"] == "404.0"]
+    assert len(set(times)) == (5 if lasted >= timedelta(milliseconds=300) else 2)
 
 
 @given(st.integers(0, 10**7))
@@ -563,7 +585,7 @@ def test_pictures_are_what_their_names_say() -> None:
 
     svg = ET.fromstring(picture(series(0, -500, 700), png=False))
     texts = ["".join(one.itertext()) for one in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert "customers:1 & <co>, EUR" in texts
+    assert "customers:1 & <co>, EUR, 2026 UTC" in texts
     assert "0.00" in texts
     image = Image.open(BytesIO(picture(series(0, -500, 700), png=True)))
     assert (image.format, image.size) == ("PNG", (1920, 840))

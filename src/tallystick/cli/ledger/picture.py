@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final, Protocol
 from xml.sax.saxutils import escape
 
-from tallystick.cli.ledger.series import Series, day, rising, span
+from tallystick.cli.ledger.series import Series, day, rising, since, span
 from tallystick.kernel.money import in_units
 
 WIDTH: Final = 960
@@ -15,6 +15,7 @@ HEIGHT: Final = 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 130, 24, 48, 44
 _INK, _GRID, _LINE = "#1f2933", "#d9dee4", "#1267b4"
 _SIZE: Final = 14
+_DIGIT: Final = 8.5  # what a digit of this size takes, in any of the fonts
 
 Point = tuple[float, float]
 
@@ -31,19 +32,21 @@ def picture(series: Series, *, png: bool) -> bytes:
     line = series.drawn()
     low, high = span([minor for _, minor in line])
     begin, end = line[0][0], line[-1][0]
-    seconds = max((end - begin).total_seconds(), 1.0)
+    seconds = (end - begin).total_seconds()
+    amounts = {tick: in_units(tick, series.currency) for tick in ticks(low, high)}
+    left = max(_LEFT, _DIGIT * max(map(len, amounts.values())) + 20)
 
     def x(when: datetime) -> float:
-        return _LEFT + (when - begin).total_seconds() / seconds * (WIDTH - _LEFT - _RIGHT)
+        return left + (when - begin).total_seconds() / seconds * (WIDTH - left - _RIGHT)
 
     def y(minor: int) -> float:
         return HEIGHT - _BOTTOM - (minor - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
     note = ", by effective time" if series.effective else ""
-    canvas.text((_LEFT, 28), f"{series.title}, {series.currency}{note}", "start", bold=True)
-    for tick in ticks(low, high):
-        canvas.line([(_LEFT, y(tick)), (WIDTH - _RIGHT, y(tick))], _INK if tick == 0 else _GRID, 1)
-        canvas.text((_LEFT - 10, y(tick) + 5), in_units(tick, series.currency), "end")
+    canvas.text((left, 28), f"{series.title}, {series.currency}{note}, {since(begin, end)}", "start", bold=True)
+    for tick, amount in amounts.items():
+        canvas.line([(left, y(tick)), (WIDTH - _RIGHT, y(tick))], _INK if tick == 0 else _GRID, 1)
+        canvas.text((left - 10, y(tick) + 5), amount, "end")
     for nth in range(5):
         when = begin + (end - begin) * nth / 4
         anchor = "start" if nth == 0 else "end" if nth == 4 else "middle"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from tallystick.cli.failure import USAGE, Failed
 from tallystick.cli.ledger.app import ask, at
 from tallystick.cli.ledger.picture import picture
-from tallystick.cli.ledger.series import Series, day, rising, span
+from tallystick.cli.ledger.series import Series, day, rising, since, span
 from tallystick.cli.output import UNBOUNDED, console
 from tallystick.kernel.money import in_units
 
@@ -32,6 +32,7 @@ MOST: Final = 50_000
 TERMINAL: Final = Path("-")
 _WIDTH, _HEIGHT = 72, 16
 _LEAST: Final = 20
+_LABEL: Final = 10
 
 
 def wanted(plot: bool | Path | None) -> Path | None:  # noqa: FBT001 - what the command line says
@@ -118,13 +119,17 @@ def _plotted(series: Series, width: int, height: int = _HEIGHT) -> str:
     figure = plotille.Figure()
     figure.width, figure.height = width, (high - low) // step
     figure.with_colors = False
-    figure.x_label, figure.y_label = "effective, UTC" if series.effective else "UTC", series.currency
+    figure.x_label = f"effective, {since(begin, end)}" if series.effective else since(begin, end)
+    figure.y_label = series.currency
     figure.set_y_limits(float(low), float(high))
     # Its canvas has two dots to a column, and none for what is at its very end: the end is the last dot.
-    figure.set_x_limits(begin, end + max((end - begin) / (2 * width - 1), timedelta(seconds=1)))
+    figure.set_x_limits(begin, end + (end - begin) / (2 * width - 1))
+
+    widest = max(len(in_units(minor, series.currency)) for minor in range(low, high + 1, step))
+    more = max(widest - _LABEL, 0)
 
     def amount(val: Any, chars: int, delta: Any, left: bool = False) -> str:  # noqa: ARG001, FBT001, FBT002 - plotille's own
-        return in_units(round(val), series.currency).rjust(chars)
+        return in_units(round(val), series.currency).rjust(chars + more)
 
     def time(val: Any, chars: int, delta: Any, left: bool = False) -> str:  # noqa: ARG001, FBT001, FBT002 - plotille's own
         return f"{day(val, begin, end):<{chars}}"
@@ -132,7 +137,9 @@ def _plotted(series: Series, width: int, height: int = _HEIGHT) -> str:
     figure.register_label_formatter(float, amount)
     figure.register_label_formatter(datetime, time)
     figure.plot([when.replace(tzinfo=None) for when, _ in line], [float(minor) for _, minor in line])
-    return str(figure.show())
+    head, *rows, axis, times = str(figure.show()).splitlines()
+    # It keeps _LABEL columns for an amount: what has none is moved to where the longer ones end.
+    return "\n".join([" " * more + head, *rows, "-" * more + axis, " " * more + times])
 
 
 def _when(text: str) -> datetime:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 #: Steps that are drawn: of more, each stretch of time shows where it began, its lowest, its highest and where it ended.
 DRAWN: Final = 2000
+#: A picture of no time at all would have no width.
+SHORTEST: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Series:
                 line.append((when, line[-1][1]))
             line.append((when, minor))
         if line:
-            line.append((max(self.end, line[-1][0]), line[-1][1]))
+            line.append((max(self.end, line[-1][0], line[0][0] + SHORTEST), line[-1][1]))
         return line
 
 
@@ -78,8 +80,20 @@ def rising() -> Iterator[int]:
 def day(value: datetime, begin: datetime, end: datetime) -> str:
     """A time on the axis, as exactly as the whole of it asks for."""
     seconds = (end - begin).total_seconds()
+    if seconds < 10:
+        return f"{value:%M:%S}.{value.microsecond // 1000:03d}"
     if seconds < 3600:
         return f"{value:%H:%M:%S}"
     if seconds < 2 * 86400:
         return f"{value:%H:%M}"
     return f"{value:%m-%d %Hh}" if seconds < 10 * 86400 else f"{value:%Y-%m-%d}"
+
+
+def since(begin: datetime, end: datetime) -> str:
+    """What the times on the axis do not say, being short: the day on which it begins, and always the time zone."""
+    seconds = (end - begin).total_seconds()
+    if seconds < 10:
+        return f"{begin:%Y-%m-%d %Hh} UTC"
+    if seconds < 2 * 86400:
+        return f"{begin:%Y-%m-%d} UTC"
+    return f"{begin:%Y} UTC" if seconds < 10 * 86400 else "UTC"
