@@ -197,6 +197,16 @@ def test_what_was_decided(edge: Proposals, capsys: pytest.CaptureFixture[str]) -
     assert "posted txn_" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("status", "does"), [("pending", "would post"), ("posted", "posted"), ("rejected", "would have posted")]
+)
+def test_what_it_does_it_did_or_would_have_done(
+    edge: Proposals, capsys: pytest.CaptureFixture[str], status: str, does: str
+) -> None:
+    assert run(edge, "proposals", edge.has(proposal(status=status))) == 0
+    assert any(line.startswith(f"{does} ") for line in capsys.readouterr().out.splitlines())
+
+
 def test_a_reversal_is_shown_with_its_accounts(edge: Proposals, capsys: pytest.CaptureFixture[str]) -> None:
     target, reverses = ids.transfers.new(), ids.transactions.new()
     command = Command(kind="reverse", id=ids.transfers.new(), target=target, amount=500_000, currency="EUR")

@@ -200,7 +200,10 @@ def _show(seen: Seen, out: Console) -> None:
     state = f"until {document['expires_at']}" if document["status"] == "pending" else _why(document)
     print_line(f"[bold]{document['id']}[/]  {document['status']}  [dim]{state}[/]", out)
     print_line(f"[dim]proposed by {document['proposer']}, {document['created_at']}[/]", out)
-    out.print(f"\n[bold]would post[/] {_sums(seen.plan)} in the book {document['book']}")
+    does = {"pending": "would post", "approved": "would post", "posted": "posted"}.get(
+        document["status"], "would have posted"
+    )
+    out.print(f"\n[bold]{does}[/] {_sums(seen.plan)} in the book {document['book']}")
     for name, value in header.items():
         if value is not None:
             word = "transaction" if name == "id" else name.replace("_", " ")
