@@ -200,7 +200,7 @@ def test_a_camt_053_writes_what_people_typed() -> None:
     known, transfers = book_of(post(100, 1, 2, 5, code="<&\x01\x85'\"]]>" + "x" * 50))
     [page] = statement(known, transfers, 1, 0, 1, 10)
     typed = page.lines[0]._replace(
-        transaction=ids.transactions.new(), reference="<r>\x02" + "é" * 100, description="d" * 500
+        transaction=ids.transactions.new(), reference="<r>\x02" + "é" * 100 + "ø" * 40, description="d" * 500
     )
     page = replace(page, account=replace(page.account, name="Zoë & Søn <x>\x00\ud7ff" + "y" * 100), lines=[typed])
     document = etree.fromstring(camt053(page, "0" * 32, START))
@@ -208,6 +208,8 @@ def test_a_camt_053_writes_what_people_typed() -> None:
     at = {"n": NAMESPACE}
     assert document.findtext(".//n:Acct/n:Nm", namespaces=at).startswith("Zoë & Søn <x>�")
     assert document.findtext(".//n:Refs/n:EndToEndId", namespaces=at) == "<r>�" + "é" * 31
+    whole = [one.text for one in document.iterfind(".//n:RmtInf/n:Ustrd", at)]
+    assert whole == ["<r>�" + "é" * 100 + "ø" * 36, "ø" * 4], "an identifier has no room for it"
     assert document.findtext(".//n:AddtlTxInf", namespaces=at) == "d" * 500
     assert document.findtext(".//n:BkTxCd/n:Prtry/n:Cd", namespaces=at).startswith("<&�")
 

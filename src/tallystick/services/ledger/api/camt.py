@@ -30,6 +30,10 @@ MAX_DIGITS: Final = 18
 #: Opening, interim and closing balance (ExternalBalanceType1Code): as booked, and by value date.
 _BOOKED: Final = ("OPBD", "ITBD", "CLBD")
 _EFFECTIVE: Final = ("OPAV", "ITAV", "CLAV")
+#: Characters of an identifier (Max35Text), and of each part of an unstructured text (Max140Text): a reference that is too long for the former
+#: is told whole in the latter, so that two of them are not taken for one.
+_ID: Final = 35
+_PIECE: Final = 140
 #: Pages: five digits.
 MAX_PAGES: Final = 99_999
 
@@ -128,15 +132,19 @@ def _entry(to: ET.Element, line: Line, currency: str) -> None:
     _text(ET.SubElement(entry, "ValDt"), "DtTm", rfc3339(line.effective_at))
     _text(entry, "AcctSvcrRef", transfer)
     code = ET.SubElement(ET.SubElement(entry, "BkTxCd"), "Prtry")
-    _text(code, "Cd", (line.code or line.kind)[:35])
+    _text(code, "Cd", (line.code or line.kind)[:_ID])
     _text(code, "Issr", "client" if line.code else "tallystick")
     details = ET.SubElement(ET.SubElement(entry, "NtryDtls"), "TxDtls")
     references = ET.SubElement(details, "Refs")
     _text(references, "AcctSvcrRef", transfer)
     if line.reference is not None:
-        _text(references, "EndToEndId", line.reference[:35])
+        _text(references, "EndToEndId", line.reference[:_ID])
     if line.transaction is not None:
         _text(references, "TxId", ids.transactions.text(line.transaction))
+    if line.reference is not None and len(line.reference) > _ID:
+        remittance = ET.SubElement(details, "RmtInf")
+        for start in range(0, len(line.reference), _PIECE):
+            _text(remittance, "Ustrd", line.reference[start : start + _PIECE])
     if line.description is not None:
         _text(details, "AddtlTxInf", line.description)
 
