@@ -103,6 +103,17 @@ def test_a_client_asking_about_itself_can_not_lend_itself_scopes() -> None:
     assert authorizer.decide(subject("acme", "admin"), action="x", resource=itself).allowed
 
 
+def test_what_a_client_may_ask_about_itself_is_not_remembered_for_another_client() -> None:
+    """A client that asks about itself is one entity with its own scopes, which another client's has not."""
+    authorizer = Authorizer(
+        'permit(principal, action, resource) when { resource has scopes && resource.scopes.contains("admin") };'
+    )
+    who = subject("acme", "admin", client="cli_1")
+    for name, allowed in (("cli_1", True), ("cli_2", False), ("cli_1", True)):
+        about = Resource("Client", name, {"tenant": "acme"})
+        assert authorizer.decide(who, action="x", resource=about).allowed == allowed
+
+
 @pytest.mark.parametrize("text", ["permit(", "permit(principal == ?principal, action, resource);", "allow all"])
 def test_policies_that_are_not_taken(text: str) -> None:
     with pytest.raises(ValueError):

@@ -26,9 +26,10 @@ from tallystick.chassis.auth import (
 )
 from tallystick.chassis.bus import REVOCATIONS
 from tallystick.chassis.call import Client
+from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.telemetry.logs import captured
 from tallystick.kernel.clock import ManualClock
-from tallystick.kernel.problem import Forbidden, Upstream
+from tallystick.kernel.problem import DeadlineExceeded, Forbidden, Upstream
 from tests.support.parts import NatsServer
 from tests.support.tokens import MTLS_URL, PUBLIC_URL, TRUST_DOMAIN, Holder, IdentityServer, Issuer, authorization
 
@@ -445,6 +446,20 @@ async def test_exchange_refused_and_identity_away(world: World) -> None:
         await world.auth.exchange(subject)
     world.server.refuse, world.server.down = None, False
     await world.auth.exchange(subject)
+
+
+async def test_exchange_that_outlasts_the_request_is_a_late_answer(world: World) -> None:
+    """And not a fault of ours: whoever asked may ask again."""
+    subject = await world.ask(world.holder.headers(world.issuer.access(world.holder)))
+    world.server.answers.clear()
+    with Deadline.after(0.05).scope(), pytest.raises(DeadlineExceeded) as caught:
+        await world.auth.exchange(subject)
+    assert not caught.value.outcome_unknown
+    with Deadline.after(0.05).scope(), pytest.raises(DeadlineExceeded):
+        await world.auth.service_token("acme", "cli_one", "resume-payment")
+    world.server.answers.set()
+    assert await world.auth.exchange(subject)
+    assert await world.auth.service_token("acme", "cli_one", "resume-payment")
 
 
 async def test_service_token(world: World) -> None:

@@ -1,5 +1,6 @@
 """Keys, tokens, proofs and identity's inner endpoints for tests: minted with other code (joserfc) than that which checks them."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -174,7 +175,9 @@ class Issuer:
 
 
 class IdentityServer:
-    """The four inner endpoints that authentication needs, on a Unix socket. `down` makes it refuse, `calls` counts."""
+    """The four inner endpoints that authentication needs, on a Unix socket. `down` makes it refuse, `calls` counts; tokens are
+    answered when `answers` is set.
+    """
 
     def __init__(self, socket: Path, issuer: Issuer) -> None:
         self.socket = socket
@@ -184,6 +187,8 @@ class IdentityServer:
         self.calls: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.down = False
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.expires_in = 60
         self.refuse: dict[str, Any] | None = None
         app = web.Application(middlewares=[self._count])
@@ -225,6 +230,7 @@ class IdentityServer:
 
     async def _token(self, request: web.Request) -> web.Response:
         self.asked.append(await request.json())
+        await self.answers.wait()
         if self.refuse is not None:
             return web.json_response(self.refuse, status=self.refuse["status"], content_type="application/problem+json")
         token = self.issuers[0].transaction(**_named(self.asked[-1]))

@@ -43,7 +43,7 @@ from tallystick.chassis.auth.tokens import (
 )
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.deployment import service_of
-from tallystick.kernel.problem import Forbidden
+from tallystick.kernel.problem import DeadlineExceeded, Forbidden
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -248,7 +248,10 @@ class Authenticator:
                 self._exchanged.popitem(last=False)
             return exchanged.transaction_token
 
-        return await self._exchanging.do(key, load)
+        try:
+            return await self._exchanging.do(key, load)
+        except TimeoutError:
+            raise DeadlineExceeded("The service identity did not answer in time.", outcome_unknown=False) from None
 
     def peer(self, headers: Headers) -> str:
         """The calling service, from the SPIFFE id that the mesh took from its certificate; which of its shards it is, is the mesh's to

@@ -21,6 +21,7 @@ from tallystick.chassis.auth.subject import Attribute, Resource, Subject
 from tallystick.kernel.problem import Forbidden
 
 _NOTHING: Mapping[str, Attribute] = {}
+_CLIENT = "Client"
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -84,6 +85,7 @@ class Authorizer:
             action,
             resource.type,
             resource.id if self._sees_resource else None,
+            _is_itself(subject, resource),
             _hashable(resource.attrs),
             _hashable(context),
         )
@@ -100,14 +102,17 @@ class Authorizer:
         self, subject: Subject, action: str, resource: Resource, context: Mapping[str, Attribute]
     ) -> Decision:
         # Ids go in as {type, id} and never as Cedar text: no quoting to get wrong.
-        client, target = {"type": "Client", "id": subject.client_id}, {"type": resource.type, "id": resource.id}
+        client, target = {"type": _CLIENT, "id": subject.client_id}, {"type": resource.type, "id": resource.id}
         facts: dict[str, Attribute] = {"tenant": subject.tenant, "scopes": subject.scopes, "caller": subject.caller}
         try:
-            # A client asking about itself is one entity, whose facts about the asker can't be overwritten.
-            own = facts if client != target else {**resource.attrs, **facts}
-            entities = [{"uid": client, "attrs": _cedar(own), "parents": []}]
-            if client != target:
-                entities.append({"uid": target, "attrs": _cedar(resource.attrs), "parents": []})
+            if _is_itself(subject, resource):
+                # One entity is both, and what authentication says of the client overrides what the service says of the resource.
+                entities = [{"uid": client, "attrs": _cedar({**resource.attrs, **facts}), "parents": []}]
+            else:
+                entities = [
+                    {"uid": client, "attrs": _cedar(facts), "parents": []},
+                    {"uid": target, "attrs": _cedar(resource.attrs), "parents": []},
+                ]
             request = {
                 "principal": client,
                 "action": {"type": "Action", "id": action},
@@ -123,6 +128,11 @@ class Authorizer:
             telemetry.log.error("policy.evaluation_failed", action=action, client=subject.client_id, reason=errors[0])
             return Decision(allowed=False, reasons=reasons, errors=errors)
         return Decision(allowed=allowed, reasons=reasons)
+
+
+def _is_itself(subject: Subject, resource: Resource) -> bool:
+    """Whether a client asks about itself. It is one entity then, so a policy sees other attributes than of any other client."""
+    return resource.id == subject.client_id and resource.type == _CLIENT
 
 
 def can_see_id(parsed: Mapping[str, Any], variable: str) -> bool:
