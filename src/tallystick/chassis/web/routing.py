@@ -14,8 +14,11 @@ NO_PARAMETERS: dict[str, str] = {}
 
 
 class Router(Generic[R]):
-    """Each row stands with what `add` was given for it. Two rows that one request would match are refused. A row for GET is one for HEAD
-    too (RFC 9110 section 9.3.2).
+    """Finds the target that `add` was given for a row. A GET row answers HEAD as well (RFC 9110 section 9.3.2).
+
+    A table in which one row hides another is refused: the same method and path twice, or two paths that differ only in the
+    names of their parameters. Where paths overlap otherwise, such as `/a/{b}/{c}` and `/a/{b}/d`, the one with fewer
+    parameters wins.
     """
 
     def __init__(self) -> None:
@@ -24,6 +27,7 @@ class Router(Generic[R]):
         self._rests: list[tuple[re.Pattern[str], dict[str, R]]] = []
 
     def add(self, endpoint: Endpoint, target: R) -> None:
+        """Raises ValueError for a row that would hide, or be hidden by, one that is there."""
         methods = self._methods(endpoint.path)
         if endpoint.method in methods:
             msg = f"{endpoint.where} is in the table twice"
@@ -58,10 +62,18 @@ class Router(Generic[R]):
         for known, methods in among:
             if known.pattern == pattern.pattern:
                 return methods
+            if _shape(known) == _shape(pattern):
+                msg = f"{path}: another row has this path with other names for its parameters"
+                raise ValueError(msg)
         methods = {}
         among.append((pattern, methods))
-        among.sort(key=lambda entry: entry[0].pattern.count("(?P<"))  # the more literal path wins
+        among.sort(key=lambda entry: entry[0].groups)
         return methods
+
+
+def _shape(pattern: re.Pattern[str]) -> str:
+    """The pattern without the names of its parameters."""
+    return re.sub(r"\(\?P<\w+>", "(", pattern.pattern)
 
 
 def _compile(path: str) -> re.Pattern[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 #: Bytes. A smaller body lies in the proxy's buffers anyway, nearly whole.
 LARGE = 100_000
+#: Digits of a Content-Length that are read: more of them are too large for every limit.
+MAX_LENGTH_DIGITS = 18
 #: Bytes of a body that is too large that are read and dropped before the answer, and the seconds that this may take.
 MAX_DISCARDED = 4 << 20
 DISCARD_SECONDS = 2.0
@@ -97,14 +100,11 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
 
 async def read_body(call: Call, limit: int) -> bytes:
     """The whole body. While it is on its way `call.bytes_in` is negative: a timeout then is the client's, not ours."""
-    length = call.headers.get(b"content-length")
-    if length is None:
-        if b"transfer-encoding" not in call.headers:
-            return b""
-    elif not length.isdigit() or int(length[:20]) > limit:
-        raise _too_large(limit)
-    elif length == b"0":
+    length = _announced(call)
+    if length == 0:
         return b""
+    if length is not None and length > limit:
+        raise _too_large(limit)
     call.bytes_in = -1
     chunks: list[bytes] = []
     size = 0
@@ -128,10 +128,19 @@ def is_large(call: Call, limit: int) -> bool:
     """Whether its body may be so large that many of them would fill the memory, and is not too large."""
     if limit < LARGE:
         return False
-    length = call.headers.get(b"content-length")
-    if length is None:
-        return b"transfer-encoding" in call.headers
-    return length.isdigit() and LARGE <= int(length[:20]) <= limit
+    length = _announced(call)
+    return length is None or LARGE <= length <= limit
+
+
+def _announced(call: Call) -> float | None:
+    """How many bytes of body the head announces; None where it does not say (chunked), infinity for nonsense."""
+    text = call.headers.get(b"content-length")
+    if text is None:
+        return None if b"transfer-encoding" in call.headers else 0
+    digits = text.lstrip(b"0")
+    if not text.isdigit() or len(digits) > MAX_LENGTH_DIGITS:
+        return math.inf
+    return int(digits or b"0")
 
 
 async def drop_body(call: Call) -> None:
