@@ -282,6 +282,24 @@ async def test_a_pause_ends_when_enough_wait() -> None:
 
 
 @in_virtual_time
+async def test_of_two_workers_that_pause_together_none_is_forgotten() -> None:
+    """The first of them may begin the next pause before the second has noticed that the last one is over."""
+
+    async def flush(items: list[int]) -> list[int]:
+        return items
+
+    batcher = Batcher(flush, max_batch=4, concurrency=2, patience=0.0, pace=1.0, name="two")
+    await asyncio.gather(*(batcher.submit(n) for n in range(4)))
+    few = [asyncio.create_task(batcher.submit(n)) for n in range(2)]
+    await asyncio.sleep(0.01)
+    assert batcher.in_flight == 2
+    many = [asyncio.create_task(batcher.submit(n)) for n in range(2, 6)]
+    assert await asyncio.gather(*few, *many) == list(range(6))
+    await batcher.close()
+    assert batcher.in_flight == 0
+
+
+@in_virtual_time
 async def test_few_callers_that_wait_for_their_answers_are_not_held_up() -> None:
     async def flush(items: list[int]) -> list[int]:
         await asyncio.sleep(0)

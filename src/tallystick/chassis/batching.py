@@ -74,7 +74,7 @@ class Batcher(Generic[I, O]):
         self._began = -math.inf  # the loop's clock may have begun a moment ago: on a machine that just started it has
         #: As many wait for no one else: what the last flush took, at most `enough`.
         self._company = 1
-        self._paused: asyncio.Future[None] | None = None
+        self._paused: asyncio.Event | None = None
         self._impatient: asyncio.TimerHandle | None = None
         self._waiting: deque[_Item[I, O]] = deque()
         self._running = 0
@@ -104,7 +104,7 @@ class Batcher(Generic[I, O]):
         if not self._running:
             self._start()
         elif self._paused is not None and len(self._waiting) >= self._company:
-            self._resume()
+            self._paused.set()
         elif self._running < self._concurrency:
             self._consider()
         return await future
@@ -198,20 +198,15 @@ class Batcher(Generic[I, O]):
                         future.set_result(output)
 
     async def _pause(self, seconds: float) -> None:
-        """Until then, or until as many wait as are worth a flush."""
-        if self._paused is None:
-            loop = asyncio.get_running_loop()
-            self._paused = loop.create_future()
-            timer = loop.call_later(seconds, self._resume)
-            self._paused.add_done_callback(lambda _: timer.cancel())
-        try:
-            await self._paused
-        finally:
+        """Wait for `seconds`, or until as many items wait as are worth a flush."""
+        paused = self._paused
+        if paused is None or paused.is_set():
+            paused = self._paused = asyncio.Event()
+            asyncio.get_running_loop().call_later(seconds, paused.set)
+        await paused.wait()
+        # Of two workers that paused together the first may have begun the next pause by now.
+        if self._paused is paused:
             self._paused = None
-
-    def _resume(self) -> None:
-        if self._paused is not None and not self._paused.done():
-            self._paused.set_result(None)
 
     async def _traced(self, items: list[I], batch: list[_Item[I, O]]) -> Sequence[O | Exception]:
         sampled = _sampled(batch)
