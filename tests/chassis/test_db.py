@@ -377,6 +377,40 @@ async def test_who_is_told_to_stop_in_the_moment_in_which_the_pool_closes_is_sto
     await closing
 
 
+async def test_a_place_that_came_free_is_counted_until_who_waits_for_it_takes_it(database: Database) -> None:
+    """Or who asks in between would open a connection too, and there would be more of them than there may be, for good."""
+    opened = 0
+
+    async def connect() -> db.Connection:
+        nonlocal opened
+        opened += 1
+        return await database.connect()
+
+    pool = Pool(connect, size=1, waiting=3)
+    broken = await pool.acquire()
+
+    async def waits() -> None:
+        pool.release(await pool.acquire())
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    broken.terminate()
+    pool.release(broken)
+    broken = await pool.acquire()
+    await waiting
+    assert opened == 2
+    leaving = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    broken.terminate()
+    pool.release(broken)
+    leaving.cancel()
+    async with asyncio.timeout(60):
+        pool.release(await pool.acquire())
+    assert leaving.cancelled()
+    assert opened == 3
+    await pool.close(1)
+
+
 @pytest.mark.parametrize("way", ["one bound", "one deadline"])
 async def test_when_all_run_out_of_time_at_once_each_is_told_so(service: ServiceDatabase, way: str) -> None:
     """Who has a connection gives it back in the very moment in which those who wait for it are told to stop."""

@@ -24,6 +24,7 @@ class Pool:
         self._size = size
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        #: Places in which a connection is being opened, or is to be by who was just handed the place.
         self._opening = 0
         #: They are handed a connection, or None: a place in which to open one.
         self._waiters: Waiters[Connection | None] = Waiters(waiting, self._pass_on)
@@ -54,9 +55,11 @@ class Pool:
             if self._waiters.full:
                 raise Overloaded("too many requests wait for the database")
             handed = await self._waiters.wait()
-            if handed is not None:
-                if not handed.is_closed():
-                    return handed
+            if handed is None:
+                self._opening -= 1  # `_open` counts it again
+            elif not handed.is_closed():
+                return handed
+            else:
                 self._busy.discard(handed)
             # A place came free (or a connection died on its way here): open one, before those who wait behind.
             if not self._closed:
@@ -68,16 +71,24 @@ class Pool:
             self._busy.discard(connection)
             if not connection.is_closed():
                 connection.terminate()
-            self._waiters.hand(None)
+            self._hand_place()
         else:
             self._pass_on(connection)
 
+    def _hand_place(self) -> bool:
+        """Let the first waiter open a connection. The place counts as taken at once: somebody else may ask before the waiter runs."""
+        handed = self._waiters.hand(None)
+        self._opening += handed
+        return handed
+
     def _pass_on(self, connection: Connection | None) -> None:
+        """Give what is free to the first waiter: a connection, or (None) a place that was handed out and not used."""
         if connection is None:
-            self._waiters.hand(None)
+            self._opening -= 1
+            self._hand_place()
         elif connection.is_closed():
             self._busy.discard(connection)
-            self._waiters.hand(None)
+            self._hand_place()
         elif not self._waiters.hand(connection):
             self._busy.discard(connection)
             self._idle.append(connection)
@@ -88,7 +99,7 @@ class Pool:
             connection = await self._connect()
         except BaseException:
             self._opening -= 1
-            self._waiters.hand(None)
+            self._hand_place()
             raise
         self._opening -= 1
         self._busy.add(connection)
@@ -97,7 +108,7 @@ class Pool:
     async def close(self, within: float) -> None:
         """Let what is in use come back for `within` seconds, then end everything."""
         self._closed = True
-        while self._waiters.hand(None):
+        while self._hand_place():
             pass  # they find the pool closed
         ending = asyncio.get_running_loop().time() + within
         while self._busy and asyncio.get_running_loop().time() < ending:
