@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tallystick.chassis import outbox
 from tallystick.chassis.bus import Bus, BusUnavailable, streams
-from tallystick.chassis.db import Database, Session, parse
+from tallystick.chassis.db import Database, Session, parse, session
 from tallystick.chassis.outbox import Fact
 from tallystick.chassis.outbox.relay import MAX_BYTES, MAX_FACTS, Batch, Diverged, LostLead, Relay, batches
 from tests.support.facts import append, fact, relaying, told
@@ -404,6 +404,54 @@ async def test_a_database_restored_to_an_earlier_time_never_gives_a_number_twice
     async with relaying(database, bus):
         await asyncio.sleep(0.3)
     assert (await streams.tail(bus, "test")).fact == 5
+
+
+async def test_a_stream_that_tells_another_history_is_not_read_to_its_end(
+    database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold a week of facts, and the relay looks again every few seconds."""
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    for number in range(200):
+        await streams.publish(bus, "test", number + 1, [outbox.encode(fact(number))], expected=number)
+    await append(database, fact(77))
+    pages = 0
+    read = streams.read
+
+    async def counted(*given: Any, **more: Any) -> list[streams.Message]:
+        nonlocal pages
+        pages += 1
+        return await read(*given, **more)
+
+    monkeypatch.setattr(streams, "read", counted)
+    assert "restored" in await diverged(database, bus)
+    assert pages == 1
+
+
+async def test_what_another_relay_publishes_meanwhile_is_no_other_history(
+    database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has lost its lead and does not know: its facts are those of this outbox, and its cursor will not move."""
+    facts = [fact(number) for number in range(3)]
+    await append(database, *facts)
+    await streams.ensure(bus, "test", streams.StreamSettings())
+    await streams.publish(bus, "test", 1, [outbox.encode(one) for one in facts[:2]], expected=0)
+    tail = streams.tail
+
+    async def then_published(*given: Any) -> streams.Tail:
+        found = await tail(*given)
+        await streams.publish(bus, "test", 3, [outbox.encode(facts[2])], expected=1)
+        return found
+
+    monkeypatch.setattr(streams, "tail", then_published)
+    relay = Relay(database, bus, "test")
+    async with session(database) as own:
+        await relay._synchronise(own)
+        monkeypatch.undo()
+        with pytest.raises(BusUnavailable):
+            await relay._step(own)
+    async with relaying(database, bus):
+        await append(database, fact(3))
+        assert (await told(bus, 4))[:3] == facts
 
 
 async def test_an_outbox_of_another_cluster_is_refused(

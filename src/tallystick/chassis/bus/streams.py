@@ -219,15 +219,12 @@ async def locate(bus: Bus, service: str, fact: int) -> int:
     return low
 
 
-async def facts_after(bus: Bus, service: str, fact: int) -> list[bytes]:
-    """All facts after number `fact`, raw, in order. Raises BusUnavailable."""
+def facts_after(messages: Sequence[Message], service: str, fact: int) -> list[bytes]:
+    """What these messages tell after fact number `fact`, raw, in order. Raises Hole."""
     found: list[bytes] = []
-    sequence = await locate(bus, service, fact + 1)
-    while messages := await read(bus, service, sequence):
-        for message in messages:
-            skip = max(0, fact + 1 + len(found) - message.first)
-            found.extend(bytes(raw) for raw in facts(message, service)[skip:])
-        sequence = messages[-1].sequence + 1
+    for message in messages:
+        skip = max(0, fact + 1 + len(found) - message.first)
+        found.extend(bytes(raw) for raw in facts(message, service)[skip:])
     return found
 
 
@@ -235,7 +232,7 @@ def facts(message: Message, service: str) -> list[msgspec.Raw]:
     """What a message holds. Raises Hole when it is not the service's facts of these numbers."""
     try:
         envelope = decode(message.data)
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise Hole(f"message {message.sequence} of {name(service)} can't be read") from error
     if (envelope.service, envelope.first, len(envelope.facts)) != (service, message.first, message.count):
         raise Hole(f"message {message.sequence} of {name(service)} is not the facts that its id says")

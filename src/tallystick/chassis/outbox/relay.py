@@ -216,15 +216,22 @@ class Relay:
             await self._rebuild(own, cursor)
 
     async def _compare(self, own: Session, cursor: int) -> None:
-        """Published but not noted: a crash between the two. What is in the stream must be what comes next here."""
-        ahead = self._tail.fact - cursor
-        rows = await own.fetch(Q.next_facts, self._place.xid, self._place.position, ahead)
-        told = await streams.facts_after(self.bus, self.service, cursor)
-        if [row["fact"] for row in rows] != told:
-            raise Diverged(
-                f"the stream {streams.name(self.service)} ends at fact {self._tail.fact}, this outbox stands at {cursor} and does not "
-                "have the same facts after it: was the database restored to an earlier time?"
-            )
+        """The stream is ahead of the cursor: a relay has published and not moved the cursor yet, or crashed in between. What the
+        stream holds must be what comes next here. Page by page: a stream that tells another history may hold a week of it.
+        """
+        place = self._place
+        sequence = await streams.locate(self.bus, self.service, cursor + 1)
+        while messages := await streams.read(self.bus, self.service, sequence):
+            told = streams.facts_after(messages, self.service, place.seq)
+            rows = await own.fetch(Q.next_facts, place.xid, place.position, len(told))
+            if [row["fact"] for row in rows] != told:
+                raise Diverged(
+                    f"the stream {streams.name(self.service)} ends at fact {self._tail.fact}, this outbox stands at {cursor} and does "
+                    "not have the same facts after it: was the database restored to an earlier time?"
+                )
+            if rows:
+                place = Place(place.seq + len(rows), rows[-1]["xid"], rows[-1]["position"])
+            sequence = messages[-1].sequence + 1
 
     async def _rebuild(self, own: Session, cursor: int) -> None:
         """Publish again what the outbox kept and the stream lost."""
