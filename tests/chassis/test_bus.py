@@ -475,8 +475,9 @@ async def test_a_fact_that_does_not_say_what_it_is_might_be_wanted(
         b'{"type":"test.thing.happened","tenant":5}',
         b'{"tenant":"default"}',
         b'{"type":"test.other"}',
+        b'{"type":"test.\xff","tenant":"default"}',
     ]
-    raws = [outbox.encode(fact(1)), *strange, outbox.encode(fact(6, "test.other.happened"))]
+    raws = [outbox.encode(fact(1)), *strange, outbox.encode(fact(7, "test.other.happened"))]
     await streams.ensure(bus, "test", streams.StreamSettings())
     await streams.publish(bus, "test", 1, raws, expected=0)
     passing = chassis_db.parse(
@@ -485,10 +486,10 @@ async def test_a_fact_that_does_not_say_what_it_is_might_be_wanted(
         "test.sql",
     )[0]
     async with consuming(database, bus, types=("test.thing.happened",), max_attempts=1, unheard=passing):
-        await reached(service, 6)
+        await reached(service, 7)
     letters = await dead_letters.list_letters(database)
     assert [(one.seq, one.fact) for one in letters] == list(enumerate(strange, 2))
-    assert [one.type for one in letters] == ["", "", "", "test.other"]
+    assert [one.type for one in letters] == ["", "", "", "test.other", ""]
 
 
 async def test_letters_are_replayed_by_the_service_or_discarded_by_a_person(

@@ -81,7 +81,7 @@ async def test_a_value_that_is_forgotten_or_too_old_is_loaded_again(valkey: Valk
     assert source.loads == 3
 
 
-@pytest.mark.parametrize("raw", [b"", b"nonsense", b'{"pair":1}', b"\xff"])
+@pytest.mark.parametrize("raw", [b"", b"nonsense", b'{"pair":1}', b"\xff", b'{"pair":"\xff"}'])
 async def test_a_value_of_another_shape_is_loaded_again(valkey: Valkey, raw: bytes) -> None:
     cache, source = Cache("shop", valkey), Source()
     await valkey.set("shop:cache:rate", raw)

@@ -80,7 +80,7 @@ class Cache:
             return None
         try:
             value = msgspec.json.decode(raw, type=kind)
-        except msgspec.DecodeError:
+        except ValueError:  # no such JSON, or no UTF-8
             _MISS.inc()
             return None
         _HIT.inc()

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 import uuid_utils
 
 from tallystick.chassis import telemetry
@@ -346,7 +345,7 @@ def _type(raw: bytes) -> str:
     """A fact's type; empty when it can't be read."""
     try:
         return decode_head(raw).type
-    except msgspec.DecodeError:
+    except ValueError:  # no such JSON, or no UTF-8
         return ""
 
 
