@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from tallystick.chassis.keys import LocalRoot, RootError, root
+from tallystick.chassis.keys.envelope import Header
+from tallystick.chassis.keys.store import Key, NewKey
+from tallystick.chassis.keys.xaes import Xaes
 from tallystick.kernel.secret import Secret
 
 PASSPHRASE = Secret("correct horse battery staple")
@@ -75,6 +78,21 @@ def test_never_overwritten(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+async def test_of_several_that_create_it_at_once_one_does(path: Path) -> None:
+    made = await asyncio.gather(*(asyncio.to_thread(root.create, path) for _ in range(8)), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in made) == ["NoneType", *["RootError"] * 7]
+
+
+def test_what_holds_a_key_does_not_show_it(path: Path) -> None:
+    root.create(path)
+    file = root._load(path)
+    assert file.plain is not None
+    (key,) = file.plain.keys.values()
+    new = NewKey(Key(Header(b"12345678", 1), "tenant", "acme", "", Xaes(key)), key)
+    for holder in (file, file.plain, new):
+        assert repr(key)[2:-1] not in repr(holder)
+
+
 async def test_missing_readable_by_others_damaged(path: Path) -> None:
     with pytest.raises(RootError, match="No such file"):
         await LocalRoot.open(path)
@@ -88,6 +106,9 @@ async def test_missing_readable_by_others_damaged(path: Path) -> None:
     with pytest.raises(RootError, match="not a root key file") as caught:
         await LocalRoot.open(path)
     assert "plain" not in str(caught.value)
+    path.write_bytes(text.replace(b'"format": "', b'"format": "\xff'))
+    with pytest.raises(RootError, match="not a root key file"):
+        await LocalRoot.open(path)
 
 
 async def test_damaged_sealed_file(path: Path) -> None:

@@ -61,6 +61,9 @@ class _Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     current: int
     keys: dict[int, bytes]
 
+    def __repr__(self) -> str:
+        return f"_Versions(current={self.current}, keys=****)"
+
 
 class _Sealing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salt: bytes
@@ -114,9 +117,10 @@ class LocalRoot:
 
 def create(path: Path, passphrase: Secret[str] | None = None) -> None:
     """Makes a new root key file of mode 0600. Raises RootError if there is one: a root is never overwritten."""
-    if path.exists():
-        raise RootError(f"{path} exists: a root key is never overwritten, everything under it would be lost")
-    _write(path, _Versions(1, {1: os.urandom(KEY_BYTES)}), passphrase)
+    with _alone(path):
+        if path.exists():
+            raise RootError(f"{path} exists: a root key is never overwritten, everything under it would be lost")
+        _write(path, _Versions(1, {1: os.urandom(KEY_BYTES)}), passphrase)
 
 
 def rotate(path: Path, passphrase: Secret[str] | None = None) -> int:
@@ -187,8 +191,8 @@ def _read(path: Path, passphrase: Secret[str] | None) -> _Versions:
 def _load(path: Path) -> _File:
     try:
         return msgspec.json.decode(_private(path), type=_File)
-    except msgspec.DecodeError:
-        # The decoder's message may quote the file.
+    except ValueError:
+        # The decoder's error may quote the file, or hold all of it.
         raise RootError(f"{path} is not a root key file ({_FORMAT})") from None
 
 

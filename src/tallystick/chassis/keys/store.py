@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from tallystick.chassis import outbox
@@ -52,7 +52,7 @@ class NewKey:
     """A key that is not stored yet, and its bytes, which are needed once more to wrap it."""
 
     key: Key
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 class KeyStore:
