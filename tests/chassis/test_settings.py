@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -114,6 +115,14 @@ def test_a_secret_that_is_empty_huge_or_not_text_is_refused(tmp_path: Path, cont
     assert "TALLYSTICK_NATS_PASSWORD_FILE" in faults(
         BASE | {"TALLYSTICK_NATS_PASSWORD_FILE": secret_file(tmp_path, content)}
     )
+
+
+def test_a_secret_that_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Reading a pipe that nobody writes to never ends."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    for path in (pipe, tmp_path):
+        assert "is not a plain file" in faults(BASE | {"TALLYSTICK_NATS_PASSWORD_FILE": str(path)})
 
 
 def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:

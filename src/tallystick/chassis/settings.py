@@ -156,16 +156,16 @@ def _secret(hint: Any, key: str, path: str) -> Secret[Any]:
     file = Path(path)
     try:
         status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe may wait for ever
+            msg = f"{path} is not a plain file"
+            raise ValueError(msg)
+        if status.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+            msg = f"{path} may be read by others or written by its group: chmod 600 {path}"
+            raise ValueError(msg)
         content = file.read_bytes() if status.st_size <= MAX_SECRET_BYTES else b""
     except OSError as error:
         msg = f"{path} can't be read: {error.strerror}"
         raise ValueError(msg) from None
-    if not stat.S_ISREG(status.st_mode):
-        msg = f"{path} is not a plain file"
-        raise ValueError(msg)
-    if status.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-        msg = f"{path} may be read by others or written by its group: chmod 600 {path}"
-        raise ValueError(msg)
     if not content:
         msg = f"{path} is empty or larger than {MAX_SECRET_BYTES} bytes"
         raise ValueError(msg)
