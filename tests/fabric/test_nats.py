@@ -95,7 +95,7 @@ async def test_facts_go_from_their_service_to_its_consumers_and_nobody_else(bus:
         await streams.publish(speaker, "payments", 1, [b'{"one":1}'], expected=0)
         await payments.client.publish(streams.stored_subject("payments"), b"")
         await woken.next_msg(timeout=10)
-        assert await streams.facts_after(listener, "payments", 0) == [b'{"one":1}']
+        assert streams.facts_after(await streams.read(listener, "payments", 1), "payments", 0) == [b'{"one":1}']
         assert (payments.refused, risk.refused) == ([], [])
 
         context = vault.client.jetstream(timeout=0.1)
@@ -183,7 +183,10 @@ async def test_a_stream_made_to_forge_has_nothing_to_forge_with(bus: str) -> Non
         for _ in range(3):
             await risk.client.request("facts.risk", b"forged", timeout=10)
         await streams.publish(speaker, "payments", 2, [b'{"two":2}'], expected=1)
-        assert await streams.facts_after(speaker, "payments", 0) == [b'{"one":1}', b'{"two":2}']
+        assert streams.facts_after(await streams.read(speaker, "payments", 1), "payments", 0) == [
+            b'{"one":1}',
+            b'{"two":2}',
+        ]
         assert (await streams.bounds(Bus(risk.client, "risk"), "risk")).last == 3, "nothing of payments' is in it"
 
 
