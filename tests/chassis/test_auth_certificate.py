@@ -17,7 +17,7 @@ from tallystick.chassis.auth import (
     RevocationFeedStale,
     statement,
 )
-from tallystick.chassis.auth.certificate import as_told, thumbprint
+from tallystick.chassis.auth.certificate import header_of, thumbprint
 from tallystick.chassis.telemetry.logs import captured
 from tests.chassis.test_auth_edge import PATH, World, opened
 from tests.support.tokens import MTLS_URL, PUBLIC_URL, Holder, authorization, b64, sign
@@ -248,6 +248,6 @@ def test_thumbprints_in_both_forms() -> None:
     """RFC 8705, 3.1: the SHA-256 of the DER, base64url without padding."""
     one = Certificate()
     assert thumbprint(one.told.decode()) == one.x5t
-    assert as_told(one.x5t) == one.told
+    assert header_of(one.x5t) == one.told
     for bad in ("", "-", one.told.decode().upper(), one.told.decode() + "\n", "g" * 64, "٣" * 64, one.x5t):
         assert thumbprint(bad) is None

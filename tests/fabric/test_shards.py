@@ -144,9 +144,9 @@ async def test_a_proof_is_good_once_for_all_shards(directory: Path) -> None:
         async with valkey.asyncio.Valkey(
             unix_socket_path=str(directory / "valkey.sock"), username="ledger-eu", password=password.reveal()
         ) as eu:
-            assert await eu.set(f"{replay.keys('ledger')}a", "1", nx=True, ex=60)
+            assert await eu.set(f"{replay.key_prefix('ledger')}a", "1", nx=True, ex=60)
             assert await eu.set("ledger-eu:a", "1")
-            for key in ("ledger:a", "ledger:{ledger-rate}:money:x", f"{replay.keys('payments')}a"):
+            for key in ("ledger:a", "ledger:{ledger-rate}:money:x", f"{replay.key_prefix('payments')}a"):
                 with pytest.raises(NoPermissionError):
                     await eu.set(key, "1")
     finally:

@@ -1,7 +1,7 @@
-"""How much time is left: one budget that travels with a request through every call that it makes.
+"""How much time is left: one time budget for a request and every call that it makes.
 
-A deadline is an instant of the event loop's monotonic clock. It is held in a context variable, so that a database
-query deep inside a use case knows it without being told, and tasks started by the request inherit it.
+A deadline is an instant of the monotonic clock. A context variable holds it, so that a database query deep inside a use case
+knows it without being passed it, and tasks that the request starts inherit it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Deadline:
 
     @classmethod
     def current(cls) -> Deadline | None:
-        """The deadline of the work that this task does, if it has one."""
+        """The deadline of the current task, if it has one."""
         return _current.get()
 
     def remaining(self) -> float:
@@ -39,7 +39,7 @@ class Deadline:
         return monotonic() >= self.at
 
     def sooner(self, seconds: float) -> float:
-        """The budget of one step: `seconds`, but never more than what is left."""
+        """The budget of one step: `seconds`, but no more than what is left."""
         return min(seconds, self.remaining())
 
     def enter(self) -> Token[Deadline | None]:
@@ -64,6 +64,6 @@ class Deadline:
 
 
 def budget(seconds: float) -> float:
-    """The time budget of one step, in seconds: `seconds`, or what the current deadline leaves of it."""
+    """The time budget of one step, in seconds: `seconds`, but no more than the current deadline leaves."""
     deadline = _current.get()
     return seconds if deadline is None else deadline.sooner(seconds)

@@ -1,7 +1,8 @@
-"""How many of a process's connections the requests of one tenant may have at once.
+"""How many of a process's database connections the requests of one tenant may hold at once.
 
-Connections are few, and whoever waits for a lock has one: without a bound, some requests of a tenant for what it keeps locked itself, by an
-import say, would have them all, and everybody else would wait. Work for many tenants at once, and what no request asks for, has none.
+There are few connections, and a request that waits for a lock holds one. Without a bound, a handful of requests for something
+that the same tenant keeps locked, by an import say, would hold them all, and every other tenant would wait. Work that serves
+many tenants at once, and work that no request asked for, is not bounded.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from contextvars import ContextVar
 from typing import Final
 from weakref import WeakValueDictionary
 
-#: Whose request this is, for as long as it has no connection: a second one is not waited for by who holds the first.
+#: The tenant whose request this is, while it holds no connection. None while it does: a task that waited for a second place
+#: while it holds the first could wait for ever.
 OWNER: Final[ContextVar[str | None]] = ContextVar("owner", default=None)
 
 
 class Shares:
-    """Three quarters of `connections`, for each owner."""
+    """Places for three quarters of `connections`, for each owner."""
 
     def __init__(self, connections: int) -> None:
         self._most = max(1, connections * 3 // 4)
         self._of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def share(self) -> AbstractAsyncContextManager[None]:
-        """A place among the owner's, if this is somebody's; whoever waits for it is stopped by the request's deadline."""
+        """One of the owner's places, for a block; nothing to wait for without an owner. The request's deadline bounds the wait."""
         owner = OWNER.get()
         return nullcontext() if owner is None else self._share(owner)
 

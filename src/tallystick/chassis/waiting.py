@@ -1,4 +1,4 @@
-"""Waiting: for an event, but not for ever; and in order, for what somebody else gives back."""
+"""Waiting: for an event, for a bounded time; and in turn, for what somebody else gives back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Returns as soon as it is set, True, or after `seconds`, False."""
+    """Wait for the event: True as soon as it is set, False after `seconds` without."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -22,8 +22,8 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 class Waiters(Generic[T]):
-    """Those who wait for a connection, or a place; at most `most`. Whoever is told to stop in the very moment in which it is handed something does not keep it: it
-    goes to `give_back`.
+    """A bounded queue of tasks that wait for a connection or a place; at most `most` wait. When a task is cancelled in the very
+    moment in which it is handed something, that goes to `give_back`.
     """
 
     def __init__(self, most: int, give_back: Callable[[T], object]) -> None:
@@ -39,7 +39,7 @@ class Waiters(Generic[T]):
         return len(self._places) >= self._most
 
     async def wait(self) -> T:
-        """What is handed to the caller when its turn comes. Whether there is room, `full`, is for the caller to ask."""
+        """Wait in turn; returns what is handed over. The caller asks first whether the queue is `full`."""
         place: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._places.append(place)
         try:
@@ -48,13 +48,13 @@ class Waiters(Generic[T]):
             if place.done() and not place.cancelled():
                 self._give_back(place.result())
             else:
-                # Not there any more if its turn came between the cancelling and now.
+                # `hand` may have taken it off the queue already, between the cancellation and now.
                 with suppress(ValueError):
                     self._places.remove(place)
             raise
 
     def hand(self, thing: T) -> bool:
-        """Give it to the one who has waited longest; False if nobody waits."""
+        """Hand it to the task that has waited longest; False if none waits."""
         while self._places:
             place = self._places.popleft()
             if not place.done():

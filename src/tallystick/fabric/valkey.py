@@ -47,7 +47,7 @@ def rules(services: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _patterns(name: str) -> tuple[str, ...]:
     service, shard = parts(name)
-    return (f"~{name}:*",) if shard == HOME else (f"~{name}:*", f"~{replay.keys(service)}*")
+    return (f"~{name}:*",) if shard == HOME else (f"~{name}:*", f"~{replay.key_prefix(service)}*")
 
 
 def users_acl(services: Iterable[str]) -> str:

@@ -1,8 +1,9 @@
-"""Authentication of a request: at the edge by access token and proof of possession, inside by transaction token.
+"""Authentication of requests: at the edge by access token and proof of possession, inside by transaction token.
 
-The order of the edge's checks is chosen so that nothing is remembered for, and nothing is sent out for, a request that isn't good:
-token, expiry, revocation, then the proof by the key that the token is bound to, then whether the proof is new. A token that is bound to a
-certificate (RFC 8705) needs no proof: the edge says which certificate the connection came with, and has made sure of its key.
+The edge's checks are ordered so that an invalid request leaves no state and causes no call: first token, expiry and revocation,
+then the proof by the key that the token is bound to, and last whether that proof is new. A token that is bound to a certificate
+(RFC 8705) needs no proof: the edge's TLS handshake has verified that the client holds the certificate's key, and the edge says
+which certificate it was.
 """
 
 import asyncio
@@ -48,15 +49,17 @@ from tallystick.kernel.problem import DeadlineExceeded, Forbidden
 Headers = Sequence[tuple[bytes, bytes]]
 
 PEER_HEADER: Final = b"x-tallystick-peer"
-#: The edge's own name for a request, the same when it gives it to a second replica; a client's is removed there.
+#: The edge's own id of a request. It stays the same when the edge retries at a second replica; one sent by a client is removed.
 REQUEST_HEADER: Final = b"x-request-id"
-#: A transaction token is handed out while it lives at least this long: it still has to arrive and be checked.
+#: Seconds. A cached transaction token is passed on only if it is valid for longer: it still has to arrive and be checked.
 MARGIN: Final = 10.0
 MAX_EXCHANGED: Final = 20_000
 
 
 class Authenticator:
-    """One per process. `run` is a task that lives as long; before it has keys and revocations every token is answered 503."""
+    """One per process; `run` is a task that runs as long as the process. Until it has fetched keys and revocations every token is
+    answered 503.
+    """
 
     def __init__(
         self,
@@ -69,8 +72,8 @@ class Authenticator:
         feed: RevocationFeed,
         clock: Clock,
     ) -> None:
-        """`public_url` is the edge's origin: the issuer and the audience of access tokens, and what proofs are made for. `mtls_url` is its
-        other one, for clients with a certificate: what proofs are made for that are sent there.
+        """`public_url` is the edge's origin: the issuer and the audience of access tokens, and the origin in proofs. `mtls_url` is the
+        edge's other origin, for clients with a certificate, and the one in proofs that are sent there.
         """
         self._public_url = public_url.rstrip("/")
         self._mtls_url = mtls_url.rstrip("/")
@@ -121,11 +124,12 @@ class Authenticator:
     async def edge(self, method: str, path: str, headers: Headers, *, strict: bool = False) -> Subject:
         """Authenticate a request from outside.
 
-        `path` is the path as it was sent, without the query; `headers` are ASGI's, all of them, so that a header that came twice
-        is seen. `strict` is for all but reads: it fails closed where a read goes on by what this process knows. Raises
-        CredentialsRefused (401), RevocationFeedStale, ReplayCheckUnavailable, IdentityUnavailable (503).
+        `path` is the path as sent, without the query; `headers` are all of ASGI's raw headers, so that a repeated one is noticed.
+        `strict` is for everything but reads: when revocations or replay can't be checked it fails closed, where a read is allowed on
+        what this process knows. Raises CredentialsRefused (401), RevocationFeedStale, ReplayCheckUnavailable, IdentityUnavailable
+        (503).
         """
-        sent = _sent(headers)
+        sent = _credentials(headers)
         digest = sha256(sent.token)
         now = self._clock.now().timestamp()
         try:
@@ -135,16 +139,16 @@ class Authenticator:
         if strict and self._feed.stale:
             raise RevocationFeedStale
         if verified.certificate:
-            _shown(verified.certificate, sent)
+            _check_certificate(verified.certificate, sent)
         else:
-            await self._proved(verified.jkt, sent, digest=digest, now=now, method=method, path=path, strict=strict)
+            await self._check_proof(verified.jkt, sent, digest=digest, now=now, method=method, path=path, strict=strict)
         return verified.subject
 
-    async def _proved(
-        self, jkt: str, sent: "_Sent", *, digest: bytes, now: float, method: str, path: str, strict: bool
+    async def _check_proof(
+        self, jkt: str, sent: "_Credentials", *, digest: bytes, now: float, method: str, path: str, strict: bool
     ) -> None:
-        """The token came with a new proof by its key, for this request (RFC 9449 section 4.3)."""
-        if sent.scheme != "DPoP":  # section 7.2: or binding it would have been for nothing
+        """Check that the token came with a new proof by its key, made for this request (RFC 9449 section 4.3)."""
+        if sent.scheme != "DPoP":  # section 7.2: as a bearer token the binding would protect nothing
             raise invalid_token(
                 "This access token is bound to a key: it is presented with the DPoP scheme.", sent.scheme
             )
@@ -154,7 +158,7 @@ class Authenticator:
             proof = self._verifier.verify(
                 sent.proof.decode("latin-1"),
                 method=method,
-                # the origin is ours by configuration; which of both it was is for the edge to say
+                # Our origins are configured, never taken from `Host`; the edge says which of the two the request came to.
                 url=(self._mtls_url if sent.certificate else self._public_url) + path,
                 now=now,
                 token_hash=digest,
@@ -202,8 +206,8 @@ class Authenticator:
             raise invalid_token(f"The transaction token is not valid: {refused.reason}.") from None
 
     async def exchange(self, subject: Subject) -> str:
-        """The transaction token to pass on in this subject's name: its own if it came by one, else the one that identity gives
-        for its access token, asked for once and kept. Raises what the call to identity raises.
+        """The transaction token to pass on for this subject: its own if it came with one, otherwise the one that identity gives in
+        exchange for its access token, asked for once and cached. Raises what the call to identity raises, and DeadlineExceeded.
         """
         if subject.credential is None:
             msg = "a subject without its token has nothing to exchange"
@@ -211,13 +215,14 @@ class Authenticator:
         credential = subject.credential.reveal()
         if subject.inner:
             return credential
-        # No exchange gives more time than the access token has: near its end, what is at hand is as good as another one.
+        # A transaction token never outlives its access token, so near that one's end the cached token is as good as a new one.
         last = subject.expires_at.timestamp() - 2.0
         return await self._exchange((subject.token_id,), lambda: self._identity.exchange(credential), last)
 
     async def service_token(self, tenant: str, subject: str, purpose: str) -> str:
-        """A transaction token for work that goes on without the client, such as resuming a payment. Identity decides by its
-        policy which service may have one for what. Kept for its life. Raises what the call to identity raises.
+        """A transaction token for work that goes on without the client, such as resuming a payment. Identity's policy decides which
+        service may have one for which purpose. Cached while it is valid. Raises what the call to identity raises, and
+        DeadlineExceeded.
         """
         return await self._exchange(
             (tenant, subject, purpose), lambda: self._identity.service_token(tenant, subject, purpose)
@@ -230,7 +235,7 @@ class Authenticator:
         kept = self._exchanged.get(key)
         if (
             kept is not None
-            and kept.swept == self._feed.swept
+            and kept.generation == self._feed.generation
             and kept.since <= now + MAX_AHEAD
             and (kept.until > now + MARGIN or (kept.until > now and kept.until >= last))
         ):
@@ -238,11 +243,11 @@ class Authenticator:
             return kept.token
 
         async def load() -> str:
-            asked_at, swept = self._clock.now().timestamp(), self._feed.swept
+            asked_at, generation = self._clock.now().timestamp(), self._feed.generation
             exchanged = await ask()
-            # `expires_in` counts from the whole second in which the token was issued.
+            # `expires_in` counts from the time of issue, which identity rounds down to a whole second.
             until = asked_at + exchanged.expires_in - 1.0
-            self._exchanged[key] = _Kept(exchanged.transaction_token, asked_at, until, swept)
+            self._exchanged[key] = _Kept(exchanged.transaction_token, asked_at, until, generation)
             self._exchanged.move_to_end(key)
             if len(self._exchanged) > MAX_EXCHANGED:
                 self._exchanged.popitem(last=False)
@@ -254,10 +259,10 @@ class Authenticator:
             raise DeadlineExceeded("The service identity did not answer in time.", outcome_unknown=False) from None
 
     def peer(self, headers: Headers) -> str:
-        """The calling service, from the SPIFFE id that the mesh took from its certificate; which of its shards it is, is the mesh's to
-        look at. Raises Forbidden.
+        """The calling service, from the SPIFFE id in its certificate, as the mesh tells it. The mesh has checked which shards of a
+        service may call, so the shard is dropped here. Raises Forbidden.
 
-        Only the mesh's inner listener sets this header; every other way in removes it.
+        Only the mesh's inner listener sets this header; every other listener removes it.
         """
         found = [value for name, value in headers if name == PEER_HEADER]
         match = self._peer.fullmatch(found[0].decode("latin-1")) if len(found) == 1 else None
@@ -268,7 +273,7 @@ class Authenticator:
     # ---- both -------------------------------------------------------------------------------------------------------
 
     def _current(self, verified: Verified, digest: bytes, now: float, caller: str = "") -> Verified:
-        """What can change during a token's life, asked each time."""
+        """Check what can change while a token is valid: expiry and revocation. Done at each use."""
         if verified.expires_at <= now:
             self._tokens.drop(digest, caller)
             raise Refused("it has expired")
@@ -287,18 +292,21 @@ class Authenticator:
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A transaction token that is passed on until `until`, or until a key or all tokens of a time are taken back (`RevocationFeed.swept`); nor
-    before `since`, when the clock was set back: it would be refused as one from the future.
+    """A cached transaction token. It is passed on from `since` to `until` (Unix seconds) and while the feed's `generation` is the
+    same. Before `since`, which happens when the clock is set back, others would refuse it as one from the future.
     """
 
     token: str
     since: float
     until: float
-    swept: int
+    generation: int
+
+    def __repr__(self) -> str:
+        return f"_Kept(since={self.since}, until={self.until})"
 
 
-class _Sent(msgspec.Struct, frozen=True):
-    """What a request says of who sends it. `proof`, `certificate` and `request` are empty where there is none, or more than one."""
+class _Credentials(msgspec.Struct, frozen=True):
+    """What a request says about its sender. `proof`, `certificate` and `request` are empty where there is none, or more than one."""
 
     scheme: Scheme
     token: str
@@ -306,16 +314,19 @@ class _Sent(msgspec.Struct, frozen=True):
     certificate: bytes
     request: bytes
 
+    def __repr__(self) -> str:
+        return f"_Credentials({self.scheme})"
 
-_READ: Final = frozenset({b"authorization", b"dpop", REQUEST_HEADER, certificate.HEADER})
+
+_HEADERS: Final = frozenset({b"authorization", b"dpop", REQUEST_HEADER, certificate.HEADER})
 _SCHEMES: Final[dict[str, Scheme]] = {"dpop": "DPoP", "bearer": "Bearer"}
 
 
-def _sent(headers: Headers) -> _Sent:
-    """Reads the headers, in one pass. Raises CredentialsRefused for what is no token."""
+def _credentials(headers: Headers) -> _Credentials:
+    """Read the credentials from the headers, in one pass. Raises CredentialsRefused where no token can be found."""
     found: dict[bytes, bytes | None] = {}
     for name, value in headers:
-        if name in _READ:
+        if name in _HEADERS:
             found[name] = None if name in found else value
     shown = found.get(certificate.HEADER) or b""
     offered: Scheme = "Bearer" if shown else "DPoP"
@@ -329,15 +340,17 @@ def _sent(headers: Headers) -> _Sent:
     if scheme is None:
         raise missing_token(offered, "Access tokens are presented with the DPoP or the Bearer scheme.")
     token = token.lstrip(" ")
-    if "," in token:  # a proxy makes one line of several (RFC 9110 section 5.3); no token has a comma
+    if "," in token:  # a proxy may join repeated headers by commas (RFC 9110 section 5.3); no token has one
         raise invalid_token("There has to be exactly one Authorization header.", offered)
     if len(token) > MAX_TOKEN:
         raise invalid_token("The access token is too long.", scheme)
-    return _Sent(scheme, token, found.get(b"dpop") or b"", shown, found.get(REQUEST_HEADER) or b"")
+    return _Credentials(scheme, token, found.get(b"dpop") or b"", shown, found.get(REQUEST_HEADER) or b"")
 
 
-def _shown(bound_to: bytes, sent: _Sent) -> None:
-    """The connection came with the certificate that the token is bound to (RFC 8705 section 3). Raises CredentialsRefused."""
+def _check_certificate(bound_to: bytes, sent: _Credentials) -> None:
+    """Check that the connection came with the certificate that the token is bound to (RFC 8705 section 3). Raises
+    CredentialsRefused.
+    """
     if sent.scheme != "Bearer":
         raise invalid_token(
             "This access token is bound to a certificate: it is presented with the Bearer scheme.", sent.scheme

@@ -2,9 +2,9 @@
 
 Principal `Client::"cli_..."` {tenant, scopes, caller}, action `Action::"createPayment"`, resource `Payment::"pay_..."` {tenant, ...}.
 
-Two things are ours. *An evaluation error is a deny and an alert*: Cedar skips a policy that fails to evaluate, so a `forbid`
-with an error would silently stop forbidding. And *decisions are remembered*: a decision is a pure function of what the policy
-can see, and one evaluation costs 45-110 us.
+Two things are added to Cedar. *An evaluation error denies, and is logged as an error*: Cedar skips a policy that fails to
+evaluate, so a `forbid` with an error in it would silently stop forbidding. And *decisions are cached*: a decision is a pure
+function of what the policy can see, and one evaluation costs 45-110 us.
 """
 
 import json
@@ -25,7 +25,7 @@ _CLIENT = "Client"
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """`reasons` are the ids of the policies that decided, `errors` what failed to evaluate (then `allowed` is false)."""
+    """`reasons` are the ids of the policies that decided. `errors` is what failed to evaluate; with any, `allowed` is false."""
 
     allowed: bool
     reasons: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Authorizer:
-    """One policy set. Raises ValueError for a policy that doesn't parse, or with template slots (nobody would link them)."""
+    """One policy set. Raises ValueError for a policy that doesn't parse or has template slots, which nothing here would fill."""
 
     def __init__(self, policy: str, schema: str | None = None, *, remembered: int = 8192) -> None:
         parsed = json.loads(cedarpy.policies_to_json_str(policy))
@@ -45,7 +45,7 @@ class Authorizer:
         if schema is not None and not (checked := cedarpy.validate_policies(policy, schema)).validation_passed:
             msg = f"the policy doesn't fit its schema: {[str(error) for error in checked.errors]}"
             raise ValueError(msg)
-        # Ids are a part of the key only if the policy can tell two of them apart: else each new payment would be a new decision.
+        # An id is part of a decision's key only if the policy can tell two ids apart. Otherwise each new payment would be evaluated.
         self._sees_client = can_see_id(parsed, "principal")
         self._sees_resource = can_see_id(parsed, "resource")
         self._remembered = remembered
@@ -61,10 +61,10 @@ class Authorizer:
     def require(
         self, subject: Subject, *, action: str, resource: Resource, context: Mapping[str, Attribute] | None = None
     ) -> None:
-        """Return if the policy allows it, else raise `Forbidden` (403).
+        """Return if the policy allows it, otherwise raise `Forbidden` (403).
 
-        For a thing of another tenant the answer is 404, and it doesn't come from here: queries are scoped by tenant, so the
-        service never finds it.
+        An object of another tenant is answered 404, but not by this check: queries are scoped by tenant, so the service does not
+        find the object.
         """
         decision = self.decide(subject, action=action, resource=resource, context=context)
         if not decision.allowed:
@@ -101,12 +101,12 @@ class Authorizer:
     def _evaluate(
         self, subject: Subject, action: str, resource: Resource, context: Mapping[str, Attribute]
     ) -> Decision:
-        # Ids go in as {type, id} and never as Cedar text: no quoting to get wrong.
+        # Ids are passed as {type, id} and never as Cedar text, so there is no quoting to get wrong.
         client, target = {"type": _CLIENT, "id": subject.client_id}, {"type": resource.type, "id": resource.id}
         facts: dict[str, Attribute] = {"tenant": subject.tenant, "scopes": subject.scopes, "caller": subject.caller}
         try:
             if _is_itself(subject, resource):
-                # One entity is both, and what authentication says of the client overrides what the service says of the resource.
+                # Principal and resource are one entity. What authentication knows overrides what the service says.
                 entities = [{"uid": client, "attrs": _cedar({**resource.attrs, **facts}), "parents": []}]
             else:
                 entities = [
@@ -131,15 +131,15 @@ class Authorizer:
 
 
 def _is_itself(subject: Subject, resource: Resource) -> bool:
-    """Whether a client asks about itself. It is one entity then, so a policy sees other attributes than of any other client."""
+    """Whether the client asks about itself. A policy then sees other attributes of the resource than of another client's."""
     return resource.id == subject.client_id and resource.type == _CLIENT
 
 
 def can_see_id(parsed: Mapping[str, Any], variable: str) -> bool:
-    """Whether any policy (Cedar's JSON form) can tell two entities of one type and equal attributes apart.
+    """Whether any policy (in Cedar's JSON form) can tell apart two entities of the same type with equal attributes.
 
-    `variable.attr`, `variable has attr` and `variable is Type` look at attributes and type only; everything else that mentions
-    the variable, known to us or not, counts as seeing the id.
+    `variable.attr`, `variable has attr` and `variable is Type` depend on attributes and type only. Any other mention of the
+    variable, of an operator known here or not, counts as seeing the id.
     """
     return any(
         "entity" in (scope := policy[variable]) or "in" in scope or "slot" in scope or scope["op"] not in {"All", "is"}
@@ -160,7 +160,7 @@ def _mentions_bare(node: object, variable: str) -> bool:
 
 
 def _looked_at(node: dict[str, Any], variable: str) -> Iterator[object]:
-    """The children of a node, without the variable where only its attributes or its type are looked at."""
+    """The children of a node, leaving out the variable where only its attributes or its type matter."""
     for operator, operands in node.items():
         harmless = operator in {".", "has"} or (
             operator == "is" and isinstance(operands, dict) and "in" not in operands
@@ -172,12 +172,12 @@ def _looked_at(node: dict[str, Any], variable: str) -> Iterator[object]:
 
 
 def _hashable(attrs: Mapping[str, Attribute]) -> tuple[object, ...]:
-    # The type goes in with the value: 1, 1.0 and True are equal in Python and are not in Cedar.
+    # With the type of each value: 1, 1.0 and True are equal in Python, but not in Cedar.
     return tuple((name, value.__class__, value) for name, value in attrs.items())
 
 
 def _cedar(attrs: Mapping[str, object]) -> dict[str, Any]:
-    """Attributes as Cedar's JSON. Raises TypeError for a value that isn't an `Attribute` (an object could smuggle an entity in)."""
+    """Attributes as Cedar's JSON. Raises TypeError for a value that isn't an `Attribute`: an object could smuggle an entity in."""
     out: dict[str, Any] = {}
     for name, value in attrs.items():
         if not isinstance(value, (str, int, frozenset)):

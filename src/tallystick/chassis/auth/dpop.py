@@ -1,9 +1,9 @@
-"""Proof of possession (RFC 9449, DPoP): section 4.3's checks, in one pure function but for a memory of keys.
+"""Proof of possession (RFC 9449, DPoP): the checks of section 4.3. Apart from a cache of keys they are pure.
 
-Replay is not checked here (see `replay`): a proof is looked up only after all of this held, else anybody could fill the store.
-An ES256 proof with a remembered key costs about 75 us of CPU, 63 of them in OpenSSL (2 slow cores; `authenticator.edge` as a whole,
-with its share of a batch to Valkey, about 105 at 64 requests at once).
-The server's nonce (section 8) is not asked for: `iat` within a minute plus the `jti` bound what a stolen proof is good for.
+Replay is checked elsewhere (`replay`), and only after all of these checks have passed: otherwise anybody could fill its store.
+An ES256 proof by a cached key costs about 75 us of CPU, 63 of them in OpenSSL (2 slow cores); the whole of `authenticator.edge`,
+with its share of a batch to Valkey, about 105 at 64 concurrent requests. The server's nonce (section 8) is not used: an `iat`
+within a minute and the `jti` limit what a stolen proof is good for.
 """
 
 import re
@@ -17,12 +17,12 @@ from tallystick.chassis.auth.jose import Jwk, PublicKey, Refused, encode, parse,
 from tallystick.chassis.auth.problems import PROOF_ALGORITHMS
 
 MAX_AGE: Final = 60  # seconds since `iat`
-MAX_AHEAD: Final = 10  # seconds that the client's clock may be ahead of ours: FAPI 2.0, 5.3.2.1, wants as many accepted
+MAX_AHEAD: Final = 10  # seconds that the client's clock may be ahead of ours, as FAPI 2.0, 5.3.2.1, demands
 MAX_PROOF: Final = 4096  # characters; an RSA-4096 key takes about 700 of them
 MAX_JTI: Final = 256
 
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
-#: Python's own parser drops line feeds and tabs wherever they are, and spaces in front: what is no address would become one.
+#: Python's URL parser drops line feeds and tabs anywhere, and leading spaces, and so takes what is no address.
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 #: Unreserved characters, and the colon: libraries sign one spelling of it and send the other, and `web` reads both as one path.
@@ -59,7 +59,7 @@ _claims = msgspec.json.Decoder(_Claims)
 
 
 class ProofVerifier:
-    """Checks proofs; remembers the parsed keys of those that held (bounded), because a client uses one key for long."""
+    """Checks proofs. It caches the parsed keys of valid ones (bounded LRU), because a client uses one key for a long time."""
 
     def __init__(self, *, remembered: int = 4096) -> None:
         self._remembered = remembered
@@ -68,11 +68,11 @@ class ProofVerifier:
     def verify(
         self, proof: str, *, method: str, url: str, now: float, token_hash: bytes | None = None, jkt: str | None = None
     ) -> Proof:
-        """Check a proof for a request. Raises Refused.
+        """Check the proof of a request. Raises Refused.
 
-        `url` is the request's, made from the configured public address and the path as sent, without a query. `now` is Unix
-        seconds. With an access token: `token_hash` is the SHA-256 of it (claim `ath`) and `jkt` the thumbprint that it is bound
-        to; at the token endpoint there is neither.
+        `url` is the request's: the configured public origin and the path as sent, without the query. `now` is Unix seconds. For a
+        request with an access token, `token_hash` is the token's SHA-256 (claim `ath`) and `jkt` the thumbprint of the key that it
+        is bound to; the token endpoint passes neither.
         """
         compact = parse(proof, MAX_PROOF)
         try:
@@ -95,7 +95,7 @@ class ProofVerifier:
         if jkt is not None and made_by != jkt:
             raise Refused("the proof is by another key than the token is bound to")
         _check_claims(claims, method, url, now, token_hash)
-        key = known[0] if known else public_key(jwk)  # late: nothing is made of what is for something else
+        key = known[0] if known else public_key(jwk)  # last, because parsing a key costs more than the checks before
         verify(header.alg, key, compact)
         if known is None:
             self._keys[members] = (key, made_by)
@@ -122,8 +122,8 @@ def _check_claims(claims: _Claims, method: str, url: str, now: float, token_hash
 
 
 def normalised(url: str) -> str:
-    """An HTTP address in the one form that is compared (RFC 3986 sections 6.2.2 and 6.2.3; an escaped colon is one), without query and
-    fragment, which RFC 9449 section 4.3 says to ignore. Raises Refused for what isn't one.
+    """An HTTP URL in the normal form that is compared (RFC 3986 sections 6.2.2 and 6.2.3; an escaped colon is a colon), without query
+    and fragment, which RFC 9449 section 4.3 says to ignore. Raises Refused for anything that is no HTTP URL.
     """
     if _PRINTABLE.fullmatch(url) is None:
         raise Refused("htu is not an HTTP address")
@@ -147,7 +147,7 @@ def _normal_escape(match: re.Match[str]) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """RFC 3986 section 5.2.4."""
+    """Remove dot segments (RFC 3986 section 5.2.4)."""
     out: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:

@@ -1,4 +1,4 @@
-"""Single flight: many wait for one answer, one asks."""
+"""Single flight: of many callers that need the same answer one asks, and all wait for it."""
 
 import asyncio
 import contextvars
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """While a load for a key is under way, further callers wait for that one.
+    """While a load for a key is in flight, further callers wait for that load.
 
-    The load runs in an empty context: it belongs to nobody's deadline and isn't cancelled when the first caller goes away. Each
-    caller waits no longer than its own deadline, and `timeout` seconds at most. Raises what `load` raised, or TimeoutError.
+    The load runs in an empty context: no caller's deadline applies to it, and it isn't cancelled when the first caller goes away.
+    A caller waits until its own deadline, and for `timeout` seconds at most.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -26,12 +26,13 @@ class SingleFlight(Generic[K, T]):
         return key in self._under_way
 
     async def do(self, key: K, load: Callable[[], Awaitable[T]]) -> T:
+        """What the load in flight for `key` gives, or else `load`. Raises what the load raises, and TimeoutError."""
         task = self._under_way.get(key)
         if task is None:
             task = asyncio.create_task(self._load(load), context=contextvars.Context())
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._landed(key, done))
-        # Not wait_for: until Python 3.12 it swallows a cancelling that comes in the moment in which the load ends.
+        # Not wait_for: before Python 3.12 it swallows a cancellation that comes in the moment in which the load ends.
         async with asyncio.timeout(budget(self._timeout)):
             return await asyncio.shield(task)
 
@@ -42,4 +43,4 @@ class SingleFlight(Generic[K, T]):
     def _landed(self, key: K, task: asyncio.Task[Any]) -> None:
         self._under_way.pop(key, None)
         if not task.cancelled():
-            task.exception()  # seen, also when every caller has given up waiting
+            task.exception()  # retrieved, so that asyncio does not complain when every caller has given up waiting

@@ -1,4 +1,4 @@
-"""What authentication asks identity for, through the mesh."""
+"""What authentication asks the service identity for, through the mesh."""
 
 from typing import Protocol
 
@@ -12,14 +12,17 @@ from tallystick.kernel.problem import Unauthenticated
 
 
 class Exchanged(msgspec.Struct, frozen=True):
-    """`expires_in`: seconds."""
+    """A transaction token that is valid for `expires_in` seconds."""
 
     transaction_token: str
     expires_in: int
 
+    def __repr__(self) -> str:
+        return f"Exchanged(expires_in={self.expires_in})"
+
 
 class Identity(Protocol):
-    """Identity's side, as `Authenticator` needs it. Identity itself has one that doesn't leave its process."""
+    """What `Authenticator` needs of identity. The service identity has its own implementation that doesn't leave its process."""
 
     async def keys(self) -> list[Jwk]: ...
     async def revocations(self) -> Snapshot: ...
@@ -34,6 +37,9 @@ class _Jwks(msgspec.Struct, frozen=True):
 class _TokenExchange(msgspec.Struct, frozen=True):
     access_token: str
 
+    def __repr__(self) -> str:
+        return "_TokenExchange(****)"
+
 
 class _ServiceToken(msgspec.Struct, frozen=True):
     tenant: str
@@ -42,13 +48,13 @@ class _ServiceToken(msgspec.Struct, frozen=True):
 
 
 class _TokenRefused(Unauthenticated):
-    """What identity says to a token that it doesn't exchange."""
+    """Identity's answer to a token that it doesn't exchange."""
 
     slug, title = "token-refused", "The token is not valid"
 
 
 class MeshIdentity:
-    """Identity behind the mesh. Raises what `Client.request` raises, and CredentialsRefused for a token not to be exchanged."""
+    """Identity behind the mesh. Raises what `Client.request` raises, and CredentialsRefused for a token that is not exchanged."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -69,7 +75,7 @@ class MeshIdentity:
                 idempotent=True,
                 problems=(_TokenRefused,),
             )
-        except _TokenRefused:  # it was revoked or ran out since it was checked here
+        except _TokenRefused:  # it has been revoked or has expired since it was checked here
             raise invalid_token("The access token is not valid any more.") from None
 
     async def service_token(self, tenant: str, subject: str, purpose: str) -> Exchanged:

@@ -1,10 +1,10 @@
-"""JWS compact serialisation and JWK public keys, as little of them as we need (RFC 7515, 7517, 7518, 7638, 8037, 8725).
+"""JWS compact serialisation and JWK public keys: the small part that we need (RFC 7515, 7517, 7518, 7638, 8037, 8725).
 
-Why not a JOSE library on this path: a library's verification costs twice what `cryptography` alone does, and its defaults
-(algorithm lists, unread `typ`, private keys taken silently) would each have to be switched off. What isn't written here can't
-be asked for by a token: no `jku`, no `x5u`, no `none`, no HMAC, no nesting, no compression, no `crit`.
+Why not a JOSE library on this path: verification by one costs twice what `cryptography` alone does, and its defaults
+(algorithm lists, `typ` not checked, private keys accepted silently) would each have to be switched off. A token can't ask for what
+isn't implemented here: no `jku`, no `x5u`, no `none`, no HMAC, no nesting, no compression, no `crit`.
 
-Signatures are never used as keys of anything: an ECDSA signature can be changed into another valid one by anybody.
+A signature never identifies anything: anybody can change a valid ECDSA signature into another valid one.
 """
 
 import base64
@@ -28,10 +28,11 @@ _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 _PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), salt_length=32)  # RFC 7518 section 3.5: as long as the hash
 
-#: RFC 8032 section 5.1: coordinates are below this prime. 31 bytes and a sign hold more, so that some points have two spellings.
+#: Coordinates are below this prime (RFC 8032 section 5.1). The 255 bits of the encoding can hold more, so that without a check
+#: some points would have two encodings.
 _P25519: Final = 2**255 - 19
-#: The y of the points of order 1, 2, 4 and 8. With one of these for a key the signature R = [S]B is good for one message in eight at
-#: least, and with the neutral element (y = 1) for each.
+#: The y coordinates of the points of order 1, 2, 4 and 8. With such a point as key, the signature R = [S]B is valid for at least
+#: one message in eight, and with the neutral element (y = 1) for every message.
 _SMALL_ORDER: Final = frozenset(
     {
         0,
@@ -45,7 +46,7 @@ _SMALL_PRIMES: Final = math.prod(n for n in range(2, 752) if all(n % d for d in 
 
 
 class Refused(Exception):
-    """A token or proof is not good. `reason` is a fixed text of ours that may be shown to anybody."""
+    """A token or proof is not valid. `reason` is a fixed text of ours that may be shown to anybody."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -53,7 +54,7 @@ class Refused(Exception):
 
 
 class Jwk(msgspec.Struct, frozen=True):
-    """The public members of an EC, RSA or OKP key (RFC 7518 section 6, RFC 8037), and the private ones to refuse them."""
+    """The public members of an EC, RSA or OKP key (RFC 7518 section 6, RFC 8037), and the private ones, in order to refuse them."""
 
     kty: str
     crv: str = ""
@@ -102,7 +103,7 @@ def parse(text: str, max_length: int) -> Compact:
     if len(text) > max_length:
         raise Refused("it is too long")
     raw = text.encode("utf-8", "surrogatepass")
-    # Three parts, none of them empty, and what is left without the alphabet is the two dots between them.
+    # Three parts, none of them empty; apart from characters of the alphabet there are just the two dots between them.
     parts = raw.split(b".")
     if len(parts) != 3 or not all(parts) or raw.translate(None, _ALPHABET) != b"..":
         raise Refused("it is not a compact JWS")
@@ -111,7 +112,9 @@ def parse(text: str, max_length: int) -> Compact:
 
 
 def decode(text: str) -> bytes:
-    """Base64url without padding. What is not of its alphabet is left out: whoever must know compares with `encode`. Raises Refused."""
+    """Base64url without padding. Characters outside its alphabet are skipped: a caller to whom that matters compares the text with
+    what `encode` gives. Raises Refused.
+    """
     try:
         return _decode(text.encode("ascii"))
     except UnicodeEncodeError as error:
@@ -134,7 +137,7 @@ def sha256(text: str) -> bytes:
 
 
 def thumbprint(jwk: Jwk) -> str:
-    """RFC 7638. It stands for a key that `public_key` took, too: that sees to the canonical form of the members."""
+    """The JWK thumbprint of RFC 7638. It identifies a key only once `public_key` has accepted the JWK: members are not checked here."""
     if jwk.kty == "EC":
         text = f'{{"crv":"{jwk.crv}","kty":"EC","x":"{jwk.x}","y":"{jwk.y}"}}'
     elif jwk.kty == "RSA":
@@ -147,8 +150,8 @@ def thumbprint(jwk: Jwk) -> str:
 def public_key(jwk: Jwk) -> PublicKey:
     """The key that a JWK describes: P-256, Ed25519, or RSA of 2048 to 4096 bits with e = 65537. Raises Refused.
 
-    The bounds on RSA are there for our own sake too: verifying with a 16384-bit key of the sender's choice is a lever. A key for which
-    everybody can sign is refused, as far as a look can tell.
+    The upper bound on RSA protects us as well: verifying with a 16384-bit key of the sender's choice would be a way to overload
+    the service. A key for which everybody can make signatures is refused, as far as that can be seen at little cost.
     """
     if jwk.private:
         raise Refused("the key has private members")
@@ -176,12 +179,12 @@ def public_key(jwk: Jwk) -> PublicKey:
 
 
 def attributable_key(jwk: Jwk) -> PublicKey:
-    """As `public_key`, for a key that says who signed: one that a client is registered with, or that a statement is shown with. It is none for
-    which everybody can sign.
+    """Like `public_key`, for a key that has to prove who signed: a client's registered key, or that of a signed statement. It makes
+    sure that not everybody can sign for the key.
 
-    What a new RSA key takes here nobody else gets of this process, and another one costs its sender nothing. So a key that somebody chooses
-    for himself and for a few minutes, as for proofs, is not asked so much: who takes a bad one makes a token of his own anybody's, which he
-    can do with a good one too.
+    For a new RSA key that takes long and stops the whole process meanwhile, while making up another key costs a sender nothing.
+    So the key of a proof, which a client chooses for a few minutes and for itself, is not checked this way: with a weak one the
+    client gives away its own token, and it can do that with a strong one too.
     """
     key = public_key(jwk)
     if isinstance(key, rsa.RSAPublicKey) and _power_of_a_prime(key.public_numbers().n):
@@ -191,20 +194,20 @@ def attributable_key(jwk: Jwk) -> PublicKey:
 
 @lru_cache(maxsize=4096)
 def _power_of_a_prime(modulus: int) -> bool:
-    """NIST SP 800-89 section 5.3.3, with the look at small factors: whether it is a prime or the power of one. For those, a prime divides
-    2^n - 2 by Fermat's theorem; two primes of a real key do not. It takes 20 ms for 2048 bits and 150 for 4096, hence once for each key.
+    """Whether the modulus is a prime or the power of one (NIST SP 800-89 section 5.3.3, together with the check for small factors).
+    The prime of such a modulus n divides 2^n - 2 by Fermat's theorem; the two primes of a real key do not. It takes 20 ms for
+    2048 bits and 150 ms for 4096, so it is done once for each key.
     """
     return math.gcd(pow(2, modulus, modulus) - 2, modulus) != 1
 
 
 def _octets(text: str, length: int | None) -> bytes:
-    """A key's member, in the one way it can be written: else one key would have several thumbprints."""
+    """A member of a key, of `length` bytes or, with None, without leading zeros. Raises Refused for any other spelling: one key
+    would have several thumbprints.
+    """
     raw = decode(text)
-    if (
-        encode(raw) != text
-        or (length is not None and len(raw) != length)
-        or raw[:1] == (b"\0" if length is None else b"")
-    ):
+    canonical = not raw.startswith(b"\0") if length is None else len(raw) == length
+    if encode(raw) != text or not canonical:
         raise Refused("a member of the key is not in its canonical form")
     return raw
 
@@ -237,7 +240,7 @@ _VERIFY: Final[dict[str, Callable[[PublicKey, bytes, bytes], None]]] = {
 
 
 def verify(algorithm: str, key: PublicKey, compact: Compact) -> None:
-    """Check the signature. The caller has checked that it takes `algorithm`; a key of another kind fails. Raises Refused."""
+    """Check the signature. The caller has checked that it accepts `algorithm`. A key of another kind fails. Raises Refused."""
     try:
         _VERIFY[algorithm](key, compact.signature, compact.signed)
     except (InvalidSignature, KeyError, ValueError) as error:

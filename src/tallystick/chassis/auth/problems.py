@@ -1,21 +1,21 @@
-"""The ways authentication says no. Each one's `headers` go out with the answer: RFC 9449 section 7.1 (DPoP), RFC 6750 section 3 (Bearer,
-which here means a token that is bound to a certificate, RFC 8705 section 3).
+"""The problems of authentication. Their `headers` carry the challenge: RFC 9449 section 7.1 for DPoP, RFC 6750 section 3 for
+Bearer, which here means a token that is bound to a certificate (RFC 8705 section 3).
 """
 
 from typing import Literal
 
 from tallystick.kernel.problem import Forbidden, Unauthenticated, Unavailable
 
-#: RFC 9864 names Ed25519 outright; `EdDSA` is the older name of the same in JOSE.
+#: `Ed25519` (RFC 9864) and `EdDSA` are the newer and the older JOSE name of the same algorithm.
 PROOF_ALGORITHMS = ("ES256", "PS256", "EdDSA", "Ed25519")
 
-#: How a token is presented: with a proof by its key, or over a connection with its certificate.
+#: How a token is presented: DPoP with a proof by its key, Bearer over a connection with its certificate.
 Scheme = Literal["DPoP", "Bearer"]
 
 
 def challenge(scheme: Scheme, **parts: str | None) -> dict[str, str]:
-    """`WWW-Authenticate`: what went wrong, under the scheme that was used. The DPoP scheme is named in any case, and first: it is taken
-    everywhere.
+    """The header `WWW-Authenticate`: what went wrong, under the scheme that was used. DPoP is always named, and first, because it is
+    accepted everywhere.
     """
     algorithms = f'algs="{" ".join(PROOF_ALGORITHMS)}"'
     told = ", ".join(f'{name}="{value}"' for name, value in parts.items() if value)
@@ -25,7 +25,7 @@ def challenge(scheme: Scheme, **parts: str | None) -> dict[str, str]:
 
 
 class CredentialsRefused(Unauthenticated):
-    """401. `reason` is a fixed text of ours: never a part of the token, so that nothing of it reaches a log or an answer."""
+    """401. `reason` is a fixed text of ours and never part of the token, so that nothing of it reaches a log or an answer."""
 
     def __init__(
         self, error: Literal["invalid_token", "invalid_dpop_proof"] | None, reason: str, scheme: Scheme = "DPoP"
@@ -37,8 +37,8 @@ class CredentialsRefused(Unauthenticated):
 def missing_token(
     scheme: Scheme = "DPoP", reason: str = "This endpoint needs a sender-constrained access token."
 ) -> CredentialsRefused:
-    """A request without any credential, or with a scheme that is not taken, gets no error code (RFC 6750 section 3.1). `Bearer` where a
-    certificate came with it.
+    """For a request without credentials, or with a scheme that is not accepted: it gets no error code (RFC 6750 section 3.1).
+    `scheme` is `Bearer` where a certificate came with the request.
     """
     return CredentialsRefused(None, reason, scheme)
 
@@ -52,8 +52,8 @@ def invalid_proof(reason: str) -> CredentialsRefused:
 
 
 class InsufficientScope(Forbidden):
-    """The token is good, what it was granted isn't enough: `scope` is what lacks. Ask for it with the next token; a client that is not
-    registered for it needs another registration.
+    """The token is valid, but it was not granted the `scope` that this needs. Ask for that scope with the next token. A client that is
+    not registered for it has to be registered anew.
     """
 
     slug = "insufficient-scope"
@@ -68,8 +68,8 @@ class InsufficientScope(Forbidden):
 
 
 class RevocationFeedStale(Unavailable):
-    """News of revoked tokens stopped coming, so nothing but reads is done on the word of a token. Send the same again later; the operator
-    looks at the bus and at identity.
+    """The service has had no news of revoked tokens for ten seconds, so it answers reads only. Send the same request again later. The
+    operator should look at the bus and at identity.
     """
 
     slug = "revocation-feed-stale"
@@ -77,8 +77,8 @@ class RevocationFeedStale(Unavailable):
 
 
 class ReplayCheckUnavailable(Unavailable):
-    """The store of seen proofs (Valkey) is out of reach, so a proof can't be shown to be fresh, and nothing but reads is done. Send the
-    same again later, with a new proof. Tokens that are bound to a certificate go on.
+    """The store of used proofs (Valkey) can't be reached. Whether a proof is new can't be checked, so only reads are answered. Send the
+    same request again later, with a new proof. Tokens that are bound to a certificate are not affected.
     """
 
     slug = "replay-check-unavailable"
@@ -86,7 +86,7 @@ class ReplayCheckUnavailable(Unavailable):
 
 
 class IdentityUnavailable(Unavailable):
-    """The keys and revocations that authentication rests on were not received yet. Send the same again."""
+    """The service has not received the keys and revocations yet that it needs to check tokens. Send the same request again."""
 
     slug = "identity-unavailable"
     title = "Tokens can't be checked at the moment"

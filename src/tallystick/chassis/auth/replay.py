@@ -1,11 +1,13 @@
-"""Each proof once (RFC 9449 section 11.1): one `SET NX GET EX` per proof in Valkey, shared by a service's replicas. A script takes a
-batch of them and answers a digit for each: of 64 at once each costs 2 us, where as many commands and answers cost 13.
+"""Replay protection: each proof is accepted once (RFC 9449 section 11.1).
 
-Every service has its own keys there: a proof names a path, and a path belongs to one service. The key of a proof is a hash of
-its `jti` *and* of the key that made it, so that no client can use up another's `jti`s. Only proofs that held come here.
+The replicas of a service share the record in Valkey: one `SET NX GET EX` per proof. A script takes a batch of them and answers a
+digit for each. In a batch of 64 a proof costs 2 us; as single commands they would cost 13.
 
-One use is one request at the edge. When a replica dies with a request in its hands, the edge gives the same request to another one,
-under the same `x-request-id`, which it makes itself and takes from no client: that is not a second use.
+Each service has its own keys in Valkey, because a proof names a path and a path belongs to one service. A proof's key is a hash of
+its `jti` *and* of the public key that made it, so that no client can use up another's `jti`s. Only valid proofs come here.
+
+One use means one request at the edge. When a replica dies while it handles a request, the edge retries it at another replica under
+the same `x-request-id`, which the edge makes itself and takes from no client. That is not a second use.
 """
 
 import asyncio
@@ -23,13 +25,13 @@ from tallystick.chassis.auth.jose import Refused
 from tallystick.chassis.auth.problems import ReplayCheckUnavailable
 from tallystick.chassis.batching import CHECK_PACE, Batcher
 
-#: A proof may be shown until `iat` + MAX_AGE by our clock, and `iat` may be MAX_AHEAD in the future: remembering for shorter
-#: would open the door again. The rest is for clocks of replicas that differ.
+#: Seconds. A proof is acceptable until `iat` + MAX_AGE by our clock, and `iat` may be MAX_AHEAD in the future: forgotten earlier,
+#: it could be used again. The rest allows for differing clocks of replicas.
 REMEMBERED: Final = MAX_AGE + MAX_AHEAD + 5
 TIMEOUT: Final = 0.5  # seconds for one round trip
 
-# KEYS: one a proof. ARGV: seconds to remember it, then for each key the request that shows it. Answers for each `1`, if nobody has
-# shown it or this very request has, or `0`.
+# KEYS: one for each proof. ARGV: for how many seconds to remember them, then for each key the id of the request that presents the
+# proof. Answers a digit for each key: `1` if the proof is new or was presented by this same request, otherwise `0`.
 _SCRIPT: Final = """
 local answers = {}
 for i, key in ipairs(KEYS) do
@@ -45,20 +47,21 @@ _GOOD: Final = ord("1")
 _fallbacks = telemetry.counter("auth_replay_fallbacks_total", "Proofs checked against this process's memory only")
 
 
-def keys(service: str) -> str:
-    """What the keys of a service's proofs begin with, those of all its shards: a proof does not name one, and is good once for all.
+def key_prefix(service: str) -> str:
+    """The prefix of the Valkey keys of a service's proofs. All shards of the service share it: a proof does not name a shard, and is
+    accepted once among all of them.
 
-    The braces put them on one shard of a Valkey cluster: a script may not span shards.
+    The braces keep them in one slot of a Valkey cluster, because a script may not span slots.
     """
     return f"{service}:{{{service}-dpop}}:"
 
 
 class ProofStore:
-    """`await claim(proof, ...)` returns for the first use of a proof and raises for every other."""
+    """`await claim(proof, ...)` returns at the first use of a proof and raises at every other."""
 
     def __init__(self, valkey: Valkey, service: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._script = valkey.register_script(_SCRIPT)
-        self._prefix = keys(service).encode()
+        self._prefix = key_prefix(service).encode()
         self._batcher = Batcher(
             self._flush, max_batch=256, max_waiting=8192, concurrency=2, pace=CHECK_PACE, name="auth.replay"
         )
@@ -66,11 +69,11 @@ class ProofStore:
         self._failing = False
 
     async def claim(self, proof: Proof, *, strict: bool, request: bytes = b"") -> None:
-        """Raises Refused for a proof that was seen, but with the same `request`: the id that the edge gave it.
+        """Raises Refused for a proof that was used before, unless by the same `request` (the id that the edge gave it).
 
-        When Valkey doesn't answer: `ReplayCheckUnavailable` if `strict`; otherwise the proof is looked up in the memory of
-        this process, which knows the proofs it saw while Valkey was away, and goes on knowing them when it is back. A stolen proof
-        for a read could then be used once per replica within its minute; the read itself still needs the token.
+        When Valkey doesn't answer, a `strict` request gets `ReplayCheckUnavailable`. For others the proof is looked up in this
+        process's memory, which holds the proofs used here while Valkey was away, and is consulted after it is back as well. A
+        stolen proof of a read could then be used once at each replica within its minute; the read still needs the token.
         """
         key = hashlib.sha256(f"{proof.jkt}\0{proof.jti}".encode()).digest()[:16]
         fresh = await self._batcher.submit((self._prefix + key, request))
@@ -85,20 +88,20 @@ class ProofStore:
             raise Refused("the proof was used before")
 
     async def _flush(self, uses: list[tuple[bytes, bytes]]) -> list[bool | Exception | None]:
-        """For each key whether it is new or its own request's, None where that can't be told (a lost answer may have set it or not)."""
+        """For each proof whether this use is accepted; None for all where Valkey's answer is missing, which may have noted them or not."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 answers = await self._script(
                     keys=[key for key, _ in uses], args=[REMEMBERED, *(request for _, request in uses)]
                 )
         except (ValkeyError, OSError, TimeoutError) as error:
-            self._told(error)
+            self._log_change(error)
             return [None] * len(uses)
-        self._told(None)
+        self._log_change(None)
         return [answer == _GOOD for answer in answers]
 
-    def _told(self, error: Exception | None) -> None:
-        """Log when it begins to fail and when it ends, not for each request."""
+    def _log_change(self, error: Exception | None) -> None:
+        """Log when failures begin and when they end, not for each request."""
         if error is not None and not self._failing:
             telemetry.log.error("auth.replay_store_failed", error=error)
         elif error is None and self._failing:
@@ -107,7 +110,7 @@ class ProofStore:
 
 
 class LocalMemory:
-    """Proofs seen by this process, bounded. Full: nothing is let in until old ones expire."""
+    """Proofs used at this process, bounded. While it is full it accepts none, until old ones expire."""
 
     LIMIT = 100_000
 
@@ -116,6 +119,7 @@ class LocalMemory:
         self._used: dict[bytes, tuple[float, bytes]] = {}  # in order of expiry, because each lives equally long
 
     def claim(self, key: bytes, request: bytes = b"") -> bool:
+        """Note a use; whether it is accepted. Raises ReplayCheckUnavailable when there is no room."""
         if self.used(key, request):
             return False
         if key not in self._used:
@@ -125,7 +129,7 @@ class LocalMemory:
         return True
 
     def used(self, key: bytes, request: bytes) -> bool:
-        """Whether another request has shown the proof. One without a name is never the same as another one."""
+        """Whether another request has used the proof. A request without an id is never the same as another one."""
         for oldest in self._expired(self._monotonic()):
             del self._used[oldest]
         held = self._used.get(key)

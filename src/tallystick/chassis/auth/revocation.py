@@ -1,8 +1,9 @@
-"""What identity takes back, known here within a second: an in-memory map that each request asks.
+"""Identity's revocations, known here within a second: a map in memory that is consulted for each request.
 
-Identity tells each revocation once on the bus and says its epoch (how many there were) every second. A number that doesn't follow
-means that something was missed: then, and every minute, and each second while the bus is silent, the whole list is fetched.
-Entries are only ever added until they expire, so late, doubled and reordered messages do no harm.
+Identity publishes each revocation once on the bus, and every second its epoch, which counts the revocations so far. An epoch
+that does not follow the last one means that a message was missed. Then, and every minute, and every few seconds while the bus
+is silent, the whole list is fetched. Entries are only added, and stay until they expire, so late, repeated and reordered messages
+do no harm.
 """
 
 import asyncio
@@ -17,15 +18,17 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.auth.tokens import Verified
 from tallystick.kernel.problem import Problem
 
-STALE_AFTER: Final = 10.0  # seconds without news, then nothing but reads is done
-QUIET_AFTER: Final = 3.0  # seconds without news, then the list is fetched instead
-REFRESH: Final = 60.0  # seconds between fetches when all is well
+STALE_AFTER: Final = 10.0  # seconds without news after which only reads are served
+QUIET_AFTER: Final = 3.0  # seconds without news after which the list is fetched instead
+REFRESH: Final = 60.0  # seconds between fetches while news arrives
 
 Kind = Literal["jti", "client", "kid", "all-before"]
 
 
 class Revocation(msgspec.Struct, frozen=True):
-    """`until`: Unix seconds after which no token that this concerns can still be valid. `all-before`: `id` is the Unix time."""
+    """`until`: Unix seconds after which no token that this concerns can still be valid. Of kind `all-before` the `id` is a Unix time:
+    tokens that were issued before are revoked.
+    """
 
     epoch: int
     kind: Kind
@@ -49,13 +52,13 @@ _message = msgspec.json.Decoder(_Message)
 
 
 class Revoked:
-    """The map itself, without I/O. Times are Unix seconds."""
+    """The map, without I/O. Times are Unix seconds."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[str, str], int] = {}
         self._all_before = float("-inf")
-        #: How often something was taken back that is not one token or one client: a key, or all that was issued before a time.
-        self.swept = 0
+        #: Counts the revocations of many tokens at once: of a key, or of all that was issued before a time.
+        self.generation = 0
 
     def add(self, kind: Kind, id: str, until: int) -> None:  # noqa: A002 - the field's name in the feed
         """Raises ValueError for an `all-before` whose id isn't a time."""
@@ -63,19 +66,23 @@ class Revoked:
             instant = float(id)
             if not math.isfinite(instant):
                 raise ValueError("not a Unix time")
-            self.swept += instant > self._all_before
+            self.generation += instant > self._all_before
             self._all_before = max(self._all_before, instant)
         else:
             key = (kind, id)
-            self.swept += kind == "kid" and key not in self._until
+            self.generation += kind == "kid" and key not in self._until
             self._until[key] = max(until, self._until.get(key, until))
 
     def forget(self, now: float) -> None:
-        self._until = {key: until for key, until in self._until.items() if until + 60 > now}  # clocks differ
+        # A minute late: identity's clock may differ from ours.
+        self._until = {key: until for key, until in self._until.items() if until + 60 > now}
 
     def concerns(self, token: Verified) -> bool:
-        """A revoked client gets nothing done any more; but what it began with a good token has to end, or its payers' money would
-        stay held. So its revocation does not concern what identity gives to services for that; a token id, a key or `all-before` do.
+        """Whether the token is revoked.
+
+        A revoked client can start nothing new. What it started with a valid token has to be finished, or its payers' money would
+        stay held: so a client's revocation does not concern the tokens that identity gives to services for that (`background`).
+        The revocation of a token id, of a key and `all-before` do concern them.
         """
         until = self._until
         return token.issued_at < self._all_before or bool(
@@ -92,7 +99,7 @@ class Revoked:
 
 
 class RevocationFeed:
-    """The map and how it is kept up to date. `receive` takes the bus's messages, `run` fetches when it has to."""
+    """The map, kept up to date. `receive` takes the bus's messages, `run` fetches the list when it has to."""
 
     def __init__(
         self,
@@ -105,16 +112,16 @@ class RevocationFeed:
         self._monotonic = monotonic
         self._wall = wall
         self._revoked = Revoked()
-        self._epoch = -1  # all up to this one are in the map
-        self._told = -1  # the highest one that anybody spoke of
+        self._epoch = -1  # every revocation up to this one is in the map
+        self._highest = -1  # the highest epoch heard of
         self._heard_at = float("-inf")
         self._fetched_at = float("-inf")
-        self._meanwhile: list[int] | None = None  # epochs heard while the list is being fetched
+        self._meanwhile: list[int] | None = None  # epochs received while the list is being fetched
         self._behind = asyncio.Event()
         self.loaded = False
 
     def age(self) -> float:
-        """Seconds since the last proof that nothing was missed: a message that follows, or a fetched list."""
+        """Seconds since nothing was known to be missing: since a message whose epoch follows, or a fetch of the list."""
         return self._monotonic() - self._heard_at
 
     @property
@@ -125,12 +132,12 @@ class RevocationFeed:
         return self._revoked.concerns(token)
 
     @property
-    def swept(self) -> int:
-        """Another number than before: tokens of all sorts may be good no more, also those that are at hand to be passed on."""
-        return self._revoked.swept
+    def generation(self) -> int:
+        """Changes when many tokens were revoked at once: cached tokens whose claims are not known may be among them."""
+        return self._revoked.generation
 
     def receive(self, data: bytes) -> None:
-        """One message from the bus. What can't be read counts as missed."""
+        """Take one message from the bus. An unreadable one counts as missed."""
         try:
             message = _message.decode(data)
             if message.kind != "heartbeat":
@@ -140,23 +147,24 @@ class RevocationFeed:
             self._behind.set()
             return
         if message.kind == "heartbeat":
-            self._follows(message.epoch, message.epoch)
+            self._advance(message.epoch, message.epoch)
         else:
             if self._meanwhile is not None:
                 self._meanwhile.append(message.epoch)
-            self._follows(message.epoch - 1, message.epoch)
+            self._advance(message.epoch - 1, message.epoch)
 
-    def _follows(self, before: int, epoch: int) -> None:
-        self._told = max(self._told, epoch)
+    def _advance(self, before: int, epoch: int) -> None:
+        """Note that `epoch` was heard of, and move to it if nothing is missing between: `before` is the one that it follows."""
+        self._highest = max(self._highest, epoch)
         if before > self._epoch:
             self._behind.set()
         elif before == self._epoch and self.loaded:
             self._epoch = epoch
-            if epoch == self._told:  # else a late message closed one hole, and another is still open
+            if epoch == self._highest:  # otherwise a late message filled one gap, and another is still open
                 self._heard_at = self._monotonic()
 
     async def fetch(self) -> None:
-        """Take the whole list. Raises what the fetch raised, ValueError for one that makes no sense."""
+        """Fetch the whole list. Raises what the fetch raises, and ValueError for a list that makes no sense."""
         self._behind.clear()
         self._meanwhile = []
         asked_at = self._monotonic()
@@ -167,14 +175,15 @@ class RevocationFeed:
         for entry in snapshot.revocations:
             self._revoked.add(entry.kind, entry.id, entry.until)
         self._revoked.forget(self._wall())
-        # The list's epoch is the truth even when it is lower than ours (a restored database). What came in meanwhile follows it.
+        # The list's epoch counts even where it is lower than ours, as after a restore of identity's database. Messages that arrived
+        # during the fetch may follow it.
         self._epoch = snapshot.epoch
         for epoch in sorted(meanwhile):
             if epoch > self._epoch + 1:
                 self._behind.set()
                 break
             self._epoch = max(epoch, self._epoch)
-        self._told = max([self._epoch, *meanwhile])
+        self._highest = max([self._epoch, *meanwhile])
         self._heard_at = self._fetched_at = asked_at
         self.loaded = True
 
@@ -204,6 +213,6 @@ class RevocationFeed:
             try:
                 async with asyncio.timeout(1.0):
                     await self._behind.wait()
-                await asyncio.sleep(0.05)  # a burst of holes is one fetch
+                await asyncio.sleep(0.05)  # one fetch for a burst of gaps
             except TimeoutError:
                 pass

@@ -1,4 +1,4 @@
-"""What a subject has signed with the key that its token is bound to: a statement that can be shown to others afterwards."""
+"""Statements that a subject signs with the key that its token is bound to, so that they can be shown to others afterwards."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ _header = msgspec.json.Decoder(_Header)
 
 
 def statement(text: str, *, typ: str, jkt: str) -> bytes:
-    """The payload of a compact JWS of this `typ` (RFC 8725 section 3.11) whose header has the key (`jwk`), which is the one with the
+    """The payload of a compact JWS of this `typ` (RFC 8725 section 3.11), signed by the key in its header (`jwk`), which must have the
     thumbprint `jkt`. Raises Refused.
     """
     compact = parse(text, MAX_STATEMENT)
@@ -35,7 +35,7 @@ def statement(text: str, *, typ: str, jkt: str) -> bytes:
         raise Refused("alg is not one of those taken here")
     if header.crit is not msgspec.UNSET:
         raise Refused("crit is not taken here")
-    if not jkt:  # a certificate's key signs handshakes, which leave nothing that could be shown to others
+    if not jkt:  # the key of a certificate signs TLS handshakes, and nothing that could be shown to others
         raise Refused("the token is not bound to a key by DPoP, so it says of no key that it is yours")
     if thumbprint(header.jwk) != jkt:
         raise Refused("it is by another key than the token is bound to")
@@ -44,7 +44,7 @@ def statement(text: str, *, typ: str, jkt: str) -> bytes:
 
 
 def attributable(text: str) -> None:
-    """Whether nobody else can have signed what `statement` took. Asked last: of a new RSA key it takes up to 150 ms, in which this process
-    does nothing else. Raises Refused.
+    """Make sure that nobody else can have signed what `statement` accepted. Call it last: for a new RSA key it takes up to 150 ms,
+    during which the process does nothing else. Raises Refused.
     """
     attributable_key(_header.decode(parse(text, MAX_STATEMENT).header).jwk)

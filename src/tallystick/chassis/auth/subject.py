@@ -1,4 +1,4 @@
-"""Who asks: the one answer of authentication, and the only input that policy takes about the asker."""
+"""Who asks: the result of authentication, and all that policies get to know about the sender of a request."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,11 +12,14 @@ from tallystick.kernel.secret import Secret
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """An authenticated client, at the edge (access token) or inside (transaction token).
 
-    `tenant` scopes every query. `client_id` is `cli_...`. `token_id` is the token's `jti`. `jkt` is the thumbprint (RFC 7638) of
-    the key that an access token is bound to, empty inside, and for a token that is bound to a certificate (RFC 8705). `actor` is who acts: the client,
-    or the service that acts on its behalf in the background (claim `act`, RFC 8693 section 4.1). `caller` is the service that
-    the mesh authenticated as the peer, empty at the edge. `inner` says that it came by a transaction token. `credential` is the token itself, kept so that
-    `Authenticator.exchange` can pass the context on; its repr shows nothing.
+    * `tenant` scopes every query. `client_id` is `cli_...`. `token_id` is the token's `jti`.
+    * `actor` is who acts: the client, or the service that acts on its behalf in the background (claim `act`, RFC 8693
+      section 4.1).
+    * `caller` is the calling service, as authenticated by the mesh; empty at the edge.
+    * `inner`: it came with a transaction token.
+    * `jkt` is the thumbprint (RFC 7638) of the key that the access token is bound to; empty inside, and for a token that is bound
+      to a certificate (RFC 8705).
+    * `credential` is the token itself, kept for `Authenticator.exchange`; its repr shows nothing.
     """
 
     tenant: str
@@ -36,12 +39,12 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
             raise InsufficientScope(scope, "DPoP" if self.jkt or self.inner else "Bearer")
 
 
-#: What a policy may look at: Cedar's strings, 64-bit integers, booleans and sets of strings.
+#: Attributes that a policy may look at: Cedar's strings, 64-bit integers, booleans and sets of strings.
 Attribute = str | int | bool | frozenset[str]
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """What is asked for: Cedar entity `<type>::"<id>"`. `attrs` has `tenant` at least; `id` is empty for what doesn't exist yet."""
+    """What is asked for: the Cedar entity `<type>::"<id>"`. `attrs` has at least `tenant`; `id` is empty for what doesn't exist yet."""
 
     type: str
     id: str

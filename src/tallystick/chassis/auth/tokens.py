@@ -1,5 +1,6 @@
 """Our own tokens: access tokens of the edge (RFC 9068) and transaction tokens of inner calls
-(draft-ietf-oauth-transaction-tokens), both ES256 by identity's keys. One function per `typ`, so that one is never taken for the other.
+(draft-ietf-oauth-transaction-tokens), both ES256 by identity's keys. Each `typ` has its own function, so that one kind of token is
+never accepted as the other.
 """
 
 import time
@@ -11,7 +12,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.auth.certificate import as_told
+from tallystick.chassis.auth.certificate import header_of
 from tallystick.chassis.auth.flight import SingleFlight
 from tallystick.chassis.auth.jose import Jwk, PublicKey, Refused, parse, public_key, verify
 from tallystick.chassis.auth.problems import IdentityUnavailable
@@ -26,12 +27,12 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A token whose signature and claims held. Expiry and revocation are checked again at each use.
+    """A token whose signature and claims were found valid. Expiry and revocation are checked again at each use.
 
-    `jkt` is the thumbprint of the key that an access token is bound to (RFC 9449), `certificate` the SHA-256 of the certificate (RFC 8705)
-    as the edge tells it, in hex; exactly one of both is there. `ids` are the token ids by which it can be
-    revoked: its own, and for a transaction token that of the access token it was exchanged for. `background`: identity gave it
-    to a service for work that goes on without the client.
+    An access token is bound either to a key, of which `jkt` is the thumbprint (RFC 9449), or to a certificate (RFC 8705), of which
+    `certificate` is the SHA-256 in hex, as the edge passes it; exactly one of the two is set. `ids` are the token ids by which it
+    can be revoked: its own, and for a transaction token also that of the access token it was exchanged for. `background`: identity
+    gave it to a service for work that goes on without the client.
     """
 
     subject: Subject
@@ -98,7 +99,7 @@ C = TypeVar("C", bound=_Claims)
 
 
 class KeyUnknown(Refused):
-    """The token names a key that isn't among those at hand: perhaps a new one."""
+    """The token names a key that isn't known here, perhaps a new one."""
 
     def __init__(self, kid: str) -> None:
         super().__init__("it is signed by a key that isn't known")
@@ -106,7 +107,7 @@ class KeyUnknown(Refused):
 
 
 def access_token(token: str, keys: Mapping[str, PublicKey], *, issuer: str, audience: str, now: float) -> Verified:
-    """Check an access token but for binding, revocation and replay. Raises Refused, `KeyUnknown` for an unknown `kid`."""
+    """Check an access token, except for its binding, revocation and replay. Raises Refused, `KeyUnknown` for an unknown `kid`."""
     kid, claims = _open(token, "at+jwt", _access, keys=keys, issuer=issuer, audience=audience, now=now)
     jkt, x5t = claims.cnf.jkt, claims.cnf.x5t
     if (jkt is None) == (x5t is None):
@@ -121,14 +122,14 @@ def access_token(token: str, keys: Mapping[str, PublicKey], *, issuer: str, audi
         credential=Secret(token),
         jkt=jkt or "",
     )
-    certificate = as_told(x5t) if x5t else b""
+    certificate = header_of(x5t) if x5t else b""
     return Verified(subject, kid, (claims.jti,), claims.iat, claims.exp, jkt or "", certificate)
 
 
 def transaction_token(
     token: str, keys: Mapping[str, PublicKey], *, issuer: str, trust_domain: str, caller: str, now: float
 ) -> Verified:
-    """Check a transaction token but for revocation. `caller` is the service that presented it. Raises as `access_token`."""
+    """Check a transaction token, except for revocation. `caller` is the service that presented it. Raises like `access_token`."""
     kid, claims = _open(token, "txntoken+jwt", _transaction, keys=keys, issuer=issuer, audience=trust_domain, now=now)
     subject = Subject(
         tenant=claims.tenant,
@@ -141,7 +142,7 @@ def transaction_token(
         credential=Secret(token),
         inner=True,
     )
-    # Only identity's policy gives tokens with a purpose: to services, without scopes, never for an access token.
+    # Tokens with a purpose are given to services only, as identity's policy allows: without scopes, never for an access token.
     background = claims.purp is not None and claims.act is not None and claims.txn == claims.jti
     return Verified(subject, kid, (claims.jti, claims.txn), claims.iat, claims.exp, background=background)
 
@@ -167,7 +168,7 @@ def _open(
     if (key := keys.get(header.kid)) is None:
         raise KeyUnknown(header.kid)
     verify("ES256", key, compact)
-    # Only now are the claims anybody's word.
+    # From here on the claims are known to be identity's.
     if claims.iss != issuer:
         raise Refused("it is by another issuer")
     if claims.aud != audience:
@@ -180,7 +181,7 @@ def _open(
 
 
 class VerifiedTokens:
-    """Tokens that held, by the SHA-256 of their text (and the caller). Least recently used ones go first."""
+    """A bounded LRU cache of valid tokens, by the SHA-256 of their text and the caller."""
 
     def __init__(self, *, remembered: int = 20_000) -> None:
         self._remembered = remembered
@@ -205,8 +206,9 @@ class VerifiedTokens:
 
 
 class KeySet:
-    """Identity's public keys. An unknown `kid` asks for them again: one flight at a time, which all wait for, at most one a second,
-    and not for a `kid` that was unknown within the last half minute, so that made-up tokens can't turn into load on identity.
+    """Identity's public keys. They are fetched again for an unknown `kid`. So that made-up tokens don't become load on identity,
+    there is one fetch at a time, which all callers wait for, at most one a second, and none for a `kid` that was found to be
+    unknown within the last half minute.
     """
 
     NEGATIVE = 30.0  # seconds
@@ -228,14 +230,14 @@ class KeySet:
         return bool(self.keys)
 
     async def refresh(self) -> None:
-        """Fetch the keys. Raises IdentityUnavailable; the keys at hand stay."""
+        """Fetch the keys. Raises IdentityUnavailable, and then keeps the keys it has."""
         try:
             await self._flight.do("keys", self._load)
         except (Problem, TimeoutError, OSError, msgspec.DecodeError) as error:
             raise IdentityUnavailable(context={"error": type(error).__name__}) from error
 
     async def learn(self, kid: str) -> None:
-        """Return when `kid` is at hand. Raises KeyUnknown, or IdentityUnavailable when there are no keys at all."""
+        """Return once `kid` is among the keys. Raises KeyUnknown, or IdentityUnavailable when there are no keys at all."""
         now = self._monotonic()
         joins = self._flight.under_way("keys")
         lately = self.loaded and not joins and now - self._asked_at < self.SPACING
@@ -248,7 +250,7 @@ class KeySet:
                 raise
             raise KeyUnknown(kid) from None
         if kid not in self.keys:
-            if not joins:  # what was asked before this token came may be older than its key
+            if not joins:  # a fetch that began before this token came may be older than the token's key
                 self._unknown[kid] = self._monotonic() + self.NEGATIVE
                 if len(self._unknown) > 1024:
                     self._unknown.popitem(last=False)

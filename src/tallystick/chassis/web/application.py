@@ -1,8 +1,8 @@
-"""The way of a request: find the row, check who asks, read the body, do it, answer, write one line.
+"""The path of a request: find its row, check who is asking, read the body, call the handler, answer, write one log line.
 
-Plain ASGI over an endpoint table. It is our own because it is on the way of every payment; `bench/` has what it costs.
-The order of the checks is: path, way in, size, room, token, policy, rate, body. Nothing of a body is looked at before its
-sender is known, and nothing of a large one is kept.
+Plain ASGI over an endpoint table. It is our own code because every payment goes through it; `bench/` shows what it costs.
+The checks run in this order: path, entry (edge or mesh), size, free place, token, policy, rate, body. No body is decoded
+before its sender is authenticated, and a large body is not even kept in memory until then.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tallystick.chassis.web.wire import (
     lifespan,
     plain,
     read_body,
-    refuse_twice,
+    refuse_repeated_headers,
     send_answer,
 )
 from tallystick.kernel.deployment import HOME, SHARD_HEADER
@@ -66,15 +66,15 @@ if TYPE_CHECKING:
     from tallystick.chassis.auth.cedar import Authorizer
     from tallystick.chassis.limits import Limits
 
-#: The handler's own calls end at the deadline and say what they know; this is for one that does not.
+#: A handler's own calls end at the deadline and report what they know. This much later a handler that did not end is cancelled.
 GRACE_SECONDS = 0.25
 
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _BUDGET = re.compile(rb"[1-9][0-9]{0,5}")
 _COLON = re.compile(rb"%3[Aa]")
 _PROBLEM = b"application/problem+json"
-#: Seconds after which to ask again, where a retryable problem says nothing better.
-_A_MOMENT = b"1"
+#: Seconds: the Retry-After of a retryable problem that does not set one itself.
+_DEFAULT_RETRY_AFTER = b"1"
 _UNLISTED = metrics.counter(
     "answers_unlisted", "Problems and statuses that the endpoint's row does not list", ["route", "what"]
 )
@@ -86,10 +86,9 @@ _encode = msgspec.json.Encoder().encode
 class Application:
     """The ASGI application of one service. Raises ValueError or TypeError for a table that can't be served.
 
-    `shard` is the one of the service that this is: a client that asks for another one by `Tallystick-Shard` is refused. `shards`:
-    the names of all, of a service that comes in such.
-    `ready()` says whether to send requests here, and the state of each part. `limits` bounds the requests in flight and counts
-    rates; without it (tests, tools) nothing is limited.
+    `shard` is the shard of the service that this process serves: a request whose `Tallystick-Shard` names another one is refused.
+    `shards` are the names of all shards, empty for a service without shards. `ready()` says whether requests may be sent here, and
+    the state of each part. `limits` bounds the requests in flight and counts rates; without it (tests, tools) nothing is limited.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
-    # ---- the way of a request ---------------------------------------------------------------------------------------
+    # ---- a request --------------------------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         own = self._own.get(scope["path"])
@@ -180,8 +179,8 @@ class Application:
             raise asyncio.CancelledError
 
     def _find(self, scope: Scope) -> tuple[Bound, dict[str, str]]:
-        # Two spellings of one path are how access rules are walked around: there are no escapes but that of a colon, which most libraries
-        # write in a path's parameter and RFC 3986 (3.3) lets stand. Only values have colons; no rule and no route has one.
+        # A second spelling of a path is a way around access rules, so no escape is taken but that of a colon: most libraries escape it in
+        # a path parameter (RFC 3986 section 3.3 allows both). Only values contain colons; no rule and no route does.
         raw = scope.get("raw_path", b"")
         if b"%" in raw and b"%" in _COLON.sub(b"", raw):
             raise NotFound("There is nothing at this path.")
@@ -190,21 +189,21 @@ class Application:
     async def _work(self, bound: Bound, parameters: dict[str, str], call: Call) -> Answer:
         timer: asyncio.Timeout | None = None
         try:
-            self._way_in(bound, call)
+            self._check_entry(bound, call)
             deadline = Deadline.after(self._budget(bound, call))
             entered = deadline.enter()
             try:
                 async with asyncio.timeout(deadline.remaining() + GRACE_SECONDS) as timer:
-                    known = bound.entry == "edge" and is_large(call, bound.max_body)
-                    if known:
-                        await self._admit_first(bound, call)
+                    admitted = bound.entry == "edge" and is_large(call, bound.max_body)
+                    if admitted:
+                        await self._admit_before_body(bound, call)
                     body = await read_body(call, bound.max_body)
                     if self._gate is None:
-                        reply = await self._serve(bound, parameters, call, body, deadline, known=known)
+                        reply = await self._serve(bound, parameters, call, body, deadline, admitted=admitted)
                     else:
                         await self._gate.enter()
                         try:
-                            reply = await self._serve(bound, parameters, call, body, deadline, known=known)
+                            reply = await self._serve(bound, parameters, call, body, deadline, admitted=admitted)
                         finally:
                             self._gate.leave()
             finally:
@@ -215,13 +214,13 @@ class Application:
         except ClientGone:
             raise
         except asyncio.CancelledError:
-            # Only a process that stops does this, to requests that outlast its patience: they are told so.
+            # Only a stopping process cancels requests, those that outlast its drain time. They get an answer that says so.
             call.cancelled = True
             stopping = Unavailable("The service is stopping. Ask again, with the same idempotency key.")
             answer = self._refuse(stopping, call, bound)
             answer.headers.append((b"connection", b"close"))
             return answer
-        except Exception as error:  # noqa: BLE001  # whatever a handler raises ends here, as an answer without its text
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises becomes an answer that does not repeat its text
             if timer is not None and timer.expired():
                 late = RequestTimeout() if call.bytes_in < 0 else DeadlineExceeded()
                 return self._refuse(late, call, bound)
@@ -229,10 +228,10 @@ class Application:
             log.error("request.failed", route=bound.route, error=error)
             return self._refuse(Problem("Something failed on our side; the request id names it."), call, bound)
 
-    def _way_in(self, bound: Bound, call: Call) -> None:
-        """Mesh rows are for the services that they name, edge rows for everyone but services."""
+    def _check_entry(self, bound: Bound, call: Call) -> None:
+        """A mesh row takes requests of the services that it names only, an edge row those of everyone but services."""
         if len(call.headers) != len(call.raw):
-            refuse_twice(call.raw)
+            refuse_repeated_headers(call.raw)
         if bound.entry == "mesh":
             if self._authenticator is None:
                 raise Forbidden
@@ -242,12 +241,12 @@ class Application:
         elif PEER_HEADER in call.headers and bound.entry == "edge":
             raise NotFound("There is nothing at this path.")
         elif call.headers.get(SHARD, self._shard) != self._shard:
-            # the edge sends what names a shard there: there is none of that name, or no edge in front
+            # The edge routes by this header, so it names no shard that exists, or the request did not come through the edge.
             raise InvalidRequest(f"{SHARD_HEADER} names no shard of this service.")
 
     @staticmethod
     def _budget(bound: Bound, call: Call) -> float:
-        """Seconds. A service says how much of its own time is left; a client has no say in ours."""
+        """The request's time budget in seconds. A calling service says how much of its own time is left; a client can't choose."""
         text = call.headers.get(TIMEOUT) if bound.entry == "mesh" else None
         if text is None:
             return bound.timeout
@@ -255,8 +254,8 @@ class Application:
             raise InvalidRequest(f"{TIMEOUT_HEADER} is not a whole number of milliseconds from 1 to 999999.")
         return min(int(text) / 1000, bound.timeout)
 
-    async def _admit_first(self, bound: Bound, call: Call) -> None:
-        """Before the body is read: a thousand strangers' bodies of a mebibyte each would fill the memory until they have arrived."""
+    async def _admit_before_body(self, bound: Bound, call: Call) -> None:
+        """Admit the sender of a large body before it is read: a thousand strangers' bodies of a mebibyte each would fill the memory."""
         try:
             await self._admit(bound, call)
         except Problem:
@@ -264,9 +263,16 @@ class Application:
             raise
 
     async def _serve(
-        self, bound: Bound, parameters: dict[str, str], call: Call, raw_body: bytes, deadline: Deadline, *, known: bool
+        self,
+        bound: Bound,
+        parameters: dict[str, str],
+        call: Call,
+        raw_body: bytes,
+        deadline: Deadline,
+        *,
+        admitted: bool,
     ) -> Reply[Any]:
-        if not known:
+        if not admitted:
             await self._admit(bound, call)
         query = self._query(bound, call)
         endpoint = bound.endpoint
@@ -297,7 +303,7 @@ class Application:
             OWNER.set(None)
 
     async def _admit(self, bound: Bound, call: Call) -> None:
-        """Token, scope, policy and rate. Raises the problem of the first that says no."""
+        """Check token, scope, policy and rate. Raises the problem of the first check that fails."""
         endpoint = bound.endpoint
         if bound.entry == "edge" and self._authenticator is not None:
             subject = await self._authenticator.edge(
@@ -389,12 +395,15 @@ class Application:
             log.info("request.refused", **{**problem.context, "route": route, "slug": problem.slug})
         try:
             content = _encode(problem.document(call.trace.trace_id))
-        except (TypeError, ValueError) as error:  # an extension that is no JSON: a bug, but the answer stays the answer
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # an extension that is no JSON: a bug, but the status stays what it was
             log.error("problem.not-rendered", route=route, slug=problem.slug, error=error)
             content = _encode(Problem(problem.title).document(call.trace.trace_id) | {"status": problem.status})
         headers = [(b"content-type", _PROBLEM), *header_list(problem.headers.items())]
         if problem.retryable and problem.status >= 500 and not any(name == b"retry-after" for name, _ in headers):
-            headers.append((b"retry-after", _A_MOMENT))
+            headers.append((b"retry-after", _DEFAULT_RETRY_AFTER))
         return Answer(problem.status, headers, content)
 
     def _done(self, bound: Bound | None, call: Call, answer: Answer, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A row of the endpoint table made ready: what can be worked out once is not worked out for each request."""
+"""A row of the endpoint table, prepared: what can be worked out once is not worked out for each request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECONDS = metrics.histogram("request_seconds", "Time from the head of a request 
 
 
 def common_problems(endpoint: Endpoint) -> tuple[type[Problem], ...]:
-    """What any request to this row can be answered with, said or not: the chassis raises these."""
+    """The problems that the chassis itself may answer any request to this row with, whether the row lists them or not."""
     found: list[type[Problem]] = [InvalidRequest, Overloaded, Unavailable, Upstream, DeadlineExceeded, StorageFull]
     if endpoint.method != "GET":
         found += [PayloadTooLarge, RequestTimeout]
@@ -56,7 +56,7 @@ def common_problems(endpoint: Endpoint) -> tuple[type[Problem], ...]:
 
 
 class Bound:
-    """One row, ready: its decoders, its metrics by status, its Cedar resource by tenant."""
+    """One prepared row: its decoders, its metrics by status, its Cedar resource by tenant."""
 
     __slots__ = (
         "_body",
@@ -89,7 +89,7 @@ class Bound:
         self._body = self._decoder(endpoint)
         self._unsent = self._when_unsent()
         self.query: Callable[[bytes], Any] | None = None if endpoint.query is None else query_decoder(endpoint.query)
-        # the last two: a body may be sent to a GET too, slowly or without end, however little it is asked for
+        # The last two: a client may send a body with a GET as well, slowly or without end, although none is taken.
         self._listed = (*endpoint.problems, *common_problems(endpoint), PayloadTooLarge, RequestTimeout)
         self._resources: dict[str, Resource] = {}
         self._seconds: dict[int, Histogram] = {}
@@ -97,8 +97,7 @@ class Bound:
     def body(self, raw: bytes, headers: dict[bytes, bytes]) -> Any:
         """The decoded body. Raises InvalidRequest and UnsupportedMediaType."""
         if self.endpoint.media == "form" and self.endpoint.body is None:
-            # its handler reads raw_body itself: OAuth has its own rules, and its own answers, for bad forms
-            return None
+            return None  # the handler reads raw_body itself: OAuth has its own rules and answers for bad forms
         if not raw:
             if self._unsent is _REQUIRED:
                 raise invalid("", "this endpoint needs a body")
@@ -115,7 +114,7 @@ class Bound:
         return self._body(raw)
 
     def resource(self, tenant: str) -> Resource:
-        """What the row's action is about, before it is known which one: a thing of the subject's tenant."""
+        """The Cedar resource of the row's action before the one object is known: any object of the subject's tenant."""
         found = self._resources.get(tenant)
         if found is None:
             if len(self._resources) >= MAX_TENANTS_REMEMBERED:
@@ -124,7 +123,7 @@ class Bound:
         return found
 
     def lists(self, problem: Problem) -> bool:
-        """Whether the row says that it may be answered with this problem."""
+        """Whether the row declares this problem, or the chassis may answer with it."""
         return isinstance(problem, self._listed)
 
     def observe(self, status: int, seconds: float) -> None:
@@ -150,7 +149,7 @@ class Bound:
         )
 
     def _when_unsent(self) -> Any:
-        """What a request without a body means: an object of defaults, if everything in it may be left out."""
+        """What a request without a body means: an object of defaults, if every field has one."""
         if self._body is None:
             return None
         try:

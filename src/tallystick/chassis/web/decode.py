@@ -1,9 +1,9 @@
-r"""Strict decoding: one body has one meaning, for us and for everyone else who reads it.
+r"""Strict decoding: a body has one meaning, for us and for everyone else who reads it.
 
-msgspec checks types, but takes the last of two equal keys; another reader might take the first, and the two would see
-two different payments (RFC 8259 section 4 leaves it open). So a body is first read by the standard library's C scanner,
-whose hook sees each object's keys decoded (`"a"` and `"\u0061"` are equal). Measured: 3.5 us for a payment, 1.4 us for
-each transfer of a batch.
+msgspec checks types, but of two equal keys it takes the last. Another reader might take the first, and the two would see
+different payments (RFC 8259 section 4 leaves it open). So the standard library's C scanner reads a body first; its hook sees
+the decoded keys of each object (`"a"` and `"\u0061"` are equal). Measured: 3.5 us for a payment, 1.4 us for each transfer of
+a batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tallystick.kernel.problem import InvalidRequest
 
 MAX_DEPTH = 16
 MAX_QUERY = 4096
-_KEEP_OUT = "holds {}: tokenise it (POST /v1/tokens) and send the token where a source is asked for"
+_TOKENISE_IT = "holds {}: tokenise it (POST /v1/tokens) and send the token where a source is asked for"
 
 _PLACE = re.compile(r"^(?P<what>.*?) - at `(?P<key>key in )?\$(?P<path>[^`]*)`$", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]|(\[\.\.\.\])")
@@ -46,7 +46,7 @@ def _constant(name: str) -> None:
 
 
 class _Refused(ValueError):
-    """Well-formed for some readers, but not for us."""
+    """The text is well-formed for some readers, but not for us."""
 
 
 _scan = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant).decode
@@ -56,8 +56,10 @@ _read = json.JSONDecoder().decode
 def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
     """A decoder for bodies of type `kind`, which raises InvalidRequest with `errors: [{pointer, detail}]`.
 
-    `guarded`: refuse a card number or an IBAN in a text, before anybody sees the body. Where a number belongs, such as `card.number` or an
-    amount, its type says so (`NUMBER_BELONGS`). A body without a suspicious run of digits costs 1 us.
+    `guarded`: refuse a body in which a text holds a card number or an IBAN, before a handler sees it. A type whose values may be
+    such a number, such as `card.number` or an amount, is marked `NUMBER_BELONGS`. The check costs 1 us for a body without a
+    suspicious run of digits.
+
     Raises TypeError if `kind` itself is not strict: a struct that takes unknown fields, a type of unbounded depth, a
     pattern without `max_length`.
     """
@@ -65,7 +67,7 @@ def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
     decode = msgspec.json.Decoder(kind, strict=True).decode
     inside = list(texts(inspect.type_info(kind)))
     exempt = frozenset(text.path for text in inside if text.number)
-    said = forms(inside)
+    words = pattern_words(inside)
 
     def decoder(body: bytes) -> Any:
         try:
@@ -87,27 +89,27 @@ def body_decoder(kind: Any, *, guarded: bool = False) -> Callable[[bytes], Any]:
         try:
             value = decode(body)
         except msgspec.ValidationError as error:
-            raise invalid(*locate(str(error), said)) from None
+            raise invalid(*locate(str(error), words)) from None
         except (msgspec.DecodeError, RecursionError) as error:
             raise invalid("", f"not JSON: {_shown(str(error))}") from None
-        # An escape may hide a digit from the quick look.
-        if guarded and ("\\" in text or suspect(body)) and (told := _number(_read(text), exempt, ())):
-            raise invalid(*told)
+        # `suspect` looks at the raw bytes, in which an escape may hide a digit.
+        if guarded and ("\\" in text or suspect(body)) and (found := _find_number(_read(text), exempt, ())):
+            raise invalid(*found)
         return value
 
     return decoder
 
 
 def query_decoder(kind: Any) -> Callable[[bytes], Any]:
-    """A decoder for query strings; a parameter that is unknown or there twice is refused.
+    """A decoder for query strings. It refuses a parameter that is unknown or there twice.
 
-    A number is written in one way only. msgspec's own leniency reads `null` as "not said", so that a balance of now would be the answer to
-    `?sequence=null`, and takes `1e1` and `1.0` by way of a float. Raises TypeError for a struct with parameters that are neither texts nor whole
-    numbers.
+    A number can be written in one way only. msgspec's lenient mode would read `null` as "not given", so that `?sequence=null` would
+    be answered with the current balance, and would take `1e1` and `1.0` by way of a float. Raises TypeError for a struct with
+    parameters that are neither strings nor integers.
     """
     check_strict(kind)
     struct = cast("inspect.StructType", inspect.type_info(kind))
-    said = forms(texts(struct))
+    words = pattern_words(texts(struct))
     numbers = frozenset(field.encode_name for field in struct.fields if _is_whole(field.type))
     if other := [f.encode_name for f in struct.fields if f.encode_name not in numbers and not _is_text(f.type)]:
         msg = f"{kind.__name__}: a parameter is a text or a whole number: {', '.join(other)}"
@@ -118,7 +120,7 @@ def query_decoder(kind: Any) -> Callable[[bytes], Any]:
         return _convert(
             {name: int(text) if name in numbers and _WHOLE.fullmatch(text) else text for name, text in pairs.items()},
             kind,
-            said,
+            words,
         )
 
     return decoder
@@ -143,8 +145,8 @@ def _arms(info: inspect.Type) -> Iterator[inspect.Type]:
 
 
 def form_decoder(kind: Any) -> Callable[[bytes], Any]:
-    """A decoder for `application/x-www-form-urlencoded`, OAuth's only: a parameter twice is refused (RFC 6749 section
-    3.2), an unknown one is ignored if the struct says so (section 3.2 too), an empty one counts as left out.
+    """A decoder for `application/x-www-form-urlencoded`, for OAuth's endpoints only. As RFC 6749 section 3.2 demands, a repeated
+    parameter is refused, an empty one counts as left out, and an unknown one is ignored if the struct allows it.
     """
 
     def decoder(body: bytes) -> Any:
@@ -155,39 +157,40 @@ def form_decoder(kind: Any) -> Callable[[bytes], Any]:
 
 
 def invalid(pointer: str, detail: str) -> InvalidRequest:
-    """A 400 that points (RFC 6901) at what is wrong."""
+    """A 400 with a JSON pointer (RFC 6901) to what is wrong."""
     return InvalidRequest("The request is not valid.", errors=[{"pointer": pointer, "detail": detail}])
 
 
-def locate(message: str, said: Forms = MappingProxyType({})) -> tuple[str, str]:
+def locate(message: str, words: PatternWords = MappingProxyType({})) -> tuple[str, str]:
     """The JSON pointer and the text of a msgspec error: ``... - at `$.transfers[0].amount` `` -> `/transfers/0/amount`."""
     found = _PLACE.match(message)
     what = message if found is None else found["what"]
     path: tuple[str, ...] = ()
     for name, index, _any in _STEP.findall("" if found is None else found["path"]):
         if not name and not index:
-            break  # msgspec does not say which key of a map; the pointer ends at the map
+            break  # msgspec does not name the key of a map, so the pointer ends at the map
         path = (*path, name or index)
     pointer = "".join(f"/{step}" for step in path)
     if unknown := _UNKNOWN.search(what):
         pointer += "/" + _shown(unknown[1]).replace("~", "~0").replace("/", "~1")
-    # What was expected is our own text, long limits and all; other messages repeat the client's.
-    return pointer, _in_words(what, path, said) if what.startswith("Expected ") else _shown(what)
+    # "Expected ..." is our own text, however long; other messages repeat the client's.
+    return pointer, _in_words(what, path, words) if what.startswith("Expected ") else _shown(what)
 
 
-def _in_words(what: str, path: tuple[str, ...], said: Forms) -> str:
-    for form, words in said.get(what, ()):
-        if _generic(path, (form,)) or _generic((*path, "*"), (form,)):
-            return f"Expected {words}"
+def _in_words(what: str, path: tuple[str, ...], words: PatternWords) -> str:
+    for text_path, description in words.get(what, ()):
+        if _matches_any(path, (text_path,)) or _matches_any((*path, "*"), (text_path,)):
+            return f"Expected {description}"
     return what
 
 
-#: By what msgspec says of a text that is not as its pattern demands: the paths of such texts, and what each is called (`description`).
-Forms = Mapping[str, Sequence[tuple[tuple[str, ...], str]]]
+#: By msgspec's message for a text that does not match its pattern: the paths of the texts with that pattern, and the description
+#: of each.
+PatternWords = Mapping[str, Sequence[tuple[tuple[str, ...], str]]]
 
 
-def forms(inside: Iterable[Text]) -> Forms:
-    """Nobody reads a pattern: what a text should be is told in words, where its type has them."""
+def pattern_words(inside: Iterable[Text]) -> PatternWords:
+    """What to say instead of a regular expression, which few can read: the description of the type, where it has one."""
     found: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     for text in inside:
         if text.form.pattern is not None and text.words:
@@ -197,8 +200,8 @@ def forms(inside: Iterable[Text]) -> Forms:
 
 
 class Text(NamedTuple):
-    """A text inside of a type. `path` has `*` for each item of a list and each key of a map; `words` is its description, and `number` whether a
-    card number may be there.
+    """A text inside a type. `path` leads to it, with `*` for each item of a list and each key of a map. `words` is its description,
+    `number` whether a card number may be in it.
     """
 
     path: tuple[str, ...]
@@ -228,9 +231,9 @@ def texts(info: inspect.Type, path: tuple[str, ...] = ()) -> Iterator[Text]:
 
 
 def check_strict(kind: Any) -> None:
-    """Raise TypeError where a type would let through what we refuse; called once for each row of an endpoint table.
+    """Raise TypeError for a type that would let through what we refuse. Called once for each row of an endpoint table.
 
-    A struct that has to take members which it doesn't know says by whose word in its `IGNORES`.
+    A struct that must accept unknown members names the rule that demands it in its `IGNORES`.
     """
     _walk(inspect.type_info(kind), repr(kind), 1, ())
 
@@ -285,18 +288,19 @@ def _pairs(raw: bytes, what: str, limit: int = MAX_QUERY) -> dict[str, str]:
     return found
 
 
-def _convert(values: Mapping[str, str | int], kind: Any, said: Forms = MappingProxyType({})) -> Any:
+def _convert(values: Mapping[str, str | int], kind: Any, words: PatternWords = MappingProxyType({})) -> Any:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise invalid(*locate(str(error), said)) from None
+        raise invalid(*locate(str(error), words)) from None
 
 
 def _bad_text(value: Any) -> str | None:
-    r"""What is wrong with the strings in a document, if anything.
+    r"""What is wrong with the strings of a document, if anything. Both faults can only be written with a backslash:
 
-    A final line feed, because `$` also matches before it: `^[0-9]+$` takes "1250\n", and nobody remembers that at each
-    pattern. A NUL, because PostgreSQL has none in text. Both can only be written with a backslash.
+    * a line feed at the end, because `$` also matches before it: `^[0-9]+$` takes "1250\n", which is easily forgotten in a
+      pattern;
+    * a NUL, which PostgreSQL can't store in text.
     """
     if isinstance(value, str):
         if "\0" in value:
@@ -310,11 +314,11 @@ def _bad_text(value: Any) -> str | None:
     return next((fault for part in parts if (fault := _bad_text(part))), None)
 
 
-def _number(value: Any, exempt: frozenset[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, str] | None:
-    """The pointer and what is wrong there, for the first text with a number that belongs into the vault."""
+def _find_number(value: Any, exempt: frozenset[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, str] | None:
+    """Pointer and detail of the first text that holds a number for the vault alone; None if there is none."""
     if isinstance(value, str):
-        what = None if _generic(path, exempt) else found_in(value)
-        return (_pointer(path), _KEEP_OUT.format(what)) if what else None
+        what = None if _matches_any(path, exempt) else found_in(value)
+        return (_pointer(path), _TOKENISE_IT.format(what)) if what else None
     items: Iterable[tuple[str, Any]] = ()
     if isinstance(value, dict):
         if what := next((what for key in value if (what := found_in(key))), None):
@@ -322,12 +326,14 @@ def _number(value: Any, exempt: frozenset[tuple[str, ...]], path: tuple[str, ...
         items = value.items()
     elif isinstance(value, list):
         items = ((str(index), item) for index, item in enumerate(value))
-    return next((told for key, item in items if (told := _number(item, exempt, (*path, key)))), None)
+    return next((found for key, item in items if (found := _find_number(item, exempt, (*path, key)))), None)
 
 
-def _generic(path: tuple[str, ...], forms: Iterable[tuple[str, ...]]) -> bool:
+def _matches_any(path: tuple[str, ...], patterns: Iterable[tuple[str, ...]]) -> bool:
+    """Whether the path is one of these, in which `*` stands for any step."""
     return any(
-        len(form) == len(path) and all(step in ("*", at) for step, at in zip(form, path, strict=True)) for form in forms
+        len(pattern) == len(path) and all(step in ("*", at) for step, at in zip(pattern, path, strict=True))
+        for pattern in patterns
     )
 
 
@@ -336,6 +342,6 @@ def _pointer(path: tuple[str, ...]) -> str:
 
 
 def _shown(text: str) -> str:
-    """Text of the client's own, as it may stand in our answer: short, and without what looks like a secret."""
+    """A text of the client's as our answer may repeat it: short, and without what looks like a secret."""
     shown = blot(text)
     return shown if len(shown) <= 200 else shown[:200] + "…"

@@ -23,7 +23,7 @@ Judge = Callable[[Sequence[str]], Any]
 
 
 class Headers(Mapping[str, str]):
-    """Request headers by lower-case name. A name that came twice is joined by `, ` (RFC 9110 section 5.2)."""
+    """Request headers, by name in any case. Values of a name that came twice are joined by `, ` (RFC 9110 section 5.2)."""
 
     __slots__ = ("_raw",)
 
@@ -37,7 +37,7 @@ class Headers(Mapping[str, str]):
         return values[0] if len(values) == 1 else ", ".join(values)
 
     def all(self, name: str) -> list[str]:
-        """Each value in the order it came: for headers where a second one is an attack, not a list."""
+        """Every value in the order received, for headers where a second value is an attack and not a list."""
         wanted = name.lower().encode("latin-1")
         return [value.decode("latin-1") for key, value in self._raw if key == wanted]
 
@@ -48,15 +48,15 @@ class Headers(Mapping[str, str]):
         return len({key for key, _ in self._raw})
 
     def __repr__(self) -> str:
-        """Names only: values hold tokens and proofs."""
+        """Names only, because values hold tokens and proofs."""
         return f"Headers({', '.join(self)})"
 
 
 class Request(Generic[B, Q]):
-    """One request, already checked and decoded. `Request[Body]` or `Request[None, Query]`.
+    """One request, already checked and decoded: `Request[Body]` or `Request[None, Query]`.
 
-    `path` holds the path's parameters, `raw_body` the bytes as they came (for digests), `caller` the service that calls
-    (mesh rows), `idempotency_key` the checked header, `trace_id` the 32 hex digits that are the `Request-Id`.
+    `path` holds the path's parameters, `raw_body` the bytes as received (for digests), `caller` the calling service
+    (mesh rows only), `idempotency_key` the checked header, `trace_id` the 32 hex digits that are the `Request-Id`.
     """
 
     __slots__ = (
@@ -105,16 +105,16 @@ class Request(Generic[B, Q]):
 
     @property
     def subject(self) -> Subject:
-        """Who asks. Edge rows always have one; mesh rows when the call carried a `Txn-Token` header."""
+        """Who asks. On edge rows it is always there, on mesh rows when the call carried a `Txn-Token` header."""
         if self._subject is None:
             msg = f"{self.route} has no subject: it is a public row, or a mesh call whose tokens are in its items"
             raise RuntimeError(msg)
         return self._subject
 
     async def judge(self, tokens: Sequence[str]) -> list[Subject | Problem]:
-        """For each item's transaction token: its subject, allowed to do this row's action, or the problem why not.
+        """For each transaction token its subject, if that may do this row's action, or else the problem that says why not.
 
-        One bad token never refuses the other items of a batch: they belong to other requests.
+        A bad token never fails the other items of a batch, which belong to other requests.
         """
         if self._judge is None:
             msg = f"{self.route} is not a mesh row: its subject is request.subject"
@@ -123,7 +123,7 @@ class Request(Generic[B, Q]):
         return judged
 
     async def subjects(self, tokens: Sequence[str]) -> list[Subject]:
-        """As `judge`, for calls that are one intention: the first problem refuses them all."""
+        """Like `judge`, for a call that stands or falls as a whole: raises the first problem."""
         found: list[Subject] = []
         for each in await self.judge(tokens):
             if isinstance(each, Problem):
@@ -133,7 +133,10 @@ class Request(Generic[B, Q]):
 
 
 def subject_at(subjects: Sequence[Subject | Problem], index: int) -> Subject:
-    """The subject of a batch's item, out of what `judge` gave: its token is the `index` of one of the batch's. Raises what is wrong with it."""
+    """The subject of a batch's item, out of what `judge` returned; `index` is the item's reference into the batch's tokens.
+
+    Raises InvalidRequest for an index that the batch does not have, and the problem that `judge` found with the token.
+    """
     if index >= len(subjects):
         raise InvalidRequest("an item's token is the index of one of the batch's tokens")
     subject = subjects[index]
@@ -143,7 +146,7 @@ def subject_at(subjects: Sequence[Subject | Problem], index: int) -> Subject:
 
 
 class Reply(Generic[T]):
-    """An answer. `status=None` is the row's. `replayed` says that this is the stored answer of an earlier request."""
+    """An answer. `status=None` stands for the row's own. `replayed`: this is the stored answer of an earlier request."""
 
     __slots__ = ("content", "headers", "replayed", "status", "value")
 
@@ -170,7 +173,7 @@ class Reply(Generic[T]):
         *,
         replayed: bool = False,
     ) -> Reply[Any]:
-        """An answer whose bytes exist already: a stored one, or one of another media type."""
+        """An answer that is already encoded: a stored one, or one of another media type."""
         reply: Reply[Any] = Reply(None, status, headers, replayed=replayed)
         reply.content = content
         return reply

@@ -1,7 +1,7 @@
 """OpenAPI 3.1 out of the endpoint table: msgspec's schemas are JSON Schema 2020-12, which is what 3.1 takes.
 
-The public document has the rows that are reachable from the edge. Mesh rows are in it only when asked for: what services
-say to each other is nobody's business outside.
+The public document has the rows that are reachable from the edge. Mesh rows are left out unless asked for: what services
+say to each other concerns nobody outside.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _headers(*names: str) -> dict[str, Any]:
 def openapi(
     service: str, endpoints: Iterable[Endpoint], *, mesh: bool = False, shards: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The document of one service. `mesh=True` gives the one of its inner endpoints instead; `shards` are the names of its shards, if it comes
-    in such.
+    """The document of one service. `mesh=True` describes its inner endpoints instead. `shards` are the names of its shards, if it has
+    any.
     """
     rows = [row for row in endpoints if bool(row.mesh) == mesh]
     types = [kind for row in rows for kind in _types(row) if kind is not None]
@@ -122,8 +122,8 @@ def openapi(
 
 
 def _referred_to(document: dict[str, Any]) -> dict[str, Any]:
-    """Without the components that no operation leads to, such as the type of a query, whose fields are parameters: who makes a client of the
-    document gets a type for each, and linters complain.
+    """The document without components that no operation refers to, such as the type of a query, whose fields became parameters.
+    A generated client would have a useless type for each, and linters complain about them.
     """
     components = document["components"]
     found: set[str] = set()
@@ -146,8 +146,8 @@ def _referred_to(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_public_names(document: dict[str, Any]) -> dict[str, Any]:
-    """Types are called what clients call them: `Money` and not `MoneyWire`, `PaymentPage` and not `Page_Payment_`. Raises ValueError when
-    two would be called the same.
+    """The document with the names that clients use: `Money` for `MoneyWire`, `PaymentPage` for `Page_Payment_`. Raises ValueError
+    when two types would get the same name.
     """
     schemas = document["components"]["schemas"]
     named = {name: re.sub(r"Wire$", "", re.sub(r"^Page_(\w+)_$", r"\1Page", name)) for name in schemas}
@@ -188,14 +188,14 @@ def _shard(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _schema_of(kind: type) -> dict[str, Any]:
-    """An answer may hold whatever JSON there is (a problem document inside of it); a body may not."""
+    """The schema of `object`: an answer may contain any JSON, such as a problem document. A body may not."""
     if kind is object:
         return {"description": "any JSON"}
     raise NotImplementedError
 
 
 def _named_by_path(row: Endpoint) -> str:
-    """An operation id where several rows share one Cedar action: `getV1AuditKey`."""
+    """An operation id made from the path, such as `getV1AuditKey`, where several rows share one Cedar action."""
     words = re.findall(r"[A-Za-z0-9]+", PARAMETER.sub(r"\1", row.path))
     return row.method.lower() + "".join(word[:1].upper() + word[1:] for word in words)
 

@@ -1,7 +1,7 @@
 """Lists: `?limit=1..200&after=cursor`, answered by a `Page`.
 
-A cursor is where the last page ended, by a key that inserts don't move (an id, a sequence). It is opaque to clients and
-checked like all that comes from them, but it is no secret and no permission: queries are scoped by tenant as ever.
+A cursor says where the last page ended, by a key that inserts don't move (an id, a sequence). It is opaque to clients and
+checked like all other input, but it is neither a secret nor a permission: queries stay scoped by tenant.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 MAX_CURSOR = 200
 
-#: Where to go on, in a query.
+#: The cursor to continue after, as a query parameter.
 After = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CURSOR, description="`next` of the page before")]
 
 
@@ -51,12 +51,12 @@ def read_cursor(after: str | None, *kinds: type[str | int]) -> tuple[str | int, 
 
 
 def _storable(part: str | int) -> bool:
-    """Whether a column could hold it: sequences are bigint and never negative, texts have no NUL."""
+    """Whether a database column could hold it: sequences are non-negative bigints, texts have no NUL."""
     return "\0" not in part if isinstance(part, str) else 0 <= part < 1 << 63
 
 
 def page(found: Sequence[T], limit: int, key: Callable[[T], tuple[str | int, ...]]) -> Page[T]:
-    """A page out of `limit + 1` rows asked for: the one too many only says that there are more."""
+    """A page of at most `limit` items, out of a query for `limit + 1` rows: the extra row only says that there are more."""
     data = list(found[:limit])
     more = len(found) > limit
     return Page(data=data, has_more=more, next=cursor(*key(data[-1])) if more else None)

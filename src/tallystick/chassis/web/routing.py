@@ -1,4 +1,4 @@
-"""From a method and a path to a row: exact paths by one lookup, the others by pattern among those of equal length."""
+"""From a method and a path to a row: exact paths by one lookup, others by pattern among those with as many segments."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The endpoint table: what a service answers by HTTP, one row each.
 
-A row that says nothing of who may use it can't be written: it has exactly one of `scope` (from the edge, with a token),
-`mesh` (other services, by name) or `public` (a reason). A security review reads these tables.
+A row can't be written without saying who may use it: it has exactly one of `scope` (clients at the edge, with a token),
+`mesh` (other services, by name) and `public` (the reason why it needs no token). A security review reads these tables.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tallystick.kernel.problem import Problem
 Handler: TypeAlias = Callable[[Any, Any], Awaitable[Reply[Any]]]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
-#: `{id}` takes one segment, `{tile:path}` takes the rest, slashes included.
+#: `{id}` matches one segment, `{tile:path}` the rest of the path, slashes included.
 PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)(:path)?\}")
 
 
 class Further(NamedTuple):
-    """What another status of success means. `answer`: the type of its answer where that is another one."""
+    """What another status of success means. `answer` is the type of its answer, where it differs from the row's."""
 
     meaning: str
     answer: Any = None
@@ -33,14 +33,17 @@ class Endpoint:
     """One row.
 
     `handler(service, request) -> Reply`; `action` is the Cedar action (rows may share one), `resource` the Cedar type that
-    the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a class of the charter's
-    limits. `timeout` is the time budget in seconds of a request that brings none. `max_body` are bytes, where less than the charter's
-    limit is taken. `also` are further media types that the answer can be had in.
+    the action is about. `body`, `query` and `answer` are msgspec types. `rate` names a rate class of the charter's limits.
+    `timeout` is the time budget in seconds of a request that brings none. `max_body` is the size limit in bytes, where it is lower
+    than the charter's. `also` are further media types that the answer is available in.
 
-    For the document alone: `segments` are the msgspec types of the path's parameters; `further` are other statuses of success than
-    `status`. `media="form"` is for OAuth's endpoints, which RFC 6749 gives no JSON; without a `body` their handler reads `raw_body`
-    itself, which is as `form` says, because their errors have a form of their own: `refusal`, with the statuses 400 and 401 (section 5.2).
-    They also have to ignore parameters of the query that they don't know (section 3.2), which other rows refuse: `ignores_query`.
+    For the OpenAPI document alone: `segments` are the msgspec types of the path's parameters; `further` are statuses of success
+    other than `status`.
+
+    For OAuth's endpoints: `media="form"`, because RFC 6749 defines forms and no JSON. Without a `body` the handler decodes
+    `raw_body` itself, because errors have OAuth's own format there: `refusal`, with the statuses 400 and 401 (section 5.2);
+    `form` is then the type for the document. `ignores_query`: query parameters that are not known must be ignored
+    (section 3.2), where other rows refuse them.
     """
 
     method: Method
@@ -108,7 +111,7 @@ class Endpoint:
 
     @property
     def strict(self) -> bool:
-        """Whether it needs a fresh revocation feed and a proof that is known to be new: all but reads."""
+        """Whether requests need a fresh revocation feed and a proof that is known to be new: all but reads do."""
         return self.method != "GET"
 
     @property
@@ -117,7 +120,7 @@ class Endpoint:
 
     @property
     def statuses(self) -> frozenset[int]:
-        """Those of success."""
+        """The statuses of success."""
         return frozenset((self.status, *self.further))
 
     @property

@@ -1,4 +1,4 @@
-"""The two ends of a request as ASGI has them: its head and body in, status, headers and content out."""
+"""A request as ASGI has it: head and body in; status, headers and content out."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-#: Bytes. A smaller body lies in the proxy's buffers anyway, nearly whole.
+#: Bytes from which a body is large. The proxy's buffers hold nearly all of a smaller one anyway.
 LARGE = 100_000
-#: Digits of a Content-Length that are read: more of them are too large for every limit.
+#: A Content-Length of more digits is larger than every limit and not read as a number.
 MAX_LENGTH_DIGITS = 18
-#: Bytes of a body that is too large that are read and dropped before the answer, and the seconds that this may take.
+#: Of a body that is too large: how many bytes are read and dropped before the answer, and for how many seconds at most.
 MAX_DISCARDED = 4 << 20
 DISCARD_SECONDS = 2.0
 
-#: Names of headers as they arrive.
+#: Header names as ASGI gives them.
 SHARD, TIMEOUT, TOKEN = (name.lower().encode() for name in (SHARD_HEADER, TIMEOUT_HEADER, TOKEN_HEADER))
-_ONCE = (b"content-type", b"content-encoding", b"idempotency-key", TOKEN, TIMEOUT, SHARD)
+_SINGLE_HEADERS = (b"content-type", b"content-encoding", b"idempotency-key", TOKEN, TIMEOUT, SHARD)
 
 
-class ClientGone(Exception):  # not an error of ours
-    """The client hung up before its request was whole."""
+class ClientGone(Exception):  # not a failure on our side
+    """The client hung up before its request was complete."""
 
 
 class Call:
-    """What is known of one request so far; the canonical line is made of it."""
+    """What is known of one request so far. Its canonical log line is made from this.
+
+    `bytes_in` is the size of the body, negative while the body is being read. `slug` is that of the problem it was answered with.
+    """
 
     __slots__ = (
         "bytes_in",
@@ -87,7 +90,7 @@ def header_list(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 
 
 async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
-    """What is asked by HEAD has the headers that GET would have, the length too, and no content."""
+    """Send an answer. To HEAD it has the headers that GET would get, Content-Length included, and no content."""
     headers = answer.headers
     headers.append((b"content-length", b"%d" % len(answer.content)))
     if not any(name == b"cache-control" for name, _ in headers):
@@ -99,7 +102,10 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
 
 
 async def read_body(call: Call, limit: int) -> bytes:
-    """The whole body. While it is on its way `call.bytes_in` is negative: a timeout then is the client's, not ours."""
+    """The whole body. While it arrives `call.bytes_in` is negative: a timeout then is the client's fault, not ours.
+
+    Raises PayloadTooLarge, and ClientGone when the client hangs up.
+    """
     length = _announced(call)
     if length == 0:
         return b""
@@ -125,7 +131,7 @@ async def read_body(call: Call, limit: int) -> bytes:
 
 
 def is_large(call: Call, limit: int) -> bool:
-    """Whether its body may be so large that many of them would fill the memory, and is not too large."""
+    """Whether the body may be so large that many of them would fill the memory, yet within the limit."""
     if limit < LARGE:
         return False
     length = _announced(call)
@@ -144,17 +150,18 @@ def _announced(call: Call) -> float | None:
 
 
 async def drop_body(call: Call) -> None:
-    """Of a request that is refused before its body was read."""
+    """Read and drop the body of a request that is refused before its body was read."""
     await _discard(call, {"more_body": True})
 
 
 async def _discard(call: Call, message: MutableMapping[str, Any]) -> None:
-    """Read on for a while and keep nothing, so that who sends a little too much has sent it before the answer comes. What there is beyond
-    that the server reads and drops after the answer: who closes while the other side still sends has it find a broken connection
-    instead of the answer, and the edge would say 503 and "outcome not known" for what is plainly refused.
+    """Read on for a while and keep nothing, so that a client that sends a little too much is done before the answer comes.
+
+    The server reads and drops what is left after that. Closing the connection while the other side still sends would break it
+    under the answer: the edge would then say 503, "outcome not known", for what is plainly refused.
     """
     size = 0
-    with contextlib.suppress(TimeoutError):  # too large it is already, whatever is still to come
+    with contextlib.suppress(TimeoutError):  # the refusal stands, whatever still comes
         async with asyncio.timeout(DISCARD_SECONDS):
             while message.get("more_body", False) and size < MAX_DISCARDED:
                 message = await call.receive()
@@ -167,15 +174,16 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The body is larger than {limit} bytes.", limit=limit)
 
 
-def refuse_twice(raw: Sequence[tuple[bytes, bytes]]) -> None:
+def refuse_repeated_headers(raw: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raises InvalidRequest when a header that can have one value only was sent twice."""
     names = [name for name, _ in raw]
-    for name in _ONCE:
+    for name in _SINGLE_HEADERS:
         if names.count(name) > 1:
             raise InvalidRequest(f"The header {name.decode()} is there twice.")
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """What a service opens and closes is `app.run`'s business, so there is nothing to do here but to say so."""
+    """Answer ASGI's lifespan messages. `app.run` opens and closes what a service needs, so there is nothing to do."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
