@@ -1,8 +1,8 @@
 """Natural batching: while one flush is in flight, calls gather; the next flush takes them all.
 
-A call that finds the batcher idle is flushed at once, alone; under load the batches grow by themselves, and one round trip, one fsync, is
-shared by as many as came meanwhile. A pace keeps them large when many callers send little each, and nobody waits for company that isn't
-coming: as many as went last time go at once.
+A call that finds the batcher idle is flushed at once, alone. Under load the batches grow by themselves: the calls that arrived
+meanwhile share one round trip and one fsync. A pace keeps batches large when many callers send little each. It holds nobody up for
+calls that aren't coming: once as many wait as the last flush took, they go at once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from tallystick.kernel.problem import Overloaded
 I = TypeVar("I")  # noqa: E741 - input
 O = TypeVar("O")  # noqa: E741 - output
 
-#: Paces: of checks that every request passes, and of work that writes or calls another service. A flush costs 0.15 ms and 1 to 3 ms
-#: of CPU whatever its size; these bound what a busy process spends on them and stay small beside what a request takes anyway.
+#: Paces, in seconds: of checks that every request passes, and of work that writes or calls another service. Such a flush costs
+#: 0.15 ms and 1 to 3 ms of CPU respectively, whatever its size. The paces bound what a busy process spends on flushes, and are short
+#: compared with what a request takes anyway.
 CHECK_PACE: Final = 0.002
 WORK_PACE: Final = 0.005
 
@@ -34,18 +35,23 @@ _Item = tuple[I, asyncio.Future[O], context.Trace | None]
 
 
 class Batcher(Generic[I, O]):
-    """Gathers items for `flush(items) -> outputs`, in order, of the same length; an Exception among the outputs fails its item only.
+    """Gathers items for `flush(items) -> outputs`. Outputs are in the order of the items, one for each; an Exception among them fails
+    its item only, an exception raised by `flush` fails the whole batch: every caller gets it.
 
-    At most `concurrency` flushes run at once, each of at most `max_batch` items; at most `max_waiting` items wait (then `Overloaded`).
-    A second flush begins beside a first one only when that takes longer than `patience` seconds or a whole batch waits: batches stay
-    large, because the cost of one hardly depends on its size, and a flush that is stuck does not hold up the others. For the same
-    reason flushes begin at least `pace` seconds after one another, unless as many items wait as the last one took, or `enough` of them; the first
-    after a quiet time begins at once. So a few callers that each wait for their answer are never held up, whatever their number.
+    At most `concurrency` flushes run at once, each of at most `max_batch` items. At most `max_waiting` items wait; one more is
+    refused with `Overloaded`.
 
-    An exception out of `flush` fails the whole batch: every caller gets it. `flush` runs in a task of its own, without any caller's
-    deadline or other context, but for one thing: the trace of the first sampled item is the flush's, so that what it calls is seen in
-    that trace; the other sampled items' traces get a span that says how long their flush took. A caller that goes away does
-    not end it, and an item whose caller left while it waited is not flushed.
+    The cost of a flush hardly depends on its size, so batches are kept large by two rules:
+
+    * A second flush begins beside a running one only when that has taken longer than `patience` seconds, so that a stuck flush does
+      not hold up the others, or when a whole batch waits.
+    * Flushes begin at least `pace` seconds after one another, unless as many items wait as the last flush took, or `enough` of them.
+      The first flush after a quiet time begins at once. So a few callers that each wait for their answer are never held up, whatever
+      their number.
+
+    `flush` runs in a task of its own, without the deadline or other context of any caller. The exception is tracing: a flush belongs to
+    the trace of its first sampled item, so that its calls show up there; the traces of the other sampled items get a span that says
+    how long the flush took. A caller that goes away does not cancel the flush. An item whose caller left while it waited is dropped.
     """
 
     def __init__(
@@ -71,14 +77,14 @@ class Batcher(Generic[I, O]):
         self._patience = patience
         self._pace = pace
         self._enough = max_batch if enough is None else enough
-        self._began = -math.inf  # the loop's clock may have begun a moment ago: on a machine that just started it has
-        #: As many wait for no one else: what the last flush took, at most `enough`.
+        self._began = -math.inf  # and not 0: the loop's clock begins near 0 when the machine has just started
+        #: How many waiting items end a pause: as many as the last flush took, at most `enough`.
         self._company = 1
         self._paused: asyncio.Event | None = None
         self._impatient: asyncio.TimerHandle | None = None
         self._waiting: deque[_Item[I, O]] = deque()
         self._running = 0
-        #: The batches that are being flushed, by the `id` of the list that the flush was given.
+        #: The batches that are being flushed, by the `id` of the list that `flush` was given.
         self._given: dict[int, list[_Item[I, O]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -89,7 +95,7 @@ class Batcher(Generic[I, O]):
 
     @property
     def in_flight(self) -> int:
-        """Flushes that run."""
+        """How many flushes are running."""
         return self._running
 
     async def submit(self, item: I) -> O:
@@ -110,9 +116,10 @@ class Batcher(Generic[I, O]):
         return await future
 
     def join(self, items: list[I], fits: Callable[[I], bool]) -> int:
-        """For a flush that had to wait for something and takes along what has come meanwhile: adds to `items`, the very list that it was given, what
-        waits and `fits`, up to `max_batch`; returns how many. Their outputs follow those of the others. Of any other list nothing becomes
-        more.
+        """For a flush that had to wait for something: take along items that have arrived meanwhile.
+
+        Appends the waiting items that `fits` accepts to `items`, up to `max_batch` in all; returns how many. `items` must be the very
+        list that the flush was given; nothing is added to any other. The flush returns outputs for the added items too, in order.
         """
         batch = self._given.get(id(items))
         if batch is None:
@@ -132,13 +139,13 @@ class Batcher(Generic[I, O]):
         return len(batch) - had
 
     async def close(self) -> None:
-        """Take no more; return when everything that was taken is answered."""
+        """Accept no more items; return when all that were accepted are answered."""
         self._closed = True
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def _consider(self) -> None:
-        """Begins one more flush, now or when the last one that began has had its time."""
+        """Begin one more flush: now, or once the last one that began has had its `patience`."""
         loop = asyncio.get_running_loop()
         left = self._began + self._patience - loop.time()
         if left <= 0 or len(self._waiting) >= self._max_batch:
@@ -152,7 +159,7 @@ class Batcher(Generic[I, O]):
             self._consider()
 
     def _start(self) -> None:
-        # The task takes the items when it first runs, so all that is submitted in this turn of the loop goes together.
+        # The task takes its items when it first runs, so all that is submitted in this turn of the event loop goes together.
         task = asyncio.get_running_loop().create_task(self._work(), name=f"batch:{self.name}", context=Context())
         self._running += 1
         self._tasks.add(task)
@@ -162,7 +169,7 @@ class Batcher(Generic[I, O]):
         try:
             await self._flush_all()
         finally:
-            # At once, not when the loop gets to the task's callbacks: who submits in between must start a new one.
+            # Here and not in a done callback, which runs later: whoever submits in between has to start a new task.
             self._running -= 1
 
     async def _flush_all(self) -> None:
@@ -219,7 +226,7 @@ class Batcher(Generic[I, O]):
                 return await self._flush(items)
         finally:
             context.leave(token)
-            # Those that joined it included.
+            # Including items that joined the batch during the flush.
             for trace in _sampled(batch)[1:]:
                 traces.record(self.name, trace, started, unix_nanoseconds(), batch=len(items))
 

@@ -1,7 +1,7 @@
-"""A read-through cache in Valkey: many ask, one loads. For what may be a little old: never for money, tokens or keys.
+"""A read-through cache in Valkey with single flight. For values that may be a little old: never for money, tokens or keys.
 
-The cache is never the truth and never in the way: when Valkey does not answer the value is loaded, and a value that can't
-be read as its type (written by another version) is loaded and written anew.
+The cache is never authoritative and never in the way: when Valkey does not answer, the value is loaded; a cached value that
+can't be decoded as its type (another version wrote it) is loaded and stored anew.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds that Valkey may take. Longer, and loading is the shorter way.
+#: Seconds that Valkey may take. After that loading is faster.
 TIMEOUT = 0.1
 LOAD_TIMEOUT = 10.0
 MAX_VALUE_BYTES = 256 * 1024
@@ -33,7 +33,7 @@ _HIT, _MISS, _AWAY = (_ASKED.labels(result) for result in ("hit", "miss", "unava
 
 
 class Cache:
-    """The cache of one service; its keys begin with the service's name, which is all that its login may touch."""
+    """The cache of one service. Its keys begin with the service's name, because its Valkey user may use no others."""
 
     def __init__(self, service: str, valkey: Valkey) -> None:
         self._prefix = f"{service}:cache:"
@@ -41,9 +41,9 @@ class Cache:
         self._flights: SingleFlight[tuple[str, object], object] = SingleFlight(LOAD_TIMEOUT)
 
     async def get_or_load(self, key: str, ttl: timedelta, load: Callable[[], Awaitable[T]], kind: type[T]) -> T:
-        """The cached value, or what `load` gives, kept for `ttl`. `kind` is its msgspec type.
+        """The cached value, or what `load` returns, which is cached for `ttl`. `kind` is its msgspec type.
 
-        In one process a key is loaded once at a time. Raises what `load` raises (which is never kept), DeadlineExceeded.
+        Within a process a key has one load at a time. Raises what `load` raises (errors are not cached), and DeadlineExceeded.
         """
 
         async def fly() -> T:
@@ -61,7 +61,7 @@ class Cache:
         return value  # type: ignore[return-value]  # the flight's key holds the type
 
     async def forget(self, key: str) -> None:
-        """Drop a value that is known to be old. Best effort: its `ttl` bounds how long it can survive."""
+        """Drop a value that is known to be outdated. Best effort: if Valkey does not answer, it lives until its `ttl` ends."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 await self._valkey.unlink(self._prefix + key)

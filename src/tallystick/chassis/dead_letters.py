@@ -1,7 +1,7 @@
-"""Facts that could not be handled: list them, have them handled again, or decide that they need not be.
+"""Dead letters, facts that could not be handled: list them, have them handled again, or discard them.
 
-Replaying is done by the service itself, within a second or two: this only asks for it. So the same handler runs, in the same transaction
-as the letter's new state, whoever asks and from wherever.
+`replay` only asks for it; the service itself handles the letter, within a second or two. So whoever asks, the usual handler runs, in
+one transaction with the letter's new state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ OPEN: Final[tuple[State, ...]] = ("waiting", "requested")
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Fact `seq` of `source`, as `consumer` got it (`fact`, raw JSON). `error`: types and places of the last failure, never a message."""
+    """Fact `seq` of `source`, as `consumer` received it (`fact`, raw JSON). `error` has exception types and code places of the last
+    failure, never a message.
+    """
 
     id: UUID
     source: str
@@ -40,7 +42,7 @@ class DeadLetter:
 async def list_letters(
     database: Database, *, states: Sequence[State] = OPEN, after: UUID | None = None, limit: int = 100
 ) -> list[DeadLetter]:
-    """Oldest first; give the last one's id as `after` to go on."""
+    """At most `limit` letters, oldest first; pass the last one's id as `after` to continue."""
     return [_letter(row) for row in await database.fetch(Q.letters, list(states), after, limit)]
 
 
@@ -50,13 +52,13 @@ async def count_letters(database: Database, *, states: Sequence[State] = OPEN) -
 
 
 async def replay(database: Database, letters: Sequence[UUID], *, reason: str) -> list[UUID]:
-    """Ask for waiting letters to be handled again; returns those that were waiting."""
+    """Ask for letters to be handled again; returns those that were waiting, which are the ones that will be."""
     return [row["id"] for row in await database.fetch(Q.request_replay, list(letters), reason[:2000])]
 
 
 async def discard(database: Database, letters: Sequence[UUID], *, reason: str) -> list[UUID]:
-    """Decide that open letters need not be handled, also those asked to be handled again; the reason and the letters stay. Returns those
-    that were open.
+    """Decide that letters need not be handled, also those that `replay` was called for. The letters are kept, with the reason. Returns
+    those that were open.
     """
     return [row["id"] for row in await database.fetch(Q.discard, list(letters), reason[:2000])]
 

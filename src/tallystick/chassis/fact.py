@@ -1,4 +1,4 @@
-"""A fact: something that happened, told once. Its encoding is the row of the outbox, the message on the bus and the leaf of the log."""
+"""A fact: something that happened, told once. Its encoding is stored in the outbox, sent over the bus and hashed into the audit log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tallystick.kernel.clock import parse_rfc3339, rfc3339
 from tallystick.kernel.deployment import service_of
 from tallystick.kernel.ids import FactId
 
-#: Facts about the platform itself, not of a tenant, are told under this name; so no tenant may bear it.
+#: The tenant of facts about the platform itself. No tenant may have this name.
 PLATFORM: Final = "platform"
 MAX_FACT_BYTES: Final = 64 * 1024
 
@@ -46,7 +46,7 @@ class _Wire(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What of a fact is needed to say whose it is, as it is written: the rest is not decoded. Empty for what is not there."""
+    """The members that say which fact this is and whose; the rest is not decoded. Empty where the fact does not have them."""
 
     id: str = ""
     type: str = ""
@@ -55,17 +55,17 @@ class Head(msgspec.Struct, frozen=True):
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(_Wire)
-#: Raises msgspec.DecodeError for what is no JSON object with texts in these places.
+#: Raises ValueError for what is no JSON object, or has something other than texts in these members.
 head: Final = msgspec.json.Decoder(Head).decode
 
 
 def tells(teller: str, type_: str) -> bool:
-    """Whether a fact of this type is `teller`'s to tell: a type's first word is its service. A shard tells what its service tells."""
+    """Whether `teller` may tell facts of this type: the type begins with the service's name. A shard tells what its service may tell."""
     return type_.partition(".")[0] == service_of(teller)
 
 
 def encode(fact: Fact) -> bytes:
-    """The one encoding of a fact: what is stored, sent and logged. Raises ValueError when it is too large."""
+    """The only encoding of a fact: these bytes are stored, sent and hashed. Raises ValueError when it is too large."""
     raw = _encoder.encode(
         _Wire(
             ids.facts.text(fact.id),
@@ -102,9 +102,9 @@ def decode(raw: bytes) -> Fact:
 
 @dataclass(frozen=True)
 class Delivered:
-    """A fact as it arrived: number `seq` of `service`; `raw` is its exact encoding (the audit leaf's content).
+    """A fact as it arrived: number `seq` of `service`. `raw` is its exact encoding, which the audit log hashes.
 
-    It is decoded when somebody asks: `head` is, `fact` only by those who need what it says. Raises then what `decode` raises.
+    Only the `head` is decoded. `fact` decodes the rest when a handler asks for it, and raises what `decode` raises.
     """
 
     service: str

@@ -1,8 +1,8 @@
 """The idempotency contract: same key and same input get the stored answer; the same key never has two effects.
 
-The key is claimed in the transaction that stores the intent, and answered in the transaction that stores the outcome, business refusals
-included. There is no way between: a crash leaves a claimed key with the id of its resource, from which the work is resumed.
-(IETF draft "The Idempotency-Key HTTP Header Field".)
+A key is claimed in the transaction that stores the intent, and its answer is stored in the transaction that stores the outcome,
+business refusals included. So after a crash a key is either free, or claimed with the id of its resource, from which the work is
+resumed, or answered. (IETF draft "The Idempotency-Key HTTP Header Field".)
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 class KeyReused(Unprocessable):
-    """The key was used for another input; the extension `fields` names what differs, as JSON pointers. A new request takes a new key."""
+    """The idempotency key was used before, with another input. `fields` names what differs, as JSON pointers. Use a new key for a new
+    request.
+    """
 
     slug, title = "idempotency-key-reused", "This idempotency key was used with another request"
 
 
 class InProgress(Conflict):
-    """The first is at work, or was cut off and is being taken up. Send the same again when `Retry-After` says: it gets the first one's answer."""
+    """The first request with this key is being processed, or was interrupted and is being resumed. Send the same request again after
+    the time in `Retry-After`: it gets the first one's answer.
+    """
 
     slug, title, retryable = (
         "request-in-progress",
@@ -47,31 +51,31 @@ class InProgress(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """Keyed hashes of an input: of the whole (32 bytes), and of each field (8 bytes each, by JSON pointer)."""
+    """Keyed hashes of an input: `whole` of all of it (32 bytes), `fields` of each field (8 bytes each, by JSON pointer, as MessagePack)."""
 
     whole: bytes
     fields: bytes
 
     def differing(self, stored_fields: bytes) -> list[str]:
-        """JSON pointers of the fields that are not what they were, also those that are there only once."""
+        """JSON pointers of the fields that differ, including those that only one of the inputs has."""
         mine, theirs = (msgspec.msgpack.decode(one, type=dict[str, bytes]) for one in (self.fields, stored_fields))
         return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
 
 
 class Digester:
-    """HMAC-SHA256 under the service's own key: from a plain hash a card number could be guessed."""
+    """HMAC-SHA256 under a key of the service: a card number could be guessed from a plain hash."""
 
     __slots__ = ("_mac",)
 
     def __init__(self, key: bytes) -> None:
         if len(key) < 32:
             raise ValueError("the key of a digest has at least 32 bytes")
-        # Copied for each hash: setting up the key costs more than hashing a field.
+        # Copied for each hash, because setting up the key costs more than hashing a field.
         self._mac = HMAC(key, SHA256())
 
     def digest(self, body: Any) -> Digest:
-        """The digest of a decoded body: spelling, spaces and the order of keys make no difference. What has its default is no part of it, so
-        that a field which a later release adds is none either.
+        """The digest of a decoded body: spelling, spaces and the order of keys make no difference. Fields that have their default value
+        are left out, so that a field which a later release adds does not change the digests of older requests.
         """
         plain = msgspec.to_builtins(body)
         hashes: dict[str, bytes] = {}
@@ -79,7 +83,7 @@ class Digester:
         return Digest(self._hash(_encode_sorted(plain)), msgspec.msgpack.encode(hashes))
 
     def _walk(self, value: Any, pointer: str, hashes: dict[str, bytes]) -> None:
-        # Objects by member, lists as one: a batch of a thousand is a handful of hashes. A body without members has none that could differ.
+        # Objects member by member, lists as a whole: a batch of a thousand needs a handful of hashes. An empty body has no fields.
         if isinstance(value, dict) and (value or not pointer):
             for name, member in value.items():
                 self._walk(member, f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}", hashes)
@@ -94,7 +98,9 @@ class Digester:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key: whose, for which route (e.g. `POST /v1/payments`), with which input (None: where only the key matters, in `complete`)."""
+    """One key: whose it is, for which route (e.g. `POST /v1/payments`), with which input. The digest may be None in `complete`, where
+    only the key matters.
+    """
 
     tenant: str
     client_id: str
@@ -108,7 +114,7 @@ class Entry:
 
     @property
     def input(self) -> Digest:
-        """The digest; ValueError without one."""
+        """The digest. Raises ValueError without one."""
         if self.digest is None:
             raise ValueError("a key is claimed together with its input's digest")
         return self.digest
@@ -116,7 +122,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """The key is ours: do the work."""
+    """The key was free and is claimed now: do the work."""
 
     def raise_or_replay(self) -> None:
         return None
@@ -124,7 +130,7 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """It was answered: give this answer again, with `Idempotent-Replayed: true`."""
+    """The key has an answer: give it again, with `Idempotent-Replayed: true`."""
 
     status: int
     body: bytes
@@ -136,7 +142,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """It was taken, and has no answer yet. `resource` is the id that was made for it."""
+    """The key is claimed and has no answer yet. `resource` is the id that was made for it."""
 
     resource: UUID | None
 
@@ -146,7 +152,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """It was taken with another input."""
+    """The key was claimed with another input, which differs in `fields`."""
 
     fields: list[str]
 
@@ -165,8 +171,8 @@ class Answer:
 
 
 class Claim:
-    """The claim of many keys on its way through a statement: `claim`'s own, or one of a service that claims and stores the intent in
-    the same round trip. Only `leaders` go into it, with `columns`; `outcomes` says what became of all of them.
+    """A claim of many keys by one statement: that of `claim`, or one of a service's own that stores the intent in the same round trip.
+    The statement gets the `columns` of the `leaders` only; `outcomes` then gives the outcome of every entry.
     """
 
     __slots__ = ("_entries", "_first", "_resource", "leaders")
@@ -181,7 +187,7 @@ class Claim:
         for index, entry in enumerate(entries):
             self._first.setdefault(entry.identity, index)
         self.leaders = list(self._first.values())
-        """Indexes of the entries that are asked for: of equal keys the first."""
+        """Indexes of the entries that are claimed: of entries with equal keys the first."""
 
     def columns(self) -> list[list[Any]]:
         """Tenant, client, route, key, digest, fields and resource of the leaders, each as a column."""
@@ -193,8 +199,8 @@ class Claim:
         return arguments(rows, 7)
 
     async def outcomes(self, places: Iterable[int], at: Database | Transaction) -> list[Outcome]:
-        """One outcome per entry, in order; `places` (1..n) are those of the leaders that were taken. Only if there are others is it
-        looked up (`at`) who has them. Raises Contended when that one is gone meanwhile.
+        """One outcome per entry, in order. `places` (1..n) are the positions of the leaders whose keys were free. Only if others were
+        not is it looked up, in `at`, what is stored under them. Raises Contended when that has been purged meanwhile.
         """
         entries = self._entries
         taken = {self.leaders[place - 1] for place in places}
@@ -213,10 +219,10 @@ class Claim:
 
 
 async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence[UUID | None]) -> list[Outcome]:
-    """Take keys; one outcome per entry, in order. `resource[i]` is stored with entry i if it is Fresh.
+    """Claim keys; one outcome per entry, in order. `resource[i]` is stored with entry i if that is Fresh.
 
-    Of equal keys within one call the first decides; the others find it Running (or its answer, or a Mismatch).
-    Raises Contended when another transaction holds a key for longer than the lock timeout: nothing is claimed then.
+    Of entries with equal keys in one call the first decides; the others find it Running, answered, or a Mismatch.
+    Raises Contended when another transaction holds a key for longer than the lock timeout; then nothing is claimed.
     """
     asked = Claim(entries, resource)
     rows = await tx.fetch(Q.claim, *asked.columns())
@@ -224,7 +230,7 @@ async def claim(tx: Transaction, entries: Sequence[Entry], *, resource: Sequence
 
 
 async def look(source: Database | Transaction, entry: Entry) -> Replay | Running | Mismatch | None:
-    """What `claim` would find under a key that was taken, without taking it; None when nobody has it."""
+    """What is stored under a key, without claiming it; None when the key is free."""
     row = await source.fetchrow(Q.claimed, *arguments([entry.identity], 4))
     if row is None:
         return None
@@ -233,16 +239,18 @@ async def look(source: Database | Transaction, entry: Entry) -> Replay | Running
 
 
 async def complete(tx: Transaction, answers: Sequence[Answer]) -> list[bool]:
-    """Store the answers of claimed keys, in the transaction of their outcome. False where an answer was stored already: that one stays."""
+    """Store the answers of claimed keys, in the transaction of their outcome. False for an entry that has an answer already, which
+    stays.
+    """
     rows = [(*answer.entry.identity, answer.status, answer.body) for answer in answers]
     stored = {row[0] for row in await tx.fetch(Q.complete, *arguments(rows, 6))}
     return [place in stored for place in range(1, len(answers) + 1)]
 
 
 def answered(answers: Sequence[Answer], resource: Sequence[UUID | None]) -> list[list[Any]]:
-    """Tenant, client, route, key, digest, fields, resource, status and body, each as a column: for a statement of a service that takes keys
-    and stores their answers at once, because it was decided before it begins. It inserts them sorted by key, and undoes itself when somebody
-    has one of them; then `claim` tells what there is. The keys are distinct.
+    """Tenant, client, route, key, digest, fields, resource, status and body, each as a column: for a service whose outcomes are decided
+    before it stores anything, so that one statement claims the keys and stores their answers. That statement must insert them
+    sorted by key, and fail as a whole when one of them is taken; then `claim` says what is stored there. The keys must be distinct.
     """
     rows = [
         (*answer.entry.identity, answer.entry.input.whole, answer.entry.input.fields, about, answer.status, answer.body)
@@ -252,16 +260,17 @@ def answered(answers: Sequence[Answer], resource: Sequence[UUID | None]) -> list
 
 
 async def withdraw(tx: Transaction, tenant: str, resources: Sequence[UUID], instead: Problem) -> int:
-    """Take back the answers that tell of these resources, in the transaction that makes them go; returns how many. Whatever is sent with
-    their keys from then on gets `instead`: the digests of the inputs, hashes of what is to be gone, go as well.
+    """Replace the stored answers about these resources by `instead`, in the transaction that erases the resources; returns how many.
+    Their digests, which are hashes of what is to be erased, go as well. So any request with one of these keys gets `instead` from
+    then on, whatever its input.
 
-    A service that calls it often has an index on `resource`: most have no use for one.
+    A service that calls this often should have an index on `resource`; the others have no use for one.
     """
     return await tx.execute(Q.withdraw, tenant, resources, instead.status, msgspec.json.encode(instead.document()))
 
 
 async def purge(database: Database, now: datetime, retention: timedelta = RETENTION) -> int:
-    """Forget answered keys older than `retention`; returns how many. For the schedule."""
+    """Delete answered keys older than `retention`; returns how many. Called by a schedule."""
     total = 0
     while True:
         gone = await database.execute(Q.purge, now - retention, _PAGE)
@@ -291,7 +300,7 @@ def _stored(row: Row) -> tuple[bytes, bytes, Running | Replay]:
 
 
 def _judge(entry: Entry, whole: bytes, fields: bytes, stored: Running | Replay) -> Running | Replay | Mismatch:
-    # Without a digest it was withdrawn: there is nothing left to compare with.
+    # The answer of a key without digest was withdrawn: there is nothing to compare the input with.
     if not whole or hmac.compare_digest(entry.input.whole, whole):
         return stored
     return Mismatch(entry.input.differing(fields))

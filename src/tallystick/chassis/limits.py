@@ -1,9 +1,9 @@
-"""How much is taken on: a rate for each subject, a bound on what one process works on at once.
+"""Limits: a rate for each subject, and a bound on the requests that one process handles at once.
 
 Rates are counted in Valkey, for all replicas together, as a token bucket in its shortest form (the generic cell rate
-algorithm, ITU-T I.371): one number a key, the instant at which the bucket would be full again. Concurrent requests share
-one round trip, and whoever asks often gets a lease (docs/adr/0022): tokens taken ahead, which this process gives out for a
-moment without asking. When Valkey is away each replica counts for itself with buckets of the same size: a client may then
+algorithm, ITU-T I.371): one number per key, the instant at which the bucket will be full again. Concurrent requests share
+one round trip. A subject that asks often gets a lease (docs/adr/0022): tokens taken in advance, which this process hands out for a
+moment without asking Valkey. When Valkey is away each replica counts for itself with buckets of the same size. A client may then
 reach the limit once per replica, which is better than no limit and better than no service.
 """
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from tallystick.chassis.auth import Subject
     from tallystick.chassis.charter import Rate
 
-#: Seconds. A request does not wait longer for its count than for its work.
+#: Seconds that counting may take: a request must not wait longer for that than for its work.
 TIMEOUT = 0.1
-#: Seconds without asking again after Valkey did not answer.
+#: Seconds for which Valkey is not asked again after it did not answer.
 PAUSE = 1.0
 MAX_LOCAL_KEYS = 50_000
 
@@ -41,14 +41,14 @@ _LOCAL = telemetry.counter("rates_counted_locally", "Requests counted in this pr
 _IN_FLIGHT = telemetry.gauge("requests_in_flight", "Requests that this process works on")
 _QUEUED = telemetry.gauge("requests_queued", "Requests that wait for that")
 
-#: Seconds for which tokens taken ahead may be given out.
+#: Seconds for which tokens taken in advance may be handed out.
 LEASE: Final = 0.2
-#: A lease is at most this part of the bucket: what a replica may hold back from the others, and for small buckets nothing.
+#: A lease is at most the 16th part of the bucket: a replica keeps no more from the others, and of a small bucket nothing.
 LEASED: Final = 16
 
-# KEYS: one a request. ARGV: for each key microseconds per token, size in tokens, tokens wanted, tokens of an old lease to put
-# back first, tokens to take ahead if there are any. Answers microseconds to wait, or for "go on" the tokens taken ahead as
-# 0, -1, -2 ... The server's clock counts, so replicas need not agree on the time.
+# KEYS: one per request. ARGV: for each key microseconds per token, size in tokens, tokens wanted, tokens of an old lease to put
+# back first, tokens to take in advance if there are any. Answers for each key the microseconds to wait; or, if the request may go on,
+# the tokens taken in advance, as 0, -1, -2 ... The server's clock is used, so replicas need not agree on the time.
 _SCRIPT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -80,7 +80,7 @@ return answers
 
 
 class Bucket(NamedTuple):
-    """The size of a token bucket: `interval` microseconds give one token, `size` of them fit in."""
+    """The parameters of a token bucket: it gains a token every `interval` microseconds and holds `size` of them."""
 
     interval: float
     size: int
@@ -89,7 +89,7 @@ class Bucket(NamedTuple):
 def take(full_at: float, now: float, bucket: Bucket, wanted: int) -> tuple[float, float]:
     """One decision, in microseconds: (the instant when the bucket will be full, how long to wait; 0: go on).
 
-    The script above says the same in Lua, without leases.
+    The same as the Lua script above, without leases.
     """
     full = max(min(full_at, now + bucket.interval * bucket.size), now) + bucket.interval * wanted
     wait = full - bucket.interval * bucket.size - now
@@ -97,7 +97,7 @@ def take(full_at: float, now: float, bucket: Bucket, wanted: int) -> tuple[float
 
 
 class LocalBuckets:
-    """Buckets of this process, for as long as there are no shared ones. The longest unused are forgotten first."""
+    """Buckets of this process, for while there are no shared ones. A bounded LRU."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -114,8 +114,9 @@ class LocalBuckets:
 
 
 class Lease:
-    """Tokens of one bucket that were taken ahead. It grows while it is used up before its time, so that who asks ever faster
-    soon asks Valkey five times a second, and who asks seldom never has one. What is left at its end is put back.
+    """Tokens of one bucket that were taken in advance. A lease grows while it is used up before its end, so that a subject that asks
+    ever faster soon causes five calls to Valkey a second, and one that asks seldom never has a lease. Tokens that are left at its
+    end are put back.
     """
 
     __slots__ = ("_most", "_size", "_spent", "_tokens", "_until")
@@ -128,7 +129,7 @@ class Lease:
         self._until = 0.0
 
     def take(self, tokens: int, now: float) -> bool:
-        """Whether they were there. `now` is monotonic seconds, here and below."""
+        """Take tokens from the lease; whether it had enough. `now` is in monotonic seconds, here and below."""
         self._spent += tokens
         if tokens > self._tokens or now >= self._until:
             return False
@@ -136,11 +137,11 @@ class Lease:
         return True
 
     def renew(self, now: float) -> tuple[int, int]:
-        """(Tokens to put back, tokens to ask for ahead)."""
+        """Begin the next lease: (tokens to put back, tokens to ask for in advance)."""
         back = 0
         if now >= self._until:
             back, self._tokens = self._tokens, 0
-            # Asked again within two leases: as much as was needed meanwhile. Else there is no telling.
+            # Asked again within two leases: take as much as was spent meanwhile. Otherwise the need is not known.
             self._size = self._spent if now < self._until + LEASE else 0
         else:
             self._size = max(1, 2 * self._size)
@@ -154,8 +155,8 @@ class Lease:
 
 
 class Gate:
-    """A bound on requests in flight. One more waits, in order, if the queue has room; else it is refused at once: an
-    answer that comes too late is work for nothing.
+    """A bound on requests in flight. One more waits in turn if the queue has room, and is refused at once otherwise: an answer that
+    comes too late is wasted work.
     """
 
     def __init__(self, max_in_flight: int, max_queue: int) -> None:
@@ -189,7 +190,7 @@ class _Wanted(NamedTuple):
 
 
 class Limits:
-    """The limits of one service: `rates` and places are those of its charter. Without `valkey` rates are local."""
+    """The limits of one service, as its charter sets them. Without `valkey` rates are counted by this process alone."""
 
     def __init__(
         self,
@@ -203,7 +204,7 @@ class Limits:
     ) -> None:
         self.gate = Gate(max_in_flight, max_queue)
         self._buckets = {name: Bucket(1e6 / rate.per_second, rate.burst) for name, rate in rates.items()}
-        # The braces put a service's keys on one shard of a Valkey cluster: a script may not span shards.
+        # The braces keep a service's keys in one slot of a Valkey cluster, because a script may not span slots.
         self._prefix = f"{service}:{{{service}-rate}}:"
         self._monotonic = monotonic
         self._local = LocalBuckets(monotonic)
@@ -221,7 +222,7 @@ class Limits:
         await self.take(f"{subject.tenant}:{subject.client_id}", name, tokens)
 
     async def take(self, who: str, name: str, tokens: int = 1) -> None:
-        """As `rate`, for someone who is no subject. Raises KeyError for a class that the charter does not have."""
+        """Like `rate`, for `who` that is no subject, such as an address. Raises KeyError for a class that the charter does not have."""
         bucket = self._buckets[name]
         key = f"{name}:{who}"
         lease = self._leases.get(key)
@@ -246,7 +247,7 @@ class Limits:
     async def _flush(self, wanted: list[_Wanted]) -> list[float | Exception]:
         now = self._monotonic()
         last = {each.key: place for place, each in enumerate(wanted)}
-        # An old lease is put back before the first request of its key, the new one taken after the last.
+        # An old lease is put back with the first request of its key, a new one is taken with the last.
         renewed = {key: self._lease(key, wanted[place].bucket).renew(now) for key, place in last.items()}
         arguments: list[float] = []
         begun: set[str] = set()
@@ -273,7 +274,7 @@ class Limits:
         return [max(0, answer) for answer in answers]
 
     def _lease(self, key: str, bucket: Bucket) -> Lease:
-        """The lease of a key; the longest unused are forgotten first, and their tokens come back with time."""
+        """The lease of a key. Of too many the least recently used are dropped; their tokens come back with time."""
         lease = self._leases.get(key)
         if lease is None:
             lease = self._leases[key] = Lease(bucket)

@@ -12,24 +12,24 @@ from tallystick.chassis.bus.consumer import Consumer, Subscription
 from tallystick.chassis.bus.streams import Hole, StreamSettings
 from tallystick.chassis.fact import Delivered
 
-#: Where identity tells what it takes back (`chassis.auth.revocation`).
+#: The subject on which identity publishes revocations (`chassis.auth.revocation`).
 REVOCATIONS = "identity.revocations"
 
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Subjects that a service's user may publish and subscribe to; everything else is denied."""
+    """Subjects that a service's user may publish and subscribe to. Everything else is denied."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
 
 
 def permissions(service: str, sources: Iterable[str], *, issues_revocations: bool = False) -> Permissions:
-    """What the bus of `service` needs that takes facts from `sources`: its own stream, the others' to read, nothing else.
+    """The permissions that `service` needs to take facts from `sources`: to write its own stream, and to read theirs.
 
-    By themselves these keep nobody out: NATS does not ask whether a publisher may use the subject where it wants the answer, and the
-    server answers there with its own rights. What such an answer can't leave is the account: `fabric.nats` gives each service one.
-    Everyone hears of revocations; who issues them says so.
+    Alone they protect nothing: a publisher may name any subject for the reply, NATS does not check that, and the server replies there
+    with its own rights. But a reply can't leave the account, and `fabric.nats` gives each service its own. Every service may hear of
+    revocations; only one with `issues_revocations` may publish them.
     """
     publish = [streams.subject(service), streams.stored_subject(service), streams.create_subject(service)]
     subscribe = [f"_INBOX.{service}.>", REVOCATIONS]

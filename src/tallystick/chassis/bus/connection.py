@@ -1,4 +1,4 @@
-"""The connection to NATS: one per process, with the service's own user, reconnecting for ever."""
+"""The connection to NATS: one per process, as the service's own user. It reconnects for ever."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ REQUEST_S: Final = 5.0
 
 
 class BusUnavailable(Unavailable):
-    """NATS can't be reached. Facts wait in the outboxes of their services and are told when it is back."""
+    """The message bus (NATS) can't be reached. Facts wait in the outboxes of their services and are published when it is back."""
 
     slug, title = "bus-unavailable", "The message bus is not available"
 
 
 class Bus:
-    """A thin hand on NATS. `url` is `nats://host:port`, or `tls://host:port` with `tls` a context that verifies the server.
+    """A thin wrapper of the NATS client.
 
-    Replies go to inboxes below `_INBOX.<user>`, the only ones this user may listen to.
+    Replies go to inboxes below `_INBOX.<user>`, the only ones that this user may subscribe to.
     """
 
     def __init__(self, client: Client, user: str) -> None:
@@ -52,9 +52,11 @@ class Bus:
         tls: ssl.SSLContext | None = None,
         within: float = 10.0,
     ) -> Bus:
-        """Connect. Raises BusUnavailable when that takes longer than `within` seconds or the password is refused."""
+        """Connect. `url` is `nats://host:port`, or `tls://host:port` together with `tls`, a context that verifies the server. Raises
+        BusUnavailable when that takes longer than `within` seconds, or when the password is refused.
+        """
 
-        async def told(error: Exception) -> None:
+        async def failed(error: Exception) -> None:
             telemetry.log.warning("bus.error", error=error)
 
         async def disconnected() -> None:
@@ -73,7 +75,7 @@ class Bus:
                     password=password.reveal(),
                     name=name,
                     inbox_prefix=f"_INBOX.{user}",
-                    error_cb=told,
+                    error_cb=failed,
                     disconnected_cb=disconnected,
                     reconnected_cb=reconnected,
                     max_reconnect_attempts=-1,
@@ -84,7 +86,7 @@ class Bus:
                 )
         except BaseException as error:
             with suppress(nats.errors.Error, OSError):
-                await client.close()  # a failed attempt leaves its socket behind otherwise
+                await client.close()  # otherwise a failed attempt leaves its socket behind
             if isinstance(error, OSError | nats.errors.Error):
                 raise BusUnavailable("the bus can't be reached", context={"error": type(error).__name__}) from error
             raise
@@ -102,8 +104,8 @@ class Bus:
         return self._client.jetstream(timeout=REQUEST_S)
 
     async def publish(self, subject: str, data: bytes, *, headers: dict[str, str] | None = None) -> None:
-        """At most once, to whoever listens now. Raises BusUnavailable while there is no connection."""
-        if not self._client.is_connected:  # the client would keep it and send it later, when it may no longer be true
+        """Send to whoever is subscribed now, at most once. Raises BusUnavailable while there is no connection."""
+        if not self._client.is_connected:  # the client would buffer it and send it later, when it may no longer be true
             raise BusUnavailable("the bus is not connected")
         try:
             await self._client.publish(subject, data, headers=headers)
@@ -126,7 +128,7 @@ class Bus:
     async def request(
         self, subject: str, data: bytes, *, headers: dict[str, str] | None = None, timeout: float = REQUEST_S
     ) -> Msg:
-        """One answer. Raises BusUnavailable when nobody answers in time."""
+        """Send a request; returns its one answer. Raises BusUnavailable when none comes in time."""
         if not self._client.is_connected:
             raise BusUnavailable("the bus is not connected")
         before = _cancellations()
@@ -136,13 +138,13 @@ class Bus:
             raise BusUnavailable(
                 "the bus did not answer", context={"error": type(error).__name__, "subject": subject}
             ) from error
-        # Up to Python 3.11 asyncio.wait_for, which the client uses, forgets that it was cancelled when the answer comes at that moment.
+        # Up to Python 3.11 asyncio.wait_for, which the client uses, swallows a cancellation when the answer arrives at that moment.
         if _cancellations() > before:
             raise asyncio.CancelledError
         return answer
 
     async def request_many(self, subject: str, data: bytes, *, timeout: float = REQUEST_S) -> list[Msg]:
-        """All answers up to the one with a `Status` header, which comes last in the list. Raises BusUnavailable."""
+        """Send a request; returns all its answers, up to and including the one with a `Status` header. Raises BusUnavailable."""
         if not self._client.is_connected:
             raise BusUnavailable("the bus is not connected")
         inbox = self._client.new_inbox()
@@ -166,7 +168,7 @@ class Bus:
             ) from error
 
     async def close(self) -> None:
-        """Send what is pending and leave; bounded."""
+        """Send what is pending and disconnect, within two seconds."""
         try:
             async with asyncio.timeout(2):
                 if self._client.is_connected:
@@ -178,6 +180,6 @@ class Bus:
 
 
 def _cancellations() -> int:
-    """How often somebody has asked this task to end."""
+    """How many cancellations of this task were requested."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()

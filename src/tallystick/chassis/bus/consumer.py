@@ -1,7 +1,8 @@
-"""Taking other services' facts: in order, each once in effect, none lost in silence.
+"""Consuming other services' facts: in order, each exactly once in effect, none lost silently.
 
-The move of `inbox.last_seq` is in the transaction that handles the facts; so a crash repeats both or neither. A hole in the numbers stops
-the consumer (it asks the stream again), and so does a message that its source did not write; a fact that can't be handled goes to the dead letters, and the others go on.
+`inbox.last_seq` moves in the transaction that handles the facts, so a crash repeats both or neither. A gap in the numbers stops the
+consumer, which reads the stream again; so does a message that its source's relay did not write. A fact that can't be handled goes to
+the dead letters, and the facts after it are handled.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ Handler = Callable[[Any, Transaction, list[Delivered]], Awaitable[None]]
 class Subscription:
     """What a service takes from `source`. `types` are exact, or end in `.*`, or are `*`.
 
-    `handle(service, tx, facts)` gets facts in order, at most 512, and does all its writing in `tx`. A fact that fails it `max_attempts`
-    times becomes a dead letter; what fails for a reason outside of the fact (a retryable Problem: no database, a service down) is tried
-    for ever. `complete`: refuse to begin when the stream no longer has the source's first fact.
+    `handle(service, tx, facts)` gets facts in order, at most 512, and must do all its writing in `tx`. A fact with which it fails
+    `max_attempts` times becomes a dead letter. A failure whose cause is outside the fact (a retryable Problem: no database, a service
+    down) is retried for ever. `complete`: refuse to begin when the stream no longer has the source's first fact.
 
-    `unheard`, a statement of the service's own, saves the transaction where nobody listens: it moves the inbox of ($1, $2) from $3 to
-    $4 if the service has nothing to do with any fact of the tenants $5, and touches no row otherwise. One statement sees one moment, so
-    nobody can begin to listen between the look and the move.
+    `unheard` is a statement of the service that saves the transaction where no tenant is interested: it moves the inbox of ($1, $2)
+    from $3 to $4 if the service has nothing to do with any fact of the tenants $5, and changes no row otherwise. It is one statement
+    and so sees one snapshot: no tenant can become interested between the check and the move.
     """
 
     source: str
@@ -79,11 +80,13 @@ class Subscription:
 
 
 class Stopped(Exception):
-    """`stop` was called while a fact was waiting for its next attempt."""
+    """`stop` was called while a fact waited for its next attempt."""
 
 
 class Consumer:
-    """`run` until `stop`. One replica at a time handles a subscription (a session's lock); the inbox row's lock makes that safe."""
+    """`run` until `stop`. One replica at a time handles a subscription, by an advisory lock of its session. What makes that safe, should
+    two believe that they hold it, is the lock on the inbox row.
+    """
 
     def __init__(
         self, database: Database, bus: Bus, subscription: Subscription, service: Any, *, pause_s: float = 0.1
@@ -103,7 +106,7 @@ class Consumer:
         self._labels = (subscription.source, subscription.name)
 
     def stop(self) -> None:
-        """Let `run` end after the facts that it is at."""
+        """Let `run` end after the facts that it is handling."""
         self._stopping.set()
         self._stored.send()
 
@@ -147,7 +150,7 @@ class Consumer:
                 await wake.unsubscribe()
 
     async def _begin(self) -> None:
-        """Find the place in the stream that follows what is handled."""
+        """Find the place in the stream after what has been handled."""
         sub = self.subscription
         last = await self.database.fetchval(Q.last_seq, *self._labels)
         end = await streams.bounds(self.bus, sub.source)
@@ -164,7 +167,7 @@ class Consumer:
         self._sequence = await streams.locate(self.bus, sub.source, last + 1)
 
     async def _step(self) -> bool:
-        """Handle what the stream has next; False when it has no more."""
+        """Handle the next page of the stream; False when there is no more. Raises Hole after handling the facts before it."""
         source = self.subscription.source
         messages, more = await streams.read_page(self.bus, source, self._sequence)
         facts: list[tuple[int, bytes]] = []
@@ -190,7 +193,7 @@ class Consumer:
         return more
 
     async def _idle(self) -> bool:
-        """Wait for more; True when there is. When nothing was announced for a while, see whether the stream is still the one that we read."""
+        """Wait for more; True when there is some. When nothing was announced for a while, check that it is still the same stream."""
         if await self._stored.wait(POLL_S) or self._stopping.is_set():
             return True
         end = await streams.bounds(self.bus, self.subscription.source)
@@ -203,9 +206,9 @@ class Consumer:
         return end.last >= self._sequence  # the announcement was lost
 
     async def _take(self, facts: Sequence[tuple[int, bytes]]) -> None:
-        """Handle consecutive facts, the first of which follows last_seq: together, and if that fails one by one."""
+        """Handle consecutive facts, of which the first follows `last_seq`: together, and if that fails one by one."""
         for start in range(0, len(facts), MAX_FACTS):
-            # Another replica may have gone on meanwhile.
+            # Another replica may have handled some meanwhile.
             part = [one for one in facts[start : start + MAX_FACTS] if one[0] > self.last_seq]
             if not part:
                 continue
@@ -220,10 +223,12 @@ class Consumer:
                 return
             pause = min(self._pause_s * 2**attempt, LONGEST_PAUSE_S)
             if await set_within(self._stopping, pause * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
-                raise Stopped  # neither handled nor given up: the next process goes on with this fact
+                raise Stopped  # neither handled nor buried: the next process continues with this fact
 
     async def _attempt(self, facts: Sequence[tuple[int, bytes]], *, attempt: int, final: bool) -> bool:
-        """True when the inbox has moved past `facts`. False when the facts are to blame. Raises what is not their fault."""
+        """Handle `facts`, or with `final` bury the one that fails. True when the inbox has moved past them; False when they failed and
+        can be tried again. Raises retryable problems, which are not the facts' fault.
+        """
         try:
             await self._handle(facts)
         except Problem as error:
@@ -250,7 +255,9 @@ class Consumer:
 
     async def _handle(self, facts: Sequence[tuple[int, bytes]]) -> None:
         sub, last = self.subscription, facts[-1][0]
-        heads = [(seq, _head(raw), raw) for seq, raw in facts]  # what can't be read might be wanted, so it fails, too
+        heads = [
+            (seq, _head(raw), raw) for seq, raw in facts
+        ]  # an unreadable fact fails too, for it might be a wanted one
         taken = {type_ for type_ in {head.type for _, head, _ in heads} if sub.takes(type_)}
         tenants = sorted({head.tenant for _, head, _ in heads if head.type in taken})
         if not tenants:
@@ -266,8 +273,8 @@ class Consumer:
         wanted = [Delivered(sub.source, seq, head, raw) for seq, head, raw in heads if head.type in taken]
         async with self.database.transaction() as tx:
             done = self.last_seq
-            # The common case, locked and moved at once. Otherwise another replica, or this one before a COMMIT whose answer was lost,
-            # has been here.
+            # Lock and move the inbox at once, in the usual case. Otherwise it has moved already: by another replica, or by this one in a
+            # transaction whose COMMIT got no answer.
             if moved := await tx.execute(Q.skip, *self._labels, done, last):
                 pending = wanted
             else:
@@ -294,9 +301,9 @@ class Consumer:
         )
 
     async def _replay_requested(self, own: Session) -> None:
-        """Handle again the dead letters that somebody asked for, each in a transaction of its own.
+        """Handle the dead letters whose replay was asked for, each in its own transaction.
 
-        Looked for each second, whether facts come or not; after a second of it the facts have their turn.
+        They are looked for each second, whether facts arrive or not. After a second of this it is the facts' turn.
         """
         clock = asyncio.get_running_loop().time
         if (began := clock()) < self._replay_at:
@@ -328,13 +335,13 @@ class Consumer:
                         attempt=letter["attempts"] + 1,
                         error=error,
                     )
-                    self._replay_at = clock() + LONGEST_PAUSE_S  # the facts that come do not wait for it
+                    self._replay_at = clock() + LONGEST_PAUSE_S  # new facts don't wait for it
                     return
                 await self.database.execute(Q.failed_again, letter["id"], describe(error))
 
 
 def _head(raw: bytes) -> Head:
-    """Whose a fact is, and of what type. Raises ValueError when it does not say both."""
+    """A fact's type and tenant. Raises ValueError when it lacks one of them."""
     head = decode_head(raw)
     if not head.type or not head.tenant:
         raise ValueError("a fact without type or tenant")
@@ -350,5 +357,5 @@ def _type(raw: bytes) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """What is kept of a failure: types and places, never a message (it may quote data), at most 2000 characters."""
+    """What is kept of a failure: exception types and code places, at most 2000 characters. Never a message, which may quote data."""
     return "\n".join(stack(error))[:2000]

@@ -1,8 +1,8 @@
-"""A service's stream of facts in JetStream: its shape, its end, reading it. `facts-<service>`, subject `facts.<service>`.
+"""A service's stream of facts in JetStream, `facts-<service>` with the subject `facts.<service>`: creating, writing and reading it.
 
-A message is `{"service": "payments", "first": 17, "facts": [...]}`; its id `payments-17-24` says the same numbers (first, count) without
-reading it. Messages follow each other without a gap, because each names the sequence it expects before it. Readers keep no state in NATS:
-they ask for messages by sequence, so a lost server or consumer costs them nothing.
+A message is `{"service": "payments", "first": 17, "facts": [...]}`. Its id `payments-17-24` has the same numbers (first, count), for
+those who don't read the content. Messages follow each other without gaps, because each names the stream sequence that must precede
+it. Readers keep no state in NATS: they ask for messages by sequence, so losing a server or a reader loses no position.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.bus.connection import Bus, BusUnavailable
 
 _NAME_IN_USE: Final = 10058
-#: Where JetStream is asked. Not `$JS.API`: the stream is in an account that nobody logs in to, and this is how a service has it in its own.
+#: The subject prefix of the JetStream API. Not `$JS.API`: the streams are in an account that nobody logs in to, from which this prefix is
+#: exported to the services' accounts.
 API: Final = "jetstream"
 
 
@@ -36,7 +37,9 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """How a stream ends: its first and last sequence (`first = last + 1`: empty) and the number of the last fact (0: none)."""
+    """The end of a stream: its first and last sequence (`first = last + 1`: it is empty) and the number of its last fact (0: none).
+    `created` tells it from another stream of the same name.
+    """
 
     created: str
     first: int
@@ -46,6 +49,8 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """The message at `sequence` of the stream, with the facts numbered `first` .. `last`; `data` is its encoded envelope."""
+
     sequence: int
     first: int
     count: int
@@ -57,7 +62,7 @@ class Message:
 
 
 class Hole(Exception):
-    """What a stream has next are not the facts that come next: some are missing, or no relay of the service wrote it."""
+    """The next message of a stream does not have the next facts: some are missing, or no relay of the service wrote it."""
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -78,34 +83,34 @@ def subject(service: str) -> str:
 
 
 def stored_subject(service: str) -> str:
-    """Where the relay says, without content, that there is more in the stream."""
+    """The subject on which the relay announces, without content, that the stream has more."""
     return f"stored.{service}"
 
 
 def create_subject(service: str) -> str:
-    """Where the server is asked to make the stream. Whoever may ask says what it is like, so only its service does."""
+    """The subject for creating the stream. Only its own service may use it, because the request decides about the stream's settings."""
     return f"{API}.STREAM.CREATE.{name(service)}"
 
 
 def info_subject(service: str) -> str:
-    """Where the server is asked how the stream is."""
+    """The subject for asking about the stream's state."""
     return f"{API}.STREAM.INFO.{name(service)}"
 
 
 def get_subject(service: str) -> str:
-    """Where the stream is read. One request may have many answers."""
+    """The subject for reading the stream. One request may have many answers."""
     return f"{API}.DIRECT.GET.{name(service)}"
 
 
 def encode(service: str, first: int, facts: Sequence[bytes]) -> bytes:
-    """The message of a batch; the facts go in as they are."""
+    """The message of a batch; the facts' own bytes are embedded unchanged."""
     return b'{"service":"%s","first":%d,"facts":[%s]}' % (service.encode(), first, b",".join(facts))
 
 
 async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
     """Create the stream if it is not there. Raises BusUnavailable.
 
-    One that has other settings stays as it is: no service may change a stream, its own neither (see `fabric.nats`).
+    A stream that exists with other settings stays as it is: no service may change a stream, not even its own (see `fabric.nats`).
     """
     config: dict[str, Any] = {
         "name": name(service),
@@ -131,24 +136,26 @@ async def ensure(bus: Bus, service: str, settings: StreamSettings) -> None:
 
 
 async def tail(bus: Bus, service: str) -> Tail:
-    """Raises BusUnavailable, also when there is no such stream."""
+    """The end of the stream. Raises BusUnavailable, also when there is no such stream."""
     end = await bounds(bus, service)
     found = await get(bus, service, end.last) if end.first <= end.last else None
     return replace(end, fact=found.last) if found is not None else end
 
 
 async def bounds(bus: Bus, service: str) -> Tail:
-    """As `tail`, without reading the last message: `fact` is 0."""
+    """Like `tail`, but without reading the last message: `fact` is 0."""
     answer = await _api(bus, info_subject(service), None)
     if "error" in answer:
         raise _refused(answer)
     state = answer["state"]
-    # A stream that never had a message says 0 and 0, which would be a message of that number; there is none before 1.
+    # A stream that never had a message reports 0 and 0, which would mean one message of sequence 0. Sequences begin at 1.
     return Tail(answer["created"], max(1, state["first_seq"]), state["last_seq"], 0)
 
 
 async def publish(bus: Bus, service: str, first: int, facts: Sequence[bytes], *, expected: int) -> int:
-    """Store a batch as the message after sequence `expected`; returns its sequence. Raises BusUnavailable, also when that is not the end."""
+    """Store a batch as the message after sequence `expected`; returns its sequence. Raises BusUnavailable, also when the stream does not
+    end at `expected`.
+    """
     headers = {
         api.Header.MSG_ID.value: f"{service}-{first}-{len(facts)}",
         api.Header.EXPECTED_STREAM.value: name(service),
@@ -164,8 +171,8 @@ async def publish(bus: Bus, service: str, first: int, facts: Sequence[bytes], *,
 async def read(
     bus: Bus, service: str, sequence: int, *, batch: int = 64, max_bytes: int = 1024 * 1024
 ) -> list[Message]:
-    """Messages from `sequence` on, as they are stored; empty when there are none yet. Raises BusUnavailable, also without a stream, and
-    Hole when the first of them is no relay's.
+    """Messages from `sequence` on; empty when there are none yet. Raises BusUnavailable, also when there is no such stream, and Hole
+    when the first of them was not written by a relay.
     """
     return (await read_page(bus, service, sequence, batch=batch, max_bytes=max_bytes))[0]
 
@@ -173,7 +180,7 @@ async def read(
 async def read_page(
     bus: Bus, service: str, sequence: int, *, batch: int = 64, max_bytes: int = 1024 * 1024
 ) -> tuple[list[Message], bool]:
-    """As `read`, and whether the stream had more when it answered. What follows a message that is no relay's comes with the next page."""
+    """Like `read`, together with whether the stream had more at that moment. A page ends before a message that no relay wrote."""
     request = json.dumps({"seq": max(1, sequence), "batch": batch, "max_bytes": max_bytes}).encode()
     *messages, end = await bus.request_many(get_subject(service), request)
     headers = end.headers or {}
@@ -192,7 +199,7 @@ async def read_page(
 
 
 async def get(bus: Bus, service: str, sequence: int) -> Message | None:
-    """The message at a sequence. Raises BusUnavailable, and Hole when it is no relay's."""
+    """The message at a sequence, None when there is none. Raises BusUnavailable, and Hole for a message that no relay wrote."""
     message = await bus.request(get_subject(service), json.dumps({"seq": sequence}).encode())
     if message.headers and "Status" in message.headers:
         if message.headers["Status"] == "404":
@@ -209,9 +216,11 @@ async def locate(bus: Bus, service: str, fact: int) -> int:
         middle = (low + high) // 2
         try:
             found = await get(bus, service, middle)
-            later = found is None or found.last < fact  # None: aged away meanwhile, so what we look for is later
+            later = (
+                found is None or found.last < fact
+            )  # None: dropped by age meanwhile, so the fact is in a later message
         except Hole:
-            later = False  # it ends what can be read; whoever looks for what is after it comes upon it
+            later = False  # nothing after it can be read; a reader who needs that comes upon it
         if later:
             low = middle + 1
         else:
@@ -220,7 +229,7 @@ async def locate(bus: Bus, service: str, fact: int) -> int:
 
 
 def facts_after(messages: Sequence[Message], service: str, fact: int) -> list[bytes]:
-    """What these messages tell after fact number `fact`, raw, in order. Raises Hole."""
+    """The facts in these consecutive messages after fact number `fact`, raw, in order. Raises Hole."""
     found: list[bytes] = []
     for message in messages:
         skip = max(0, fact + 1 + len(found) - message.first)
@@ -229,7 +238,7 @@ def facts_after(messages: Sequence[Message], service: str, fact: int) -> list[by
 
 
 def facts(message: Message, service: str) -> list[msgspec.Raw]:
-    """What a message holds. Raises Hole when it is not the service's facts of these numbers."""
+    """The facts in a message. Raises Hole when they are not the service's facts of the numbers in the message's id."""
     try:
         envelope = decode(message.data)
     except ValueError as error:  # no JSON, or no UTF-8

@@ -1,4 +1,4 @@
-"""Reading what another service answered: its own problem, the mesh's word that it couldn't be reached, or nonsense."""
+"""Reading another service's answer: a problem of its own, the mesh's report that it can't be reached, or nonsense."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -8,8 +8,8 @@ import msgspec
 
 from tallystick.kernel.problem import DOCS, RESERVED, Overloaded, Problem, RateLimited, Upstream
 
-#: What Envoy says when it sent nothing anywhere: these calls have surely not acted. Where its answers are made from our
-#: charters it says so in the problem document, `"sent": false` (fabric.envoy); this is its own wording, as any mesh has it.
+#: What Envoy says when it has not sent the request to any replica, so that it certainly had no effect. This is Envoy's own wording,
+#: as it occurs in any mesh; where our charters configure Envoy, the problem document says `"sent": false` (fabric.envoy).
 _NOT_SENT: Final = (
     b"no healthy upstream",
     b"upstream connect error or disconnect/reset before headers. reset reason: overflow",
@@ -28,9 +28,9 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class Failed(Exception):
-    """One attempt brought no answer to rely on.
+    """An attempt brought no usable answer.
 
-    `sent`: the target may have acted. `again`: trying again may help. `down`: it speaks for the target being out of reach.
+    `sent`: the target may have acted. `again`: another attempt may help. `down`: it suggests that the target can't be reached.
     """
 
     def __init__(self, problem: Problem, *, sent: bool, again: bool, down: bool) -> None:
@@ -48,10 +48,10 @@ def _by_slug(classes: tuple[type[Problem], ...]) -> Mapping[str, type[Problem]]:
 
 
 def problem_of(target: str, answered: Answered, classes: tuple[type[Problem], ...]) -> Problem:
-    """The problem that an answer of 300 or more stands for. Raises Failed where it isn't one that the caller can know.
+    """The problem in an answer of status 300 or more. Raises Failed where that is not of a class that the caller expects.
 
-    A problem of a class that the caller expects comes back as that class, with its extensions. Any other is the caller's own
-    failure towards *its* caller: what one service says to another isn't for the outside.
+    A problem of an expected class comes back as that class, with its extensions. Any other becomes an `Upstream`: what one service
+    says to another is not passed on outside.
     """
     document = _read(answered)
     slug = str(document.get("type", "")).removeprefix(f"{DOCS}/")
@@ -80,9 +80,9 @@ def _read(answered: Answered) -> dict[str, Any]:
 
 
 def _rebuilt(kind: type[Problem], document: dict[str, Any], headers: dict[str, str]) -> Problem:
-    """The problem as it was raised there, past the class's own constructor, which may take other arguments."""
+    """The problem as the target raised it, made without the class's own constructor, which may take other arguments."""
     problem = kind.__new__(kind)
     Problem.__init__(problem, str(document.get("detail", "")), context=None, headers=headers)
-    # Not as arguments: a member may be called as one of ours is.
+    # Not passed as arguments: a member may have the name of a parameter.
     problem.extensions = {name: value for name, value in document.items() if name not in RESERVED}
     return problem

@@ -1,4 +1,4 @@
-"""When to stop asking: a circuit breaker and a retry budget for one target, without I/O."""
+"""When to stop calling: a circuit breaker and a retry budget for one target, without I/O."""
 
 import time
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from typing import Final
 
 
 class Breaker:
-    """Closed; open after `threshold` failures in a row; after `pause` seconds one call may try (half-open).
+    """A circuit breaker: open after `threshold` failures in a row; after `pause` seconds one call may try again (half-open).
 
-    The mesh ejects single replicas. This is for the case that the whole target is gone: callers then hear so at once instead of
-    each waiting out its budget.
+    The mesh ejects single replicas. This is for a target that is gone as a whole: callers are then told at once instead of waiting
+    until their budgets end.
     """
 
     def __init__(
@@ -26,20 +26,20 @@ class Breaker:
         return self._failures >= self._threshold
 
     def allow(self) -> bool:
-        """Whether a call may go out now. In half-open state the one that is told yes is the probe."""
+        """Whether a call may be made now. In the half-open state the call that is allowed is the probe."""
         if not self.open:
             return True
         now = self._monotonic()
         if now < self._tries_again_at:
             return False
-        self._tries_again_at = now + self._pause  # a probe that never reports back isn't waited for longer than that
+        self._tries_again_at = now + self._pause  # if the probe never reports back, another one follows
         return True
 
     def succeeded(self) -> None:
         self._failures = 0
 
     def failed(self) -> bool:
-        """Returns whether this failure opened it."""
+        """Count a failure; whether it opened the breaker."""
         self._failures += 1
         if self.open:
             self._tries_again_at = self._monotonic() + self._pause
@@ -47,7 +47,9 @@ class Breaker:
 
 
 class RetryBudget:
-    """At most one retry for ten successes, `saved` at most: retries heal a blip and can't multiply an outage."""
+    """One retry for every ten successes, with at most `saved` retries in reserve: retries bridge a short failure, and can't multiply
+    the load of an outage.
+    """
 
     PRICE: Final = 10  # successes for one retry
 

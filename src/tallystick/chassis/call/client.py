@@ -1,7 +1,8 @@
-"""One service calling another through its mesh socket: deadline, bounded retries of what is safe, breaker, problems as classes.
+"""Calls from one service to another through its mesh socket: deadlines, bounded retries where they are safe, a circuit breaker, and
+problems as classes.
 
-Balancing, health and identity are the mesh's. What is left to do here costs about 0.2 ms of CPU a call (aiohttp), which is why calls
-are batched (`chassis.batching`) by the clients in `contracts`.
+The mesh does load balancing, health checks and authentication. The rest costs about 0.2 ms of CPU a call (aiohttp), which is why
+the clients in `contracts` batch their calls (`chassis.batching`).
 """
 
 import asyncio
@@ -27,7 +28,7 @@ TOKEN_HEADER: Final = "Txn-Token"  # noqa: S105 - draft-ietf-oauth-transaction-t
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes
 MAX_CONNECTIONS: Final = 64
 MAX_WAITING: Final = 512
-BACKOFF: Final = 0.025  # seconds before the first retry, doubled for each further one, half of it random
+BACKOFF: Final = 0.025  # seconds before the first retry, doubled for each further one; half of the pause is random
 MAX_BACKOFF: Final = 0.25
 
 _encoder = msgspec.json.Encoder()
@@ -106,13 +107,15 @@ class Client:
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> T | None:
-        """Call the target and decode its answer as `answer` (`bytes`: as it came; None: there is nothing to read).
+        """Call the target and decode its answer as `answer` (`bytes`: undecoded; None: the answer is not read).
 
-        `body` is a msgspec type or JSON bytes. `idempotent` says that a repeat does no more than the first; GET, PUT and
-        DELETE are unless said otherwise. `timeout` can only shorten the charter's. `token` is the transaction token.
+        `body` is a msgspec type or JSON bytes. `idempotent`: repeating the call has no further effect, so it may be retried; by
+        default that holds for GET, HEAD, PUT and DELETE. `timeout` (seconds) can only shorten the charter's. `token` is the
+        transaction token.
 
-        Raises one of `problems` when the target said so, `Overloaded` or `RateLimited` when it is too busy, `DeadlineExceeded` when
-        the time was up, and `Upstream` for everything else; the last two say `outcome_unknown` when the target may have acted.
+        Raises one of `problems` when the target answered with it, `Overloaded` or `RateLimited` when the target is too busy,
+        `DeadlineExceeded` when the time ran out, and `Upstream` for everything else. The last two have `outcome_unknown` set when the
+        target may have acted.
         """
         if idempotent is None:
             idempotent = method in {"GET", "HEAD", "PUT", "DELETE"}
@@ -159,7 +162,7 @@ class Client:
             self._session = None
 
     async def _attempt(self, call: "_Call", seconds: float, problems: tuple[type[Problem], ...]) -> bytes:
-        """One try. Raises Failed for what is no answer, or a Problem that is one."""
+        """One attempt. Raises Failed when there is no usable answer, and a Problem when that is the answer."""
         if not self._breaker.allow():
             raise self._unreachable("breaker open", sent=False, again=False, down=False)
         begun = False
@@ -169,16 +172,16 @@ class Client:
                 answered = await self._exchange(call, seconds)
             if answered.status >= 300:
                 problem = problem_of(self.target, answered, problems)
-                self._breaker.succeeded()  # it answered, if only no
+                self._breaker.succeeded()  # a refusal is an answer
                 raise problem
         except Failed as failed:
             if not failed.down:
-                self._breaker.succeeded()  # it answered, if not as agreed
+                self._breaker.succeeded()  # it did answer, though not as agreed
             self._note(failed)
             raise
         except TimeoutError as error:
             late = DeadlineExceeded(f"The service {self.target} did not answer in time.", context=self._context)
-            # Without half of the usual time nothing was learned about the target: the caller had none left.
+            # With less than half of the usual time this says nothing about the target: the caller had too little left.
             no_answer = Failed(late, sent=begun, again=False, down=seconds >= self._timeout / 2)
             self._note(no_answer)
             raise no_answer from error
@@ -227,7 +230,7 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(str(self._socket), limit=MAX_CONNECTIONS, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),  # ours is around it
+            timeout=aiohttp.ClientTimeout(total=None),  # `_attempt` has its own
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
@@ -271,7 +274,7 @@ class _Call(msgspec.Struct, frozen=True):
 
 
 class _Place:
-    """One of the connections, for a block; those who wait for one are counted."""
+    """One of the client's connections, for a block. The calls that wait for one are counted."""
 
     __slots__ = ("_client",)
 
@@ -291,7 +294,7 @@ class _Place:
 
 
 def _final(problem: Problem, *, sent: bool) -> Problem:
-    """What the caller is told: an earlier attempt may have acted even if the last one surely did not."""
+    """The problem for the caller. An earlier attempt may have acted even if the last one certainly did not."""
     if isinstance(problem, (Upstream, DeadlineExceeded)):
         problem.outcome_unknown = sent
     return problem

@@ -1,7 +1,9 @@
-"""Transactions on PostgreSQL: the one way to it. No string reaches the driver from outside of this package, only `Query` objects.
+"""Access to PostgreSQL, by transactions and single statements. From outside this package only `Query` objects reach the driver, no SQL
+text.
 
-Round trips are what a transaction costs here: BEGIN, its statements, COMMIT, and nothing else. The server's timeouts are set when a
-connection opens; the application's deadline (a stopped server answers nothing, not even a timeout) spans the transaction as a whole.
+Round trips are the cost of a transaction: BEGIN, its statements, COMMIT, and nothing else. The server's timeouts are set when a
+connection opens. The application has a deadline as well, for the transaction as a whole, because a stopped server answers nothing,
+not even a timeout.
 """
 
 from __future__ import annotations
@@ -38,15 +40,15 @@ Row: TypeAlias = "asyncpg.Record"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 ROLLBACK_S: Final = 2.0
-#: Bytes that a Unix socket takes at once (the kernel may allow less). With the usual 200 KiB the second half of a large batch would
-#: stay with us until the event loop comes by again, and the server would wait for what the process computes meanwhile.
+#: Bytes that a Unix socket accepts at once (the kernel may allow less). With the default of 200 KiB the second half of a large batch
+#: would stay in the process until the event loop runs again, and the server would wait for whatever the process computes meanwhile.
 SEND_BUFFER: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dsn:
-    """Where a database is and who comes. `host` is a socket's directory, or a name: then TLS with a verified certificate is required
-    (`ca`: the authority's PEM file; None: the system's).
+    """Where a database is and who connects. `host` is the directory of a Unix socket, or a host name; for a name, TLS with a verified
+    certificate is required (`ca`: the authority's PEM file; None: the system's authorities).
     """
 
     host: str
@@ -64,7 +66,7 @@ class Dsn:
         return context
 
     def arguments(self) -> dict[str, Any]:
-        """As `asyncpg.connect` takes it, the password in clear."""
+        """The arguments of `asyncpg.connect`, with the password in clear."""
         return {
             "host": self.host,
             "port": self.port,
@@ -77,7 +79,7 @@ class Dsn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Limits of one process's use of its database; seconds where it says so. The charter's `[limits]` has the service's."""
+    """Limits of one process's use of its database; those in `_s` are seconds. The service's are in its charter, `[limits]`."""
 
     connections: int = 8
     waiting: int = 1024
@@ -90,7 +92,7 @@ class Bounds:
 
 @dataclass(slots=True)
 class Signal:
-    """Something happened, for whoever waits for it; happenings between two waits are one."""
+    """Wakes a waiting task. Signals that are sent between two waits count as one."""
 
     _event: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -98,7 +100,7 @@ class Signal:
         self._event.set()
 
     async def wait(self, timeout: float) -> bool:
-        """True when it happened since the last wait, False after `timeout` seconds without."""
+        """True once it has been sent since the last wait, False after `timeout` seconds without."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._event.wait()
@@ -108,7 +110,7 @@ class Signal:
 
 
 class Transaction:
-    """An open transaction. Its statements run one after another; an error in one ends it for all."""
+    """An open transaction. Its statements run one after another; an error of one of them aborts it."""
 
     __slots__ = ("_after", "_connection", "database")
 
@@ -139,7 +141,7 @@ class Transaction:
         return None if row is None else row[0]
 
     async def execute(self, query: Query, *args: Any) -> int:
-        """Runs a statement for its effect; returns how many rows it touched."""
+        """Run a statement for its effect; returns the number of rows affected."""
         try:
             status = await self._connection.execute(query.sql, *args)
         except DRIVER_ERRORS as error:
@@ -152,7 +154,7 @@ class Transaction:
             self._after.append(self.database.appended.send)
 
     def on_commit(self, call: Callable[[], None]) -> None:
-        """Call this once the transaction is stored, and never if it is not. It must not raise."""
+        """Call `call` after the commit, and not at all if the transaction is not committed. It must not raise."""
         self._after.append(call)
 
 
@@ -174,7 +176,7 @@ class Database:
 
     @classmethod
     async def open(cls, dsn: Dsn, *, bounds: Bounds | None = None, application: str = "tallystick") -> Database:
-        """Connects once, so that a wrong password or address is found at the start. Raises DatabaseUnavailable."""
+        """Connect once, so that a wrong password or address is noticed at the start. Raises DatabaseUnavailable."""
         database = cls(dsn, bounds or Bounds(), application)
         try:
             connection = await database._acquire()
@@ -187,7 +189,7 @@ class Database:
         await self._pool.close(within)
 
     async def connect(self) -> Connection:
-        """A connection of its own, outside of the pool (for a session's advisory lock). The caller closes it. Driver's errors."""
+        """A new connection outside the pool, for a session's advisory locks. The caller closes it. Raises the driver's errors."""
         bounds = self.bounds
         connection: Connection = await asyncpg.connect(
             **self.dsn.arguments(),
@@ -207,7 +209,7 @@ class Database:
         try:
             if self.dsn.host.startswith("/"):
                 _widen(connection)
-            # Known since PostgreSQL 17 only, and an unknown setting at start-up would refuse the connection.
+            # Not among the start-up settings: servers before PostgreSQL 17 don't know it and would refuse the connection.
             if connection.get_server_version() >= (17, 0):
                 await connection.execute(
                     f"SET transaction_timeout = {_ms(bounds.transaction_s)}", timeout=bounds.connect_s
@@ -219,10 +221,10 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Transaction]:
-        """A READ COMMITTED transaction: stored when the block ends, rolled back when it raises. No network call belongs in it.
+        """A READ COMMITTED transaction, committed when the block ends and rolled back when it raises. No network call belongs in it.
 
-        `snapshot=True`: read-only, every statement sees the same moment (REPEATABLE READ), for reports and checks.
-        The block is bounded by `bounds.transaction_s` and by the current deadline, whichever is sooner.
+        `snapshot=True`: read-only, and all statements see the same snapshot (REPEATABLE READ), for reports and checks.
+        The block may take `bounds.transaction_s`, or until the current deadline if that is sooner.
         """
         async with self._shares.share(), self._transaction(snapshot=snapshot) as tx:
             yield tx
@@ -241,7 +243,7 @@ class Database:
             except BaseException as error:
                 if timeout.expired() and isinstance(error, TimeoutError):
                     if connection is not None:
-                        connection.terminate()  # it may not even answer a ROLLBACK; the server rolls back what it loses
+                        connection.terminate()  # it may not answer a ROLLBACK either; the server rolls back when it is gone
                     raise self._late() from None
                 if connection is not None:
                     await self._roll_back(connection)
@@ -314,11 +316,11 @@ class Database:
             raise
         finally:
             self._pool.release(connection)
-        # It only read, on a connection that had died while it was idle: once more on another.
+        # A read, on a connection that had died while it was idle: try once more on another.
         return await self._attempt(query, call, retry=False)
 
     async def _acquire(self) -> Connection:
-        """Raises the driver's errors and Overloaded. The caller bounds it in time."""
+        """A connection of the pool. Raises the driver's errors and Overloaded. The caller bounds the time."""
         return (None if self._pool.waiting else self._pool.take_idle()) or await self._pool.acquire()
 
     async def _begin(self, statement: str) -> Connection:
@@ -334,7 +336,7 @@ class Database:
                 died = connection.is_closed()
                 self._discard(connection)
                 if died and attempt == 1:
-                    continue  # the server was restarted while it was idle
+                    continue  # the server was restarted while the connection was idle
                 raise translate(error, "BEGIN") from None
             except BaseException:
                 self._discard(connection)
@@ -342,8 +344,9 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _commit(self, connection: Connection) -> bool:
-        """COMMIT is never cancelled on the way, neither by a deadline nor by a caller who went away: it would be a coin toss.
-        It has a bound of its own, after which the connection is given up and the outcome is unknown. True: the caller was cancelled.
+        """COMMIT. Neither a deadline nor a caller that goes away cancels it on the way: whether it took effect would be left to chance.
+        It has its own time limit, after which the connection is closed and the outcome is unknown. Returns whether the caller was
+        cancelled meanwhile.
         """
         loop = asyncio.get_running_loop()
         task = loop.create_task(connection.execute("COMMIT"))
@@ -362,7 +365,7 @@ class Database:
         finally:
             alarm.cancel()
         if status != "COMMIT":
-            # The server answers ROLLBACK when a statement had failed and somebody went on as if nothing had happened.
+            # The server answers ROLLBACK when a statement has failed and its error was swallowed by the block.
             raise DatabaseError(
                 "COMMIT", "25P02", None, "an earlier statement failed and its error was swallowed; nothing was stored"
             )
@@ -392,7 +395,7 @@ class Database:
 
 
 def _widen(connection: Connection) -> None:
-    """The driver has no option for it."""
+    """Enlarge the send buffer of the connection's socket, for which the driver has no option."""
     descriptor = connection._transport.get_extra_info("socket").fileno()  # type: ignore[attr-defined]
     with socket.socket(fileno=os.dup(descriptor)) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -403,6 +406,6 @@ def _ms(seconds: float) -> str:
 
 
 def touched(status: str) -> int:
-    """`INSERT 0 5` -> 5."""
+    """The number of rows in a command tag: `INSERT 0 5` -> 5."""
     count = status.rpartition(" ")[2]
     return int(count) if count.isdigit() else 0

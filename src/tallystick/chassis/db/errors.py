@@ -1,7 +1,7 @@
-"""What can go wrong with a database, said in our words.
+"""Database errors in our own words.
 
-A driver's error quotes values ("Key (iban)=(...) already exists"), and values may be personal data. So no driver error leaves this
-package: what leaves names the query, the SQLSTATE and the constraint.
+A driver's error quotes values ("Key (iban)=(...) already exists"), and those may be personal data. So no driver error leaves this
+package: our errors name the query, the SQLSTATE and the constraint.
 """
 
 from __future__ import annotations
@@ -19,25 +19,31 @@ _CONTENDED: Final = frozenset({"55P03", "40001", "40P01"})
 
 
 class DatabaseUnavailable(Unavailable):
-    """No connection, or the server went away or gave no answer. Nothing of the transaction was stored. Send the same again."""
+    """The service can't connect to its database, or the database went away or gave no answer. Nothing was stored. Send the same
+    request again.
+    """
 
     slug, title = "database-unavailable", "The service's database is not available"
 
 
 class CommitUnknown(Unavailable):
-    """COMMIT was sent and no answer came: it may have been stored or not. Look up the id that was made beforehand."""
+    """The database was told to commit and did not answer: the change may have been stored or not. Send the same request again with
+    the same idempotency key; what was stored is then found, and not done twice.
+    """
 
     slug, title = "outcome-unknown", "It is not known yet whether this was stored; ask again with the same key"
 
 
 class Contended(Unavailable):
-    """A lock was not had in time, or the server chose this transaction to end a deadlock. Nothing was stored; do it again."""
+    """Another request holds the same rows locked for too long, or this one was ended to break a deadlock. Nothing was stored. Send
+    the same request again.
+    """
 
     slug, title = "contended", "Others are changing the same things"
 
 
 class DatabaseError(Exception):
-    """A statement was refused by the server. `sqlstate` is PostgreSQL's code, `constraint` the violated one's name, if any."""
+    """The server refused a statement. `sqlstate` is PostgreSQL's code, `constraint` the name of the violated constraint, if any."""
 
     def __init__(self, query: str, sqlstate: str, constraint: str | None, said: str) -> None:
         super().__init__(
@@ -85,16 +91,16 @@ _CLASSES: Final[dict[str, type[DatabaseError]]] = {
 
 
 def constraint_of(error: BaseException) -> str | None:
-    """The name of the constraint that `error` is about, if it is about one."""
+    """The name of the constraint that `error` reports, if any."""
     return error.constraint if isinstance(error, DatabaseError) else None
 
 
-#: What the driver raises; anything else that comes out of a call is not the database's.
+#: What the driver raises. Any other exception of a call does not come from the database.
 DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def translate(error: BaseException, query: str) -> Exception:
-    """The error to raise, outside of COMMIT, for an error of the driver."""
+    """Our error for an error of the driver, outside of COMMIT."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or "XX000"
         if state == "53100":
@@ -109,21 +115,22 @@ def translate(error: BaseException, query: str) -> Exception:
             )
         if state in _GONE or state[:2] in {"08", "53", "58", "XX"}:
             return DatabaseUnavailable("the database is not available", context={"query": query, "sqlstate": state})
-        # Our own words (42: syntax and rights; P0: triggers) may be repeated, the server's about data (22: bad values) may not.
+        # Messages about our own SQL may be repeated (42: syntax and rights; P0: triggers), those about data may not (22: bad values).
         said = str(error.args[0]) if error.args and state[:2] in {"42", "P0"} else ""
         return _CLASSES.get(state, DatabaseError)(query, state, getattr(error, "constraint_name", None) or None, said)
     if isinstance(error, asyncpg.InterfaceError) and not any(
         word in str(error) for word in ("closed", "lost", "terminated")
     ):
-        return DatabaseError(query, "XX000", None, "")  # the driver's complaint about arguments quotes them
+        return DatabaseError(query, "XX000", None, "")  # without the driver's text, which quotes the arguments
     return DatabaseUnavailable("the database is not available", context={"query": query, "error": type(error).__name__})
 
 
 def after_commit(error: BaseException) -> Exception:
-    """The error to raise for an error that came as the answer to COMMIT."""
+    """Our error for an error of the driver that came in answer to COMMIT."""
     if isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.PostgresConnectionError):
         state = error.sqlstate or "XX000"
-        # A refusal by a deferred constraint is certain. A full disk or an I/O error is not: the server panics and may have written it.
+        # A refusal by a deferred constraint is certain. After a full disk or an I/O error the server panics, and the commit may
+        # have been written.
         if state[:2] in _DEFINITE and state not in _GONE:
             return translate(error, "COMMIT")
     context = {"error": type(error).__name__, "sqlstate": getattr(error, "sqlstate", None)}

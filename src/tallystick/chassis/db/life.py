@@ -1,7 +1,9 @@
-"""Whether a process lives, said by PostgreSQL: a session holds a lock, and the server lets it go when the process ends, however it ends.
+"""Whether a process is alive, according to PostgreSQL: its session holds a lock, which the server releases when the process ends,
+however it ends.
 
-Work that a process has begun is marked with its `number`; another may go on with it at once when nobody holds that number any more. It is a
-hint that saves waiting and no fence: a process can lose its session and live, so whoever is taken over has to bear that.
+Work that a process has begun is marked with its `number`. When nobody holds that number any more, another process may continue the
+work at once. This is a hint that saves waiting and no fence: a process can lose its session and live on, so work must tolerate
+being taken over from a process that still runs.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
 
 Q: Final = Queries.load("tallystick.chassis", "locks")
 
-#: How often a process looks whether its session still stands.
+#: How often a process checks that its session is still there.
 LOOK_SECONDS: Final = 0.5
-#: A number that nobody has held for so long is a dead process's: all who live are back sooner after the server was restarted.
+#: A number that nobody has held for so long belongs to a dead process: after a restart of the server those alive hold theirs again
+#: sooner.
 ABSENT_SECONDS: Final = 1.5
 
 
 class Life:
-    """The life of this process. `number` is drawn anew for each process: who starts in its place is another."""
+    """The life of this process. Each process draws its own random `number`, also one that is started in the place of another."""
 
     def __init__(self, database: Database, *, absent_seconds: float = ABSENT_SECONDS) -> None:
         self._database = database
@@ -43,22 +46,24 @@ class Life:
 
     @classmethod
     async def begin(cls, database: Database, *, absent_seconds: float = ABSENT_SECONDS) -> Self:
-        """Before the first work is marked with it. Raises DatabaseUnavailable."""
+        """Take the number; to be called before any work is marked with it. Raises DatabaseUnavailable."""
         life = cls(database, absent_seconds=absent_seconds)
         await life._look()
         return life
 
     async def keep(self) -> NoReturn:
-        """Holds the number for as long as the process runs; a session that is lost is followed by another."""
+        """Hold the number for as long as the process runs, with a new session when one is lost."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._look()
             except Unavailable:
-                continue  # the server is away, which the probe tells; others see it as soon as it is back
+                continue  # the server is away, which the probe logs; the number is held again once it is back
 
     async def absent(self, numbers: Iterable[int]) -> list[int]:
-        """Those whose process has ended. They were read from the store before this is asked: a number is held before it is written."""
+        """Those of the numbers whose process has ended. Read them from the store before calling this: a process holds its number
+        before it writes it, so a number that was read and is not held was given up.
+        """
         asked = set(numbers) - {self.number}
         held = {row[0] for row in await self._database.fetch(Q.held)} if asked else set()
         now = monotonic()
@@ -66,7 +71,7 @@ class Life:
         return [number for number, since in self._missing.items() if now - since >= self._absent_seconds]
 
     async def end(self) -> None:
-        """After the last work: what is left of it is for others, from now on."""
+        """Give the number up, after the last work: from now on others may continue what is left."""
         held, self._session = self._session, None
         try:
             if held is not None and not held.lost:
@@ -81,7 +86,7 @@ class Life:
             await self._stack.aclose()
             self._session = await self._stack.enter_async_context(session(self._database))
         if not self._held:
-            # False while the server has not noticed yet that the session before is lost.
+            # False until the server has noticed that the lost session is gone.
             self._held = await self._session.lock(self._name)
         else:
             await self._session.fetchval(Q.look)

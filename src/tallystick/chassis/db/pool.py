@@ -1,8 +1,8 @@
 """A small pool of connections to one database.
 
-The driver's own pool resets a connection at each release (one more round trip) and wraps each call. Ours need no reset: nothing but
-transactions of `chassis.db` runs on them, and those leave nothing behind. The last one used is the first one given out again, its
-caches are warm. Waiting is bounded in number and, by the caller's timeout, in time.
+The driver's own pool resets a connection at each release (one more round trip) and wraps each call. Our connections need no reset:
+only transactions of `chassis.db` run on them, and those leave no state behind. The connection used last is given out first, because
+its caches are warm. The number of waiters is bounded here, their time by the caller's timeout.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Pool:
         self._size = size
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        #: Places in which a connection is being opened, or is to be by who was just handed the place.
+        #: Places in which a connection is being opened, or will be, by a waiter that was just handed the place.
         self._opening = 0
-        #: They are handed a connection, or None: a place in which to open one.
+        #: A waiter is handed a connection, or None: a place in which to open one.
         self._waiters: Waiters[Connection | None] = Waiters(waiting, self._pass_on)
         self._closed = False
 
@@ -44,7 +44,7 @@ class Pool:
         return None
 
     async def acquire(self) -> Connection:
-        """A connection; the caller must `release` it. Raises Overloaded when too many wait, and what connecting raises."""
+        """A connection, which the caller must `release`. Raises Overloaded when too many wait, and what connecting raises."""
         while True:
             if self._closed:
                 raise ConnectionError("the pool is closed")
@@ -61,12 +61,12 @@ class Pool:
                 return handed
             else:
                 self._busy.discard(handed)
-            # A place came free (or a connection died on its way here): open one, before those who wait behind.
+            # A place came free, or the connection died on its way here: open one, ahead of those who wait behind.
             if not self._closed:
                 return await self._open()
 
     def release(self, connection: Connection) -> None:
-        """Give it back; a closed one leaves its place to a new one."""
+        """Give a connection back. One that is closed leaves its place to a new one."""
         if connection.is_closed() or self._closed:
             self._busy.discard(connection)
             if not connection.is_closed():
@@ -106,7 +106,7 @@ class Pool:
         return connection
 
     async def close(self, within: float) -> None:
-        """Let what is in use come back for `within` seconds, then end everything."""
+        """Wait up to `within` seconds for connections in use to come back, then close all."""
         self._closed = True
         while self._hand_place():
             pass  # they find the pool closed

@@ -1,4 +1,4 @@
-"""Statements come from `.sql` files only, each with a name and a comment that says what it is for.
+"""SQL statements come from `.sql` files only. Each has a name and a comment that says what it is for.
 
 ```sql
 -- name: transfer_by_id
@@ -31,12 +31,14 @@ _token = object()
 
 
 class BadSql(ValueError):
-    """A `.sql` file is not what it has to be. The message names file and line."""
+    """A `.sql` file is malformed. The message names file and line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One named statement. Only the loader makes one; `place` is file:line. `tells`: it stores facts, for which the relay waits."""
+    """One named statement, made by the loader only. `place` is file:line. `writes`: it may change something. `tells`: it stores facts
+    in the outbox, for which the relay waits.
+    """
 
     name: str
     sql: str
@@ -126,7 +128,7 @@ def _without_opaque(sql: str) -> str:
 
 
 async def prepare_all(queries: Iterable[Query], connection: Connection) -> list[str]:
-    """PREPAREs every query on a migrated database; returns one line per refusal (empty: all are fine). For the architecture test."""
+    """PREPARE every query on a migrated database; returns one line for each that is refused. For the architecture test."""
     import asyncpg
 
     refusals = []
@@ -139,7 +141,7 @@ async def prepare_all(queries: Iterable[Query], connection: Connection) -> list[
 
 
 def arguments(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    """Rows as columns, for `unnest($1::uuid[], $2::bigint[], ...)`: `width` lists, also when there are no rows."""
+    """Rows as columns, for `unnest($1::uuid[], $2::bigint[], ...)`: always `width` lists, even without rows."""
     columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
     if len(columns) != width:
         raise ValueError(f"rows of {len(columns)} values where {width} are wanted")

@@ -1,4 +1,4 @@
-"""A connection of one's own, for work that is bound to a session: an advisory lock says who leads."""
+"""A connection outside the pool, for work that is bound to a database session: an advisory lock says who leads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Session:
         return bool(await self.fetchval(Q.try_lock, lock_key(name)))
 
     async def let_go(self) -> None:
-        """Of all locks at once: the server notices a moment later that a connection has ended."""
+        """Release all locks now: that a connection has ended the server notices a moment later only."""
         await self.fetchval(Q.let_go)
 
     async def _bounded(self, query: Query, call: Awaitable[T]) -> T:
@@ -63,13 +63,13 @@ class Session:
 
 
 def lock_key(name: str) -> int:
-    """The number of a named advisory lock."""
+    """The number of the advisory lock of this name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 @asynccontextmanager
 async def session(database: Database) -> AsyncIterator[Session]:
-    """Raises DatabaseUnavailable. The connection is ended at the end, and with it its locks."""
+    """A session for a block; at its end the connection is closed, which releases its locks. Raises DatabaseUnavailable."""
     try:
         connection = await database.connect()
     except DRIVER_ERRORS as error:

@@ -1,8 +1,9 @@
-"""Facts leave a service by its outbox only, stored in the transaction that made them.
+"""The transactional outbox: facts leave a service only by this table, stored in the transaction that made them.
 
-A fact's number (`seq`: 1, 2, 3 ... per service, without gaps) is not stored with it: it follows from the order (transaction id, position)
-of the table, of which only that part is read that no later commit can change. Reading again after a crash gives the same numbers.
-A transaction that stays open, in any database of the server, holds up what comes after it; `transaction_timeout` bounds that.
+A fact's number (`seq`: 1, 2, 3 ... per service, without gaps) is not stored with it. It follows from the order of the table,
+(transaction id, position), of which only the part is read that no later commit can change. So reading again after a crash gives the
+same numbers. A transaction that stays open, in any database of the server, holds up all later facts; `transaction_timeout` bounds
+that.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ __all__ = ["MAX_FACT_BYTES", "RETENTION", "Fact", "Outbox", "append", "columns",
 
 
 async def append(tx: Transaction, facts: Sequence[Fact]) -> None:
-    """Tell `facts` if `tx` is stored, in this order."""
+    """Tell `facts`, in this order, if `tx` is committed."""
     if facts:
         await tx.execute(Q.append, *columns(facts))
 
 
 def columns(facts: Iterable[Fact | None]) -> list[list[Any]]:
-    """Id, type and bytes of facts, each as a column (None where there is no fact), for a statement of a service that stores them
-    together with what they tell of: `INSERT INTO outbox (id, type, fact) SELECT ... ORDER BY place`.
+    """Id, type and bytes of facts, each as a column (None where there is no fact). For a service's own statement that stores facts
+    together with what they are about: `INSERT INTO outbox (id, type, fact) SELECT ... ORDER BY place`.
     """
     return arguments(((None, None, None) if fact is None else (fact.id, fact.type, encode(fact)) for fact in facts), 3)
 
@@ -46,8 +47,10 @@ class Outbox:
 
 
 async def purge(database: Database, now: datetime, retention: timedelta = RETENTION) -> int:
-    """Forget facts relayed longer ago than `retention`; returns how many. For the schedule. What is not relayed is never forgotten, and what a
-    stream holds stays also when nothing was told since, or all was stopped: it may have to be relayed again.
+    """Delete facts that were relayed longer ago than `retention`; returns how many. Called by a schedule.
+
+    A fact that is not relayed yet is never deleted. Neither is one that the stream may hold, counted back from the last relayed fact
+    and not from now, because the stream may have to be rebuilt: so these stay after a long stop or a quiet time as well.
     """
     total = 0
     while True:

@@ -1,8 +1,8 @@
-"""The relay: numbers facts and publishes them to the service's stream, in order, without a gap and without a fork.
+"""The relay: it numbers facts and publishes them to the service's stream, in order, without gaps and without forks.
 
-One replica leads (an advisory lock of its session). Its numbers are safe even when two believe to lead: the cursor moves by
-compare-and-set, and each message names the stream sequence that it expects before it, so a late one of an old leader is refused.
-The stream is a copy: when it is lost, it is rebuilt from the outbox, message for message.
+One replica leads (by an advisory lock of its session). The numbers are safe even when two replicas believe that they lead: the cursor
+moves by compare-and-set, and each message names the stream sequence that must precede it, so a late message of a former leader is
+refused. The stream is a copy: when it is lost, it is rebuilt from the outbox, message for message.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tallystick.kernel.problem import Problem
 MAX_FACTS: Final = 512
 MAX_BYTES: Final = 512 * 1024
 PAGE: Final = 2048
-#: After relaying, facts gather for so long: the first of a quiet time goes at once, a stream of them goes in larger messages, and
-#: every consumer has one transaction for many of them.
+#: Seconds that facts gather after a relayed page. The first fact after a quiet time goes at once; many in a row go in larger
+#: messages, of which each consumer handles one in a transaction.
 GATHER_S: Final = 0.2
 WINDOW: Final = 8
 STREAM_CHECK_S: Final = 2.0
@@ -37,7 +37,9 @@ _relayed = telemetry.counter("tallystick_outbox_relayed_total", "Facts that the 
 
 
 class Diverged(Exception):
-    """The stream holds facts that this database does not have: it was restored to an earlier time, or another's stream is there."""
+    """The stream holds facts that this database does not have: the database was restored to an earlier time, or the stream belongs to
+    another one.
+    """
 
 
 class LostLead(Exception):
@@ -58,13 +60,13 @@ class Batch:
         return self.first + len(self.facts) - 1
 
     def after(self, seq: int) -> Batch:
-        """What is left of it when all up to `seq` is published."""
+        """The rest of the batch when everything up to `seq` is published."""
         drop = max(0, seq + 1 - self.first)
         return self if drop == 0 else Batch(self.first + drop, self.facts[drop:], self.last_xid, self.last_position)
 
 
 def batches(first: int, rows: Sequence[tuple[str, int, bytes]]) -> list[Batch]:
-    """Cut rows (xid, position, fact) into batches, numbered from `first`. Pure."""
+    """Divide rows (xid, position, fact) into batches, numbered from `first`. Pure."""
     made: list[Batch] = []
     facts: list[bytes] = []
     size = 0
@@ -83,7 +85,7 @@ def batches(first: int, rows: Sequence[tuple[str, int, bytes]]) -> list[Batch]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the relay is: fact number `seq`, which is the one at (xid, position) of the table."""
+    """How far the relay is: at fact number `seq`, which is at (xid, position) of the table."""
 
     seq: int
     xid: str
@@ -91,7 +93,9 @@ class Place:
 
 
 class Relay:
-    """`run` until `stop`. Errors of the parts are logged and tried again, for ever; `Diverged` and `Hole` too, but they need a person."""
+    """`run` until `stop`. When the database or the bus fails it logs that and tries again, for ever. So it does after `Diverged` and
+    `Hole`, which a person has to resolve.
+    """
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class Relay:
         self._place = Place(0, "0", 0)
 
     def stop(self) -> None:
-        """Let `run` end after the batch that it is at."""
+        """Let `run` end after the current page."""
         self._stopping.set()
         self.database.appended.send()
 
@@ -154,7 +158,7 @@ class Relay:
                     await self._synchronise(own)
 
     async def _step(self, own: Session) -> int:
-        """Relay one page; how many facts it had."""
+        """Relay one page; returns how many facts it had."""
         rows = await own.fetch(Q.next_facts, self._place.xid, self._place.position, PAGE)
         if not rows:
             return 0
@@ -175,7 +179,7 @@ class Relay:
         _relayed.inc(last.last - cursor)
 
     async def _publish(self, cut: Sequence[Batch]) -> tuple[list[Batch], Exception | None]:
-        """Publish in a pipeline; returns the batches, from the start, that the stream holds now, and what went wrong after them."""
+        """Publish in a pipeline; returns the leading batches that the stream holds now, and the error after them, if any."""
         waiting = [left for batch in cut if (left := batch.after(self._tail.fact)).facts]
         before = self._tail
         sent = await asyncio.gather(
@@ -195,12 +199,12 @@ class Relay:
             self._tail = Tail(before.created, before.first, max(self._tail.last, answer), batch.last)
         held = [batch for batch in cut if batch.last <= self._tail.fact]
         if held:
-            with suppress(BusUnavailable):  # consumers also look by themselves
+            with suppress(BusUnavailable):  # consumers also look for new messages by themselves
                 await self.bus.publish(streams.stored_subject(self.service), b"")
         return held, error
 
     async def _synchronise(self, own: Session) -> None:
-        """Make the stream hold everything up to the cursor, or find out why that can't be. Sets `_tail`."""
+        """Make sure that the stream holds everything up to the cursor, or raise why it can't. Sets `_place` and `_tail`."""
         row = await own.fetchrow(Q.cursor)
         if row is None or row["ahead"]:
             raise Diverged(
@@ -234,9 +238,9 @@ class Relay:
             sequence = messages[-1].sequence + 1
 
     async def _rebuild(self, own: Session, cursor: int) -> None:
-        """Publish again what the outbox kept and the stream lost."""
-        # An empty stream that once had messages has let them go with age, it may be while all was stopped and before everybody had read the
-        # last of them. So it gets as much as it keeps, counted from the last one and not from now.
+        """Publish again what the stream has lost and the outbox still has."""
+        # An empty stream that once had messages has dropped them by age, perhaps while the platform was stopped and before every
+        # consumer had read the last of them. So it gets as much as it keeps (`max_age`), counted from the last message and not from now.
         aged = self._tail.last > 0 and self._tail.fact == 0
         kept = self._settings.max_age if aged else None
         done = self._tail.fact
