@@ -20,7 +20,7 @@ from msgspec import Meta
 from tallystick.kernel.problem import InvalidRequest
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-#: To what `int` reads in base 32; what is not of the alphabet to what it does not read.
+#: Translates Crockford's alphabet to the digits that `int` reads in base 32, and every other byte to one that it refuses.
 _TO_PYTHON: Final = bytes(
     b"0123456789abcdefghijklmnopqrstuv"[_ALPHABET.index(chr(byte))] if chr(byte) in _ALPHABET else ord("!")
     for byte in range(256)
@@ -41,7 +41,9 @@ T = TypeVar("T")
 
 
 class InvalidId(InvalidRequest):
-    """An id is a prefix for what it names (`acc_`, `pay_`) and 26 characters. Take it as it was answered; one of another kind is refused too."""
+    """An id consists of a prefix that says what it names (`acc_`, `pay_`) and 26 characters. Use it exactly as it was answered. An id of
+    another kind is refused as well; `expected` is the prefix that is needed.
+    """
 
     slug, title = "invalid-id", "This is not an id of that kind"
 
@@ -49,7 +51,7 @@ class InvalidId(InvalidRequest):
 @lru_cache(maxsize=4096)
 def encode(value: int) -> str:
     """128 bits as 26 characters, the first of which is at most 7."""
-    # By three characters at a time, and remembered: an id is written a dozen times on a payment's way.
+    # Three characters at a time, and cached, because an id is written a dozen times for each payment.
     triples = _TRIPLES
     high, low = value >> 65, value & _LOW
     return (
@@ -72,7 +74,7 @@ def decode(text: str) -> int:
 
 
 def _uuid(value: int) -> UUID:
-    """The UUID of 128 bits, for a third of the time of UUID(int=value): several are made on each transfer's way."""
+    """The UUID of these 128 bits, in a third of the time that UUID(int=value) takes: each transfer needs several."""
     made = _make(UUID)
     _set_int(made, value)
     _set_safe(made, SafeUUID.unknown)
@@ -85,8 +87,8 @@ class Kind(Generic[T]):
     __slots__ = ("_head", "_mark", "name", "prefix")
 
     def __init__(self, prefix: str, name: str, *, parent: bool = False) -> None:
-        """`parent`: from ids of this kind others are derived (ADR 4), which nobody else can have chosen. They are of version 8, and so is what is
-        derived from them.
+        """`parent`: other ids are derived from ids of this kind (ADR 4), which nobody else can have chosen. These ids and those derived
+        from them are of UUID version 8.
         """
         self.prefix = prefix
         self.name = name
@@ -95,7 +97,9 @@ class Kind(Generic[T]):
 
     @property
     def wire(self) -> Meta:
-        """An id of this kind as a text in JSON. That it is one says the schema and checks `parse`, whose error names the kind."""
+        """The constraints of an id of this kind in JSON. The pattern is for the schema alone; `parse` checks it, and its error names the
+        kind.
+        """
         return Meta(
             min_length=1,
             max_length=40,
@@ -108,14 +112,14 @@ class Kind(Generic[T]):
         return cast("T", _uuid(uuid_utils.uuid7().int ^ self._mark))
 
     def random(self) -> T:
-        """An id of 128 random bits, for what must not say when it was made nor be near its neighbours."""
+        """An id of 128 random bits, which tells neither when it was made nor anything about other ids."""
         return cast("T", _uuid(secrets.randbits(128)))
 
     def text(self, value: T) -> str:
         return self._head + encode(cast("UUID", value).int)
 
     def parse(self, text: str) -> T:
-        """The id that `text` says. Raises InvalidId when the prefix or the characters are another kind's or nobody's."""
+        """The id in `text`. Raises InvalidId when the prefix is another one, or what follows is no id."""
         head = self._head
         if text.startswith(head):
             try:
@@ -164,7 +168,7 @@ rail_requests: Final = Kind[RequestId]("req", "a request to a card rail")
 disputes: Final = Kind[DisputeId]("dsp", "a dispute")
 proposals: Final = Kind[ProposalId]("prp", "a proposal")
 
-# The same on the wire, by which the interfaces' documents say what goes where.
+# Ids in messages, so that the API documents say which kind of id goes where.
 AccountIdWire = Annotated[str, accounts.wire]
 TransferIdWire = Annotated[str, transfers.wire]
 TransactionIdWire = Annotated[str, transactions.wire]
@@ -177,7 +181,7 @@ ImportIdWire = Annotated[str, imports.wire]
 EndpointIdWire = Annotated[str, webhook_endpoints.wire]
 DeliveryIdWire = Annotated[str, deliveries.wire]
 ProposalIdWire = Annotated[str, proposals.wire]
-#: A tenant has no id of this kind but a name, which is the same everywhere on the platform.
+#: A tenant is identified by its name, which is the same everywhere on the platform.
 TenantName = Annotated[
     str,
     Meta(
@@ -189,7 +193,7 @@ TenantName = Annotated[
 
 
 def hashed(said: bytes) -> UUID:
-    """The same id for the same bytes: UUID version 8."""
+    """An id of UUID version 8 made from the bytes: the same bytes give the same id."""
     raw = bytearray(hashlib.blake2b(said, digest_size=16).digest())
     raw[6] = raw[6] & 0x0F | 0x80
     raw[8] = raw[8] & 0x3F | 0x80
@@ -197,7 +201,7 @@ def hashed(said: bytes) -> UUID:
 
 
 def is_derived(value: UUID) -> bool:
-    """Whether an id is of version 8 (RFC 9562): the platform derived it, or derives from it."""
+    """Whether an id is of UUID version 8 (RFC 9562): the platform derived it, or derives other ids from it."""
     return value.int >> 76 & 0xF == 8 and value.int >> 62 & 3 == 2
 
 

@@ -20,22 +20,22 @@ MAX_MINOR: Final = 2**63 - 1
 
 
 class UnknownCurrency(InvalidRequest):
-    """Send a code of ISO 4217 in capital letters, such as EUR."""
+    """The currency is not one that the platform knows. Send a code of ISO 4217 in capital letters, such as EUR."""
 
     slug, title = "unknown-currency", "This is not a currency of ISO 4217 that the platform knows"
 
 
 class InvalidAmount(InvalidRequest):
-    """An amount is a JSON string of digits, in minor units: "4990" are 49.90 EUR. No sign, point or exponent, at most 2^63 - 1, and more
-    than zero where something is to move.
+    """An amount is a JSON string of digits in minor units: "4990" is 49.90 EUR. It has no sign, decimal point or exponent, is at most
+    2^63 - 1, and must be greater than zero where money is to move.
     """
 
     slug, title = "invalid-amount", "An amount is a string of digits, in minor units"
 
 
 class CurrencyMismatch(InvalidRequest):
-    """The amount is in another currency than the accounts, or than the transfer that it is about. An exchange is said as one (`exchange` in
-    a transaction).
+    """The currency of the amount differs from that of the accounts, or from that of the transfer that it refers to. To exchange
+    currencies, use `exchange` in a transaction.
     """
 
     slug, title, status = "currency-mismatch", "The currencies differ", 422
@@ -60,12 +60,12 @@ def currency(code: str) -> Currency:
 
 
 def minor_per_euro(code: str) -> int:
-    """Minor units that are worth about one euro, for limits alone: an order of magnitude. Raises UnknownCurrency."""
+    """How many minor units are worth about one euro: an order of magnitude, for limits only. Raises UnknownCurrency."""
     return MINOR_PER_EURO[currency(code).code]
 
 
 class Money(msgspec.Struct, frozen=True, order=False):
-    """`minor` units of `currency`; never negative: a direction is said by debit and credit, not by a sign."""
+    """`minor` units of `currency`, never negative: debit and credit express the direction, not a sign."""
 
     minor: int
     currency: str
@@ -103,9 +103,9 @@ class Money(msgspec.Struct, frozen=True, order=False):
         return self.minor >= other.minor
 
     def allocate(self, weights: Sequence[int]) -> list[Money]:
-        """Parts in the proportion of `weights` that sum to the whole exactly (largest remainder, ties to the first).
+        """Divide into parts in proportion to `weights` that add up exactly (largest remainder method; of equal remainders the first).
 
-        Weights are whole, none negative, at least one positive; otherwise ValueError.
+        Raises ValueError unless the weights are whole numbers, none negative and at least one positive.
         """
         total = sum(weights)
         if total <= 0 or min(weights) < 0:
@@ -118,7 +118,7 @@ class Money(msgspec.Struct, frozen=True, order=False):
         return [Money(whole + (i in extra), self.currency) for i, (whole, _) in enumerate(shares)]
 
     def __str__(self) -> str:
-        """For people: `12.50 EUR`."""
+        """For display: `12.50 EUR`."""
         return f"{in_units(self.minor, self.currency)} {self.currency}"
 
 
@@ -153,14 +153,16 @@ class MoneyWire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AmountWire(MoneyWire, frozen=True, forbid_unknown_fields=True):
-    """Money that moves: more than nothing."""
+    """An amount of money to move, which is more than zero."""
 
-    # the schema says so, and `to_money` checks it, with an error of its own
+    # For the schema alone: `to_money` checks it, with an error of its own.
     amount: Annotated[Digits, Meta(extra_json_schema={"not": {"const": "0"}})]
 
 
 def to_money(wire: MoneyWire, *, positive: bool = True) -> Money:
-    """Checks what a schema can't: the currency exists, the amount fits a bigint and, if `positive`, is not zero."""
+    """Check what the schema can't: the currency exists, the amount fits a bigint and, if `positive`, is not zero. Raises
+    UnknownCurrency, InvalidAmount.
+    """
     minor = int(wire.amount)
     if minor > MAX_MINOR:
         raise InvalidAmount("an amount is at most 2^63 - 1 minor units")

@@ -1,7 +1,7 @@
-"""Every "no" has a name, a page and an answer to "may I try again?" (RFC 9457).
+"""Problems: every refusal has a name, a documentation page, and an answer to "may I try again?" (RFC 9457).
 
-A problem has two audiences and two messages: `detail` and the extensions are for the caller; `context` is for our log
-and has no way to the wire. A class is a *type* of problem and its URL is stable: `{DOCS}/{slug}`.
+A problem speaks to two audiences: `detail` and the extensions are for the caller; `context` is for our log and is never sent.
+A class is a *type* of problem, and its URL is stable: `{DOCS}/{slug}`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
-#: The documentation. Addresses below it are in answers that were given long ago.
+#: The documentation. Answers given long ago contain addresses below it, so it can't be moved.
 SITE = "https://tallystick.dev"
 DOCS = f"{SITE}/problems"
 
-#: Members that RFC 9457 and this platform give a meaning to: an extension can't take their name.
+#: Members that RFC 9457 or this platform defines. An extension can't have one of these names.
 RESERVED = frozenset({"type", "title", "status", "detail", "instance", "retryable", "request_id"})
 
 
 class Problem(Exception):
-    """An answer that says no, and why. `retryable` means: the same request, sent again unchanged, may succeed.
+    """A refusal with its reason. `retryable`: the same request, sent again unchanged, may succeed.
 
-    Under its own name, a fault of ours that nobody foresaw: give `request_id` to the operator, whose log has the place.
+    Answered under this name itself, it is an unexpected failure on our side. Give the `request_id` to the operator: the log says what
+    happened.
     """
 
     slug: ClassVar[str] = "internal-error"
@@ -46,7 +47,7 @@ class Problem(Exception):
         self.extensions = extensions
 
     def at(self, pointer: str) -> Self:
-        """The same with the place in the request (RFC 6901) that it is about, unless it says one already."""
+        """Add the place in the request (RFC 6901) that this problem is about, unless it names one already. Returns itself."""
         self.extensions.setdefault("errors", [{"pointer": pointer, "detail": self.detail}])
         return self
 
@@ -70,98 +71,105 @@ class Problem(Exception):
 
 
 class InvalidRequest(Problem):
-    """The request does not have the form that the endpoint takes. `errors` has each place, as a JSON pointer or a parameter's name, and
-    what is wrong there; mend it and send it again.
+    """The request does not have the form that the endpoint expects. Each of the `errors` says what is wrong (`detail`) and where
+    (`pointer`, a JSON pointer or the name of a parameter). Correct the request and send it again.
     """
 
     slug, title, status = "invalid-request", "The request is not valid", 400
 
 
 class Unauthenticated(Problem):
-    """There is no token, it has expired or was revoked, or its proof is not one for this request. `error` and the header `WWW-Authenticate`
-    say which. `invalid_token`: get a new one, once. `invalid_dpop_proof`: make a new proof for each attempt, for this method and URL, by a
-    right clock.
+    """The request has no token, the token has expired or was revoked, or the proof of possession does not belong to this request.
+    `error` and the header `WWW-Authenticate` say which. For `invalid_token` get a new token, and try again once. For
+    `invalid_dpop_proof` make a new proof for each attempt, with the method and URL of the request, and check that your clock is right.
     """
 
     slug, title, status = "unauthenticated", "The request is not authenticated", 401
 
 
 class Forbidden(Problem):
-    """The service's policy does not let this caller do this; inside of the platform, its charter does not. A new token changes nothing:
-    what the client may do is decided when it is registered. The edge says it to who wants a connection upgraded.
+    """The service's policy does not allow this to the client; between services of the platform it is the charter that does not allow
+    it. A new token does not help: what a client may do is decided when it is registered. The edge gives this answer also to a
+    request for a protocol upgrade.
     """
 
     slug, title, status = "forbidden", "You may not do this", 403
 
 
 class NotFound(Problem):
-    """There is nothing at this path, or what is there is somebody else's: the two look alike. Look at the path, and at whose client asks."""
+    """There is nothing at this path, or it belongs to somebody else: the answer does not tell which. Check the path, and that you use a
+    client of the right tenant.
+    """
 
     slug, title, status = "not-found", "There is no such thing, or not for you", 404
 
 
 class MethodNotAllowed(Problem):
-    """The header `Allow` says which methods the path takes."""
+    """The path does not support this method. The header `Allow` lists the methods that it supports."""
 
     slug, title, status = "method-not-allowed", "This path has no such method", 405
 
 
 class RequestTimeout(Problem):
-    """The request, or its body, took too long to arrive. Nothing was done. Send it again."""
+    """The request or its body took too long to arrive. Nothing was done. Send it again."""
 
     slug, title, status, retryable = "request-timeout", "The request did not arrive in time", 408, True
 
 
 class Conflict(Problem):
-    """Answered only by a more particular name, which says what stands in the way."""
+    """The state of an object does not allow the request. Answers use a more specific type, which says what stands in the way."""
 
     slug, title, status = "conflict", "The state of the thing forbids this", 409
 
 
 class PayloadTooLarge(Problem):
-    """The endpoint takes `limit` bytes at most, where that is said. Send less at once: fewer transfers in a request, a file in parts."""
+    """The body is larger than the endpoint accepts; `limit`, where it is given, is the number of bytes. Send less at once: fewer
+    transfers in a request, or a file in parts.
+    """
 
     slug, title, status = "payload-too-large", "The body is larger than this endpoint takes", 413
 
 
 class UnsupportedMediaType(Problem):
-    """Send `Content-Type: application/json` in UTF-8 and not compressed; to the token endpoint a form."""
+    """Send the body as `Content-Type: application/json`, in UTF-8 and not compressed; to the OAuth endpoints as a form."""
 
     slug, title, status = "unsupported-media-type", "The body must be application/json", 415
 
 
 class Unprocessable(Problem):
-    """Answered only by a more particular name, which says why."""
+    """The request is well-formed and can't be carried out. Answers use a more specific type, which says why."""
 
     slug, title, status = "unprocessable", "The request is well-formed, but can't be carried out", 422
 
 
 class RateLimited(Problem):
-    """The client, or all of a service's together, have used up the rate for such requests. Nothing was done. Wait as long as the header
-    `Retry-After` says, then send the same again.
+    """The client, or all clients of a service together, have reached the rate limit for such requests. Nothing was done. Wait for the
+    number of seconds in the header `Retry-After`, then send the same request again.
     """
 
     slug, title, status, retryable = "rate-limited", "Too many requests", 429, True
 
 
 class Unavailable(Problem):
-    """A part of the platform is down, starts or ends just now. Send the same again when `Retry-After` says, with the same idempotency key:
-    it may have been begun.
+    """A part of the platform is down, starting or stopping. The request may have been begun. Send it again unchanged after the time in
+    `Retry-After`, with the same idempotency key.
     """
 
     slug, title, status, retryable = "unavailable", "A part that this needs is not available", 503, True
 
 
 class Overloaded(Problem):
-    """As many requests as can be are at work, and as many wait; this one was not begun. Send it again when `Retry-After` says, with pauses
-    that grow.
+    """The service is handling as many requests as it can, and its queue is full. This request was not begun. Send it again after the time
+    in `Retry-After`, and then with growing pauses.
     """
 
     slug, title, status, retryable = "overloaded", "More work is waiting than can be done in time", 503, True
 
 
 class Upstream(Problem):
-    """Another service did not answer as agreed; it may have acted all the same. Send the same again, with the same idempotency key."""
+    """Another service of the platform did not answer as expected. It may have acted nevertheless. Send the same request again, with the
+    same idempotency key.
+    """
 
     slug, title, status, retryable = "upstream-failed", "A service that this needs did not answer", 503, True
 
@@ -171,8 +179,8 @@ class Upstream(Problem):
 
 
 class DeadlineExceeded(Problem):
-    """The time of the request ended before there was an answer, and what was asked for may still be done. Send the same again, with the
-    same idempotency key.
+    """The request's time ran out before there was an answer. What was asked for may still be carried out. Send the same request again,
+    with the same idempotency key.
     """
 
     slug, title, status, retryable = "deadline-exceeded", "There was no answer in time", 504, True
@@ -183,7 +191,7 @@ class DeadlineExceeded(Problem):
 
 
 class StorageFull(Problem):
-    """The database's disk is full. When the operator has made room, send the same again."""
+    """The database's disk is full. Nothing was stored. Send the same request again when the operator has made room."""
 
     slug, title, status, retryable = (
         "storage-full",
@@ -194,8 +202,8 @@ class StorageFull(Problem):
 
 
 def decode(document: Mapping[str, Any], known: Iterable[type[Problem]] = ()) -> Problem:
-    """The problem that another service's document says: of its own class if that is `known` or a common one, otherwise
-    Upstream, whose context holds the document's type and status.
+    """The problem in another service's document: of its own class if that is among `known` or `COMMON`, otherwise an Upstream, whose
+    context holds the document's type and status.
     """
     url = document.get("type")
     for kind in (*known, *COMMON):

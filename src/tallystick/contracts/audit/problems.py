@@ -1,4 +1,4 @@
-"""The noes of the log."""
+"""The problems of the audit log."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from tallystick.kernel.problem import NotFound
 
 
 class ReceiptNotFound(NotFound):
-    """Not in the log, not there yet, or somebody else's: these look alike. `wait_ms` waits for one that is on its way."""
+    """The fact is not in the log, not in the log yet, or belongs to somebody else: the answer does not tell which. With the parameter
+    `wait_ms` the request waits for a fact that is about to enter the log.
+    """
 
     slug, title, retryable = "receipt-not-found", "There is no such receipt, not yet, or not for you", True
 
 
 class TileNotFound(NotFound):
-    """The path names no tile, or one that the signed tree does not fill so far: take a checkpoint, and tiles up to its size."""
+    """The path names no tile, or one beyond the size of the signed tree. Fetch a checkpoint, and only tiles up to its size."""
 
     slug, title = "tile-not-found", "The log has no such tile"
 
 
 class LogEmpty(NotFound):
-    """Nothing was told yet. The first checkpoint is there a moment after the first fact."""
+    """The log has no entries yet. The first checkpoint is made a moment after the first fact."""
 
     slug, title, retryable = "log-empty", "The log has no checkpoint yet", True

@@ -1,4 +1,4 @@
-"""The noes of the ledger. Those of single operations; in a batch they are `reason`s of the transfers."""
+"""The problems of the ledger, for requests about one operation. In a batch they become the `reason`s of its transfers."""
 
 from __future__ import annotations
 
@@ -6,45 +6,47 @@ from tallystick.kernel.problem import Conflict, Forbidden, InvalidRequest, NotFo
 
 
 class AccountNotFound(NotFound):
-    """No account of the tenant has this id, or none of the book has this path: a path is looked for in one book only. Name the book, or
-    open the account.
+    """No account of the tenant has this id, or no account of the book has this path. A path is looked up in one book only. Name the right
+    book, or open the account.
     """
 
     slug, title = "account-not-found", "There is no such account, or not for you"
 
 
 class AccountExists(Conflict):
-    """An account keeps what it was opened as. Take a new id for another account, or change it by PATCH."""
+    """An account with this id exists, and was opened differently. Use a new id for another account, or change this one by PATCH."""
 
     slug, title = "account-exists", "An account with this id exists and is not the same"
 
 
 class AccountHasHolds(Conflict):
-    """Capture or void the holds, or let them expire; then close it."""
+    """An account with open holds can't be closed. Capture or void them, or let them expire; then close it."""
 
     slug, title = "account-has-holds", "The account can't be closed while something is held on it"
 
 
 class AccountClosed(Conflict):
-    """Nothing moves on it any more. Take another account. `account` is the one, where it is about a transfer."""
+    """Nothing can move on a closed account. Use another account. For a transfer, `account` is the closed one."""
 
     slug, title = "account-closed", "The account is closed"
 
 
 class AccountFrozen(Conflict):
-    """Holds on it can be voided, all else waits until somebody lifts the freeze (`POST /v1/accounts/{id}/unfreeze`). `account` is the one."""
+    """Holds on a frozen account (`account`) can be voided; everything else is refused until somebody lifts the freeze
+    (`POST /v1/accounts/{id}/unfreeze`).
+    """
 
     slug, title = "account-frozen", "The account is frozen: nothing moves on it until somebody lifts that"
 
 
 class AccountPathTaken(Conflict):
-    """`path` is the one. Take that account, or another path."""
+    """Another account of the book has this `path`. Use that account, or another path."""
 
     slug, title = "account-path-taken", "Another account of the book has this path"
 
 
 class AccountReserved(Conflict):
-    """Below `tallystick:` and `transit:` the platform keeps its own accounts. Use one of yours."""
+    """Accounts whose path begins with `tallystick:` or `transit:` are the platform's own. Use an account of yours."""
 
     slug, title = (
         "account-reserved",
@@ -53,288 +55,315 @@ class AccountReserved(Conflict):
 
 
 class AccountLimitBroken(Conflict):
-    """`available` and `posted` are what the account has now. Move money until it keeps the limit, or set another; holds count too."""
+    """The account's balance is outside the new floor or ceiling: `available` and `posted` are its balances now, and open holds count as
+    well. Move money until the account keeps the limit, or set another one.
+    """
 
     slug, title = "account-limit-broken", "The account does not keep this floor or ceiling at the moment"
 
 
 class NotInChart(Unprocessable):
-    """`rule` is the pattern that the account contradicts; without it, no rule of the strict chart fits the path. Open it as the chart says,
-    or change the chart.
+    """The account contradicts the rule of the book's chart whose pattern is `rule`; without `rule`, the chart is strict and none of its
+    rules fits the path. Open the account as the chart demands, or change the chart.
     """
 
     slug, title = "not-in-chart", "The book's chart does not allow this account"
 
 
 class ChartOrphansAccounts(Conflict):
-    """`count` open accounts would not be allowed by the new chart; `first` is the first of them and `why` what is wrong with it. Close
-    them, or write the chart so that they fit.
+    """The new chart would not allow `count` accounts that are open. `first` is the first of them, and `why` says what is wrong with it.
+    Close these accounts, or change the chart so that they fit.
     """
 
     slug, title = "chart-orphans-accounts", "Accounts of the book would not fit the new chart"
 
 
 class BookNotFound(NotFound):
-    """`GET /v1/books` has those that there are. `main` is there from the first use on, others are opened by `POST /v1/books`."""
+    """The tenant has no book of this name. `GET /v1/books` lists its books. `main` exists from its first use on; other books are opened by
+    `POST /v1/books`.
+    """
 
     slug, title = "book-not-found", "There is no such book, or not for you"
 
 
 class BookElsewhere(Problem):
-    """`shard` is the one that has it, and nothing was done here: send the request again with `Tallystick-Shard: <shard>`."""
+    """The book is kept by the shard named in `shard`. Nothing was done. Send the request again with `Tallystick-Shard: <shard>`."""
 
     slug, title, status = "book-elsewhere", "The book is kept by another shard of the ledger", 421
 
 
 class BookExists(Conflict):
-    """A book keeps what it was opened as. Change its settings, or take another name."""
+    """A book of this name exists, and was opened differently. Change its settings, or use another name."""
 
     slug, title = "book-exists", "A book with this name exists and is not the same"
 
 
 class BookQuarantined(Conflict):
-    """`reason` is what the check of the book found. Reads go on; the operator [releases the book](../how-to/when-a-book-is-quarantined.md),
-    and then the same request, under the same key, is carried out.
+    """The continuous check found a fault in the book (`reason`). It can be read, but nothing is written until the operator
+    [releases it](../how-to/when-a-book-is-quarantined.md). Then send the same request again, with the same idempotency key.
     """
 
     slug, title = "book-quarantined", "The book is in quarantine: nothing is written to it"
 
 
 class BookStillFaulty(Conflict):
-    """`faults` are the first things that the check of the book finds. Mend them before it is [released](../how-to/when-a-book-is-quarantined.md)."""
+    """The check still finds faults in the book; `faults` are the first of them. Correct them before
+    [releasing the book](../how-to/when-a-book-is-quarantined.md).
+    """
 
     slug, title = "book-still-faulty", "The book does not add up yet and stays in quarantine"
 
 
 class InvalidApprovalRule(Unprocessable):
-    """It asks for more approvals than it names approvers. Name more, or ask for fewer."""
+    """The rule demands more approvals than it names approvers. Name more approvers, or demand fewer approvals."""
 
     slug, title = "invalid-approval-rule", "An approval rule that can't be met"
 
 
 class ProposalNotFound(NotFound):
-    """No proposal of the tenant has this id on this shard. One of a book on another shard is asked for with the header `Tallystick-Shard`."""
+    """The tenant has no proposal with this id on this shard. For a book on another shard, send the header `Tallystick-Shard`."""
 
     slug, title = "proposal-not-found", "There is no such proposal, or not for you"
 
 
 class ProposalClosed(Conflict):
-    """`proposal_status` is what the proposal is. It has been decided or has expired, or you have decided about it already. For the same
-    money propose it anew.
+    """The proposal was decided or has expired (`proposal_status`), or you have already decided about it. To move the same money, make a
+    new proposal.
     """
 
     slug, title = "proposal-closed", "The proposal takes no more decisions"
 
 
 class NotAnApprover(Forbidden):
-    """The proposal's rules name other clients, or you are the one who proposed. `GET /v1/proposals/{id}` shows the rules."""
+    """The rules that apply to the proposal name other clients as approvers, or the proposal is your own. `GET /v1/proposals/{id}` shows
+    the rules.
+    """
 
     slug, title = "not-an-approver", "You are not one of those who may decide about this proposal"
 
 
 class InvalidDecision(Unprocessable):
-    """The signature is not by the key of the token, or what was signed is not this decision on this proposal, or older than ten minutes.
-    Make [the statement](../how-to/ask-for-approvals.md) anew from the proposal as it is answered.
+    """The signed statement was not signed by the key that the token is bound to, is not about this decision on this proposal, or is older
+    than ten minutes. Make [a new statement](../how-to/ask-for-approvals.md) from the proposal as the ledger answers it.
     """
 
     slug, title = "invalid-decision", "The signed decision is not good"
 
 
 class TransferNotFound(NotFound):
-    """No transfer of the book has this id; for a capture, a void or an increase, no hold. Transfers are a book's own: name the book."""
+    """The book has no transfer with this id or, for a capture, a void or an increase, no such hold. A transfer is looked up in one book
+    only: name the book.
+    """
 
     slug, title = "transfer-not-found", "There is no such transfer, or not for you"
 
 
 class HistoryNotKept(Unprocessable):
-    """Nobody may take "no answer" for "zero": before an account or a book was opened it had no balance, and the future has none yet.
-    `created_at` is when it was opened, `as_of` how far the book is. What was imported or dated back counts since before: ask by effective
-    time (`effective=`, `by=effective`).
+    """There is no balance for the time asked for: it is before the account or the book was opened (`created_at`), or later than the book
+    is now (`as_of`). That is not the same as a balance of zero, so it is not answered as one. Imported and backdated transfers may
+    count from earlier on: ask by effective time (`effective=`, `by=effective`).
     """
 
     slug, title = "history-not-kept", "There is no history as of that sequence or time"
 
 
 class NoAccountMatches(Unprocessable):
-    """Not the same as an account without entries: nothing was ever kept at such a path. Look at the pattern and the book."""
+    """The book has no account whose path matches the pattern, which is not the same as accounts without entries. Check the pattern and
+    the book.
+    """
 
     slug, title = "no-account-matches", "No account of the book has a path like this"
 
 
 class StatementTooLong(Unprocessable):
-    """`entries` is how many entries the account has in that time, `limit` how many a statement may have. Ask for a shorter time."""
+    """The account has `entries` entries in that period, and a statement may have at most `limit`. Ask for a shorter period."""
 
     slug, title = "statement-too-long", "The account has too many entries in that time for one statement"
 
 
 class NotRepresentable(Unprocessable):
-    """`limit` is what the format has room for. Take larger pages, or another format."""
+    """The format has room for `limit` pages, or for amounts of `limit` digits, and the answer needs more; the detail says which. Ask for
+    larger pages, or for another format.
+    """
 
     slug, title = "not-representable", "The answer has an amount or a page that this format has no room for"
 
 
 class ReportTooLarge(Unprocessable):
-    """`lines` or `accounts` is the limit that would be passed. Fewer lines come of a lower `level`; a book with too many accounts has no reports."""
+    """The report would have more than `lines` lines, or the book has more than `accounts` accounts. A lower `level` gives fewer lines;
+    for a book with too many accounts there are no reports.
+    """
 
     slug, title = "report-too-large", "The book is too large for this report"
 
 
 class ExplanationOutOfReach(Unprocessable):
-    """`entries` is how far before and after that time holds are looked for, `holds` how many are listed. Ask for a time nearer to now;
-    balances and statements have no such bound.
+    """The holds that were open then can't be listed: holds are searched for within `entries` entries before and after that time, and at
+    most `holds` are listed. Ask for a more recent time. Balances and statements have no such limit.
     """
 
     slug, title = "explanation-out-of-reach", "What was held then is too far away to be listed"
 
 
 class BookOutOfBalance(Problem):
-    """The numbers contradict each other. No report is made of them; the place is in the log, and `tallystick verify` tells more."""
+    """The book's numbers contradict each other, so no report is made of them. The log says where, and `tallystick verify` tells more."""
 
     slug, title, status = "book-out-of-balance", "The book's numbers do not add up", 500
 
 
 class HoldNotOpen(Conflict):
-    """`reason` says which: hold_already_captured, hold_already_voided or hold_expired. Hold again under a new id."""
+    """The hold was captured, was voided or has expired. `reason` says which: hold_already_captured, hold_already_voided or hold_expired.
+    Make a new hold under a new id.
+    """
 
     slug, title = "hold-not-open", "The hold was captured, voided, or has expired"
 
 
 class ExceedsHold(Unprocessable):
-    """`available` is what the hold still holds, `required` what was asked for. Capture less, or increase the hold first."""
+    """The capture asks for `required`, and the hold has only `available` left. Capture less, or increase the hold first."""
 
     slug, title = "exceeds-hold", "More would be captured than the hold still holds"
 
 
 class ExceedsReversible(Unprocessable):
-    """`available` is what is left to reverse, `required` what was asked for. Reverse less."""
+    """The reversal asks for `required`, and only `available` of the transfer is left to reverse. Reverse less."""
 
     slug, title = "exceeds-reversible", "More would be reversed than is left of the transfer"
 
 
 class NotReversible(Unprocessable):
-    """Only posts and captures are reversed. Void a hold instead; take a reversal back by posting the amount anew."""
+    """Only posts and captures can be reversed. Void a hold instead. To undo a reversal, post the amount again."""
 
     slug, title = "not-reversible", "Only what was posted can be reversed"
 
 
 class PeriodSealed(Conflict):
-    """Nothing becomes effective at or before `sealed_until` any more, and a seal is not taken back. Let it be effective later."""
+    """The book is sealed: nothing can become effective at or before `sealed_until`, and a seal can't be undone. Use a later effective
+    time.
+    """
 
     slug, title = "period-sealed", "The book is sealed up to later than that"
 
 
 class PastLimitBroken(Unprocessable):
-    """`breached_on` are the days (UTC) at whose end an account would have been outside of its floor or ceiling, `account` is the first such
-    account. Date it later, or post it as of now; a book can also be told to report such days instead of refusing.
+    """The transfer is backdated, and at the end of the days in `breached_on` (UTC) an account would have been outside its floor or
+    ceiling; `account` is the first such account. Use a later date, or post it as of now. A book can be set to report such days
+    instead of refusing the transfer.
     """
 
     slug, title = "past-limit-broken", "An account would have broken its limit on past days"
 
 
 class NothingToMove(Unprocessable):
-    """A balancing transfer moves as much as there is, and `account` has nothing, or no room."""
+    """A balancing transfer moves as much as possible, up to its amount. Here that is nothing: `account` has no money, or no room."""
 
     slug, title = "nothing-to-move", "There is nothing that a balancing transfer could move"
 
 
 class ExchangeWorthless(InvalidRequest):
-    """At this rate and rounding nothing is bought, or more than 2^63 - 1. Sell more or less."""
+    """With this rate and rounding the exchange would buy nothing, or more than 2^63 - 1 minor units. Sell more, or less."""
 
     slug, title = "exchange-worthless", "The exchange would buy less than one minor unit, or more than an amount can be"
 
 
 class TransactionNotFound(NotFound):
-    """No transaction of the book has this id: name the book."""
+    """The book has no transaction with this id. A transaction is looked up in one book only: name the book."""
 
     slug, title = "transaction-not-found", "There is no such transaction, or not for you"
 
 
 class CategoryNotFound(NotFound):
-    """`category` is the one that is not there. Make it first."""
+    """The book has no category `category`. Make it first."""
 
     slug, title = "category-not-found", "There is no such category"
 
 
 class CategoryInUse(Conflict):
-    """`by` are the categories that it is a member of. Take it out of them first."""
+    """The category is a member of the categories in `by`. Remove it from them first."""
 
     slug, title = "category-in-use", "The category is a member of others"
 
 
 class CategoryCycle(Conflict):
-    """By the categories that it would have as members it would be a member of itself. Leave one of them out."""
+    """Through its member categories the category would be a member of itself. Leave one of them out."""
 
     slug, title = "category-cycle", "The category would be a member of itself"
 
 
 class ImportNotFound(NotFound):
-    """No import of the tenant has this id on this shard. One of a book on another shard is asked for with the header `Tallystick-Shard`."""
+    """The tenant has no import with this id on this shard. For a book on another shard, send the header `Tallystick-Shard`."""
 
     slug, title = "import-not-found", "There is no such import, or not for you"
 
 
 class ImportNotOpen(Conflict):
-    """`state` is the import's. Lines come before it is started. Announce a new one."""
+    """Lines can be added only until the import is started; `state` is its state now. Announce a new import."""
 
     slug, title = "import-not-open", "The import takes no more lines"
 
 
 class ImportIncomplete(Conflict):
-    """`rows` were announced, `staged` are there. Send the others, then start it."""
+    """The import was announced with `rows` lines, and `staged` have arrived. Send the others, then start it."""
 
     slug, title = "import-incomplete", "Not all lines of the import are there"
 
 
 class ImportTooLarge(Unprocessable):
-    """`most` is how many records can be imported whole, or tried. More are imported in parts."""
+    """At most `most` records can be imported all or nothing, or in a trial run. Import more of them in parts."""
 
     slug, title = "import-too-large", "So many records can't be imported in one piece"
 
 
 class ExportOutdated(Conflict):
-    """What is exported is one state of the book. Begin again."""
+    """An export shows one state of the book, whose accounts or settings have changed since it began. Begin again."""
 
     slug, title = "export-outdated", "The book's accounts or settings have changed since the export began"
 
 
 class CeilingExceeded(Unprocessable):
-    """`available` is the room below the ceiling of `account`, `required` what this transfer would bring in. Send less, or raise the ceiling."""
+    """The transfer would bring `required` into `account`, which has room for `available` below its ceiling. Send less, or raise the
+    ceiling.
+    """
 
     slug, title = "ceiling-exceeded", "The account's balance would pass its ceiling"
 
 
 class InsufficientFunds(Unprocessable):
-    """`available` is what may still be spent above the floor of `account`, `required` what this transfer needs. A new attempt takes a new id,
-    and a new idempotency key: this one stays refused.
+    """The transfer needs `required`, and `account` has only `available` above its floor. The refusal is final for this id and this
+    idempotency key: use new ones for another attempt.
     """
 
     slug, title = "insufficient-funds", "The account's available balance would fall below its floor"
 
 
 class TransferOfAPayment(Conflict):
-    """What a payment made in the ledger is the payment's: `POST /v1/payments/{id}/capture` or `cancel`, `POST /v1/refunds`."""
+    """A payment made this transfer, so it can be changed through the payment only: by `POST /v1/payments/{id}/capture` or
+    `POST /v1/payments/{id}/cancel`, or by `POST /v1/refunds`.
+    """
 
     slug, title = "transfer-of-a-payment", "The transfer is a payment's: capture, cancel or refund the payment"
 
 
 class TransferRefused(Unprocessable):
-    """`reason` is the ledger's own word for it, `account` the account at fault if there is one; where there are many transfers in a request, each
-    that was refused has one. Most have a problem of their own where a request is about one transfer.
+    """The ledger refused the transfer for the given `reason`; `account` is the account at fault, if there is one. In a request with many
+    transfers each refused one has its own reason. In a request about one transfer most reasons have a problem type of their own.
     """
 
     slug, title = "transfer-refused", "The ledger refused the transfer"
 
 
 class TransferExists(Conflict):
-    """`reason` names the first difference, such as `exists_with_different_amount`, or says that the id was refused before
-    (`id_already_failed`). Take a new id for another transfer.
+    """A transfer with this id exists and differs; `reason` names the first difference, such as `exists_with_different_amount`. Or a
+    transfer with this id was refused before (`id_already_failed`). Use a new id for another transfer.
     """
 
     slug, title = "transfer-exists", "A transfer with this id exists and is not the same"
 
 
 class InvalidUnit(InvalidRequest):
-    """The detail says which one lacks what, or has too much: a post or a hold has two accounts and an amount, a capture a `target`, and so on."""
+    """A transfer lacks a field that its kind needs, or has one too many: a post or a hold has two accounts and an amount, a capture has a
+    `target`, and so on. The detail says which.
+    """
 
     slug, title = "invalid-unit", "A transfer has not the fields that its kind needs"
 

@@ -1,4 +1,4 @@
-"""The noes of notify."""
+"""The problems of notify."""
 
 from __future__ import annotations
 
@@ -11,36 +11,42 @@ EVENTS: Final = f"{SITE}/reference/facts/"
 
 
 class WebhookEndpointNotFound(NotFound):
-    """It was deleted, or is another tenant's. `GET /v1/webhook_endpoints` has those that there are."""
+    """The webhook endpoint does not exist, was deleted, or belongs to another tenant. `GET /v1/webhook_endpoints` lists yours."""
 
     slug, title = "webhook-endpoint-not-found", "There is no such webhook endpoint"
 
 
 class DeliveryNotFound(NotFound):
-    """The endpoint has no such delivery, or it is older than 90 days. `GET /v1/webhook_endpoints/{id}/deliveries` has those that there are."""
+    """The endpoint has no such delivery, or the delivery is older than 90 days. `GET /v1/webhook_endpoints/{id}/deliveries` lists those
+    that are kept.
+    """
 
     slug, title = "delivery-not-found", "There is no such delivery"
 
 
 class InvalidUrl(InvalidRequest):
-    """`https://host[:port]/path` with a public host, without user and fragment; the detail says what is wrong. The sandbox takes `http` and this machine too."""
+    """A webhook's URL is `https://host[:port]/path` with a public host, without user info and fragment. The detail says what is wrong.
+    The sandbox also accepts `http` and addresses of the local machine.
+    """
 
     slug, title = "invalid-webhook-url", "Webhooks can't be sent to this URL"
 
 
 class UnknownWebhookEvent(InvalidRequest):
-    """All events, and what each means, are on the page [Facts and webhook events](../reference/facts.md)."""
+    """No event has this name. The page [Facts and webhook events](../reference/facts.md) lists all events with their meaning."""
 
     slug, title = "unknown-webhook-event", "No webhook event is called that"
 
 
 class TooManyEndpoints(Conflict):
-    """`limit` is how many a tenant may have. Delete one that is not needed."""
+    """The tenant has as many webhook endpoints as are allowed (`limit`). Delete one that is no longer needed."""
 
     slug, title = "too-many-webhook-endpoints", "A tenant has at most so many webhook endpoints"
 
 
 class WebhookEndpointDisabled(Conflict):
-    """It answered `410 Gone`, or too many attempts failed. `POST /v1/webhook_endpoints/{id}/enable`, then replay."""
+    """The endpoint was disabled because it answered `410 Gone`, or because too many deliveries failed. Enable it by
+    `POST /v1/webhook_endpoints/{id}/enable`, then replay the delivery.
+    """
 
     slug, title = "webhook-endpoint-disabled", "This webhook endpoint is disabled; enable it first"

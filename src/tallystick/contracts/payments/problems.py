@@ -1,4 +1,4 @@
-"""The noes of payments. A declined payment is none of them: it is a payment whose status is `declined`."""
+"""The problems of payments. A declined payment is not a problem but a payment whose status is `declined`."""
 
 from __future__ import annotations
 
@@ -18,62 +18,71 @@ class RefundNotFound(NotFound):
 
 
 class AccountNotFound(Unprocessable):
-    """Payments move money in the book `main` only. Name an account of it by its id, or open one. The idempotency key is still free."""
+    """An account in the request does not exist in the book `main`, the only book in which payments move money. Name one of its accounts by
+    id, or open one. The idempotency key was not used up.
+    """
 
     slug, title = "payment-account-not-found", "An account that the payment names does not exist"
 
 
 class AccountReserved(Unprocessable):
-    """The accounts below `tallystick:` stand for the acquirer and for suspense. Pay to an account of yours. The idempotency key is still free."""
+    """Accounts whose path begins with `tallystick:` are the platform's own, for the acquirer and for suspense. Pay to an account of
+    yours. The idempotency key was not used up.
+    """
 
     slug, title = "payment-account-reserved", "An account that the payment names is payments' own"
 
 
 class TokenNotFound(Unprocessable):
-    """The tenant has no such token of a card, or it was destroyed. Make one by `POST /v1/tokens`. The idempotency key is still free."""
+    """The tenant has no such card token, or the token was destroyed. Make one by `POST /v1/tokens`. The idempotency key was not used up."""
 
     slug, title = "payment-token-not-found", "The token that the payment names does not exist"
 
 
 class SameAccount(Unprocessable):
-    """Name two accounts. The idempotency key is still free."""
+    """A payment needs two different accounts. The idempotency key was not used up."""
 
     slug, title = "same-account", "Source and destination are the same account"
 
 
 class PaymentCurrencyMismatch(Unprocessable):
-    """`currency` is the one that fits. An account has one currency; for another open another. The idempotency key is still free."""
+    """The amount must be in `currency`, which is the account's or the payment's. An account has one currency; open another account for
+    another currency. The idempotency key was not used up.
+    """
 
     slug, title = "payment-currency-mismatch", "The amount's currency is not the account's, or not the payment's"
 
 
 class CaptureNotPossible(Conflict):
-    """`payment_status` is what the payment is, the detail says why. Only one that was authorized with `"capture": "manual"` is captured, once."""
+    """Only a payment that was authorized with `"capture": "manual"` can be captured, and only once. `payment_status` is the payment's
+    status; the detail says why it can't be captured.
+    """
 
     slug, title = "capture-not-possible", "The payment is not in a state that can be captured"
 
 
 class CancelNotPossible(Conflict):
-    """`payment_status` is what the payment is, the detail says why. One that is `received` may be authorized at the acquirer already, whose answer
-    is awaited: with `"capture": "manual"` cancel it, under a new key, when it is `authorized`. What was settled is refunded instead.
+    """`payment_status` is the payment's status; the detail says why it can't be canceled. A payment that is `received` may be authorized
+    at the acquirer already, whose answer is awaited: one with `"capture": "manual"` can be canceled, with a new idempotency key, once
+    it is `authorized`. Refund a settled payment instead.
     """
 
     slug, title = "cancel-not-possible", "The payment is not in a state that can be canceled"
 
 
 class CaptureTooLarge(Unprocessable):
-    """`authorized` is what may be captured. Capture at most that."""
+    """More was to be captured than was authorized. Capture at most the amount in `authorized`."""
 
     slug, title = "capture-too-large", "More than was authorized can't be captured"
 
 
 class RefundNotPossible(Conflict):
-    """`payment_status` is what the payment is, the detail says why. What was not captured is canceled instead."""
+    """`payment_status` is the payment's status; the detail says why it can't be refunded. Cancel a payment that was not captured instead."""
 
     slug, title = "refund-not-possible", "The payment is not in a state that can be refunded"
 
 
 class RefundTooLarge(Unprocessable):
-    """`refundable` is what is left. Refund at most that."""
+    """More was to be refunded than is left of the captured amount. Refund at most the amount in `refundable`."""
 
     slug, title = "refund-too-large", "More than was captured and is not refunded yet can't be refunded"
