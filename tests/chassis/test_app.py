@@ -9,8 +9,9 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -19,11 +20,14 @@ import pytest_asyncio
 
 from tallystick.chassis import app
 from tallystick.chassis.app.process import of_all_shards
+from tallystick.chassis.app.schedules import Leadership, keep
 from tallystick.chassis.app.server import _reserve
 from tallystick.chassis.bus import Subscription
+from tallystick.chassis.db import Database
 from tallystick.chassis.keys import Aad, Keyring, LocalRoot, root
 from tallystick.chassis.settings import Settings
 from tallystick.fabric.valkey import rules
+from tallystick.kernel.problem import StorageFull
 from tallystick.kernel.secret import Secret
 from tallystick.local.parts import ValkeyUser
 from tallystick.local.parts.valkey import hash_password
@@ -289,6 +293,31 @@ def test_a_service_without_shards_is_none(capsys: pytest.CaptureFixture[str]) ->
     }
     assert app.run("risk", environ=environ) == 2
     assert "risk has no shards" in capsys.readouterr().err
+
+
+async def test_a_schedule_that_can_not_be_led_for_want_of_room_is_tried_again() -> None:
+    """Whatever the database refuses: a schedule that ended would end the process."""
+    stopping, ran = asyncio.Event(), asyncio.Event()
+
+    class Full(Leadership):
+        refused = 0
+
+        async def leads(self, name: str) -> bool:
+            self.refused += 1
+            if self.refused < 3:
+                raise StorageFull
+            return True
+
+    async def work(service: Any) -> None:
+        ran.set()
+        stopping.set()
+
+    leadership = Full(cast("Database", None), "shop")
+    schedule = app.Schedule(name="tick", every=timedelta(milliseconds=1), run=work)
+    async with asyncio.timeout(60):
+        await keep(schedule, "the shop", leadership, stopping)
+    assert ran.is_set()
+    assert leadership.refused == 3
 
 
 async def test_a_schedule_that_fails_runs_again(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Opening the parts that the environment names, in order, and closing them in the opposite one."""
+"""Opens the parts that the environment names, in order; they are closed in the reverse order."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ VALKEY_SECONDS: Final = 1.0
 async def open_runtime(
     settings: Settings, charter: Charter, stack: AsyncExitStack, *, clock: Clock | None = None, package: str = ""
 ) -> Runtime:
-    """Everything that `settings` names, open. Raises the part's problem when one can't be opened, NotOpened when a part is
-    named without what it needs.
+    """A runtime with all parts open that `settings` name. Raises the part's problem when one can't be opened, and NotOpened when a
+    part is named without something that it needs.
 
-    `package` has the service's `policy.cedar`; the default is `tallystick.services.<name>`.
+    `package` contains the service's `policy.cedar`; the default is `tallystick.services.<name>`.
     """
     clock = clock or SystemClock()
     database = await _database(settings, charter, stack)
@@ -120,7 +120,7 @@ async def _bus(settings: Settings, stack: AsyncExitStack) -> Bus | None:
 def _valkey(settings: Settings, stack: AsyncExitStack) -> Valkey | None:
     if settings.valkey_socket is None:
         return None
-    # A pool that blocks: the plain one raises as soon as one connection more is wanted than it may have.
+    # The blocking pool waits when all connections are in use, where the plain one raises.
     pool = BlockingConnectionPool(
         max_connections=VALKEY_CONNECTIONS,
         timeout=1,
@@ -154,7 +154,7 @@ def _clients(settings: Settings, charter: Charter, stack: AsyncExitStack) -> Cal
 
 
 def socket_of(mesh_dir: Path, target: str, shard: str = HOME) -> Path:
-    """The service's own way to `target`, or to one of its shards: whoever can open the file is, to the mesh, this service."""
+    """The service's own socket for calls to `target`, or to one of its shards. To the mesh, whoever can open it is this service."""
     return mesh_dir / f"{deployment(target, shard)}.sock"
 
 
@@ -180,7 +180,7 @@ def _authorizer(package: str) -> Authorizer | None:
 
 
 async def _authenticator(runtime: Runtime, bus: Bus | None) -> Authenticator:
-    """Who asks. Only a service that may call identity can check tokens; identity itself knows its callers by the mesh."""
+    """Only a service that may call identity can check tokens; identity itself authenticates its callers by the mesh."""
     settings = runtime.settings
     identity: Identity = MeshIdentity(runtime.client(IDENTITY)) if IDENTITY in runtime.charter.calls else _NoIdentity()
     feed = RevocationFeed(identity.revocations)
@@ -198,7 +198,7 @@ async def _authenticator(runtime: Runtime, bus: Bus | None) -> Authenticator:
 
 
 class _NoIdentity:
-    """For a service whose charter does not call identity: it takes no tokens, and every one is refused."""
+    """For a service whose charter does not call identity. It accepts no tokens: every one is refused."""
 
     async def keys(self) -> list[Jwk]:
         raise IdentityUnavailable

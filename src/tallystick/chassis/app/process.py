@@ -1,8 +1,8 @@
 """One process of one service: from its environment to its exit status.
 
-It starts all or nothing. While it runs, a background task that ends is a fault: the process says which, drains and exits
-with an error, and the supervisor starts another; a service that silently stopped relaying its facts would be worse.
-On SIGTERM it is no longer ready, ends what it has begun, and exits 0.
+It starts completely or not at all. A background task that ends while the process runs is a fault: the process logs which one,
+drains and exits with an error, and the supervisor starts another. A service that silently stopped relaying its facts would be worse.
+On SIGTERM it becomes unready, finishes what it has begun, and exits with 0.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Wire = Callable[[Runtime], Awaitable[Wiring]]
 
 Q: Final = Queries.load("tallystick.chassis", "app")
 
-#: How often the database is asked whether it is there, and how long it may take to say so.
+#: Seconds between probes of the database, and for which a probe may take.
 PROBE_SECONDS: Final = 2.0
 
 EXIT_FAILED: Final = 1
@@ -50,13 +50,13 @@ EXIT_USAGE: Final = 2
 
 
 def run(service: str, wire: Wire | None = None, *, environ: Mapping[str, str] | None = None) -> int:
-    """Run a service until SIGTERM or SIGINT. Answers the exit status: 0 stopped as told, 1 failed, 2 can't be configured.
+    """Run a service until SIGTERM or SIGINT. Returns the exit status: 0 stopped by a signal, 1 failed, 2 wrongly configured.
 
-    `wire` is the one of `tallystick.services.<service>.app`, imported by name: the chassis knows no service. A `SETTINGS`
-    beside it is the service's settings type. The environment is read once, here.
+    By default `wire` is that of `tallystick.services.<service>.app`, imported by name because the chassis knows no service. A
+    `SETTINGS` in the same module is the service's settings type. The environment is read once, here.
     """
     environ = os.environ if environ is None else environ
-    os.umask(0o077)  # whatever a service writes is its own
+    os.umask(0o077)  # files that a service writes are readable by itself alone
     try:
         module = import_module(f"tallystick.services.{service}.app") if wire is None else sys.modules[wire.__module__]
         wire = wire or module.wire
@@ -80,7 +80,7 @@ def run(service: str, wire: Wire | None = None, *, environ: Mapping[str, str] | 
 
 
 async def serve(settings: Settings, charter: Charter, wire: Wire, *, package: str = "") -> int:
-    """Open, wire, serve, drain, close. The exit status, as `run`."""
+    """Open, wire, serve, drain, close. Returns the exit status, like `run`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,7 +95,7 @@ async def serve(settings: Settings, charter: Charter, wire: Wire, *, package: st
             process = Process(runtime, wiring)
             settle_memory()
             return await process.run(stop)
-    except Exception as error:  # noqa: BLE001  # the process can't start or can't close: said once, then its status says it
+    except Exception as error:  # noqa: BLE001  # it can't start or can't close: logged here, and told by the exit status
         told: dict[str, Any] = dict(error.context) if isinstance(error, Problem) else {}
         if isinstance(error, (NotOpened, ValueError, TypeError)):
             told["reason"] = str(error)
@@ -107,7 +107,7 @@ async def serve(settings: Settings, charter: Charter, wire: Wire, *, package: st
 
 
 class Process:
-    """A wired service while it runs."""
+    """A running service."""
 
     def __init__(self, runtime: Runtime, wiring: Wiring) -> None:
         self._runtime = runtime
@@ -140,11 +140,11 @@ class Process:
         self._server = Server(app, runtime.settings.listen, drain_seconds=self._drain_seconds)
 
     def readiness(self) -> tuple[bool, dict[str, bool]]:
-        """Whether to send requests here, and each part's state.
+        """Whether requests may be sent here, and the state of each part.
 
-        A process becomes ready when all parts are there, and is no longer ready when it drains. A part that goes away in
-        between does not change that: all replicas share it, and a clear problem document is a better answer than the
-        proxy's "no healthy upstream".
+        A process becomes ready once all parts have been available, and unready when it drains. A part that goes away in between does
+        not make it unready: all replicas share the part, and a clear problem document is a better answer than the proxy's "no healthy
+        upstream".
         """
         runtime = self._runtime
         parts: dict[str, bool] = {}
@@ -160,7 +160,7 @@ class Process:
         return self._was_ready and not self._draining, parts
 
     async def run(self, stop: asyncio.Event) -> int:
-        """Serve until `stop` is set or a task ends that should not. The exit status."""
+        """Serve until `stop` is set, or a background task ends. Returns the exit status."""
         self._begin()
         log = telemetry.log
         log.info("process.started", pid=os.getpid(), socket=str(self._runtime.settings.listen))
@@ -211,7 +211,7 @@ class Process:
         self._tasks[name] = task
 
     def _housekeeping(self) -> list[Schedule]:
-        """What the chassis' own tables need."""
+        """Schedules for the chassis's own tables and keys."""
         database, clock = self._runtime.database, self._runtime.clock
 
         async def forget_facts(_: Any) -> None:
@@ -260,7 +260,7 @@ class Process:
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _drain(self) -> None:
-        """Requests first, then what they left to do: consumers and schedules, then the relay for the facts of both."""
+        """Stop in this order: requests, then consumers and schedules, then the relay, which publishes the facts of all of them."""
         self._draining = True
         self._server.stop()
         await self._within("server")
@@ -276,11 +276,11 @@ class Process:
             await self._leadership.close()
 
     async def _within(self, *names: str, seconds: float | None = None) -> None:
-        """Wait for tasks to end, then cancel those that have not."""
+        """Wait for tasks to end, then cancel those that did not."""
         tasks = {self._tasks[name] for name in names}
         if not tasks:
             return
-        # The server bounds its requests itself and needs a moment more to say so.
+        # The server bounds its requests itself, and needs a moment more to answer those it cancels.
         limit = self._drain_seconds + 1 if seconds is None else seconds
         _, late = await asyncio.wait(tasks, timeout=limit)
         for task in late:
@@ -289,7 +289,7 @@ class Process:
 
 
 def of_all_shards(subscriptions: Iterable[Subscription], settings: Settings) -> Iterator[Subscription]:
-    """Each subscription, and the same to every further shard of its source: each tells its facts in an order of its own."""
+    """Each subscription, and a copy of it for every further shard of its source, because each shard has its own stream of facts."""
     for subscription in subscriptions:
         yield subscription
         for shard in settings.all_shards[1:]:
@@ -298,7 +298,9 @@ def of_all_shards(subscriptions: Iterable[Subscription], settings: Settings) -> 
 
 
 def _check_callers(wiring: Wiring, charter: Charter) -> None:
-    """The table and the charter say the same of who may come through the mesh; the proxy was configured by the charter."""
+    """Check that endpoint table and charter agree on who may call through the mesh: the charter has configured the proxy. Raises
+    ValueError.
+    """
     said = {(caller, row.where) for row in wiring.endpoints for caller in row.mesh}
     written = {(caller, action) for caller, actions in charter.callers.items() for action in actions}
     if said != written:
@@ -309,7 +311,7 @@ def _check_callers(wiring: Wiring, charter: Charter) -> None:
 
 
 def settle_memory() -> None:
-    """What was made at the start lives as long as the process: the collector need not look at it again and again."""
+    """Exempt what was made at the start from garbage collection: it lives as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -1,4 +1,4 @@
-"""What the chassis gives to a service, and what the service gives back: the two sides of `app.py`."""
+"""The interface between the chassis and a service's `app.py`: the `Runtime` that it gets and the `Wiring` that it returns."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class NotOpened(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Work done by the clock. `run(service)`; exclusive: on one replica at a time.
+    """Scheduled work: `run(service)` is called `every` so often. `exclusive`: at one replica at a time.
 
-    A run that fails is logged and tried again at the next turn; it is given `every`, but at least a minute, to end.
+    A run may take as long as `every`, and at least a minute. One that fails is logged; the next run is the retry.
     """
 
     name: str
@@ -53,8 +53,10 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
-    """A wired service: its use cases and its three ways in. `sealed` are its columns with sealed values; `tasks` run as long as the process and may not end;
-    `close` is awaited last on the way out; `ready` adds conditions to readiness (name -> is it so).
+    """A wired service: its use cases (`service`), and all that calls them: `endpoints`, `subscriptions` and `schedules`.
+
+    `sealed` are its columns with sealed values. `tasks` run as long as the process; one that ends stops the process. `close` is awaited
+    after everything has drained. `ready` adds conditions to readiness, by name.
     """
 
     service: Any
@@ -68,8 +70,8 @@ class Wiring:
 
 
 class Runtime:
-    """What a service is given. The parts that its environment names are open before `wire` is called, and closed by
-    the chassis after the last request; using one that is not named raises `NotOpened`, which says what is missing.
+    """What a service gets. The chassis opens the parts that the environment names before `wire` is called, and closes them after the
+    last request. Using a part that is not named raises `NotOpened`, which says what is missing.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Runtime:
 
     @property
     def name(self) -> str:
-        """Its name as a deployment: its database, its role, its subject on the bus."""
+        """The deployment's name, which is that of its database, its role and its subject on the bus."""
         return self.settings.deployment
 
     def has(self, part: str) -> bool:
@@ -119,7 +121,7 @@ class Runtime:
         return self.settings
 
     def client(self, target: str, shard: str = HOME) -> Client:
-        """The client of another service, or of one of its shards; one per target. The charter must name the target in `[calls]`."""
+        """The client for another service or one of its shards; the same one for each call. The charter must name the target in `[calls]`."""
         key = deployment(target, shard)
         if key not in self._clients:
             self._clients[key] = _opened(self._client, "calls", "TALLYSTICK_MESH_DIR")(target, shard)
@@ -146,7 +148,7 @@ class Runtime:
         return _opened(self._authenticator, "authentication", "TALLYSTICK_VALKEY_SOCKET")
 
     def authenticate_with(self, authenticator: Authenticator) -> None:
-        """Set what checks tokens, which itself needs the parts that are open already."""
+        """Set the authenticator, which is made last because it needs other parts."""
         self._authenticator = authenticator
 
     @property

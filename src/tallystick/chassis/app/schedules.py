@@ -1,7 +1,7 @@
-"""Work by the clock. An exclusive schedule runs on the replica that holds its lock; the others stand by.
+"""Scheduled work. An exclusive schedule runs at the replica that holds its lock; the others stand by.
 
-The lock is an advisory lock of one database session, kept for as long as that lives. When the session breaks while a run
-is under way another replica may begin one too: runs have to bear that, as they have to bear being cut off.
+The lock is an advisory lock of a database session and lives as long as the session. When the session breaks during a run, another
+replica may begin one as well. Runs have to tolerate that, as they have to tolerate being interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tallystick.chassis.app.runtime import Schedule
 from tallystick.chassis.db import Database, Session, session
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.waiting import set_within
-from tallystick.kernel.problem import Problem, Unavailable
+from tallystick.kernel.problem import Problem
 
 MIN_RUN_SECONDS: Final = 60.0
 
@@ -26,7 +26,7 @@ _SECONDS = telemetry.histogram("schedule_seconds", "How long a run takes", ["sch
 
 
 class Leadership:
-    """Which exclusive work is this replica's: one session of the database with a lock for each."""
+    """Which exclusive schedules this replica runs: a database session with a lock for each."""
 
     def __init__(self, database: Database, service: str) -> None:
         self._database = database
@@ -37,7 +37,7 @@ class Leadership:
         self._held: set[str] = set()
 
     async def leads(self, name: str) -> bool:
-        """Whether this replica has the lock for `name`, taking it if it is free. Raises DatabaseUnavailable."""
+        """Whether this replica has the lock for `name`; takes it if it is free. Raises the problems of `Session`."""
         async with self._one_at_a_time:
             if self._session is None or self._session.lost:
                 await self._renew()
@@ -48,7 +48,7 @@ class Leadership:
             return name in self._held
 
     async def close(self) -> None:
-        """Give everything to the other replicas."""
+        """Release all locks, for the other replicas."""
         async with self._one_at_a_time:
             self._session = None
             self._held.clear()
@@ -62,16 +62,16 @@ class Leadership:
 
 
 async def keep(schedule: Schedule, service: Any, leadership: Leadership | None, stopping: asyncio.Event) -> None:
-    """Run `schedule` at its times until `stopping`; a run under way is ended first, by whoever cancels this."""
+    """Run `schedule` at its times until `stopping` is set; a run in progress ends first, unless the caller cancels it."""
     every = schedule.every.total_seconds()
-    # Replicas and schedules that start together don't run together.
+    # Random, so that replicas and schedules that start together don't run together.
     pause = random.uniform(0, min(every, 5.0))  # noqa: S311
     while not await set_within(stopping, pause):
         begun = monotonic()
         try:
             if not schedule.exclusive or leadership is None or await leadership.leads(schedule.name):
                 await _run(schedule, service, max(every, MIN_RUN_SECONDS))
-        except Unavailable as problem:
+        except Problem as problem:
             telemetry.log.warning("schedule.not-led", schedule=schedule.name, slug=problem.slug)
         pause = max(0.0, every - (monotonic() - begun)) * random.uniform(0.95, 1.0)  # noqa: S311
 
@@ -88,7 +88,7 @@ async def _run(schedule: Schedule, service: Any, seconds: float) -> None:
             result = "failed"
             level = telemetry.log.warning if problem.retryable else telemetry.log.error
             level("schedule.failed", **{**problem.context, "schedule": schedule.name, "error": problem})
-        except Exception as error:  # noqa: BLE001  # the next turn is another try; it is told, counted and alerted on
+        except Exception as error:  # noqa: BLE001  # the next run is the retry; this is logged, counted and alerted on
             result = "failed"
             telemetry.log.error("schedule.failed", schedule=schedule.name, error=error)
     _RUNS.labels(schedule.name, result).inc()

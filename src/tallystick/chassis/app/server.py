@@ -1,6 +1,6 @@
-"""uvicorn on a Unix socket, without the parts of it that belong to others: signals, logs, ticks.
+"""uvicorn on a Unix socket, without its own handling of signals, logs and periodic ticks.
 
-The socket file is 0600 from its first moment: whoever can open it can claim to be any peer of the mesh.
+The socket file has mode 0600 from the start, because whoever can open it can claim to be any peer of the mesh.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 import uvicorn
 
-#: Longer than any proxy keeps an idle connection: the one that closes it must be the one that would use it.
+#: Longer than any proxy keeps an idle connection: it must be the proxy that closes it, or a request could meet a closing connection.
 KEEP_ALIVE_SECONDS = 600
-#: The kernel's: `sun_path` without the zero at its end.
+#: The kernel's limit: `sun_path` without its terminating zero.
 MAX_PATH_BYTES = 107
 
 
 class Server(uvicorn.Server):
-    """`serve()` until `stop()`; then no new connections, and requests in flight may end within `drain_seconds`."""
+    """`serve()` runs until `stop()`. Then it accepts no new connections, and requests in flight may take `drain_seconds` to end."""
 
     def __init__(self, app: Any, listen: Path, *, drain_seconds: float) -> None:
         super().__init__(
@@ -59,24 +59,24 @@ class Server(uvicorn.Server):
         self.listening.set()
 
     async def main_loop(self) -> None:
-        # uvicorn's own wakes up ten times a second, for a date header that we do not send.
+        # uvicorn's own loop wakes up ten times a second, for a date header that we do not send.
         await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        # A successor may have put its own socket there already.
+        # A successor may already have its own socket at this path.
         with contextlib.suppress(FileNotFoundError):
             if self._listen.stat().st_ino == self._inode:
                 self._listen.unlink()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # The process decides when to stop, and ends with its own exit status.
+        # `Process` handles signals and sets the exit status.
         yield
 
 
 def _reserve(path: Path) -> None:
-    """Leave a socket file of mode 0600 at `path`: uvicorn takes over the mode of the file that it replaces."""
+    """Create a socket file of mode 0600 at `path`: uvicorn keeps the mode of the file that it replaces."""
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         msg = f"the path of a Unix socket has at most {MAX_PATH_BYTES} bytes: {path}"
         raise ValueError(msg)

@@ -1,5 +1,5 @@
-"""Proof that something was recorded: Merkle trees, signed checkpoints, receipts. For the log itself and for everybody
-who checks it; what is needed to check is pure and small.
+"""Proof that something was recorded: Merkle trees, signed checkpoints, receipts. For the log itself and for those who verify it; the
+code for verifying is pure and small.
 """
 
 from tallystick.chassis.audit.merkle import ProofError, check_consistency, check_inclusion, leaf_hash

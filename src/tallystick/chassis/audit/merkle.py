@@ -1,7 +1,7 @@
-"""The Merkle tree of RFC 6962 section 2: hashing, growing, proving, checking. Pure; no I/O, no dependency but SHA-256.
+"""The Merkle tree of RFC 6962 section 2: hashing, appending, making and checking proofs. Pure; it needs nothing but SHA-256.
 
-Ranges are half-open, sizes count leaves, a *tile* is 256 consecutive hashes of one level (C2SP tlog-tiles): level 0 holds leaf
-hashes, each hash of level L+1 is the hash of a full tile of level L.
+Ranges are half-open, sizes count leaves. A *tile* is 256 consecutive hashes of one level (C2SP tlog-tiles): level 0 holds leaf
+hashes, and each hash of level L+1 is the root of a full tile of level L.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ TILE_WIDTH: Final = 256
 TILE_HEIGHT: Final = 8
 EMPTY_ROOT: Final = sha256(b"").digest()
 
-#: `read(level, index)` gives the hashes of a tile as far as it is filled, concatenated.
+#: `read(level, index)` returns the hashes of a tile, as far as it is filled, concatenated.
 ReadTile = Callable[[int, int], bytes]
 
 
 class ProofError(ValueError):
-    """A proof proves something else, or nothing."""
+    """A proof does not prove what it should."""
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -33,10 +33,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Frontier:
-    """The right edge of a growing tree: the roots of its perfect subtrees, widest first. It is all that growing needs.
-
-    `append` returns what the new leaf adds to tiles: (level, hash) in order of level.
-    """
+    """The right edge of a growing tree: the roots of its perfect subtrees, widest first. Appending needs nothing else."""
 
     __slots__ = ("_nodes", "size")
 
@@ -52,7 +49,7 @@ class Frontier:
         return b"".join(self._nodes)
 
     def append(self, leaf: bytes) -> list[tuple[int, bytes]]:
-        """Adds a leaf by its *hash*."""
+        """Append a leaf by its *hash*; returns the hashes that this adds to tiles: (level, hash) in order of level."""
         grown = [(0, leaf)]
         node, height, size = leaf, 0, self.size
         while size & 1:
@@ -80,7 +77,7 @@ def _split(width: int) -> int:
 
 
 def subtree(read: ReadTile, low: int, high: int) -> bytes:
-    """MTH(D[low:high]), out of tiles. `low` is a multiple of the range's power of two, as all ranges of proofs are."""
+    """MTH(D[low:high]), computed from tiles. `low` must be a multiple of the range's power of two, as in all ranges of proofs."""
     width = high - low
     if width & (width - 1) == 0:
         return _perfect(read, low, width)
@@ -102,8 +99,8 @@ def _perfect(read: ReadTile, low: int, width: int) -> bytes:
 
 @lru_cache(maxsize=512)
 def _reduced(data: bytes) -> bytes:
-    """The root over hashes, a power of two of them. It is remembered by what went in: a log that grows is asked for the same
-    left parts at each signature, and only the newest are hashed.
+    """The root over a power of two of hashes. Cached by its input: a growing log needs the same left parts at each signature, so that
+    only the newest have to be hashed.
     """
     nodes = [data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)]
     while len(nodes) > 1:
@@ -233,7 +230,7 @@ def _check_hashes(hashes: Sequence[bytes]) -> None:
 
 
 def tile_path(level: int | str, index: int, width: int = TILE_WIDTH) -> str:
-    """`tile/0/x001/234.p/17`: the path of a tile (C2SP tlog-tiles); level `entries` for entry bundles."""
+    """The path of a tile, such as `tile/0/x001/234.p/17` (C2SP tlog-tiles); entry bundles have the level `entries`."""
     groups = [f"{index % 1000:03d}"]
     while index >= 1000:
         index //= 1000

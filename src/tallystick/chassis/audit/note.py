@@ -1,7 +1,7 @@
-"""Signed notes and checkpoints (C2SP signed-note, tlog-checkpoint): how a log says "this many entries, this root".
+"""Signed notes and checkpoints (C2SP signed-note, tlog-checkpoint): how a log states its size and its root.
 
-A note is text and signature lines; a checkpoint is a note of three lines: origin, size, root. Signatures by keys that
-the verifier does not know are ignored, as the specification demands: a witness may have added its own.
+A note is a text with signature lines; a checkpoint is a note of three lines: origin, size, root. Signatures by keys that
+the verifier does not know are ignored, as the specification demands, because a witness may have added its own.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 ED25519: Final = 0x01
-#: Room for sixteen signatures of nearly 5 kB beside the log's, as the specification demands (ML-DSA-87 has 4,627 bytes), and then some.
+#: The specification demands room for sixteen signatures of nearly 5 kB (ML-DSA-87 has 4,627 bytes) beside the log's; this is more.
 MAX_NOTE: Final = 256 * 1024
 MAX_SIGNATURES: Final = 64
 
 
 class NoteError(ValueError):
-    """A note that can't be read, or that nobody whom we know has signed."""
+    """A note is malformed, or not signed by a known key."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """A public key by name, in text `<name>+<key id in hex>+<base64 of type and key>` (signed-note's vkey)."""
+    """A named public key. As text: `<name>+<key id in hex>+<base64 of type and key>` (signed-note's vkey)."""
 
     name: str
     key: Ed25519PublicKey
@@ -60,7 +60,7 @@ def valid_name(name: str) -> bool:
 
 
 def sign(text: str, name: str, key: Ed25519PrivateKey) -> str:
-    """The note: `text`, which ends in a newline, signed."""
+    """The signed note of `text`, which must end in a newline. Raises NoteError."""
     if not text.endswith("\n") or not valid_name(name):
         raise NoteError("a note's text ends in a newline and its key has a name without spaces or plus signs")
     verifier = VerifierKey(name, key.public_key())
@@ -69,7 +69,7 @@ def sign(text: str, name: str, key: Ed25519PrivateKey) -> str:
 
 
 def verify(note: str, *known: VerifierKey) -> str:
-    """The text of a note that at least one known key has signed, and none of them wrongly. Raises NoteError."""
+    """The text of a note that has a valid signature by at least one known key, and no invalid one by any of them. Raises NoteError."""
     if len(note) > MAX_NOTE or any(ord(c) < 0x20 and c != "\n" for c in note):
         raise NoteError("a note is text without control characters, of at most 256 KiB")
     body, separator, block = note.rpartition("\n\n")
@@ -106,7 +106,7 @@ def _signature(line: str) -> tuple[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the log `origin` says: its first `size` entries have the tree head `root`."""
+    """The statement of the log `origin` that its first `size` entries have the root hash `root`."""
 
     origin: str
     size: int
@@ -117,7 +117,7 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
-        """From a note's text, whose signature is verified elsewhere. Extension lines are ignored. Raises NoteError."""
+        """The checkpoint in a note's text, whose signature `verify` has checked. Extension lines are ignored. Raises NoteError."""
         lines = text.split("\n")
         if len(lines) < 4 or not lines[0]:
             raise NoteError("a checkpoint has an origin, a size and a root")
@@ -131,7 +131,7 @@ class Checkpoint:
 def _decoded(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except ValueError as error:  # not binascii.Error alone: what is not ASCII is refused before it is looked at
+    except ValueError as error:  # not just binascii.Error: text that is not ASCII raises a plain ValueError
         raise NoteError(f"{what} is base64") from error
 
 
@@ -143,7 +143,7 @@ def decimal(text: str) -> int:
 
 
 def verify_checkpoint(note: str, key: VerifierKey) -> Checkpoint:
-    """The checkpoint in a note, signed by the log's key and of the origin that the key names. Raises NoteError."""
+    """The checkpoint in a note that is signed by the log's `key` and whose origin is the key's name. Raises NoteError."""
     checkpoint = Checkpoint.parse(verify(note, key))
     if checkpoint.origin != key.name:
         raise NoteError(f"this is a checkpoint of {checkpoint.origin:.60}, not of {key.name}")

@@ -1,10 +1,10 @@
-"""Receipts: the proof that a fact is in the log, to be checked by anybody, offline (C2SP tlog-proof).
+"""Receipts: proofs that a fact is in the log, which anybody can verify offline (C2SP tlog-proof).
 
-The log's entry is a commitment: the service, the number that it gave to the fact, and the SHA-256 of the fact's bytes. So the
-log can be read by everybody without telling anybody's business, and a fact that must be erased leaves a hash that nobody can
-guess back, because a fact holds an id of 74 random bits. The receipt's `extra` line carries the fact itself: nobody has to
-believe it, because its hash is what is proved; and that its type is one of the service that told it (`fact.tells`), so that who took
-over one service can't speak for another.
+A log entry is a commitment: the service, the number that it gave to the fact, and the SHA-256 of the fact's bytes. So everybody may read
+the log without learning anybody's business. A fact that has to be erased leaves a hash from which it can't be guessed, because a fact
+contains an id of 74 random bits. The receipt's `extra` line carries the fact itself. It need not be trusted, because the proof is about
+its hash. Verifying also checks that the fact's type belongs to the service that told it (`fact.tells`), so that somebody who has
+taken over one service can't speak for another.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MAX_RECEIPT: Final = MAX_NOTE + 256 * 1024
 
 
 class ReceiptError(ValueError):
-    """The receipt proves nothing: the message says why."""
+    """The receipt is not valid; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A verified receipt: entry `index` of the log whose checkpoint this is, and the fact that it proves."""
+    """A verified receipt: it proves that fact `seq` of `service` is entry `index` of the log with this checkpoint."""
 
     index: int
     checkpoint: Checkpoint
@@ -63,12 +63,12 @@ def leaf(service: str, seq: int, digest: bytes) -> bytes:
 
 @lru_cache(maxsize=64)
 def _begin(service: str) -> bytes:
-    """How a service's entries begin; empty when that is no name of one."""
+    """The beginning of a service's entries; empty if that is no valid name of a service."""
     return b'{"service":"%s","seq":' % service.encode() if _SERVICE.fullmatch(service) else b""
 
 
 def write(index: int, proof: Sequence[bytes], checkpoint: str, *, service: str, seq: int, fact: bytes) -> str:
-    """The text of a receipt, `<name>.tlog-proof`; `fact` is the fact's own bytes, as its outbox wrote them."""
+    """The text of a receipt, the content of a `.tlog-proof` file. `fact` is the fact's own bytes, as in the outbox."""
     extra = b'{"service":"%s","seq":%d,"fact":%s}' % (service.encode(), seq, fact)
     lines = [HEADER, f"extra {base64.b64encode(extra).decode()}", f"index {index}"]
     lines += [base64.b64encode(each).decode() for each in proof]
@@ -76,7 +76,7 @@ def write(index: int, proof: Sequence[bytes], checkpoint: str, *, service: str, 
 
 
 def verify_receipt(text: str, key: VerifierKey, *, fact: str | None = None) -> Receipt:
-    """What a receipt proves; `fact` is the id that it must be about. Raises ReceiptError for whatever is wrong with it."""
+    """Verify a receipt; with `fact`, an id, also that it is about this fact. Raises ReceiptError."""
     if len(text) > MAX_RECEIPT:
         raise ReceiptError("a receipt is smaller than that")
     head, separator, note = text.partition("\n\n")

@@ -1,4 +1,4 @@
-"""Keys: envelope encryption for the fields of a service's own database, keyed hashes, rotation and crypto-shredding.
+"""Keys: envelope encryption of fields in a service's database, keyed hashes, key rotation and crypto-shredding.
 
     ring = await Keyring.open(database, open_root, environment="local", service="vault")
     aad  = Aad(tenant, "client", "secret", client_id)
@@ -6,7 +6,7 @@
     plain = await ring.open_sealed(blob, aad)
     ring.mac("fingerprint", number, tenant)
 
-`envelope` says what a sealed value looks like, `keyring` how the keys hang together, `root` what protects the topmost.
+`envelope` defines the format of a sealed value, `keyring` the hierarchy of keys, and `root` what protects its topmost key.
 """
 
 from tallystick.chassis.keys.columns import OwnKeyColumn, SealedColumn, TenantKeyColumn

@@ -1,10 +1,10 @@
-"""What a sealed value looks like, and what it is bound to.
+"""The format of a sealed value, and what the value is bound to.
 
     0x54 | format 1 | algorithm 1 | key id 8 | key version 2 | nonce 24 | ciphertext | tag 16
 
-The first 13 bytes are authenticated together with the place that the value belongs to (`Aad`), so a ciphertext opens only
-in the row, column, table, tenant, service and environment that it was sealed for: rows can't be swapped. An older value of the same
-place opens there for as long as its key is there; that it is the newest one is for others to see.
+The header (the first 13 bytes) is authenticated together with the place that the value belongs to (`Aad`), so a ciphertext opens only
+in the row, column, table, tenant, service and environment that it was sealed for: values can't be swapped between rows. What this
+does not detect is an older value of the same place, which opens as long as its key exists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADER_BYTES: Final = 3 + KEY_ID_BYTES + 2
 OVERHEAD_BYTES: Final = HEADER_BYTES + NONCE_BYTES + TAG_BYTES
 
 _HEADER: Final = struct.Struct(">BBB8sH")
-#: The last field of each place. It says nothing, and all that was ever sealed is bound to it.
+#: The last field of each place. It has no meaning, but every existing value is bound to it.
 _RECORD: Final = "1"
 
 
@@ -36,7 +36,7 @@ class Malformed(KeyringError):
 
 
 class UnknownKey(KeyringError):
-    """The key that the header names was never here: another service's or another installation's value."""
+    """The key that the header names was never here: the value is another service's, or another installation's."""
 
 
 class Shredded(KeyringError):
@@ -70,7 +70,7 @@ class Header:
 
 
 def fields(*parts: str) -> bytes:
-    """An unambiguous encoding of a list of texts: each one behind its length, so that no two lists share one."""
+    """An unambiguous encoding of a list of texts: each text follows its length, so that no two lists have the same encoding."""
     out = bytearray()
     for part in parts:
         encoded = part.encode()

@@ -1,14 +1,14 @@
 """A service's key ring: root -> service key -> tenant keys, subject keys, and one derivation key for keyed hashes.
 
 * The *service key* is wrapped by the root and wraps all other keys of the service. Rotating it re-wraps keys, not data.
-* A *tenant key* seals a tenant's values. Rotating it gives new values a new version; `DataKeys` brings the old ones along.
-* A *subject key* seals the one value of one shreddable thing: destroying it (`shred`) destroys that, wherever copies of
-  the ciphertext are. A database backup still holds the wrapped key until it expires or the root version is forgotten.
-  Rotating it seals that value anew.
-* The *derivation key* gives `derive` and `mac` one independent key per purpose and tenant (HKDF-SHA256, RFC 5869). It is
-  not rotated: the hashes made with it are compared with each other.
+* A *tenant key* seals a tenant's values. After a rotation new values are sealed under the new version; `DataKeys` re-seals the old.
+* A *subject key* seals one value, that of one shreddable subject. Destroying the key (`shred`) destroys the value, wherever copies of
+  the ciphertext are. A database backup still has the wrapped key, until it expires or the root version is forgotten. Rotating a
+  subject key re-seals its value.
+* From the *derivation key* `derive` and `mac` make an independent key for each purpose and tenant (HKDF-SHA256, RFC 5869). It is
+  not rotated, because hashes made with it are compared with each other.
 
-Unwrapped tenant and subject keys stay in this process' memory for at most `cache_seconds`. Nothing here ever logs.
+Unwrapped tenant and subject keys stay in this process's memory for at most `cache_seconds`. Nothing here ever logs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tallystick.kernel.clock import Clock, SystemClock
 if TYPE_CHECKING:
     from tallystick.chassis.db import Database, Transaction
 
-#: Derived keys kept by (purpose, tenant): an HKDF step costs 3 us, a look-up 0.1.
+#: How many derived keys are cached: an HKDF step costs 3 us, a look-up 0.1.
 _DERIVED_KEPT: Final = 4096
 
 Plain = bytes | bytearray
@@ -42,14 +42,14 @@ Plain = bytes | bytearray
 
 @dataclass(slots=True)
 class SubjectKey:
-    """A new subject key, stored in the caller's transaction: it seals one value, which belongs into that same transaction."""
+    """A new subject key, stored in the caller's transaction. It seals one value, which must be stored in the same transaction."""
 
     _ring: Keyring
     _key: Key
     _used: bool = False
 
     def seal(self, plain: Plain, aad: Aad) -> bytes:
-        """Once: a rotation moves one value, and destroys the key that it had. Again is a KeyringError."""
+        """Seal the subject's value. A second call raises KeyringError: a rotation re-seals one value and destroys the old key."""
         if self._used:
             raise KeyringError("a subject's key seals one value")
         self._used = True
@@ -86,8 +86,8 @@ class Keyring:
         cache_seconds: float = 300.0,
         tells: bool = False,
     ) -> Keyring:
-        """Unwraps the service key, or makes the first one. Raises RootError when the root is not the root of this data. `tells`: what becomes of
-        keys is told as the service's facts.
+        """Unwrap the service key, or make the first one. Raises RootError when the root is not the one of this data. `tells`: rotations
+        and destructions of keys are told as facts of the service.
         """
         store = KeyStore(database, open_root, environment, service, clock or SystemClock(), tells=tells)
         await store.start()
@@ -96,10 +96,10 @@ class Keyring:
     # ---- sealing and opening
 
     async def seal(self, plain: Plain, aad: Aad) -> bytes:
-        """Seals under the tenant's current key.
+        """Seal under the tenant's current key.
 
-        Call it before the transaction, not inside: the first value of a tenant makes the tenant's key, in a transaction
-        of its own, and a pool whose connections all wait for one more would wait for ever.
+        Call it before a transaction, not inside one: for the first value of a tenant the key is made, in a transaction of its own. If
+        all connections of the pool were held by callers that wait here for one more, none would ever come free.
         """
         return self._seal(await self._tenant_key(aad.tenant), plain, aad)
 
@@ -111,7 +111,7 @@ class Keyring:
         return bytes(plain)
 
     async def open_many(self, items: Sequence[tuple[bytes, Aad]]) -> list[bytearray | KeyringError]:
-        """Each plaintext in a buffer that the caller can overwrite, or why not. One round trip at most."""
+        """For each value the plaintext, in a buffer that the caller can overwrite, or the error. At most one round trip."""
         parsed = [_parsed(blob) for blob, _ in items]
         keys = await self._keys({each[0] for each in parsed if not isinstance(each, KeyringError)})
         opened: list[bytearray | KeyringError] = []
@@ -128,7 +128,7 @@ class Keyring:
     # ---- keyed hashes
 
     def derive(self, purpose: str, tenant: str = "") -> bytes:
-        """A key of 32 bytes of its own for this purpose (and tenant), the same at each start of each replica."""
+        """A key of 32 bytes for this purpose (and tenant) alone. Every replica derives the same one, at every start."""
         name = (purpose, tenant)
         if (known := self._derived.get(name)) is not None:
             self._derived.move_to_end(name)
@@ -147,16 +147,16 @@ class Keyring:
     # ---- subjects
 
     async def new_subject_keys(self, tx: Transaction, owners: Sequence[tuple[str, str]]) -> list[SubjectKey]:
-        """A new key for each (tenant, subject), stored in `tx`, in order. A subject that has a key is a KeyringError."""
+        """A new key for each (tenant, subject), in order, stored in `tx`. Raises KeyringError when a subject has a key already."""
         keys = [self._store.new("subject", tenant, subject) for tenant, subject in owners]
         if await self._store.insert(tx, keys) != len(keys):
             raise KeyringError("one of these subjects has a key already")
-        # Not into the cache: the transaction may yet be undone, and the key with it.
+        # Not cached: the transaction may be rolled back, and the key with it.
         return [SubjectKey(self, each.key) for each in keys]
 
     async def shred(self, tx: Transaction, tenant: str, subjects: Sequence[str]) -> int:
-        """Destroys the subjects' keys in `tx`; answers how many. Their values are `Shredded` from its commit on: here at once,
-        on another replica when the key that it has cached ages out.
+        """Destroy the subjects' keys in `tx`; returns how many. Once it is committed their values are `Shredded`: here at once, at other
+        replicas when the key leaves their caches.
         """
         await tx.fetch(Q.lock_subject_keys, tenant, list(subjects))
         rows = await tx.fetch(Q.shred, tenant, list(subjects), self._store.clock.now())
@@ -170,9 +170,10 @@ class Keyring:
         await self._store.rotate_service_key()
 
     async def keep_rotated(self, life: timedelta) -> bool:
-        """Rotates the service key when it is older than `life` or was asked to, or goes on with a rotation that was broken off; True when it did.
+        """Rotate the service key if it is older than `life`, if that was asked for, or if an earlier rotation was interrupted; whether it
+        did. Before that, keys that are wrapped by an older version of the root are wrapped by the newest one.
 
-        Before, what an older version of the root wraps is wrapped by its newest one. For the schedule; one replica at a time.
+        Called by a schedule, at one replica at a time.
         """
         await self._store.follow_root()
         row = await self._store.database.fetchrow(Q.service_key_age)
@@ -184,7 +185,7 @@ class Keyring:
         return due
 
     async def rotate_tenant(self, tenant: str) -> None:
-        """From now on the tenant's values are sealed under a new key; the old one opens the old values."""
+        """Give the tenant a new key for new values. The old one still opens the old values."""
         current = await self._fetch_tenant_key(tenant)
         successor = self._store.new("tenant", tenant, after=current.header)
         async with self._store.database.transaction() as tx:
@@ -197,8 +198,8 @@ class Keyring:
         self._tenants.pop(tenant, None)
 
     async def moves(self, old: Header, tenant: str) -> Callable[[bytes, Aad], bytes]:
-        """What brings a value of the tenant from an older key to the current one. Asks the database now, and not when it is called, which
-        raises Forged. Raises Shredded, UnknownKey.
+        """A function that re-seals a value of the tenant from the older key `old` under the current one; it makes no call to the database,
+        and raises Forged. Raises Shredded, UnknownKey.
         """
         # Another replica may have rotated since this one last looked.
         self._tenants.pop(tenant, None)
@@ -211,9 +212,11 @@ class Keyring:
         return move
 
     async def succeed(self, tx: Transaction, values: Sequence[tuple[bytes, Aad]]) -> list[bytes | KeyringError | None]:
-        """Each value under a new version of its subject's key, in `tx`, which has to store it: the old version is taken for empty then.
+        """Re-seal each value under a new version of its subject's key. `tx` has to store the results, because the old versions are marked
+        as empty in it.
 
-        None where the key has been destroyed, or got a successor, since the value was read; an error where it does not open: both stay as they are.
+        The result is None where the key was destroyed or rotated since the value was read, and an error where the value does not open;
+        such values stay as they are.
         """
         parsed = [_parsed(blob) for blob, _ in values]
         keys = await self._store.for_update(tx, [each[0] for each in parsed if not isinstance(each, KeyringError)])
@@ -240,7 +243,7 @@ class Keyring:
         return moved
 
     async def tell_destroyed(self, tx: Transaction, destroyed: KeysFact, tenant: str) -> None:
-        """What a rotation ends with, for the log."""
+        """Tell that keys were destroyed at the end of a rotation."""
         await self._store.tell(tx, "destroyed", destroyed, tenant)
 
     # ---- inside
@@ -306,7 +309,7 @@ class Keyring:
         if missing:
             drops = self._drops
             found = await self._store.find(missing)
-            # Asked before keys were destroyed, it may have got one of them.
+            # Not if keys were destroyed meanwhile: the answer may still have one of them.
             if drops == self._drops:
                 for key in found.values():
                     if isinstance(key, Key):
@@ -321,7 +324,9 @@ class Keyring:
             self._cache.popitem(last=False)
 
     def _drop(self, tx: Transaction, headers: Sequence[Header]) -> None:
-        """Forget keys that `tx` destroys, now and once that is done: until then others still find them, and cache them again."""
+        """Drop keys that `tx` destroys from the cache, now and again after the commit: until then other tasks still find them in the
+        database, and cache them again.
+        """
 
         def drop() -> None:
             self._drops += 1

@@ -1,18 +1,18 @@
-"""The root of all keys: wraps the services' keys and never encrypts data.
+"""The root of the key hierarchy: it wraps the services' keys and never encrypts data.
 
-`Root` is the protocol that a KMS or HSM backend fulfils too. `LocalRoot` is the backend of one machine, a file of mode
-0600 outside of the database, in one of two forms:
+`Root` is the protocol that a KMS or HSM backend fulfils as well. `LocalRoot` is the backend for one machine, a file of mode
+0600 outside the database, in one of two forms:
 
-* *plain*: protects a stolen database, dump or backup, since the file is not in it. It does not protect against who can
-  read the platform's own files: the key lies there.
-* *sealed*: the keys in the file are encrypted under a passphrase (Argon2id, RFC 9106, 64 MiB and 3 passes). A stolen disk
-  or backup of the whole data directory is protected as long as the passphrase is kept elsewhere. It does not protect
-  against who can read this process' memory while it runs, or the passphrase file.
+* *plain*: it protects a stolen database, dump or backup, because the file is not in there. It does not protect against somebody
+  who can read the platform's own files, since the key is among them.
+* *sealed*: the keys in the file are encrypted under a passphrase (Argon2id, RFC 9106, 64 MiB and 3 passes). That protects a stolen
+  disk, or a backup of the whole data directory, as long as the passphrase is kept elsewhere. It does not protect against somebody
+  who can read the memory of a running process, or the passphrase file.
 
-The file holds versions, so that the root can be rotated: `rotate` adds one, the services re-wrap their keys under it
-(`Keyring.keep_rotated`, and at each start), `forget` removes the old one. From then on backups made before are
-unreadable, which is what makes an erasure final. Both may be done while services run: they read the file when they need
-it, and find there every version that anything is wrapped by.
+The file holds several versions, so that the root can be rotated: `rotate` adds one, the services re-wrap their keys under it
+(`Keyring.keep_rotated`, and at each start), and `forget` removes the old one. From then on older backups are unreadable, which is
+what makes an erasure final. Both may be done while services run: they read the file when they need it, and find every version in it
+that still wraps something.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Root(Protocol):
         ...
 
     def is_current(self, wrapped: bytes) -> bool:
-        """Whether `wrapped` was made under the root's newest version."""
+        """Whether `wrapped` was wrapped by the root's newest version."""
         ...
 
 
@@ -80,7 +80,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class LocalRoot:
-    """The root of one machine, opened. Holds the root's keys in memory for as long as it lives: keep it short."""
+    """The opened root of one machine. It holds the root's keys in memory, so keep it for a short time only."""
 
     __slots__ = ("_ciphers", "_current")
 
@@ -90,8 +90,8 @@ class LocalRoot:
 
     @classmethod
     async def open(cls, path: Path, passphrase: Secret[str] | None = None) -> LocalRoot:
-        """Reads and unseals the file. Raises RootError (missing, readable by others, damaged, wrong passphrase)."""
-        # Argon2id takes half a second on purpose: not on the event loop.
+        """Read and unseal the file. Raises RootError: missing, readable by others, damaged, wrong passphrase."""
+        # In a thread, because Argon2id takes half a second on purpose.
         return cls(await asyncio.to_thread(_read, path, passphrase))
 
     async def wrap(self, key: bytes, context: bytes) -> bytes:
@@ -116,7 +116,7 @@ class LocalRoot:
 
 
 def create(path: Path, passphrase: Secret[str] | None = None) -> None:
-    """Makes a new root key file of mode 0600. Raises RootError if there is one: a root is never overwritten."""
+    """Make a new root key file of mode 0600. Raises RootError if there is one: a root is never overwritten."""
     with _alone(path):
         if path.exists():
             raise RootError(f"{path} exists: a root key is never overwritten, everything under it would be lost")
@@ -124,10 +124,10 @@ def create(path: Path, passphrase: Secret[str] | None = None) -> None:
 
 
 def rotate(path: Path, passphrase: Secret[str] | None = None) -> int:
-    """Adds a version and makes it the current one; answers its number. Services re-wrap within the hour, or at their next start.
+    """Add a version and make it the current one; returns its number. Services re-wrap within the hour, or at their next start.
 
-    The key is on disk before anybody is told to use it: a service could otherwise wrap by a version that a power failure
-    takes back. Broken off in between, the next rotation makes current what is there.
+    The key is on disk before it becomes current. Otherwise a service could wrap by a version that is then lost in a power failure.
+    After an interruption between the two steps the next rotation makes the added version current.
     """
     with _alone(path):
         old = _read(path, passphrase)
@@ -141,13 +141,13 @@ def rotate(path: Path, passphrase: Secret[str] | None = None) -> int:
 
 
 def versions(path: Path, passphrase: Secret[str] | None = None) -> tuple[int, list[int]]:
-    """The current version, and all that the file has, oldest first."""
+    """The current version, and all versions in the file, oldest first."""
     found = _read(path, passphrase)
     return found.current, sorted(found.keys)
 
 
 def forget(path: Path, version: int, passphrase: Secret[str] | None = None) -> None:
-    """Removes an old version for good. What is still wrapped by it, such as old backups, can't be read any more."""
+    """Remove an old version for good. What is still wrapped by it, such as old backups, can't be read any more."""
     with _alone(path):
         old = _read(path, passphrase)
         if version >= old.current or version not in old.keys:
@@ -156,13 +156,13 @@ def forget(path: Path, version: int, passphrase: Secret[str] | None = None) -> N
 
 
 def wrapped_by(wrapped: bytes) -> int:
-    """The version of a local root that a wrapped key was wrapped by."""
+    """The version of the local root that wrapped a key."""
     return int.from_bytes(wrapped[:2], "big")
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Nobody else changes the file meanwhile: of two rotations at once one would lose the other's key."""
+    """Lock out other processes that change the file: of two rotations at once one would lose the other's key."""
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -229,7 +229,7 @@ def _cipher(passphrase: Secret[str], sealing: _Sealing) -> Xaes:
 
 
 def _write(path: Path, versions: _Versions, passphrase: Secret[str] | None) -> None:
-    """Puts the whole file in place by rename, synced: a crash leaves the old one or the new one."""
+    """Write the whole file, sync it and rename it into place: a crash leaves the old file or the new one."""
     if passphrase is None:
         file = _File(_FORMAT, plain=versions)
     else:

@@ -1,15 +1,16 @@
-"""Data keys by their age: successors, the values brought along, and the end of the old ones.
+"""Rotation of data keys by age: making successors, re-sealing values, and destroying the old keys.
 
-Each look does what is due, in pages of a transaction each, for at most `LOOK_SECONDS`; the next one goes on. What is due is seen by the keys
-and values themselves, so a look can be broken off anywhere, and two at once do no more than one:
+Each look does what is due, in pages of one transaction each, for at most `LOOK_SECONDS`; the next look continues. What is due follows
+from the stored keys and values alone. So a look can be interrupted anywhere, and two at the same time do no more than one:
 
-* A tenant's key that is old gets a successor for new values. What the old one sealed is found by the header that names it, and sealed anew.
-* A subject's key that is old gets a successor in the transaction that seals its one value anew.
-* An old key is destroyed when nothing has been sealed under it for `GRACE`: whoever has read a value still opens it. Of a tenant's key that
-  is counted again under a lock that nobody can store a value beside (`sealed_under_living_key`), so it is certain, however long a replica
-  slept with the old key in its memory. A subject's key seals one value, once, so there is nothing to count.
+* An old tenant key gets a successor for new values. The values that it sealed are found by their header, and re-sealed.
+* An old subject key gets a successor in the transaction that re-seals its one value.
+* A retired key is destroyed when no value has been under it for `GRACE`, so that whoever has just read a value can still open it. For
+  a tenant key the values are counted once more under a lock beside which no value can be stored (`sealed_under_living_key`). So the
+  count is certain, even if a replica slept for long with the old key in memory. A subject key seals one value, once, so there is
+  nothing to count.
 
-A value that does not open stays under its key, which stays too, and is told.
+A value that does not open stays as it is, and so does its key; that is logged as an error.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from tallystick.chassis.keys.keyring import Keyring
 
 GRACE: Final = timedelta(hours=1)
-#: Less than the minute that a run of a schedule is given at least.
+#: Less than the minute that every run of a schedule may take.
 LOOK_SECONDS: Final = 45.0
 _PAGE: Final = 200
-#: Before every key.
+#: A place before every key, in the order of their age.
 _FIRST: Final = (datetime.min.replace(tzinfo=UTC), b"", 0)
 
 _MOVED: Final = telemetry.counter("keys_values_moved", "Values sealed anew under a newer data key", ["column"])
@@ -72,7 +73,7 @@ class DataKeys:
         self._ends = 0.0
 
     async def look(self) -> None:
-        """Does what is due, as far as the time goes. For the schedule; one replica at a time is enough."""
+        """Do what is due, as far as the time allows. Called by a schedule; one replica at a time is enough."""
         self._ends = time.monotonic() + self._seconds
         begun = self._clock.now()
         due = begun - self._life
@@ -81,7 +82,7 @@ class DataKeys:
         destroyed = 0
         for row in await self._database.fetch(Q.retired_tenant_keys, begun - GRACE):
             old = Header(row["key_id"], row["version"])
-            if row["values_left"] is None:  # nobody has counted, so nobody could say how far it is
+            if row["values_left"] is None:  # count once before the first page, so that progress can be shown
                 await self._settle(old, row["tenant"])
             moved += await self._empty(old, row["tenant"])
             if self._late():
@@ -139,7 +140,7 @@ class DataKeys:
         return moved
 
     async def _settle(self, old: Header, tenant: str) -> int:
-        """Counts what a retired key still holds, while nobody can store more; destroys it when it has held nothing for long enough."""
+        """Count the values under a retired key, while none can be added, and destroy the key if there has been none for long enough."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
             row = await tx.fetchrow(Q.retired_key_for_update, old.key_id, old.version)
@@ -153,7 +154,7 @@ class DataKeys:
             return await tx.execute(Q.destroy_key, old.key_id, old.version, now)
 
     async def _renew(self, query: Query, *due: Any) -> int:
-        """Seals values that have keys of their own anew, where those are due by the query."""
+        """Re-seal values that have keys of their own, where the query says that these keys are due."""
         renewed = 0
         after = _FIRST
         while not self._late() and (rows := await self._database.fetch(query, *due, *after, self._page)):

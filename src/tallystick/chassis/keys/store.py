@@ -1,4 +1,4 @@
-"""Keys at rest: the `data_key` table of the service's own database, and the service key that wraps what is in it."""
+"""Stored keys: the table `data_key` of the service's own database, and the service key that wraps the keys in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tallystick.chassis.keys.root import Root
     from tallystick.kernel.clock import Clock
 
-#: Opens the root when a service key has to be wrapped or unwrapped, and only then: the root does not stay in memory.
+#: Opens the root. It is called only when a service key has to be wrapped or unwrapped, so the root does not stay in memory.
 OpenRoot = Callable[[], Awaitable["Root"]]
 Kind = Literal["service", "derivation", "tenant", "subject"]
 
@@ -49,7 +49,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that is not stored yet, and its bytes, which are needed once more to wrap it."""
+    """A key that is not stored yet, with its bytes, which are still needed to wrap it."""
 
     key: Key
     secret: bytes = field(repr=False)
@@ -73,7 +73,7 @@ class KeyStore:
         self.derivation = b""
 
     async def start(self) -> None:
-        """Unwraps the service key and the derivation key; makes them at the first start of the service."""
+        """Unwrap the service key and the derivation key, which are made at the first start of the service."""
         root = await self._open_root()
         await self._load(root)
         if not self._current:
@@ -94,10 +94,10 @@ class KeyStore:
         return NewKey(Key(header, kind, tenant, subject, Xaes(secret)), secret)
 
     async def insert(self, tx: Transaction, keys: Sequence[NewKey]) -> int:
-        """Wraps and stores; answers how many were new (another replica may have made the same one first)."""
+        """Wrap and store keys; returns how many were new (another replica may have made the same one first)."""
         stored = await self._try_insert(tx, keys)
         while stored < len(keys) and await tx.fetchval(Q.service_key_is_active, self._current) is None:
-            # Another replica rotated the service key: wrap by the new one, which is now locked or will be.
+            # Another replica has rotated the service key: wrap by the new version, which the insert locks.
             await self._load(await self._open_root())
             stored += await self._try_insert(tx, keys)
         return stored
@@ -138,7 +138,7 @@ class KeyStore:
         return found
 
     async def for_update(self, tx: Transaction, headers: Sequence[Header]) -> dict[Header, Key | KeyringError]:
-        """The active ones among these subjects' keys, or why they can't be used, locked until `tx` ends."""
+        """Those of these subject keys that are active, or why they can't be used; locked until `tx` ends."""
         found: dict[Header, Key | KeyringError] = {}
         for row in await tx.fetch(Q.subject_keys_for_update, *_columns(headers)):
             try:
@@ -151,17 +151,17 @@ class KeyStore:
         await tx.execute(Q.retire_subject_keys, *_columns(headers), self.clock.now())
 
     async def tell(self, tx: Transaction, what: What, said: KeysFact, tenant: str = PLATFORM) -> None:
-        """What `tx` does with keys, for the log; nothing where nobody would hear it."""
+        """Tell a fact about keys in `tx`, if this service tells facts."""
         if self._tells:
             await outbox.append(tx, [keys_fact(self._service, what, said, self.clock.now(), tenant)])
 
     # ---- rotation of the service key
 
     async def rotate_service_key(self) -> None:
-        """A new version of the service key; all keys are wrapped anew; old versions that hold nothing are destroyed.
+        """Make a new version of the service key, re-wrap all keys by it, and destroy old versions that wrap nothing.
 
-        Runs beside everything else and can be broken off: the next run goes on. New keys are wrapped by the new version
-        from the moment it is there (`insert_keys` locks the version that it uses).
+        This runs beside everything else and can be interrupted; the next run continues. New keys are wrapped by the new version as
+        soon as it exists (`insert_keys` locks the version that it uses).
         """
         root = await self._open_root()
         await self._load(root)
@@ -196,7 +196,7 @@ class KeyStore:
         secret = os.urandom(KEY_BYTES)
         wrapped = await root.wrap(secret, self._root_context(version))
         async with self.database.transaction() as tx:
-            # Another replica may have made this version meanwhile: then it is there, and stays the active one.
+            # Another replica may have made this version meanwhile. Then that one stays the active one.
             if version == 1 or await tx.fetchrow(Q.retire_active, "service", "", "", version - 1, self.clock.now()):
                 check_value = _check_value(secret, header)
                 await tx.execute(Q.insert_service_key, header.key_id, version, wrapped, check_value, self.clock.now())
@@ -204,7 +204,7 @@ class KeyStore:
                     await self.tell(tx, "rotated", KeysFact("service", 1, version))
 
     async def follow_root(self) -> None:
-        """After a rotation of the root: the service keys move to its newest version."""
+        """After a rotation of the root: wrap the service keys by its newest version."""
         await self._rewrap_under_root(await self._open_root())
 
     async def _rewrap_under_root(self, root: Root) -> None:
@@ -260,7 +260,7 @@ class KeyStore:
         return secret
 
     def _context(self, header: Header, kind: str, tenant: str, subject: str) -> bytes:
-        """What a wrapped key is bound to: its own row."""
+        """The additional data of a wrapped key, which binds it to its row."""
         names = (self._environment, self._service, kind, tenant, subject, header.key_id.hex(), str(header.version))
         return fields("data-key", *names)
 
@@ -278,7 +278,9 @@ def _of(row: Row) -> Header:
 
 
 def _check_value(secret: bytes, header: Header) -> bytes:
-    """Commits to the key: AES-GCM alone lets one ciphertext open under two keys, so a key could be swapped unseen."""
+    """A commitment to the key. AES-GCM is not key-committing: a ciphertext can be made to open under two keys, so without this a key
+    could be replaced unnoticed.
+    """
     return hmac.digest(secret, b"commit" + header.bytes(), "sha256")[:16]
 
 

@@ -1,7 +1,8 @@
-"""What a service tells of the keys that its data is kept under, so that the log has each rotation and each end of an old key.
+"""The facts that a service tells about its data keys, so that the audit log has each rotation and each destruction of an old key.
 
-The chassis tells it in the service's name, in the transaction that makes it so; no charter says it again in its [tells]. Who has keys and tells
-anything tells this: audit, which hears no facts of its own, keeps it in its rows alone.
+The chassis tells them in the service's name, in the transaction that makes the change, and charters don't repeat them in [tells].
+Every service with keys that tells any facts tells these. Audit, which does not consume facts of its own, tells none; its rows alone
+show what became of its keys.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ What = Literal["rotated", "rewrapped", "destroyed"]
 
 
 class KeysFact(msgspec.Struct, frozen=True):
-    """How many `keys` of a kind: `service`, the one that wraps all others; `tenant`, the one that seals a tenant's values; `value`, each of which
-    seals one value. `version` is the successor's, or that of the key that is gone, where it is one key.
+    """How many `keys` of a kind were changed. Kinds: `service`, the key that wraps all others; `tenant`, a key that seals a tenant's
+    values; `value`, keys that seal one value each. `version` is that of the successor or of the destroyed key, where it is one key.
     """
 
     kind: Kind
@@ -47,7 +48,7 @@ def key_facts(charter: Charter) -> dict[str, Told]:
 
 
 def keys_fact(service: str, what: What, said: KeysFact, at: datetime, tenant: str = PLATFORM) -> Fact:
-    """`service`: the deployment whose keys they are."""
+    """A fact about keys; `service` is the deployment whose keys they are."""
     return Fact(
         id=ids.facts.new(),
         type=f"{service_of(service)}.keys.{what}",

@@ -1,9 +1,9 @@
-"""XAES-256-GCM: AES-256-GCM with a nonce long enough to be random for ever (C2SP, https://c2sp.org/XAES-256-GCM).
+"""XAES-256-GCM: AES-256-GCM with a nonce that is long enough to be random (C2SP, https://c2sp.org/XAES-256-GCM).
 
 A key per message is derived from the input key and the first half of the nonce (NIST SP 800-108r1, CMAC in counter mode);
-AES-256-GCM uses it with the second half. 2**80 messages under one key leave a collision chance of 2**-32, so nobody has to
-count messages, as plain AES-GCM with random nonces demands (2**32, SP 800-38D). It is neither misuse-resistant nor
-key-committing: nonces come from the system's generator here and nowhere else, and stored keys carry a check value.
+AES-256-GCM uses it with the second half. After 2**80 messages under one key the chance of a collision is 2**-32, so messages need
+not be counted; plain AES-GCM with random nonces is limited to 2**32 (SP 800-38D). The construction is neither misuse-resistant nor
+key-committing. So nonces are made here only, by the system's generator, and stored keys have a check value.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Xaes:
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"an XAES-256-GCM key has {KEY_BYTES} bytes, this has {len(key)}")
-        # ECB on single blocks is the bare block cipher, which is what the key derivation is defined on.
+        # ECB of single blocks is the bare block cipher, on which the key derivation is defined.
         self._aes = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305
         zero = int.from_bytes(self._aes.encryptor().update(bytes(16)), "big")
         doubled = (zero << 1) & ((1 << 128) - 1)
@@ -49,7 +49,7 @@ class Xaes:
         return AESGCM(self._aes.encryptor().update((self._mask ^ (half * _TWICE)).to_bytes(32, "big")))
 
     def encrypt(self, nonce: bytes, plain: bytes | bytearray, aad: bytes) -> bytes:
-        """Ciphertext and tag. For test vectors: everything else calls `seal`, which picks the nonce."""
+        """Ciphertext and tag for a given nonce. For test vectors only: all other code calls `seal`, which picks the nonce."""
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"an XAES-256-GCM nonce has {NONCE_BYTES} bytes, this has {len(nonce)}")
         return self._subkey(nonce).encrypt(nonce[_HALF:], plain, aad)

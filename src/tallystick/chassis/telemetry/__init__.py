@@ -1,4 +1,4 @@
-"""Logs, traces and metrics of a process. Nothing that a customer typed gets into any of them."""
+"""Logs, traces and metrics of a process. Nothing that a customer typed appears in any of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def setup(settings: Settings) -> None:
-    """Begin to write lines to standard output and spans to where the settings say."""
+    """Start writing log lines to standard output, and spans to where the settings say."""
     logs.setup(service=settings.deployment, replica=settings.replica, level=settings.log_level)
     traces.setup(
         service=settings.deployment,
@@ -50,6 +50,6 @@ def setup(settings: Settings) -> None:
 
 
 def close() -> None:
-    """Write out what is queued, spans first: they may have something to log."""
+    """Write out what is queued: spans first, because exporting them may log something."""
     traces.close()
     logs.close()

@@ -1,7 +1,7 @@
-"""Which trace this task works for (W3C Trace Context, https://www.w3.org/TR/trace-context/).
+"""The trace of the current task (W3C Trace Context, https://www.w3.org/TR/trace-context/).
 
-Held in a context variable, so that every log line carries the trace id and tasks started by a request inherit it.
-Whether a span is recorded is one look at it: the cost of an unsampled span is the cost of this look.
+A context variable holds it, so that every log line has the trace id and tasks that a request starts inherit it. An unsampled
+span costs no more than reading this variable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_SPAN = "0" * 16
 
 
 class Trace:
-    """A place in a trace: 32 hex digits of trace, 16 of the span that is the parent of what comes next."""
+    """A position in a trace: the trace's id (32 hex digits), and that of the span (16) which is the parent of the next one."""
 
     __slots__ = ("sampled", "span_id", "trace_id")
 
@@ -29,7 +29,7 @@ class Trace:
 
     @property
     def traceparent(self) -> str:
-        """The header that hands this place on."""
+        """The header that passes this position on."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
     def __repr__(self) -> str:
@@ -40,7 +40,7 @@ _current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 def parse(traceparent: str | None) -> Trace | None:
-    """The trace that a header names, or None if it names none: the standard says to begin a new one then."""
+    """The position in a header, or None if the header is malformed: the standard says to begin a new trace then."""
     if traceparent is None or len(traceparent) > 512:
         return None
     found = _TRACEPARENT.fullmatch(traceparent)
@@ -53,7 +53,7 @@ def parse(traceparent: str | None) -> Trace | None:
 
 
 def begin(*, sampled: bool = False) -> Trace:
-    """A new trace. Its ids are names, not secrets, so they need no strong randomness."""
+    """A new trace. Its ids are names and not secrets, so they need no cryptographic randomness."""
     return Trace(f"{getrandbits(128) or 1:032x}", f"{getrandbits(64) or 1:016x}", sampled=sampled)
 
 
@@ -68,7 +68,7 @@ def trace_id() -> str:
 
 
 def traceparent() -> str:
-    """The header for a call to another service. Outside of any trace it begins one."""
+    """The header for a call to another service; outside of any trace, that of a new one."""
     return (_current.get() or begin()).traceparent
 
 
@@ -82,7 +82,7 @@ def leave(token: Token[Trace | None]) -> None:
 
 @contextmanager
 def continued(header: str | None) -> Iterator[Trace]:
-    """Work for the trace that `header` names (of a fact, of a job), or for a new one."""
+    """Make the trace in `header` (of a fact, of a job) the current one for a block, or else a new trace."""
     trace = parse(header) or begin()
     token = enter(trace)
     try:

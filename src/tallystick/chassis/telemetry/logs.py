@@ -1,7 +1,7 @@
-"""Logs: JSON lines on standard output, each with the trace id, made of allowed keys and masked values only.
+"""Logs: JSON lines on standard output, each with the trace id, with allowed keys and masked values only.
 
-The logger is our own few lines (docs/adr/0007): what it must do is refuse, and a general one does not know what. The one
-line that every request writes, `request.done`, takes a shorter way still.
+The logger is a few lines of our own (docs/adr/0007): its main task is to refuse fields, and a general logger does not know which.
+The one line that every request writes, `request.done`, takes a shorter path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _encoder = msgspec.json.Encoder(enc_hook=redact.named)
 
 
 class _Process:
-    """What is the same in each line of this process."""
+    """The state of this process's logging, and what is the same in each of its lines."""
 
     def __init__(self) -> None:
         self.service = ""
@@ -34,7 +34,7 @@ class _Process:
 
 
 def _to_stderr(line: bytes) -> None:
-    """Before `setup`, and in tools: standard output belongs to the tool's own answer."""
+    """Where lines go before `setup`, and in command-line tools, whose standard output is for their results."""
     sys.stderr.buffer.write(line)
     sys.stderr.buffer.flush()
 
@@ -43,7 +43,7 @@ _process = _Process()
 
 
 class RequestDone(msgspec.Struct):
-    """The canonical line of one request, always of this shape. Every field is a name, an id or a number of our own."""
+    """The canonical line of a request, which always has these fields. Each is a name, an id or a number of our own."""
 
     time: datetime
     level: str
@@ -77,7 +77,7 @@ def request_done(
     bytes_in: int = 0,
     bytes_out: int = 0,
 ) -> None:
-    """Write the canonical line of a request. `slug` is the problem's, if it was one."""
+    """Write the canonical line of a request. `slug` is that of the problem it was answered with, if any."""
     level = "error" if status >= 500 else "info"
     if _LEVELS[level] < _process.threshold:
         return
@@ -103,9 +103,9 @@ def request_done(
 
 
 class Log:
-    """The logger. `log.info("payment.settled", payment="pay_...")`: an event in the dotted past tense, and named values.
+    """The logger. `log.info("payment.settled", payment="pay_...")`: the event as dotted words, and named values.
 
-    An exception goes in as `error=`; its type and the places that it passed are written, its message is not.
+    An exception is passed as `error=`. Its type and the code places in its traceback are written, its message is not.
     """
 
     __slots__ = ()
@@ -149,7 +149,7 @@ log = Log()
 
 
 class _Bridge(logging.Handler):
-    """Lines of libraries (uvicorn, nats, asyncio) take the same way and the same masks."""
+    """Passes the log records of libraries (uvicorn, nats, asyncio) to our logger, and so through the same masks."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -157,8 +157,8 @@ class _Bridge(logging.Handler):
             if record.exc_info and record.exc_info[1] is not None:
                 fields["error"] = record.exc_info[1]
             getattr(log, _level_of(record.levelno))("library.log", **fields)
-        except Exception as error:  # noqa: BLE001  # the contract of logging.Handler: never raise into the caller
-            # its own `handleError` prints the message and its arguments as they are
+        except Exception as error:  # noqa: BLE001  # a logging.Handler must not raise into its caller
+            # Not by `handleError`, which would print the message and its arguments unmasked.
             log.error("library.log", logger=record.name, error=error)
 
 
@@ -169,7 +169,7 @@ def _level_of(number: int) -> str:
 
 
 def setup(*, service: str, replica: int, level: str, descriptor: int = 1) -> None:
-    """Send this process's lines to `descriptor` (standard output), and the libraries' lines with them."""
+    """Send this process's lines to `descriptor` (standard output), those of libraries included."""
     _process.service = service
     _process.replica = replica
     _process.threshold = _LEVELS[level]
@@ -193,7 +193,7 @@ def close() -> None:
 
 @contextmanager
 def captured() -> Iterator[list[dict[str, Any]]]:
-    """For tests: the lines written inside the block, decoded."""
+    """For tests: the lines that are written inside the block, decoded."""
     lines: list[dict[str, Any]] = []
     before = _process.write
     _process.write = lambda line: lines.append(msgspec.json.decode(line))
@@ -204,7 +204,7 @@ def captured() -> Iterator[list[dict[str, Any]]]:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """The interpreter's own traceback prints the message of the exception, and that may hold a value."""
+    """Replaces the interpreter's handler, whose traceback has the exception's message, which may quote a value."""
     del traceback
     log.error("process.uncaught", error=error, name=kind.__qualname__)
     close()

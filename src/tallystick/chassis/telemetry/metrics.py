@@ -1,7 +1,7 @@
-"""Metrics in Prometheus' text format, one registry a process.
+"""Metrics in Prometheus's text format, with one registry per process.
 
-Bind labels once (`histogram(...).labels("x")`) where a request passes often: looking a label up costs more than
-counting. Label values are names from our own tables, never what a client sent, or the registry grows without bound.
+On hot paths bind labels once (`histogram(...).labels("x")`), because looking up a label costs more than counting. Label values must be
+names from our own tables, never something that a client sent, or the registry would grow without bound.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from prometheus_client.metrics import MetricWrapperBase
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "tallystick_"
 
-#: Seconds; from an in-memory answer to the longest time budget.
+#: Buckets in seconds, from an answer out of memory to the longest time budget.
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-#: Items of a batch.
+#: Buckets for the number of items in a batch.
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 
 M = TypeVar("M", bound=MetricWrapperBase)
@@ -27,12 +27,12 @@ _made: dict[str, MetricWrapperBase] = {}
 
 
 def counter(name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
-    """A count that only rises. The same name gives the same counter. `tallystick_` and `_total` are added to the name."""
+    """A count that only rises. The same name returns the same counter. `tallystick_` and `_total` are added to the name."""
     return _once(Counter, name, lambda: Counter(_full(name), help_text, labels, registry=registry))
 
 
 def gauge(name: str, help_text: str, labels: Sequence[str] = ()) -> Gauge:
-    """A value that goes up and down; `.set_function(f)` asks for it only when it is scraped."""
+    """A value that goes up and down; with `.set_function(f)` it is computed only when it is scraped."""
     return _once(Gauge, name, lambda: Gauge(_full(name), help_text, labels, registry=registry))
 
 

@@ -1,8 +1,8 @@
-"""Lines to a file descriptor, without a request ever waiting for whoever reads them.
+"""Writes lines to a file descriptor, so that a request never waits for the reader.
 
-A pipe whose reader stands still blocks its writer. So lines go into a bounded queue and one thread writes them, many at
-a time; when the queue is full lines are dropped and counted, and the count is written when there is room again.
-A process killed with SIGKILL loses at most the last few milliseconds of its lines; what must not be lost is a fact.
+A pipe whose reader stops blocks its writer. So lines go into a bounded queue, from which one thread writes them, many at a time.
+While the queue is full, lines are dropped and counted; the count is written when there is room again. A process killed with SIGKILL
+loses the lines of its last few milliseconds; what must not be lost has to be a fact.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Output:
             self._wake.set()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Write what is queued, then stop. A reader that stands still can hold this up for `timeout` seconds only."""
+        """Write what is queued, then stop. A reader that stopped reading delays this by `timeout` seconds at most."""
         self._stop = True
         self._closing.set()
         self._wake.set()
@@ -57,7 +57,7 @@ class Output:
                 return
 
     def _drain(self) -> None:
-        # Only this thread takes lines out, so the count of a moment ago is a lower bound.
+        # Only this thread removes lines, so there are at least as many as the length says.
         batch = [self._lines.popleft() for _ in range(len(self._lines))]
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
@@ -69,5 +69,5 @@ class Output:
             except BlockingIOError:
                 self._closing.wait(0.01)
             except OSError:
-                # The reader is gone: there is nobody to tell, and a service must not die of its log.
+                # The reader is gone. There is nobody to tell, and a service must not fail because of its log.
                 return

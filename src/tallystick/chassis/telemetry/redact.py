@@ -1,7 +1,7 @@
 """What may be written to a log or a span: keys on an allow-list, and values that do not look like a secret.
 
-Two guards, because each fails alone: an allow-list does not help against a card number in a permitted field, and
-patterns never know all secrets. Neither replaces care at the call.
+There are two guards because neither is enough: an allow-list does not stop a card number in an allowed field, and patterns don't
+match every secret. Neither replaces care where something is logged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tallystick.kernel.numbers import IBAN_LENGTHS, card_in, iban_ok, ibans
 MAX_TEXT = 2_000
 MAX_ITEMS = 50
 
-#: Names, counts, states and ids; nothing that a customer typed. Services add theirs with `allow`.
+#: Keys of names, counts, states and ids, never of something that a customer typed. Services add theirs with `allow`.
 _allowed = {
     *("event", "level", "service", "replica", "trace", "route", "status", "caller", "client", "tenant"),
     *("action", "resource", "slug", "detail", "pointer", "error", "reason"),
@@ -57,7 +57,7 @@ _allowed = {
 
 _DIGITS = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){11,}")
 _GROUPS = re.compile(r"\d+")
-#: For `blot`: digits with anything but letters between them, and what has the letters and digits of an IBAN.
+#: For `blot`: digits with anything but letters between them, and whatever has the letters and digits of an IBAN.
 _MANY_DIGITS = re.compile(r"\d(?:[\W_]{0,3}\d){11,}")
 _IBAN_LIKE = re.compile(r"(?=([A-Za-z]{2}[\W_]{0,3}[0-9](?:[\W_]{0,3}[A-Za-z0-9]){12,40}))")
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*")
@@ -65,7 +65,7 @@ _KEY = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTA
 
 
 def allow(*keys: str) -> None:
-    """Let a service's own keys through. Keys name what the value is; `data` or `body` is never one."""
+    """Allow a service's own keys. A key must say what its value is, which `data` or `body` does not. Raises ValueError for those."""
     if bad := {"data", "body", "headers", "payload", "request", "response", "value", "args"} & set(keys):
         msg = f"{sorted(bad)} say nothing about what they hold"
         raise ValueError(msg)
@@ -77,18 +77,18 @@ def allowed(key: str) -> bool:
 
 
 def readable(text: str) -> str:
-    """`text` as UTF-8 can have it: a lone surrogate (a JSON escape, a byte of a file's name) becomes a question mark."""
+    """`text` in a form that UTF-8 can encode: a lone surrogate (from a JSON escape or a file name) becomes a question mark."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def mask(text: str) -> str:
-    """`text` without what looks like a card number, an IBAN, a token or a private key, and `readable`."""
+    """`text` with everything masked that looks like a card number, an IBAN, a token or a private key; shortened, and `readable`."""
     text = readable(text)
     if len(text) < 12:
         return text
     cut = len(text) > MAX_TEXT
     if cut:
-        # A little more than is shown: half a number at the end would look like none.
+        # Search a little more than is shown: half of a number at the end would not be recognised.
         text = text[: MAX_TEXT + 100]
     if "eyJ" in text:
         text = _TOKEN.sub("[token]", text)
@@ -101,7 +101,7 @@ def mask(text: str) -> str:
 
 
 def blot(text: str) -> str:
-    """As `mask`, for what a client wrote and gets back: nobody misses a long run of digits there, so every one is masked."""
+    """Like `mask`, for a client's text that an answer repeats. There every long run of digits is masked, because none is missed."""
     text = mask(text)
     shown, done = "", 0
     for found in _IBAN_LIKE.finditer(text):
@@ -114,7 +114,7 @@ def blot(text: str) -> str:
 
 
 def clean(value: Any) -> Any:
-    """A value as it may be written: plain, bounded, masked. What is no plain value is named by its type only."""
+    """A value as it may be written: plain, bounded and masked. Of an object only the type is named."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -133,14 +133,14 @@ def named(value: object) -> str:
 
 
 def fields(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The fields that may be written, cleaned, and the names of those that may not."""
+    """The allowed fields, cleaned, and the names of the others."""
     kept = {key: clean(value) for key, value in given.items() if key in _allowed}
     return kept, sorted(key for key in given if key not in _allowed)
 
 
 def stack(error: BaseException, limit: int = 30) -> list[str]:
-    """The types and places of an exception and its causes, innermost call first, without any message or value:
-    a driver's message quotes the row that it refused.
+    """The types and code places of an exception and its causes, innermost call first. Without messages and values, because a driver's
+    message quotes the row that was refused.
     """
     lines: list[str] = []
     seen: set[int] = set()
@@ -166,13 +166,13 @@ def _frames(traceback: TracebackType | None) -> list[str]:
 
 
 def _mask_digits(found: re.Match[str]) -> str:
-    # `\d` takes the digits of every script; `int` knows them all.
+    # `\d` matches the digits of every script, and `int` reads them all.
     text = found.group()
     groups = [
         group if group.isascii() else "".join(str(int(digit)) for digit in group) for group in _GROUPS.findall(text)
     ]
     digits = "".join(groups)
-    # A number may stand among others: a year, a code, an amount.
+    # A card number may be surrounded by other digits: a year, a code, an amount.
     if len(digits) > 19 or (len(digits) > 12 and luhn(digits)) or card_in(groups):
         return "[number]"
     return text

@@ -1,7 +1,7 @@
-"""Spans kept on this machine when no collector is configured: JSON lines, one file per process, bounded.
+"""Spans stored on this machine, when no collector is configured: JSON lines, a bounded file per process.
 
-`<dir>/<source>.jsonl` and, once that is full, `<dir>/<source>.1.jsonl` before it. The proxy's spans are put beside the
-services' by the same `SpanFile`. `read_trace` is what `tallystick trace ID` draws from.
+The file is `<dir>/<source>.jsonl`; when it is full it is renamed to `<dir>/<source>.1.jsonl`. `SpanFile` also stores the proxy's spans
+beside those of the services. `tallystick trace ID` uses `read_trace`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """One piece of work in a trace. Times are Unix nanoseconds; ids are hex (trace 32, span 16 digits)."""
+    """A piece of work in a trace. Times are Unix nanoseconds; ids are hex (trace 32, span 16 digits)."""
 
     trace: str
     span: str
@@ -44,7 +44,7 @@ _decoder = msgspec.json.Decoder(Span)
 
 
 class SpanFile:
-    """Appends spans to one source's file. When it is full it becomes the older one, whose spans are forgotten."""
+    """Appends spans to a source's file. A full file replaces the older one, whose spans are then lost."""
 
     def __init__(self, directory: Path, source: str, *, max_bytes: int = MAX_FILE_BYTES) -> None:
         if _SOURCE.fullmatch(source) is None:
@@ -56,7 +56,7 @@ class SpanFile:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def append(self, spans: Iterable[Span]) -> None:
-        """One write call for all of them. Raises OSError (no room, no such directory)."""
+        """Write all of them at once. Raises OSError (no room, no such directory)."""
         data = b"".join(_encoder.encode(span) + b"\n" for span in spans)
         if 0 < self._size() > self._max_bytes - len(data):
             self._path.replace(self._older)
@@ -68,7 +68,7 @@ class SpanFile:
             os.close(descriptor)
 
     def _size(self) -> int:
-        """Bytes in the current file; asked each time, because a restarted process goes on in the same file."""
+        """The size of the current file in bytes; read each time, because a restarted process continues the same file."""
         try:
             return self._path.stat().st_size
         except FileNotFoundError:
@@ -76,7 +76,9 @@ class SpanFile:
 
 
 def read_trace(directory: Path, trace_id: str) -> list[Span]:
-    """The spans of one trace from all sources, by start. Half a line at the end of a file (a crash) is skipped."""
+    """The spans of a trace from all sources, by start. An incomplete line at the end of a file, from a crash, is skipped. Raises
+    ValueError for a malformed id.
+    """
     if TRACE_ID.fullmatch(trace_id) is None:
         msg = f"{trace_id!r} is not a trace id: 32 hex digits, the Request-Id of a service's answer (what the edge answers itself has no trace)"
         raise ValueError(msg)

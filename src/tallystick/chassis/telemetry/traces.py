@@ -1,6 +1,6 @@
-"""Spans. The SDK is touched only when the request's trace is sampled; otherwise a span is one look at a variable.
+"""Spans. The SDK is used only when the current trace is sampled; otherwise a span costs the reading of a variable.
 
-Sampling is decided once, where the trace began (the proxy at the edge), and handed on in `traceparent`.
+Sampling is decided once, where the trace begins (at the edge's proxy), and passed on in `traceparent`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 class SpanHandle(Protocol):
-    """What `with span(...) as handle` gives."""
+    """The handle in `with span(...) as handle`."""
 
     def set(self, key: str, value: Any) -> None:
-        """Add an attribute; keys and values pass the same guards as those of a log line."""
+        """Add an attribute. Key and value pass the same guards as those of a log line."""
 
     def fail(self) -> None:
-        """Mark the work as failed, where no exception says so."""
+        """Mark the span as failed, where no exception does that."""
 
 
 class _NotSampled:
@@ -62,7 +62,7 @@ class _NotSampled:
 
 
 class _Sampled:
-    """A span of the SDK that is the current place of the trace while its block runs."""
+    """A span of the SDK. While its block runs it is the parent of further spans."""
 
     __slots__ = ("_attributes", "_kind", "_name", "_parent", "_span", "_token", "_tracer")
 
@@ -96,7 +96,7 @@ class _Sampled:
         if self._span is None:
             return
         if error is not None:
-            # A problem below 500 is an answer, not a failure. Messages may hold values, so only the type is kept.
+            # A problem below 500 is an answer, not a failure. Only the type is kept, because messages may contain values.
             if not isinstance(error, Problem) or error.status >= 500:
                 self._span.set_status(Status(StatusCode.ERROR))
             self._span.set_attribute("error", error.slug if isinstance(error, Problem) else type(error).__qualname__)
@@ -117,7 +117,7 @@ _provider: TracerProvider | None = None
 
 
 def span(name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any) -> _NotSampled | _Sampled:
-    """A span of the current trace, if that is sampled, for a `with` block."""
+    """A span of the current trace for a `with` block; it does nothing if the trace isn't sampled."""
     trace = context.current()
     if trace is None or not trace.sampled or _tracer is None:
         return _NOT_SAMPLED
@@ -134,9 +134,9 @@ def record(
     failed: bool = False,
     **attributes: Any,
 ) -> None:
-    """A span that is over already, as a child of `trace`: for work that one batch did for many requests.
+    """Record a span that has ended already, as a child of `trace`: for work that a batch did for many requests.
 
-    Times are Unix nanoseconds. Nothing happens when the trace isn't sampled.
+    Times are Unix nanoseconds. It does nothing if the trace isn't sampled.
     """
     if not trace.sampled or _tracer is None:
         return
@@ -151,7 +151,7 @@ def record(
 
 
 class FileExporter(SpanExporter):
-    """Finished spans into the machine's own store."""
+    """Writes finished spans to this machine's own store."""
 
     def __init__(self, file: SpanFile, *, service: str, replica: int) -> None:
         self._file = file
@@ -163,7 +163,7 @@ class FileExporter(SpanExporter):
         try:
             self._file.append([self._kept(each) for each in spans])
         except OSError as error:
-            if not self._failing:  # once, not for each batch: the disk is full and logs go to the same disk
+            if not self._failing:  # once, not for each batch: if the disk is full, logs go to the same disk
                 log.warning("trace.not-stored", error=error)
             self._failing = True
             return SpanExportResult.FAILURE
@@ -190,8 +190,8 @@ class FileExporter(SpanExporter):
 
 
 def setup(*, service: str, replica: int, trace_dir: Path | None, otlp_endpoint: str | None) -> None:
-    """Export spans by OTLP/HTTP, or into `trace_dir`, or, with neither, not at all. Queues are bounded: what does not
-    fit is dropped, because a request never waits for its trace.
+    """Export spans by OTLP/HTTP, or into `trace_dir`, or with neither not at all. The queue is bounded; spans that don't fit are
+    dropped, because a request never waits for its trace.
     """
     global _tracer, _provider
     close()
@@ -213,13 +213,13 @@ def setup(*, service: str, replica: int, trace_dir: Path | None, otlp_endpoint: 
 
 
 def flush() -> None:
-    """Export what is finished, now."""
+    """Export finished spans now."""
     if _provider is not None:
         _provider.force_flush(2_000)
 
 
 def close() -> None:
-    """Export what is finished and stop."""
+    """Export finished spans and stop."""
     global _tracer, _provider
     if _provider is not None:
         _provider.shutdown()
