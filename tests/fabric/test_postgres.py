@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from tallystick.chassis import charter as charters_module
 from tallystick.chassis import migrate
 from tallystick.chassis.db import Dsn
 from tallystick.fabric import postgres
+from tallystick.fabric.shards import with_shards
 from tallystick.kernel.secret import Secret
 from tests.support.parts import Server, connect
 
@@ -98,6 +100,18 @@ async def test_nobody_gets_into_anothers_database(roles: dict[str, tuple[Dsn, Ds
         for database in ("fab_two", "postgres", "template1"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connect(replace(stranger, database=database))
+
+
+def test_as_many_replicas_as_a_charter_allows_have_their_connections() -> None:
+    """Besides its pool a replica has a session for its relay, its schedules and its life, and one for each stream that it consumes."""
+    charters = with_shards(charters_module.load_all(), ["eu"])
+    for name, plan in postgres.plans(charters).items():
+        charter = charters[name]
+        (limit,) = [
+            int(found[1]) for role in plan.roles if (found := re.search(rf'"{name}" CONNECTION LIMIT (\d+)', role))
+        ]
+        sessions = 3 + len(charter.consumes)
+        assert limit >= (charter.limits.database_connections + sessions) * charter.scale.max_replicas, name
 
 
 async def test_time_limits_are_the_charters(roles: dict[str, tuple[Dsn, Dsn]]) -> None:

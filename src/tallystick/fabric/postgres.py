@@ -1,7 +1,7 @@
 """A database, an owner and a least-privilege role for each service.
 
-The owner makes tables and lives only while migrations run. The service's role can connect to its own database and use
-what the migrations grant, with time limits from its charter. Runs on PostgreSQL 15 and later; safe to run again.
+The owner creates the tables and is used only while migrations run. The service's role can connect to its own database and has the
+rights that the migrations grant, with time limits from its charter. For PostgreSQL 15 and later; safe to run again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     service_role: str
     owner_role: str
     roles: tuple[str, ...]
-    """In any database. Passwords come by `password`."""
+    """Run in any database. Passwords are set separately, by `password`."""
     create: str
-    """CREATE DATABASE knows no IF NOT EXISTS and no transaction: run it if `pg_database` has no such name."""
+    """CREATE DATABASE has no IF NOT EXISTS and can't run in a transaction: run it if `pg_database` does not have this name."""
     grants: tuple[str, ...]
-    """In any database, after `create`."""
+    """Run in any database, after `create`."""
     inside: tuple[str, ...]
-    """In the new database, before the migrations."""
+    """Run in the new database, before the migrations."""
 
 
 def owner(service: str) -> str:
@@ -42,7 +42,7 @@ def owner(service: str) -> str:
 
 
 def cluster() -> tuple[str, ...]:
-    """Once for a server: nobody gets in anywhere by default."""
+    """Statements to run once per server: nobody may connect to any database by default."""
     return ("REVOKE ALL ON DATABASE postgres FROM PUBLIC", "REVOKE ALL ON DATABASE template1 FROM PUBLIC")
 
 
@@ -52,8 +52,9 @@ def plans(charters: Mapping[str, Charter]) -> dict[str, Plan]:
 
 def _plan(name: str, charter: Charter) -> Plan:
     limits = charter.limits
-    # per replica: the pool, and one each for relay, consumers, schedules and the change of a replica for its successor
-    connections = (limits.database_connections + 4) * charter.scale.max_replicas
+    # Per replica: the pool, a session for each stream that it consumes, one each for relay, schedules and life, and one to spare while a
+    # replica is replaced.
+    connections = (limits.database_connections + len(charter.consumes) + 4) * charter.scale.max_replicas
     return Plan(
         database=name,
         service_role=name,
@@ -61,7 +62,7 @@ def _plan(name: str, charter: Charter) -> Plan:
         roles=(
             _role(name),
             _role(owner(name)),
-            # Anybody may write down settings for himself: who had a role's password might have said that commits need not reach the disk.
+            # A role may store settings for itself. Somebody who once had its password might have set that commits need not reach the disk.
             *(f'ALTER ROLE "{role}" RESET ALL' for role in (name, owner(name))),
             f'ALTER ROLE "{name}" CONNECTION LIMIT {connections}',
             f'ALTER ROLE "{owner(name)}" CONNECTION LIMIT 4',
@@ -72,7 +73,7 @@ def _plan(name: str, charter: Charter) -> Plan:
             *(f"ALTER ROLE \"{role}\" SET search_path = 'public'" for role in (name, owner(name))),
             *(f"ALTER ROLE \"{role}\" SET timezone = 'UTC'" for role in (name, owner(name))),
         ),
-        # one collation everywhere: by bytes. A change of the system's would corrupt indexes silently.
+        # The collation by bytes, everywhere: a change of the system's collation would silently corrupt indexes.
         create=f"CREATE DATABASE \"{name}\" OWNER \"{owner(name)}\" TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'",
         grants=(
             f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC',
@@ -84,7 +85,7 @@ def _plan(name: str, charter: Charter) -> Plan:
 
 
 def _no_large_objects() -> tuple[str, ...]:
-    """Anybody may make them otherwise: data in no table, of which neither the data map nor `verify` knows."""
+    """By default every role may create large objects. They would be data outside the tables, unknown to the data map and `verify`."""
     made_by = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
     return tuple(f"REVOKE EXECUTE ON FUNCTION pg_catalog.{function} FROM PUBLIC" for function in made_by)
 
@@ -105,14 +106,18 @@ def _since_17(statement: str) -> str:
 
 
 def password(role: str, verifier: str) -> str:
-    """Sets a role's password. Only a verifier is taken: a password in a statement ends up in logs and statistics."""
+    """A statement that sets a role's password. It takes a verifier only: a password in a statement would end up in logs and statistics.
+    Raises ValueError.
+    """
     if not _VERIFIER.match(verifier):
         raise ValueError("not a SCRAM-SHA-256 verifier (see `scram_verifier`)")
     return f"ALTER ROLE \"{role}\" PASSWORD '{verifier}'"
 
 
 def scram_verifier(secret: str, salt: bytes | None = None) -> str:
-    """What PostgreSQL stores for a password (RFC 5802, RFC 7677), for ASCII passwords, which SASLprep leaves alone."""
+    """What PostgreSQL stores for a password (RFC 5802, RFC 7677). For printable ASCII only, which SASLprep does not change; raises
+    ValueError otherwise.
+    """
     if not secret.isascii() or not secret.isprintable():
         raise ValueError("only printable ASCII passwords are made here")
     salt = salt or secrets.token_bytes(16)
@@ -124,7 +129,7 @@ def scram_verifier(secret: str, salt: bytes | None = None) -> str:
 
 
 def script(charters: Mapping[str, Charter]) -> str:
-    """Everything for `psql` as a superuser, without passwords (its `password` command sets them)."""
+    """All statements as a script for `psql`, to be run as a superuser. Without passwords, which its command `password` sets."""
     parts = ["-- For psql, as a superuser. Safe to run again. Then set the roles' passwords with \\password.\n"]
     parts += [f"{statement};\n" for statement in cluster()]
     for plan in plans(charters).values():
