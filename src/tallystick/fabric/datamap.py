@@ -1,7 +1,7 @@
-"""The record of processing activities (GDPR Art. 30) from the charters, and where each class of data lies in the tables.
+"""The record of processing activities (GDPR Art. 30), from the charters, and the columns that hold each class of data.
 
-The charters say why data is held, for how long and how it is protected; the tag on each column (`COMMENT ON COLUMN t.c
-IS 'class: personal'`) says where. A class that is in the tables but in no charter is a gap, and the tests find it.
+The charters say why data is held, for how long, and how it is protected; the tag of each column (`COMMENT ON COLUMN t.c
+IS 'class: personal'`) says where. A class that occurs in a service's tables but not in its charter is a gap, which a test reports.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Column(msgspec.Struct, frozen=True, order=True):
 
 
 class Map(msgspec.Struct, frozen=True):
-    """Charters and columns by service; `chassis` are the columns that each service's database has beside its own."""
+    """Charters and columns by service. `chassis` are the columns of the chassis's own tables, which each database has as well."""
 
     charters: Mapping[str, Charter]
     columns: Mapping[str, tuple[Column, ...]]
@@ -45,7 +45,7 @@ def class_of(comment: str | None) -> str | None:
 
 
 def columns_in(scripts: Iterable[str]) -> tuple[Column, ...]:
-    """The tagged columns of migrations, given in order; a later tag replaces an earlier one."""
+    """The tagged columns in migrations, which are given in their order: a later tag replaces an earlier one."""
     tags: dict[tuple[str, str], str] = {}
     for script in scripts:
         for table in _DROPPED.findall(script):
@@ -57,10 +57,10 @@ def columns_in(scripts: Iterable[str]) -> tuple[Column, ...]:
 
 
 def load(charters: Mapping[str, Charter]) -> Map:
-    """With the tags of the chassis' migrations and each service's own."""
+    """The map of these charters, with the column tags of the chassis's migrations and each service's own."""
     columns = {}
     for name in charters:
-        # a service that is declared but not built yet is no package
+        # A service that is declared and not built yet has no package.
         service = service_of(name)
         built = (services_dir() / service / "__init__.py").exists()
         own = migrate.migrations(f"tallystick.services.{service}") if built else []
@@ -70,7 +70,7 @@ def load(charters: Mapping[str, Charter]) -> Map:
 
 
 def undeclared(found: Map) -> list[str]:
-    """Classes about people, or secret, that lie in a service's tables while its charter declares no such data."""
+    """The gaps: columns with data about people, or secrets, of a class that the service's charter does not declare."""
     gaps = []
     for name, columns in found.columns.items():
         declared = {data.data_class for data in found.charters[name].data.values()}
@@ -110,7 +110,7 @@ def _service(name: str, charter: Charter, found: Map) -> dict[str, Any]:
 
 
 def markdown(found: Map) -> str:
-    """The same for reading."""
+    """The record as a Markdown page."""
     lines = [
         "# Data map",
         "",

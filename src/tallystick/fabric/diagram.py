@@ -1,6 +1,6 @@
-"""A picture of the services, out of the charters: who is reached from outside, who calls whom, who hears whose facts.
+"""A diagram of the services, from the charters: which are reachable from outside, who calls whom, who consumes whose facts.
 
-Mermaid, because it is text: it shows in the README and in the documentation, and a change of it is a readable difference.
+In Mermaid, because that is text: README and documentation can show it, and a change of it is a readable diff.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 from tallystick.chassis.charter import OPERATOR, Charter
 
-#: Every service checks tokens with identity's keys: the same arrow from everybody says nothing in a picture.
+#: Left out as a target: every service calls identity for the keys of tokens, so an arrow from each would say nothing.
 COMMON = "identity"
 
 
 def mermaid(charters: Mapping[str, Charter]) -> str:
-    """A flowchart: thick arrows are calls (time budget, what happens without an answer), dotted ones are facts on the bus."""
+    """A flowchart. Thick arrows are calls (time budget, and what happens without an answer), dotted ones are facts on the bus."""
     lines = ["flowchart LR", '    client(["API client"]) -->|"TLS 1.3, DPoP or certificate"| edge["Envoy, the edge"]']
     for name, charter in charters.items():
         if charter.edge.paths:

@@ -1,17 +1,17 @@
-"""Who may say and hear what on the bus: NATS's accounts, as the charters say.
+"""Who may publish and read what on the bus: NATS's accounts, derived from the charters.
 
-Each deployment has two. Its service logs in to the one of its name; its stream lies in the other, `<deployment>_stream`, to which nobody
-logs in. Nothing gets from account to account but what one exports and the other imports:
+Each deployment has two accounts. Its service logs in to the one of its name. Its stream is in the other, `<deployment>_stream`, to which
+nobody logs in. Between accounts passes only what one exports and the other imports. A service's account imports
 
-- a service's account has, from its stream's, the subjects where the stream is made, written, read and looked at;
-- from the stream's account of each source that the charter consumes, the subjects where it is read and looked at;
-- from that source's own, the announcement that there is more; and from identity's, what is revoked.
+- from its own stream's account: the subjects for creating, writing and reading the stream and for asking about its state;
+- from the stream account of each source that the charter consumes: the subjects for reading and asking about the state;
+- from that source's own account the announcement that there is more, and from identity's the revocations.
 
-Permissions alone don't hold. NATS checks to which subject a user publishes, not where the user wants the answer, and the server answers
-with its own rights: a stream that is asked for a message of its own with the answer to `facts.ledger`, or to the subject that deletes a
-stream, is a way to say anything anywhere. Such an answer can't leave the account of who asked, and there no stream is. So a service
-publishes its own facts and nobody else's, which is what makes a fact's origin certain; it reads what its charter consumes; and nobody, the
-service neither, can change, empty or delete a stream.
+Permissions alone would not be enough. NATS checks the subject to which a user publishes, but not the subject that it names for the
+reply, and the server replies with its own rights. So by asking a stream for a message, with the reply to `facts.ledger` or to the
+subject that deletes a stream, a user could publish anything anywhere. But a reply can't leave the account of the user who asked, and
+there is no stream in that account. So a service can publish its own facts only, which makes a fact's origin certain; it can read what
+its charter consumes; and nobody, not even the service, can change, empty or delete a stream.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tallystick.chassis import bus
 from tallystick.chassis.bus import streams
 from tallystick.chassis.charter import Charter
 
-#: The service that says what is revoked; everyone listens.
+#: The service that publishes revocations; all others subscribe.
 REVOKES = "identity"
 
 #: An account, or a part of one, in NATS's configuration.
@@ -31,17 +31,17 @@ Account = dict[str, Any]
 
 
 def inbox(user: str) -> str:
-    """The prefix of a user's private reply subjects: with NATS's common `_INBOX` each would hear all answers."""
+    """The prefix of a user's private reply subjects. With NATS's default, `_INBOX`, every user could read all replies."""
     return f"_INBOX.{user}"
 
 
 def stream_account(name: str) -> str:
-    """The account in which the deployment's stream lies."""
+    """The account that has the deployment's stream."""
     return f"{name}_stream"
 
 
 def permissions(charters: Mapping[str, Charter]) -> dict[str, bus.Permissions]:
-    """Each service's user: subjects, with NATS's wildcards; what is not named is denied."""
+    """The permissions of each service's user: subjects, with NATS's wildcards. Everything else is denied."""
     return {
         name: bus.permissions(name, charter.consumes, issues_revocations=name == REVOKES)
         for name, charter in charters.items()
@@ -49,7 +49,7 @@ def permissions(charters: Mapping[str, Charter]) -> dict[str, bus.Permissions]:
 
 
 def accounts(charters: Mapping[str, Charter], password_hash: Callable[[str], str]) -> dict[str, Account]:
-    """NATS's `accounts`, by name; `password_hash` says that of a service's login."""
+    """NATS's `accounts`, by name. `password_hash(name)` returns the password hash of a service's login."""
     made: dict[str, Account] = {}
     for name, allowed in permissions(charters).items():
         sources = sorted(set(charters[name].consumes) - {name})
@@ -58,7 +58,7 @@ def accounts(charters: Mapping[str, Charter], password_hash: Callable[[str], str
         made[name] = {
             "users": [login(name, password_hash(name), allowed)],
             "exports": [
-                # An export that names no account is everybody's.
+                # An export that names no accounts is open to all.
                 *([{"stream": streams.stored_subject(name), "accounts": consumers}] if consumers else []),
                 *([{"stream": bus.REVOCATIONS, "accounts": others}] if name == REVOKES and others else []),
             ],
@@ -87,7 +87,7 @@ def accounts(charters: Mapping[str, Charter], password_hash: Callable[[str], str
 
 
 def login(name: str, password_hash: str, allowed: bus.Permissions) -> Account:
-    """A user in NATS's configuration, who may do what is allowed and nothing else."""
+    """A user in NATS's configuration, with these permissions only."""
     permissions = {"publish": _allowed(allowed.publish), "subscribe": _allowed(allowed.subscribe)}
     return {"user": name, "password": password_hash, "permissions": permissions}
 
@@ -101,15 +101,15 @@ _READ: Final = (streams.info_subject, streams.get_subject)
 
 
 def _at_server(subject: str) -> str:
-    """What the server itself listens to in the stream's account."""
+    """The subject in the stream's account for one of ours: JetStream's own API subject, where it is one of the API."""
     return f"$JS.API{found}" if (found := subject.removeprefix(streams.API)) != subject else subject
 
 
 def _service(of: str, subject: str) -> Account:
-    """Requests on `subject` go to the account with the stream of `of`, and the answers come back."""
+    """The import of a service: requests on `subject` go to the account with the stream of `of`, and the replies come back."""
     return {"service": {"account": stream_account(of), "subject": _at_server(subject)}, "to": subject}
 
 
 def _stream(account: str, subject: str) -> Account:
-    """What `account` publishes is heard; NATS calls that a stream too."""
+    """The import of what `account` publishes on `subject`, which NATS also calls a stream."""
     return {"stream": {"account": account, "subject": subject}}

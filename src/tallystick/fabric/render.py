@@ -1,4 +1,4 @@
-"""`tallystick render TARGET`: what derives from the charters, as files.
+"""`tallystick render TARGET`: what is derived from the charters, as files.
 
 The examples under `deploy/rendered/` are made by this with `EXAMPLE`; a test fails when they are stale.
 """
@@ -18,7 +18,7 @@ from tallystick.fabric.shards import with_shards
 
 Files = dict[str, str]
 
-#: A machine like any other; what the local platform really runs with is in its data directory.
+#: The topology of the rendered examples. The one that a local platform runs with is in its data directory.
 EXAMPLE = envoy.Topology(
     trust_domain="tallystick.example",
     public_port=8443,
@@ -84,7 +84,7 @@ class UnknownTarget(Exception):
 
 
 def files(target: str, charters: Mapping[str, Charter] | None = None, shards: Iterable[str] = ()) -> Files:
-    """Name -> text of everything that `target` consists of, with further `shards` of the services that come in shards.
+    """The target's files, name -> text; with `shards`, also for these shards of the services that can have some.
 
     Raises `UnknownTarget`, `CharterError`.
     """
@@ -94,7 +94,7 @@ def files(target: str, charters: Mapping[str, Charter] | None = None, shards: It
 
 
 def render(target: str, out: Path, shards: Iterable[str] = ()) -> list[Path]:
-    """Write a target's files into `out`, which is made if need be; returns them. Other files there are left alone."""
+    """Write a target's files into `out`, which is created if necessary; returns their paths. Other files in it are left alone."""
     made = files(target, shards=shards)
     out.mkdir(parents=True, exist_ok=True)
     written = []

@@ -1,7 +1,7 @@
-"""Several shards of a service, out of its one charter: each is a deployment with everything of its own.
+"""Several shards of a service from its one charter. Each shard is a deployment with everything of its own.
 
-A charter says `scale.shards` if there may be some. Here they are made: charters by the name of the deployment, from which all
-renderers derive database and roles, logins at bus and store, identity, proxy routes and access rules, as for any service.
+A charter says by `scale.shards` that its service may have shards. This module makes a charter for each deployment, by its name. From
+these all renderers derive databases and roles, logins at bus and store, identities, proxy routes and access rules, as for any service.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tallystick.kernel.deployment import HOME, deployment
 
 
 def with_shards(charters: Mapping[str, Charter], shards: Iterable[str]) -> dict[str, Charter]:
-    """The charters of all deployments: each service's own, and one for each of `shards` of those that come in shards.
+    """The charters of all deployments: each service's own, and one for each of `shards` of the services that can have some.
 
-    The shards of a service call each other, as its charter lets it call itself; none calls itself any more. Whatever else they call, or hear
-    facts of, is as for the one at home. Others call the one at home only, and hear the facts of all.
+    If a charter lets its service call itself, that becomes calls between its shards; no shard calls itself. In everything else that
+    it calls or consumes, a shard is like the one at home. Other services call the shard at home only, and consume the facts of all.
     """
     shards = list(dict.fromkeys(shards))
     if not shards:

@@ -1,4 +1,4 @@
-"""What each service may do in Valkey: its own keys, with the commands that counters, windows and caches need."""
+"""What each service may do in Valkey: use its own keys, with the commands that counters, windows and caches need."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from tallystick.chassis.auth import replay
 from tallystick.kernel.deployment import HOME, parts
 
-#: `-@all` comes first where these are applied. Left out on purpose: KEYS, SCAN, RANDOMKEY and DBSIZE, which look at
-#: everybody's keys whatever the patterns say; FUNCTION and SCRIPT FLUSH, which are everybody's; blocking commands.
+#: Applied after `-@all`. Left out on purpose: KEYS, SCAN, RANDOMKEY and DBSIZE, which see all services' keys whatever the patterns
+#: say; FUNCTION and SCRIPT FLUSH, which affect all services; blocking commands.
 COMMANDS = (
     "+@string",
     "+@hash",
@@ -39,8 +39,8 @@ COMMANDS = (
 
 
 def rules(services: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """ACL rules of each service's user: keys and channels `<service>:*` only. A further shard has those of its own name, and shares the
-    service's memory of proofs.
+    """ACL rules of each service's user: keys and channels `<service>:*` only. A further shard uses those of its own name, and shares the
+    service's record of used proofs.
     """
     return {name: (*_patterns(name), f"&{name}:*", *COMMANDS) for name in services}
 
@@ -51,7 +51,7 @@ def _patterns(name: str) -> tuple[str, ...]:
 
 
 def users_acl(services: Iterable[str]) -> str:
-    """The same as lines of an ACL file, with the password to be put in by the operator."""
+    """The rules as an ACL file, in which the operator has to fill in the passwords."""
     lines = ["user default off resetpass resetkeys resetchannels -@all"]
     lines += [
         f"user {name} on #<SHA-256 of the password> resetkeys resetchannels -@all {' '.join(words)}"

@@ -1,8 +1,8 @@
-"""The charters as configuration of the one Envoy that is edge and mesh.
+"""The configuration, derived from the charters, of the one Envoy that is both edge and mesh.
 
-`resources` gives everything that the control plane serves, `endpoints` what changes when a replica comes or goes,
-`bootstrap` the file that Envoy starts with, `fold` the same as one static file for `envoy --mode validate` and for
-tests. All are JSON-able dicts of Envoy's v3 API; `message` turns one into its protobuf message.
+`resources` returns everything that the control plane serves, `endpoints` the part that changes when a replica comes or goes,
+`bootstrap` the file that Envoy starts with, and `fold` all of it as one static file, for `envoy --mode validate` and for
+tests. All are dicts of Envoy's v3 API in its JSON form; `message` turns one into its protobuf message.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = (
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the control plane serves. `secrets` are names only: the identity agent fills them.
+    """All that the control plane serves. `secrets` are names only; the identity agent provides the content.
 
     `identity-<service>` is a `TlsCertificate`, `edge` the certificate of the public listeners, `bundle` a
     `CertificateValidationContext` with the platform's trusted roots.
@@ -52,7 +52,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resources(charters: Mapping[str, Charter], topology: Topology) -> Resources:
-    """Everything, from the charters. Raises `ValueError` for a socket path that is too long."""
+    """All resources for these charters. Raises `ValueError` for a socket path that is too long."""
     hops = list(pairs(charters))
     return Resources(
         listeners=[

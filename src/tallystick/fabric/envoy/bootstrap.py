@@ -1,4 +1,4 @@
-"""What Envoy is started with: itself, and where the rest comes from."""
+"""The file that Envoy is started with: its own settings, and where it gets the rest of its configuration."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from tallystick.fabric.envoy import parts
 from tallystick.fabric.envoy.parts import Json, typed
 from tallystick.fabric.envoy.topology import Topology, short
 
-#: Arguments beside `--config-path`. Old connections leave a changed listener after 5 s (the default is 600), and one
-#: worker serves all: replicas share its connection pools, and two cores have other work to do.
+#: Arguments besides `--config-path`. Old connections of a changed listener are closed after 5 s (the default is 600). One worker serves
+#: everything, so that there is one set of connection pools to the replicas, and because two cores have other work to do.
 ARGUMENTS = ("--concurrency", "1", "--drain-time-s", "5", "--drain-strategy", "immediate")
 
 

@@ -1,8 +1,8 @@
-"""The two listeners that the outside can reach: TLS 1.3, the charters' edge paths and nothing else.
+"""The two listeners that are reachable from outside: TLS 1.3, the charters' edge paths and nothing else.
 
-They are the same but for one thing: the second asks for the client's certificate, and tells the services its SHA-256, so that
-access tokens can be bound to it (RFC 8705, section 3). It has a port of its own, because a browser that is asked for a certificate
-shows its user a list of them (section 5).
+They differ in one thing: the second asks for the client's certificate and passes its SHA-256 to the services, so that access tokens
+can be bound to it (RFC 8705, section 3). It has its own port, because a browser that is asked for a certificate shows its user a
+list of them (section 5).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tallystick.fabric.envoy.topology import Topology
 from tallystick.kernel.deployment import HOME, SHARD_HEADER
 from tallystick.kernel.deployment import parts as parts_of
 
-#: Headers that only the platform itself may set. Removed before anything reads them: the peer's name, the proxy's
-#: own controls (timeouts, retries), the address chain, and the trace context, whose sampling flag costs us work.
+#: Headers that only the platform itself may set, removed before anything reads them: the peer's name, controls of the proxy
+#: (timeouts, retries), the chain of addresses, and the trace context, whose sampling flag would make us work.
 FOREIGN_PREFIXES = ("x-tallystick-", "x-envoy-", "x-forwarded-")
 FOREIGN = (
     "forwarded",
@@ -33,28 +33,30 @@ FOREIGN = (
     TIMEOUT_HEADER.lower(),
 )
 
-#: What the second listener tells the services: the SHA-256 of the client's certificate, in hex. It begins as all headers
-#: do that only the platform may set, so what a client says by this name is removed at both, and `mesh` removes a service's.
+#: The header by which the second listener passes the SHA-256 of the client's certificate, in hex. Its prefix is among those above, so
+#: both listeners remove it from a client's request, and `mesh` removes it from a service's.
 CERTIFICATE = certificate.HEADER.decode()
 
-#: Bytes that Envoy holds for a client that reads or writes slowly, and of a body that it may have to send again.
+#: Bytes that Envoy buffers for a client that reads or writes slowly, and of a body that it may have to send again.
 BUFFER_BYTES = 64 << 10
 
-#: Under this name a route says whose it is, for the rate limit.
+#: The namespace of the route metadata that names the service, for the rate limit.
 METADATA = "tallystick"
 
-#: Those of RFC 9110, and PATCH. What of them a path takes is for its service to say.
+#: The methods of RFC 9110, and PATCH. Which of them a path accepts is decided by its service.
 METHODS = "GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE"
 
 PLAIN = "edge"
 MUTUAL = "edge-mtls"
 LISTENERS = (PLAIN, MUTUAL)
 
-#: Asked for, whoever made it and whatever it says: a token is bound to this one by its hash, and the handshake proves that the
-#: client has its key (TLS 1.3, CertificateVerify). No authorities are named, by which some clients would choose what to show.
+#: Any certificate is accepted, whoever issued it and whatever it says: a token is bound to it by its hash, and the handshake proves
+#: that the client has its key (TLS 1.3, CertificateVerify). The request for it names no authorities, because some clients would use
+#: them to choose a certificate.
 ANY_CERTIFICATE: Json = {"validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}}
-#: A resumed session takes the certificate over from its ticket, without a signature: whoever stole that would not need the key.
-#: Envoy asks for a certificate, but does not insist while there is nothing to verify against: that is for `_uncertified`.
+#: Sessions can't be resumed: a resumed one takes the certificate from its ticket without a new signature, so that whoever stole the
+#: ticket would not need the key. Although "required", Envoy lets a client connect without a certificate as long as there is no
+#: authority to verify it; `_uncertified` refuses such clients.
 PROVED_EACH_TIME: Json = {
     "require_client_certificate": True,
     "disable_stateless_session_resumption": True,
@@ -63,7 +65,7 @@ PROVED_EACH_TIME: Json = {
 
 
 def listeners(charters: Mapping[str, Charter], topology: Topology) -> list[Json]:
-    """The one for everybody, and the one for clients that come with a certificate."""
+    """The listener for everybody, and the one for clients with a certificate."""
     return [
         _listener(PLAIN, topology.public_port, charters, topology),
         _listener(MUTUAL, topology.mtls_port, charters, topology),
@@ -74,12 +76,12 @@ def _listener(name: str, port: int, charters: Mapping[str, Charter], topology: T
     mutual = name == MUTUAL
     manager = typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=PLAIN,  # both count as one edge
+        stat_prefix=PLAIN,  # one set of statistics for both
         codec_type="AUTO",
         server_name="tallystick",
-        # the address of the client is the connection's; nothing that it says about itself is believed
+        # The client's address is that of the connection; what it claims about itself is ignored.
         use_remote_address=True,
-        # nobody is "internal" (an empty list would mean Envoy's default, private networks and loopback)
+        # Nobody is "internal". An empty list would mean Envoy's default: private networks and loopback.
         internal_address_config={"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         forward_client_cert_details="SANITIZE",
         early_header_mutation_extensions=[_strip()],
@@ -153,13 +155,13 @@ def _strip() -> Json:
 
 
 def _rate_limit(charters: Mapping[str, Charter]) -> Json:
-    """One bucket per service for all clients together: a wall against floods, before any token is looked at."""
+    """One bucket per service for all clients together, against floods; it applies before any token is checked."""
     return {
         "name": "envoy.filters.http.local_ratelimit",
         "typed_config": typed(
             "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
             stat_prefix="edge",
-            # paths without a bucket of their own (unknown ones, the list of interfaces) share this one
+            # Paths without a bucket of their own share this one: unknown paths, and the list of API documents.
             token_bucket={"max_tokens": 1000, "tokens_per_fill": 1000, "fill_interval": "1s"},
             always_consume_default_token_bucket=False,
             filter_enabled={"default_value": {"numerator": 100}},
@@ -181,7 +183,7 @@ def _rate_limit(charters: Mapping[str, Charter]) -> Json:
             descriptors=[
                 {
                     "entries": [{"key": "service", "value": name}],
-                    # refilled ten times a second: a full second's worth at once would be a wave, not a rate
+                    # Refilled ten times a second: a whole second's tokens at once would let requests through in bursts.
                     "token_bucket": {
                         "max_tokens": charter.edge.burst,
                         "tokens_per_fill": max(1, charter.edge.per_second // 10),
@@ -199,7 +201,7 @@ def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
     routes = _unread()
     if listener == MUTUAL:
         routes.append(_uncertified())
-    # The first that matches is taken: those that ask for more than a path come before those that don't.
+    # The first match wins, so routes with conditions besides the path come before those without.
     for name, charter in sorted(charters.items(), key=lambda item: _is_home(item[0])):
         for path in charter.edge.paths:
             routes += _service_routes(
@@ -207,7 +209,7 @@ def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
             )
     routes += [_document(name, charter) for name, charter in charters.items() if _is_home(name)]
     routes.append(_index(charters))
-    # deny by default: what no charter names does not exist; the body is made by the local reply mapper
+    # Deny by default: a path that no charter names does not exist. The local reply mapper makes the body.
     routes.append({"name": "nowhere", "match": {"prefix": "/"}, "direct_response": {"status": 404}})
     return {
         "name": listener,
@@ -227,8 +229,9 @@ def _routes(listener: str, charters: Mapping[str, Charter]) -> Json:
 
 
 def _unread() -> list[Json]:
-    """What the proxy reads and others would not: over HTTP/2 any word is a method, and any byte may be in a query, which the service's parser
-    then refuses in words of its own; two Host headers become one with a comma (RFC 9112 section 3.2), and a user in front of the host is there to mislead (RFC 9110 section 4.2.4).
+    """Routes that refuse what the proxy accepts and others would not. Over HTTP/2 any word can be a method, and a query can have any
+    byte, which the service's HTTP parser would refuse with an answer of its own. Two Host headers become one with a comma
+    (RFC 9112 section 3.2), and a user name before the host is there to mislead (RFC 9110 section 4.2.4).
     """
 
     def unlike(header: str, pattern: str) -> Json:
@@ -243,7 +246,7 @@ def _unread() -> list[Json]:
 
 
 def _uncertified() -> Json:
-    """A client without a certificate is told so, and nothing of its request goes further."""
+    """The route that refuses a client without a certificate; nothing of its request goes further."""
     return {
         "name": "uncertified",
         "match": {"prefix": "/", "tls_context": {"presented": False}},
@@ -256,8 +259,8 @@ def _is_home(name: str) -> bool:
 
 
 def _meant_for(name: str) -> Json:
-    """The condition that a request is meant for this shard of a service. The one at home gets what names none, and refuses a name that is
-    no shard's.
+    """The condition that a request is for this shard of a service. The shard at home gets all others: those that name no shard, and
+    those that name an unknown one, which it refuses.
     """
     if _is_home(name):
         return {}
@@ -267,7 +270,9 @@ def _meant_for(name: str) -> Json:
 def _service_routes(
     name: str, charter: Charter, path: Json, *, meant: Json | None = None, keyed: Sequence[str] = ()
 ) -> list[Json]:
-    """`keyed`: a POST to one of these with an Idempotency-Key may be sent again; to others the header says nothing."""
+    """The routes of a service's path. `keyed` are the paths at which a POST with an Idempotency-Key may be retried; at others the
+    header has no meaning.
+    """
     meant = meant or {}
 
     def match(which: Json, *conditions: Json) -> Json:
@@ -284,7 +289,7 @@ def _service_routes(
 
     too_large = {"start": charter.limits.max_body_bytes + 1, "end": 2**63 - 1}
     routes: list[Json] = [
-        # refused by its announced length, without reading it; a body of unknown length is cut by the chassis
+        # Refused by the announced length, without reading the body. The chassis limits bodies of unknown length.
         {
             "name": f"{name}-too-large",
             "match": match(path, {"name": "content-length", "range_match": too_large}),
@@ -295,7 +300,7 @@ def _service_routes(
         paths = {"safe_regex": {"regex": "|".join(map(parts.path_regex, keyed))}}
         has_key = {"name": "idempotency-key", "present_match": True}
         routes.append(route("-keyed", match(paths, parts.method("POST"), has_key), parts.KEYED_RETRIES))
-    # asked again when the connection breaks: a read does nothing, so nobody needs to see that a replica died
+    # A read is retried when the connection breaks: it changes nothing, so no client needs to notice that a replica died.
     routes.append(route("-read", match(path, parts.method("GET")), parts.KEYED_RETRIES))
     routes.append(route("", path | meant, parts.SAFE_RETRIES))
     return routes
@@ -308,7 +313,7 @@ def _document(name: str, charter: Charter) -> Json:
 
 
 def _index(charters: Mapping[str, Charter]) -> Json:
-    """The list of the documents: known from the charters, so no service has to know it."""
+    """The list of all API documents, which is known from the charters, so that no service needs it."""
     body = {"data": [{"service": name, "openapi": f"/openapi/{name}.json"} for name in charters if _is_home(name)]}
     return {
         "name": "openapi",

@@ -1,8 +1,8 @@
 """The inner hops: `caller -> 0600 Unix socket -> mTLS -> access rules -> replicas`.
 
-Whoever can open `<mesh_dir>/<caller>/<target>.sock` *is* the caller, so the socket is its owner's only. From there on
-nothing is believed: Envoy presents the caller's certificate, the inbound side verifies it and lets through what the
-target's charter grants to that identity, by method and exact path.
+Whoever can open `<mesh_dir>/<caller>/<target>.sock` *is* the caller, so only its owner may open it. From there on nothing is trusted:
+Envoy presents the caller's certificate; the inbound listener verifies it, and lets through what the target's charter grants to that
+identity, by method and exact path.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PEER = PEER_HEADER.decode()
 
 
 def targets(charters: Mapping[str, Charter]) -> list[str]:
-    """Services that another one may call."""
+    """The services that others may call."""
     return [name for name, charter in charters.items() if charter.callers]
 
 
 def outbound_listener(caller: str, target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
-    """Where `caller` sends what is meant for `target`. It repeats nothing: that is for the hop next to the replicas."""
+    """The listener to which `caller` sends its requests to `target`. It does not retry: the hop next to the replicas does."""
     name = f"out-{caller}-{target}"
     route = {
         "match": {"prefix": "/"},
@@ -45,7 +45,7 @@ def outbound_listener(caller: str, target: str, charters: Mapping[str, Charter],
 
 
 def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
-    """Where every caller of `target` arrives, with its certificate."""
+    """The listener at which all callers of `target` arrive, with their certificates."""
     callers = charters[target].callers
     longest = max(timeout_ms(charters, caller, target) for caller in callers)
     name = f"in-{target}"
@@ -65,11 +65,11 @@ def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Top
                         },
                     }
                 ],
-                # overwrites what a caller may have put there
+                # Overwrites what the caller may have sent.
                 "request_headers_to_add": parts.headers(
                     {PEER: "%DOWNSTREAM_PEER_URI_SAN%"}, "OVERWRITE_IF_EXISTS_OR_ADD"
                 ),
-                # that is the edge's to say, and the edge does not come this way
+                # Only the edge may set this, and its requests don't come this way.
                 "request_headers_to_remove": [CERTIFICATE],
             }
         ],
@@ -82,7 +82,7 @@ def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Top
             "mesh",
             [access_rules(target, charters, topology), parts.router()],
             routes,
-            # No tracing here: the proxy would write its own decision over the caller's, and the trace would end at this hop.
+            # No tracing here: the proxy would replace the caller's sampling decision by its own, and the trace would end at this hop.
             codec_type="HTTP2",
         ),
         transport_socket={
@@ -97,7 +97,7 @@ def inbound_listener(target: str, charters: Mapping[str, Charter], topology: Top
 
 
 def access_rules(target: str, charters: Mapping[str, Charter], topology: Topology) -> Json:
-    """The charter's `[callers]` as Envoy's RBAC: what isn't there is refused with 403."""
+    """The charter's `[callers]` as Envoy's RBAC; everything else is refused with 403."""
     return {
         "name": "envoy.filters.http.rbac",
         "typed_config": typed(
@@ -133,7 +133,7 @@ def _permission(action: str) -> Json:
 
 
 def mesh_cluster(caller: str, target: str, topology: Topology) -> Json:
-    """The hop itself: the caller's certificate, and none but the target's accepted."""
+    """The hop from caller to target: it presents the caller's certificate and accepts none but the target's."""
     return {
         "name": f"mesh-{caller}-{target}",
         "type": "STATIC",
@@ -165,7 +165,7 @@ def mesh_cluster(caller: str, target: str, topology: Topology) -> Json:
 
 
 def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
-    """A service's replicas: checked each second, ejected when gray, bounded by the charter's limits."""
+    """A service's replicas: health-checked each second, ejected when they fail, with the limits of the charter."""
     limits = charter.limits
     bound = (limits.max_in_flight + limits.max_queue) * max(1, len(topology.replicas.get(name, ())))
     return {
@@ -175,17 +175,17 @@ def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
         "connect_timeout": "0.5s",
         "lb_policy": "LEAST_REQUEST",
         "per_connection_buffer_limit_bytes": 1 << 20,
-        # a replica that left the list goes at once, also while it still answers its health check
+        # A replica that is no longer listed is dropped at once, even if it still passes its health check.
         "ignore_health_on_host_removal": True,
         "common_lb_config": {
-            # never "all are ill, so use all": an honest 503 is better than a payment sent to a dying process
+            # Never use all replicas because all are unhealthy: an honest 503 is better than sending a payment to a dying process.
             "healthy_panic_threshold": {"value": 0},
-            # the default delays an ejection by a second of wrong answers
+            # By default an ejection takes effect a second later, with a second of wrong answers.
             "update_merge_window": "0s",
         },
         "health_checks": [
             {
-                # a dead replica refuses at once; a slow answer on a busy machine must not take the last one away
+                # Long, because a dead replica refuses at once anyway, and a slow answer on a busy machine must not remove the last one.
                 "timeout": "3s",
                 "interval": "1s",
                 "no_traffic_interval": "1s",
@@ -209,10 +209,10 @@ def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
             "interval": "1s",
             "base_ejection_time": "5s",
             "max_ejection_time": "30s",
-            # half of the replicas at most, and never the only one: it is better than none
+            # Half of the replicas at most, and never the only one, which is better than none.
             "max_ejection_percent": 50,
             "always_eject_one_host": False,
-            # a gray replica passes its health check all the time; that must not bring it back
+            # A replica that fails requests may pass its health check all the time; that must not bring it back early.
             "successful_active_health_check_uneject_host": False,
         },
         "circuit_breakers": {
@@ -225,13 +225,13 @@ def replica_cluster(name: str, charter: Charter, topology: Topology) -> Json:
                 }
             ]
         },
-        # below the server's own keep-alive (10 min): it must be us who closes, or a request meets a closing connection
+        # Shorter than the server's keep-alive (10 min): Envoy must be the one that closes, or a request could meet a closing connection.
         "typed_extension_protocol_options": _protocol({"http_protocol_options": {}}, idle_timeout="60s"),
     }
 
 
 def collector_cluster(topology: Topology) -> Json:
-    """Where spans go. When it is away they are dropped: tracing never holds up a payment."""
+    """The collector of spans. When it is away spans are dropped: tracing never delays a payment."""
     return {
         "name": "collector",
         "type": "STATIC",
@@ -292,7 +292,7 @@ def _listener(name: str, address: Json, manager: Json, **chain: Json) -> Json:
         "name": name,
         "address": address,
         "per_connection_buffer_limit_bytes": 1 << 20,
-        # the bound on connections is the edge's, against strangers
+        # The global limit on connections protects the edge against strangers.
         "ignore_global_conn_limit": True,
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}], **chain}

@@ -1,7 +1,7 @@
-"""Everything in one file.
+"""The whole configuration in one file.
 
-`envoy --mode validate` does not look into what a control plane would serve (a typo in a listener passes), so the check
-folds all of it into `static_resources`.
+`envoy --mode validate` does not check what a control plane would serve, so that a typo in a listener would pass. For the check all of
+it is folded into `static_resources`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tallystick.fabric.envoy.parts import Json
 def fold(
     bootstrap: Json, listeners: Iterable[Json], clusters: Iterable[Json], endpoints: Iterable[Json], secrets: list[Json]
 ) -> Json:
-    """A bootstrap without discovery; `secrets` are `Secret` messages for every name that the resources ask for."""
+    """A bootstrap without discovery. `secrets` are the `Secret` messages of all names that the resources refer to."""
     assignments = {assignment["cluster_name"]: assignment for assignment in endpoints}
     folded = copy.deepcopy(bootstrap)
     folded.pop("dynamic_resources")
@@ -35,7 +35,7 @@ def _static(cluster: Json, assignments: dict[str, Json]) -> Json:
 
 
 def _without_discovery(value: Any) -> Any:
-    """The same without `sds_config`: a secret that is asked for by name alone is a static one."""
+    """The value without `sds_config`: a secret that is referred to by name alone is a static one."""
     if isinstance(value, dict):
         return {key: _without_discovery(part) for key, part in value.items() if key != "sds_config"}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Where one installation keeps its sockets, and what its workloads are called."""
+"""An installation's sockets, ports and names of workloads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-#: `sun_path` has 108 bytes, one for the zero; Envoy's error for a longer one names no path.
+#: Bytes. `sun_path` has 108, with the terminating zero. It is checked here because Envoy's error for a longer path does not name it.
 MAX_SOCKET_PATH = 103
 
 
@@ -17,25 +17,25 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     trust_domain: str
     public_port: int
     mtls_port: int
-    """The same edge for clients that come with a certificate (RFC 8705)."""
+    """The edge's port for clients with a certificate (RFC 8705)."""
     mesh_dir: Path
-    """`<mesh_dir>/<caller>/<target>.sock` is written by the caller, `<mesh_dir>/in/<target>.sock` only by Envoy."""
+    """A caller connects to `<mesh_dir>/<caller>/<target>.sock`; to `<mesh_dir>/in/<target>.sock` only Envoy itself does."""
     ads_socket: Path
     admin_socket: Path
     collector_socket: Path
     """OTLP/HTTP over a Unix socket."""
     replicas: Mapping[str, tuple[Path, ...]] = {}
-    """Each service's replicas' sockets; a service without one answers 503."""
+    """The sockets of each service's replicas. For a service without any, Envoy answers 503."""
     namespace: str = "tallystick"
     public_address: str = "127.0.0.1"
     node: str = "tallystick-edge"
     trace_percent: float = 1.0
-    """Share of requests whose trace is recorded; the runtime key `tracing.random_sampling` overrides it."""
+    """Percentage of requests whose trace is recorded; the runtime key `tracing.random_sampling` overrides it."""
     max_public_connections: int = 4096
     runtime: Mapping[str, int | float | bool] = {}
 
     def spiffe(self, service: str) -> str:
-        """The identity of a service: the URI SAN of its certificate, of the form that Istio issues too."""
+        """The identity of a service: the URI SAN of its certificate, in the form that Istio issues as well."""
         return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{service}"
 
     def outbound(self, caller: str, target: str) -> Path:
@@ -46,7 +46,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def short(path: Path) -> Path:
-    """The path, if a Unix socket can have it."""
+    """The path itself. Raises ValueError if it is too long for a Unix socket."""
     if len(str(path).encode()) > MAX_SOCKET_PATH:
         msg = (
             f"{path}: longer than the {MAX_SOCKET_PATH} bytes of a Unix socket's path; choose a shorter data directory"

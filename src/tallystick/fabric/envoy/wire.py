@@ -1,4 +1,4 @@
-"""JSON of the v3 API to protobuf messages, with the types of `xds-protos`."""
+"""Turns JSON of the v3 API into protobuf messages, with the types of `xds-protos`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOTS = {
     "bootstrap": ("envoy.config.bootstrap.v3.bootstrap_pb2", "Bootstrap"),
 }
 
-#: Where the types inside of `Any` are defined: importing the module registers them.
+#: The modules that define the types inside `Any`; importing a module registers its types.
 _MODULES = (
     "envoy.config.trace.v3.opentelemetry_pb2",
     "envoy.extensions.access_loggers.stream.v3.stream_pb2",
@@ -36,7 +36,7 @@ _MODULES = (
 
 
 def message(kind: Kind, resource: Json) -> Any:
-    """The protobuf message of a resource. A field that the API doesn't know raises `google.protobuf.json_format.ParseError`."""
+    """The protobuf message of a resource. Raises `google.protobuf.json_format.ParseError` for a field that the API doesn't know."""
     for module in _MODULES:
         import_module(module)
     module, name = _ROOTS[kind]
