@@ -1,7 +1,7 @@
-"""Where a service may connect to outside of the platform: the guard against being made to call our own network (SSRF).
+"""Where a service may connect outside the platform: protection against being made to call our own network (SSRF).
 
-The address that was checked is the address that is connected to: names are resolved here, for each new connection, and
-every address that a name has must be one of the public internet, unless the operator allowed private ones.
+The address that was checked is the one that is connected to: names are resolved here, for each new connection, and
+all addresses of a name must be on the public internet, unless the operator has allowed private ones.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-#: The address texts of a host name.
+#: Resolves a host name to its addresses, as texts.
 Resolve = Callable[[str], Awaitable[list[str]]]
 
-#: All of the public internet's IPv6 is in here. What stands for an IPv4 address (mapped, NAT64), is site-local or segment routing's is not.
+#: Contains all public IPv6 addresses, but none that stand for an IPv4 address (mapped, NAT64), are site-local or belong to segment
+#: routing.
 _UNICAST6: Final = ipaddress.ip_network("2000::/3")
-#: What `ipaddress` calls global or does not know (IANA special-purpose registries), and the inner address of a cloud's machines.
+#: Special-purpose addresses (IANA registries) that `ipaddress` calls global or does not know, and a cloud's internal address.
 _SPECIAL: Final = tuple(
     ipaddress.ip_network(each)
     for each in (
@@ -35,20 +36,21 @@ _SPECIAL: Final = tuple(
 )
 
 
-#: Names are looked up here. A name server that says nothing holds its thread for as long as the system waits for one, half a minute perhaps, and
-#: nothing else ends that: of the few threads that asyncio has for everything, one tenant's names would take all, and no other's be found.
+#: The threads for looking up names. A name server that does not answer blocks its thread for as long as the system waits, perhaps half
+#: a minute, and the lookup can't be cancelled. In asyncio's default pool, which is small and serves everything, one tenant's names
+#: could take all threads, and no other tenant's names would be resolved.
 _LOOKUPS: Final = ThreadPoolExecutor(256, "lookup")
 
 
 class AddressRefused(OSError):
-    """A name led to an address that may not be connected to."""
+    """A name has an address to which no connection may be made."""
 
 
 def blocked(address: str) -> bool:
     """Whether an address is anything but a plain one of the public internet.
 
-    An IPv6 address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo) is blocked as a whole: where it leads is
-    decided by a gateway. So is one with a zone: it means an interface of ours.
+    An IPv6 address that contains an IPv4 one (mapped, NAT64, 6to4, Teredo) is blocked, because a gateway decides where it leads. So is
+    an address with a zone, which names one of our interfaces.
     """
     try:
         ip = ipaddress.ip_address(address)
@@ -62,9 +64,10 @@ def blocked(address: str) -> bool:
 
 
 def literal(host: str) -> bool:
-    """Whether the HTTP client takes a URL's host for an address: those it connects to without a resolver, so they are checked beforehand.
+    """Whether the HTTP client takes a URL's host for an address. It connects to addresses without a resolver, so they have to be checked
+    beforehand.
 
-    It is aiohttp's own rule, a wide one: `::1%` and `127.1` are addresses to it too, though `blocked` knows no such.
+    The rule is aiohttp's own, and a wide one: `::1%` and `127.1` count as addresses too, which `blocked` can't parse and so blocks.
     """
     return ":" in host or host.replace(".", "").isdigit()
 
@@ -80,7 +83,7 @@ async def system_resolve(host: str) -> list[str]:
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves a name and checks every address of it; aiohttp connects to nothing else."""
+    """Resolves a name and checks all its addresses, for aiohttp, which connects only to what this returns."""
 
     def __init__(self, resolve: Resolve = system_resolve, *, private: bool) -> None:
         self._resolve = resolve
@@ -91,7 +94,7 @@ class CheckedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         del family
         addresses = list(dict.fromkeys(await self._resolve(host)))
-        # One private address among public ones is an attack or a mistake.
+        # A private address among public ones is an attack or a mistake.
         if not addresses or (not self._private and any(blocked(address) for address in addresses)):
             raise AddressRefused(f"{host} is not at a public address")
         return [

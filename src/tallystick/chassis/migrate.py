@@ -1,11 +1,12 @@
-"""Forward-only migrations, run under the owner's role. A service's own role has no DDL and only the rights that migrations grant.
+"""Forward-only migrations, run as the owner role. A service's own role can't run DDL and has only the rights that migrations grant.
 
-Files are `sql/migrations/NNNN_what.sql` of the chassis and of the service; the chassis' come first. Each runs in a transaction of its
-own, together with the row that says it ran. `:service_role` in a file stands for the service's role. A file that was changed after it
-ran, or that vanished, is an error: what a database went through must stay readable.
+Files are `sql/migrations/NNNN_what.sql` of the chassis and of the service; those of the chassis run first. Each runs in a transaction
+of its own, together with the row that records it. `:service_role` in a file stands for the service's role. It is an error when a file
+was changed after it ran, or is missing: how a database became what it is must stay readable.
 
-PostgreSQL keeps samples of every column's values for its planner. Where nobody selects by a column of texts, documents or bytes, they serve
-nothing, and what they hold of people would outlive its erasure in the table: such columns get none, whichever migration made them.
+PostgreSQL's planner statistics contain samples of a column's values. For a column of texts, documents or bytes that no index has, the
+samples serve no query, and personal data in them would outlive its erasure in the table. So such columns have no statistics,
+whichever migration created them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ COMMENT ON COLUMN schema_migration.at IS 'class: internal';
 
 
 def _each_column(which: str, does: str) -> str:
-    """A statement that `does` something to each column of the tables, `one.table` and `one.column`, that is as `which` says."""
+    """A statement that executes `does` for each table column that fulfils the condition `which`: `one.table` and `one.column`."""
     return rf"""
 DO $$
 DECLARE
@@ -67,7 +68,7 @@ $$
 """  # noqa: S608 - both are said below
 
 
-#: Of the columns in no index: bytes and documents, and texts of any class but public and internal ones.
+#: No statistics for columns in no index: of bytes and documents, and of texts whose class is neither public nor internal.
 _UNSAMPLED: Final = _each_column(
     """
           a.attstattarget IS DISTINCT FROM 0
@@ -81,7 +82,7 @@ _UNSAMPLED: Final = _each_column(
         PERFORM pg_clear_attribute_stats('public', one.table, one.column, false);
     """,
 )
-#: What is compressed can't be searched for card numbers in the files, and pieces of it look like some.
+#: No compression: compressed values can't be searched for card numbers in the database's files, and parts of them look like some.
 _UNCOMPRESSED: Final = _each_column(
     "a.attstorage = 'x'",
     "EXECUTE format('ALTER TABLE %I ALTER %I SET STORAGE EXTERNAL', one.table, one.column);",
@@ -89,7 +90,9 @@ _UNCOMPRESSED: Final = _each_column(
 
 
 class MigrationError(Exception):
-    """A migration can't be run, or what ran is not what the files say. The message names the database, the file and what to do."""
+    """A migration can't be run, or the database went through other migrations than the files. The message names the database and the
+    file, and says what to do.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Migration:
 
 
 def migrations(package: str) -> list[Migration]:
-    """The migrations of a package, in order. Raises MigrationError for a file with another name or a number used twice."""
+    """The migrations of a package, in order. Raises MigrationError for a malformed file name, or a number that is used twice."""
     folder = files(package).joinpath("sql", "migrations")
     found: dict[int, Migration] = {}
     if not folder.is_dir():
@@ -126,7 +129,7 @@ def migrations(package: str) -> list[Migration]:
 
 
 async def check(connection: Connection, database: str, package: str) -> None:
-    """Refuses a database that went through something else than this program's migrations, before any is changed or used. Raises MigrationError."""
+    """Raise MigrationError for a database that went through other migrations than this program has, before it is changed or used."""
     if await connection.fetchval("SELECT to_regclass('public.schema_migration')") is not None:
         await _waiting(connection, database, _plan(package))
 
@@ -134,10 +137,10 @@ async def check(connection: Connection, database: str, package: str) -> None:
 async def apply(
     owner: Dsn, package: str, *, service_role: str, begins: Callable[[str], None] = lambda _: None
 ) -> list[str]:
-    """Bring a database up to date: the chassis' migrations, then those of `package`. Returns the files that ran now.
+    """Bring a database up to date: the chassis's migrations, then those of `package`. Returns the files that it ran.
 
-    `begins` is told each file before it runs, and `ELSEWHERE` before the wait for another process that is at it. Safe to be called by several
-    processes at once. Raises MigrationError; a failed file leaves nothing of itself behind.
+    `begins` is called with each file before it runs, and with `ELSEWHERE` before waiting for another process that migrates. Several
+    processes may call this at once. Raises MigrationError; a file that fails is rolled back as a whole.
     """
     if not _ROLE.match(service_role):
         raise MigrationError(f"{service_role!r} is not the name of a role")
@@ -179,7 +182,7 @@ def _plan(package: str) -> list[Migration]:
 
 
 async def _waiting(connection: Connection, database: str, plan: list[Migration]) -> list[Migration]:
-    """What of the plan has not run on this database yet. Raises MigrationError when something else ran."""
+    """The migrations of the plan that have not run on this database. Raises MigrationError when others ran on it."""
     rows = await connection.fetch("SELECT package, number, file, sha256 FROM schema_migration")
     applied = {(row["package"], row["number"]): row for row in rows}
     known = {(migration.package, migration.number) for migration in plan}
@@ -225,6 +228,6 @@ async def _keep_plainly(connection: Connection, database: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    # When the connection is lost, what leaving the transaction says of it is not the reason.
+    # When the connection was lost, leaving the transaction raises another error, of which the reason is the context.
     found = error.__context__ if isinstance(error, asyncpg.InterfaceError) and error.__context__ else error
     return " ".join(filter(None, (getattr(found, "sqlstate", None), str(found) or type(found).__name__)))

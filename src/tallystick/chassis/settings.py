@@ -1,9 +1,8 @@
 """Settings: the environment and secret files, read once into one frozen struct.
 
-`TALLYSTICK_<FIELD>` sets a field. A field of type `Secret` is never in the environment, which shows in process lists
-and crash dumps: `TALLYSTICK_<FIELD>_FILE` names a file that only its owner may read. A variable that begins with
-`TALLYSTICK_` and that nothing reads is an error, because a misspelt limit is a limit that is not there.
-A service adds its own fields in `services/<name>/settings.py`:
+`TALLYSTICK_<FIELD>` sets a field. A field of type `Secret` is never in the environment, which process lists and crash dumps
+show: `TALLYSTICK_<FIELD>_FILE` names a file that only its owner may read. An unknown variable that begins with `TALLYSTICK_` is an
+error, because a misspelt limit would silently not apply. A service adds its own fields in `services/<name>/settings.py`:
 
     class Settings(settings.Settings, frozen=True, kw_only=True):
         acquirer_url: str
@@ -34,7 +33,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class SettingsError(ValueError):
-    """The settings can't be used; the message names each variable and what to do."""
+    """The settings can't be used. The message names each variable and says what to do."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
@@ -42,24 +41,24 @@ class SettingsError(ValueError):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every service process is told. A part that is not named here is not opened (see `app.Runtime`)."""
+    """The settings of every service process. A part that they don't name is not opened (see `app.Runtime`)."""
 
     service: Name
     shard: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$(?!\n)", max_length=32)] = HOME
-    """Which shard of the service this is. The one called `default` is at home; one without `scale.shards` has no other."""
+    """Which shard of the service this is. `default` is the shard at home, the only one of a service without `scale.shards`."""
     shards: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9-]{0,31}(,|$))*$(?!\n)", max_length=2000)] = ""
-    """The shards beside the one at home, with commas between them, of every service that comes in shards (`scale.shards`)."""
+    """The further shards, separated by commas, of all services that may have some (`scale.shards`)."""
     replica: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
     environment: Literal["local", "test", "staging", "production"] = "local"
     listen: Path
-    """The Unix socket that the service answers on. Whoever can write to it can name any peer: it is 0600."""
+    """The Unix socket that the service listens on. Its mode is 0600, because whoever can write to it can claim to be any peer."""
     public_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+$", max_length=200)]
-    """The edge as clients see it, without a path: the origin that DPoP proofs are made for."""
+    """The edge's origin, as clients see it: without a path. DPoP proofs are made for it."""
     mtls_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+$", max_length=200)]
-    """The same for clients that come with a certificate (RFC 8705): a port or a name of its own."""
+    """The edge's origin for clients with a certificate (RFC 8705), which has a port or a name of its own."""
     trust_domain: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]+$", max_length=255)]
     mesh_dir: Path | None = None
-    """Where this service's outbound sockets are, one `<target>.sock` each."""
+    """The directory of this service's outbound sockets, `<target>.sock`."""
     database_host: str | None = None
     database_port: Port = 5432
     database_name: str | None = None
@@ -70,9 +69,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     valkey_socket: Path | None = None
     valkey_password: Secret[str] | None = None
     root_key_file: Path | None = None
-    """The root of the key hierarchy: see `chassis.keys.root`."""
+    """The file with the root of the key hierarchy (`chassis.keys.root`)."""
     root_passphrase: Secret[str] | None = None
-    """Opens the root key file when that is sealed."""
+    """The passphrase of a sealed root key file."""
     trace_dir: Path | None = None
     otlp_endpoint: Annotated[str, msgspec.Meta(pattern=r"^https?://.+$", max_length=500)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -81,17 +80,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def deployment(self) -> str:
-        """What this is called at the parts, in the mesh and in its logs: the service, or one of its shards."""
+        """The deployment's name at the parts, in the mesh and in logs: that of the service, or of one of its shards."""
         return deployment(self.service, self.shard)
 
     @property
     def all_shards(self) -> list[str]:
-        """All shards that a service has which comes in shards; the one at home is the first."""
+        """All shards that a service with `scale.shards` has, the one at home first."""
         return list(dict.fromkeys((HOME, *filter(None, self.shards.split(",")))))
 
 
 def load(kind: type[S], environ: Mapping[str, str]) -> S:
-    """Read `kind` from `environ`. Raises SettingsError with every fault at once, never with a secret in its text."""
+    """Read `kind` from `environ`. Raises SettingsError, which lists all faults and never contains a secret."""
     fields = {field.name: _type(kind, field) for field in msgspec.structs.fields(kind)}
     required = {field.name for field in msgspec.structs.fields(kind) if field.required}
     known = {variable(name, secret=_is_secret(hint)): name for name, hint in fields.items()}

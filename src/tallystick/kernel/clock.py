@@ -1,6 +1,7 @@
-"""Time as an argument: UTC, aware, to the microsecond.
+"""Time as an argument: UTC, timezone-aware, in microseconds.
 
-Rules get instants handed in; only the edges hold a clock. `SystemClock` is the one place that reads the machine's.
+Rules get instants as arguments; only the outer layers hold a clock. `SystemClock` is the only place that reads the machine's clock
+for them.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ class SystemClock:
 
 
 def unix_nanoseconds() -> int:
-    """The machine's clock as spans count it (OpenTelemetry). For telemetry only: rules get instants handed in."""
+    """The machine's clock in the unit of spans (OpenTelemetry). For telemetry only: rules get instants as arguments."""
     return time.time_ns()
 
 
 class ManualClock:
-    """A clock that moves when told to, for tests and simulations."""
+    """A clock that moves only when it is told to, for tests and simulations."""
 
     __slots__ = ("_now",)
 
@@ -57,14 +58,14 @@ _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 )
 _ENDS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-#: An instant on the wire, in the form of RFC 3339; `parse_rfc3339` reads it.
+#: An instant in a message, as RFC 3339; `parse_rfc3339` reads it.
 InstantWire = Annotated[str, Meta(max_length=MAX_INSTANT, extra_json_schema={"format": "date-time"})]
 #: A day, in UTC.
 DayWire = Annotated[str, Meta(extra_json_schema={"format": "date"})]
 
 
 def rfc3339(instant: datetime) -> str:
-    """`2026-11-23T16:32:50.123456Z`: always UTC, always six digits, so that text sorts as time does (RFC 3339)."""
+    """RFC 3339, such as `2026-11-23T16:32:50.123456Z`: always in UTC and with six digits, so that the texts sort by time."""
     if instant.tzinfo is None:
         msg = "a naive datetime has no place on a timeline"
         raise ValueError(msg)
@@ -72,10 +73,10 @@ def rfc3339(instant: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """The instant that `text` names. Raises ValueError unless it is RFC 3339 with an offset, of at most 35 characters, and for the first and
-    the last instant that Python has: to PostgreSQL's client they stand for its infinities, which do not come back as instants.
+    """The instant in `text`. Raises ValueError unless it is RFC 3339 with an offset, of at most 35 characters. The first and the last
+    instant that Python can represent are refused as well: the PostgreSQL client stores them as infinities.
     """
-    # `fromisoformat` takes much more than that: week dates, commas, hours alone
+    # `fromisoformat` alone would accept much more: week dates, commas, hours without minutes.
     if len(text) > MAX_INSTANT or not _RFC3339.fullmatch(text):
         msg = "not an RFC 3339 time such as 2026-11-23T16:32:50Z"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""ISO 4217 active codes (list one, as published by SIX): the decimal places of each one's minor unit, and about what it is worth."""
+"""The active currency codes of ISO 4217 (list one, as published by SIX): decimal places of the minor unit, and approximate value."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ EXPONENTS: Final[dict[str, int]] = {
     **dict.fromkeys(_FOUR.split(), 4),
 }
 
-#: How many units of each currency are about one euro, to the nearest of 1, 2 and 5 times a power of ten: for limits that are to mean about
-#: the same in every currency. It is an order of magnitude and no exchange rate: it may be off by a factor of two, and no money is reckoned
-#: with it. From the European Central Bank's reference rates of 30 October 2026; where it has none from the peg, or else from the rate of
-#: late 2025 at which people there trade. To be looked at once a year, and when a currency is redenominated.
+#: How many units of each currency are worth about one euro, to the nearest of 1, 2 and 5 times a power of ten: for limits that should
+#: mean about the same in every currency. It is an order of magnitude and no exchange rate: it may be wrong by a factor of two, and no
+#: money is calculated with it. From the European Central Bank's reference rates of 30 October 2026; for currencies without one from
+#: their peg, or else from the market rate of late 2025. To be reviewed once a year, and when a currency is redenominated.
 _ABOUT_ONE_EURO = {
     1: "BMD BOV BSD CHE CHF CHW EUR FKP GBP GIP JOD KYD PAB SHP USD USN",
     2: "AUD AWG AZN BAM BBD BND BZD CAD FJD GEL MXV NZD SGD TOP WST XCD XCG",
@@ -45,7 +45,7 @@ _ABOUT_ONE_EURO = {
     1_000_000: "IRR",
 }
 
-#: In minor units, and so with those of which one unit is worth more than a euro.
+#: The same in minor units, which also fits currencies of which one unit is worth more than a euro.
 MINOR_PER_EURO: Final[dict[str, int]] = {
     **{code: units * 10 ** EXPONENTS[code] for units, codes in _ABOUT_ONE_EURO.items() for code in codes.split()},
     **dict.fromkeys(["BHD", "KWD", "OMR"], 500),

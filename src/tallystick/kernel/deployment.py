@@ -1,16 +1,16 @@
-"""What one of several shards of a service is called: `ledger` is the one at home, `ledger-eu` the shard `eu`.
+"""Names of deployments: `ledger` is the service's shard at home, `ledger-eu` its shard `eu`.
 
-A deployment's name is what it is to everything around it: its database and role, its login at bus and store, its identity in the mesh,
-its socket, its logs. A service's name has no hyphen, so which is which can be told from the name.
+Everything around a deployment uses its name: its database and role, its login at bus and store, its identity in the mesh, its socket,
+its logs. A service's name has no hyphen, so service and shard can be told apart in the name.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: The shard that each service has, and that a service without shards consists of.
+#: The shard that every service has; a service without shards has no other.
 HOME: Final = "default"
-#: The header by which a client says which shard of a service its request is for; without it, it is for the one at home.
+#: The header by which a client says for which shard of a service its request is; without it, for the one at home.
 SHARD_HEADER: Final = "Tallystick-Shard"
 _BETWEEN: Final = "-"
 
@@ -27,5 +27,5 @@ def parts(name: str) -> tuple[str, str]:
 
 
 def service_of(name: str) -> str:
-    """The service that a deployment is one of."""
+    """The service that a deployment belongs to."""
     return parts(name)[0]

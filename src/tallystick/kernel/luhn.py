@@ -8,12 +8,12 @@ _DOUBLED: Final = str.maketrans("0123456789", "0246813579")
 
 
 def luhn(digits: str) -> bool:
-    """Whether the last of these ASCII digits is the check digit of those before it."""
+    """Whether the last of these ASCII digits is the right check digit for the others."""
     return _sum(digits) % 10 == 0
 
 
 def check_digit(digits: str) -> str:
-    """The digit that makes `digits` followed by it pass."""
+    """The check digit to append to these ASCII digits."""
     return str(-_sum(digits + "0") % 10)
 
 

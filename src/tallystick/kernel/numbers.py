@@ -1,13 +1,19 @@
-"""Card numbers and IBANs: whose they are, and whether there is one in a text that people write or in what was written down.
+"""Card numbers and IBANs: recognising them in texts that people write (`found_in`) and in stored bytes (`cards`), and telling brands.
 
-What counts (`cards`, `found_in`): 13 to 19 digits together, or in the groups that cards are printed in (4-4-4-4, with up to three more, 4-6-5,
-4-6-4) with one kind of separator, a space, a dot or a dash; in a range of a card scheme, with the right check digit. The spaces and dashes are
-those of any script, in a text that people write so are the digits, and what can't be seen counts for nothing there. Not digits of a longer number,
-beside a decimal point, of a UUID, of one of the platform's ids or of a hexadecimal word, but for what a card's stripe or chip has beside its
-number: `%B` before it or `D`, a date and a code behind it (ISO/IEC 7813). Digits that a dash or an underscore joins to a word before them
-(`order-4242...`) are an id's or a card's, nobody can tell: a client may write them, and `verify` says that they are there. An IBAN counts with its
-country's length and its check digits, written together or in groups of four. A URL is read as its server reads it, without escapes, and there such
-a word is no reason to pass.
+A *card number* is 13 to 19 digits in a range of a card scheme, with a valid check digit. The digits stand together, or in the groups
+in which cards are printed (4-4-4-4, with up to three more, 4-6-5, 4-6-4) with one kind of separator: a space, a dot or a dash. Spaces and
+dashes may be of any script. In texts that people write, so may the digits, and invisible characters are ignored.
+
+Digits don't count if they belong to a longer number, stand beside a decimal point, or are part of a UUID, of one of the platform's ids
+or of a hexadecimal word. They do count beside what a card's stripe or chip has there: `%B` before the number; `D`, a date and a code
+after it (ISO/IEC 7813).
+
+Digits that a dash or an underscore joins to a word before them (`order-4242...`) may be an id's or a card's. Clients may write them, and
+`verify` reports them.
+
+An *IBAN* has its country's length and valid check digits, and is written together or in groups of four.
+
+A URL is read as its server would read it, with escapes decoded; in a URL a word joined before the digits makes no difference.
 """
 
 from __future__ import annotations
@@ -23,8 +29,8 @@ from tallystick.kernel.luhn import luhn
 if TYPE_CHECKING:
     from mmap import mmap
 
-#: First digits (from, to, of the same length), lengths, brand. The first row that fits is the brand; where ranges of
-#: two schemes overlap (UnionPay's within Discover's), the narrower one stands first.
+#: First digits (from, to, of equal length), lengths, brand. The first row that matches gives the brand; where ranges of
+#: two schemes overlap (UnionPay's within Discover's), the narrower one comes first.
 _BRANDS: Final[tuple[tuple[str, str, range, str], ...]] = (
     ("34", "34", range(15, 16), "amex"),
     ("37", "37", range(15, 16), "amex"),
@@ -62,7 +68,7 @@ IBAN_LENGTHS: Final[dict[str, int]] = {
 
 
 def brand_of(number: str) -> str:
-    """The brand by the number's first digits and length; `unknown` when it is none of the large ones'."""
+    """The brand, by the number's first digits and length; `unknown` when it is none of those listed here."""
     for low, high, lengths, brand in _BRANDS:
         if len(number) in lengths and low <= number[: len(low)] <= high:
             return brand
@@ -70,17 +76,17 @@ def brand_of(number: str) -> str:
 
 
 def iban_ok(iban: str) -> bool:
-    """The check of ISO 13616: the rest of division by 97 is 1 (ISO/IEC 7064, MOD 97-10)."""
+    """Whether the check digits of ISO 13616 are valid: the remainder of division by 97 is 1 (ISO/IEC 7064, MOD 97-10)."""
     if not (iban.isascii() and iban.isalnum() and iban[2:4].isdigit()) or iban[2:4] in ("00", "01", "99"):
         return False
     return int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97 == 1
 
 
-#: For the `extra` of a type's `Meta`: a long number is what belongs there, such as an amount, or the number that a token is made of.
+#: For the `extra` of a type's `Meta`: its values may be long numbers, such as an amount, or the card number that a token is made from.
 NUMBER_BELONGS: Final = {"number": "belongs"}
 
 _DIGITS: Final = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x2E for byte in range(256))
-#: Spaces, dashes and what can't be seen, by their kind (Unicode's general category).
+#: What spaces, dashes and invisible characters count as, by Unicode's general category.
 _KINDS: Final = {"Zs": " ", "Pd": "-", "Cf": ""}
 _OTHERS: Final = re.compile(r"[^\x00-\x7f]")
 _SHAPES: Final = bytes(
@@ -91,7 +97,7 @@ _SHAPES: Final = bytes(
     else 0x2E
     for byte in range(256)
 )
-#: What may stand between the groups of a number, as first and last of a range: a dot, and what Unicode calls a space or a dash, or can't be seen.
+#: Separators between the groups of a number, as ranges (first, last): a dot, and Unicode's spaces, dashes and invisible characters.
 BETWEEN: Final = (
     "  ", "-.", "\xa0\xa0", "\xad\xad", "\u058a\u058a", "\u05be\u05be", "\u1400\u1400", "\u1680\u1680", "\u1806\u1806", "\u2000\u2015", "\u202f\u202f",
     "\u205f\u2060", "\u2e17\u2e17", "\u2e1a\u2e1a", "\u2e3a\u2e3b", "\u2e40\u2e40", "\u2e5d\u2e5d", "\u3000\u3000", "\u301c\u301c", "\u3030\u3030",
@@ -100,7 +106,7 @@ BETWEEN: Final = (
 
 
 def _utf8() -> bytes:
-    """BETWEEN in a pattern over bytes."""
+    """BETWEEN as a pattern over UTF-8 bytes."""
     last: dict[bytes, bytes] = {}
     for low, high in BETWEEN:
         for point in range(ord(low), ord(high) + 1):
@@ -110,7 +116,8 @@ def _utf8() -> bytes:
 
 
 _SEPARATOR: Final = rb"(?=[ .\x80-\xff-])(" + _utf8() + rb")"
-#: The first character is a class of its own, by which `re` skips what can't begin a match; what precedes it is looked at after it.
+#: The pattern begins with a character class, by which `re` quickly skips what can't begin a match. What must not precede the number is
+#: therefore checked after its first digit.
 _CARD: Final = re.compile(
     rb"[2-68](?<![0-9].)(?<![0-9][.].)(?<![0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-.)"
     rb"[0-9]{3}(?:[0-9]{9,15}"
@@ -120,32 +127,34 @@ _CARD: Final = re.compile(
     re.DOTALL,
 )
 _NOT_DIGITS: Final = re.compile(rb"[^0-9]")
-#: What stands on a stripe's first track before the number, and on its second and in a chip behind it.
+#: What comes before the number on a stripe's first track, and after it on the second track and in a chip.
 _TRACK_1, _TRACK_2 = b"%B", re.compile(rb"D[0-9]{7}")
 _JOINED: Final = re.compile(rb"[A-Za-z0-9][_-]\Z")
 _HEXADECIMAL: Final = b"0123456789abcdefABCDEF"
-#: As ids are written. In PostgreSQL's files a capital is more likely the length of the next column's text.
+#: Ids are written in lower case. In PostgreSQL's files a capital letter is more likely the length byte of the next column's text.
 _LOWER: Final = b"0123456789abcdef"
-#: Ids and hashes in hexadecimal are not shorter; what is longer is looked at so far.
+#: Hexadecimal ids and hashes have at least so many digits, and at most so many are looked at.
 _SHORTEST: Final = 16
 _LONGEST: Final = 256
-#: From here on (128 bits) it is an id whatever stands beside it.
+#: A word of so many hexadecimal digits (128 bits) is an id, whatever stands beside it.
 _CERTAIN: Final = 32
-#: An id as `kernel/ids.py` writes it, and a fingerprint of the vault: 26 characters of base 32, 13 of which are digits one time in some ten million.
+#: An id as `kernel/ids.py` writes it, or a fingerprint of the vault: 26 characters of base 32. Thirteen digits in a row occur in one of
+#: some ten million.
 _ID: Final = re.compile(rb"[a-z]{2,3}_[0-7][0-9a-hjkmnp-tv-z]{25}")
 _ID_LENGTH: Final = 30
-#: Looks ahead only: a word that begins as an IBAN does may stand right before one.
+#: A look-ahead, so that matches may overlap: a word that begins like an IBAN may stand right before a real one.
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,4})?))")
-#: What makes of the characters beside it one word with them, an id's: a dash and an underscore.
+#: Characters that join what stands beside them to one word, such as an id.
 _WORD: Final = ("-", "_")
 _WORD_BEFORE: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]+[._-]")
 
 
 def suspect(raw: bytes) -> bool:
-    """Whether encoded text is worth a search: 13 digits with nothing but spaces, dots and dashes between, a word that begins as an IBAN, or
-    anything that is not ASCII, which has digits and spaces of its own.
+    """Whether encoded text has to be searched by `found_in`: it has 13 digits with nothing but spaces, dots and dashes between them, a
+    word that begins like an IBAN, a URL or an escape of one, which may hide a digit, or anything that is not ASCII, where there are
+    other digits and spaces.
 
-    False for nearly everything, at half a microsecond for a body of 300 bytes. An escape of a URL may hide a digit.
+    False for nearly every text, in half a microsecond for a body of 300 bytes.
     """
     return (
         not raw.isascii()
@@ -157,7 +166,7 @@ def suspect(raw: bytes) -> bool:
 
 
 def found_in(text: str) -> Literal["a card number", "an IBAN"] | None:
-    """What of the two is in the text, if anything. Pure; it never says which number."""
+    """Which of the two the text contains, if any. Pure; it does not return the number."""
     if len(text) < 13:
         return None
     if not text.isascii():
@@ -168,7 +177,7 @@ def found_in(text: str) -> Literal["a card number", "an IBAN"] | None:
 
 
 def _in_ascii(text: str) -> str:
-    """The same text with the digits, spaces and dashes of ASCII in the place of all others: a reader sees a card number in them."""
+    """The text with all digits, spaces and dashes replaced by those of ASCII, because a reader recognises a card number in any of them."""
     return _OTHERS.sub(lambda found: _as_ascii(found[0]), text)
 
 
@@ -178,7 +187,7 @@ def _as_ascii(char: str) -> str:
 
 
 def _read(url: str) -> str:
-    """A URL's text without escapes, also those of an escape, and without the words that stand before a dash, a dot or an underscore."""
+    """A URL's text with its escapes decoded, nested ones too, and without the words before a dash, a dot or an underscore."""
     for _ in range(3):
         url = unquote_plus(url)
     return _WORD_BEFORE.sub(" ", url)
@@ -193,7 +202,7 @@ def _found_in(text: str) -> Literal["a card number", "an IBAN"] | None:
 
 
 class Card(NamedTuple):
-    """Where a number begins, its digits, and whether a word is joined to it by a dash or an underscore before it, as to an id's digits."""
+    """Where a card number begins, its digits, and whether a dash or an underscore joins it to a word before it, as in an id."""
 
     begin: int
     number: str
@@ -204,12 +213,12 @@ class Card(NamedTuple):
 
 
 def cards(content: bytes | mmap, *, columns: bool = False) -> Iterator[Card]:
-    """The card numbers in encoded text, or in any bytes. `columns`: they are of a file of PostgreSQL's, one column's bytes right behind the other's,
-    so that what stands beside a word says nothing of it.
+    """The card numbers in encoded text, or in any bytes. `columns`: the bytes are from a file of PostgreSQL, where columns follow each
+    other directly, so that the neighbours of a word tell nothing about it.
     """
     at = 0
     while match := _CARD.search(content, at):
-        at = match.start() + 1  # what looked like a group before it may have been a year
+        at = match.start() + 1  # the first group may have been something else, such as a year before the number
         digits = _NOT_DIGITS.sub(b"", match[0]).decode()
         # Groups may be followed by something else: "4242 4242 4242 4242 12" is a card and a month.
         for number in dict.fromkeys((digits, digits[:16])) if match[1] else (digits,):
@@ -230,7 +239,7 @@ def _in_a_word(content: bytes | mmap, start: int, end: int, *, columns: bool) ->
 
 
 def _in_an_id(content: bytes | mmap, start: int, end: int) -> bool:
-    """Whether the digits belong to one of the platform's ids, whatever stands beside that."""
+    """Whether the digits are part of one of the platform's ids, whatever stands beside the id."""
     first = max(0, start - _ID_LENGTH)
     around = content[first : end + _ID_LENGTH]
     return any(
@@ -241,7 +250,7 @@ def _in_an_id(content: bytes | mmap, start: int, end: int) -> bool:
 
 
 def _in_hexadecimal(content: bytes | mmap, start: int, end: int, *, columns: bool) -> bool:
-    """Whether the digits belong to a longer word of hexadecimal digits: an id's or a hash's. A short word with other letters in it is none."""
+    """Whether the digits are part of a longer hexadecimal word, an id or a hash. A short word that also has other letters is none."""
     before, after = content[max(0, start - _LONGEST) : start][::-1], content[end : end + _LONGEST]
     left, right = _run(before, _HEXADECIMAL), _run(after, _HEXADECIMAL)
     if end - start + left + right >= _CERTAIN:
@@ -254,12 +263,12 @@ def _in_hexadecimal(content: bytes | mmap, start: int, end: int, *, columns: boo
 
 
 def _run(text: bytes, of: bytes) -> int:
-    """How many bytes of these the text begins with."""
+    """With how many of these bytes the text begins."""
     return len(text) - len(text.lstrip(of))
 
 
 def ibans(text: str) -> Iterator[tuple[int, int]]:
-    """Where IBANs begin and end in a text, capitals or not, together or in groups of four."""
+    """Beginning and end of each IBAN in a text, in upper or lower case, together or in groups of four."""
     for match in _IBAN.finditer(text):
         if length := iban_length(match[1].upper()):
             end = match.start() + length
@@ -268,8 +277,8 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def iban_length(words: str) -> int:
-    """How many characters of these words, in capitals, are the IBAN that they begin with, spaces between its groups included; 0 if it is none.
-    What follows may be the next word: the country says how long it is.
+    """The length of the IBAN with which this text (in capitals) begins, including the spaces between its groups; 0 if there is none. The
+    country says how long the IBAN is; what follows may be the next word.
     """
     length = IBAN_LENGTHS.get(words[:2], 0)
     ends = [index for index, char in enumerate(words, 1) if char != " "][length - 1 : length]
@@ -277,8 +286,8 @@ def iban_length(words: str) -> int:
 
 
 def card_in(groups: Sequence[str]) -> bool:
-    """Whether some groups of ASCII digits, one after the other, are a card number of a known scheme: 12 to 19 digits, with the right check
-    digit, whatever groups stand before and behind.
+    """Whether some consecutive groups of ASCII digits form a card number of a known scheme: 12 to 19 digits with a valid check digit,
+    whatever groups stand before and after them.
     """
     for first in range(len(groups)):
         digits = ""

@@ -1,4 +1,4 @@
-"""Patterns over names with dots in them: types of facts, and the events of webhooks that are made of them."""
+"""Patterns for dotted names: types of facts, and names of webhook events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def matches(patterns: Iterable[str], name: str) -> bool:
-    """Whether one of `patterns` is this name: each is a name, or ends in `.*`, or is `*`."""
+    """Whether one of `patterns` matches the name. A pattern is a name, ends in `.*`, or is `*`."""
     return any(
         pattern in ("*", name) or (pattern.endswith(".*") and name.startswith(pattern[:-1])) for pattern in patterns
     )

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Secret(Generic[T]):
-    """Holds a value whose `repr`, `str` and pickle give nothing away; `reveal()` is easy to search for."""
+    """Holds a value that neither `repr` nor `str` shows, and that can't be pickled. `reveal()` gives it, and is easy to search for."""
 
     __slots__ = ("_value",)
 
@@ -32,12 +32,12 @@ class Secret(Generic[T]):
         raise TypeError(msg)
 
     def __eq__(self, other: object) -> bool:
-        """Compares in constant time, so that a secret can't be guessed byte by byte."""
+        """Compares in constant time, so that timing does not reveal a secret byte by byte. For text and bytes only."""
         if not isinstance(other, Secret):
             return NotImplemented
         return hmac.compare_digest(_as_bytes(self._value), _as_bytes(other._value))
 
-    __hash__ = None  # type: ignore[assignment]  # a secret has no business in a set or as a key
+    __hash__ = None  # type: ignore[assignment]  # a secret must not be a key or in a set
 
 
 def _as_bytes(value: object) -> bytes:
