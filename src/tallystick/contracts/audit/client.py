@@ -1,4 +1,4 @@
-"""How a service waits until what it did is provably recorded."""
+"""The audit log's client: with it a service waits until what it did is provably recorded."""
 
 from __future__ import annotations
 

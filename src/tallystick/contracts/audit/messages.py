@@ -1,4 +1,4 @@
-"""What the log answers, beside the files of C2SP tlog-tiles, which are text and bytes."""
+"""The audit log's messages, apart from the files of C2SP tlog-tiles, which are text and bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReceiptQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InnerReceipt(msgspec.Struct, frozen=True):
-    """A receipt for another service: the text of the proof, and the log's entry that it is about."""
+    """A receipt for another service: the text of the proof, and the index of the log's entry."""
 
     receipt: str
     index: int

@@ -26,13 +26,13 @@ from tallystick.kernel.problem import InvalidRequest
 
 
 class IdentityAdmin:
-    """Tenants, clients and signing keys. Raises the problems named at each, and what `Client.request` raises."""
+    """Tenants, clients and signing keys. Methods raise the problems that they name, and what `Client.request` raises."""
 
     def __init__(self, client: MeshClient) -> None:
         self._client = client
 
     async def create_tenant(self, name: str) -> Tenant:
-        """TenantExists."""
+        """Raises TenantExists."""
         return await self._client.request(
             "POST", "/internal/admin/tenants", CreateTenant(name=name), answer=Tenant, problems=(TenantExists,)
         )
@@ -44,7 +44,7 @@ class IdentityAdmin:
     async def create_client(
         self, tenant: str, name: str, scope: str, jwks: PublicJwks, *, certificate_bound: bool = False
     ) -> Client:
-        """TenantNotFound, InvalidScope, InvalidClientKey; InvalidRequest for a name that holds a card number."""
+        """Raises TenantNotFound, InvalidScope, InvalidClientKey, and InvalidRequest for a name that contains a card number."""
         asked = CreateClient(
             tenant=tenant,
             name=name,
@@ -65,7 +65,7 @@ class IdentityAdmin:
         return await self._client.request("GET", path, answer=Page[Client])
 
     async def revoke_client(self, client_id: str) -> Client:
-        """ClientNotFound, InvalidId. Revoking again changes nothing."""
+        """Revoking again changes nothing. Raises ClientNotFound, InvalidId."""
         return await self._client.request(
             "POST",
             f"/internal/admin/clients/{client_id}/revoke",
@@ -78,7 +78,7 @@ class IdentityAdmin:
         return await self._client.request("GET", "/internal/admin/keys", answer=Page[SigningKey])
 
     async def retire_key(self, kid: str) -> SigningKey:
-        """KeyNotFound, also for one that is retired already."""
+        """Raises KeyNotFound, also for a key that is retired already."""
         return await self._client.request(
             "POST", f"/internal/admin/keys/{kid}/retire", answer=SigningKey, problems=(KeyNotFound,)
         )

@@ -1,4 +1,4 @@
-"""Identity's messages on the mesh. What it says at the edge is said by RFCs: 6749, 7009, 7523, 7662, 8414, 9449, 9728."""
+"""Identity's messages. Those at the edge are defined by RFCs: 6749, 7009, 7523, 7662, 8414, 9449, 9728."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from tallystick.kernel.clock import InstantWire
 from tallystick.kernel.ids import ClientIdWire, TenantName
 
-#: Every scope of the platform and what it lets a client do. A client is registered for some of them.
+#: All scopes of the platform, and what each lets a client do. A client is registered for some of them.
 SCOPES: dict[str, str] = {
     "tokens:write": "store and destroy cards and bank accounts",
     "tokens:read": "see stored cards and bank accounts, masked",
@@ -31,7 +31,7 @@ SCOPES: dict[str, str] = {
     "webhooks:write": "manage webhook endpoints",
 }
 
-#: Scopes that move money: a token that has one lives 120 s instead of 300 s.
+#: Scopes that move money. A token with one of them is valid for 120 s instead of 300 s.
 MONEY_SCOPES = frozenset({"payments:write", "transfers:write", "refunds:write", "approvals:sign", "books:import"})
 
 ClientName = Annotated[
@@ -41,33 +41,33 @@ ClientName = Annotated[
     ),
 ]
 ScopeText = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-"""Scopes with one space between them (RFC 6749, 3.3)."""
+"""Scopes separated by single spaces (RFC 6749, 3.3)."""
 Purpose = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9._-]*$", min_length=3, max_length=64)]
 SubjectName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$", min_length=3, max_length=64)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Immutable, and strict about what it does not know."""
+    """Immutable; unknown fields are refused."""
 
 
 # ---- tokens inside the mesh ----------------------------------------------------------------------------------------
 
 
 class TokenExchange(_Message, frozen=True):
-    """An access token (RFC 9068) as it came in at the edge."""
+    """An access token (RFC 9068) as received at the edge."""
 
     access_token: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 
 
 class TransactionToken(_Message, frozen=True):
-    """The user's context for inner calls: `typ: txntoken+jwt`, and the seconds that it lives."""
+    """A token with the user's context for inner calls (`typ: txntoken+jwt`), valid for `expires_in` seconds."""
 
     transaction_token: str
     expires_in: int
 
 
 class ServiceTokenRequest(_Message, frozen=True):
-    """Background work of a service in the name of a tenant's client, and what for."""
+    """Asks for a token for a service's background work in the name of a tenant's client, with its purpose."""
 
     tenant: TenantName
     subject: SubjectName
@@ -78,10 +78,10 @@ RevocationKind = Literal["jti", "client", "kid", "all-before"]
 
 
 class Revocation(_Message, frozen=True):
-    """What is no longer to be believed, and until when (Unix seconds) somebody might still show it.
+    """A revocation. `until` (Unix seconds) is when the last token that it concerns expires.
 
-    `id` is a token's jti, a client's id, a signing key's kid, or for `all-before` a Unix time: tokens issued before it.
-    Epochs count 1, 2, 3 ... without gaps in the order in which the revocations became true.
+    `id` is a token's jti, a client's id, a signing key's kid, or for `all-before` a Unix time: tokens issued before it are revoked.
+    Epochs count 1, 2, 3 ... without gaps, in the order in which the revocations took effect.
     """
 
     epoch: int
@@ -91,7 +91,7 @@ class Revocation(_Message, frozen=True):
 
 
 class Revocations(_Message, frozen=True):
-    """All that still matters, as of `epoch`."""
+    """All revocations that have not expired, as of `epoch`."""
 
     epoch: int
     revocations: list[Revocation]
@@ -103,7 +103,7 @@ class KeySet(_Message, frozen=True):
     keys: list[dict[str, Any]]
 
 
-# ---- OAuth, at the edge: what its forms and answers are, for the document; identity reads and writes them itself -----
+# ---- OAuth, at the edge: forms and answers for the OpenAPI document; identity decodes and encodes them itself --------
 
 _Assertion = Annotated[str, msgspec.Meta(description="a JWT signed by the client's key (RFC 7523)")]
 
@@ -112,11 +112,11 @@ class _Authenticated(msgspec.Struct, frozen=True, kw_only=True):
     client_assertion_type: Literal["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"]
     client_assertion: _Assertion
     client_id: ClientIdWire | None = None
-    """Who it is says the assertion; if it is there too, it has to be the same."""
+    """Optional, because the assertion identifies the client. If given, it has to be the same."""
 
 
 class TokenRequest(_Authenticated, frozen=True, kw_only=True):
-    """`scope`: words with spaces between them; all that the client is registered for if left out."""
+    """`scope`: scopes separated by spaces; if left out, all that the client is registered for."""
 
     grant_type: Literal["client_credentials"]
     scope: ScopeText | None = None
@@ -124,7 +124,7 @@ class TokenRequest(_Authenticated, frozen=True, kw_only=True):
 
 
 class AboutToken(_Authenticated, frozen=True, kw_only=True):
-    """Which token to revoke, or to tell of."""
+    """The token to revoke or to introspect."""
 
     token: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
     token_type_hint: Literal["access_token"] | None = None
@@ -140,7 +140,7 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Introspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 7662, section 2.2: of a token that is not good, and of another tenant's, no more than that it is not active."""
+    """RFC 7662, section 2.2. Of an invalid token, and of another tenant's, it tells only that the token is not active."""
 
     active: bool
     scope: str | None = None
@@ -179,8 +179,8 @@ _Private = Annotated[None, msgspec.Meta(description="private: never sent")]
 
 
 class PublicJwk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A client's public key. Members that are not understood are ignored, but those of a private key are refused by name: one that was
-    sent by mistake is not to be used.
+    """A client's public key. Unknown members are ignored, but those of a private key are refused: a key whose private part was sent by
+    mistake must not be used.
     """
 
     IGNORES: ClassVar[str] = "what is not understood (RFC 7517, 4)"
@@ -223,7 +223,7 @@ class CreateClient(_Message, frozen=True):
     scope: ScopeText
     jwks: PublicJwks
     tls_client_certificate_bound_access_tokens: bool = False
-    """RFC 8705, 3.4: its tokens are bound to the certificate that it comes with. Otherwise they are bound to a DPoP key (RFC 9449)."""
+    """RFC 8705, 3.4: whether the client's tokens are bound to its certificate. Otherwise they are bound to a DPoP key (RFC 9449)."""
 
 
 class Client(_Message, frozen=True):
@@ -238,7 +238,7 @@ class Client(_Message, frozen=True):
 
 
 class RevokedEverything(_Message, frozen=True):
-    """Tokens that were issued before this are not good any more."""
+    """Tokens that were issued before this time are revoked."""
 
     issued_before: InstantWire
 
@@ -260,13 +260,13 @@ class ClientCreated(_Message, frozen=True):
     scope: ScopeText
     key_ids: tuple[str, ...]
     key_thumbprints: tuple[str, ...]
-    """Of its keys, in the order of `key_ids` (RFC 7638): a key id is the client's own word."""
+    """The RFC 7638 thumbprints of the keys, in the order of `key_ids`, which the client chose itself."""
     tls_client_certificate_bound_access_tokens: bool
 
 
 class TokenRevoked(_Message, frozen=True):
     jti: str | None = None
-    """The id of the one token. Without it, it is every token that was issued before."""
+    """The id of the revoked token. Without it, all tokens that were issued before were revoked."""
 
 
 class ServiceTokenIssued(_Message, frozen=True):
@@ -278,7 +278,7 @@ class ServiceTokenIssued(_Message, frozen=True):
 
 class AuthenticationsFailed(_Message, frozen=True):
     minute: InstantWire
-    """In which they were counted: when it began."""
+    """The beginning of the minute in which they were counted."""
     count: int
     reasons: dict[str, int]
 
@@ -288,4 +288,4 @@ class SigningKeyFact(_Message, frozen=True):
 
     purpose: Literal["access", "transaction"]
     leaked: bool
-    """Whether it was retired because somebody else may have it."""
+    """Whether the key was retired because somebody else may have it."""

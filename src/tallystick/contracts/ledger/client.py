@@ -1,6 +1,6 @@
-"""How others use the ledger: one call for all units that wait at the moment.
+"""The ledger's client for other services: all units that wait at a moment go in one call.
 
-The methods with a transfer's id can be repeated after any failure, a lost answer included: the same id is the same transfer.
+Methods that take a transfer's id may be repeated after any failure, even if an answer was lost: the same id is the same transfer.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ class _Lookup(msgspec.Struct, frozen=True):
 
 
 class LedgerClient:
-    """`token` is the transaction token of who asks. Methods that post return None when it is posted (now or by an earlier call), else
-    the ledger's reason (`messages.Reason`): a refusal is final for that id, unless the reason says that it is of the moment. They raise
-    Upstream, DeadlineExceeded and the like when it is not known whether it was posted: ask again with the same id.
+    """`token` is the transaction token of the subject who asks. Methods that post return None when the transfer is posted, by this call
+    or an earlier one, and otherwise the ledger's reason (`messages.Reason`). A refusal is final for that id, unless the reason says
+    otherwise. They raise Upstream, DeadlineExceeded and the like when it is not known whether the transfer was posted: call again
+    with the same id.
     """
 
     def __init__(self, client: Client) -> None:
@@ -75,13 +76,13 @@ class LedgerClient:
         )
 
     async def post_unit(self, transfers: Sequence[UnitTransfer], token: str, *, due: bool = False) -> UnitResult:
-        """Posts 1 to 1000 transfers together or none of them. `result.refusal` says which of them was refused, if one was."""
+        """Post 1 to 1000 transfers, all or none. `result.refusal` says which of them was refused, if any."""
         return await self._units.submit(_Ask(token, transfers, due))
 
     async def post(
         self, transfer: TransferId, debit: AccountId, credit: AccountId, amount: Money, token: str, *, due: bool = False
     ) -> str | None:
-        """`due`: it gives back what was taken before, whatever was frozen since and without approvals."""
+        """Post a transfer. `due`: it gives back what was taken before, so frozen accounts don't stop it and it needs no approvals."""
         return await self._single(_move("post", transfer, debit, credit, amount), token, due=due)
 
     async def hold(
@@ -94,13 +95,13 @@ class LedgerClient:
         *,
         expires_in: int | None = None,
     ) -> str | None:
-        """`expires_in`: seconds after which the hold holds nothing."""
+        """Place a hold, which expires after `expires_in` seconds, if given."""
         return await self._single(_move("hold", transfer, debit, credit, amount, expires_in=expires_in), token)
 
     async def capture(
         self, transfer: TransferId, hold: TransferId, amount: Money | None, token: str, *, final: bool = True
     ) -> str | None:
-        """Captures of a hold `amount` (None: all that remains). `final` releases the rest."""
+        """Capture `amount` of a hold (None: all that remains). `final` releases the rest."""
         return await self._single(
             _draw("capture", transfer, hold, amount, final=final),
             token,
@@ -110,11 +111,11 @@ class LedgerClient:
         return await self._single(_draw("void", transfer, hold), token)
 
     async def reverse(self, transfer: TransferId, original: TransferId, amount: Money | None, token: str) -> str | None:
-        """Reverses of a post or a capture `amount` (None: all that is left of it)."""
+        """Reverse `amount` of a post or a capture (None: all that is left of it)."""
         return await self._single(_draw("reverse", transfer, original, amount), token)
 
     async def currency(self, account: AccountId, token: str) -> str | None:
-        """The currency of an account of the book `main`; None if the token's tenant has no such account there."""
+        """The currency of an account in the book `main`; None if the token's tenant has no such account there."""
         try:
             found = await self._lookups.submit(_Lookup(token, account))
         except AccountNotFound:
@@ -133,8 +134,8 @@ class LedgerClient:
         code: str | None = None,
         path: str | None = None,
     ) -> None:
-        """Opens an account under this id; harmless if it is there already. Raises AccountExists if that is another one. Below `tallystick:` it is
-        the platform's own.
+        """Open an account under this id; no effect if it exists already. Raises AccountExists if it was opened differently. With a path
+        below `tallystick:` it is one of the platform's own accounts.
         """
         await self._client.request(
             "POST",
@@ -157,7 +158,7 @@ class LedgerClient:
         )
 
     async def look_for_book(self, book: str, token: str) -> None:
-        """Raises BookNotFound, and BookElsewhere with the shard that has it."""
+        """Return if this shard has the book. Raises BookNotFound, or BookElsewhere with the shard that has it."""
         await self._client.request(
             "POST",
             "/internal/books/lookups",
@@ -168,7 +169,9 @@ class LedgerClient:
         )
 
     async def arrive(self, arriving: Arrive) -> Arrived:
-        """Posts in a book there what one of another shard holds. As with `post`: the answer is for ever, and what raises is not known."""
+        """Post, in a book of this shard, what a book of another shard holds for it. As with `post`, an answer is final, and after an
+        exception the outcome is not known.
+        """
         return await self._client.request(
             "POST", "/internal/arrivals", arriving, answer=Arrived, idempotent=True, problems=LEDGER_PROBLEMS
         )
@@ -212,13 +215,15 @@ class LedgerClient:
 
 
 class LedgerOperator:
-    """The check of books and their quarantine, for the operator. Raises the problems named at each, and what `Client.request` raises."""
+    """The check of books and their quarantine, for the operator. Methods raise the problems that they name, and what `Client.request`
+    raises.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     async def books(self) -> list[WatchedBook]:
-        """Everybody's books, by number."""
+        """The books of all tenants, by number."""
         found: list[WatchedBook] = []
         after: int | None = 0
         while after is not None:
@@ -228,7 +233,7 @@ class LedgerOperator:
         return found
 
     async def check(self, number: int) -> AsyncIterator[Checked]:
-        """All of one book, a step at a time. A book with faults is put in quarantine. BookNotFound."""
+        """Check a whole book, step by step. A book with faults is put in quarantine. Raises BookNotFound."""
         cursor: str | None = None
         while True:
             step = await self._client.request(
@@ -245,7 +250,7 @@ class LedgerOperator:
                 return
 
     async def release(self, number: int, *, checked: bool = False) -> WatchedBook:
-        """BookNotFound, BookStillFaulty."""
+        """Release a book from quarantine. Raises BookNotFound, BookStillFaulty."""
         return await self._client.request(
             "POST",
             "/internal/books/release",
@@ -295,7 +300,7 @@ def _draw(
 
 
 def _code(transfer: TransferId) -> str | None:
-    """What is derived from the id of a payment is a payment's. Payments of before such ids were of version 8 go on without a code: what was asked
-    of the ledger once is asked in the same words again.
+    """The code that marks a payment's transfers, whose ids are derived from the payment's. For older payments, whose ids are not of UUID
+    version 8, there is none: a repeated request to the ledger has to be the same as the first one.
     """
     return PAYMENT_CODE if ids.is_derived(transfer) else None

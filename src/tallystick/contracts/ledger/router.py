@@ -1,4 +1,4 @@
-"""Which ledger has a book, when there are several."""
+"""Finds the shard of the ledger that has a book."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tallystick.kernel.problem import Unavailable
 C = TypeVar("C")
 T = TypeVar("T")
 
-#: Books whose shard is remembered, about 200 bytes each.
+#: How many books' shards are cached, at about 200 bytes each.
 MAX_BOOKS: Final = 50_000
-#: Ledgers that are asked for one call: where the book was, the one at home, and the one that it names.
+#: Shards that are asked for one call at most: where the book was, the one at home, and the one that this names.
 HOPS: Final = 3
 
 
 class Router(Generic[C]):
-    """`clients` are those of the shards by name. A book is looked for at home first; a ledger that is asked for a book that is another's names the
-    one that has it, and that is remembered.
+    """`clients` are the clients of the shards, by name. The shard at home is asked first. A shard that is asked for a book that it does
+    not have names the one that has it, and that is cached.
     """
 
     def __init__(self, clients: Mapping[str, C], home: str = HOME) -> None:
@@ -30,8 +30,8 @@ class Router(Generic[C]):
         self._known: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     async def at(self, tenant: str, book: str, call: Callable[[C], Awaitable[T]]) -> T:
-        """What `call` gives with the client of the book's shard. It is called again where it was told that the book is elsewhere, which is said
-        before anything is done. Raises what it raises, and Unavailable for a shard that there is no client for.
+        """Call `call` with the client of the book's shard, and again with another one after `BookElsewhere`, with which a ledger answers
+        before it does anything. Raises what `call` raises, and Unavailable for a shard without a client.
         """
         key = (tenant, book)
         shard = self._known.get(key, self._home)

@@ -27,12 +27,12 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-#: A web address without user and fragment. Said in the contract and checked with the rest of the URL, whose refusal has its own name.
+#: A URL without user info and fragment. The pattern is for the document alone; the URL is checked as a whole, with a problem of its own.
 URL_FORM = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@]+([/?][^#]*)?$"
 
 
 class CreateEndpoint(_Message, frozen=True, omit_defaults=True):
-    """Where to be told, and about what."""
+    """Where to send events, and which."""
 
     url: Annotated[str, Meta(min_length=8, max_length=2000, extra_json_schema={"format": "uri", "pattern": URL_FORM})]
     events: Annotated[list[EventPattern], Meta(min_length=1, max_length=50)]
@@ -40,7 +40,7 @@ class CreateEndpoint(_Message, frozen=True, omit_defaults=True):
 
 
 class WebhookEndpoint(_Message, frozen=True, kw_only=True, omit_defaults=True):
-    """`secret` (`whsec_...`) is in the answer to its creation, and never again."""
+    """`secret` (`whsec_...`) is in the answer to the creation, and in no other."""
 
     id: EndpointIdWire
     url: str
@@ -79,17 +79,17 @@ class DeliveriesQuery(_Message, frozen=True):
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """The body that an endpoint gets. `id` is the fact's: the same event is the same id, however often it is sent."""
+    """The body that an endpoint receives. `id` is the fact's: an event has the same id however often it is sent."""
 
     id: str
     type: str
     """The event: the fact's type without the name of its service."""
     timestamp: str
-    """When it happened (RFC 3339). The header `webhook-timestamp` is when this attempt was made."""
+    """When it happened (RFC 3339). When this attempt was made is in the header `webhook-timestamp`."""
     data: dict[str, Any]
 
 
 class DeliveryReplayed(_Message, frozen=True):
-    """What notify tells of a delivery that a client had sent again."""
+    """What notify tells about a delivery that a client asked to be sent again."""
 
     delivery: DeliveryIdWire

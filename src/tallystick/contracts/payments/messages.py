@@ -50,17 +50,17 @@ class CreatePayment(_Message, frozen=True, omit_defaults=True):
 
 
 class CapturePayment(_Message, frozen=True, omit_defaults=True):
-    """Without an amount, all of it. What is not captured is released: a payment is captured once."""
+    """Without an amount, everything is captured. A payment can be captured once; what is not captured is released."""
 
     amount: AmountWire | None = None
 
 
 class CancelPayment(_Message, frozen=True, omit_defaults=True):
-    """Nothing to say."""
+    """An empty object: there are no options."""
 
 
 class RiskView(_Message, frozen=True):
-    """`unscored` when risk did not answer in time and the amount was small enough to go on without it."""
+    """`unscored`: risk did not answer in time, and the amount was small enough to go on without a decision."""
 
     decision: Literal["allow", "deny", "unscored"]
     score: int | None
@@ -68,7 +68,7 @@ class RiskView(_Message, frozen=True):
 
 
 class LedgerView(_Message, frozen=True):
-    """The ids of the transfers that this payment made, in order: of a hold, its capture or its release; of a post."""
+    """The ids of the ledger transfers that this payment made, in order: a hold and its capture or release, or a post."""
 
     transfers: list[TransferIdWire]
 
@@ -121,7 +121,7 @@ class PaymentsQuery(_Message, frozen=True):
 
 
 class CreateRefund(_Message, frozen=True, omit_defaults=True):
-    """Without an amount, all that was captured and is not refunded yet."""
+    """Without an amount, all that was captured and is not refunded yet is refunded."""
 
     payment: PaymentIdWire
     amount: AmountWire | None = None
@@ -129,7 +129,7 @@ class CreateRefund(_Message, frozen=True, omit_defaults=True):
 
 
 class Refund(_Message, frozen=True, kw_only=True):
-    """`suspense`, of one that failed: the account on which the amount is, since the payee's took it back no more."""
+    """`suspense`, of a failed refund: the account that has the amount, because the payee's account could not take it back."""
 
     id: RefundIdWire
     payment: PaymentIdWire
@@ -149,7 +149,7 @@ class Refund(_Message, frozen=True, kw_only=True):
 
 
 class PaymentFact(msgspec.Struct, frozen=True, kw_only=True):
-    """A payment as it was when this happened: ids, amounts and states, nothing that a person typed."""
+    """A payment as it was when this happened: ids, amounts and states, but nothing that a person typed."""
 
     id: PaymentIdWire
     status: Status
@@ -165,9 +165,9 @@ class PaymentFact(msgspec.Struct, frozen=True, kw_only=True):
     card: str | None
     """The card's fingerprint: the same for the same number within a tenant."""
     risk: tuple[Literal["allow", "deny", "unscored"], int | None, list[str]] | None
-    """Decision, score and reasons, in this order; null before risk has decided."""
+    """Decision, score and reasons, in this order; null until risk has decided."""
     decline: str | None
-    """Why it was declined or has failed, as `decline.code` of the payment says it."""
+    """Why it was declined or has failed: the payment's `decline.code`."""
     declined_by: Literal["risk", "ledger", "issuer", "platform"] | None
     disputed: bool
     transfers: list[TransferIdWire]
@@ -175,7 +175,7 @@ class PaymentFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dispute(msgspec.Struct, frozen=True):
-    """As the acquirer gave it, cut to 100 and 40 characters."""
+    """As the acquirer sent them, cut to 100 and 40 characters."""
 
     reason: str
     raised_at: str
@@ -196,6 +196,6 @@ class RefundFact(msgspec.Struct, frozen=True, kw_only=True):
     amount: MoneyWire
     currency: CurrencyCode
     failure: str | None
-    """Why it has failed, as `failure.code` of the refund says it."""
+    """Why it has failed: the refund's `failure.code`."""
     transfers: list[TransferIdWire]
     """What it has moved in the ledger, in order."""

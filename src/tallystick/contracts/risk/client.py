@@ -1,4 +1,4 @@
-"""How payments asks risk (one call for all payments that wait at the moment), and how the operator keeps the lists."""
+"""Risk's clients: for payments (all payments that wait at a moment go in one call), and for the operator, who keeps the lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tallystick.kernel.problem import InvalidRequest, decode
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """One payment to be decided upon, with the transaction token that it is asked under."""
+    """One payment to decide about, with the transaction token for the request."""
 
     token: str
     id: str
@@ -39,7 +39,7 @@ class RiskClient:
         )
 
     async def decide(self, question: Question) -> Decision:
-        """The decision on one payment; the same again for the same id. Raises Upstream or DeadlineExceeded."""
+        """The decision about a payment; for the same id always the same one. Raises Upstream or DeadlineExceeded."""
         return await self._batcher.submit(question)
 
     async def _flush(self, questions: list[Question]) -> list[Decision | Exception]:
@@ -66,7 +66,7 @@ class RiskClient:
 
 
 class RiskLists:
-    """A tenant's deny and allow lists, for the operator. Raises the problems named at each, and what `Client.request` raises."""
+    """A tenant's deny and allow lists, for the operator. Methods raise the problems that they name, and what `Client.request` raises."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -76,12 +76,12 @@ class RiskLists:
         return (await self._client.request("GET", path, answer=ListEntries, problems=(InvalidRequest,))).data
 
     async def put(self, entry: ListEntry) -> ListEntry:
-        """InvalidListValue, InvalidRequest. What the list said of the value before is replaced."""
+        """Set an entry, replacing an earlier one for the same value. Raises InvalidListValue, InvalidRequest."""
         return await self._client.request(
             "PUT", "/internal/lists", entry, answer=ListEntry, problems=(InvalidListValue, InvalidRequest)
         )
 
     async def remove(self, tenant: str, kind: str, value: str) -> None:
-        """NotListed."""
+        """Raises NotListed."""
         path = f"/internal/lists/{tenant}/{kind}/{value}"
         await self._client.request("DELETE", path, idempotent=False, problems=(NotListed,))

@@ -1,4 +1,4 @@
-"""What risk is asked and what it answers. Amounts travel as wire money, cards as their keyed fingerprint only."""
+"""Risk's messages. A card is only ever identified by its keyed fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tallystick.kernel.money import MoneyWire
 MAX_ITEMS = 512
 
 Text64 = Annotated[str, Meta(max_length=64)]
-#: A card is named by its fingerprint (`fp_...`), an account and a client by their ids: `InvalidListValue` for all else.
+#: The fingerprint of a card (`fp_...`), or the id of an account or a client. Everything else is refused with `InvalidListValue`.
 ListValue = Annotated[
     str,
     Meta(pattern=r"^[a-z]{2,4}_[0-9a-z]{26}$", max_length=64, description="an id, or a card's fingerprint (fp_...)"),
@@ -25,10 +25,10 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DecisionRequest(_Message, frozen=True):
-    """One payment to be decided upon.
+    """One payment to decide about.
 
     `token` is the index of its transaction token in the batch; `id` (`dec_...`) is made by the caller beforehand, so
-    that asking again gives the stored decision. A card payment names the card's fingerprint, a book transfer the
+    that asking again returns the stored decision. A card payment has the card's fingerprint, a book transfer the
     account that pays.
     """
 
@@ -46,7 +46,7 @@ class DecideBatch(_Message, frozen=True):
 
 
 class Decision(_Message, frozen=True):
-    """`score` is 0 (nothing speaks against it) or more; from 100 on the decision is `deny`. Reasons are names of rules."""
+    """`score` is 0 if nothing speaks against the payment, and from 100 on the decision is `deny`. `reasons` are names of rules."""
 
     id: Text64
     decision: Literal["allow", "deny"]
@@ -55,7 +55,7 @@ class Decision(_Message, frozen=True):
 
 
 class Decided(_Message, frozen=True):
-    """One item's answer: a decision, or a problem document. Another request's bad token is not this one's fault."""
+    """The answer to one item: a decision or a problem document. So a bad token of one request does not affect the others."""
 
     decision: Decision | None = None
     problem: dict[str, Any] | None = None

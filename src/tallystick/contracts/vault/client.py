@@ -1,4 +1,4 @@
-"""How payments uses the vault: one call for all requests that wait at the moment."""
+"""The vault's client for payments: all requests that wait at a moment go in one call."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tallystick.contracts.vault.messages import (
 from tallystick.contracts.vault.problems import FORWARD_PROBLEMS, TokenDestroyed, TokenNotFound
 from tallystick.kernel.problem import decode
 
-#: Per call. Small, because a batch is answered when its slowest item is (or is `pending`).
+#: Items per call. Few, because a batch is answered only when its slowest item is answered, or is `pending`.
 _BATCH = 32
 _IN_FLIGHT = 8
 
 
 class ForwardCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for a destination, with the transaction token under which it is made (see `ForwardItem`)."""
+    """A request for a destination, with the transaction token under which it is made (see `ForwardItem`)."""
 
     token: str
     destination: str
@@ -38,7 +38,7 @@ class ForwardCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DescribeCall(msgspec.Struct, frozen=True, kw_only=True):
-    """`id` is `tok_...`; `token` the transaction token of who asks."""
+    """`id` is `tok_...`; `token` is the transaction token of the subject who asks."""
 
     token: str
     id: str
@@ -55,14 +55,14 @@ class VaultClient:
         )
 
     async def forward(self, call: ForwardCall) -> Forwarded:
-        """Sends the request with the number filled in; the destination's answer, whatever its status.
+        """Send the request with the number filled in; returns the destination's answer, whatever its status.
 
-        Raises a problem of `FORWARD_PROBLEMS`, Upstream or DeadlineExceeded. Its `outcome_unknown` (of Upstream and
-        DeadlineExceeded and their kinds) says that the destination may have acted; all others say that it has not.
+        Raises a problem of `FORWARD_PROBLEMS`, Upstream or DeadlineExceeded. The destination may have acted if the problem has
+        `outcome_unknown` set (Upstream, DeadlineExceeded and their subclasses), and has not acted otherwise.
         """
         result = await self._forwards.submit(call)
         if result.pending:
-            # Slower than this destination usually is: wait for it alone.
+            # Slower than usual for this destination: wait for this one alone.
             (result,) = await self._send([call], wait=True)
         if result.answer is not None:
             return result.answer
@@ -94,7 +94,7 @@ class VaultClient:
             "/internal/forward",
             ForwardBatch(list(tokens), items),
             answer=ForwardAnswer,
-            # A repeat is safe: the destination knows each request by its id.
+            # Repeating is safe, because the destination identifies each request by its id.
             idempotent=True,
         )
         return answer.items

@@ -1,6 +1,6 @@
-"""What goes into the vault and what comes out. A number goes in once; out comes only what may be seen.
+"""The vault's messages. A number goes in once; what comes out is only what may be seen.
 
-Structs that hold a number show nothing of it in their `repr`, so no traceback and no log line can.
+The `repr` of structs that hold a number does not show it, so that no traceback and no log line can.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tallystick.kernel.numbers import NUMBER_BELONGS
 
 #: The most items of one inner batch.
 MAX_ITEMS = 128
-#: The largest body that is forwarded, and the largest answer that is taken, in bytes.
+#: The largest body that is forwarded, and the largest answer that is accepted, in bytes.
 MAX_FORWARD_BYTES = 16 * 1024
 
 Text64 = Annotated[str, Meta(max_length=64)]
@@ -30,8 +30,8 @@ Purpose = Annotated[
         description="a name such as chargeback.evidence: lower case letters, digits, ., _ and -, and fewer digits than a card number",
     ),
 ]
-"""Why a number is shown in clear: a name that an auditor knows, such as `chargeback.evidence`. It is kept for as long as the log, so it has
-fewer digits than a card number.
+"""Why a number is shown in clear: a name that an auditor knows, such as `chargeback.evidence`. It is kept in the log, so it must not
+contain a card number, and may have only fewer digits than one.
 """
 
 
@@ -43,7 +43,7 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class CardNumber(_Message, frozen=True):
-    """A card as its holder gave it: digits only; the year has four. `cvc` is taken and thrown away (PCI DSS 3.3.1)."""
+    """A card as its holder gave it: digits only, with a year of four digits. `cvc` is accepted and discarded (PCI DSS 3.3.1)."""
 
     number: Annotated[
         str, Meta(pattern=r"^[0-9]*$", min_length=12, max_length=19, description="digits only", extra=NUMBER_BELONGS)
@@ -88,7 +88,7 @@ CreateToken = CreateCardToken | CreateBankAccountToken
 class Card(_Message, frozen=True):
     """What may be seen of a card: the first six digits and the last four (PCI DSS 3.4.1), never more.
 
-    `fingerprint` is the same for the same number within a tenant, and another one in another tenant.
+    `fingerprint` is the same for the same number within a tenant, and differs between tenants.
     """
 
     brand: str
@@ -147,11 +147,11 @@ class Revealed(_Message, frozen=True):
 
 
 class Outgoing(_Message, frozen=True):
-    """The request as the destination is to get it.
+    """The request for the destination.
 
     In `body`, `{{card.number}}`, `{{card.exp_month}}`, `{{card.exp_year}}` and `{{bank_account.iban}}` are replaced by
-    the token's values: digits and capital letters only, so that no replacement can break out of the body's syntax.
-    The path takes none: paths are logged everywhere.
+    the token's values. These consist of digits and capital letters only, so that no value can break out of the body's syntax.
+    In the path nothing is replaced, because paths are logged everywhere.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -164,8 +164,8 @@ class ForwardItem(_Message, frozen=True):
     """One request to one destination.
 
     `token` is the index of the transaction token in the batch. `card_token` is `tok_...`, or absent when the request
-    needs no number (a capture, a look-up). `request_id` is the id that the destination knows the request by, made
-    beforehand: the same id is the same request, however often it is sent.
+    needs no number (a capture, a look-up). `request_id`, made beforehand, identifies the request at the destination: the same id
+    is the same request, however often it is sent.
     """
 
     token: Annotated[int, Meta(ge=0, lt=MAX_ITEMS)]
@@ -175,7 +175,7 @@ class ForwardItem(_Message, frozen=True):
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000)]
     card_token: TokenText | None = None
     wait: bool = False
-    """Answer this one however long it takes, instead of `pending` after the destination's usual time."""
+    """Whether to wait for the answer however long it takes, instead of answering `pending` after the destination's usual time."""
 
 
 class ForwardBatch(_Message, frozen=True):
@@ -184,7 +184,7 @@ class ForwardBatch(_Message, frozen=True):
 
 
 class Forwarded(_Message, frozen=True):
-    """What the destination answered. A number that came back in it was masked (`masked`)."""
+    """The destination's answer. `masked`: it contained a number, which was masked."""
 
     status: int
     body: str
@@ -192,9 +192,9 @@ class Forwarded(_Message, frozen=True):
 
 
 class ForwardResult(_Message, frozen=True):
-    """One item's result: the answer, a problem document, or `pending`: ask again for this one alone, with `wait`.
+    """The result of one item: the answer, a problem document, or `pending`, which means: ask again for this one alone, with `wait`.
 
-    One slow acquirer never holds up the other items of a batch.
+    So a slow acquirer does not hold up the other items of a batch.
     """
 
     answer: Forwarded | None = None
@@ -245,4 +245,4 @@ class TokenRevealed(_Message, frozen=True):
 
 class TokensForwarded(_Message, frozen=True):
     uses: list[tuple[TokenIdWire, str, str, ClientIdWire]]
-    """Of each use: token, destination, the id that the destination knows the request by, and the client that asked for it."""
+    """For each use of a token: the token, the destination, the request's id there, and the client that asked for it."""
