@@ -24,8 +24,8 @@ from tallystick.kernel.money import CurrencyCode, MoneyWire
 
 
 class OpenAccount(Message, frozen=True):
-    """`normal_side` is the side that makes the balance grow. `floor` is the lowest allowed available balance, `ceiling` the highest that
-    the balance may reach, what open holds may still bring in included; null for none. What is left out, the book's chart may fill in.
+    """`normal_side` is the side that increases the balance. `floor` is the lowest available balance that is allowed, `ceiling` the highest
+    balance, including what open holds may still bring in; null for none. The book's chart may supply what is left out.
     """
 
     name: Name
@@ -50,9 +50,9 @@ class ChangeAccount(Message, frozen=True):
 
 
 class Balance(Message, frozen=True):
-    """In the account's normal direction. `pending` is what open holds take; `available` is posted less pending takings.
+    """Balances in the account's normal direction. `pending` is what open holds take; `available` is `posted` minus that.
 
-    Holds that would bring money in are not available before they are captured.
+    Money that a hold would bring in is not available until it is captured.
     """
 
     posted: SignedMoney
@@ -83,9 +83,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One side of one transfer, as the account saw it. `balance` is the one after it.
+    """One side of a transfer, from the account's point of view. `balance` is the balance after it.
 
-    `pending` is by how much the entry changed what is held: positive for a hold, negative when one is captured or released.
+    `pending` is by how much the entry changed what is held: positive for a hold, negative when a hold is captured or released.
     """
 
     transfer: TransferIdWire

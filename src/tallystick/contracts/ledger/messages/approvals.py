@@ -34,8 +34,8 @@ ProposalStatus = Literal["pending", "approved", "posted", "refused", "rejected",
 
 
 class ApprovalRule(Message, frozen=True):
-    """A transaction that moves more than `above` of `currency` on accounts at `pattern` (left out: on any) needs `approvals` of the clients
-    `approvers`, within `expires_in` seconds. Who proposes does not count.
+    """A transaction that moves more than `above` of `currency` on accounts whose path matches `pattern` (left out: any account) needs
+    `approvals` approvals by clients among `approvers`, within `expires_in` seconds. The proposer's own does not count.
     """
 
     currency: CurrencyCode
@@ -56,15 +56,15 @@ class ApprovalRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignedDecision(Message, frozen=True):
-    """A compact JWS by the key that the client's token is bound to, `typ` `tallystick-approval+jwt`, the public key as `jwk` in its
-    header. Its payload is `{"proposal", "digest", "decision": "approve" or "reject", "iat"}`.
+    """A compact JWS, signed by the key that the client's token is bound to. Its header has `typ` `tallystick-approval+jwt` and the public
+    key as `jwk`; its payload is `{"proposal", "digest", "decision": "approve" or "reject", "iat"}`.
     """
 
     signature: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Who decided what, and the signature that proves it to others."""
+    """A decision: by whom, and the signed statement that proves it to others."""
 
     approver: ClientIdWire
     decision: Literal["approve", "reject"]
@@ -73,12 +73,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction that waits for approvals. `transaction` is what was asked for, `plan` what it would post, word for word: JSON with its
-    `header` and its `commands`, accounts as they were named, amounts in minor units. `digest` is what approvers sign: SHA-256, in hex, over
-    the JSON object of `book`, `plan`, `proposal` (the id) and `transaction`, in this order and without spaces. `missing` is how many
-    approvals are still to come. `reason` says why it was refused when it was posted, `account` whose fault that is (its id, or what
-    the plan calls one that is not there), `breached_on` on which past days (UTC) a limit
-    was broken by that, or would have been.
+    """A transaction that waits for approvals.
+
+    `transaction` is the request, `plan` exactly what it would post: JSON with `header` and `commands`, with accounts as the request
+    named them and amounts in minor units. Approvers sign the `digest`: SHA-256, in hex, over the JSON object of `book`, `plan`,
+    `proposal` (the id) and `transaction`, in this order and without spaces. `missing` is the number of approvals that are still needed.
+
+    If it was refused when it was posted, `reason` says why, and `account` which account is at fault (its id, or what the plan calls
+    an account that does not exist). `breached_on` are the past days (UTC) on which posting it broke a limit, or would have.
     """
 
     id: ProposalIdWire

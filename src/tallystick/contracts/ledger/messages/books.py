@@ -24,9 +24,9 @@ from tallystick.kernel.money import CurrencyCode
 MAX_RULES = 200
 
 Description = Annotated[str, Meta(min_length=1, max_length=500)]
-#: Of a transfer that is dated back and would have broken a limit on past days: refuse it, or take it and name the days.
+#: What to do with a backdated transfer that would have broken a limit on past days: refuse it, or post it and report the days.
 Backdating = Literal["strict", "report"]
-#: Whether a book takes accounts that no rule of its chart fits.
+#: Whether accounts may be opened that no rule of the book's chart fits.
 ChartMode = Literal["open", "strict"]
 _TYPED = r"(\{[a-z][a-z0-9_]{0,31}(:(text|int|uuid))?\}|[A-Za-z0-9_.-]{1,64})"
 #: Paths of one kind, `customers:{id:int}:wallet`: each segment is a word, or a name with a type (`text` if none is said, `int`, `uuid`).
@@ -42,8 +42,8 @@ TypedPath = Annotated[
 
 
 class OpenBook(Message, frozen=True):
-    """`shard`: which shard keeps it, if not the one at home. Send the same twice: to the one at home, which from then on names that shard
-    to whoever asks for the book, and to the shard itself (`Tallystick-Shard`), which opens it.
+    """`shard`: the shard that keeps the book, if not the one at home. Then send the request twice: to the shard at home, which from then on
+    refers requests for the book to that shard, and to that shard itself (`Tallystick-Shard`), which opens the book.
     """
 
     name: BookName
@@ -60,7 +60,7 @@ class ChangeBook(Message, frozen=True):
 
 
 class Book(msgspec.Struct, frozen=True, kw_only=True):
-    """`sequence` is that of its last transfer. `revision` grows with each change of its accounts, its chart or its settings."""
+    """`sequence` is that of the last transfer. `revision` grows with each change of the book's accounts, chart or settings."""
 
     name: str
     description: str | None
@@ -75,13 +75,13 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SealBook(Message, frozen=True):
-    """Nothing is effective at or before `until` (RFC 3339, not later than now) any more. It only moves forwards."""
+    """Nothing can become effective at or before `until` (RFC 3339, not later than now) any more. A seal can only be moved forward."""
 
     until: InstantWire
 
 
 class SetCategory(Message, frozen=True):
-    """Which accounts are added up: those at paths as the patterns say, and those of other categories."""
+    """Which accounts are added up: those whose paths match the patterns, and those of the member categories."""
 
     paths: Annotated[list[PathPattern], Meta(max_length=200)] = msgspec.field(default_factory=list)
     categories: Annotated[list[BookName], Meta(max_length=200)] = msgspec.field(default_factory=list)
@@ -99,7 +99,7 @@ class Categories(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CategoryTotal(msgspec.Struct, frozen=True, kw_only=True):
-    """What so many accounts have posted in one currency. `balance` is debits less credits; negative for what is owed."""
+    """The posted totals of `accounts` accounts in one currency. `balance` is debits minus credits, and so negative for what is owed."""
 
     currency: str
     accounts: int
@@ -109,7 +109,7 @@ class CategoryTotal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CategoryBalances(msgspec.Struct, frozen=True, kw_only=True):
-    """Per currency, each account once, as of the book's sequence `as_of`."""
+    """Totals by currency as of the book's sequence `as_of`. An account that belongs to the category several times counts once."""
 
     name: str
     as_of: int
@@ -117,8 +117,8 @@ class CategoryBalances(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChartRule(Message, frozen=True):
-    """Accounts whose path is as `pattern` says are of this `kind`. `normal_side`, `currencies`, `floor` and `ceiling` hold for them too
-    if they are there; an account that says no kind, floor or ceiling takes the rule's.
+    """Accounts whose path matches `pattern` must be of this `kind`, and must conform to `normal_side`, `currencies`, `floor` and `ceiling`
+    where the rule has them. An account that is opened without a kind, a floor or a ceiling gets the rule's.
     """
 
     pattern: TypedPath
@@ -130,14 +130,14 @@ class ChartRule(Message, frozen=True):
 
 
 class SetChart(Message, frozen=True):
-    """The first rule that fits a path counts. `strict`: an account that no rule fits can't be opened."""
+    """The first rule that fits a path applies. `strict`: an account that no rule fits can't be opened."""
 
     rules: Annotated[list[ChartRule], Meta(max_length=MAX_RULES)]
     mode: ChartMode = "open"
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
-    """`version` counts the changes; 0: the book has no chart and takes any account."""
+    """`version` counts the changes of the chart; 0: the book has no chart, and any account may be opened."""
 
     book: str
     version: int

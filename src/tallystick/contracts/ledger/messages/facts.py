@@ -132,8 +132,8 @@ def canonical_line(  # noqa: PLR0917 - the fields of a line, in their order
     currency: str,
     effective_at: str = "",
 ) -> str:
-    """One transfer in the digest of its fact: its fields between `|`, ids as 32 hex digits (empty if absent), amounts in minor units. What
-    is dated back has its effective time (RFC 3339) as one field more.
+    """The line of a transfer in the digest of its fact: its fields separated by `|`, ids as 32 hex digits (empty if absent), amounts in
+    minor units. A backdated transfer has its effective time (RFC 3339) as a further field.
     """
     dated = f"|{effective_at}" if effective_at else ""
     return f"{sequence}|{transfer}|{kind}|{target}|{debit}|{credit}|{amount}|{released}|{currency}{dated}\n"

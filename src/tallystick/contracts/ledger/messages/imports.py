@@ -1,4 +1,4 @@
-"""A book as records, one a line of a file: what an export gives, an import takes."""
+"""A book as records, one per line of a file. An export writes them, an import reads them."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ RecordKind = Literal["post", "hold", "increase", "capture", "void", "expire", "r
 
 
 class BookRecord(Message, frozen=True, tag_field="type", tag="book"):
-    """The first record of an export, and of nothing else: it makes the import a restoration, which wants an empty book. `sequence` is the
-    one as of which the export is.
+    """The first record of an export, which no other file has. It makes the import a restoration, which needs an empty book. The export is
+    as of the book's `sequence`.
     """
 
     name: BookName
@@ -80,9 +80,9 @@ class CategoryRecord(Message, frozen=True, tag_field="type", tag="category"):
 
 
 class AccountRecord(Message, frozen=True, tag_field="type", tag="account"):
-    """`id` is what the file calls the account (without one its path is). `opening` is its balance, in its normal direction, before the file's
-    first transfer; it comes from `opening_account`, which is opened at `equity:opening-balances:CURRENCY` if none is named, and counts
-    since `effective_at`.
+    """`id` is the account's name in the file; without one, its path is. `opening` is its balance before the file's first transfer, in its
+    normal direction, effective from `effective_at` on. It is posted from `opening_account`; if none is named, from
+    `equity:opening-balances:CURRENCY`, which is opened.
     """
 
     name: Name
@@ -107,8 +107,8 @@ class LegRecord(Message, frozen=True):
     """A transfer. post, hold: both accounts and the amount. increase: `target` (the hold) and the amount. capture: `target`, the amount,
     `final`. void, expire: `target`. reverse: `target` (a post or a capture) and the amount.
 
-    `recorded_at`, `sequence`, `released` and `asked` are what an export tells besides. In a restoration a transfer is effective since it
-    was, or was recorded, and the texts of its metadata may be longer than 500 characters.
+    An export also has `recorded_at`, `sequence`, `released` and `asked`. In a restoration a transfer becomes effective when it originally
+    was, or else when it was recorded, and the texts of its metadata may be longer than 500 characters.
     """
 
     id: RowId | None = None
@@ -130,11 +130,13 @@ class LegRecord(Message, frozen=True):
 
 
 class TransferRecord(LegRecord, frozen=True, tag_field="type", tag="transfer"):
-    """A transfer that is no part of a transaction. It has an `id`."""
+    """A transfer that is not part of a transaction. It must have an `id`."""
 
 
 class ExchangeRecord(Message, frozen=True):
-    """What an exchange became; `transfers` are the ids of its legs: what was sold, what was bought, what was kept back. They have to bear it out."""
+    """The result of an exchange. `transfers` are the ids of its legs: what was sold, what was bought and what was kept back. They have to
+    agree with it.
+    """
 
     sold: MoneyWire
     bought: MoneyWire
@@ -145,7 +147,7 @@ class ExchangeRecord(Message, frozen=True):
 
 
 class TransactionRecord(Message, frozen=True, tag_field="type", tag="transaction"):
-    """All of its transfers or none. It has an `id`, or is called by its `reference`; its transfers need no ids."""
+    """A unit of transfers, of which all are posted or none. It is named by its `id` or its `reference`; its transfers need no ids."""
 
     transfers: Annotated[list[LegRecord], Meta(min_length=1, max_length=MAX_LEGS)]
     id: RowId | None = None
@@ -161,8 +163,8 @@ Record = BookRecord | ChartRecord | CategoryRecord | AccountRecord | Transaction
 
 
 class NewImport(Message, frozen=True):
-    """`rows` is how many records there are, `sha256` the hash of their content: the same content is imported into a book once. `sequence`
-    is the one that a restored book has to come to.
+    """`rows` is the number of records, `sha256` the hash of their content: the same content is imported into a book only once. `sequence`
+    is the one that a restored book has to end at.
     """
 
     rows: Annotated[int, Meta(ge=1, le=MAX_IMPORT)]
@@ -177,7 +179,7 @@ class NewImport(Message, frozen=True):
 
 
 class ImportLine(Message, frozen=True):
-    """`line` is where the record stands in its file."""
+    """A record with the number of its line in the file."""
 
     line: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     record: Record
@@ -188,9 +190,9 @@ class ImportLines(Message, frozen=True):
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True):
-    """`open`: its lines are awaited. `queued`: it waits or runs; `line` is how far it came for good. `done` or `failed`: this is what became
-    of it. An import that is whole and failed changed nothing. `known` counts what the book had already; `refused` is how many lines were
-    refused; `reason` why it failed as a whole. `sequence` is the book's after it.
+    """`open`: it accepts lines. `queued`: it waits or runs; everything up to `line` is imported. `done`, `failed`: it has ended. A failed
+    import in mode `whole` changed nothing. `known` counts what the book had already, `refused` the lines that were refused;
+    `reason` says why it failed as a whole. `sequence` is the book's after the import.
     """
 
     id: ImportIdWire
@@ -213,7 +215,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportRefusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A line that was refused: the field at fault (a JSON pointer, if one is) and a word and a sentence why."""
+    """A refused line: the field at fault, if any (a JSON pointer), and the reason as a word and as a sentence."""
 
     line: int
     field: str | None
@@ -222,7 +224,7 @@ class ImportRefusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a book as of the sequence `as_of`: settings, chart, categories and accounts first, then all that was posted, in order."""
+    """A page of an export as of the sequence `as_of`: first settings, chart, categories and accounts, then everything posted, in order."""
 
     as_of: int
     data: list[Record]

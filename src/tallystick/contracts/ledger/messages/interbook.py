@@ -35,10 +35,12 @@ class NewInterbookTransfer(Message, frozen=True):
 
 
 class InterbookTransfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How it stands. `in_flight`: the amount is held in the first book, and it is not known there yet what became of it in the other; it will be
-    `posted` or `rejected` then, for good; `account` is the one that the refusal is about, if it is about one (its id, or what the request called one
-    that is not there). One that the first book refused has nothing but its id, the reason and the account, which is of that book; any other's is of
-    the book that it goes to.
+    """The state of a transfer between books. `in_flight`: the amount is held in the first book, which does not know yet what the other book
+    decided. Then the transfer becomes `posted` or `rejected`, which is final.
+
+    `account` is the account that a refusal is about, if any: its id, or what the request called an account that does not exist. A
+    transfer that the first book refused has only its id, the reason, and an account of that book; otherwise the account is in
+    the book that the money goes to.
     """
 
     id: TransferIdWire
@@ -78,7 +80,7 @@ class Arrive(Message, frozen=True):
 
 
 class Arrived(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Posted if there is no reason, else refused; either for ever. `account` as an `InterbookTransfer` names it."""
+    """Posted if there is no reason, otherwise refused; both are final. `account` is as in an `InterbookTransfer`."""
 
     reason: Reason | None = None
     account: AccountRef | None = None

@@ -20,7 +20,7 @@ MAX_EXPLAINED_ENTRIES = 1000
 
 
 class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`balance` is the posted balance after it, in the order of the statement. `reference` and `description` are those of its transaction."""
+    """`balance` is the posted balance after the entry, in the order of the statement. `reference` and `description` are its transaction's."""
 
     transfer: TransferIdWire
     kind: str
@@ -38,12 +38,12 @@ class StatementEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """What was recorded on an account from `from` on and before `to`, or (`by` says which) what is effective then, in the order of effective time
-    and sequence. Balances are posted ones, in the account's normal direction.
+    """The entries of an account that were recorded from `from` on and before `to`; or, depending on `by`, those that are effective in this
+    period, ordered by effective time and sequence. Balances are posted balances, in the account's normal direction.
 
-    `opening`, `closing`, `debits`, `credits` and `entries` (how many there are) are those of the whole time; `data` is a page of its entries,
-    oldest first, that begins at the balance `carried`. `as_of` is the book's sequence up to which it is told; entries that come later are not
-    in any page of it, whatever they are dated back to.
+    `opening`, `closing`, `debits`, `credits` and `entries` (their number) are about the whole period. `data` is a page of the entries,
+    oldest first, which begins at the balance `carried`. The statement is as of the book's sequence `as_of`: later entries are in none of
+    its pages, even if they are backdated.
     """
 
     account: AccountIdWire
@@ -77,7 +77,7 @@ class AccountTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The account's totals right after its entry number `version`, at the book's `sequence`; 0: before its first entry."""
+    """The account's totals right after its entry number `version`, at the book's `sequence`. Version 0: before its first entry."""
 
     version: int
     sequence: int
@@ -85,8 +85,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`change` is what the entry adds to the account's totals, `totals` what they are after it, as recorded. `effective_at`: where that is
-    not when it was recorded.
+    """`change` is what the entry adds to the account's totals, `totals` what they are after it, in recorded order. `effective_at` is given
+    where it differs from the time of recording.
     """
 
     version: int
@@ -103,8 +103,8 @@ class ExplainedEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class DatedBack(msgspec.Struct, frozen=True, kw_only=True):
-    """What counts by an effective time though it was recorded after it, and after the book's sequence `after`. `entries` are the last of it,
-    oldest first; `earlier` is what the `earlier_entries` ones before those add.
+    """The backdated entries: they count at an effective time, but were recorded later, after the book's sequence `after`. `entries` are
+    the last of them, oldest first; `earlier` is what the `earlier_entries` ones before these add.
     """
 
     after: int
@@ -114,8 +114,8 @@ class DatedBack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A hold as it was then. `takes`: it is part of what is pending; else it may bring money in. `counts` is false when it has expired, though
-    the sweep has not recorded that yet.
+    """A hold as it was then. `takes`: it takes money from the account, and is part of its pending balance; otherwise it may bring money in.
+    `counts` is false for a hold that has expired, even if the sweep has not recorded that yet.
     """
 
     transfer: TransferIdWire
@@ -131,7 +131,7 @@ class ExplainedHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class ExplainedRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A rule that the account is under now. `value` is the limit in minor units, or the word; `chart` the rule of the book's chart."""
+    """A rule that applies to the account now. `value` is the limit in minor units, or the rule's word; `chart` is the chart's rule."""
 
     rule: Literal["normal_side", "floor", "ceiling", "frozen", "closed", "chart"]
     means: str
@@ -153,9 +153,9 @@ class ExplainedStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """`account` as of then. From the totals at the `checkpoint`, by the `entries` after it (oldest first) and the `holds` that were open, the
-    `steps` come to the balance, and to what the account's limits leave. By effective time they go by what is `dated_back` too, as far as is
-    known at the sequence `as_of`; `dated_back` is null otherwise.
+    """`account` is as of that time. The `steps` lead from the totals at the `checkpoint`, by the `entries` after it (oldest first) and the
+    `holds` that were open, to the balance, and to what the account's limits leave of it. By effective time they include the backdated
+    entries (`dated_back`) that are known at the sequence `as_of`; otherwise `dated_back` is null.
     """
 
     account: Account

@@ -1,4 +1,4 @@
-"""Transactions: transfers that are one thing, with exchanges of currencies among them."""
+"""Transactions: transfers that are posted as one unit, which may include currency exchanges."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _Whole = Annotated[int, Meta(ge=1, le=10**15)]
 
 
 class Rate(Message, frozen=True):
-    """Minor units bought for minor units sold: `numerator` for each `denominator`."""
+    """The exchange rate in minor units: `numerator` are bought for each `denominator` sold."""
 
     numerator: _Whole
     denominator: _Whole
 
 
 class Spread(Message, frozen=True):
-    """The share of what is bought, below one, that is kept back on `account`, rounded down."""
+    """The share of what is bought, less than one, that is kept back on `account`, rounded down."""
 
     numerator: _Whole
     denominator: _Whole
@@ -45,14 +45,14 @@ class Spread(Message, frozen=True):
 
 
 class Liquidity(Message, frozen=True):
-    """Where what is sold goes, and where what is bought comes from."""
+    """The accounts to which the sold money goes and from which the bought money comes."""
 
     sell: AccountRef
     buy: AccountRef
 
 
 class NewExchange(Message, frozen=True):
-    """`sell` goes from the account `from` to `liquidity.sell`; what it buys goes from `liquidity.buy` to the account `to`."""
+    """`sell` moves from the account `from` to `liquidity.sell`; what it buys moves from `liquidity.buy` to the account `to`."""
 
     sell: AmountWire
     from_: AccountRef = msgspec.field(name="from")
@@ -65,7 +65,9 @@ class NewExchange(Message, frozen=True):
 
 
 class TransactionItem(Message, frozen=True):
-    """A post or a hold, with both accounts and an amount; or an exchange, with nothing else. `balancing`: up to the amount, what there is."""
+    """A post or a hold, with both accounts and an amount; or an exchange, with nothing else. `balancing`: move as much as possible, up to
+    the amount.
+    """
 
     kind: Literal["post", "hold", "exchange"]
     debit_account: AccountRef | None = None
@@ -80,8 +82,8 @@ class TransactionItem(Message, frozen=True):
 
 
 class NewTransaction(Message, frozen=True):
-    """All of its transfers or none. `id` (`txn_...`) is made by the client, or by the ledger if left out. `effective_at`: since when it
-    counts, if that is before now; then it has no holds.
+    """A unit of transfers, of which all are posted or none. `id` (`txn_...`) is chosen by the client, or made by the ledger if left out.
+    `effective_at` backdates it; a backdated transaction can't have holds.
     """
 
     transfers: Annotated[list[TransactionItem], Meta(min_length=1, max_length=MAX_TRANSFERS)]
@@ -103,7 +105,7 @@ class ReverseTransaction(Message, frozen=True):
 
 
 class Exchanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an exchange became: `sold` for `bought`, of which `spread` was kept back. `transfers` are its legs."""
+    """The result of an exchange: `sold` for `bought`, of which `spread` was kept back. `transfers` are its legs."""
 
     sold: MoneyWire
     bought: MoneyWire
@@ -114,8 +116,8 @@ class Exchanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """`first` and `last` are the sequences of its transfers. `breached_on` are past days (UTC) at whose end it broke a limit, told when it is
-    posted to a book that reports such.
+    """`first` and `last` are the sequences of its transfers. `breached_on` are past days (UTC) at whose end it broke a limit; they are told
+    when it is posted to a book that reports such days.
     """
 
     id: TransactionIdWire

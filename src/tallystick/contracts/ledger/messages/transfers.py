@@ -25,9 +25,9 @@ from tallystick.kernel.money import AmountWire, MoneyWire
 
 
 class NewTransfer(Message, frozen=True):
-    """`id` (`trf_...`) is made by the client (not of UUID version 8, which is the platform's), or by the ledger if left out. A `code` does
-    not begin with `tallystick:`. `expires_in`: seconds, for a hold. `balancing`: as much as there
-    is, up to the amount. `linked`: this one and the next are posted both or not at all (the last of a request has no next and can't be).
+    """`id` (`trf_...`) is chosen by the client, but not of UUID version 8, which is for the platform's own; if left out, the ledger makes it. A
+    `code` must not begin with `tallystick:`. `expires_in`: seconds, for a hold. `balancing`: move as much as possible, up to the
+    amount. `linked`: this transfer and the next one are posted both or not at all; the last one of a request can't be linked.
     """
 
     kind: Literal["post", "hold"]
@@ -43,7 +43,7 @@ class NewTransfer(Message, frozen=True):
 
 
 class NewTransfers(Message, frozen=True):
-    """`atomic`: all of them are posted or none."""
+    """`atomic`: either all of them are posted or none."""
 
     transfers: Annotated[list[NewTransfer], Meta(min_length=1, max_length=MAX_TRANSFERS)]
     atomic: bool = False
@@ -51,7 +51,7 @@ class NewTransfers(Message, frozen=True):
 
 
 class CaptureHold(Message, frozen=True):
-    """Without an amount all that remains is captured. `final` releases what is left after this capture."""
+    """Without an amount, all that remains is captured. `final` releases what is left after this capture."""
 
     amount: AmountWire | None = None
     final: bool = False
@@ -60,7 +60,7 @@ class CaptureHold(Message, frozen=True):
 
 
 class IncreaseHold(Message, frozen=True):
-    """Holds so much more. `expires_in`: seconds from now on, instead of when it would have expired."""
+    """Increases the hold by the amount. `expires_in` replaces its expiry: seconds from now on."""
 
     amount: AmountWire
     expires_in: Annotated[int, Meta(ge=1, le=MAX_EXPIRES_IN)] | None = None
@@ -74,7 +74,7 @@ class VoidHold(Message, frozen=True):
 
 
 class ReverseTransfer(Message, frozen=True):
-    """Without an amount all that was not reversed yet is."""
+    """Without an amount, all that was not reversed yet is reversed."""
 
     amount: AmountWire | None = None
     id: TransferIdWire | None = None
@@ -82,7 +82,7 @@ class ReverseTransfer(Message, frozen=True):
 
 
 class HoldState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a hold until now. `expires_at` is the instant from which it holds nothing."""
+    """The state of a hold now. From `expires_at` on it holds nothing."""
 
     state: Literal["held", "captured", "voided", "expired"]
     captured: MoneyWire
@@ -93,11 +93,12 @@ class HoldState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A transfer, or the refusal of one.
 
-    `status` is what this transfer did when it was recorded and never changes; `reason` is there when it was rejected, with
-    `available` and `required` where amounts decided, `account` where one was at fault (its id, or what the request called one that is not
-    there), and `breached_on` where that was on past days (single reads only). `target` is the hold that was captured, voided or expired, or the transfer that was
-    reversed; `released` what that took off the hold. `asked` is there where as much was moved as there was. `effective_at` is there where it
-    is not `recorded_at`. `hold` and `reversed` (single reads only) tell what came after.
+    `status` is what the transfer did when it was recorded, and never changes. A rejected one has a `reason`; `available` and `required`
+    where that is about amounts; `account` where an account is at fault (its id, or what the request called an account that does not
+    exist); and `breached_on` where limits were broken on past days (single reads only). `target` is the hold that was captured, voided
+    or expired, or the transfer that was reversed; `released` is by how much that reduced the hold. `asked` is the amount of a balancing
+    transfer's request. `effective_at` is given where it differs from `recorded_at`. `hold` and `reversed` (single reads only) tell
+    what happened later.
     """
 
     id: TransferIdWire
@@ -127,7 +128,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Transfers(msgspec.Struct, frozen=True, kw_only=True):
-    """Results in the order of the request. `receipt` is the id of the fact that told of what was new, if anything was."""
+    """Results in the order of the request. `receipt` is the id of the fact about the transfers that this request posted, if any."""
 
     data: list[Transfer]
     receipt: FactIdWire | None = None

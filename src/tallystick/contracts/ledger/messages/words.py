@@ -1,4 +1,4 @@
-"""The words that the messages have in common."""
+"""Types that the messages have in common."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ PathPattern = Annotated[
 ]
 #: Characters of one of them.
 MAX_TEXT = 500
-#: Up to 32 short texts of the client's own. The ledger keeps them and makes nothing of them.
+#: Up to 32 short texts of the client's own. The ledger stores them and does not interpret them.
 Metadata = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=40)], Annotated[str, Meta(max_length=MAX_TEXT)]],
     Meta(max_length=32),
