@@ -203,7 +203,7 @@ class StorageFull(Problem):
 
 def decode(document: Mapping[str, Any], known: Iterable[type[Problem]] = ()) -> Problem:
     """The problem in another service's document: of its own class if that is among `known` or `COMMON`, otherwise an Upstream, whose
-    context holds the document's type and status.
+    context holds the document's type and status. After an unknown problem the service may have acted, unless it is a refusal (below 500).
     """
     url = document.get("type")
     for kind in (*known, *COMMON):
@@ -213,7 +213,9 @@ def decode(document: Mapping[str, Any], known: Iterable[type[Problem]] = ()) -> 
             problem = kind(detail if isinstance(detail, str) else "")
             problem.extensions = extensions
             return problem
-    return Upstream(context={"type": str(url)[:200], "status": document.get("status")})
+    status = document.get("status")
+    refused = isinstance(status, int) and status < 500
+    return Upstream(outcome_unknown=not refused, context={"type": str(url)[:200], "status": status})
 
 
 #: Problems that any service may answer with and every client understands.
