@@ -4,8 +4,8 @@ Everything that has to agree with it (proxy routes and access rules, database ro
 data map) is derived from it by `tallystick.fabric`; a running service reads its own budgets from it. The schema below
 is the whole vocabulary. `load` and `load_all` raise `CharterError`, which names the file, the key and the remedy.
 
-The call graph is said from both sides, `[calls.X]` by the caller and `[callers]` by the callee, and `load_all` refuses
-a difference: nobody gets into a service by editing only their own charter.
+Both sides declare the call graph, the caller by `[calls.X]` and the callee by `[callers]`, and `load_all` refuses a difference. So
+nobody gets access to a service by editing only their own charter.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tallystick.kernel.patterns import matches
 
 FILE = "charter.toml"
 
-#: The people who run the platform, through its command line: the one caller that is no service and has no charter.
-#: A service that lets them in says to what, in `[callers] operator = [...]`.
+#: The people who run the platform, by its command line: the only caller that is no service and has no charter.
+#: A service that lets the operator call it says so by `[callers] operator = [...]`.
 OPERATOR = "operator"
 OPERATOR_TIMEOUT_MS = 15_000
 
@@ -55,7 +55,7 @@ Retention = Annotated[
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the schema: immutable, and strict about what it does not know."""
+    """Base of the schema: immutable, and unknown keys are refused."""
 
 
 class Service(_Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class Service(_Struct, frozen=True, kw_only=True):
 
 
 class Data(_Struct, frozen=True, kw_only=True, rename={"data_class": "class"}):
-    """One category of data that the service holds; the GDPR Art. 30 record is made of these."""
+    """A category of data that the service holds. The GDPR Art. 30 record is made from these."""
 
     data_class: DataClass
     subject: Text
@@ -73,67 +73,67 @@ class Data(_Struct, frozen=True, kw_only=True, rename={"data_class": "class"}):
     purpose: Text
     basis: Literal["contract", "legal obligation", "legitimate interests", "consent", "none needed"]
     retention: Retention
-    """How long it is kept. What is given in days the service forgets by itself; what is kept for years has to be there for so long, and nothing
-    erases it afterwards. `until erased`: until somebody deletes it (a tenant its token or its endpoint, an operator an entry of a list) or it is retired."""
+    """How long it is kept. After a number of days the service deletes it by itself. A number of years is how long it must be kept; nothing
+    erases it after that. `until erased`: until somebody deletes it (a tenant its token or endpoint, an operator an entry of a list) or it is retired."""
     protection: Text
     recipients: tuple[str, ...] = ()
-    """Who else receives it outside of the platform (the acquirer, the tenant's own webhook)."""
+    """Who receives it outside the platform (the acquirer, the tenant's own webhook)."""
 
 
 class Keys(_Struct, frozen=True, kw_only=True):
-    """How the service's key ring works; a service without the section has no ring."""
+    """The service's key ring. A service without this section has none."""
 
     suite: Literal["XAES-256-GCM"]
     rotation_days: Annotated[int, msgspec.Meta(ge=1, le=366)]
-    """The age at which the service's own key, which wraps all others, gets a successor."""
+    """The age at which the service key, which wraps all others, is rotated."""
     data_rotation_days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 365
-    """The age at which a key that seals data gets a successor, and what it has sealed is sealed anew."""
+    """The age at which a key that seals data is rotated, and the data that it sealed is sealed anew."""
     purposes: Annotated[dict[str, Text], msgspec.Meta(min_length=1)]
 
 
 class Call(_Struct, frozen=True, kw_only=True):
-    """What this service may ask of another, how long it waits and what it does when no answer comes."""
+    """What this service may call at another, how long it waits, and what it does when there is no answer."""
 
     actions: Annotated[tuple[Action, ...], msgspec.Meta(min_length=1)]
     timeout_ms: Millis
     retries: Annotated[int, msgspec.Meta(ge=0, le=3)]
     when_down: Literal["fail-closed", "degrade", "queue"]
     degrade_up_to_euro: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Amounts up to this many euro, in another currency about as much, go on without an answer; only where `when_down` is `degrade`."""
+    """Only where `when_down` is `degrade`: amounts of up to so many euro, or about as much in another currency, proceed without an answer."""
     note: Text
-    """What `when_down` means here, in words."""
+    """What `when_down` means in this case."""
 
 
 class Told(_Struct, frozen=True, kw_only=True):
-    """One type of fact that the service tells: `[tells] "payment.settled"` of payments is `payments.payment.settled` on the bus."""
+    """A type of fact that the service tells: `[tells] "payment.settled"` of payments is `payments.payment.settled` on the bus."""
 
     means: Text
-    """What has happened, for those who hear it, here and at the other end of a webhook."""
+    """What has happened, explained for consumers and for receivers of webhooks."""
     message: Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=60)] | None = None
-    """What its `data` is: a struct of the service's `contracts/<name>/messages`. Left out, it has none."""
+    """The type of its `data`: a struct of the service's `contracts/<name>/messages`. If left out, it has none."""
 
 
 class Consumption(_Struct, frozen=True, kw_only=True):
-    """Facts of another service that this one reads from the bus."""
+    """Facts of another service that this one consumes."""
 
     types: Annotated[tuple[FactType, ...], msgspec.Meta(min_length=1)]
     purpose: Text
 
 
 class EdgePath(_Struct, frozen=True, kw_only=True):
-    """`prefix` and everything below it, at whole path segments, is reachable from outside."""
+    """`prefix` and everything below it, by whole path segments, is reachable from outside."""
 
     prefix: Prefix
     rate: Name
-    """A class of `[limits.rates]`."""
+    """A rate class of `[limits.rates]`."""
     keyed: tuple[Keyed, ...] = ()
-    """The rows of the endpoint table below it that take an Idempotency-Key: a POST with one may be sent again when a replica dies."""
+    """The paths below it that accept an Idempotency-Key: the edge may retry a POST with such a key when a replica dies."""
 
 
 class Edge(_Struct, frozen=True, kw_only=True):
     paths: tuple[EdgePath, ...] = ()
     per_second: Positive = 20_000
-    """The coarse limit of the whole edge for this service, all clients together; the fine ones are per subject."""
+    """The edge's coarse limit for this service, for all clients together; the fine limits are per subject."""
     burst: Positive = 20_000
 
 
@@ -146,19 +146,19 @@ class Rate(_Struct, frozen=True, kw_only=True):
 
 class Limits(_Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=16 << 20)]
-    """Of a request from the edge."""
+    """For a request from the edge."""
     max_mesh_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 << 20)] = 4 << 20
-    """Of a request from another service: a batch of many requests, each with its transaction token."""
+    """For a request from another service, which is a batch of many requests, each with its transaction token."""
     max_in_flight: Positive
-    """Requests that one replica works on at once."""
+    """Requests that one replica handles at once."""
     max_queue: Annotated[int, msgspec.Meta(ge=0)]
-    """Requests that wait for that at one replica; the next one is refused."""
+    """Requests that wait at one replica; one more is refused."""
     max_connections: Positive = 1024
-    """Connections of the proxy to all replicas of this service."""
+    """The proxy's connections to all replicas of this service."""
     request_timeout_ms: Millis = 15_000
-    """The edge gives up after this."""
+    """The time after which the edge gives up."""
     database_connections: Annotated[int, msgspec.Meta(ge=1, le=64)]
-    """Of one replica."""
+    """The pool of one replica."""
     lock_timeout_ms: Millis = 2_000
     statement_timeout_ms: Millis = 5_000
     transaction_timeout_ms: Millis = 10_000
@@ -178,7 +178,7 @@ class Scale(_Struct, frozen=True, kw_only=True):
     memory_mib: Positive
     cpu_target_percent: Annotated[int, msgspec.Meta(ge=10, le=100)] = 70
     shards: bool = False
-    """Whether there may be several of it, each with data of its own, that call each other."""
+    """Whether the service may have several shards, each with its own data, which call each other."""
 
 
 class Control(_Struct, frozen=True, kw_only=True):
@@ -211,18 +211,18 @@ class Charter(_Struct, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> dict[str, Told]:
-        """What it tells, by the whole type. A shard tells what its service tells."""
+        """The facts that it tells, by their whole types. A shard tells what its service tells."""
         return {f"{service_of(self.name)}.{happened}": told for happened, told in self.tells.items()}
 
 
 def services_dir() -> Path:
-    """Where the services live: the folder `tallystick/services` of the installed package."""
+    """The folder `tallystick/services` of the installed package."""
     with resources.as_file(resources.files("tallystick")) as package:
         return package / "services"
 
 
 def parse(text: str, file: Path | str) -> Charter:
-    """One charter from its TOML text; `file` is for the messages. Checks all that one charter can be checked for."""
+    """A charter from its TOML text, checked as far as a single charter can be; `file` is for error messages."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -237,7 +237,7 @@ def parse(text: str, file: Path | str) -> Charter:
 
 
 def read(file: Path) -> Charter:
-    """The charter in `file`, whose folder must bear the service's name."""
+    """The charter in `file`, whose folder must have the service's name."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -258,12 +258,12 @@ def read(file: Path) -> Charter:
 
 @cache
 def load(service: str) -> Charter:
-    """The charter of one service of this installation. Checked by itself; `load_all` also checks it against the others."""
+    """The charter of a service of this installation, checked by itself only; `load_all` also checks it against the others."""
     return read(services_dir() / service / FILE)
 
 
 def load_all(root: Path | None = None) -> dict[str, Charter]:
-    """Every service's charter by name, in name order, checked against each other. `root` defaults to `services_dir()`."""
+    """The charters of all services by name, in the order of names, checked against each other. `root` defaults to `services_dir()`."""
     folder = root or services_dir()
     charters = {charter.name: charter for charter in map(read, sorted(folder.glob(f"*/{FILE}")))}
     for service, key, what, remedy in disagreements(charters):
@@ -272,7 +272,7 @@ def load_all(root: Path | None = None) -> dict[str, Charter]:
 
 
 def heard(service: str) -> dict[str, Told]:
-    """What reaches a service by its [consumes], by type, as the services that tell it say."""
+    """The facts that reach a service by its [consumes], by type, as declared by the services that tell them."""
     return {
         type_: told
         for source, consumption in load(service).consumes.items()
@@ -282,7 +282,7 @@ def heard(service: str) -> dict[str, Told]:
 
 
 def pairs(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str]]:
-    """(caller, target) of every edge of the call graph, the operator's too."""
+    """(caller, target) for every edge of the call graph, including the operator's."""
     for name, charter in charters.items():
         for target in charter.calls:
             yield name, target
@@ -291,17 +291,17 @@ def pairs(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str]]:
 
 
 def workloads(charters: Mapping[str, Charter]) -> list[str]:
-    """Everyone who has an identity in the mesh: the services, and the operator where a service lets them in."""
+    """Everyone who has an identity in the mesh: the services, and the operator if a service lets it call."""
     return [*charters, *([OPERATOR] if any(OPERATOR in charter.callers for charter in charters.values()) else ())]
 
 
 def timeout_ms(charters: Mapping[str, Charter], caller: str, target: str) -> int:
-    """How long `caller` waits for `target`."""
+    """How long `caller` waits for `target`, in milliseconds."""
     return OPERATOR_TIMEOUT_MS if caller == OPERATOR else charters[caller].calls[target].timeout_ms
 
 
 def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, str, str]]:
-    """Where charters contradict each other: (service, key, what, remedy)."""
+    """The contradictions between charters: (service, key, what, remedy)."""
     owners: dict[str, str] = {}
     for name, charter in charters.items():
         for target, call in charter.calls.items():
@@ -355,7 +355,7 @@ def disagreements(charters: Mapping[str, Charter]) -> Iterator[tuple[str, str, s
 
 
 def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
-    """Faults that types can't say: (key, what, remedy)."""
+    """Faults that types can't express: (key, what, remedy)."""
     name = charter.name
     if name == OPERATOR:
         yield "service.name", f'"{OPERATOR}" is the name of those who run the platform', "Choose another name."
@@ -427,5 +427,5 @@ def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
 
 
 def _covers(one: str, other: str) -> bool:
-    """Whether one of two path prefixes lies at or below the other, by whole segments."""
+    """Whether one of two path prefixes is equal to or below the other, by whole segments."""
     return one == other or one.startswith(other + "/") or other.startswith(one + "/")
