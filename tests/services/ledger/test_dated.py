@@ -125,6 +125,18 @@ def test_a_unit_that_fails_leaves_the_past_as_it_was() -> None:
     assert daily(found.days[aid(3)]) == [50, 50]
 
 
+def test_a_unit_that_fails_after_its_last_dated_transfer_leaves_the_past_as_it_was() -> None:
+    """What it dated back was judged and taken into the past by then."""
+    for strict in (True, False):
+        found = rich(floor=0, strict=strict)
+        past(found, 50, 50)
+        at = TODAY - timedelta(days=2)
+        unit = Unit(1, [post(1, 1, 3, 30, effective_at=at), post(2, 3, 1, 1000)], atomic=True)
+        results = decide([unit], found, TODAY).results[0]
+        assert [one.reason for one in results] == [Reason.LINKED_TRANSFER_FAILED, Reason.INSUFFICIENT_FUNDS]
+        assert daily(found.days[aid(3)]) == [50, 50]
+
+
 _moves = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9), st.booleans()), min_size=1, max_size=12)
 
 

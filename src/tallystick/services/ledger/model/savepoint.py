@@ -1,4 +1,4 @@
-"""All or none: what a unit may change is kept before it begins."""
+"""All or none: what a unit may change is copied before it begins, and put back if the unit fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import msgspec
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.values import (
     Account,
+    Days,
     Drawn,
     Hold,
     Key,
@@ -19,8 +20,8 @@ from tallystick.services.ledger.model.values import (
 
 
 class Savepoint:
-    """The book, and each account, hold and reversal that the unit's commands can touch, as they were. `transfers` and `rejections` are the
-    lists that what was decided is added to. Past days are changed with a unit's last transfer, when nothing can fail any more.
+    """The state before a unit: its book, and every account (with its past days), hold and reversal that its commands can touch.
+    `transfers` and `rejections` are the decider's lists of outcomes; a rollback cuts them back to their length at this point.
     """
 
     def __init__(self, unit: Unit, state: State, transfers: list[Transfer], rejections: list[Rejection]) -> None:
@@ -29,6 +30,7 @@ class Savepoint:
         self._book = state.books[unit.book]
         self._before = (self._book.sequence, self._book.recorded_at, len(transfers), len(rejections))
         self._accounts: dict[AccountId, Account] = {}
+        self._days: dict[AccountId, Days] = {}
         self._holds: dict[Key, Hold | None] = {}
         self._reversals: dict[Key, Reversal | None] = {}
         for command in unit.commands:
@@ -49,9 +51,11 @@ class Savepoint:
         for one in ids:
             if one is not None and one not in self._accounts and one in accounts:
                 self._accounts[one] = msgspec.structs.replace(accounts[one])
+                if (days := self._state.days.get(one)) is not None:
+                    self._days[one] = Days(days.end, days.since.copy(), days.balances.copy())
 
     def roll_back(self) -> list[Rejection]:
-        """Makes everything what it was. Returns the refusals that were added since, which are gone from the list too."""
+        """Restores the state. Returns the refusals added since the savepoint, which are removed from the list."""
         state = self._state
         transfers, rejections = self._lists
         self._book.sequence, self._book.recorded_at, first, first_no = self._before
@@ -63,6 +67,7 @@ class Savepoint:
         del transfers[first:]
         del rejections[first_no:]
         state.accounts.update(self._accounts)
+        state.days.update(self._days)
         _restore(state.holds, self._holds)
         _restore(state.reversals, self._reversals)
         return undone
