@@ -1,4 +1,4 @@
-"""All that arrives at payments by HTTP, and how a payment looks from outside."""
+"""The HTTP API of payments: endpoints, and the wire form of payments and refunds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tallystick.services.payments.service import Background, Made, NewPayment, P
 
 
 class Api:
-    """The use cases and what the edge needs beside them: how to tell one body from another without keeping it."""
+    """The use cases, and the digester that lets the edge compare request bodies without storing them."""
 
     def __init__(self, payments: Payments, refunds: Refunds, background: Background, digester: Digester) -> None:
         self.payments = payments
@@ -40,7 +40,7 @@ class Api:
         self._digester = digester
 
     def entry(self, request: Request[Any]) -> Entry:
-        """The idempotency entry of a request. The path's ids are part of the route: a key belongs to one payment."""
+        """The idempotency entry of a request. The ids in the path are part of its route, so a key belongs to one payment."""
         subject = request.subject
         key = request.idempotency_key
         if key is None:
@@ -71,7 +71,7 @@ async def create(api: Api, request: Request[wire.CreatePayment]) -> Reply[wire.P
 
 
 def _card_token(text: str) -> str:
-    """Nothing but a token's id goes on from here: a card number in its place would be stored, and told in the answer."""
+    """A valid token id, nothing else. A card number sent in its place would otherwise be stored and repeated in the answer."""
     return ids.tokens.text(ids.tokens.parse(text))
 
 

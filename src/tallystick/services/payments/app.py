@@ -1,4 +1,4 @@
-"""Payments, wired."""
+"""The wiring of payments."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def assemble(
     life: Life,
     digester: Digester,
 ) -> Api:
-    """The use cases around what the service has of the world."""
+    """Builds the use cases from their dependencies, which tests replace."""
     store = Store()
     journal = Journal(database=database, store=store, outbox=Outbox(), render=render, render_refund=render_refund)
     payments = Payments(

@@ -1,4 +1,4 @@
-"""What payments is told by its environment, beyond what every service is."""
+"""The settings of payments beyond those that every service has."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ class Settings(settings.Settings, frozen=True, kw_only=True):
     acquirer: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)] = "sandbox-rail"
     """The id of the acquirer in the vault's allow-list of destinations."""
     acquirer_timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = 10_000
-    """How long one request to the acquirer may take before its outcome counts as unknown."""
+    """Milliseconds that one request to the acquirer may take before its outcome counts as unknown."""

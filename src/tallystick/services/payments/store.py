@@ -23,7 +23,7 @@ _metadata = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Saving(msgspec.Struct, frozen=True):
-    """A payment as it is to be stored, and what goes with it if it is: the answer that a request is owed, the fact."""
+    """A payment to store, with the answer and the fact to be stored if it is."""
 
     payment: Payment
     answer: Answer | None = None
@@ -31,7 +31,7 @@ class Saving(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """What is taken up at `now` is `worker`'s until `until`."""
+    """Payments and refunds taken up at `now` belong to the process `worker` until `until`."""
 
     now: datetime
     until: datetime
@@ -40,8 +40,8 @@ class Lease(msgspec.Struct, frozen=True):
 
 class Store:
     async def open(self, database: Database, claim: Claim, opened: Sequence[tuple[Payment, Fact]]) -> list[int]:
-        """T1: takes the keys of `claim`'s leaders, whose payments and facts these are, in their order; returns the places of the
-        fresh ones. Raises CommitUnknown beside what a statement raises.
+        """T1: claims the keys of `claim`'s leaders; `opened` are their payments and facts, in the same order. Returns the places
+        (1..n) of those whose keys were free. Raises CommitUnknown besides what a statement raises.
         """
         payments = [payment for payment, _ in opened]
         tenants, clients, routes, keys, digests, fields, resources = claim.columns()
@@ -68,7 +68,7 @@ class Store:
         return [row["place"] for row in rows]
 
     async def save(self, at: Database | Transaction, savings: Sequence[Saving]) -> set[int]:
-        """Saves those that nobody else has changed since they were read, with their answers and facts; returns their indexes."""
+        """Saves payments that nobody changed since they were read, with their answers and facts. Returns the indexes of the saved."""
         payments = [s.payment for s in savings]
         answers = [s.answer for s in savings]
         rows = await at.fetch(
@@ -133,7 +133,7 @@ class Store:
         return [_existing_payment(row) for row in rows]
 
     async def workers(self, database: Database, lease: Lease) -> list[int]:
-        """The processes that have payments or refunds under lease."""
+        """The processes that hold leases on payments or refunds."""
         return [row["worker"] for row in await database.fetch(queries.workers, lease.now, lease.until)]
 
     async def take_up(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> list[Payment]:
@@ -167,17 +167,17 @@ class Store:
         row = await database.fetchrow(queries.refund, refund, tenant)
         return None if row is None else _refund(row)
 
-    async def gave_back(self, database: Database, payment: PaymentId) -> Payment | None:
-        """The payment, if what a refused refund of it had reversed was posted back."""
-        return _payment(await database.fetchrow(queries.gave_back, payment))
+    async def restored_payment(self, database: Database, payment: PaymentId) -> Payment | None:
+        """The payment, if the amount of a refused refund of it was posted back. Otherwise None."""
+        return _payment(await database.fetchrow(queries.restored_payment, payment))
 
     async def take_up_refunds(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> list[Refund]:
         rows = await tx.fetch(queries.take_up_refunds, lease.now, lease.until, limit, lease.worker, dead)
         return [_refund(row) for row in rows]
 
-    async def was_clearing(self, database: Database, account: AccountId) -> bool:
-        """Whether it is stored as the account that stands for the acquirer."""
-        found: bool = await database.fetchval(queries.was_clearing, account)
+    async def is_clearing(self, database: Database, account: AccountId) -> bool:
+        """Whether the account is stored as one that represents the acquirer."""
+        found: bool = await database.fetchval(queries.is_clearing, account)
         return found
 
     async def insert_clearing(
@@ -185,24 +185,26 @@ class Store:
     ) -> None:
         await tx.execute(queries.insert_clearing, tenant, currency, account, client_id)
 
-    async def somebody_by_card(self, database: Database) -> tuple[str, str] | None:
-        """Tenant and client of one who takes card payments, if anybody does."""
-        row = await database.fetchrow(queries.somebody_by_card)
+    async def any_card_client(self, database: Database) -> tuple[str, str] | None:
+        """Tenant and client of one that takes card payments, if there is any."""
+        row = await database.fetchrow(queries.any_card_client)
         return None if row is None else (row["tenant"], row["client_id"])
 
     async def disputes_read(self, database: Database, acquirer: str) -> int:
-        """The position up to which the acquirer's disputes were read."""
+        """The position up to which the acquirer's disputes have been read."""
         return int(await database.fetchval(queries.dispute_cursor, acquirer) or 0)
 
     async def move_dispute_cursor(self, tx: Transaction, acquirer: str, position: int) -> None:
         await tx.execute(queries.move_dispute_cursor, acquirer, position)
 
-    async def worked_on(self, tx: Transaction, payment: PaymentId, now: datetime) -> bool:
-        """Whether somebody works on the payment, who could not write its outcome if it were changed; else nobody begins to in this transaction."""
-        return bool(await tx.fetchval(queries.worked_on, payment, now))
+    async def is_worked_on(self, tx: Transaction, payment: PaymentId, now: datetime) -> bool:
+        """Whether somebody works on the payment. Its outcome could not be written if the row changed meanwhile. If False, nobody
+        can start to until this transaction ends, because it locks the row.
+        """
+        return bool(await tx.fetchval(queries.is_worked_on, payment, now))
 
     async def dispute(self, tx: Transaction, dispute: str, payment: PaymentId, now: datetime) -> Payment | None:
-        """Marks the payment as disputed; None when this dispute was known already, or there is no such payment."""
+        """Marks the payment as disputed. None if this dispute is already known, or there is no such payment."""
         if await tx.fetchval(queries.insert_dispute, dispute, payment, now) is None:
             return None
         return _payment(await tx.fetchrow(queries.mark_disputed, payment, now))

@@ -1,6 +1,4 @@
-"""All else that arrives at payments: the clock. It goes on with what a crash or a slow acquirer left half-way,
-and reads what cardholders dispute.
-"""
+"""The schedules of payments: resume what a crash or a slow acquirer left unfinished, and read disputes."""
 
 from __future__ import annotations
 
@@ -15,12 +13,12 @@ if TYPE_CHECKING:
 
 
 async def resume(api: Api) -> None:
-    """What is due. Replicas share the work: each takes what no other has."""
+    """Resumes what is due. Replicas share the work: each takes what no other has taken."""
     await api.background.resume()
 
 
 async def read_disputes(api: Api) -> None:
-    """Until there are no more. One replica at a time, so that each is told once without a quarrel."""
+    """Reads disputes until there are no more. One replica at a time, so that replicas don't compete for the same disputes."""
     while await api.background.read_disputes() == DISPUTES:
         pass
 

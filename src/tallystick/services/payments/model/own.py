@@ -1,7 +1,7 @@
-"""The accounts that are payments' own, in each tenant's book `main`. Pure.
+"""The accounts that payments itself owns in each tenant's book `main`. Pure.
 
-No client changes, freezes or closes them (`contracts.ledger.messages.OWN`), and no payment names one. What the acquirer pays out, and what waits in
-suspense, a client posts in the ledger.
+No client can change, freeze or close them (`contracts.ledger.messages.OWN`), and no payment may name one. Clients do post to
+them in the ledger: to record what the acquirer pays out, and to move on what waits in suspense.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ID: Final = b"tallystick.payments.account:"
 
 
 class OwnAccount(msgspec.Struct, frozen=True):
-    """Its id follows from its place: whoever opens it opens the same one."""
+    """Its id is derived from tenant and path, so whoever opens it opens the same account."""
 
     tenant: str
     path: str
@@ -39,7 +39,7 @@ def clearing(tenant: str, currency: str) -> OwnAccount:
 
 
 def suspense(tenant: str, currency: str) -> OwnAccount:
-    """What is a payee's whose account took it back no more: a person decides where it goes."""
+    """Money of payees whose accounts could not take it back. A person decides where it goes."""
     return OwnAccount(
         tenant, f"{OWN}suspense:{currency}", f"payments in suspense {currency}", currency, normal_side="credit", floor=0
     )

@@ -1,7 +1,7 @@
-"""A payment's states and the one table of what comes next.
+"""A payment's states, and the one table of which step comes next.
 
-Everything here is pure: a payment goes in, the next step or the next payment comes out. Each step has an id that is
-derived from the payment's, so that doing it again, after a crash or a lost answer, has the effect of doing it once.
+Everything here is pure: a payment goes in; the next step, or the next version of the payment, comes out. Each step has an
+id derived from the payment's, so repeating a step after a crash or a lost answer has the same effect as doing it once.
 
     received --SCORE--> (declined)
              --POST---> settled | declined                                     from account to account
@@ -9,9 +9,9 @@ derived from the payment's, so that doing it again, after a crash or a lost answ
                              |             +--VOID--> RELEASE--> canceled | expired | failed
                              +--RELEASE--> declined
 
-Two may work on one payment at once, when one of them was thought dead: both do the same effects, and only one of them can
-write the outcome (`version`). That holds as long as both take the same way; `decisive` names what has to be written before
-it is acted upon, because another might decide otherwise.
+Two workers may work on one payment at once, if one of them was wrongly taken for dead. Both then perform the same effects,
+and `version` lets only one of them write the outcome. This is safe as long as both take the same steps. `decisive` tells
+which decisions another worker might make differently, and which are therefore stored before they are acted upon.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from tallystick.contracts.payments.problems import (
 from tallystick.kernel.ids import AccountId, DecisionId, FactId, PaymentId, RefundId, RequestId, TransferId
 from tallystick.kernel.money import Money, minor_per_euro
 
-#: An authorization that nobody captures is given back after this.
+#: An authorization that is not captured is voided after this long.
 AUTHORIZATION_LIFE: Final = timedelta(days=7)
-#: How long whoever works on a payment has it to themselves while their process lives; then the worker takes it up.
+#: How long a live process has a payment to itself. After that the background worker takes it over.
 LEASE: Final = timedelta(seconds=30)
-#: The pauses between the tries to go on with a payment, by try; the last one for ever.
+#: The pause after each failed attempt to advance a payment; the last one repeats for ever.
 BACKOFF: Final = tuple(timedelta(seconds=s) for s in (2, 5, 15, 30, 60, 300, 900, 3600))
 
 
@@ -59,7 +59,9 @@ class Risk(msgspec.Struct, frozen=True):
 
 
 class Decline(msgspec.Struct, frozen=True):
-    """`by` says who refused: risk, the ledger, the issuer; or nobody (`platform`: it could not be done as it was asked)."""
+    """Why a payment or a refund failed. `by` says who refused: risk, the ledger or the issuer. `platform` means that none of
+    them did: it could not be done as requested.
+    """
 
     code: str
     message: str
@@ -75,7 +77,7 @@ class Card(msgspec.Struct, frozen=True):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """The request whose answer is owed once the payment comes to rest: its idempotency route and key, and whose it is."""
+    """The request that is owed an answer once the payment comes to rest: its idempotency route and key, and its client."""
 
     route: str
     key: str
@@ -96,7 +98,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     source: AccountId | None = None
     destination: AccountId
     clearing: AccountId | None = None
-    """The account that stands for the acquirer in this currency; card payments only."""
+    """The account that represents the acquirer in this currency; card payments only."""
     capture: Literal["automatic", "manual"] = "automatic"
     card: Card | None = None
     description: str | None = None
@@ -106,7 +108,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
     released: bool = False
     authorization: str | None = None
-    """The acquirer's own name for the authorization."""
+    """The acquirer's reference for the authorization."""
     intent: Literal["capture", "cancel", "expire"] | None = None
     intent_amount: int = 0
     decline: Decline | None = None
@@ -119,7 +121,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     resume_at: datetime | None = None
     worker: int | None = None
-    """The process that works on it (its `Life.number`); nobody, when it rests or waits for its next try."""
+    """The process that works on the payment (its `Life.number`); None while it rests or waits for its next attempt."""
     attempts: int = 0
     version: int = 0
 
@@ -129,12 +131,14 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def asked_by(self) -> str | None:
-        """The client whose request is being carried out, which need not be the one that made the payment; nobody's, as it expires."""
+        """The client whose request is being carried out. It need not be the one that created the payment. None when nobody
+        asked, as when an authorization expires.
+        """
         return self.waiting.client_id if self.waiting else None
 
 
 class Role(enum.IntEnum):
-    """What an id derived from a payment's or a refund's is for. Values are for ever: they are part of the ids."""
+    """The purpose of an id derived from a payment's or a refund's. Values never change: they are part of the ids."""
 
     DECISION = 1
     HOLD = 2
@@ -151,10 +155,11 @@ class Role(enum.IntEnum):
 
 
 def derived(parent: UUID, role: Role) -> UUID:
-    """The id of an effect, known before it happens and the same each time: the parent's, with the role in the low bits.
+    """The id of an effect: the parent's id with the role XORed into its low bits. It is known before the effect and the same
+    on every attempt.
 
-    It keeps the parent's time, so that indexes stay local, and is unique because the parent's 74 random bits are: two
-    parents would have to agree in all but the four bits that the role changes.
+    It keeps the parent's timestamp, so index entries stay close together. It is unique because the parent's 74 random bits
+    are: for a collision two parents would have to agree in all but the four bits that the role changes.
     """
     return UUID(int=parent.int ^ int(role))
 
@@ -172,17 +177,17 @@ def request_id(parent: PaymentId | RefundId, role: Role) -> RequestId:
 
 
 def authorized_by(request: RequestId) -> PaymentId:
-    """The payment whose authorization was asked for under this id: deriving twice by the same role leads back."""
+    """The payment whose authorization has this request id: deriving twice with the same role gives the original id."""
     return PaymentId(derived(request, Role.AUTHORIZE))
 
 
 def settling_transfer(p: Payment) -> TransferId:
-    """The transfer that moved the money, and that a refund reverses."""
+    """The transfer that moved the money. Refunds reverse it."""
     return transfer_id(p.id, Role.SETTLE)
 
 
 def transfers(p: Payment) -> list[TransferId]:
-    """The transfers that this payment has made by now, in order."""
+    """The transfers that this payment has made so far, in order."""
     made = []
     if p.held:
         made.append(transfer_id(p.id, Role.HOLD))
@@ -194,7 +199,7 @@ def transfers(p: Payment) -> list[TransferId]:
 
 
 def next_step(p: Payment) -> Step | None:
-    """What is to be done next with the payment; None when it rests."""
+    """The next step of the payment; None when it rests."""
     if p.status == "received":
         if p.decline is not None:
             return Step.RELEASE
@@ -213,10 +218,10 @@ def next_step(p: Payment) -> Step | None:
 
 
 def decisive(stored: Payment, p: Payment, step: Step) -> bool:
-    """Whether what was learned since `stored` has to be written before `step`.
+    """Whether what was learned since `stored` must be written before `step` is performed.
 
-    Steps forward need nothing: their ids make a repeat harmless, and others answer it as they did before. But VOID and RELEASE
-    take back what another try may be building on, and risk may be there again for the next try and say no.
+    Steps forward need no write: a repeat carries the same id and gets the same answer. But VOID and RELEASE undo what
+    another attempt may be building on. And when risk could not be asked, it may be back for the next attempt and say no.
     """
     if step in (Step.VOID, Step.RELEASE):
         return (p.decline, p.intent) != (stored.decline, stored.intent)
@@ -224,8 +229,8 @@ def decisive(stored: Payment, p: Payment, step: Step) -> bool:
 
 
 def may_go_unscored(p: Payment) -> bool:
-    """Only the first try knows that nothing was done after an earlier answer of risk; a later one waits for it, and gets the
-    same decision, if there was one, by the same id.
+    """Whether the payment may proceed without a risk decision: on its first attempt only. A later attempt can't know whether
+    risk has already decided, so it waits for risk, which gives the same decision for the same id.
     """
     return p.version == 0
 
@@ -239,7 +244,9 @@ def scored(p: Payment, risk: Risk) -> Payment:
 
 
 def unscored(p: Payment, limit: int) -> Payment:
-    """After SCORE without an answer: amounts up to `limit` euro go on, larger ones are declined (payments' charter, [calls.risk])."""
+    """After SCORE without an answer: amounts up to `limit` euro proceed, larger ones are declined (payments' charter,
+    [calls.risk]).
+    """
     if p.amount <= limit * minor_per_euro(p.currency):
         return msgspec.structs.replace(p, risk=Risk("unscored", None, ("risk-unavailable",)))
     decline = Decline("risk_unavailable", "The payment could not be checked in time.", "risk")
@@ -254,7 +261,7 @@ def posted(p: Payment) -> Payment:
 
 
 def refused_by_ledger(p: Payment, code: str, message: str) -> Payment:
-    """After POST or HOLD that the ledger refused for good: nothing moved."""
+    """After the ledger finally refused POST or HOLD: nothing moved."""
     return msgspec.structs.replace(p, status="declined", decline=Decline(code, message, "ledger"))
 
 
@@ -264,25 +271,25 @@ def held(p: Payment) -> Payment:
 
 
 def authorized(p: Payment, authorization: str, now: datetime) -> Payment:
-    """After AUTHORIZE. With automatic capture the next step is to capture it all."""
+    """After AUTHORIZE. With automatic capture the full amount is captured next."""
     return msgspec.structs.replace(
         p, status="authorized", authorization=authorization, expires_at=now + AUTHORIZATION_LIFE
     )
 
 
 def refused_by_issuer(p: Payment, code: str, message: str) -> Payment:
-    """After AUTHORIZE that was refused. The hold is released before the payment is said to be declined."""
+    """After the issuer refused AUTHORIZE. The hold is released before the payment becomes `declined`."""
     return msgspec.structs.replace(p, decline=Decline(code, message, "issuer"))
 
 
 def card_destroyed(p: Payment) -> Payment:
-    """After AUTHORIZE that could not be asked for: the card is gone, and no issuer has refused anything."""
+    """After AUTHORIZE could not be sent because the card was destroyed. No issuer has refused anything."""
     decline = Decline("token_destroyed", "The stored card was destroyed.", "platform")
     return msgspec.structs.replace(p, decline=decline)
 
 
 def approved_otherwise(p: Payment, authorization: str, now: datetime) -> Payment:
-    """After AUTHORIZE that approved another amount than the payment's: it is given back, and the payment has failed."""
+    """After AUTHORIZE approved an amount other than the payment's: the authorization is voided and the payment fails."""
     decline = Decline("amount_not_approved", "The card was not approved for the amount of the payment.", "platform")
     return msgspec.structs.replace(authorized(p, authorization, now), decline=decline)
 
@@ -294,7 +301,7 @@ def captured(p: Payment) -> Payment:
 
 
 def capture_refused(p: Payment, code: str, message: str) -> Payment:
-    """After CAPTURE that the acquirer refused for good: authorization and hold are given back and the payment has failed."""
+    """After the acquirer finally refused CAPTURE: authorization and hold are undone, and the payment fails."""
     return msgspec.structs.replace(p, intent=None, intent_amount=0, decline=Decline(code, message, "issuer"))
 
 
@@ -304,7 +311,7 @@ def settled(p: Payment) -> Payment:
 
 
 def voided(p: Payment) -> Payment:
-    """After VOID: the acquirer has given the authorization back."""
+    """After VOID: the acquirer no longer has an authorization."""
     return msgspec.structs.replace(p, authorization=None)
 
 
@@ -318,21 +325,21 @@ def released(p: Payment) -> Payment:
 
 
 def resting(p: Payment, now: datetime) -> Payment:
-    """As it is stored when there is nothing more to do for now: an authorization comes back when it expires."""
+    """The payment as stored when there is nothing to do for now. An authorized one is resumed when its authorization expires."""
     resume_at = p.expires_at if p.status == "authorized" else None
     return msgspec.structs.replace(p, resume_at=resume_at, worker=None, attempts=0, waiting=None, updated_at=now)
 
 
 def postponed(p: Payment, now: datetime) -> Payment:
-    """As it is stored when a step could not be done: it is tried again after a pause that grows."""
+    """The payment as stored when a step could not be done. It is tried again after a growing pause."""
     pause = BACKOFF[min(p.attempts, len(BACKOFF) - 1)]
     return msgspec.structs.replace(p, resume_at=now + pause, worker=None, attempts=p.attempts + 1, updated_at=now)
 
 
 def taken_up(p: Payment, now: datetime) -> Payment:
-    """As the worker goes on with it. An authorization that waited for its capture until its time was over expires.
+    """The payment as the background worker resumes it. An authorization that was not captured in time gets the intent to expire.
 
-    Like every intent, this one is written before it is acted upon: from then on nobody can capture.
+    The caller stores this intent, like every other, before acting upon it: from then on nobody can capture.
     """
     if _awaits_capture(p) and p.expires_at is not None and p.expires_at <= now:
         return msgspec.structs.replace(p, intent="expire")
@@ -372,12 +379,14 @@ def with_cancel(p: Payment, waiting: Waiting, worker: int, now: datetime) -> Pay
 
 
 def _awaits_capture(p: Payment) -> bool:
-    """Whether the payment rests as authorized. One that is captured by itself, or being undone, only passes through."""
+    """Whether the payment rests as `authorized`. With automatic capture, or while it is being undone, it only passes through
+    this status.
+    """
     return p.status == "authorized" and p.capture == "manual" and p.intent is None and p.decline is None
 
 
 def state(p: Payment, wish: str) -> str:
-    """Why the payment can't be captured, canceled or refunded as it is."""
+    """Why the payment can't be captured, canceled or refunded (`wish`) in its current state; a clause for a problem's detail."""
     if p.intent == "expire":
         return f"its authorization has expired and is being given back: it can't be {wish}"
     if p.intent is not None:

@@ -1,4 +1,4 @@
-"""Refunds: what comes next, and what may be refunded."""
+"""Refunds: which step comes next, and how much may be refunded. Pure."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class RefundStep(enum.Enum):
 
 
 class Refund(msgspec.Struct, frozen=True, kw_only=True):
-    """Money on its way back. The ledger's reversal comes first: it is bounded by the transfer that it reverses, which
-    is a second guard against refunding too much; the acquirer is asked then, and a refusal is made good.
+    """Money on its way back. The ledger reverses first. Its reversal is bounded by the transfer that it reverses, which is a
+    second guard against refunding too much. Then the acquirer is asked; if it refuses, the reversed amount is posted back.
     """
 
     id: RefundId
@@ -46,10 +46,12 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
     by_card: bool
     reversed: bool = False
     returned: bool = False
-    """What was taken back is a transfer of its own: as a reversal it was reversed before, by a refund that was refused and restored."""
+    """The amount was taken back by a transfer of its own (`RETURN`) instead of a reversal: the ledger already counts it as
+    reversed, by an earlier refund that was refused and restored.
+    """
     restored: bool = False
     suspended: bool = False
-    """What was reversed is on the suspense account instead of the payee's, which takes it no more."""
+    """The reversed amount is on the suspense account, because the payee's account can't take it any more."""
     failure: Decline | None = None
     waiting: Waiting | None = None
     receipt: FactId
@@ -75,8 +77,8 @@ def with_refund(
     worker: int,
     now: datetime,
 ) -> tuple[Payment, Refund]:
-    """The payment with the amount set aside, and the refund. Raises RefundNotPossible, RefundTooLarge,
-    PaymentCurrencyMismatch.
+    """The payment with the amount reserved in `refunding`, and the refund. `amount` None refunds all that is left.
+    Raises RefundNotPossible, RefundTooLarge, PaymentCurrencyMismatch.
     """
     if p.status != "settled":
         raise RefundNotPossible(state(p, "refunded"), payment_status=p.status)
@@ -118,17 +120,17 @@ def next_refund_step(r: Refund) -> RefundStep | None:
 
 
 def reversed_(r: Refund) -> Refund:
-    """After REVERSE. A book transfer has nobody else to ask."""
+    """After REVERSE. For a book transfer that is all: there is no acquirer to ask."""
     return msgspec.structs.replace(r, reversed=True, status="pending" if r.by_card else "succeeded")
 
 
 def returned(r: Refund) -> Refund:
-    """After REVERSE of what an earlier refund had reversed and restored."""
+    """After REVERSE by a transfer of its own, because an earlier refund had reversed and restored the amount."""
     return msgspec.structs.replace(reversed_(r), returned=True)
 
 
 def reversal_refused(r: Refund, code: str, message: str) -> Refund:
-    """After REVERSE that the ledger refused for good."""
+    """After the ledger finally refused REVERSE."""
     return msgspec.structs.replace(r, status="failed", failure=Decline(code, message, "ledger"))
 
 
@@ -138,7 +140,7 @@ def refunded(r: Refund) -> Refund:
 
 
 def refund_refused(r: Refund, code: str, message: str) -> Refund:
-    """After REFUND that the acquirer refused: what the ledger reversed is restored next."""
+    """After the acquirer refused REFUND. The reversed amount is restored next."""
     return msgspec.structs.replace(r, failure=Decline(code, message, "issuer"))
 
 
@@ -148,7 +150,7 @@ def restored(r: Refund) -> Refund:
 
 
 def suspended(r: Refund) -> Refund:
-    """After RESTORE that the payee's account can't take any more, for good."""
+    """After RESTORE to the suspense account, because the payee's account finally refused the amount."""
     return msgspec.structs.replace(r, suspended=True, status="failed")
 
 

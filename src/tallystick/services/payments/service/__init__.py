@@ -1,4 +1,4 @@
-"""Payments' intentions: take, capture, cancel, refund, look, and go on with what was left half-way."""
+"""The use cases of payments: create, capture, cancel, refund, read, and resume what was left unfinished."""
 
 from tallystick.services.payments.service.answers import Made
 from tallystick.services.payments.service.background import DISPUTES, Background

@@ -1,4 +1,4 @@
-"""What a request is answered: afresh, again as it was stored, or with a refusal that is stored as well."""
+"""Answers to requests: new ones, stored ones that are replayed, and refusals, which are stored as well."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tallystick.services.payments.model import Waiting
 
 
 class Made(msgspec.Struct, frozen=True):
-    """An answer: its bytes, and whether it is an earlier request's. `status` 202 means that the work goes on."""
+    """An answer: status, body, and whether it is the stored answer of an earlier request. `status` 202: the work goes on."""
 
     status: int
     body: bytes
@@ -20,7 +20,7 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def replayed(outcome: Outcome) -> Made:
-    """The stored answer; raises the problem when there is none to give."""
+    """The stored answer. Raises InProgress when there is none yet, KeyReused when the key was used for another request."""
     stored = outcome.raise_or_replay()
     if stored is None:
         msg = "a fresh key has no answer to give again"
@@ -29,11 +29,12 @@ def replayed(outcome: Outcome) -> Made:
 
 
 async def pinned(tx: Transaction, entry: Entry, refusal: Problem) -> Made:
-    """A refusal is an answer too: the same key gets the same one, whatever happens in between."""
+    """Stores a refusal as the answer: the same key gets it again, whatever happens in between."""
     body = msgspec.json.encode(refusal.document(telemetry.trace_id()))
     await idempotency.complete(tx, [Answer(entry, refusal.status, body)])
     return Made(refusal.status, body)
 
 
 def waiting(entry: Entry) -> Waiting:
+    """The request behind `entry`, to be stored with the payment or refund that it waits for."""
     return Waiting(entry.route, entry.key, entry.client_id)

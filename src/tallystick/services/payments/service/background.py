@@ -1,4 +1,4 @@
-"""What nobody waits for: going on with what was left half-way, and reading what cardholders dispute."""
+"""Background work: resume payments and refunds that were left unfinished, and read disputes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from tallystick.services.payments.service.refunds import Refunds
 from tallystick.services.payments.service.work import Work
 from tallystick.services.payments.store import Lease, Saving, Store
 
-#: Payments that one replica goes on with at once, and as many refunds: payments that wait for a slow acquirer take no refund's place.
+#: Payments that one replica resumes at once, and as many refunds. They are counted apart so that payments that wait for a slow
+#: acquirer don't hold up refunds.
 RESUMED_AT_ONCE: Final = 64
-#: Disputes that are asked for at once.
+#: Disputes per request to the acquirer.
 DISPUTES: Final = 100
 
 
@@ -57,10 +58,10 @@ class Background:
         self._resuming: Counter[Literal["payments", "refunds"]] = Counter()
 
     async def resume(self) -> int:
-        """Starts to go on with payments and refunds that are due, or whose process has ended; how many it took up.
+        """Starts work on payments and refunds that are due or whose process is dead. Returns how many it took up.
         Authorizations expire here.
 
-        It doesn't wait for them: one that is held up by a slow acquirer holds up no other. `Work.drain` waits.
+        It does not wait for their completion, so that one held up by a slow acquirer holds up no other; `Work.drain` does.
         """
         for_payments = max(0, RESUMED_AT_ONCE - self._resuming["payments"])
         for_refunds = max(0, RESUMED_AT_ONCE - self._resuming["refunds"])
@@ -73,7 +74,7 @@ class Background:
             payments = await self._take_up(tx, lease, dead, for_payments)
             refunds = await self._store.take_up_refunds(tx, lease, dead, for_refunds)
         for p in payments:
-            # Nobody asks for an expiry; a token is a client's all the same, and the payment's own is nearest.
+            # Nobody asks for an expiry, but a token needs a client: the one that created the payment.
             client = p.asked_by or p.client_id
             self._resume("payments", p.tenant, client, ids.payments.text(p.id), partial(self._payments.advance, p))
         for r in refunds:
@@ -111,25 +112,27 @@ class Background:
         self._work.start(work()).add_done_callback(done)
 
     async def read_disputes(self) -> int:
-        """Reads what the acquirer tells of disputes since the last time; how many were read. Raises a Problem.
+        """Reads the acquirer's disputes since the last reading. Returns how many were processed. Raises a Problem.
 
-        The acquirer is asked in the name of somebody who takes card payments: without one there is nothing to dispute. One of a payment that somebody
-        works on, and those behind it, are read the next time: it is at most a lease until then.
+        The acquirer is asked on behalf of any client that takes card payments; if there is none, there is nothing to dispute. A
+        dispute of a payment that is being worked on, and all after it, are left for a later reading. That is at most a lease later.
         """
-        somebody = await self._store.somebody_by_card(self._database)
-        if somebody is None:
+        client = await self._store.any_card_client(self._database)
+        if client is None:
             return 0
-        token = await self._authenticator.service_token(*somebody, "payments.disputes")
+        token = await self._authenticator.service_token(*client, "payments.disputes")
         acquirer = self._effects.acquirer
         after = await self._store.disputes_read(self._database, acquirer)
         found = await self._effects.disputes(after, DISPUTES, token)
         for read, each in enumerate(found):
-            if not await self._disputed(acquirer, each):
+            if not await self._record_dispute(acquirer, each):
                 return read
         return len(found)
 
-    async def _disputed(self, acquirer: str, dispute: Dispute) -> bool:
-        """The payment is marked and it is told, once for each dispute, in the transaction that goes past it. False while somebody works on it."""
+    async def _record_dispute(self, acquirer: str, dispute: Dispute) -> bool:
+        """Marks the payment, tells the fact and moves the cursor past the dispute, in one transaction, so that each dispute is told
+        once. Returns False, with nothing done, while somebody works on the payment.
+        """
         try:
             payment = model.authorized_by(ids.rail_requests.parse(dispute.authorization))
         except ids.InvalidId:
@@ -138,7 +141,7 @@ class Background:
         async with self._database.transaction() as tx:
             marked = None
             if payment is not None:
-                if await self._store.worked_on(tx, payment, now):
+                if await self._store.is_worked_on(tx, payment, now):
                     return False
                 marked = await self._store.dispute(tx, f"{acquirer}:{dispute.position}", payment, now)
             if marked is not None:

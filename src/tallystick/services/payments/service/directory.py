@@ -1,4 +1,4 @@
-"""What payments knows of accounts and cards: facts that never change, asked for once and remembered (bounded)."""
+"""What payments knows about accounts and cards: facts that never change, so they are asked for once and cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_REMEMBERED = 50_000
 
 
 class Remembered(Generic[K, V]):
-    """The most recently used of what doesn't change."""
+    """A bounded LRU cache of values that never change."""
 
     def __init__(self, limit: int = MAX_REMEMBERED) -> None:
         self._limit = limit
@@ -40,7 +40,7 @@ class Remembered(Generic[K, V]):
 
 
 class Seen(NamedTuple):
-    """`own`: it is payments' own, or was before those had paths of the platform's."""
+    """An account. `own`: it belongs to payments itself, or did before such accounts had paths below `tallystick:`."""
 
     currency: str
     own: bool
@@ -57,20 +57,20 @@ class Directory:
         self._opened: Remembered[AccountId, bool] = Remembered()
 
     async def account(self, tenant: str, account: AccountId, token: str) -> Seen | None:
-        """An account of a tenant's book `main`, where payments move money; None when the tenant has no such account there."""
+        """An account of the tenant's book `main`, the only book that payments move money in. None if it has no such account."""
         key = (tenant, account)
         known = self._accounts.get(key)
         if known is None:
             currency = await self._ledger.currency(account, token)
             if currency is not None:
                 own = account in model.own_accounts(tenant, currency)
-                known = Seen(currency, own or await self._store.was_clearing(self._database, account))
+                known = Seen(currency, own or await self._store.is_clearing(self._database, account))
                 self._accounts.put(key, known)
         return known
 
     async def card(self, tenant: str, card_token: str, token: str) -> Card:
-        """The card behind a tenant's token. Raises the vault's TokenNotFound or TokenDestroyed. A token that is destroyed
-        later is refused by the vault when it is used.
+        """The card behind a tenant's token. Raises the vault's TokenNotFound or TokenDestroyed. If the token is destroyed later,
+        the vault refuses it when it is used.
         """
         key = (tenant, card_token)
         known = self._cards.get(key)
@@ -83,8 +83,8 @@ class Directory:
         return known
 
     async def clearing(self, tenant: str, client_id: str, currency: str, token: str) -> AccountId:
-        """The account that stands for the acquirer, opened if it is not there; opening it again is harmless. That the client takes card payments is
-        noted.
+        """The account that represents the acquirer. It is opened if necessary, and opening it again is harmless. Also records the
+        client as one that takes card payments.
         """
         own = model.clearing(tenant, currency)
         if self._opened.get(own.id) is None:

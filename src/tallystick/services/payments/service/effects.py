@@ -1,8 +1,8 @@
-"""What a step does to others: asks risk, posts to the ledger, talks to the acquirer through the vault.
+"""The effects of each step outside this service: ask risk, post to the ledger, talk to the acquirer through the vault.
 
-Each effect goes out under an id that is derived from the payment's, so that a second try finds the first one's effect.
-A step either gives the next payment or raises `Postponed`: then nobody knows yet, or nobody can say, and the same step is
-tried again later. A refusal for good is an outcome, not an error.
+Each effect goes out under an id derived from the payment's, so that a second attempt finds the effect of the first. A step
+either returns the payment as it is afterwards, or raises `Postponed` because its outcome is not known; then the same step is
+tried again later. A final refusal is an outcome, not an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tallystick.services.payments.store import Store
 
 
 class Postponed(Exception):
-    """The step can't be done now. `cause` is the problem that stands in the way."""
+    """The step can't be completed now. `cause` is the problem that prevents it."""
 
     def __init__(self, step: str, cause: Problem) -> None:
         super().__init__(f"{step}: {cause.slug}")
@@ -41,20 +41,20 @@ class Postponed(Exception):
 
 
 class _Decision(msgspec.Struct):
-    """The acquirer's answer to a request of ours. Whatever isn't one of the two words is no answer; `amount` is what it is about."""
+    """The acquirer's answer to one of our requests. Any other `status` is not an answer. `amount` is what it is about, if stated."""
 
     status: Literal["approved", "declined"]
     request_id: str
     code: str = ""
     amount: MoneyWire | None = None
 
-    def of(self, asked: Money) -> bool:
-        """Whether it is about what was asked: an issuer may approve a part, and that is another matter."""
+    def is_for(self, asked: Money) -> bool:
+        """Whether the decision is for the amount that was asked. An issuer may approve part of it; that does not count."""
         return self.amount is None or self.amount == from_money(asked)
 
 
 class Dispute(msgspec.Struct):
-    """What the acquirer says of a cardholder's dispute; `position` numbers them in their order."""
+    """A cardholder's dispute as the acquirer reports it. `position` numbers disputes in order."""
 
     position: int
     authorization: str
@@ -66,7 +66,7 @@ class _Disputes(msgspec.Struct):
     data: list[Dispute]
 
 
-#: The refusals of the acquirer as clients see them, by field 39 of ISO 8583.
+#: The acquirer's refusals as clients see them (code, message), by field 39 of ISO 8583.
 DECLINES: Final = {
     "05": ("card_declined", "The card was declined."),
     "14": ("invalid_card", "The card number is not valid."),
@@ -74,13 +74,13 @@ DECLINES: Final = {
     "54": ("expired_card", "The card has expired."),
 }
 
-#: Field 39 of a VOID that found no record of the authorization: nothing of it is left.
+#: Field 39 of a VOID for which the acquirer has no record of the authorization.
 NO_RECORD: Final = "25"
 
-#: A request to the acquirer whose outcome is unknown is sent a second time at once, if this many seconds are left for it.
+#: A request to the acquirer whose outcome is unknown is repeated at once if at least this many seconds are left.
 SECOND_TRY_SECONDS: Final = 1.0
 
-#: Refusals of the ledger as clients see them, by its own reasons.
+#: The ledger's refusals as clients see them, by its reasons.
 REFUSALS: Final = {
     "insufficient_funds": "The account does not hold enough.",
     "account_closed": "An account that the payment names is closed.",
@@ -89,16 +89,17 @@ REFUSALS: Final = {
 }
 
 
-#: The refusal of a reversal of more than is left of what was posted.
+#: The ledger's refusal of a reversal that exceeds what is left to reverse.
 EXCEEDS: Final = "exceeds_reversible"
 
-#: Refusals that say for good that the payee's account does not take what is given back. (One that is frozen does, by now.)
+#: Final refusals by which the payee's account can't take back what a refund took. A frozen account takes it back now, but
+#: `account_frozen` may have been pinned to the transfer's id before that was so.
 NOT_TAKEN: Final = frozenset({"account_closed", "account_frozen", "ceiling_exceeded", "amount_overflow"})
 
 
 class Effects:
-    """`acquirer` is the id of the destination in the vault's allow-list; amounts up to `unscored_limit` euro, or about as
-    much in another currency, go on when risk does not answer (charter, [calls.risk]).
+    """`acquirer` is the destination's id in the vault's allow-list. When risk does not answer, amounts up to `unscored_limit`
+    euro (about as much in other currencies) proceed anyway (charter, [calls.risk]).
     """
 
     def __init__(
@@ -151,14 +152,14 @@ class Effects:
         return model.scored(p, model.Risk(decision.decision, decision.score, tuple(decision.reasons)))
 
     async def _post(self, p: Payment, token: str) -> Payment:
-        source = _given(p.source)
+        source = _required(p.source)
         refusal = await self._ledger.post(model.transfer_id(p.id, Role.SETTLE), source, p.destination, p.money, token)
-        return model.posted(p) if refusal is None else model.refused_by_ledger(p, refusal, _said(refusal))
+        return model.posted(p) if refusal is None else model.refused_by_ledger(p, refusal, _refusal_message(refusal))
 
     async def _hold(self, p: Payment, token: str) -> Payment:
-        clearing = _given(p.clearing)
+        clearing = _required(p.clearing)
         refusal = await self._ledger.hold(model.transfer_id(p.id, Role.HOLD), clearing, p.destination, p.money, token)
-        return model.held(p) if refusal is None else model.refused_by_ledger(p, refusal, _said(refusal))
+        return model.held(p) if refusal is None else model.refused_by_ledger(p, refusal, _refusal_message(refusal))
 
     async def _settle(self, p: Payment, token: str) -> Payment:
         refusal = await self._ledger.capture(
@@ -167,18 +168,18 @@ class Effects:
             Money(p.captured, p.currency),
             token,
         )
-        self._must("settle", p.id, refusal)
+        self._must_be_taken("settle", p.id, refusal)
         return model.settled(p)
 
     async def _release(self, p: Payment, token: str) -> Payment:
         refusal = await self._ledger.void(
             model.transfer_id(p.id, Role.RELEASE), model.transfer_id(p.id, Role.HOLD), token
         )
-        self._must("release", p.id, refusal)
+        self._must_be_taken("release", p.id, refusal)
         return model.released(p)
 
     async def _authorize(self, p: Payment, token: str) -> Payment:
-        request_id = _request(p.id, Role.AUTHORIZE)
+        request_id = _request_id(p.id, Role.AUTHORIZE)
         body = {
             "request_id": request_id,
             "amount": from_money(p.money),
@@ -188,51 +189,51 @@ class Effects:
         try:
             decision = await self._ask("/authorizations", body, request_id, token, card=p.token)
         except (TokenNotFound, TokenDestroyed):
-            # Gone now, but an earlier try may have come through, or be on its way still: a process that worked on this may have
-            # ended a moment ago. Nothing new leaves the vault with this number, so the acquirer's time is the longest to wait.
-            earlier = await self._became_of("/authorizations", request_id, token)
+            # The card is gone now, but an earlier attempt may have reached the acquirer, or be on its way if the process that made it
+            # has just died. The vault sends nothing new with this number, so the acquirer's timeout is the longest to wait.
+            earlier = await self._earlier_decision("/authorizations", request_id, token)
             if earlier is None and p.version > 0:
                 await asyncio.sleep(timedelta(milliseconds=self._acquirer_timeout_ms).total_seconds())
-                earlier = await self._became_of("/authorizations", request_id, token)
+                earlier = await self._earlier_decision("/authorizations", request_id, token)
             if earlier is None:
                 return model.card_destroyed(p)
             decision = earlier
         if decision.status != "approved":
-            return model.refused_by_issuer(p, *_declined(decision))
-        if not decision.of(p.money):
+            return model.refused_by_issuer(p, *_decline_of(decision))
+        if not decision.is_for(p.money):
             telemetry.log.warning("payment.approved.otherwise", payment=ids.payments.text(p.id))
             return model.approved_otherwise(p, request_id, self._clock.now())
         return model.authorized(p, request_id, self._clock.now())
 
     async def _capture(self, p: Payment, token: str) -> Payment:
         money = Money(p.intent_amount if p.intent == "capture" else p.amount, p.currency)
-        request_id = _request(p.id, Role.CAPTURE)
+        request_id = _request_id(p.id, Role.CAPTURE)
         body: dict[str, Any] = {
             "request_id": request_id,
-            "authorization": _request(p.id, Role.AUTHORIZE),
+            "authorization": _request_id(p.id, Role.AUTHORIZE),
             "amount": from_money(money),
         }
         if money < p.money:
-            body["final"] = True  # a payment is captured once: the acquirer gives back the rest, as the ledger does
+            body["final"] = True  # a payment is captured once: the acquirer releases the rest, as the ledger does
         decision = await self._ask("/captures", body, request_id, token)
         if decision.status != "approved":
-            return model.capture_refused(p, *_declined(decision))
-        self._must_be_of(money, decision, "capture", p.id)
+            return model.capture_refused(p, *_decline_of(decision))
+        self._check_amount(money, decision, "capture", p.id)
         return model.captured(p)
 
     async def _void(self, p: Payment, token: str) -> Payment:
-        request_id = _request(p.id, Role.VOID)
-        body = {"request_id": request_id, "authorization": _request(p.id, Role.AUTHORIZE)}
+        request_id = _request_id(p.id, Role.VOID)
+        body = {"request_id": request_id, "authorization": _request_id(p.id, Role.AUTHORIZE)}
         decision = await self._ask("/voids", body, request_id, token)
-        if decision.status != "approved" and not await self._nothing_is_left(p, decision, token):
+        if decision.status != "approved" and not await self._nothing_to_void(p, decision, token):
             self._acquirer_disagrees("void", p.id, f"it refuses with {decision.code or 'no code'}")
         return model.voided(p)
 
-    async def _nothing_is_left(self, p: Payment, decision: _Decision, token: str) -> bool:
-        """Whether a refused VOID had nothing to give back. A card that was charged all the same must not pass for one that was not."""
+    async def _nothing_to_void(self, p: Payment, decision: _Decision, token: str) -> bool:
+        """Whether a VOID was refused because nothing was left to void; not so if a capture of ours succeeded and the card was charged."""
         if decision.code != NO_RECORD:
             return False
-        capture = await self._became_of("/captures", _request(p.id, Role.CAPTURE), token)
+        capture = await self._earlier_decision("/captures", _request_id(p.id, Role.CAPTURE), token)
         return capture is None or capture.status != "approved"
 
     _PERFORM: Final = {
@@ -265,37 +266,37 @@ class Effects:
             Money(r.amount, r.currency),
             token,
         )
-        if refusal == EXCEEDS and (p := await self._store.gave_back(self._database, r.payment)) is not None:
-            # The ledger counts what was given back as reversed for ever, and so bounds reversals too low: the payment's row bounds them right. The
-            # refusal is pinned to the reversal's id: each try does the same.
+        if refusal == EXCEEDS and (p := await self._store.restored_payment(self._database, r.payment)) is not None:
+            # The ledger goes on counting a reversal whose amount was posted back, so its bound is too low here; the payment's
+            # own row has the right bound. The refusal is pinned to the reversal's id, so every attempt takes this branch.
             refusal = await self._ledger.post(
                 model.transfer_id(r.id, Role.RETURN),
                 p.destination,
-                _given(p.clearing),
+                _required(p.clearing),
                 Money(r.amount, r.currency),
                 token,
             )
             if refusal is None:
                 return model.returned(r)
-        return model.reversed_(r) if refusal is None else model.reversal_refused(r, refusal, _said(refusal))
+        return model.reversed_(r) if refusal is None else model.reversal_refused(r, refusal, _refusal_message(refusal))
 
     async def _refund(self, r: Refund, token: str) -> Refund:
         money = Money(r.amount, r.currency)
-        request_id = _request(r.id, Role.REFUND)
+        request_id = _request_id(r.id, Role.REFUND)
         body = {
             "request_id": request_id,
-            "authorization": _request(r.payment, Role.AUTHORIZE),
+            "authorization": _request_id(r.payment, Role.AUTHORIZE),
             "amount": from_money(money),
         }
         decision = await self._ask("/refunds", body, request_id, token)
         if decision.status != "approved":
-            return model.refund_refused(r, *_declined(decision))
-        self._must_be_of(money, decision, "refund", r.id)
+            return model.refund_refused(r, *_decline_of(decision))
+        self._check_amount(money, decision, "refund", r.id)
         return model.refunded(r)
 
     async def _restore(self, r: Refund, token: str) -> Refund:
-        """Posts the reversed amount again, from the acquirer's account to the payee's, whatever was frozen since; to the suspense account if the
-        payee's can't take it, which is pinned to the first one's id: each try does the same.
+        """Posts the reversed amount back from the acquirer's account to the payee's, even if it was frozen meanwhile; or to suspense
+        if the payee's account can't take it. That refusal is pinned to the first transfer's id, so every attempt does the same.
         """
         p = await self._store.payment_by_id(self._database, r.payment)
         if p is None or p.clearing is None:
@@ -308,7 +309,7 @@ class Effects:
         if refusal is None:
             return model.restored(r)
         if refusal not in NOT_TAKEN:
-            self._must("restore", r.id, refusal)
+            self._must_be_taken("restore", r.id, refusal)
         own = model.suspense(r.tenant, r.currency)
         await self._ledger.open_account(
             own.id,
@@ -320,14 +321,16 @@ class Effects:
             token=token,
         )
         suspend = model.transfer_id(r.id, Role.SUSPEND)
-        self._must("restore", r.id, await self._ledger.post(suspend, p.clearing, own.id, amount, token, due=True))
+        self._must_be_taken(
+            "restore", r.id, await self._ledger.post(suspend, p.clearing, own.id, amount, token, due=True)
+        )
         telemetry.log.error("refund.suspended", refund=ids.refunds.text(r.id), reason=refusal)
         return model.suspended(r)
 
     async def _ask(
         self, path: str, body: dict[str, Any], request_id: str, token: str, *, card: str | None = None
     ) -> _Decision:
-        """One request to the acquirer. Anything but a decision is a reason to ask again under the same id."""
+        """Sends one request to the acquirer. Raises a Problem for anything but a decision: ask again under the same id."""
         text = msgspec.json.encode(body).decode()
         if card is not None:
             text = text.replace(
@@ -348,16 +351,16 @@ class Effects:
                 raise
             telemetry.log.warning("acquirer.asked.again", effect=request_id, problem=unknown.slug)
             answer = await self._vault.forward(call)
-        return _decided(answer, request_id)
+        return _decision_in(answer, request_id)
 
-    async def _became_of(self, path: str, request_id: str, token: str) -> _Decision | None:
-        """The acquirer's decision on an earlier request, None when it never came."""
-        answer = await self._look(f"{path}/{request_id}", f"look-{request_id}", token)
-        return None if answer.status == 404 else _decided(answer, request_id)
+    async def _earlier_decision(self, path: str, request_id: str, token: str) -> _Decision | None:
+        """The acquirer's decision on an earlier request; None if that request never arrived."""
+        answer = await self._get(f"{path}/{request_id}", f"look-{request_id}", token)
+        return None if answer.status == 404 else _decision_in(answer, request_id)
 
     async def disputes(self, after: int, limit: int, token: str) -> list[Dispute]:
         """Disputes after a position, oldest first. Raises a Problem."""
-        answer = await self._look(f"/disputes?after={after}&limit={limit}", f"disputes-{after}", token)
+        answer = await self._get(f"/disputes?after={after}&limit={limit}", f"disputes-{after}", token)
         if answer.status != 200:
             raise AcquirerNotUnderstood(f"status {answer.status}")
         try:
@@ -365,7 +368,7 @@ class Effects:
         except msgspec.DecodeError as error:
             raise AcquirerNotUnderstood("not a list of disputes") from error
 
-    async def _look(self, path: str, request_id: str, token: str) -> Forwarded:
+    async def _get(self, path: str, request_id: str, token: str) -> Forwarded:
         return await self._vault.forward(
             ForwardCall(
                 token=token,
@@ -377,46 +380,46 @@ class Effects:
         )
 
     @staticmethod
-    def _must(step: str, effect: PaymentId | RefundId, refusal: str | None) -> None:
-        """These can't be refused unless the ledger and we disagree: that needs a person, and the payment waits."""
+    def _must_be_taken(step: str, effect: PaymentId | RefundId, refusal: str | None) -> None:
+        """Raises LedgerDisagrees for a refusal of what the ledger should always take. A person has to look; the payment waits."""
         if refusal is not None:
             telemetry.log.error("payment.ledger.disagrees", step=step, effect=str(effect), reason=refusal)
             raise LedgerDisagrees(f"the ledger refuses to {step}: {refusal}")
 
-    def _must_be_of(self, asked: Money, decision: _Decision, step: str, effect: PaymentId | RefundId) -> None:
-        if not decision.of(asked):
+    def _check_amount(self, asked: Money, decision: _Decision, step: str, effect: PaymentId | RefundId) -> None:
+        if not decision.is_for(asked):
             self._acquirer_disagrees(step, effect, "it answers for another amount")
 
     @staticmethod
     def _acquirer_disagrees(step: str, effect: PaymentId | RefundId, reason: str) -> NoReturn:
-        """Money may have moved there that nobody here knows of: that needs a person, and the payment waits."""
+        """Raises AcquirerDisagrees: money may have moved there that we don't know of. A person has to look; the payment waits."""
         telemetry.log.error("payment.acquirer.disagrees", step=step, effect=str(effect), reason=reason)
         raise AcquirerDisagrees(f"the acquirer does not {step} as it was asked: {reason}")
 
 
 class LedgerDisagrees(Problem):
-    """Nobody is answered with this: the payment waits and tries again, and the log has `payment.ledger.disagrees` with the ledger's reason.
-    A person removes that, such as by thawing the payee's account.
+    """Never sent to a client: the payment waits and tries again. The log has `payment.ledger.disagrees` with the ledger's reason,
+    which a person has to remove, for example by thawing the payee's account.
     """
 
     slug, title, status = "ledger-disagrees", "The ledger refuses what payments knows to be due", 500
 
 
 class AcquirerDisagrees(Problem):
-    """Nobody is answered with this: the payment waits, and the log has `payment.acquirer.disagrees`. Money may have moved at the acquirer
-    that nobody here knows of; a person asks there.
+    """Never sent to a client: the payment waits, and the log has `payment.acquirer.disagrees`. Money may have moved at the
+    acquirer that we don't know of; a person has to ask there.
     """
 
     slug, title, status = "acquirer-disagrees", "The acquirer does otherwise than payments knows to be due", 500
 
 
 class AcquirerNotUnderstood(Problem):
-    """Nobody is answered with this: the payment waits and asks again under the same id."""
+    """Never sent to a client: the payment waits and asks again under the same id."""
 
     slug, title, status, retryable = "acquirer-not-understood", "The acquirer's answer makes no sense", 502, True
 
 
-def _decided(answer: Forwarded, request_id: str) -> _Decision:
+def _decision_in(answer: Forwarded, request_id: str) -> _Decision:
     if answer.status != 200:
         raise AcquirerNotUnderstood(f"status {answer.status}", context={"status": answer.status})
     try:
@@ -428,19 +431,19 @@ def _decided(answer: Forwarded, request_id: str) -> _Decision:
     return decision
 
 
-def _declined(decision: _Decision) -> tuple[str, str]:
+def _decline_of(decision: _Decision) -> tuple[str, str]:
     return DECLINES.get(decision.code, ("card_declined", "The card was declined."))
 
 
-def _said(reason: str) -> str:
+def _refusal_message(reason: str) -> str:
     return REFUSALS.get(reason, "The ledger refused the transfer.")
 
 
-def _request(parent: PaymentId | RefundId, role: Role) -> str:
+def _request_id(parent: PaymentId | RefundId, role: Role) -> str:
     return ids.rail_requests.text(model.request_id(parent, role))
 
 
-def _given(account: AccountId | None) -> AccountId:
+def _required(account: AccountId | None) -> AccountId:
     if account is None:
         msg = "a payment of this kind has this account"
         raise RuntimeError(msg)

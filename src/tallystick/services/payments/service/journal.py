@@ -1,7 +1,8 @@
-"""What payments writes down: intent before effect, effect before answer. Requests that wait are written together.
+"""What payments stores: intent before effect, effect before answer. Waiting requests are stored together.
 
-T1 (`open`): the idempotency claim, the payment as received, the fact. T2 (`close`): the payment at rest, the answer that is
-owed, the fact. Each is one statement for all payments of a batch, which is its own transaction: one round trip, one commit.
+T1 (`open`): the idempotency claim, the payment as `received`, the fact. T2 (`close`): the payment at rest, the answer to the
+waiting request, the fact. Each is a single statement for all payments of a batch, and its own transaction: one round trip,
+one commit.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from tallystick.services.payments import model
 from tallystick.services.payments.model import Payment, Refund, Waiting
 from tallystick.services.payments.store import Saving, Store
 
-#: Payments are let in by groups, this many seconds apart (the first after a quiet time at once). A group stays together: what is asked of
-#: risk and of the ledger for it, and what is written at its end, costs about the same for forty payments as for ten.
+#: New payments are admitted in groups at least this many seconds apart; after a quiet time the first is admitted at once. A group
+#: stays together on its way: asking risk and the ledger and writing the outcome cost about the same for forty payments as for ten.
 GROUP_PACE: Final = 0.03
 
-#: Turns a payment or a refund into the bytes of its answer, and the status that goes with them.
+#: Turns a payment or a refund into the body of its answer.
 Render = Callable[[Payment], bytes]
 RenderRefund = Callable[[Refund], bytes]
 
@@ -59,12 +60,12 @@ class Journal:
         )
 
     async def open(self, entry: Entry, payment: Payment) -> Outcome:
-        """T1. Only after `Fresh` is the payment in the store."""
+        """T1. The payment is stored only if the outcome is `Fresh`."""
         return await self._open.submit(Opening(entry, payment))
 
     async def close(self, payment: Payment, *, resting: bool) -> tuple[Payment, bytes] | None:
-        """T2: the payment as stored and its representation, or None when somebody else has gone on with it meanwhile. Not
-        `resting`, it is kept as it is and nobody is told.
+        """T2. Returns the payment as stored and its representation, or None when somebody else changed it meanwhile. Unless
+        `resting`, only the payment is stored: no answer and no fact.
         """
         waiting = payment.waiting
         answer, fact, stored = None, None, payment
@@ -85,7 +86,7 @@ class Journal:
         try:
             return list(await claim.outcomes(places, self._database))
         except Problem as problem:
-            # What was taken is stored, whether or not it can be asked now who has the others.
+            # The keys that were claimed are stored with their payments, even if looking up the others' holders failed.
             fresh = {claim.leaders[place - 1] for place in places}
             return [idempotency.Fresh() if index in fresh else problem for index in range(len(openings))]
 
@@ -94,7 +95,7 @@ class Journal:
         return [index in saved for index in range(len(savings))]
 
     async def intend(self, tx: Transaction, payment: Payment) -> Payment:
-        """Stores an intent on a payment that this transaction has locked."""
+        """Stores a payment's new intent. The transaction holds the lock of its row."""
         await self._store.save(tx, [Saving(payment)])
         return msgspec.structs.replace(payment, version=payment.version + 1)
 
@@ -102,7 +103,7 @@ class Journal:
         await self._outbox.append(tx, [fact])
 
     async def close_refund(self, refund: Refund, *, resting: bool) -> tuple[Refund, bytes] | None:
-        """T2 of a refund: the refund, what it means for its payment, the answer that is owed, the fact."""
+        """T2 of a refund: the refund, its effect on the payment, the answer to the waiting request, the fact. Returns as `close`."""
         waiting = refund.waiting
         fact = refund_fact(refund) if resting else None
         if fact is not None:
@@ -129,7 +130,7 @@ def _answer(tenant: str, waiting: Waiting, status: int, body: bytes) -> Answer:
     return Answer(Entry(tenant, waiting.client_id, waiting.route, waiting.key, None), status, body)
 
 
-#: A payment that was taken or came to rest is told as this. None rests that is captured: it is settled next.
+#: The fact type for a payment that was created or came to rest. `captured` is missing because no payment rests there.
 _PAYMENT: Final[dict[Status, str]] = {
     "received": "payments.payment.received",
     "authorized": "payments.payment.authorized",
@@ -147,7 +148,7 @@ _REFUND: Final[dict[RefundStatus, str]] = {
 
 
 def payment_fact(p: Payment, fact: ids.FactId | None = None) -> Fact:
-    """What is told of a payment: ids, amounts and states; nothing that a payer wrote."""
+    """The fact about a payment: ids, amounts and states, but no text that a payer wrote."""
     return _fact(p, fact, _PAYMENT[p.status], p.asked_by or "payments", _as_told(p))
 
 

@@ -1,7 +1,7 @@
-"""The use cases. Each request is written down, carried out step by step, written down again, and answered.
+"""The use cases. Each request is stored, carried out step by step, stored again with its outcome, and answered.
 
-The work goes on when the caller goes away, and in the worker when this process does: `advance` is the one way in which a
-payment moves, whoever starts it.
+The work goes on when the caller disconnects, and in the background worker when this process dies. `advance` is the only way
+a payment moves, whoever starts it.
 """
 
 from __future__ import annotations
@@ -77,30 +77,30 @@ class Payments:
         self._render = render
 
     async def create(self, subject: Subject, new: NewPayment, entry: Entry, trace: str) -> Made:
-        """Takes a payment. Raises what is wrong with the request itself; a refused payment is `declined`, not an error."""
+        """Creates a payment. Raises a Problem if the request itself is wrong. A refused payment is `declined`, not an error."""
         token = await self._authenticator.exchange(subject)
         try:
-            payment = await self._received(subject, new, entry, trace, token)
+            payment = await self._new_payment(subject, new, entry, trace, token)
         except Problem:
-            # A key that was answered keeps its answer, also when the same request would not be taken any more.
+            # A key that was answered keeps its answer, even if the same request would be refused by now.
             if (known := await idempotency.look(self._database, entry)) is not None:
                 return replayed(known)
             raise
-        outcome = await self._opened(entry, payment)
+        outcome = await self._open(entry, payment)
         if not isinstance(outcome, Fresh):
             return replayed(outcome)
-        return await self._answered(self.advance(payment, token), payment)
+        return await self._answer_in_time(self.advance(payment, token), payment)
 
-    async def _opened(self, entry: Entry, payment: Payment) -> Outcome:
+    async def _open(self, entry: Entry, payment: Payment) -> Outcome:
         try:
             return await self._journal.open(entry, payment)
         except CommitUnknown:
-            # It is stored or not: the id says which. If not even that can be asked, the same key finds out later.
+            # The id tells whether it was stored. If even that can't be looked up, a repeat with the same key finds out later.
             if await persistently(lambda: self._store.payment_by_id(self._database, payment.id)) is None:
                 raise
             return Fresh()
 
-    async def _received(self, subject: Subject, new: NewPayment, entry: Entry, trace: str, token: str) -> Payment:
+    async def _new_payment(self, subject: Subject, new: NewPayment, entry: Entry, trace: str, token: str) -> Payment:
         if new.source == new.destination:
             raise SameAccount("money can't be paid from an account to itself")
         card = clearing = None
@@ -150,7 +150,7 @@ class Payments:
         )
 
     async def capture(self, subject: Subject, payment: PaymentId, amount: Money | None, entry: Entry) -> Made:
-        """Captures an authorized payment, all or part of it, once. What is left is released."""
+        """Captures an authorized payment, all or part of it, once. The rest is released."""
         return await self._intend(
             subject,
             payment,
@@ -159,7 +159,7 @@ class Payments:
         )
 
     async def cancel(self, subject: Subject, payment: PaymentId, entry: Entry) -> Made:
-        """Cancels an authorized payment: the acquirer gives the authorization back, the hold is released."""
+        """Cancels an authorized payment: the acquirer voids the authorization, the ledger releases the hold."""
         return await self._intend(
             subject, payment, entry, lambda p, owed: model.with_cancel(p, owed, self._life.number, self._clock.now())
         )
@@ -180,18 +180,18 @@ class Payments:
             except Problem as refusal:
                 return await pinned(tx, entry, refusal)
             intended = await self._journal.intend(tx, wanted)
-        return await self._answered(self.advance(intended, token), intended)
+        return await self._answer_in_time(self.advance(intended, token), intended)
 
     async def advance(self, payment: Payment, token: str) -> tuple[Payment, bytes]:
-        """Carries out steps until the payment rests or a step can't be done now; the payment as stored, and its bytes."""
+        """Performs steps until the payment rests or a step is postponed. Returns the payment as stored, and as it is rendered."""
         stored = p = payment
         closed: tuple[Payment, bytes] | None
         try:
             while (step := model.next_step(p)) is not None:
                 if model.decisive(stored, p, step):
-                    closed = await self._closed(p, resting=False)
+                    closed = await self._close(p, resting=False)
                     if closed is None:
-                        return await self._as_it_is(payment)
+                        return await self._current(payment)
                     stored = p = closed[0]
                 p = await self._effects.perform(step, p, token)
         except Postponed as postponed:
@@ -202,25 +202,25 @@ class Payments:
                 problem=postponed.cause.slug,
                 attempts=p.attempts,
             )
-            closed = await self._closed(model.postponed(p, self._clock.now()), resting=False)
+            closed = await self._close(model.postponed(p, self._clock.now()), resting=False)
         else:
             rested = msgspec.structs.replace(model.resting(p, self._clock.now()), waiting=p.waiting)
-            closed = await self._closed(rested, resting=True)
-        return closed if closed is not None else await self._as_it_is(payment)
+            closed = await self._close(rested, resting=True)
+        return closed if closed is not None else await self._current(payment)
 
-    async def _closed(self, p: Payment, *, resting: bool) -> tuple[Payment, bytes] | None:
+    async def _close(self, p: Payment, *, resting: bool) -> tuple[Payment, bytes] | None:
         return await persistently(lambda: self._journal.close(p, resting=resting))
 
-    async def _as_it_is(self, payment: Payment) -> tuple[Payment, bytes]:
-        """Somebody else has gone on with it."""
+    async def _current(self, payment: Payment) -> tuple[Payment, bytes]:
+        """The payment as stored by somebody else, who took it over."""
         current = await self._store.payment_by_id(self._database, payment.id)
         if current is None:
             msg = f"payment {ids.payments.text(payment.id)} is gone"
             raise RuntimeError(msg)
         return current, self._render(current)
 
-    async def _answered(self, work: Coroutine[Any, Any, tuple[Payment, bytes]], payment: Payment) -> Made:
-        """The answer, if there is one in time; otherwise 202 with what is known, and the work goes on."""
+    async def _answer_in_time(self, work: Coroutine[Any, Any, tuple[Payment, bytes]], payment: Payment) -> Made:
+        """The final answer if the work ends in time. Otherwise 202 with what is known so far, while the work goes on."""
         done = await self._work.in_time(work)
         if done is None:
             return Made(202, self._render(payment))

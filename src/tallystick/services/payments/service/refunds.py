@@ -1,4 +1,4 @@
-"""Refunds: money on its way back. First the ledger, which reverses no more than it posted, then the acquirer."""
+"""Refunds. First the ledger reverses, at most what it posted; then the acquirer refunds."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Refunds:
         entry: Entry,
         trace: str,
     ) -> Made:
-        """Gives back what was captured, all or part of it. The sum can't pass what was captured: the payment's row is
-        locked, its CHECK says the same, and the ledger reverses no more than was posted.
+        """Refunds what was captured, all or part of it. The sum of refunds can't exceed what was captured: the payment's row is
+        locked, a CHECK enforces it, and the ledger reverses no more than it posted.
         """
         token = await self._authenticator.exchange(subject)
         refund = ids.refunds.new()

@@ -1,4 +1,4 @@
-"""Work that outlives the request that began it: for as long as its lease, whoever still waits for it."""
+"""Work that outlives the request that started it. It runs until its lease ends, whether or not anybody still waits for it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from tallystick.services.payments.model import LEASE
 
 T = TypeVar("T")
 
-#: How long a caller without a deadline waits for an answer.
+#: Seconds that a caller without a deadline waits for an answer.
 LONGEST_WAIT: Final = 15.0
-#: Kept back from a request's deadline for writing the answer.
+#: Reserved from a request's deadline for sending the answer.
 RESERVE_SECONDS: Final = 0.5
-#: The first pause before writing again what could not be written; doubled each time, up to the second.
+#: Seconds before a failed write is repeated: the first pause, which doubles each time, and the longest.
 WRITE_PAUSES: Final = (0.1, 2.0)
 DRAIN_SECONDS: Final = 10.0
 
 
 class Work:
-    """The work of this process."""
+    """The work in flight in this process."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def in_time(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What comes of the work, or None when it takes longer than the caller waits; then it goes on alone."""
+        """The result of the work, or None if it takes longer than the caller can wait; then it goes on in the background."""
         task = self.start(work)
         deadline = Deadline.current()
         seconds = LONGEST_WAIT if deadline is None else max(deadline.remaining() - RESERVE_SECONDS, 0.1)
@@ -38,7 +38,7 @@ class Work:
         return task.result() if done else None
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Its budget is its lease, not what is left of a request's."""
+        """Starts work with its lease as its deadline, not what is left of the request's."""
         context = contextvars.copy_context()
         context.run(Deadline.after(LEASE.total_seconds()).enter)
         task = asyncio.create_task(work, context=context)
@@ -49,19 +49,21 @@ class Work:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Nothing is lost: when the lease ends the worker takes it up. But who asked may be gone, and nobody else tells.
+            # Nothing is lost: the background worker resumes it when the lease ends. It is logged here because the caller, who
+            # would get the exception, may be gone.
             level = telemetry.log.warning if isinstance(error, Problem) else telemetry.log.error
             level("payment.advance.failed", error=error)
 
     async def drain(self) -> None:
-        """Waits for the work in flight; what is not done by then is resumed from the store."""
+        """Waits up to DRAIN_SECONDS for the work in flight. What is unfinished then is resumed from the store."""
         if self._running:
             await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
 
 
 async def persistently(write: Callable[[], Awaitable[T]]) -> T:
-    """Tries for as long as the deadline allows: what was done to others is to be known here before the lease is over.
-    A repeat does no harm, whatever became of the one before: the version tells.
+    """Repeats a write that failed with a retryable problem, for as long as the deadline allows: effects outside this service
+    should be recorded here before the lease ends. A repeat is harmless even if the write before it succeeded, because the
+    version in the row tells.
     """
     deadline = Deadline.current()
     pause, longest = WRITE_PAUSES

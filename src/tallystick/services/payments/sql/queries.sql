@@ -1,6 +1,6 @@
 -- name: open_payments
--- T1 of many requests, in one statement and so in one round trip and one commit: takes the keys that nobody has (sorted, as
--- chassis.idempotency does it), stores their payments as received and their facts. Returns the places (1..n) of those taken.
+-- T1 of many requests in one statement, and so in one round trip and one commit. Claims the idempotency keys that are free (sorted,
+-- as chassis.idempotency does), and stores their payments as received and their facts. Returns the places (1..n) of those claimed.
 WITH asked AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::uuid[], $8::bigint[],
                          $9::text[], $10::text[], $11::uuid[], $12::uuid[], $13::uuid[], $14::text[], $15::text[], $16::text[],
@@ -30,9 +30,9 @@ WITH asked AS (
 SELECT place FROM fresh;
 
 -- name: save_payments
--- Payments as they are after a step, each only if nobody has changed it since it was read: of two who went on with one payment
--- in the same batch, only one has. With those that are saved go the answer that is owed (one that is there already stays) and
--- the fact, where there are any. As a statement of its own it is T2. Returns the places (1..n) of those saved.
+-- Saves payments after a step, each only if nobody changed it since it was read. If two workers bring the same payment in one batch,
+-- only one is saved. Each saved payment comes with the answer to its waiting request (an answer already stored stays) and its fact, if
+-- there are any. As a statement of its own it is T2. Returns the places (1..n) of those saved.
 WITH asked AS (
     SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::int[],
                          $9::text[], $10::bool[], $11::bool[], $12::text[], $13::text[], $14::bigint[], $15::text[],
@@ -74,11 +74,11 @@ SELECT place FROM saved;
 SELECT * FROM payment WHERE id = $1 AND tenant = $2;
 
 -- name: payment_for_update
--- One payment of a tenant, kept from others until the transaction ends.
+-- One payment of a tenant, locked until the transaction ends.
 SELECT * FROM payment WHERE id = $1 AND tenant = $2 FOR UPDATE;
 
 -- name: payment_by_id
--- One payment whose tenant is known from elsewhere (a refund of it, the worker).
+-- One payment by id alone, where the tenant is already established (by a refund of it, or by the worker).
 SELECT * FROM payment WHERE id = $1;
 
 -- name: payments
@@ -90,14 +90,14 @@ ORDER BY tenant, id DESC
 LIMIT $5;
 
 -- name: workers
--- The processes that have payments or refunds under a lease, which ends between the two times.
+-- The processes that hold leases on payments or refunds, ending between the two times.
 SELECT worker FROM payment WHERE resume_at > $1 AND resume_at <= $2 AND worker IS NOT NULL
 UNION
 SELECT worker FROM refund WHERE resume_at > $1 AND resume_at <= $2 AND worker IS NOT NULL;
 
 -- name: take_up_payments
--- Payments that are due, and those under the lease of a dead process ($5), leased to whoever asks ($4): nobody else gets them
--- until the lease ends, and whoever had them before can't save any more.
+-- Takes up payments that are due and those leased to dead processes ($5), and leases them to the process $4. Nobody else gets them
+-- until that lease ends. The new version keeps their previous worker from saving.
 UPDATE payment SET resume_at = $2, worker = $4, version = version + 1
 WHERE id IN (
     SELECT id FROM payment WHERE resume_at <= $2 AND (resume_at <= $1 OR worker = ANY ($5::bigint[]))
@@ -106,13 +106,13 @@ WHERE id IN (
 RETURNING *;
 
 -- name: insert_refund
--- A refund as it is requested; its payment is locked and has set the amount aside.
+-- A new refund. Its payment is locked, and has the amount reserved in `refunding`.
 INSERT INTO refund (id, payment, tenant, client_id, status, amount, currency, reason, by_card, waiting_route, waiting_key,
                     waiting_client, receipt, trace, created_at, updated_at, resume_at, worker)
 VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16);
 
 -- name: save_refund
--- A refund as it is after a step, only if nobody has changed it since it was read.
+-- Saves a refund after a step, if nobody changed it since it was read.
 UPDATE refund
 SET status = $3, reversed = $4, restored = $5, failure_code = $6, failure_text = $7, failed_by = $8, waiting_route = $9,
     waiting_key = $10, waiting_client = $11, receipt = $12, updated_at = $13, resume_at = $14,
@@ -121,7 +121,7 @@ WHERE id = $1 AND version = $2
 RETURNING id;
 
 -- name: settle_refund
--- Takes a refund's amount off what is set aside on its payment, and counts it as refunded if it was ($3).
+-- Releases the amount that a refund reserved on its payment. If the refund succeeded ($3), the amount counts as refunded.
 UPDATE payment
 SET refunding = refunding - $2, refunded = refunded + CASE WHEN $3::bool THEN $2 ELSE 0 END, updated_at = $4,
     version = version + 1
@@ -132,12 +132,12 @@ RETURNING id;
 -- One refund of a tenant.
 SELECT * FROM refund WHERE id = $1 AND tenant = $2;
 
--- name: gave_back
--- A payment, if what a refused refund of it had reversed was posted back.
+-- name: restored_payment
+-- A payment, if the amount of a refused refund of it was posted back, to the payee or to suspense.
 SELECT * FROM payment AS p WHERE p.id = $1 AND EXISTS (SELECT FROM refund WHERE payment = p.id AND (restored OR suspended));
 
 -- name: take_up_refunds
--- Refunds that are due or a dead process's, leased as payments are.
+-- Takes up refunds that are due or leased to dead processes, as `take_up_payments` does.
 UPDATE refund SET resume_at = $2, worker = $4, version = version + 1
 WHERE id IN (
     SELECT id FROM refund WHERE resume_at <= $2 AND (resume_at <= $1 OR worker = ANY ($5::bigint[]))
@@ -145,37 +145,37 @@ WHERE id IN (
 )
 RETURNING *;
 
--- name: was_clearing
--- Whether an account is stored as one that stands for the acquirer.
+-- name: is_clearing
+-- Whether an account is stored as one that represents the acquirer.
 SELECT EXISTS (SELECT FROM clearing WHERE account = $1);
 
 -- name: insert_clearing
--- Notes who takes card payments, before the ledger is asked to open the account. Of before the account's id followed from its place, the one of
--- then stays.
+-- Records a client that takes card payments, before the ledger is asked to open the account. An existing row stays: its account
+-- may be from an earlier release, when account ids were not derived from their place.
 INSERT INTO clearing (tenant, currency, account, client_id) VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, currency) DO NOTHING;
 
--- name: somebody_by_card
--- Somebody who takes card payments, always the same.
+-- name: any_card_client
+-- A client that takes card payments, always the same one.
 SELECT tenant, client_id FROM clearing ORDER BY tenant, currency LIMIT 1;
 
 -- name: dispute_cursor
--- How far an acquirer's disputes were read.
+-- How far an acquirer's disputes have been read.
 SELECT position FROM dispute_cursor WHERE acquirer = $1;
 
 -- name: move_dispute_cursor
--- Forward only, whoever comes late.
+-- Moves the cursor forward, never back.
 INSERT INTO dispute_cursor (acquirer, position) VALUES ($1, $2)
 ON CONFLICT (acquirer) DO UPDATE SET position = greatest(dispute_cursor.position, excluded.position);
 
--- name: worked_on
--- Whether somebody works on a payment now; until the transaction ends nobody begins to.
+-- name: is_worked_on
+-- Whether somebody works on a payment now. The row lock keeps anybody from starting to until the transaction ends.
 SELECT worker IS NOT NULL AND resume_at > $2 FROM payment WHERE id = $1 FOR UPDATE;
 
 -- name: insert_dispute
--- Remembers a dispute of a payment that there is; returns nothing when it was known.
+-- Stores a new dispute of an existing payment. Returns nothing if the dispute is already known.
 INSERT INTO dispute (id, payment, created_at) SELECT $1, p.id, $3 FROM payment AS p WHERE p.id = $2
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: mark_disputed
--- Marks the payment of a new dispute.
+-- Marks a payment as disputed.
 UPDATE payment SET disputed = true, updated_at = $2, version = version + 1 WHERE id = $1 RETURNING *;

@@ -1,28 +1,29 @@
--- What must hold in payments. Each query gives the faults it finds, as text: none, if all is well.
+-- What must hold in payments. Each query returns the faults it finds as text, and no row if all is well.
 
 -- name: payments_come_to_rest
--- Nothing is left half-way without somebody who goes on with it.
+-- No unfinished payment is without a time to resume it.
 SELECT format('payment %s is %s and nobody will go on with it', id, status) AS fault
 FROM payment
 WHERE resume_at IS NULL AND status IN ('received', 'captured')
 LIMIT 20;
 
 -- name: captured_money_settles
--- What a card was charged reaches its payee: one that the ledger has refused for hours (every try up to the hourly ones) needs a person.
+-- What a card was charged reaches its payee. If the ledger has refused to settle for hours (all attempts up to the hourly ones), a
+-- person is needed.
 SELECT format('payment %s is captured, and was not settled in %s tries', id, attempts) AS fault
 FROM payment
 WHERE status = 'captured' AND attempts >= 8
 LIMIT 20;
 
 -- name: refused_refunds_are_restored
--- What a refund took is given back if the acquirer refuses it: one that the ledger has refused for hours needs a person.
+-- If the acquirer refuses a refund, its amount is posted back. If the ledger has refused that for hours, a person is needed.
 SELECT format('refund %s was refused, and its amount was not posted back in %s tries', id, attempts) AS fault
 FROM refund
 WHERE status = 'pending' AND failure_code IS NOT NULL AND attempts >= 8
 LIMIT 20;
 
 -- name: refunds_sum_up
--- What a payment says was refunded is the sum of its refunds, and never more than was captured.
+-- A payment's refunded and reserved amounts are the sums of its refunds, and never exceed what was captured.
 SELECT format('payment %s: refunded %s and %s under way, refunds say %s and %s', p.id, p.refunded, p.refunding, r.done, r.open) AS fault
 FROM payment AS p
 LEFT JOIN (
@@ -34,13 +35,13 @@ WHERE p.refunded <> coalesce(r.done, 0) OR p.refunding <> coalesce(r.open, 0) OR
 LIMIT 20;
 
 -- name: disputes_are_marked
--- A payment is marked as disputed if the acquirer told of a dispute, and only then.
+-- A payment is marked as disputed exactly if a dispute of it is stored.
 SELECT format('payment %s: marked is %s', p.id, p.disputed) AS fault
 FROM payment AS p WHERE p.disputed <> EXISTS (SELECT FROM dispute AS d WHERE d.payment = p.id)
 LIMIT 20;
 
 -- name: answers_are_not_owed
--- No request waits for an answer of a payment or a refund that has come to rest.
+-- Once a payment or a refund has come to rest, no request still waits for its answer.
 SELECT format('%s has come to rest, and the request %s of client %s has no answer', resource, route, client_id) AS fault
 FROM idempotency
 WHERE status IS NULL AND (
