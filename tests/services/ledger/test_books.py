@@ -207,6 +207,25 @@ async def test_lists_by_path_pattern_kind_and_page(env: Env) -> None:
     assert await found("path=nothing:*") == []
 
 
+async def test_a_list_goes_on_after_the_longest_path(env: Env) -> None:
+    long = ":".join(["x" * 64] * 7) + ":" + "y" * 56
+    assert len(long) == 511
+    made = [await env.account(path=f"{long}{nth}") for nth in range(2)]
+    first = (await env.call("GET", "/v1/accounts?limit=1&path=**")).json
+    second = (await env.call("GET", f"/v1/accounts?limit=1&path=**&after={first['next']}")).json
+    assert [one["id"] for one in first["data"] + second["data"]] == made
+    assert second["has_more"] is False
+
+
+async def test_a_cursor_of_the_other_order_is_none_of_this_list(env: Env) -> None:
+    for path in ("a", "b", None):
+        await env.account(path=path)
+    newest = (await env.call("GET", "/v1/accounts?limit=1")).json["next"]
+    by_path = (await env.call("GET", "/v1/accounts?limit=1&path=**")).json["next"]
+    for query in (f"path=**&after={newest}", f"after={by_path}"):
+        assert problem(await env.call("GET", f"/v1/accounts?{query}")) == (400, "invalid-request"), query
+
+
 async def test_a_chart_says_what_may_be_opened(env: Env) -> None:
     none = (await env.call("GET", "/v1/books/main/chart")).json
     assert (none["version"], none["mode"], none["rules"]) == (0, "open", [])

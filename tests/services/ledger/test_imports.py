@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tallystick.chassis.db import Transaction
+from tallystick.chassis.web import cursor
 from tallystick.cli.ledger.files.reading import MAX_RECORD
 from tallystick.contracts.ledger.messages import MAX_WHOLE, PAYMENT_CODE, TRANSACTION_BYTES
 from tallystick.kernel import ids as kernel_ids
@@ -655,6 +656,13 @@ async def test_an_export_stays_as_of_its_sequence_and_says_when_the_accounts_mov
     assert (await env.call("POST", f"/v1/accounts/{own}/freeze")).status == 200
     stale = await env.call("GET", f"/v1/books/main/export?limit=1&after={second.json['next']}")
     assert problem(stale) == (409, "export-outdated")
+
+
+@pytest.mark.parametrize("key", [("a", 5, 1, "nobody", 0), ("x", 5, 1, "0" * 32, 0)])
+async def test_an_export_never_begins_again_for_a_cursor_that_it_did_not_give(env: Env, key: Any) -> None:
+    await bring(env, GOOD)
+    answer = await env.call("GET", f"/v1/books/main/export?after={cursor(*key)}")
+    assert problem(answer) == (400, "invalid-request")
 
 
 async def test_what_an_exchange_became_is_what_its_legs_say(env: Env) -> None:

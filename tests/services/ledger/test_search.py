@@ -280,6 +280,27 @@ async def test_a_page_of_what_is_rare_says_how_far_it_looked(env: Env, monkeypat
     assert ([one["code"] for one in second["data"]], second["has_more"], second["down_to"]) == (["rare"], False, 0)
 
 
+async def test_a_cursor_is_of_the_list_that_gave_it(env: Env) -> None:
+    """Another list counts other places, or is of another book: rows would be left out, or told twice."""
+    anna, bank = await env.account("credit"), await env.account("debit")
+    for _ in range(3):
+        await env.call("POST", "/v1/transactions", {"transfers": [post(bank, anna, 1), post(bank, anna, 2)]})
+    await env.call("POST", "/v1/books", {"name": "other"})
+    lists = [
+        "/v1/entries?", "/v1/transfers?", "/v1/transactions?", "/v1/transfers?book=other&", "/v1/transfers?code=x&",
+        f"/v1/transfers?account={anna}&",
+    ]  # fmt: skip
+    given = {each: (await env.call("GET", f"{each}limit=1")).json["next"] for each in lists}
+    assert all(given[each] for each in lists[:3])
+    for own, cursor in given.items():
+        for other in lists:
+            if cursor is not None:
+                answer = await env.call("GET", f"{other}limit=2&after={cursor}")
+                assert (answer.status == 200) == (own == other), (own, other)
+                if own != other:
+                    assert problem(answer) == (400, "invalid-request")
+
+
 async def test_questions_without_an_answer_are_no_empty_lists(env: Env) -> None:
     anna, bank = await env.account("credit", path="customers:1:wallet"), await env.account("debit")
     await env.transfers(post(bank, anna, 1))

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from tallystick.chassis.auth import Subject
-from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, read_cursor, subject_at
+from tallystick.chassis.web import Page, Paging, Reply, Request, cursor, invalid, read_cursor, subject_at
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
 from tallystick.kernel.clock import InstantWire
@@ -26,8 +26,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AccountsQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """With a `path` in the order of paths, else newest first."""
+    """With a `path`, in the order of paths; otherwise newest first."""
 
+    #: A cursor may hold the longest path, 512 characters.
+    after: Annotated[str, Meta(min_length=1, max_length=700, description="`next` of the page before")] | None = None
     book: wire.BookName = wire.MAIN
     path: wire.PathPattern | None = None
     kind: wire.AccountKind | None = None
@@ -76,11 +78,9 @@ async def list_accounts(ledger: Ledger, request: Request[None, AccountsQuery]) -
     query = request.query
     if query.currency is not None:
         currency(query.currency)
-    key = read_cursor(query.after, str)
-    after = None if key is None else str(key[0])
     rows = await ledger.accounts.page(
         request.subject.tenant,
-        after=after if after is None or query.path is not None else ids.accounts.parse(after),
+        after=_after(query),
         currency=query.currency,
         code=query.code,
         kind=query.kind,
@@ -90,8 +90,19 @@ async def list_accounts(ledger: Ledger, request: Request[None, AccountsQuery]) -
     )
     data = [views.account(row) for row in rows[: query.limit]]
     more = len(rows) > query.limit
-    last = data[-1].path or data[-1].id if more and query.path is not None else data[-1].id if more else None
+    last = None if not more else data[-1].id if query.path is None else data[-1].path
     return Reply(Page(data=data, has_more=more, next=None if last is None else cursor(last)))
+
+
+def _after(query: AccountsQuery) -> AccountId | str | None:
+    """The account after which the page begins: its path in the order of paths, otherwise its id. Raises InvalidRequest, InvalidId."""
+    key = read_cursor(query.after, str)
+    if key is None:
+        return None
+    after = account_ref(str(key[0]))
+    if isinstance(after, str) != (query.path is not None):
+        raise invalid("/after", "not a cursor of this list")
+    return after
 
 
 async def get_account(ledger: Ledger, request: Request[None, AtQuery]) -> Reply[wire.Account]:

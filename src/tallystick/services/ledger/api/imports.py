@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import After, Page, Paging, Reply, Request, cursor, page, read_cursor
+from tallystick.chassis.web import After, Page, Paging, Reply, Request, cursor, invalid, page, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
@@ -121,14 +121,17 @@ async def export(ledger: Ledger, request: Request[None, ExportQuery]) -> Reply[w
     )
 
 
+#: The parts of an export as they stand in a cursor.
+_PARTS: Final[dict[str | int, Literal["accounts", "transfers"]]] = {"a": "accounts", "t": "transfers"}
+
+
 def _spot(key: tuple[str | int, ...]) -> Spot:
+    """Raises InvalidRequest."""
     part, as_of, revision, account, sequence = key
-    kind: Literal["accounts", "transfers"] = "accounts" if part == "a" else "transfers"
     try:
-        after = UUID(hex=str(account))
-    except ValueError:
-        after = UUID(int=0)
-    return Spot(kind, int(as_of), int(revision), after, int(sequence))
+        return Spot(_PARTS[part], int(as_of), int(revision), UUID(hex=str(account)), int(sequence))
+    except (KeyError, ValueError):
+        raise invalid("/after", "not a cursor of this list") from None
 
 
 def _records(part: Part, clock: Clock) -> Iterator[wire.Record]:

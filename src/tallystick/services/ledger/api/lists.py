@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal, TypeVar
 
@@ -21,6 +22,8 @@ from tallystick.services.ledger.service import Ledger, Recorded
 
 A = TypeVar("A")
 T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
 
 
 class ListQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,12 +69,12 @@ async def _listed(
     answer: Callable[..., A],
     view: Callable[[T, str], object],
 ) -> Reply[A]:
-    """A page of what the search finds, each of it as the view shows it, which is told the book's name."""
-    query = request.query
+    """A page of what the search finds. `view` makes the wire form of each, given the book's name."""
+    query, question = request.query, _question(request)
     listing = await search(
-        request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(query), query.limit
+        request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(query, question), query.limit
     )
-    following = None if listing.next_before is None else cursor(listing.as_of, listing.next_before)
+    following = None if listing.next_before is None else cursor(question, listing.as_of, listing.next_before)
     return Reply(
         answer(
             book=listing.book,
@@ -82,6 +85,14 @@ async def _listed(
             next=following,
         )
     )
+
+
+def _question(request: Request[None, ListQuery]) -> str:
+    """A digest of the list that is asked for. It is part of the cursor, since a place in one list is another place in a list of another kind, and
+    the sequence as of which a list is told is one of its book.
+    """
+    said = msgspec.structs.replace(request.query, limit=1, after=None)
+    return hashlib.blake2b(_encode((request.route, said)), digest_size=8).hexdigest()
 
 
 def _wanted(query: ListQuery) -> Wanted:
@@ -129,13 +140,14 @@ def _recorded(query: ListQuery) -> Recorded:
     return Recorded(times.start(query.recorded_from, "recorded_from"), times.end(query.recorded_to, "recorded_to"))
 
 
-def _place(query: ListQuery) -> tuple[int, int] | None:
-    key = read_cursor(query.after, int, int)
+def _place(query: ListQuery, question: str) -> tuple[int, int] | None:
+    """The sequence as of which the list is told, and the place before which the page begins. Raises InvalidRequest."""
+    key = read_cursor(query.after, str, int, int)
     if key is None:
         return None
-    if int(key[1]) < 1:
+    if key[0] != question or int(key[2]) < 1:
         raise invalid("/after", "not a cursor of this list")
-    return int(key[0]), int(key[1])
+    return int(key[1]), int(key[2])
 
 
 def _entry(side: Side) -> wire.FoundEntry:
