@@ -1,4 +1,4 @@
-"""The ledger's intentions: post, keep books and accounts, tell history, sweep expired holds, check itself."""
+"""The use cases of the ledger: post, manage books and accounts, report history, sweep expired holds, check itself."""
 
 from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.approvals import Approvals, Plan

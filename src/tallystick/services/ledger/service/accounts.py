@@ -1,4 +1,4 @@
-"""Accounts: opened, changed, frozen, closed, and read as of now, of a sequence, or of an instant. What isn't known is an error, never
+"""Accounts: open, change, freeze, close, and read as of now, of a sequence, or of an instant. Asking for what is not known is an error, never
 an empty answer.
 """
 
@@ -49,7 +49,7 @@ from tallystick.services.ledger.store import Store
 
 
 class At(msgspec.Struct, frozen=True):
-    """As of when to read: now if all are None; never more than one. `effective`: by when transfers count, as is known now."""
+    """The time as of which to read: now if all are None; at most one may be set. `effective` selects transfers by effective time, as known now."""
 
     sequence: int | None = None
     instant: datetime | None = None
@@ -80,9 +80,9 @@ class Accounts:
         book: str = MAIN,
         reserved: bool = False,
     ) -> AccountRow | Answered:
-        """The new account, or the stored answer of an earlier request with this key. An account with this id that is the same is given
-        as it is. Raises AccountExists when it is another, AccountPathTaken, NotInChart, BookNotFound, BookQuarantined, and the
-        idempotency contract's problems.
+        """The new account, or the stored answer of an earlier request with this key. If an identical account with this id exists, it is returned
+        as it is. `reserved`: its path is the platform's own. Raises AccountExists when another account has the id, AccountPathTaken,
+        NotInChart, BookNotFound, BookQuarantined, InvalidRequest, and the idempotency contract's problems.
         """
         if is_reserved(account.path) != reserved:
             raise InvalidRequest(f"paths below {TRANSIT} and {OWN} are the platform's own")
@@ -100,7 +100,8 @@ class Accounts:
                     if row is None or not (new or _same(row, account, number)):
                         raise AccountExists("take a new id for another account")
                     if new:
-                        # The new account's reference to its book is a lock that a change of the chart waits for: this is the chart that counts.
+                        # The new account's foreign key locks its book's row against a change of the chart. So the chart read from here on is
+                        # the one that counts.
                         await self._check_chart(tx, row)
                         check_writable(await self._book(tx, tenant, book))
                         await self._tell(tx, "ledger.account.created", row, actor, trace, now)
@@ -110,16 +111,16 @@ class Accounts:
             except UniqueViolation as error:
                 if error.constraint != "account_path":
                     raise
-                # Of two who open one and the same account at a time, the later one may be told that its path is taken. Once more, and it is there.
+                # When two requests open the same account at once, the later one may find its path taken. The second attempt finds the account.
         raise AccountPathTaken(path=account.path)
 
     async def change(
         self, who: Who, account: AccountId | str, change: Callable[[AccountRow], AccountRow], book: str = MAIN
     ) -> AccountRow:
-        """Stores the name, metadata and limits that `change` makes of the present ones.
+        """Stores the name, metadata and limits that `change` returns for the present account.
 
-        Raises AccountNotFound, AccountReserved, AccountClosed, NotInChart, BookQuarantined, and AccountLimitBroken for a limit that is not kept
-        now.
+        Raises AccountNotFound, AccountReserved, AccountClosed, NotInChart, BookQuarantined, and AccountLimitBroken for a limit that the account
+        does not keep now.
         """
         tenant, actor, trace = who
         now = self._clock.now()
@@ -141,8 +142,8 @@ class Accounts:
         return wanted
 
     async def freeze(self, who: Who, account: AccountId | str, *, frozen: bool, book: str = MAIN) -> AccountRow:
-        """From now on nothing moves on the account, or things move again; harmless if it is so already. Holds that are there can be voided
-        and expire, but not be captured.
+        """Freezes the account, so that nothing moves on it, or unfreezes it. Repeating it is harmless. Existing holds can be voided and can
+        expire, but not be captured.
 
         Raises AccountNotFound, AccountReserved, AccountClosed, BookQuarantined.
         """
@@ -162,7 +163,7 @@ class Accounts:
     async def close(
         self, tenant: str, actor: str, trace: str | None, account: AccountId | str, book: str = MAIN
     ) -> AccountRow:
-        """Closes an account for good; closing it again is harmless. Money may be left on it, but nothing may be held.
+        """Closes an account for good. Repeating it is harmless. Money may be left on it, but nothing may be held.
 
         Raises AccountNotFound, AccountReserved, AccountHasHolds, BookQuarantined.
         """
@@ -188,7 +189,9 @@ class Accounts:
         pattern: Pattern | None = None,
         book: str = MAIN,
     ) -> list[AccountRow]:
-        """Newest first, before the id `after`; with a pattern in the order of paths, after the path `after`. Raises BookNotFound."""
+        """A page of accounts, newest first, before the id `after`. With a pattern in the order of paths, after the path `after`. Raises
+        BookNotFound.
+        """
         number = await self._poster.book(tenant, book)
         return await self._store.accounts(
             self._database,
@@ -203,14 +206,14 @@ class Accounts:
         )
 
     async def find(self, wanted: Sequence[tuple[str, AccountId]]) -> list[Found | Problem]:
-        """For each (tenant, id) what never changes about the account, or AccountNotFound. In order."""
+        """For each (tenant, id), in order: what never changes about the account, or AccountNotFound."""
         found = {(each.tenant, each.id): each for each in await self._store.find_accounts(self._database, wanted)}
         return [found.get(key) or AccountNotFound() for key in wanted]
 
     async def get(self, tenant: str, account: AccountId | str, at: At, book: str = MAIN) -> AccountRow:
         """The account as of `at`. Raises AccountNotFound, and HistoryNotKept for a time before it was opened or still to come.
 
-        By effective time it is the posted balance as it is known now to have been then; what was held then, as it was recorded then.
+        By effective time, the posted balance is what is known now about that time; holds are as they were recorded then.
         """
         if at == At():
             return await self.found(self._database, tenant, account, book, self._clock.now())
@@ -220,7 +223,7 @@ class Accounts:
     async def read(
         self, tx: Transaction, tenant: str, account: AccountId | str, at: At, book: str = MAIN
     ) -> AccountRow:
-        """As `get`, in a transaction that reads more."""
+        """As `get`, in a transaction of the caller."""
         now = self._clock.now()
         row = await self.found(tx, tenant, account, book, now)
         if at == At():
@@ -279,7 +282,7 @@ class Accounts:
         return row
 
     async def sequence(self, tx: Transaction, row: AccountRow, at: At, now: datetime) -> int:
-        """Which sequence of its book `at` is to the account. Raises HistoryNotKept for one before it was opened or still to come."""
+        """The sequence of its book that `at` means for the account. Raises HistoryNotKept for one before it was opened or still to come."""
         last = row.as_of
         if at.instant is not None:
             if at.instant > now:
@@ -297,8 +300,8 @@ class Accounts:
     async def _locked(
         self, tx: Transaction, tenant: str, account: AccountId | str, book: str, now: datetime
     ) -> AccountRow:
-        """The account, read after its book's lock was had: nobody posts to it until this transaction ends. Raises AccountReserved for one of the
-        platform's, which no client changes.
+        """The account, read under its book's lock: nobody posts to it until this transaction ends. Raises AccountNotFound, BookQuarantined, and
+        AccountReserved for one of the platform's, which no client may change.
         """
         row = await self.found(tx, tenant, account, book, now)
         if is_reserved(row.path):
@@ -347,7 +350,7 @@ def _broken(row: AccountRow) -> AccountLimitBroken:
 
 
 def account_fact(who: Who, kind: str, row: AccountRow | NewAccount, book: int, at: datetime) -> Fact:
-    """What an account is, without what people typed (its name, path and metadata)."""
+    """The fact about an account, without what people typed (its name, path and metadata)."""
     tenant, actor, trace = who
     account = ids.accounts.text(row.id)
     return Fact(

@@ -1,8 +1,8 @@
-"""Maker-checker: rules, proposals, and what becomes of them.
+"""Maker-checker: approval rules, proposals, and their outcomes.
 
-A transaction that a rule concerns is stored as a proposal in the transaction that answers its request. With its last approval it is noted as
-approved, then posted under the ids that it was given when it was proposed; whoever is cut off in between leaves it to the schedule, and the
-same ids post it once.
+A transaction that needs approvals is stored as a proposal, in the database transaction that answers its request. Its last approval marks it as
+approved. Then it is posted under the ids that it was given when it was proposed. If the process dies in between, the schedule posts it; the
+ids ensure that it is posted once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from tallystick.services.ledger.service.books import Books, Who
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Proposals
 
-#: Proposals that the schedule looks at at once.
+#: Proposals that the schedule reads at a time.
 PAGE: Final = 100
 _FIRST: Final = (EPOCH, ProposalId(UUID(int=0)))
 
@@ -63,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 _ACCOUNTS: Final = ("debit", "credit")
-#: A command as it is kept: accounts are named by their wire ids or their paths. What was kept before a field was there has its default.
+#: A command as it is stored: accounts by their wire ids or their paths. Fields added after a plan was stored get their default.
 _Kept: Any = msgspec.defstruct(
     "_Kept",
     [
@@ -121,7 +121,7 @@ class Approvals:
         return await self._proposals.approval_rules(self._database, await self._poster.book(tenant, name))
 
     async def set_rules(self, who: Who, name: str, rules: Sequence[ApprovalRule]) -> None:
-        """Proposals that wait keep the rules that they were made under. Raises BookNotFound, BookQuarantined."""
+        """Sets the rules of a book. Pending proposals keep the rules under which they were made. Raises BookNotFound, BookQuarantined."""
 
         async def store(tx: Transaction, number: int) -> None:
             await self._proposals.set_approval_rules(tx, number, rules)
@@ -142,8 +142,8 @@ class Approvals:
         proposer: str,
         render: Callable[[ProposalRow], bytes],
     ) -> Propose:
-        """Makes the proposal of a transaction, once it is known that it needs approvals. `content` gives the request as JSON; most
-        transactions need none, and then nobody encodes it.
+        """A function that makes the transaction's proposal if it turns out to need approvals. `content` encodes the request as JSON; it is a
+        function because most transactions need no approval.
         """
         tenant, actor, trace = who
 
@@ -196,7 +196,7 @@ class Approvals:
         decision: Literal["approve", "reject"],
         signature: str,
     ) -> ProposalRow:
-        """Notes the decision; the last approval posts the transaction. Deciding the same again is harmless.
+        """Stores the decision. The last approval posts the transaction. Repeating a decision is harmless.
 
         Raises ProposalNotFound, NotAnApprover, InvalidDecision, ProposalClosed.
         """
@@ -215,7 +215,7 @@ class Approvals:
         return row
 
     async def resume(self) -> None:
-        """Posts what was approved and not posted, and notes what has expired. Of one that fails the next turn tries again."""
+        """Posts approved proposals that were not posted, and closes expired ones. What fails is tried again on the next turn."""
         now, after = self._clock.now(), _FIRST
         while found := await self._proposals.open_proposals(self._database, now, after, PAGE):
             for one in found:
@@ -269,7 +269,7 @@ class Approvals:
         return msgspec.structs.replace(row, status="approved")
 
     async def _carry_out(self, row: ProposalRow) -> ProposalRow:
-        """Posts an approved proposal and notes what became of it. Raises as `Poster.post`; the schedule goes on then."""
+        """Posts an approved proposal and stores the outcome. Raises as `Poster.post`; then the schedule tries again."""
         plan = planned(row.plan)
         ask = Ask(
             row.tenant,
@@ -282,7 +282,7 @@ class Approvals:
             approved=True,
         )
         answered = await self._poster.post(ask)
-        # The others of it were refused only because of this one.
+        # Its other transfers were refused only because of this one.
         refused = next(
             (one for one in answered.results if one.reason not in {None, Reason.LINKED_TRANSFER_FAILED}), None
         )

@@ -1,4 +1,4 @@
-"""What is asked of the ledger's writing side, and what it answers."""
+"""Requests to the ledger's write path, and their answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Render = Callable[[Sequence[Result], str | None], tuple[int, bytes]]
 
 
 class Proposed(msgspec.Struct, frozen=True):
-    """A transaction that waits for approvals instead of being posted: its record, the answer, and the fact that tells it."""
+    """A transaction that waits for approvals instead of being posted: its record, the answer, and the fact."""
 
     row: ProposalRow
     status: int
@@ -28,15 +28,19 @@ class Proposed(msgspec.Struct, frozen=True):
     fact: Fact
 
 
-#: Makes the proposal of a transaction of this book (its number), once it is known which rules it needs approvals for.
+#: Makes the proposal of a transaction, given its book's number and the rules that demand approvals.
 Propose = Callable[[int, Sequence[ApprovalRule]], Proposed]
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """One request: commands of one tenant's book, all or none if `atomic`; a transaction if there is a `header`, which becomes a proposal by
-    `propose` if it needs approvals and is not `approved`. With an `entry` its answer is stored as `render` says.
-    `crossing`: it is part of a transfer between books. `payments`: it is of payments. `due`: it gives
-    back what was taken before.
+    """One request: commands for one book of a tenant.
+
+    - `atomic`: all or none.
+    - `header`: the commands are a transaction. If it needs approvals and is not `approved`, `propose` makes it a proposal.
+    - `entry`: the idempotency key under which the answer that `render` makes is stored.
+    - `crossing`: it is part of a transfer between books.
+    - `payments`: it comes from the payments service.
+    - `due`: it gives back what was taken before.
     """
 
     tenant: str
@@ -60,7 +64,7 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """An ask whose book is known by its number."""
+    """An ask with the number of its book."""
 
     book: int
     ask: Ask
@@ -72,7 +76,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """`receipt` is the fact's id if anything was new. `status` and `body` are there if the ask had an `entry`."""
+    """`receipt` is the fact's id, if anything new was posted. `status` and `body` are set if the ask had an `entry`."""
 
     results: Sequence[Result]
     receipt: str | None
@@ -82,15 +86,15 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class GuardRefused(Problem):
-    """The database's own checks came to another conclusion than the rules. Nothing was stored, and a person must look: the log has
-    `ledger.guard.refused` with the request's id.
+    """The database's own checks disagree with the rules. Nothing was stored. A person must look: the log has `ledger.guard.refused` with the
+    request's id.
     """
 
     slug, title = "ledger-guard-refused", "The ledger refused to store what it had decided"
 
 
 def expiries(due: Iterable[Due]) -> list[Work]:
-    """The sweep of these holds, in their order."""
+    """The asks that release these expired holds, in order."""
     by_book: dict[int, tuple[str, list[Command]]] = {}
     for tenant, number, hold in due:
         command = Command(kind="expire", id=expiry_id(number, hold), target=hold)
@@ -102,7 +106,7 @@ def expiries(due: Iterable[Due]) -> list[Work]:
 
 
 async def taken(tx: Transaction, entry: Entry, resource: UUID | None) -> Answered | None:
-    """Takes a key for what is opened or announced, or gives the answer that is stored under it. Raises the idempotency contract's problems."""
+    """Claims a key for something to be opened or announced, or returns the answer stored under it. Raises the idempotency contract's problems."""
     outcome = (await idempotency.claim(tx, [entry], resource=[resource]))[0]
     if isinstance(outcome, Replay):
         return Answered((), None, outcome.status, outcome.body, replayed=True)
@@ -111,7 +115,7 @@ async def taken(tx: Transaction, entry: Entry, resource: UUID | None) -> Answere
 
 
 async def claim(tx: Transaction, asks: list[Ask], answers: list[Answered | Exception | None], *, again: bool) -> None:
-    """Fills in the answers that are not to be decided: stored ones, and problems."""
+    """Claims the keys of asks that have no answer yet, and fills in answers for keys that were used: stored answers, and problems."""
     keyed = [
         (place, ask.entry, ask) for place, ask in enumerate(asks) if ask.entry is not None and answers[place] is None
     ]
@@ -124,7 +128,7 @@ async def claim(tx: Transaction, asks: list[Ask], answers: list[Answered | Excep
         if isinstance(outcome, Fresh):
             continue
         if isinstance(outcome, Replay):
-            # After a COMMIT without an answer the stored one is our own.
+            # After an unknown COMMIT the stored answer is our own, not a replay.
             answers[place] = Answered((), None, outcome.status, outcome.body, replayed=not again)
             continue
         try:

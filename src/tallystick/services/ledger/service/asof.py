@@ -1,4 +1,4 @@
-"""Which sequence of a book a question is about. What can't be known is an error."""
+"""Which sequence of a book a question is about. Asking for history that is not kept is an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tallystick.services.ledger.store import Store
 
 
 class BookAt(msgspec.Struct, frozen=True):
-    """A book, and the sequence at which it is looked at."""
+    """A book, and the sequence as of which it is read."""
 
     row: BookRow
     sequence: int
@@ -28,12 +28,12 @@ class AsOf:
         self._poster = poster
 
     async def number(self, tenant: str, name: str) -> int:
-        """Outside of a transaction: the main book is made when it is first asked for. Raises BookNotFound."""
+        """The number of a book. To be called outside of a transaction, because it opens the main book on first use. Raises BookNotFound."""
         return await self._poster.book(tenant, name)
 
     async def book(self, tx: Transaction, tenant: str, name: str, at: At, now: datetime) -> BookAt:
-        """Raises BookNotFound, and HistoryNotKept for a time before the book was opened, or a time or sequence still to come. By
-        effective time it is the present sequence: what is known now.
+        """The book as of `at`. By effective time that is the present sequence: what is known now. Raises BookNotFound, and HistoryNotKept for a
+        time before the book was opened, or for a time or a sequence still to come.
         """
         row = await self._store.book(tx, tenant, name)
         if row is None:
@@ -51,7 +51,7 @@ class AsOf:
 
 
 def check_past(instant: datetime, row: BookRow, now: datetime) -> None:
-    """Raises HistoryNotKept unless the instant is in the time of the book."""
+    """Raises HistoryNotKept unless the instant is between the book's opening and now."""
     if instant > now:
         raise HistoryNotKept("that time is still to come", as_of=row.sequence)
     if instant < row.created_at:

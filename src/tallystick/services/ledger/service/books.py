@@ -1,4 +1,4 @@
-"""Books: opened, set, and given a chart of accounts."""
+"""Books: open them, change their settings, and give them a chart of accounts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tallystick.services.ledger.service.asks import Answered, taken
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
 
-#: Who asks: the tenant, the actor, and the request's trace.
+#: Who makes the request: tenant, actor, and the request's trace id.
 Who = tuple[str, str, str | None]
 
 #: The chart of a book that has none.
@@ -37,14 +37,14 @@ NO_CHART: Final = Chart(0, "open", ())
 
 
 class Other(Protocol):
-    """What is asked of another shard here."""
+    """The ledger of another shard, as far as opening books needs it."""
 
     async def has_book(self, tenant: str, book: str, client: str) -> None:
-        """Raises BookNotFound, BookElsewhere, or what says that it can't be known now."""
+        """Raises BookNotFound, BookElsewhere, or the problem because of which it can't be known now."""
 
 
 class Books:
-    """`others` are the other shards by name. The one at home is the directory: a name is one book's in all of them."""
+    """`others` are the other shards by name. The home shard is the directory: a book's name is unique across all shards."""
 
     def __init__(
         self,
@@ -74,11 +74,12 @@ class Books:
         entry: Entry | None = None,
         render: Callable[[BookRow], bytes] | None = None,
     ) -> BookRow | Answered:
-        """The new book, or the stored answer of an earlier request with this key; opening it again with the same settings is harmless.
-        Raises BookExists when it has others, and the idempotency contract's problems.
+        """The new book, or the stored answer of an earlier request with this key. Opening it again with the same settings is harmless.
+        Raises BookExists when it exists with other settings, and the idempotency contract's problems.
 
-        At home, with another `shard`, what is kept is only where it will be: then it is opened there, which asks home whether it may.
-        Raises InvalidRequest for a shard that is not known, and for a book that home does not name this shard for; and what asking home raises.
+        At home, with another `shard`, only the assignment to that shard is stored. The book is then opened there, and that shard asks home
+        whether it may. Raises InvalidRequest for an unknown shard, or for a book that home has not assigned to this shard; and what asking
+        home raises.
         """
         tenant = who[0]
         now = self._clock.now()
@@ -103,7 +104,7 @@ class Books:
         return row
 
     async def _ask_home(self, who: Who, name: str, shard: str) -> None:
-        """May a book of this name be opened here? Raises if not, and if home does not answer."""
+        """Asks home whether a book of this name may be opened here. Raises if not, or if home does not answer."""
         if shard != self._poster.shard:
             raise BookElsewhere("the shard at home says where a book is", shard=HOME)
         home = self._others.get(HOME)
@@ -121,7 +122,7 @@ class Books:
             raise BookElsewhere(shard=HOME)
 
     async def get(self, tenant: str, name: str) -> BookRow:
-        """Raises BookNotFound. The main book is there from the first use on, and this is one."""
+        """The book. Raises BookNotFound; but the main book is opened on first use, which this is."""
         await self._poster.book(tenant, name)
         row = await self._store.book(self._database, tenant, name)
         if row is None:
@@ -129,11 +130,11 @@ class Books:
         return row
 
     async def page(self, tenant: str, after: str | None, limit: int) -> list[BookRow]:
-        """By name, after `after`."""
+        """A page of the tenant's books, by name, after `after`."""
         return await self._store.books(self._database, tenant, after, limit)
 
     async def change(self, who: Who, name: str, change: Callable[[BookRow], BookRow]) -> BookRow:
-        """Stores the settings that `change` makes of the present ones. Raises BookNotFound, BookQuarantined."""
+        """Stores the settings that `change` returns for the present ones. Raises BookNotFound, BookQuarantined."""
         now = self._clock.now()
         number = await self._poster.book(who[0], name)
         async with self._database.transaction() as tx:
@@ -148,10 +149,10 @@ class Books:
         return wanted
 
     async def seal(self, who: Who, name: str, until: datetime) -> BookRow:
-        """Nothing is effective at or before `until` any more. Sealing up to what is sealed already is harmless.
+        """Seals the book: nothing can become effective at or before `until` any more. Repeating it is harmless.
 
-        Raises BookNotFound, BookQuarantined, InvalidRequest for a time that no book is sealed up to, and PeriodSealed when it is sealed up to
-        later.
+        Raises BookNotFound, BookQuarantined, InvalidRequest for a time up to which no book can be sealed, and PeriodSealed when the book is
+        already sealed up to a later time.
         """
         now = self._clock.now()
         if (no := unsealable(until, now)) is not None:
@@ -178,7 +179,7 @@ class Books:
         said: Callable[[BookRow], msgspec.Struct],
         store: Callable[[Transaction, int], Awaitable[None]],
     ) -> None:
-        """Lets `store` change what the rules read of the book, while nobody posts to it; `said` is what is told of it.
+        """Lets `store` change what the posting rules read about the book, while nobody posts to it. `said` makes the fact's message.
 
         Raises BookNotFound, BookQuarantined.
         """
@@ -192,14 +193,16 @@ class Books:
     # ---- the chart --------------------------------------------------------------------------------------------------
 
     async def chart(self, tenant: str, name: str, version: int | None = None) -> tuple[Chart, datetime | None]:
-        """The book's chart (or an earlier version) and since when it is so. Raises BookNotFound; None of that version: version 0."""
+        """The book's chart, or an earlier `version` of it, and since when it has been in force. Version 0 (NO_CHART) if there is none. Raises
+        BookNotFound.
+        """
         number = await self._poster.book(tenant, name)
         return await self._store.chart(self._database, number, version) or (NO_CHART, None)
 
     async def set_chart(self, who: Who, name: str, make: Callable[[int], Chart]) -> tuple[Chart, datetime | None]:
-        """The book's new chart; `make` is given its version. The same rules again are no new version.
+        """Sets the book's chart. `make` gets the new version's number; the same rules again make no new version.
 
-        Raises BookNotFound, BookQuarantined, and ChartOrphansAccounts when open accounts would not be allowed by it.
+        Raises BookNotFound, BookQuarantined, and ChartOrphansAccounts when it would not allow open accounts.
         """
         now = self._clock.now()
         number = await self._poster.book(who[0], name)
@@ -239,7 +242,7 @@ class Books:
         await self._writable(tx, tenant, name)
 
     async def sequence(self, tx: Transaction, tenant: str, name: str) -> int:
-        """That of the book's last transfer. Raises BookNotFound."""
+        """The sequence of the book's last transfer. Raises BookNotFound."""
         found = await self._store.book_named(tx, tenant, name)
         if found is None:
             raise BookNotFound

@@ -1,4 +1,4 @@
-"""Categories of a book's accounts, and what they add up to."""
+"""Categories of a book's accounts, and their totals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tallystick.services.ledger.store import Store
 
 
 class Categories:
-    """They are for reports only: no rule reads them."""
+    """Categories serve reports only; no posting rule reads them."""
 
     def __init__(self, *, database: Database, store: Store, clock: Clock, poster: Poster, books: Books) -> None:
         self._database = database
@@ -35,11 +35,11 @@ class Categories:
         return found
 
     async def set(self, who: Who, book: str, name: str, paths: list[str], categories: list[str]) -> Category:
-        """Raises BookNotFound, BookQuarantined, CategoryNotFound for a member that is not there, CategoryCycle."""
+        """Creates or replaces a category. Raises BookNotFound, BookQuarantined, CategoryNotFound for an unknown member, CategoryCycle."""
         number = await self._poster.book(who[0], book)
         new = Category(name, paths, categories, self._clock.now())
         async with self._database.transaction() as tx:
-            # One graph is changed by one at a time: two changes, each without a cycle, could make one together.
+            # The graph is changed by one at a time: two changes without a cycle could form one together.
             await self._store.lock_books(tx, [number])
             await self._books.check_writable(tx, who[0], book)
             known = await self._store.categories(tx, number)
@@ -66,7 +66,7 @@ class Categories:
             await self._store.delete_category(tx, number, name)
 
     async def balances(self, tenant: str, book: str, name: str) -> tuple[int, list[CurrencyTotal]]:
-        """The book's sequence, and what the category's accounts have posted as of then. Raises BookNotFound, CategoryNotFound."""
+        """The book's sequence, and the posted totals of the category's accounts as of it. Raises BookNotFound, CategoryNotFound."""
         number = await self._poster.book(tenant, book)
         async with self._database.transaction(snapshot=True) as tx:
             known = await self._store.categories(tx, number)

@@ -1,9 +1,9 @@
 """The continuous check: every total in every book is re-derived from the transfers, over and over, while the book is in use.
 
-A round looks at each book's balance by currency, its accounts' totals, its holds and its newest transfers, and is paced to take
-`ROUND_S`; beside it the older transfers are walked through at `OLDER` rows in a turn, and the sums of what was dated back at `DATED`.
-With up to `NEWEST` transfers in a book a round looks at all of them. A book with a fault is put in quarantine: it is read as before, and
-nothing is written to it until the operator has released it.
+A round checks each book's balance by currency, its accounts' totals, its holds and reversals and its newest transfers. It is paced to take
+`ROUND_S`. In parallel, the older transfers are checked at `OLDER` rows per turn, and the sums of what was dated back at `DATED` rows. If a
+book has at most `NEWEST` transfers, every round checks all of them. A book with a fault is put in quarantine: reads go on, and nothing is
+written to it until the operator releases it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.model import CheckedBook
 from tallystick.services.ledger.store import Checks
 
-#: A round is paced to take this many seconds, so that with the wait for the next one a fault is found within 60 s.
+#: A round is paced to take this many seconds, so that a fault is found within 60 s even if it appears right after its row was checked.
 ROUND_S: Final = 40
-#: Transfers of a book, from its last one back, that every round looks at.
+#: The newest transfers of a book that every round checks.
 NEWEST: Final = 250_000
-#: Rows that one statement looks at; transfers, of which many together are cheap; and rows that one turn (a second) does at least and at most.
+#: Rows that one statement checks.
 SLICE: Final = 1000
+#: The same for transfers, which are cheap to check together.
 TRANSFERS: Final = 5000
+#: Rows that one turn (a second) checks at least and at most.
 LEAST, MOST = 250, 10_000
-#: Older transfers that a turn looks at: ten million are walked through in three hours.
+#: Older transfers that a turn checks: ten million take three hours.
 OLDER: Final = 1000
-#: Rows that a turn looks at of what was dated back: as many as there are newest transfers, in a round's time.
+#: Sums of what was dated back that a turn checks: `NEWEST` of them in a round's time.
 DATED: Final = NEWEST // ROUND_S
 
 _ROUNDS = telemetry.counter("ledger_check_rounds", "Rounds of the continuous check that ended")
@@ -46,21 +48,21 @@ _HISTORY_SECONDS = telemetry.gauge(
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What one statement came to: how many rows of which book, and what is wrong with them."""
+    """The result of one statement: how many rows of which book it checked, and their faults."""
 
     book: int
     rows: int
     faults: list[str]
 
 
-#: What is looked at of a book, in this order.
+#: The parts of a book, in the order in which they are checked.
 Part = Literal["balance", "accounts", "holds", "reversals", "transfers", "adjustments"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """How far a check of a book has come: in `part`, after the row with this id (of the sums of an account, after that over `span` since `at`),
-    or down to this sequence.
+    """The position of a book's check: in `part`, after the row with this `id`, or down to this `sequence`. In `adjustments`, `id` is an
+    account's, and the position is after its sum over `span` that starts `at`.
     """
 
     part: Part
@@ -80,8 +82,8 @@ Step = Callable[[CheckedBook, Mark, int, int], Awaitable[tuple[Looked, Mark | No
 
 
 class Stretch(msgspec.Struct, frozen=True):
-    """What is to be looked at of a book: from `place` on up to the part `before`, and of its transfers those after the sequence `after` up to
-    `upto`.
+    """A section of a book to check: from `place` up to the part `before` (None: to the end). Of its transfers, those after the sequence `after`
+    up to `upto`.
     """
 
     book: CheckedBook
@@ -92,8 +94,8 @@ class Stretch(msgspec.Struct, frozen=True):
 
 
 class Walk:
-    """Looks at so many `rows` of these in a turn. A statement may be worth several turns, which are sat out then. One that `failed` ends the turn, and
-    is tried again in the next: what was not looked at is not behind it.
+    """Checks stretches at `rows` per turn. A statement may cover the rows of several turns; then the next turns are skipped. If a statement
+    fails, the turn ends with `failed` set, and the next turn repeats it.
     """
 
     def __init__(self, step: Step, stretches: Iterable[Stretch], rows: int) -> None:
@@ -104,7 +106,7 @@ class Walk:
         self.failed = False
 
     async def on(self, faults: list[Fault]) -> bool:
-        """One turn. Whether the walk has come to its end; what it found wrong is added to `faults`."""
+        """Does one turn, and adds what it finds to `faults`. Returns whether the walk is complete."""
         self._owed = min(self._owed, 0) + self._rows
         self.failed = False
         while self._owed > 0:
@@ -129,7 +131,7 @@ class Walk:
 
 
 class Checker:
-    """`turn` is to be called about every second, on one replica."""
+    """`turn` must be called about every second, on one replica."""
 
     def __init__(self, database: Database, checks: Checks, *, seconds: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -142,7 +144,7 @@ class Checker:
         self.rounds = 0
 
     async def turn(self) -> list[Fault]:
-        """One second's worth of looking. The faults that it found."""
+        """Does one second's worth of checking. Returns the faults found."""
         if self._round is None:
             await self._begin()
         faults: list[Fault] = []
@@ -150,7 +152,7 @@ class Checker:
             if await self._round.on(faults):
                 self._end()
             elif self._round.failed:
-                # Begun anew: what comes first is looked at once a minute, also while something later can't be.
+                # The round starts again, so that its first parts are checked every minute even if a later part can't be.
                 self._round = None
         if self._history is not None and await self._history.on(faults):
             self._history = None
@@ -160,7 +162,7 @@ class Checker:
         return faults
 
     async def whole(self, book: int) -> list[str]:
-        """The faults of one book, all of it looked at at once."""
+        """Checks all of one book at once. Returns its faults."""
         found = await self._checks.book(self._database, book)
         if found is None:
             return []
@@ -176,7 +178,7 @@ class Checker:
     async def _begin(self) -> None:
         books = await self._checks.books(self._database, quarantined=False)
         self._began = self._seconds()
-        # The accounts twice, since the balance is of all of them.
+        # Accounts count twice, since the balance check reads all of them too.
         rows = sum(min(book.sequence, NEWEST) + 2 * book.accounts + book.holds for book in books)
         newest = [
             Stretch(book, Mark("balance"), "adjustments", max(book.sequence - NEWEST, 0), book.sequence)
@@ -201,8 +203,8 @@ class Checker:
         _ROUND_SECONDS.set(self._seconds() - self._began)
 
     async def step(self, book: CheckedBook, place: Mark, after: int, upto: int) -> tuple[Looked, Mark | None]:
-        """One statement of the check of a book, and where it goes on: what is short and tells most first, then the transfers after the
-        sequence `after` up to `upto`, newest first, then what was dated back.
+        """Runs one statement of a book's check. Returns its result and the next position (None at the end). The short, most telling parts come
+        first; then the transfers after the sequence `after` up to `upto`, newest first; then what was dated back.
         """
         part = place.part
         if part == "balance":

@@ -1,4 +1,4 @@
-"""What is counted of the flushes."""
+"""Metrics of flushes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLUSHED = telemetry.histogram(
 
 
 def counted(results: Sequence[Sequence[Result]]) -> None:
-    """The results of a flush, by unit and command."""
+    """Counts the results of a flush, given by unit and command."""
     if not results:
         return
     _FLUSHED.observe(sum(map(len, results)))

@@ -13,7 +13,7 @@ PURPOSE = "ledger.interbook"
 
 
 class Elsewhere:
-    """Asks with a service token for the client whose transfer it is: the same whether that is there or has gone long ago (decision 17)."""
+    """Asks with a service token in the name of the transfer's client. That works even if the client is long gone (ADR 17)."""
 
     def __init__(self, client: LedgerClient, authenticator: Authenticator) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""All of a book as of one sequence, a page at a time."""
+"""Exports: everything in a book as of one sequence, a page at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOBODY: Final = UUID(int=0)
 
 
 class Spot(msgspec.Struct, frozen=True):
-    """Where an export goes on: after an account, or after a sequence. It is pinned to a sequence and a revision of the book."""
+    """The position of an export: after an account, or after a sequence. `as_of` and `revision` pin it to one state of the book."""
 
     part: Literal["accounts", "transfers"]
     as_of: int
@@ -31,7 +31,7 @@ class Spot(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct):
-    """What a page of an export has, and where the next begins. `settings` are there on the first."""
+    """A page of an export, and where the next begins. Only the first has `settings`."""
 
     as_of: int
     next: Spot | None
@@ -49,7 +49,7 @@ class Exports:
         self._poster = poster
 
     async def page(self, tenant: str, name: str, spot: Spot | None, limit: int) -> Part:
-        """At least one and about `limit` records. Raises BookNotFound, and ExportOutdated when settings or accounts changed since the first."""
+        """At least one record, and about `limit`. Raises BookNotFound, and ExportOutdated when settings or accounts changed since the first page."""
         number = await self._poster.book(tenant, name)
         async with self._database.transaction(snapshot=True) as tx:
             row = await self._store.book(tx, tenant, name)
@@ -76,7 +76,7 @@ class Exports:
         return Part(spot.as_of, after, accounts=found)
 
     async def _transfers(self, tx: Transaction, number: int, spot: Spot, limit: int) -> Part:
-        """A transaction is never cut in two."""
+        """A page of transfers. It never splits a transaction."""
         first, last = spot.sequence + 1, min(spot.sequence + limit, spot.as_of)
         around = await self._imports.transaction_around(tx, number, last)
         if around is not None:

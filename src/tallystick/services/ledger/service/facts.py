@@ -1,4 +1,4 @@
-"""What the ledger tells of what it posted: one fact per unit."""
+"""The facts about posted transfers: one per unit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tallystick.services.ledger.model import Transfer
 
 
 def posted_fact(tenant: str, actor: str, trace: str | None, transfers: Sequence[Transfer]) -> Fact:
-    """One fact per unit: the first few transfers as they are, and a hash of all."""
+    """The fact of one unit: its first few transfers in full, and a hash over all."""
     first, last = transfers[0], transfers[-1]
     lines = [_line(transfer) for transfer in transfers[:LISTED]]
     told = TransfersPosted(

@@ -1,4 +1,4 @@
-"""What a replica knows of the books it writes to, so that it can decide before it has their lock."""
+"""What a replica knows of the books it writes to. It allows deciding before the books are locked."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tallystick.services.ledger.model import Key, Stand, State, Unit
 from tallystick.services.ledger.service.order import STORED
 from tallystick.services.ledger.store import Store
 
-#: Accounts that are remembered from flush to flush, about 300 bytes each.
+#: Accounts cached from flush to flush, about 300 bytes each.
 MAX_ACCOUNTS: Final = 100_000
 
 
 class Head:
-    """The books as of the last flush that this replica decided, which may not be stored yet. Nothing of it is believed until a transaction
-    holds the books' locks and finds that they stand as they do here: then everything else is as it is here too.
+    """The books as of the last flush that this replica decided, which may not be stored yet. It is only a guess until a transaction holds the
+    books' locks and finds them at the same `Stand`; then everything else here is right too.
 
-    `epoch` counts how often all was forgotten: what was decided before is not to be stored. Its user sees to it that one flush at a time
-    is decided, and that at most `STORED` others are decided and not yet stored.
+    `epoch` counts how often the cache was dropped; a plan of an earlier epoch must not be stored. The caller ensures that one flush is decided
+    at a time, and that at most `STORED` others are decided and not yet stored.
     """
 
     def __init__(self, store: Store, source: Database | Transaction) -> None:
-        """`source`: where it reads; in a transaction that holds the books' locks it is of one use only."""
+        """`source` is where it reads. If that is a transaction holding the books' locks, the head can be used once only."""
         self._store = store
         self._source = source
         self.epoch = 0
         self.state = State({}, {})
-        #: What the last flushes were about, the latest one last.
+        #: The keys and accounts of the last flushes, the latest one last.
         self._recent: deque[tuple[set[Key], set[AccountId]]] = deque()
 
     def forget(self) -> None:
@@ -39,13 +39,13 @@ class Head:
         self._recent.clear()
 
     def follow(self, other: Head) -> None:
-        """Goes on from what another knows, which is of no more use itself."""
+        """Takes over the knowledge of another head, which must not be used any more."""
         self.epoch += 1
         self.state, self._recent = other.state, other._recent
 
     async def learn(self, units: Sequence[Unit]) -> dict[int, Stand]:
-        """Makes `state` fit to decide `units` on; returns where their books stand. What was stored under the ids of their
-        commands is not looked up: new ids are the rule, and storing finds the others.
+        """Loads into `state` what deciding `units` needs, and returns the stand of their books. It does not look up whether the ids of their
+        commands exist: ids are usually new, and storing finds the others.
         """
         state = self.state
         keys: set[Key] = set()
@@ -84,9 +84,10 @@ class Head:
         return {number: state.books[number].stand for number in books}
 
     def _drop(self, keys: set[Key], accounts: set[AccountId]) -> None:
-        """The next flush is about these. What the flushes before those that are not stored yet were about can be read again. Accounts are kept, up
-        to a bound, but for those that the last flush named and whose book it was not about: where that book stood when they were read
-        is not known, so that it standing later as it was found later would say nothing of them.
+        """Drops what is no longer needed; `keys` and `accounts` are those of the next flush. Transfers of flushes that are surely stored are
+        dropped, since they can be read again. Accounts are kept up to a bound, with one exception: accounts that the last flush named and that
+        belong to a book it was not about. The stand of their book when they were read is unknown, so a later comparison of stands would
+        prove nothing about them.
         """
         state, recent = self.state, self._recent
         for account in recent[-1][1] if recent else ():

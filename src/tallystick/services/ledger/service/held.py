@@ -1,5 +1,5 @@
-"""Books whose lock somebody keeps for seconds: an import that comes in whole, a chart that is compared with all accounts. What is for one of
-them waits apart, so that nobody's transfers wait for another tenant's.
+"""Books whose lock is held for seconds, by the import of a whole file or by a chart that is compared with all accounts. Requests for such a
+book wait apart from the others, so that one tenant's transfers don't wait for another tenant's.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from tallystick.chassis.batching import Batcher
 from tallystick.chassis.db import Contended
 from tallystick.services.ledger.service.asks import Answered, Work
 
-#: Seconds for which a book is taken for held after it was seen to be.
+#: Seconds for which a book counts as held after its lock was found to be.
 LASTS: Final = 5.0
-#: Requests that are stored together, and as many wait: each has a place among all that are under way while it waits for what nobody can hurry.
+#: Most requests that are stored together, and most that wait. The bound is low because each occupies one of the service's places for
+#: requests in flight while it waits for a lock that nobody can hurry.
 MOST: Final = 64
 
 
 class Held:
-    """Their numbers: the database knows, this only remembers for a moment. `store` stores requests, `free` says which books' locks nobody has."""
+    """The numbers of held books. The database knows the truth; this is a short-lived memory of it. `store` stores requests, `free` tells which
+    books' locks are free.
+    """
 
     def __init__(
         self,
@@ -29,13 +32,15 @@ class Held:
         self._store = store
         self._free = free
         self._until: dict[int, float] = {}
-        # Each flush has a connection while it waits for the lock; the others are everybody's.
+        # Each flush occupies a connection while it waits for the lock. So at most two run; the other connections stay free.
         self._waiting: Batcher[Work, Answered] = Batcher(
             self._flush, max_batch=MOST, max_waiting=MOST, concurrency=2, name="ledger.post-held"
         )
 
     async def without(self, works: list[Work], contended: Contended) -> list[Answered | Exception]:
-        """A flush that waited for a lock in vain, stored without what is for the books that somebody has. Raises `contended` when nothing is left."""
+        """Stores a flush that timed out waiting for a lock, without the requests for held books; these get `contended`. Raises `contended` if
+        no book is found to be held, or no other request is left.
+        """
         books = {work.book for work in works}
         held = books - await self._free(books)
         self._add(held)
@@ -52,7 +57,7 @@ class Held:
         return bool(self._until) and self._until.get(book, 0.0) > asyncio.get_running_loop().time()
 
     async def post(self, work: Work) -> Answered:
-        """For a book that is held. Raises Contended when it is still, after as long as any statement waits for a lock."""
+        """Posts to a held book. Raises Contended if the book is still held when the lock timeout ends."""
         return await self._waiting.submit(work)
 
     async def close(self) -> None:
@@ -68,7 +73,7 @@ class Held:
             except Contended as contended:
                 self._add((book,))
                 found = [contended] * len(places)
-            except Exception as error:  # noqa: BLE001 - it is this book's answer
+            except Exception as error:  # noqa: BLE001 - the exception is the answer to this book's requests
                 found = [error] * len(places)
             else:
                 self._until.pop(book, None)

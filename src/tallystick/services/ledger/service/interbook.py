@@ -1,8 +1,8 @@
-"""Money from one book to another, which may be on another shard.
+"""Transfers from one book to another, which may be on another shard.
 
-Three steps, each safe to do again: a hold in the source's book, a post in the destination's book under the hold's id, and the hold's capture or
-void. There is no state beside the books: an open hold on a transit account is a transfer that somebody has to finish, and its row says how.
-What the other book answers is pinned to the id, so whoever asks gets the same answer; while it is not known, nothing is ended.
+Three steps, each safe to repeat: a hold in the source book, a post in the destination book under the hold's id, and the hold's capture or void.
+There is no state besides the books: an open hold on a transit account is a transfer still to be finished, and its row says how. The
+destination's answer is pinned to the id, so everybody who asks gets the same answer. Until it is known, the hold stays open.
 """
 
 from __future__ import annotations
@@ -52,18 +52,19 @@ from tallystick.services.ledger.service.asks import Ask, GuardRefused
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import FIRST, Store
 
-#: Open holds that the schedule looks at at once, and how many it finishes side by side.
+#: Open holds that the schedule reads at a time.
 PAGE: Final = 200
+#: Open holds that the schedule finishes concurrently.
 SIDE_BY_SIDE: Final = 16
-#: The request that began it has that long before the schedule takes it up too. Both at once would do no harm.
+#: The request that began a transfer has this long before the schedule takes it up too. Both at once would be harmless.
 GRACE: Final = timedelta(seconds=5)
-#: Ids that are tried for a hold's end. The first is taken only if somebody used it for something else.
+#: Ids that are tried for ending a hold. One after the first is needed only if somebody used that for something else.
 ENDINGS: Final = 5
 
-#: Transit accounts that are known to be there, about 400 bytes each.
+#: Cached transit accounts, about 400 bytes each.
 MAX_TRANSITS: Final = 20_000
 
-#: Tenant, book, way, other book and currency of a transit account.
+#: Tenant, book, direction, other book and currency of a transit account.
 Place = tuple[str, str, Literal["in", "out"], str, str]
 
 _CROSSINGS = telemetry.counter("ledger_interbook", "Transfers between books by how they ended", ["state"])
@@ -72,12 +73,12 @@ _IN_FLIGHT = telemetry.gauge(
 )
 
 
-#: Refusals that say that the id is another transfer's: one that was posted or held, or one that was refused.
+#: Refusals (reasons or their beginnings) that mean that the id belongs to another transfer, which was posted, held or refused.
 _ANOTHERS: Final = ("exists_with_different_", Reason.ID_ALREADY_FAILED)
 
 
 class _Begun(msgspec.Struct, frozen=True):
-    """What is stored under an idempotency key: which transfer it was, and whether its hold was refused. How it stands is in the books."""
+    """What is stored under an idempotency key: the transfer's id, and why its hold was refused, if it was. Its current state is in the books."""
 
     id: TransferId
     reason: str | None
@@ -96,17 +97,17 @@ def _render(results: Sequence[Result], _receipt: str | None) -> tuple[int, bytes
 
 
 class Shard(Protocol):
-    """What is asked of the ledger that has the other book."""
+    """The ledger that has the other book."""
 
     async def has_book(self, tenant: str, book: str, client: str) -> None:
-        """Raises BookNotFound, BookElsewhere, or what says that it can't be known now."""
+        """Raises BookNotFound, BookElsewhere, or the problem because of which it can't be known now."""
 
     async def arrive(self, tenant: str, crossing: Crossing) -> Outcome:
-        """Posts in the destination's book, once; raises when it is not known or not settled whether it was: ask again."""
+        """Posts in the destination book, once. Raises while the outcome is not known or not final: ask again."""
 
 
 class Interbook:
-    """`others` are the ways to the other shards by name. The one at home knows where every book is."""
+    """`others` are the other shards by name. The home shard knows where every book is."""
 
     def __init__(
         self,
@@ -130,10 +131,12 @@ class Interbook:
     # ---- the source's side ------------------------------------------------------------------------------------------
 
     async def transfer(self, tenant: str, actor: str, trace: str | None, crossing: Crossing, entry: Entry | None = None) -> Told:  # fmt: skip
-        """Begins it and takes it as far as it goes now. With the same id or key again: as it stands, and further if it can be.
+        """Begins the transfer and takes it as far as possible now. Repeated with the same id or key, it returns the current state, and goes on if
+        possible.
 
-        Raises BookNotFound and BookElsewhere of either book, TransferExists when the id is another transfer's, the idempotency contract's
-        problems, and those of the database: then the same again will tell.
+        Raises BookNotFound and BookElsewhere for either book, TransferExists when the id is another transfer's, TransferRefused and
+        BookQuarantined for refusals that are not final, the idempotency contract's problems, and those of the database; after the latter,
+        repeat the request to find out.
         """
         source, destination = crossing.source, crossing.destination
         if source.book == destination.book:
@@ -148,13 +151,13 @@ class Interbook:
             [departure(crossing, transit)],
             atomic=False,
             entry=entry,
-            # What is stored under the key is which transfer it was: how that stands is in the books.
+            # Under the key only the transfer's id is stored: its state is in the books.
             render=None if entry is None else _render,
             book=source.book,
             crossing=True,
         )
         answered = await self._poster.post(ask)
-        # With a key there is a stored answer, and nothing but that if it was looked up: replayed, or our own after a COMMIT without an answer.
+        # With a key there is always a stored answer, and sometimes nothing else: if it was replayed, or is our own after an unknown COMMIT.
         begun = _Begun(answered.results[0].id, answered.results[0].reason) if entry is None else _begun(answered.body)
         if begun.reason is not None and begun.reason.startswith(_ANOTHERS):
             raise TransferExists("take a new id for another transfer", reason=begun.reason)
@@ -163,17 +166,17 @@ class Interbook:
         try:
             return await self._further(tenant, begun.id, source.book)
         except TransferNotFound:
-            # Refused, and not for good.
+            # The hold was refused, but not finally.
             raise TransferRefused(reason=begun.reason) from None
 
     async def get(self, tenant: str, crossing: TransferId, book: str) -> Told:
-        """How it stands, by its source's book. Raises TransferNotFound, BookNotFound, BookElsewhere."""
+        """The transfer's state by its source book. Raises TransferNotFound, BookNotFound, BookElsewhere."""
         number = await self._poster.book(tenant, book)
         state = await self._store.transfer(self._database, number, crossing)
         return await self._told(tenant, number, crossing, state)
 
     async def _further(self, tenant: str, crossing: TransferId, book: str) -> Told:
-        """Goes on with it if it is in flight; what can't be known now is left to the schedule."""
+        """Tries to finish the transfer if it is in flight. What can't be finished now is left to the schedule."""
         number = await self._poster.book(tenant, book)
         state = await self._store.transfer(self._database, number, crossing)
         hold = state.holds.get((number, crossing))
@@ -186,7 +189,7 @@ class Interbook:
         return await self.get(tenant, crossing, book)
 
     async def _finish(self, tenant: str, book: str, number: int, state: State) -> None:
-        """The second and the third step. Raises when it is not known what became of the second, and what the third's database raises."""
+        """The second and the third step. Raises when the outcome of the second is not known, and what the database raises in the third."""
         crossing = crossing_of(tenant, next(iter(state.transfers.values())))
         if crossing is None:
             raise GuardRefused("a hold on a transit account is not that of a transfer", context={"book": number})
@@ -227,7 +230,7 @@ class Interbook:
         )
 
     async def _transit(self, place: Place, actor: str, trace: str | None) -> AccountId:
-        """The transit account at this place, opened if it is not there. Once there it stays: that is remembered."""
+        """The transit account at this place, opened if necessary. It is cached, since a transit account is never closed."""
         known = self._transits.get(place)
         if known is None:
             account = transit_account(*place)
@@ -240,7 +243,9 @@ class Interbook:
     # ---- finding the other book -------------------------------------------------------------------------------------
 
     async def _look_for(self, tenant: str, book: str, client: str) -> None:
-        """Before anything is held: the book must be known to be there. It will not go away, and not be opened meanwhile."""
+        """Finds the shard of the destination book, and remembers it, since books don't move. Called before anything is held, so that nothing is held
+        for a book that does not exist.
+        """
         if (tenant, book) in self._known:
             return
         shard = HOME
@@ -269,7 +274,7 @@ class Interbook:
         await self._poster.book(tenant, book)
 
     async def arrive(self, tenant: str, crossing: Crossing) -> Outcome:
-        """The second step, in the book that is here."""
+        """The second step, in a book of this shard. Raises while the refusal is not final."""
         source, book = crossing.source, crossing.destination.book
         number = await self._poster.book(tenant, book)
         transit = await self._transit((tenant, book, "in", source.book, crossing.currency), crossing.client, None)
@@ -279,22 +284,22 @@ class Interbook:
         reason = result.reason
         if reason is None:
             return Outcome()
-        # A refusal counts when the id can't become anything else any more.
+        # A refusal is final once it is pinned to the id.
         state = await self._store.transfer(self._database, number, crossing.id)
         existing = state.transfers.get((number, crossing.id))
         if existing is None and not state.rejections:
             raise BookQuarantined if reason in MOMENTARY else Unavailable(f"the other book says {reason} for now")
-        # One that came from the transit account is this crossing, even if an earlier release told it in other words.
+        # A post from the transit account under this id is this transfer, even if an earlier release stored it with other details.
         if existing is not None and existing.debit_account == transit and existing.amount == crossing.amount:
             return Outcome()
-        # Of two transit accounts the one that it comes from is the ledger's own.
+        # If the destination is a transit account too, that one is at fault: the other is the ledger's own end.
         fault = crossing.destination.account if reason is Reason.TRANSIT_ACCOUNT else result.at_fault
         return Outcome(str(reason), fault)
 
     # ---- the schedule, and the proof --------------------------------------------------------------------------------
 
     async def resume(self) -> int:
-        """Finishes what is in flight for longer than a request takes. Returns how many could not be finished yet."""
+        """Finishes transfers that have been in flight for longer than GRACE. Returns how many could not be finished yet."""
         waiting = 0
         after = FIRST
         before = self._clock.now() - GRACE
@@ -319,5 +324,5 @@ class Interbook:
         return True
 
     async def in_transit(self, tenant: str | None = None) -> list[InTransit]:
-        """What went through each transit account here, and what is held for it: what `disagreements` compares between shards."""
+        """What went through each transit account of this shard, and what is held for it. `disagreements` compares it between shards."""
         return await self._store.in_transit(self._database, tenant)

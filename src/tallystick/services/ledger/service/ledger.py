@@ -1,4 +1,4 @@
-"""The ledger as its ways in see it."""
+"""The ledger as the API and the worker use it: its use cases, wired together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tallystick.services.ledger.store import Imports as ImportStore
 
 
 class Ledger:
-    """`digester` makes the digests of requests with an idempotency key. `shard` is this one's name, `others` the ways to the other shards."""
+    """`digester` makes the digests of requests with an idempotency key. `shard` is this shard's name, `others` are the other shards by name."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class Ledger:
         payments: bool = False,
         due: bool = False,
     ) -> Answered:
-        """What became of each command, in order. With `entry`, the answer as it is stored under the idempotency key. `payments`: it is of
-        payments, which may move what payments made. `due`: it gives back what was taken before, also on an account that was frozen since; what
-        was approved to be taken needs no approval for that.
+        """The result of each command, in order; with `entry`, also the answer as stored under the idempotency key. `payments`: the request
+        comes from payments, which may move what payments made. `due`: it gives back what was taken before, even on an account that was frozen
+        since; it needs no approval, because taking it had been approved.
 
-        Raises BookNotFound, the idempotency contract's problems, GuardRefused, and those of the database; CommitUnknown if it can't be learned
-        whether it was stored (the same ids again will tell).
+        Raises BookNotFound, the idempotency contract's problems, GuardRefused, and those of the database. CommitUnknown if it can't be learned
+        whether it was stored: send the same ids again to find out.
         """
         return await self.poster.post(
             Ask(
@@ -116,7 +116,7 @@ class Ledger:
         )
 
     async def transfer(self, tenant: str, transfer: TransferId, book: str = MAIN) -> State:
-        """What is known of a transfer: itself or its refusal, and what was drawn on it. Raises TransferNotFound."""
+        """What is stored about a transfer: the transfer or its refusal, with its hold and its reversals. Raises TransferNotFound, BookElsewhere."""
         known = await self._store.book_named(self._database, tenant, book)
         state = None if known is None else await self._store.transfer(self._database, known[0], transfer)
         if state is None or not (state.transfers or state.rejections):
@@ -125,19 +125,19 @@ class Ledger:
         return state
 
     async def sweep(self) -> int:
-        """Takes what has expired off the accounts, in the order of expiry; returns how many holds that were."""
+        """Releases expired holds, in the order of expiry. Returns how many."""
         total = 0
         while due := await self._store.due_holds(self._database, self.clock.now(), SWEEP):
             swept = await self.poster.expire(due)
             total += swept
             if swept < len(due):
-                break  # somebody else closed some of them, or they can't be: the next turn looks again
+                break  # somebody else closed some of them, or they can't be released: the next turn looks again
         if total:
             telemetry.log.info("ledger.holds.expired", count=total)
         return total
 
     async def faults(self) -> list[str]:
-        """Everything in the books that does not add up, re-derived from the transfers alone; empty when all is sound."""
+        """Everything in the books that does not add up when re-derived from the transfers alone. Empty when all is well."""
         async with self._database.transaction(snapshot=True) as tx:
             return await self._store.faults(tx)
 

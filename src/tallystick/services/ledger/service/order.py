@@ -1,4 +1,4 @@
-"""In which order the flushes of one replica are decided and stored."""
+"""The order in which the flushes of one replica are decided and stored."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Final
 
-#: Flushes of one replica that are stored at a time: while the database works on one, the next is there already and waits for its lock.
+#: Flushes of one replica that are stored at a time: while the database works on one, the next has been sent and waits for the lock.
 STORED: Final = 2
 
 
 class Place:
-    """The place of one flush: first it is decided, and no other is, then it is stored. `before`: those that are being stored before it."""
+    """The place of one flush in the order. First it alone is decided; then it is stored. `before` are the flushes being stored ahead of it."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -21,7 +21,7 @@ class Place:
         self.before: list[asyncio.Future[None]] = []
 
     def taken(self, most: int) -> bool:
-        """Takes the place among those that are stored if they are at most `most` with it."""
+        """Joins the flushes being stored, unless there would be more than `most` of them. Returns whether it did."""
         storing = self._order.storing
         if len(storing) >= most:
             return False
@@ -33,7 +33,7 @@ class Place:
         await asyncio.wait(self._order.storing, return_when=asyncio.FIRST_COMPLETED)
 
     def decided(self) -> None:
-        """The next may be."""
+        """Lets the next flush be decided, as this one is."""
         if self._deciding:
             self._deciding = False
             self._order.deciding.release()
@@ -46,7 +46,7 @@ class Place:
 
 
 class Order:
-    """`deciding` is held by the flush that is decided. `storing` are those that have a place, in their order."""
+    """`deciding` is held by the flush being decided. `storing` are the flushes being stored, in order."""
 
     def __init__(self) -> None:
         self.deciding = asyncio.Lock()
@@ -72,7 +72,7 @@ class Order:
 
     @asynccontextmanager
     async def kept_back(self, books: Collection[int]) -> AsyncIterator[None]:
-        """No flush about these books is decided until this is left; then whoever left it is the first to get a place."""
+        """Keeps flushes about these books from being decided inside the context. Whoever leaves it is the first to get a place then."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._kept_back.update(dict.fromkeys(books, over))
         try:

@@ -1,4 +1,4 @@
-"""A flush that is decided and not stored yet."""
+"""A flush that is decided but not yet stored."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tallystick.services.ledger.store import MOVED, TAKEN, Store, Writing
 
 
 class Stale(Exception):
-    """An id or a key is not as it was known. Nothing of this try is stored."""
+    """The state differs from what the flush was decided on. Nothing of this attempt is stored."""
 
 
 class Moved(Stale):
-    """The books are not where they were: another replica writes to them too."""
+    """The books have moved on: another replica writes to them too."""
 
 
 class Unstored(Stale):
-    """The flush that it was decided on was not stored."""
+    """The flush that this one was decided on was not stored."""
 
 
 def stale(error: BaseException) -> Stale | None:
-    """What an error of the database says of that, None if it is about something else."""
+    """The Stale that a database error stands for; None if it is about something else."""
     constraint = constraint_of(error)
     if isinstance(error, UniqueViolation) or constraint in TAKEN or constraint == MOVED:
         return Moved() if constraint == MOVED else Stale()
@@ -38,7 +38,7 @@ def stale(error: BaseException) -> Stale | None:
 
 
 class Plan(msgspec.Struct):
-    """`known`: where the books stood that it was decided on, empty when their locks are held."""
+    """`known` is the stand of the books that it was decided on; empty when their locks are held."""
 
     known: Mapping[int, Stand]
     now: datetime
@@ -50,15 +50,15 @@ class Plan(msgspec.Struct):
 
 
 def plannable(works: Sequence[Work]) -> bool:
-    """Whether these can be decided as if all their ids and keys were new. What is dated back is judged by past days, which nobody has in
-    memory, and of equal keys only one is new.
+    """Whether these can be decided as if all their ids and keys were new. Not if one is dated back, since past days are not cached; nor if two
+    have the same key, since only one of them can be new.
     """
     keys = [work.ask.entry.identity for work in works if work.ask.entry is not None]
     return len(set(keys)) == len(keys) and not any(work.ask.dated for work in works)
 
 
 def planned(works: Sequence[Work], state: State, decided: Decided, now: datetime, known: Mapping[int, Stand]) -> Plan:
-    """The plan of what was decided of these."""
+    """The plan that stores what was decided about these."""
     plan = Plan(known, now, Store.prepare(state, decided, known or None), decided.results)
     for work, results in zip(works, decided.results, strict=True):
         plan.answers.append(_answered(work, results, plan.writing, plan.proposals))
@@ -68,7 +68,7 @@ def planned(works: Sequence[Work], state: State, decided: Decided, now: datetime
 
 
 def _answered(work: Work, results: list[Result], writing: Writing, proposals: list[ProposalRow]) -> Answered:
-    """The answer, which is added to what is to be stored together with the fact."""
+    """The answer. It is also added to `writing` together with the fact, or to `proposals` with the proposal, to be stored."""
     ask, facts, stored = work.ask, writing.facts, writing.answers
     if ask.propose is not None and results[0].rules:
         proposed = ask.propose(work.book, results[0].rules)
@@ -91,9 +91,10 @@ def _answered(work: Work, results: list[Result], writing: Writing, proposals: li
 
 
 def unsure(units: Sequence[Unit], decided: Decided) -> bool:
-    """Whether something was refused of which nothing is stored that would find out whether its id is in use: only a look under it tells. What is not
-    pinned, that needs approvals, say, or that an account is frozen at the moment, may be a repeat of what was posted before; so may what was
-    undone with others of its unit, and as a repeat it would have taken nothing from them; so may a transaction.
+    """Whether a refused command may be a repeat of one that was posted before, without anything being stored that would reveal it; then its id
+    must be looked up. A pinned refusal is stored and so reveals it. Not so a refusal that is not pinned, for example because approvals are
+    missing or an account is frozen at the moment. Nor a command that was undone together with its unit (as a repeat it would not have failed
+    the others), nor a transaction.
     """
     pinned = {rejection.id for rejection in decided.rejections}
     return any(
@@ -104,7 +105,7 @@ def unsure(units: Sequence[Unit], decided: Decided) -> bool:
 
 
 def short(results: Iterable[Sequence[Result]], state: State) -> dict[int, set[AccountId]]:
-    """By book, the accounts that had too little for something while holds held some of theirs."""
+    """By book, the accounts that had too little for a transfer while holds held some of their money."""
     found: dict[int, set[AccountId]] = {}
     for unit in results:
         for result in unit:

@@ -1,14 +1,14 @@
-"""The way of every transfer into the book. Requests that wait are posted together: one decision, one commit for all.
+"""How every transfer gets into the book. Waiting requests are posted together in a flush: one decision and one commit for all.
 
-A flush goes one of three ways. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while those before it
-are being stored, sent while the one before it is, and stored only if the books are just as they were known: plain postings by one statement,
-which is the transaction. **Under the lock, as new**: lock the books, read the accounts, decide, save: when other replicas write to them
-too. **Under the lock**: lock the books, claim the idempotency keys, load, decide, save. This is what a flush falls back to when an id or
-a key was used before, or anything else was not as expected: then nothing of the first try is stored, and it is decided anew.
+A flush takes one of three paths. **Ahead of the lock**: it is decided on what this replica knows of the books (`Head`) while earlier flushes
+are still being stored, and stored only if the books are exactly as known. A flush of plain postings is a single statement, which is the whole
+transaction. **Under the lock, as new**: lock the books, read the accounts, decide, save. Used when other replicas write to the same books.
+**Under the lock**: lock the books, claim the idempotency keys, load, decide, save. The fallback when an id or a key was used before, or
+anything else was not as expected; nothing of the first attempt is stored.
 
-Whichever it is, whoever holds a book's row lock stores alone and what it stores was decided on what the one before it stored, so any number of
-replicas share a book and the sequence has no gap. ADR 6 says what is known of the alternative, locking the accounts, ADR 21 why deciding ahead
-is safe, and ADR 37 how replicas take turns.
+On every path, whoever holds a book's row lock stores alone, and decides on the state that the flush before it stored. So any number of
+replicas can share a book, and the sequence has no gap. ADR 6 discusses the alternative, locking the accounts; ADR 21 says why deciding ahead is
+safe; ADR 37 says how replicas take turns.
 """
 
 from __future__ import annotations
@@ -54,27 +54,27 @@ from tallystick.services.ledger.service.plan import (
 )
 from tallystick.services.ledger.store import Store
 
-#: Requests of at most this many transfers share flushes; larger ones go by themselves, so that nobody waits long behind them.
+#: Requests of at most this many transfers share flushes. Larger ones are flushed alone, so that small ones don't wait long behind them.
 SMALL: Final = 16
-#: Requests that are flushed together without waiting for more: beyond this the cost of one hardly falls.
+#: This many waiting requests are flushed without waiting for more: beyond this the cost per request hardly falls.
 ENOUGH: Final = 32
-#: Expired holds that are taken off in one flush.
+#: Expired holds that are released in one flush.
 SWEEP: Final = 500
-#: Rounds of sweeping before one flush; more than this only if sweeping has no effect.
+#: Most rounds of sweeping before one flush. More would be needed only if sweeping had no effect.
 SWEEPS: Final = 100
-#: Times a flush is tried whose COMMIT got no answer. Every id in it is pinned, so a repeat finds what there is.
+#: How often a flush is attempted whose COMMIT got no answer. All its ids are pinned, so a repeat finds what was stored.
 ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.1
 #: While other replicas move the books on, at most 2**SITS_OUT small flushes are decided under the lock before one is tried ahead of it again.
 SITS_OUT: Final = 8
-#: With large ones they take turns at a book: so many times as long as storing a flush took here, of which
-#: at most `TOOK_S` seconds count.
+#: With large flushes, replicas take turns at a book. A turn lasts this many times as long as storing the last flush took here, of which at
+#: most `TOOK_S` seconds count.
 TURN: Final = 5
 TOOK_S: Final = 0.05
 
 
 class _Expired(Exception):
-    """Funds were refused that holds which have expired still held. They go first, then everything is decided again."""
+    """A transfer lacks funds that are held by expired holds (`due`). These are released first, then everything is decided again."""
 
     def __init__(self, due: list[Due]) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _Expired(Exception):
 
 class Poster:
     def __init__(self, *, database: Database, store: Store, clock: Clock, shard: str = HOME) -> None:
-        """`shard` is the name of this one."""
+        """`shard` is the name of this ledger's own shard."""
         self.shard = shard
         self._database = database
         self._store = store
@@ -92,7 +92,7 @@ class Poster:
         self._head = Head(store, database)
         self._order = Order()
         self._sit_out = self._moved = 0
-        #: Seconds that storing the last flush took.
+        #: Seconds that storing the last flush ahead of the lock took, at most `TOOK_S`.
         self._took = 0.0
         self._small: Batcher[Work, Answered] = Batcher(
             self._flush, max_batch=256, pace=WORK_PACE, enough=ENOUGH, name="ledger.post"
@@ -107,16 +107,14 @@ class Poster:
         self._held = Held(partial(self._under_lock, tried=None), partial(store.free_books, database))
 
     async def post(self, ask: Ask) -> Answered:
-        """What became of each command. Raises BookNotFound, the idempotency contract's problems and those of the database."""
+        """The result of each command. Raises BookNotFound, BookElsewhere, the idempotency contract's problems and those of the database."""
         work = Work(await self.book(ask.tenant, ask.book), ask)
         if work.book in self._held:
             return await self._held.post(work)
         return await (self._small if len(ask.commands) <= SMALL else self._large).submit(work)
 
     async def book(self, tenant: str, name: str = MAIN) -> int:
-        """The number of the tenant's book. The main one is opened on first use, at home; raises BookNotFound for another that was never
-        opened, BookElsewhere for one of another shard.
-        """
+        """The number of the tenant's book. The main book is opened on first use, at home. Raises BookNotFound, BookElsewhere."""
         number = self._books.get((tenant, name))
         if number is None:
             number = await self._found(tenant, name)
@@ -135,13 +133,13 @@ class Poster:
         return found.id
 
     async def not_elsewhere(self, source: Database | Transaction, tenant: str, name: str) -> None:
-        """Raises BookElsewhere for a book of another shard."""
+        """Raises BookElsewhere if the book is on another shard."""
         found = await self._store.book(source, tenant, name)
         if found is not None and found.shard != self.shard:
             raise BookElsewhere(shard=found.shard)
 
     async def expire(self, due: Iterable[Due]) -> int:
-        """Takes expired holds off their accounts, in the order given; returns how many were. Those that somebody closed meanwhile are left."""
+        """Releases expired holds in the given order. Returns how many it released; holds that were closed meanwhile are skipped."""
         asks = expiries(due)
         done = [answer for answer in await self._flush(asks) if isinstance(answer, Answered)] if asks else []
         return sum(result.status != "rejected" and not result.existed for answer in done for result in answer.results)
@@ -154,7 +152,7 @@ class Poster:
     # ---- one flush --------------------------------------------------------------------------------------------------
 
     async def _flush(self, asks: list[Work], *, large: bool = False) -> list[Answered | Exception]:
-        """When somebody keeps the lock of a book, what is for the others is stored all the same."""
+        """Stores a flush. If the lock of one of its books is held by somebody for long, the asks for the other books are stored without it."""
         try:
             return await self._in_order(asks, large=large)
         except Contended as contended:
@@ -184,7 +182,7 @@ class Poster:
                 if not isinstance(tried, Moved):
                     return await self._under_lock(asks, tried)
             if not large:
-                # Deciding ahead is in vain while they write too. Tried again ever more seldom.
+                # While other replicas write, deciding ahead is in vain: it is tried again less and less often.
                 self._moved = min(self._moved + 1, SITS_OUT)
                 self._sit_out = 2**self._moved
             elif not self._order.is_kept_back(books):
@@ -198,8 +196,9 @@ class Poster:
         return True
 
     async def _in_turn(self, asks: list[Work], books: set[int]) -> list[Answered | Exception]:
-        """Other replicas write large flushes to these books too, and what is decided ahead of the lock is in vain but for whoever stored last. So
-        each stores several in a row: this one lets the others, until they are still or had so many, and then takes the lock.
+        """Takes turns with other replicas that write large flushes to the same books. Deciding ahead of the lock succeeds only for the replica
+        that stored last, so each should store several flushes in a row. This one pauses until the others have stopped or had their turn,
+        and then takes the lock.
         """
         async with self._order.kept_back(books):
             stands: dict[int, Stand] = {}
@@ -217,7 +216,7 @@ class Poster:
                 return await self._under_lock(asks, error)
 
     async def _under_lock(self, asks: list[Work], tried: Exception | None) -> list[Answered | Exception]:
-        """`tried`: what became of the first try."""
+        """Decides and stores under the lock, with all that there is to look up. `tried` is the error of the first attempt, if there was one."""
         if isinstance(tried, DatabaseError):
             telemetry.log.warning("ledger.plan.refused", constraint=tried.constraint)
         self._head.forget()
@@ -234,7 +233,7 @@ class Poster:
             self._head.forget()
 
     async def _plan(self, works: list[Work]) -> Plan | None:
-        """Decides ahead of the lock."""
+        """Decides ahead of the lock. None if these can't be decided that way."""
         if not plannable(works):
             return None
         units = [work.unit for work in works]
@@ -243,7 +242,7 @@ class Poster:
         try:
             known = await head.learn(units)
             if head.epoch != epoch:
-                return None  # the flush before was not stored, while this one asked: what it was told rests on that one
+                return None  # while this one was reading, the flush before it failed to be stored: what was read may rest on it
             plan = self._planned(works, units, head.state, known)
             if plan is None:
                 head.forget()
@@ -255,8 +254,8 @@ class Poster:
         return plan
 
     def _planned(self, works: list[Work], units: list[Unit], state: State, known: Mapping[int, Stand]) -> Plan | None:
-        """None when more is to be looked up: what a book in quarantine says, holds that may have expired, or whether what is refused has been
-        posted already, where nothing is stored that would find that out. And when deciding fails: under the lock it is found out on which ask.
+        """The plan for these. None if the decision needs more lookups: a book is in quarantine, holds may have expired, or it is `unsure`. Also None
+        if deciding fails; under the lock it turns out on which ask.
         """
         if any(state.books[work.book].quarantined for work in works):
             return None
@@ -266,11 +265,13 @@ class Poster:
             if short(decided.results, state) or unsure(units, decided):
                 return None
             return planned(works, state, decided, now, known)
-        except Exception:  # noqa: BLE001 - it is raised and logged there
+        except Exception:  # noqa: BLE001 - it is raised again and logged under the lock
             return None
 
     async def _store_plan(self, plan: Plan, before: list[asyncio.Future[None]]) -> list[Answered | Exception]:
-        """Raises Stale when it was decided on what is no longer so, and what the database raises. `before` are being stored."""
+        """Stores a plan; `before` are the flushes being stored ahead of it. Raises Stale when what it was decided on has changed, and what the
+        database raises.
+        """
         started = asyncio.get_running_loop().time()
         try:
             try:
@@ -278,7 +279,7 @@ class Poster:
             except (Moved, Contended):
                 if not before:
                     raise
-                # It had the lock before the one that it was decided on, or waited for that in vain. Once that is stored it is as good as ever.
+                # It got the lock before the flush that it was decided on, or timed out waiting. Once that one is stored, the plan is valid.
                 await asyncio.wait(before)
                 if plan.epoch != self._head.epoch:
                     raise Unstored from None
@@ -307,14 +308,14 @@ class Poster:
             raise
 
     async def _as_new(self, works: list[Work], place: Place) -> list[Answered | Exception]:
-        """Decides and stores under the lock, as if nobody had the ids and keys; the next are decided on it while it is stored. Raises Stale when
-        somebody has, or when more is to be looked up.
+        """Decides and stores under the lock, as if all ids and keys were new. The next flush can be decided while this one is stored. Raises
+        Stale when an id or a key was used before, or when more has to be looked up.
         """
         try:
             async with self._database.transaction() as tx:
                 head = Head(self._store, tx)
                 locked = head.state.books = await self._store.lock_books(tx, {work.book for work in works})
-                # Others have stored meanwhile, and more has come here: as large as it can be, since they have to wait again afterwards.
+                # More requests have arrived while this one waited for the lock. They join it, since the next flush would have to wait again.
                 self._small.join(works, lambda work: work.book in locked)
                 if not plannable(works):
                     raise Stale
@@ -358,7 +359,7 @@ class Poster:
                 unknown = error
                 await asyncio.sleep(BACKOFF_S * 2**attempt)
             except (Contended, DatabaseUnavailable):
-                # "Nothing was stored" would be true of this attempt only.
+                # After an unknown COMMIT, "nothing was stored" would be true of this attempt only.
                 if unknown is None:
                     raise
                 attempt += 1
@@ -369,20 +370,20 @@ class Poster:
                 telemetry.log.error("ledger.guard.refused", constraint=error.constraint, asks=len(asks), error=error)
                 if len(asks) == 1:
                     return [GuardRefused("nothing was stored; the request id names what happened")]
-                # One of them is at fault, and the others are not to suffer for it.
+                # One of them is at fault; the others must not suffer for it.
                 return [await self._alone(work) for work in asks]
 
     async def _alone(self, work: Work) -> Answered | Exception:
         try:
             return (await self._locked([work]))[0]
-        except Exception as error:  # noqa: BLE001 - it is this ask's answer
+        except Exception as error:  # noqa: BLE001 - the exception is this ask's answer
             return error
 
     async def _once(self, works: list[Work], *, again: bool) -> list[Answered | Exception]:
         asks = [work.ask for work in works]
         answers: list[Answered | Exception | None] = [None] * len(asks)
         async with self._database.transaction() as tx:
-            # The books before the keys, as in the other way: so no two replicas wait for each other in a circle.
+            # Books are locked before keys, as on the other paths, so that replicas can't deadlock.
             locked = await self._store.lock_books(tx, {work.book for work in works})
             await self._shut_out(tx, works, locked, answers)
             await claim(tx, asks, answers, again=again)
@@ -400,7 +401,7 @@ class Poster:
         locked: dict[int, Book],
         answers: list[Answered | Exception | None],
     ) -> list[list[Result]]:
-        """Load, decide, save what was not there before. The clock is read after the lock was had: what was decided later is not dated earlier."""
+        """Loads, decides and saves what has no answer yet. The clock is read under the lock, so that a later decision is not dated earlier."""
         units = [work.unit for _, work in works]
         state = await self._store.load(tx, units, locked)
         now = self._clock.now()
@@ -411,7 +412,7 @@ class Poster:
         plan = planned([work for _, work in works], state, decided, now, {})
         for (place, _), answer in zip(works, plan.answers, strict=True):
             answers[place] = answer
-        # Their keys are claimed already.
+        # Their keys were claimed before: the answers complete them instead of going through `save`.
         stored, plan.writing.answers, plan.writing.about = plan.writing.answers, [], []
         await self._save(tx, plan)
         if stored:
@@ -425,7 +426,7 @@ class Poster:
         locked: dict[int, Book],
         answers: list[Answered | Exception | None],
     ) -> None:
-        """Nothing is written to a book in quarantine, so no new key is taken for it; what a used one was answered is still told."""
+        """Answers asks for books in quarantine. Nothing is written to such a book, so no new key is claimed; but stored answers are replayed."""
         for place, work in enumerate(works):
             if locked[work.book].quarantined:
                 entry = work.ask.entry
@@ -440,8 +441,8 @@ class Poster:
     async def _look_for_expired(
         self, tx: Transaction, lacking: dict[int, set[AccountId]], instants: dict[int, datetime]
     ) -> None:
-        """An expired hold never blocks money. Only a refusal can be its doing, so the others don't pay for the question. What has expired is
-        said by the book's time, as the rules say it: the clock of the replica that wrote last may be ahead of this one's.
+        """Raises _Expired if expired holds block money that a transfer lacks. Only refused (or reduced) transfers are affected, so no others pay
+        for this query. Expiry goes by the book's time, as in the rules: the clock of the replica that wrote last may be ahead of this one's.
         """
         for book, accounts in lacking.items():
             if due := await self._store.due_holds_of(tx, accounts, instants[book], SWEEP):

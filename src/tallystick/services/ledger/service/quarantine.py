@@ -1,4 +1,4 @@
-"""A book whose totals don't add up takes nothing more, until an operator has seen to it and it adds up again."""
+"""Quarantine: nothing is written to a book whose totals don't add up, until an operator has released it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Quarantine:
         self.checker = Checker(database, checks)
 
     async def watch(self) -> None:
-        """One second's worth of the continuous check; what it finds puts the book in quarantine. On one replica at a time."""
+        """Does one second's worth of the continuous check, and puts books with faults in quarantine. Runs on one replica at a time."""
         faults: dict[int, list[str]] = {}
         for fault in await self.checker.turn():
             faults.setdefault(fault.book, []).append(fault.what)
@@ -34,12 +34,12 @@ class Quarantine:
         _QUARANTINED.set(len(await self._checks.books(self._database, quarantined=True)))
 
     async def books(self, after: int, limit: int) -> list[CheckedBook]:
-        """Everybody's books, by number, after `after`."""
+        """The books of all tenants, by number, after `after`."""
         return await self._checks.books(self._database, after=after, limit=limit)
 
     async def check(self, number: int, place: Mark) -> tuple[Looked, Mark | None]:
-        """One step of the check of a book, and where it goes on (None: all of it was looked at). With a fault the book is put in quarantine.
-        Raises BookNotFound.
+        """One step of checking a book, and where the next begins (None: the whole book was checked). A fault puts the book in quarantine. Raises
+        BookNotFound.
         """
         book = await self._checks.book(self._database, number)
         if book is None:
@@ -50,8 +50,8 @@ class Quarantine:
         return looked, on
 
     async def release(self, number: int, trace: str | None, *, checked: bool) -> CheckedBook:
-        """Takes the book out of quarantine; harmless for one that is not in it. Unless the operator has `checked` it, all of it is looked at
-        first. Raises BookNotFound, BookStillFaulty.
+        """Takes the book out of quarantine; harmless if it is not in it. Unless the operator has `checked` it, the whole book is checked first.
+        Raises BookNotFound, BookStillFaulty.
         """
         book = await self._checks.book(self._database, number)
         if book is None:

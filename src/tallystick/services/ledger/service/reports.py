@@ -1,4 +1,4 @@
-"""Trial balance, balance sheet and income statement of a book. Each proves itself before it is given out."""
+"""Trial balance, balance sheet and income statement of a book. Each is checked to balance before it is returned."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from tallystick.services.ledger.service.accounts import At
 from tallystick.services.ledger.service.asof import AsOf, BookAt, check_past
 from tallystick.services.ledger.store import Store
 
-#: Accounts of a book that a report adds up.
+#: Most accounts of a book that a report adds up.
 MAX_ACCOUNTS: Final = 500_000
-#: The same by effective time, which asks each account for what was dated back.
+#: The same by effective time, which needs a look-up of what was dated back for each account.
 MAX_ACCOUNTS_EFFECTIVE: Final = 100_000
-#: Lines of a report in groups.
+#: Most lines of a grouped report.
 MAX_GROUPS: Final = 5000
 
 _INSTANT: Final = timedelta(microseconds=1)
 
 
 class TrialBalance(msgspec.Struct, frozen=True, kw_only=True):
-    """Either `accounts` (a page, by id; `more`: there are further ones) or `groups`. The totals are those of all accounts."""
+    """Either `accounts` (a page, by id; `more` if others follow) or `groups`. `totals` are over all accounts."""
 
     book: BookRow
     as_of: int
@@ -59,7 +59,7 @@ class BalanceSheet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncomeStatement(msgspec.Struct, frozen=True, kw_only=True):
-    """Of what was recorded after the sequence `first` up to `as_of`."""
+    """Covers what was recorded after the sequence `first` up to `as_of`. By effective time, `first` is 0."""
 
     book: BookRow
     start: datetime
@@ -79,9 +79,9 @@ class Reports:
     async def trial_balance(  # noqa: PLR0917 - what is asked
         self, tenant: str, name: str, at: At, level: int | None, after: AccountId | None, limit: int
     ) -> TrialBalance:
-        """The accounts with their totals, or with a level those of accounts whose paths begin with the same `level` segments, together.
+        """The accounts with their totals. With a level, accounts whose paths begin with the same `level` segments are summed up as a group.
 
-        Raises BookNotFound, HistoryNotKept, ReportTooLarge, and BookOutOfBalance instead of a report that does not balance.
+        Raises BookNotFound, HistoryNotKept, ReportTooLarge, InvalidRequest, and BookOutOfBalance instead of a report that does not balance.
         """
         if at.effective is not None and level is None:
             raise InvalidRequest("by effective time a trial balance is in groups: say a level")
@@ -104,7 +104,7 @@ class Reports:
         )
 
     async def balance_sheet(self, tenant: str, name: str, at: At, level: int) -> BalanceSheet:
-        """As of then, in groups of paths. Raises as `trial_balance`."""
+        """The balance sheet as of `at`, grouped by the first `level` segments of paths. Raises as `trial_balance`."""
         await self._as_of.number(tenant, name)
         async with self._database.transaction(snapshot=True) as tx:
             book = await self._as_of.book(tx, tenant, name, at, self._clock.now())
@@ -124,8 +124,8 @@ class Reports:
         *,
         effective: bool = False,
     ) -> IncomeStatement:
-        """Of what was recorded (or is effective) from `start` (None: since the book was opened, or by effective time since EPOCH, before which
-        nothing is effective) on and before `end` (None: up to now). Raises as `trial_balance`; the books of both ends have to balance.
+        """Income and expenses recorded (or effective) from `start` to before `end` (None: up to now). `start` None is the book's opening, or by
+        effective time EPOCH, before which nothing is effective. Raises as `trial_balance`; the book has to balance at both ends.
         """
         now = self._clock.now()
         await self._as_of.number(tenant, name)
@@ -161,7 +161,7 @@ class Reports:
         )
 
     async def _groups(self, tx: Transaction, row: BookRow, at: int | datetime, level: int) -> list[Group]:
-        """As recorded up to the sequence `at`, or as effective at the instant `at`."""
+        """The groups' totals as recorded up to the sequence `at`, or as effective at the instant `at`."""
         if row.sequence == 0 or at == 0:
             return []
         most = MAX_ACCOUNTS if isinstance(at, int) else MAX_ACCOUNTS_EFFECTIVE
@@ -177,7 +177,7 @@ class Reports:
 
 
 def _balanced(fault: str | None, book: BookAt) -> None:
-    """Raises BookOutOfBalance, with the place in the log."""
+    """Raises BookOutOfBalance if there is a fault, and logs where it is."""
     if fault is not None:
         telemetry.log.error("ledger.report.unsound", book=book.row.id, sequence=book.sequence, fault=fault)
         raise BookOutOfBalance(fault, book=book.row.name)

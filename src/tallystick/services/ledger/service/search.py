@@ -1,4 +1,4 @@
-"""Entries and transfers of a book, by what they are."""
+"""Search for entries, transfers and transactions of a book."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.asof import AsOf, check_past
 from tallystick.services.ledger.store import Store
 
-#: Transactions that one request looks at, with all of their transfers if it has to.
+#: Most transactions that one request examines, with all of their transfers if necessary.
 TRANSACTIONS_LOOKED_AT: Final = 2000
 
 _INSTANT: Final = timedelta(microseconds=1)
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What was recorded from `start` on and before `end`; None: no bound."""
+    """A period of recorded time, from `start` to before `end`; None: no bound."""
 
     start: datetime | None = None
     end: datetime | None = None
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """What was found after the sequence `low`. `following`: everything from there on was looked at, and there is more below; None: there is not."""
+    """What was found after the sequence `low`. If `following` is set, only the sequences from there up were examined, and there is more below."""
 
     as_of: int
     low: int
@@ -52,7 +52,7 @@ class _Seen(msgspec.Struct, frozen=True):
 
 
 class Search:
-    """Lists are newest first. A list stays as it was when its first page was answered: what comes later is not in it."""
+    """Lists are newest first. All pages of a list are as of the first page's sequence: what is recorded later is not in them."""
 
     def __init__(self, *, database: Database, store: Store, clock: Clock, accounts: Accounts, as_of: AsOf) -> None:
         self._database = database
@@ -64,10 +64,10 @@ class Search:
     async def transfers(  # noqa: PLR0917 - what is asked
         self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
     ) -> Listing[Hit]:
-        """`place` is the list's sequence and the sequence before which the page begins.
+        """A page of transfers. `place` is the sequence as of which the list is, and the one before which the page begins.
 
-        Raises BookNotFound, AccountNotFound, NoAccountMatches for a pattern that fits no account, HistoryNotKept for a time in which there
-        was no book or that is still to come.
+        Raises BookNotFound, AccountNotFound, NoAccountMatches for a pattern that matches no account, HistoryNotKept for a time before the book
+        was opened or still to come.
         """
         goes_on = None if place is None else (place[0], place[1] - 1)
         seen = await self._look(tenant, name, wanted, recorded, goes_on, limit + 1)
@@ -84,8 +84,8 @@ class Search:
     async def entries(  # noqa: PLR0917 - what is asked
         self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
     ) -> Listing[Side]:
-        """As `transfers`: of each transfer the sides that fit. `place` is the list's sequence and the place (`Side`) before which the page
-        begins.
+        """A page of entries: the sides of transfers that match. `place` is the list's sequence, and the `Side.place` before which the page
+        begins. Raises as `transfers`.
         """
         goes_on = None if place is None else (place[0], (place[1] - 1) // 2)
         seen = await self._look(tenant, name, wanted, recorded, goes_on, limit + 1)
@@ -108,8 +108,8 @@ class Search:
     async def transactions(  # noqa: PLR0917 - what is asked
         self, tenant: str, name: str, wanted: Wanted, recorded: Recorded, place: tuple[int, int] | None, limit: int
     ) -> Listing[tuple[TransactionRow, Sequence[Transfer]]]:
-        """Transactions that are as is wanted, with a transfer that is, each with all of its transfers. `place` is the list's sequence and that before which the first
-        transaction of the page begins. Raises as `transfers`.
+        """A page of transactions that match and have a transfer that matches, each with all of its transfers. `place` is the list's sequence, and
+        the sequence before which the page's first transaction begins. Raises as `transfers`.
         """
         now = self._clock.now()
         await self._as_of.number(tenant, name)
@@ -119,7 +119,7 @@ class Search:
             if as_of > row.sequence:
                 raise InvalidRequest("not a cursor of this list")
             low, top = await self._bounds(tx, row, wanted, recorded, as_of, now)
-            # A transaction is recorded with its last transfer: one that begins before the time and ends in it is in it.
+            # A transaction counts as recorded with its last transfer. So one that begins before the period and ends in it belongs to it.
             low, top = [await self._store.before_cut(tx, row.id, bound) for bound in (low, top)]
             before = max(min(before, top + 1), low + 1)
             accounts = await self._those(tx, tenant, row, wanted, now)
@@ -149,7 +149,7 @@ class Search:
         place: tuple[int, int] | None,
         limit: int,
     ) -> _Seen:
-        """The newest transfers that fit, at most `limit`, up to the sequence of `place`; it looks at LOOKED_AT entries at most."""
+        """The newest matching transfers, at most `limit`, up to the sequence of `place`. It examines at most LOOKED_AT entries."""
         now = self._clock.now()
         await self._as_of.number(tenant, name)
         async with self._database.transaction(snapshot=True) as tx:
@@ -171,7 +171,9 @@ class Search:
     async def _bounds(  # noqa: PLR0917 - what is asked
         self, tx: Transaction, row: BookRow, wanted: Wanted, recorded: Recorded, as_of: int, now: datetime
     ) -> tuple[int, int]:
-        """What was recorded then, and is of a transaction with the wanted reference, is after the first sequence, up to the second."""
+        """The sequences (after the first, up to the second) of what was recorded in the period and belongs to the transaction with the wanted
+        reference, if one is wanted.
+        """
         start, end = recorded.start, recorded.end
         for since, until in ((start, end), (wanted.effective_from, wanted.effective_to)):
             if since is not None and until is not None and since >= until:
@@ -192,7 +194,7 @@ class Search:
     async def _those(
         self, tx: Transaction, tenant: str, row: BookRow, wanted: Wanted, now: datetime
     ) -> list[AccountId] | None:
-        """The accounts to look at one by one; None: to look through the book."""
+        """The accounts whose entries to examine; None: examine the whole book, because no account is wanted or too many match."""
         if wanted.account is not None:
             account = await self._accounts.found(tx, tenant, wanted.account, row.name, now)
             if account.book != row.id:

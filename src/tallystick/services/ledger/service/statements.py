@@ -1,4 +1,4 @@
-"""Statements of accounts, and the explanation of their numbers."""
+"""Account statements, and explanations of an account's numbers."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ from tallystick.services.ledger.service.accounts import Accounts, At
 from tallystick.services.ledger.service.books import NO_CHART
 from tallystick.services.ledger.store import Store
 
-#: Entries, holds included, of an account in the time of one statement.
+#: Most entries of an account, holds included, in the period of one statement.
 MAX_ENTRIES: Final = 1_000_000
-#: Entries before and after the instant of an explanation among which closed holds are looked for.
+#: An explanation looks for closed holds among this many entries before and after its instant.
 AROUND: Final = 10_000
-#: Open holds of one account that are listed.
+#: Most open holds of one account that are listed.
 MAX_HOLDS: Final = 10_000
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """Which statement: from `start` (None: from the beginning) on and before `end` (None: all there is), by effective time or as recorded, told
-    as of the sequence (None: the present one).
+    """The statement that is asked for: from `start` (None: the beginning) to before `end` (None: the last entry), by effective or by recorded
+    time, as of `sequence` (None: the present one).
     """
 
     start: datetime | None = None
@@ -63,8 +63,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a further page of a statement begins: after the entry `at` (its time in the order of the statement, sequence), within the time and the sequences of the first
-    page, which has counted the debits and credits. `whose` tells which account it is of.
+    """Where a further page of a statement begins: after the entry `at`, given as (time in the statement's order, sequence). `span`, `debits` and
+    `credits` are carried over from the first page, which counted the entries.
     """
 
     whose: int
@@ -77,7 +77,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class _Page(msgspec.Struct, frozen=True):
-    """What both orders find out in their own way; `lines` are one more than the page has, if there are so many."""
+    """What is read for a page, in either order. `lines` is one longer than the page if more follow."""
 
     opening: Posted
     closing: Posted
@@ -98,13 +98,13 @@ class Statements:
     async def statement(  # noqa: PLR0917 - what is asked
         self, tenant: str, account: AccountId | str, asked: Asked, place: Place | None, limit: int, book: str = MAIN
     ) -> Statement:
-        """What was recorded on the account in the time that is asked for, or is effective in it, `limit` entries of it.
+        """A page of `limit` entries of the account that were recorded, or are effective, in the period asked for.
 
-        By effective time it may begin before the account was opened: transfers can be dated back to then. However it is ordered, it is told as
-        of one sequence: what is recorded later is in no page of it, whatever it is dated back to.
+        By effective time it may begin before the account was opened, since transfers can be dated back to then. In either order all pages are as
+        of one sequence: what is recorded later is on none of them, even if it is dated back.
 
-        Raises AccountNotFound; HistoryNotKept for a time before the account was opened or still to come, now or at the sequence that it is to be
-        told as of; StatementTooLong; BookOutOfBalance when the entries do not lead from the opening to the closing balance.
+        Raises AccountNotFound; HistoryNotKept for a time before the account was opened, or for one still to come (now, or at the sequence asked
+        for); StatementTooLong; BookOutOfBalance when the entries do not lead from the opening to the closing balance.
         """
         now = self._clock.now()
         async with self._database.transaction(snapshot=True) as tx:
@@ -136,7 +136,7 @@ class Statements:
         return found
 
     async def _span(self, tx: Transaction, row: AccountRow, asked: Asked, now: datetime) -> Span:
-        """That of the first page. By effective time without a start it begins at EPOCH, before which nothing is effective."""
+        """The span of the first page. By effective time without a start it begins at EPOCH, before which nothing is effective."""
         start, end = asked.start, asked.end
         if not asked.effective and any(said is not None and said < row.created_at for said in (start, end)):
             raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
@@ -154,7 +154,7 @@ class Statements:
         since = start or (EPOCH if asked.effective else row.created_at)
         if since > (end or latest) or (start is not None and start == end):
             raise InvalidRequest("a statement begins before it ends")
-        # Without an end it ends right after the book's last transfer: another may be on its way that is recorded before now.
+        # Without an end it ends right after the book's last transfer, not now: a transfer on its way may still be recorded before now.
         turn = max(since, row.created_at + MICROSECOND, EPOCH if recorded is None else recorded + MICROSECOND)
         until = end or following or turn
         if asked.effective:
@@ -181,12 +181,12 @@ class Statements:
         return _Page(opening, closing, debits, credit, lines, carried, reached)
 
     async def _effective(self, tx: Transaction, row: AccountRow, span: Span, place: Place | None, limit: int) -> _Page:
-        """The entries are counted up from the balance before them; where they come to is looked up by itself."""
+        """A page by effective time. Running balances are summed up from the opening balance; the closing balance is looked up independently."""
 
         async def posted(upto: tuple[datetime, int]) -> Posted:
             return await self._store.posted_effective(tx, row.id, row.book, upto, span.last)
 
-        # Sequences begin at 1: this is before the first entry of that instant.
+        # Sequences begin at 1, so 0 is before the first entry of an instant.
         begin, end = (max(span.start, EPOCH), 0), (max(span.end, EPOCH), 0)
         at = begin if place is None else place.at
         opening, closing = await posted(begin), await posted(end)
@@ -205,7 +205,7 @@ class Statements:
     async def _count(
         self, tx: Transaction, row: AccountRow, begin: datetime, end: datetime, last: int
     ) -> tuple[int, int]:
-        """How many debits and credits are effective in the time. Raises StatementTooLong."""
+        """The number of debits and of credits effective in the period. Raises StatementTooLong."""
         first, upto = [await self._store.sequence_at(tx, row.book, instant - MICROSECOND) for instant in (begin, end)]
         before, after = [(await self._posted(tx, row, sequence))[0] for sequence in (first, upto)]
         _short_enough(after - before)
@@ -214,7 +214,7 @@ class Statements:
         return await self._store.booked_effective_count(tx, row.id, begin, end, last, (first, upto))
 
     async def _before(self, tx: Transaction, row: AccountRow, instant: datetime) -> int:
-        """The last sequence that was recorded before the instant."""
+        """The last sequence recorded before the instant; at least that at which the account was opened."""
         return max(await self._store.sequence_at(tx, row.book, instant - MICROSECOND), row.created_sequence)
 
     async def _posted(self, tx: Transaction, row: AccountRow, sequence: int) -> tuple[int, Posted]:
@@ -224,11 +224,11 @@ class Statements:
     async def explain(
         self, tenant: str, account: AccountId | str, at: At, limit: int, book: str = MAIN
     ) -> tuple[Explanation, Rule | None]:
-        """What makes the account's numbers as of `at`, by its last `limit` entries up to then, and the rule of the chart that it is under. By
-        effective time also by the last `limit` of those that were recorded later and count since before.
+        """Explains the account's numbers as of `at` by its last `limit` entries up to then, and names the chart rule that applies to it. By
+        effective time, also by the last `limit` entries that were recorded later but dated back to before.
 
         Raises AccountNotFound, HistoryNotKept; ExplanationOutOfReach when holds that counted then can't be found; BookOutOfBalance when
-        entries and holds do not make the numbers.
+        entries and holds do not add up to the numbers.
         """
         now = self._clock.now()
         present = at == At()
@@ -271,7 +271,7 @@ class Statements:
         return DatedBack(last, more, Totals(0, debits, 0, credits_), entries)
 
     async def _holds(self, tx: Transaction, row: AccountRow, last: int) -> list[HeldRow]:
-        """The holds that were open on the account at the sequence `last`, in the order in which they were made."""
+        """The holds that were open on the account at the sequence `last`, oldest first."""
         if not (row.debits_pending or row.credits_pending) and row.version == 0:
             return []
         found = await self._store.open_holds(tx, row.book, row.id, last, MAX_HOLDS + 1)
@@ -290,14 +290,16 @@ def whose(account: AccountId) -> int:
 
 
 def _resumed(asked: Asked, place: Place, row: AccountRow) -> Span:
-    """The first page's. Whoever asks for a further page asks the same again; what he leaves out now is as it was. Raises InvalidRequest."""
+    """The span of the first page. A request for a further page repeats the first request; what it omits stays as it was. Raises InvalidRequest if
+    the cursor is not of this statement.
+    """
     span, (instant, sequence) = place.span, place.at
     same = (
         place.whose == whose(row.id)
         and asked.effective == place.effective
         and asked.start in {None, span.start}
         and asked.end in {None, span.end}
-        # What was recorded up to the end can be less than what was known at the sequence.
+        # In recorded order `span.last` is bounded by the end as well, so it may be less than the sequence asked for.
         and (
             asked.sequence is None
             or asked.sequence == span.last
@@ -312,7 +314,9 @@ def _resumed(asked: Asked, place: Place, row: AccountRow) -> Span:
 
 
 def _begun(span: Span, row: AccountRow, lines: Sequence[Line]) -> Span:
-    """Where nobody said when it begins, it is with the account, or with what was dated back to before that. Raises HistoryNotKept."""
+    """Without a requested start, the span begins when the account was opened, or with the first entry that is dated back to before that. Raises
+    HistoryNotKept.
+    """
     start = min([row.created_at, *(line.effective_at for line in lines[:1])])
     if start >= span.end:
         raise HistoryNotKept("the account was opened later", created_at=rfc3339(row.created_at))
@@ -326,7 +330,7 @@ def _short_enough(entries: int) -> None:
 
 
 def _sound(fault: str | None, row: AccountRow) -> None:
-    """Raises BookOutOfBalance, with the place in the log."""
+    """Raises BookOutOfBalance if there is a fault, and logs where it is."""
     if fault is not None:
         account = ids.accounts.text(row.id)
         telemetry.log.error("ledger.report.unsound", book=row.book, account=account, fault=fault)

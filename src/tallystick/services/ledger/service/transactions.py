@@ -1,4 +1,4 @@
-"""Transactions: posted, read, reversed as a whole."""
+"""Transactions: posted and read as a whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Transactions:
         self._poster = poster
 
     async def post(self, ask: Ask) -> Answered:
-        """What became of each transfer of the transaction whose header the ask has. Raises as `Ledger.post`."""
+        """Posts the transaction; the ask has its header. Returns the result of each transfer. Raises as `Ledger.post`."""
         return await self._poster.post(ask)
 
     async def get(

@@ -1,5 +1,5 @@
 -- name: set_rules
--- A book's approval rules; null for none. Its revision grows by itself.
+-- Sets a book's approval rules; null for none. A trigger raises its revision.
 UPDATE book SET approvals = $2::text::jsonb WHERE id = $1;
 
 -- name: rules
@@ -14,11 +14,11 @@ FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::t
     AS u (id, book, proposer, content, plan, digest, rules, trace, created_at, expires_at);
 
 -- name: lock
--- Whoever decides about a proposal waits for who is deciding about it.
+-- Locks a proposal, so that decisions about it are made one at a time.
 SELECT id FROM proposal WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: get
--- One proposal of a tenant, with what was decided about it, oldest first.
+-- One proposal of a tenant with the decisions about it, oldest first.
 SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.account, p.breached_on, p.trace,
     p.created_at, p.expires_at, coalesce((
         SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
@@ -28,7 +28,7 @@ FROM proposal AS p JOIN book AS b ON b.id = p.book
 WHERE p.id = $1 AND b.tenant = $2;
 
 -- name: page
--- Proposals of book $1 before the id $2 (null: from the newest), all (null) or those that are in state $3 at $4.
+-- Proposals of the book $1, newest first, before the id $2 (null: from the newest on): those in state $3 at the time $4, or all (null).
 SELECT p.id, p.book, b.tenant, b.name AS book_name, p.proposer, p.content, p.plan, p.digest, p.rules::text AS rules, p.status, p.reason, p.account, p.breached_on, p.trace,
     p.created_at, p.expires_at, coalesce((
         SELECT json_agg(json_build_object('approver', d.approver, 'decision', d.decision, 'at', d.at, 'signature', d.signature) ORDER BY d.at, d.approver)
@@ -40,20 +40,19 @@ WHERE p.book = $1 AND ($2::uuid IS NULL OR p.id < $2)
 ORDER BY p.id DESC LIMIT $5;
 
 -- name: decide
--- One approver's decision. Nothing if there is one.
+-- Stores one approver's decision. Returns nothing if there already is one.
 INSERT INTO proposal_decision (proposal, approver, decision, at, signature) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 RETURNING approver;
 
 -- name: become
--- What became of a proposal ($3), if it was in state $2. $4 is why it was refused, $5 the account at fault, $6 the past days whose
--- limits it broke.
+-- Moves a proposal from the state $2 to $3, if it is in $2. $4 is why it was refused, $5 the account at fault, $6 the past days on which it broke
+-- limits.
 UPDATE proposal SET status = $3, reason = $4, account = $5, breached_on = $6 WHERE id = $1 AND status = $2
 RETURNING id;
 
 -- name: open
--- Proposals that have their approvals and are not posted, and those that have expired at $1 and are not noted as such, in the order of
--- (expiry, id) after ($2, $3).
+-- Proposals that are approved but not posted, and those that are expired at $1 but not closed, in the order of (expiry, id), after ($2, $3).
 SELECT p.id, b.tenant, p.status, p.expires_at FROM proposal AS p JOIN book AS b ON b.id = p.book
 WHERE (p.status = 'approved' OR (p.status = 'pending' AND p.expires_at <= $1)) AND (p.expires_at, p.id) > ($2, $3)
 ORDER BY p.expires_at, p.id LIMIT $4;

@@ -1,16 +1,16 @@
--- The continuous check (service/checker.py): each query looks at a slice and gives the faults that it finds, as text. Everything is compared with
--- the row it follows from, and what has to be there is looked for, so that all slices together re-derive every total from the transfers' amounts
--- alone. One statement sees one moment, so what is being written meanwhile is no fault.
+-- The continuous check (service/checker.py). Each query checks a slice and returns the faults that it finds as text. Everything is compared with the
+-- row from which it follows, and what must exist is looked up. So all slices together re-derive every total from the transfers' amounts
+-- alone. One statement sees one snapshot, so concurrent writes are not taken for faults.
 
 -- name: books
--- $3 books after the number $2, all (null) or those that are in quarantine or not ($1): how far they are, and what there is to look at
--- beside transfers.
+-- $3 books after the number $2: all ($1 null), those in quarantine (true), or those not in it (false). With their sequence, and how many accounts and
+-- holds there are to check besides transfers.
 SELECT b.id, b.tenant, b.name, b.sequence, b.quarantined_at IS NOT NULL AS quarantined, (SELECT count(*) FROM account AS a WHERE a.book = b.id) AS accounts,
     (SELECT count(*) FROM hold AS h WHERE h.book = b.id) AS holds
 FROM book AS b WHERE ($1::boolean IS NULL OR (b.quarantined_at IS NOT NULL) = $1) AND b.id > $2 ORDER BY b.id LIMIT $3;
 
 -- name: quarantine
--- Puts a book in quarantine, if it is not. Who has it in memory sees by its revision that it has changed.
+-- Puts a book in quarantine, unless it is. Its revision changes, so replicas that have it in memory notice.
 UPDATE book SET quarantined_at = $3, quarantine_reason = left($2, 500) WHERE id = $1 AND quarantined_at IS NULL
 RETURNING id, tenant, name, sequence, true, 0::bigint, 0::bigint;
 
@@ -20,7 +20,7 @@ UPDATE book SET quarantined_at = NULL, quarantine_reason = NULL WHERE id = $1 AN
 RETURNING id;
 
 -- name: balance
--- Book $1: in each currency debits equal credits, posted and held, and no transfer comes after its last one.
+-- The book $1: in each currency debits equal credits, posted and held; and there is no transfer after the book's sequence.
 (SELECT format('%s: debits %s and %s held, credits %s and %s held', currency, sum(debits_posted), sum(debits_pending),
     sum(credits_posted), sum(credits_pending)) AS fault
 FROM account WHERE book = $1
@@ -32,12 +32,12 @@ SELECT format('the book is at sequence %s, and there are transfers after it', b.
 FROM book AS b WHERE b.id = $1 AND EXISTS (SELECT FROM transfer AS t WHERE t.book = b.id AND t.sequence > b.sequence);
 
 -- name: transfers
--- Transfers of book $1 after $2 up to $3: none is missing, each comes after the one before it, both accounts are of its book and currency and
--- their totals are those of their entry before and this amount; its hold, its reversal, its transaction and what it adjusts in the past are there.
--- A transaction is all transfers with its numbers. $2 and $3 are not past the book's sequence. An account's entry before is mostly one of the same
--- transfers, and only the first of each account is looked up: five thousand at a time cost half of what they do one by one.
+-- Transfers of the book $1 after the sequence $2 up to $3, neither past the book's. None is missing; each is recorded no earlier than the one before it;
+-- both accounts are of its book and currency, and their totals are those of their previous entry plus this amount; its hold, its reversal, its
+-- transaction and its adjustments of the past exist. A transaction consists of all transfers in its range. An account's previous entry is mostly in the
+-- same slice, and only that before its first one is looked up: checking five thousand at a time costs half as much as one by one.
 WITH slice AS MATERIALIZED (
-    -- Columns by name: the ids of the view's accounts would be looked up for each.
+    -- Columns are named, because `*` would make the view look up the accounts' ids for each row.
     SELECT book, sequence, id, kind, target, debit_number, credit_number, amount, currency, recorded_at, effective_at, transaction,
         dr_version, dr_debits_pending, dr_debits_posted, dr_credits_pending, dr_credits_posted,
         cr_version, cr_debits_pending, cr_debits_posted, cr_credits_pending, cr_credits_posted,
@@ -77,7 +77,7 @@ unlike AS MATERIALIZED (
     )
 ),
 astray AS MATERIALIZED (
-    -- Asked one by one, so that no plan reads all accounts for those of some transfers.
+    -- A subquery per account, so that no plan reads all accounts for the few of these transfers.
     SELECT s.account, s.currency FROM (SELECT DISTINCT account, currency FROM side) AS s
     WHERE (SELECT (a.book, a.currency) = ($1, s.currency) FROM account AS a WHERE a.number = s.account) IS NOT TRUE
 )
@@ -123,7 +123,8 @@ WHERE n.book = $1 AND n.first > $2 AND n.first <= $3
 LIMIT 10);
 
 -- name: accounts
--- The next $3 accounts of book $1 after the id $2 (null: from the first): their number, the last id, and those whose totals are not their last entry's.
+-- The next $3 accounts of the book $1 after the id $2 (null: from the first): how many there are, the last id, and those whose totals differ from their
+-- last entry's.
 WITH slice AS MATERIALIZED (
     SELECT a.* FROM account AS a WHERE a.book = $1 AND ($2::uuid IS NULL OR a.id > $2) ORDER BY a.id LIMIT $3
 )
@@ -144,7 +145,7 @@ LEFT JOIN LATERAL (
 ) AS e ON true;
 
 -- name: holds
--- The next $3 holds of book $1 after the id $2: their number, the last id, and those of which not that is left which the transfers say.
+-- The next $3 holds of the book $1 after the id $2: how many there are, the last id, and those that differ from what their transfers add up to.
 WITH slice AS MATERIALIZED (
     SELECT h.* FROM hold AS h WHERE h.book = $1 AND ($2::uuid IS NULL OR h.id > $2) ORDER BY h.id LIMIT $3
 )
@@ -163,7 +164,8 @@ CROSS JOIN LATERAL (
 ) AS x;
 
 -- name: reversals
--- The next $3 records of reversed transfers of book $1 after the id $2: their number, the last id, and those that are not the sum of the reversals.
+-- The next $3 records of reversed transfers of the book $1 after the id $2: how many there are, the last id, and those that differ from the sum of their
+-- reversals.
 WITH slice AS MATERIALIZED (
     SELECT r.* FROM reversal AS r WHERE r.book = $1 AND ($2::uuid IS NULL OR r.id > $2) ORDER BY r.id LIMIT $3
 )
@@ -181,9 +183,10 @@ CROSS JOIN LATERAL (
 ) AS x;
 
 -- name: adjustments
--- The next $5 sums of what was dated back on accounts of book $1, after that of the account $2, the span $3 and the time $4 (no span: after all of the
--- account): how many rows were looked at, the last account, span and time (no account: there are no more), and those that are not the sum of
--- the next finer ones, an hour of its adjustments. Of an hour with more than a million of these only `tallystick verify` makes the sum.
+-- The next $5 sums of what was dated back on accounts of the book $1, after the one of the account $2 over the span $3 from the time $4 on (no span:
+-- after all sums of the account). Returns how many rows were read, the last account, span and time (no account: the end), and the sums that are wrong.
+-- A year or a day must be the sum of its days or hours, an hour that of its adjustments. An hour with more than a million adjustments is summed
+-- by `tallystick verify` only.
 WITH among AS MATERIALIZED (
     SELECT a.id FROM account AS a
     WHERE a.book = $1 AND ($2::uuid IS NULL OR a.id > $2 OR ($3::text IS NOT NULL AND a.id = $2)) ORDER BY a.id LIMIT 1000

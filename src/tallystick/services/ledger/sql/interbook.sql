@@ -1,6 +1,6 @@
 -- name: in_flight
--- Open holds on transit accounts that were recorded before $3, in the order of (account, hold) after ($1, $2): money that has left a book and
--- of which that book does not know yet whether it arrived.
+-- Open holds on transit accounts that were recorded before $3, in the order of (account, hold), after ($1, $2). They are money that is leaving a book
+-- that does not yet know whether it arrived.
 SELECT b.tenant, b.name, h.book, h.id, a.id AS transit
 FROM account AS a
 JOIN book AS b ON b.id = a.book
@@ -12,11 +12,11 @@ WHERE a.path >= 'transit:out:' AND a.path < 'transit:out;' AND (a.id, h.id) > ($
 ORDER BY a.id, h.id LIMIT $4;
 
 -- name: endings
--- What was drawn on a hold, in its order.
+-- The transfers on a hold (captures, voids and the like), in order.
 SELECT d.kind, d.code, d.metadata FROM transfer AS d WHERE d.book = $1 AND d.target = $2 ORDER BY d.sequence;
 
 -- name: in_transit
--- What went through each transit account and what is held for it. Its path says the way and the other book. $1: of this tenant; null: of all.
+-- What went through each transit account, and what is held for it. Its path says the direction and the other book. $1: the tenant, or null for all.
 SELECT b.tenant, b.name AS book, split_part(a.path, ':', 3) AS other, split_part(a.path, ':', 2) AS way, a.currency,
     CASE a.normal_side WHEN 'credit' THEN a.credits_posted - a.debits_posted ELSE a.debits_posted - a.credits_posted END AS posted,
     CASE a.normal_side WHEN 'credit' THEN a.credits_pending ELSE a.debits_pending END AS pending

@@ -1,20 +1,20 @@
 -- name: lock_books
--- First statement of every write: whoever holds a book's row decides alone what its next transfers are. In the order of ids, so that
--- two replicas never wait for each other in a circle.
+-- The first statement of every write: whoever holds a book's row decides alone what its next transfers are. Rows are locked in the order of
+-- ids, so that replicas can't deadlock.
 SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, flush, approvals::text
 FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE;
 
 -- name: free_books
--- Those of the books whose locks nobody has. Taken, and given back at once.
+-- Those of the books whose locks are free. The locks are taken and released at once.
 SELECT id FROM book WHERE id = ANY($1::integer[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: heads
--- The same without the lock: where a replica begins that decides ahead of the lock.
+-- As `lock_books`, without the lock: what a replica starts from when it decides ahead of the lock.
 SELECT id, sequence, recorded_at, revision, quarantined_at IS NOT NULL AS quarantined, backdating = 'strict' AS strict, sealed_until, flush, approvals::text
 FROM book WHERE id = ANY($1::integer[]);
 
 -- name: known
--- What there is under these ids: the transfer, or its refusal, and what was drawn on it. One index probe each, see the migration.
+-- What is stored under these ids: the transfer with its hold and its reversal, or its refusal. One index probe each, see the migration.
 SELECT t.*, x.digest, x.reason, x.available, x.required, x.currency AS refused_currency, x.crossing AS refused_crossing,
     x.account AS refused_account, x.breached_on AS refused_breached_on,
     x.id AS refused, k.book AS in_book, h.amount AS hold_amount, h.captured, h.remaining, h.state, h.expires_at AS hold_expires_at, r.reversed
@@ -28,14 +28,14 @@ LEFT JOIN LATERAL (
 WHERE t.id IS NOT NULL OR x.id IS NOT NULL;
 
 -- name: accounts_for_posting
--- Accounts as the rules need them, whichever book they are of: the rules look. Their book's lock is held.
+-- Accounts as the rules need them, of any book: the rules check that. Their book's lock is held.
 SELECT id, book, currency, normal_side = 'debit' AS debit_normal, floor, closed_at IS NOT NULL AS closed, version,
     debits_pending, debits_posted, credits_pending, credits_posted, ceiling, frozen_at IS NOT NULL AS frozen,
     coalesce(path, '') LIKE 'transit:%' AS transit, path, number
 FROM account WHERE id = ANY($1::uuid[]);
 
 -- name: accounts_at_paths_for_posting
--- The same for accounts that are named by their path: $1 books, $2 paths. One probe each.
+-- The same for accounts named by path: $1 books, $2 paths. One probe each.
 SELECT k.path, a.id, a.book, a.currency, a.normal_side = 'debit' AS debit_normal, a.floor, a.closed_at IS NOT NULL AS closed, a.version,
     a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.ceiling, a.frozen_at IS NOT NULL AS frozen,
     k.path LIKE 'transit:%' AS transit, a.path, a.number
@@ -43,16 +43,15 @@ FROM unnest($1::integer[], $2::text[]) AS k (book, path)
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.book = k.book AND o.path = k.path LIMIT 1) AS a;
 
 -- name: save
--- All that a flush of plain postings stores, and the last statement of every other flush: so that it is one round trip and one commit,
--- and the triggers judge all of it or nothing. It stores only if the books stand where they stood when it was decided, no id was posted
--- and refused, and nobody has the keys; otherwise it raises which of these it was. Each part waits for the one before it by reading it:
--- the books first, whose locks decide who is next. The account totals are moved by the database from the amounts of the transfers; the
--- running totals in the transfers come from the model, and the triggers compare the two.
--- What the books were is compared where they are written and not in WHERE, which looks at how they were when the statement began: the flush
--- before this one may be stored only then, while this one waits for its lock.
--- $1-$7 books: id, sequence, revision and flush as they were (null: their locks are held), sequence and instant as they are to be,
--- and the number of this flush. $8 the transfers.
--- $9-$18 refusals, at $19. $20-$28 idempotency keys that are answered. $29-$31 facts.
+-- The only statement of a flush of plain postings, and the last one of every other flush. So it costs one round trip and one commit, and the
+-- triggers check all of it or nothing. It stores only if the books have the stand that the flush was decided on, no id is both posted and
+-- refused, and the keys are free; otherwise it raises which of these failed. Each part reads the one before it, and so waits for it. The
+-- books come first, since their locks decide who is next. The database moves the account totals by the amounts of the transfers; the running
+-- totals in the transfers come from the model, and the triggers compare the two.
+-- The books' former stand is compared in SET and not in WHERE. WHERE would see the rows as they were when the statement began, but the flush
+-- before this one may be stored only later, while this one waits for its lock.
+-- $1-$7 books: id; sequence, revision and flush as they were (null: their locks are held); the new sequence and instant; the number of this
+-- flush. $8 the transfers. $9-$18 refusals, recorded at $19. $20-$28 idempotency keys with their answers. $29-$31 facts.
 WITH moved AS (
     UPDATE book AS b SET sequence = w.sequence, recorded_at = w.recorded_at,
         flush = CASE
@@ -124,7 +123,8 @@ FROM unnest($1::integer[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6:
     AS n (book, id, debit_account, credit_account, amount, expires_at);
 
 -- name: draw_holds
--- What increases, captures, voids and expiries do to holds. A CHECK refuses to take more than there is. Of several the last expiry counts.
+-- Applies increases, captures, voids and expiries to holds. A CHECK refuses to take more than there is. Of several expiry times for one hold
+-- the last one counts.
 UPDATE hold AS h SET amount = h.amount + d.increased, captured = h.captured + d.captured, remaining = h.remaining - d.released,
     state = CASE WHEN h.remaining > d.released THEN 'held' ELSE d.state END, expires_at = coalesce(d.expires_at, h.expires_at)
 FROM (
@@ -153,8 +153,9 @@ FROM unnest($1::integer[], $2::uuid[]) AS k (book, id)
 CROSS JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = k.book AND o.id = k.id LIMIT 1) AS x;
 
 -- name: days
--- What accounts ($1, of the books $2) had posted at the end of each day (UTC) before $4 on which they had an entry, as it was recorded, back to the
--- last such day up to $3: from each account's last entry before the day back to that of an earlier day, so that days without one cost nothing.
+-- The posted totals, as recorded, of accounts ($1, of the books $2) at the end of each day (UTC) on which they had an entry: the days before $4, back
+-- to the last such day up to $3. It steps from an account's last entry of one day to its last entry of an earlier day, so days without an entry
+-- cost nothing.
 WITH RECURSIVE back (account, number, book, first, day, debits, credits, upto) AS (
     SELECT k.account, a.number, k.book, k.first, NULL::date, NULL::bigint, NULL::bigint,
         sequence_at(k.book, $4::date::timestamp AT TIME ZONE 'UTC' - interval '1 microsecond')
@@ -178,12 +179,12 @@ WITH RECURSIVE back (account, number, book, first, day, debits, credits, upto) A
 SELECT account, day, debits, credits FROM back WHERE day IS NOT NULL ORDER BY account, day;
 
 -- name: day_adjustments
--- What is to be added to that for transfers that are dated back: per account and day (UTC).
+-- What to add to that for transfers that are dated back, per account and day (UTC).
 SELECT t.account, (t.starts_at AT TIME ZONE 'UTC')::date AS day, t.debits, t.credits
 FROM adjustment_total AS t WHERE t.account = ANY($1::uuid[]) AND t.span = 'day' ORDER BY t.account, t.starts_at;
 
 -- name: draw_reversals
--- What reversals take of posted transfers ($3: their amount). A CHECK refuses to take more than was posted.
+-- Adds up what is reversed of posted transfers ($3: their amounts). A CHECK refuses to reverse more than was posted.
 INSERT INTO reversal (book, id, amount, reversed)
 SELECT book, target, max(whole), sum(amount)::bigint
 FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::bigint[]) AS u (book, target, whole, amount)
@@ -191,8 +192,8 @@ GROUP BY book, target
 ON CONFLICT (book, id) DO UPDATE SET reversed = reversal.reversed + excluded.reversed;
 
 -- name: due_holds
--- Holds that have expired and still hold, in the order in which they expired; not those of books that take nothing, nor of those that are being
--- restored: what became of their holds comes with a later line, maybe in another part.
+-- Expired holds that still hold something, in the order of expiry. Left out are holds of books in quarantine, which take no writes, and of books
+-- being restored: there, a later line of the file, maybe of another part, says how a hold ended.
 SELECT b.tenant, h.book, h.id FROM hold AS h CROSS JOIN LATERAL (SELECT o.* FROM book AS o WHERE o.id = h.book LIMIT 1) AS b
 WHERE h.remaining > 0 AND h.expires_at <= $1 AND b.quarantined_at IS NULL AND h.book <> ALL (ARRAY(
     SELECT i.book FROM import AS i WHERE i.state = 'queued'
@@ -201,13 +202,13 @@ WHERE h.remaining > 0 AND h.expires_at <= $1 AND b.quarantined_at IS NULL AND h.
 ORDER BY h.expires_at, h.id LIMIT $2;
 
 -- name: due_holds_of
--- The same for those that hold something on these accounts.
+-- Expired holds that still hold something on these accounts.
 SELECT b.tenant, h.book, h.id FROM hold AS h CROSS JOIN LATERAL (SELECT o.* FROM book AS o WHERE o.id = h.book LIMIT 1) AS b
 WHERE h.remaining > 0 AND h.expires_at <= $1 AND (h.debit_account = ANY($3::uuid[]) OR h.credit_account = ANY($3::uuid[]))
 ORDER BY h.expires_at, h.id LIMIT $2;
 
 -- name: insert_account
--- A new account. It exists from the book's present sequence on.
+-- A new account. Its history begins at the book's present sequence.
 INSERT INTO account (id, book, name, path, kind, currency, normal_side, floor, ceiling, code, metadata, created_at, created_sequence)
 SELECT $1, b.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, b.sequence FROM book AS b WHERE b.id = $2
 ON CONFLICT (id) DO NOTHING
@@ -220,21 +221,21 @@ WHERE id = $1 AND book = $2 AND closed_at IS NULL AND debits_pending = 0 AND cre
 RETURNING id;
 
 -- name: change_account
--- What may be changed of an account. The book's lock is held; a CHECK refuses limits that the account does not keep.
+-- Changes what may be changed of an account. The book's lock is held; a CHECK refuses limits that the account does not keep.
 UPDATE account SET name = $3, metadata = $4, floor = $5, ceiling = $6 WHERE id = $1 AND book = $2;
 
 -- name: freeze_account
--- $3: since when nothing moves on the account; null: things move again. The book's lock is held.
+-- Freezes an account since $3; null unfreezes it. Returns nothing if that changes nothing. The book's lock is held.
 UPDATE account SET frozen_at = $3
 WHERE id = $1 AND book = $2 AND closed_at IS NULL AND (frozen_at IS NULL) = ($3::timestamptz IS NOT NULL)
 RETURNING id;
 
 -- name: account
--- One account of a tenant as of now. `due_*` is what is held on it by holds that have expired at $3 but were not swept yet.
+-- One account of a tenant as of now. `due_*` is the part of its pending totals that belongs to holds that have expired by $3 but are not swept yet.
 SELECT s.*, d.* FROM account_state AS s CROSS JOIN LATERAL due_on(s.id, $3) AS d WHERE s.tenant = $1 AND s.id = $2;
 
 -- name: account_at_path
--- The same for the account at a path of the tenant's book $2.
+-- As `account`, for the account at the path $3 of the tenant's book $2.
 SELECT s.*, d.* FROM account_state AS s CROSS JOIN LATERAL due_on(s.id, $4) AS d WHERE s.tenant = $1 AND s.book_name = $2 AND s.path = $3;
 
 -- name: accounts
@@ -245,15 +246,15 @@ WHERE s.book = $1 AND ($2::uuid IS NULL OR s.id < $2)
 ORDER BY s.id DESC LIMIT $7;
 
 -- name: accounts_at_paths
--- Accounts of the book $1 whose path is from $8 to before $9 and as the regular expression $10 says, in the order of their paths, after
--- the path $2. The others as in `accounts`.
+-- Accounts of the book $1 whose path is in the range from $8 to before $9 and matches the regular expression $10, in the order of paths, after
+-- the path $2. The other parameters are as in `accounts`.
 SELECT s.*, d.* FROM account_state AS s CROSS JOIN LATERAL due_on(s.id, $3) AS d
 WHERE s.book = $1 AND s.path >= $8 AND s.path < $9 AND s.path > coalesce($2::text, '') AND s.path ~ $10
     AND ($4::text IS NULL OR s.currency = $4) AND ($5::text IS NULL OR s.code = $5) AND ($6::text IS NULL OR s.kind = $6)
 ORDER BY s.path LIMIT $7;
 
 -- name: find_accounts
--- What never changes about accounts, and whether they are closed. $1 tenants, $2 ids.
+-- What never changes about accounts ($1 tenants, $2 ids), and whether they are closed.
 SELECT b.tenant, a.id, a.currency, a.normal_side, a.closed_at IS NOT NULL AS closed, b.name AS book
 FROM unnest($1::text[], $2::uuid[]) AS k (tenant, id)
 CROSS JOIN LATERAL (SELECT o.* FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
@@ -264,11 +265,11 @@ JOIN book AS b ON b.id = a.book AND b.tenant = k.tenant;
 SELECT version, debits_pending, debits_posted, credits_pending, credits_posted FROM totals_at($2, $1, $3);
 
 -- name: adjusted_at
--- What is to be added to an account's posted totals as recorded at an instant, to have them as effective then.
+-- What to add to an account's posted totals as recorded at an instant, to get those effective then.
 SELECT debits, credits FROM adjusted_at($1, $2);
 
 -- name: sequence_at
--- The last sequence of a book that was recorded up to an instant.
+-- The last sequence of a book recorded up to an instant.
 SELECT sequence_at($1, $2);
 
 -- name: entries
@@ -288,5 +289,5 @@ SELECT e.* FROM (
 ORDER BY e.sequence DESC LIMIT $4;
 
 -- name: between
--- The transfers of a fact, to compute its digest again.
+-- The transfers of a book with the sequences $2 to $3.
 SELECT t.* FROM transfer AS t WHERE t.book = $1 AND t.sequence BETWEEN $2 AND $3 ORDER BY t.sequence;

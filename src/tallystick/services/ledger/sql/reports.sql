@@ -1,5 +1,5 @@
 -- name: booked
--- What moved the posted balance of the account $1 after the sequence $2 up to $3, oldest first: the oldest of each side, merged.
+-- The transfers that moved the posted balance of the account $1, after the sequence $2 up to $3, oldest first. The oldest of each side are merged.
 SELECT e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.recorded_at, e.code, e.debits_posted, e.credits_posted,
     e.effective_at, e.transaction, x.reference, x.description
 FROM (
@@ -19,7 +19,7 @@ LEFT JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = e.book AND o.
 ORDER BY e.sequence LIMIT $4;
 
 -- name: booked_count
--- How many of them there are, debits and credits.
+-- The number of debits and of credits among them.
 SELECT (SELECT count(*) FROM transfer
         WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $2 AND sequence <= $3
             AND kind IN ('post', 'capture', 'reverse')),
@@ -28,15 +28,15 @@ SELECT (SELECT count(*) FROM transfer
             AND kind IN ('post', 'capture', 'reverse'));
 
 -- name: turn
--- When the sequence $2 of the book $1 was recorded, and when the one after it: null if there is none.
+-- When the sequence $2 of the book $1 and the one after it were recorded; null for one that does not exist.
 SELECT (SELECT recorded_at FROM transfer WHERE book = $1 AND sequence = $2 LIMIT 1),
     (SELECT recorded_at FROM transfer WHERE book = $1 AND sequence = $2 + 1 LIMIT 1);
 
 -- name: posted_effective
--- What was debited and credited of the account $1 of the book $2 by all that stands up to the place ($3, $4) in the order of (effective time,
--- sequence), of what was recorded up to the sequence $5, which is not before $4. That is what was recorded up to there (s.upto), and what was dated back: by the
--- calendar before $3, less what was recorded later and dated back to before it (what was recorded later and before $3 adds nothing), and row by
--- row at $3.
+-- The posted totals of the account $1 of the book $2 in the order of (effective time, sequence), up to the place ($3, $4). Only what was recorded up
+-- to the sequence $5 counts, which is not before $4. The result is the sum of: the totals as recorded up to there (s.upto); what was dated back to
+-- before $3, from the sums by calendar (j), less what was recorded after $5 and dated back to before $3 (n; what was recorded later but before $3
+-- adds nothing); and what was dated back to exactly $3, row by row (p).
 SELECT coalesce(t.debits_posted, 0) + j.debits - n.debits + p.debits AS debits,
     coalesce(t.credits_posted, 0) + j.credits - n.credits + p.credits AS credits
 FROM (SELECT sequence_at($2, $3::timestamptz - interval '1 microsecond') AS before, sequence_at($2, $3) AS at) AS r
@@ -53,9 +53,10 @@ CROSS JOIN LATERAL (
 ) AS p;
 
 -- name: booked_effective
--- What moved the posted balance of the account $1 of the book $2, in the order of (effective time, sequence): after the place ($3, $4), effective
--- before $5, recorded up to the sequence $6. What was not dated back stands in the order of its sequences, so it is the oldest of each side and of
--- what was dated back, merged. When there is enough of the latter, of the former only what is not later is looked at. Its totals are not stored in that order.
+-- The transfers that moved the posted balance of the account $1 of the book $2, in the order of (effective time, sequence): after the place ($3, $4),
+-- effective before $5, recorded up to the sequence $6. Transfers that were not dated back are in this order already. So the result merges the oldest of
+-- each side with the oldest of those dated back. If the latter alone fill the page, the former are read only up to the last of them. The
+-- totals are 0, since none are stored in this order.
 WITH back AS MATERIALIZED (
     SELECT a.at, a.sequence FROM adjustment AS a
     WHERE a.account = $1 AND (a.at, a.sequence) > ($3, $4) AND a.at < $5 AND a.sequence <= $6 AND (a.debits > 0 OR a.credits > 0)
@@ -89,8 +90,8 @@ LEFT JOIN LATERAL (SELECT o.* FROM transaction AS o WHERE o.book = $2 AND o.id =
 ORDER BY e.effective_at, e.sequence LIMIT $7;
 
 -- name: booked_effective_count
--- How many of the account $1 are effective from $2 on and before $3, of what was recorded up to the sequence $4: debits and credits. What was not
--- dated back is after the sequence $5 and up to $6.
+-- The number of debits and of credits of the account $1 that are effective from $2 to before $3 and were recorded up to the sequence $4. Those that were
+-- not dated back are after the sequence $5, up to $6.
 SELECT (SELECT count(*) FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $5
         AND sequence <= $6 AND effective_at IS NULL AND kind IN ('post', 'capture', 'reverse')) + b.debits AS debits,
     (SELECT count(*) FROM transfer WHERE credit_number = (SELECT a.number FROM account AS a WHERE a.id = $1) AND sequence > $5
@@ -101,7 +102,7 @@ FROM (
 ) AS b;
 
 -- name: many_dated_back
--- How many entries of the account $1 were dated back to from $2 on and before $3, as recorded up to the sequence $4, counted up to $5.
+-- How many entries of the account $1 are dated back to between $2 and before $3 and were recorded up to the sequence $4. Counts at most $5.
 SELECT count(*) FROM (
     SELECT FROM adjustment AS a
     WHERE a.account = $1 AND a.at >= $2 AND a.at < $3 AND a.sequence <= $4 AND (a.debits > 0 OR a.credits > 0)
@@ -114,24 +115,24 @@ SELECT id, path, name, kind, currency, normal_side, version, debits_posted, cred
 FROM account_totals_at($1, $2) WHERE $3::uuid IS NULL OR id > $3 ORDER BY id LIMIT $4;
 
 -- name: group_lines
--- The same, added up by kind, currency, and the first $3 segments of the path (0: not by path). Numeric, since sums of totals may pass a bigint.
+-- The same, summed by kind, currency and the first $3 segments of the path (0: not by path). The sums are numeric, since they may exceed a bigint.
 SELECT kind, CASE WHEN $3 = 0 THEN NULL ELSE array_to_string((string_to_array(path, ':'))[1:$3], ':') END AS path, currency,
     count(*) AS accounts, sum(debits_posted) AS debits_posted, sum(credits_posted) AS credits_posted
 FROM account_totals_at($1, $2) GROUP BY 1, 2, 3 ORDER BY 3, 1, 2 NULLS FIRST LIMIT $4;
 
 -- name: group_lines_effective
--- The same by effective time: as they are known now to have been at the instant $2.
+-- The same by effective time: the totals effective at the instant $2, as known now.
 SELECT kind, CASE WHEN $3 = 0 THEN NULL ELSE array_to_string((string_to_array(path, ':'))[1:$3], ':') END AS path, currency,
     count(*) AS accounts, sum(debits_posted) AS debits_posted, sum(credits_posted) AS credits_posted
 FROM account_totals_effective($1, $2) GROUP BY 1, 2, 3 ORDER BY 3, 1, 2 NULLS FIRST LIMIT $4;
 
 -- name: many_accounts
--- How many accounts the book $1 has, counted up to $2.
+-- How many accounts the book $1 has. Counts at most $2.
 SELECT count(*) FROM (SELECT FROM account WHERE book = $1 LIMIT $2) AS a;
 
 -- name: dated_back
--- What was recorded on the account $1 after the sequence $3, of all that is effective up to the instant $2: the $4 newest, newest first. Each has
--- the row of its effective time there; that of when it was recorded is later.
+-- The $4 newest entries of the account $1 that were recorded after the sequence $3 and are effective up to the instant $2, newest first. Each has two
+-- adjustments: the one at its effective time is found here, the one at its recorded time is later than $2.
 SELECT e.sequence, e.transfer, e.side, e.other, e.kind, e.amount, e.released, e.currency, e.recorded_at, e.code, e.version,
     e.debits_pending, e.debits_posted, e.credits_pending, e.credits_posted, e.transaction, e.effective_at
 FROM (
@@ -145,12 +146,12 @@ CROSS JOIN LATERAL (
 ORDER BY a.sequence DESC;
 
 -- name: dated_back_before
--- How many of them there are before the sequence $4, and what they add.
+-- How many of them there are before the sequence $4, and their sums.
 SELECT count(*), coalesce(sum(debits), 0)::bigint, coalesce(sum(credits), 0)::bigint
 FROM adjustment WHERE account = $1 AND at <= $2 AND sequence > $3 AND sequence < $4 AND (debits > 0 OR credits > 0);
 
 -- name: open_holds
--- Holds that were made on the account $2 up to the sequence $3 and are open now, with what was left of them at that sequence.
+-- Holds that were made on the account $2 up to the sequence $3 and are open now, with what remained of them at that sequence.
 SELECT h.id, t.sequence, h.debit_account, h.credit_account, t.amount + coalesce(x.increased, 0) AS amount, h.expires_at, t.recorded_at,
     t.amount - coalesce(x.released, 0) AS remaining, coalesce(x.captured, 0) AS captured
 FROM (
@@ -168,8 +169,8 @@ WHERE h.book = $1 AND t.sequence <= $3
 ORDER BY t.sequence LIMIT $4;
 
 -- name: closed_holds
--- Holds of the account $2 that were open after the sequence $3 and are closed now: found among the $4 last entries up to there, where they
--- were made, and among the $4 first ones after it, where they were drawn on.
+-- Holds of the account $2 that were open right after the sequence $3 and are closed now. They are looked for where they were made, among the $4 last
+-- entries up to there, and where they were captured, voided and the like, among the $4 first entries after it.
 WITH near AS (
     (SELECT o.id FROM (
         SELECT id, kind FROM transfer WHERE debit_number = (SELECT a.number FROM account AS a WHERE a.id = $2)

@@ -1,10 +1,10 @@
 -- name: accounts_fitting
--- Accounts of the book $1 whose path is from $2 to before $3 and as the regular expression $4 says, up to $5 of them.
+-- Accounts of the book $1 whose path is in the range from $2 to before $3 and matches the regular expression $4. At most $5.
 SELECT id FROM account WHERE book = $1 AND path >= $2 AND path < $3 AND path ~ $4 ORDER BY path LIMIT $5;
 
 -- name: reach
--- How far down one can look at the accounts $1 between the sequences $2 (not included) and $3 and meet at most $4 transfers of each side of
--- each: the highest of their $4th ones, or $2.
+-- How far down the entries of the accounts $1 can be read, between the sequences $2 (excluded) and $3, if at most $4 are read per account and side.
+-- That is the highest sequence at which one of them would exceed $4; or $2, if none does.
 SELECT coalesce(max(s.sequence), $2) FROM unnest($1::uuid[]) AS k (id)
 CROSS JOIN LATERAL (SELECT o.number FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
 CROSS JOIN LATERAL (
@@ -14,7 +14,7 @@ CROSS JOIN LATERAL (
 ) AS s;
 
 -- name: found_of
--- Transfers of the accounts $4 after the sequence $2 up to $3, newest first, that are as $5 to $14 say (null: any).
+-- Transfers of the accounts $4 after the sequence $2 up to $3, newest first, that match the filters $5 to $14 (null: any).
 WITH near AS (
     SELECT DISTINCT s.sequence FROM unnest($4::uuid[]) AS k (id)
     CROSS JOIN LATERAL (SELECT o.number FROM account AS o WHERE o.id = k.id LIMIT 1) AS a
@@ -39,8 +39,8 @@ WHERE ($5::text IS NULL OR t.kind = $5) AND ($6::text IS NULL OR t.code = $6) AN
 ORDER BY t.sequence DESC LIMIT $15;
 
 -- name: found
--- Transfers of the book $1 after the sequence $2 up to $3, newest first, of an account whose path is from $15 to before $16 and as the
--- regular expression $17 says (null: any), that are as $4 to $13 say (null: any).
+-- Transfers of the book $1 after the sequence $2 up to $3, newest first, that match the filters $4 to $13 (null: any), and of which an account has a
+-- path in the range from $15 to before $16 that matches the regular expression $17 (null: any).
 SELECT t.*, d.normal_side = 'debit' AS dr_debit_normal, d.path AS dr_path, c.normal_side = 'debit' AS cr_debit_normal, c.path AS cr_path,
     $15::text IS NULL OR coalesce(d.path >= $15 AND d.path < $16 AND d.path ~ $17, false) AS dr_fits,
     $15::text IS NULL OR coalesce(c.path >= $15 AND c.path < $16 AND c.path ~ $17, false) AS cr_fits
@@ -58,20 +58,20 @@ WHERE t.book = $1 AND t.sequence > $2 AND t.sequence <= $3
 ORDER BY t.sequence DESC LIMIT $14;
 
 -- name: referred
--- Between which sequences the transfers of the transactions are that have the reference $2: after the first, up to the second.
+-- The range of the transactions with the reference $2: their transfers are after the first sequence, up to the second.
 SELECT min(first) - 1, max(last) FROM transaction WHERE book = $1 AND reference = $2;
 
 -- name: before_cut
--- The sequence before the transaction that has transfers up to and after the sequence $2; nothing if there is none.
+-- The sequence before the transaction that the sequence $2 would cut in two. No row if it cuts none.
 SELECT x.first - 1 FROM (SELECT first, last FROM transaction WHERE book = $1 AND first <= $2 ORDER BY first DESC LIMIT 1) AS x WHERE x.last > $2;
 
 -- name: transactions_reach
--- How far down one can look before the sequence $3, and after $2, and meet at most $4 transactions.
+-- How far down from the sequence $3 (excluded) transactions can be read if at most $4 are read; at least $2.
 SELECT coalesce((SELECT first FROM transaction WHERE book = $1 AND first > $2 AND first < $3 ORDER BY first DESC OFFSET $4 LIMIT 1), $2);
 
 -- name: transactions_found
--- Transactions of the book $1 that begin after the sequence $2 and before $3, newest first, that are as $4 to $8 say and have a transfer that is
--- as $10 to $18 say ($9: whether one is asked for; null: any).
+-- Transactions of the book $1 that begin after the sequence $2 and before $3, newest first. They match the filters $4 to $8 (null: any). If $9, they
+-- also have a transfer that matches the filters $10 to $18 (null: any).
 SELECT x.book, x.id, x.first, x.last, x.recorded_at, x.effective_at, x.reference, x.description, x.metadata, x.reverses, x.exchanges
 FROM transaction AS x
 WHERE x.book = $1 AND x.first > $2 AND x.first < $3

@@ -1,7 +1,7 @@
--- What must hold in the books, re-derived from the transfers alone. Each query gives the faults it finds, as text: none, if all is well.
+-- What must hold in the books, re-derived from the transfers alone. Each query returns the faults it finds as text, and no row if all is well.
 
 -- name: debits_equal_credits
--- Every book balances in every currency: posted and held, what is debited is credited.
+-- Every book balances in every currency: debits equal credits, posted and held.
 SELECT format('book %s of %s, %s: debits %s and %s, credits %s and %s', b.name, b.tenant, a.currency, sum(a.debits_posted),
               sum(a.debits_pending), sum(a.credits_posted), sum(a.credits_pending)) AS fault
 FROM account AS a JOIN book AS b ON b.id = a.book
@@ -10,7 +10,7 @@ HAVING sum(a.debits_posted) <> sum(a.credits_posted) OR sum(a.debits_pending) <>
 LIMIT 20;
 
 -- name: totals_are_the_sums_of_entries
--- Every account's four totals, its count and its last sequence are re-derived from its entries.
+-- Every account's four totals, version and last sequence are those of its entries.
 SELECT format('account %s: totals %s %s %s %s at %s, entries say %s %s %s %s at %s', a.id, a.debits_pending, a.debits_posted,
               a.credits_pending, a.credits_posted, a.version, e.dp, e.d, e.cp, e.c, e.n) AS fault
 FROM account AS a
@@ -28,7 +28,7 @@ WHERE (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a
 LIMIT 20;
 
 -- name: running_balances_follow
--- Each entry's balance is the one before it and its own amount.
+-- Each entry's totals are those of the entry before it plus its own amount.
 SELECT format('account %s, entry %s', account, version) AS fault
 FROM (
     SELECT account, version, side, kind, amount, released, debits_pending, debits_posted, credits_pending, credits_posted,
@@ -47,7 +47,7 @@ WHERE (version, debits_pending, debits_posted, credits_pending, credits_posted) 
 LIMIT 20;
 
 -- name: sequences_have_no_gaps
--- A book's transfers are numbered 1, 2, 3 ... up to the number in the book, at instants that never fall.
+-- A book's transfers are numbered 1, 2, 3 ... up to the book's sequence, at instants that never decrease.
 SELECT format('book %s of %s: %s transfers up to %s, %s out of time; the book is at %s', b.name, b.tenant, t.n, t.last, t.backwards,
               b.sequence) AS fault
 FROM book AS b
@@ -69,7 +69,7 @@ WHERE floor IS NOT NULL
 LIMIT 20;
 
 -- name: ceilings_hold
--- No account is above its ceiling, what open holds may bring in included.
+-- No account is above its ceiling, including what open holds may bring in.
 SELECT format('account %s is above its ceiling of %s', id, ceiling) AS fault
 FROM account
 WHERE ceiling IS NOT NULL
@@ -87,7 +87,7 @@ WHERE (d.currency, d.book) IS DISTINCT FROM (t.currency, t.book) OR (c.currency,
 LIMIT 20;
 
 -- name: holds_are_what_was_drawn
--- Each hold is that of a transfer: between its accounts, with what was added to it, less what was captured from it and released of it.
+-- Each hold agrees with its transfer and the transfers on it: its accounts, the amount with all increases, what was captured, and what remains.
 SELECT format('hold %s', coalesce(h.id, t.id)) AS fault
 FROM (SELECT * FROM transfer WHERE kind = 'hold') AS t
 FULL JOIN hold AS h ON h.book = t.book AND h.id = t.id
@@ -103,7 +103,7 @@ WHERE (h.debit_account, h.credit_account, h.amount, h.captured, h.remaining, h.e
 LIMIT 20;
 
 -- name: reversals_stay_within
--- What is noted as reversed of a transfer is the sum of its reversals, and no more than it moved.
+-- The reversed amount that is stored for a transfer is the sum of its reversals, and no more than it moved.
 SELECT format('transfer %s', coalesce(k.id, r.id)) AS fault
 FROM (SELECT book, target AS id, sum(amount) AS reversed FROM transfer WHERE kind = 'reverse' GROUP BY book, target) AS r
 FULL JOIN reversal AS k ON k.book = r.book AND k.id = r.id
@@ -112,7 +112,7 @@ WHERE (k.reversed, k.amount) IS DISTINCT FROM (r.reversed, t.amount) OR r.revers
 LIMIT 20;
 
 -- name: transactions_are_their_transfers
--- A transaction is all of the transfers with its numbers, and they are nobody else's. What moves money in it is effective since it is.
+-- A transaction consists of all transfers in its range of sequences, and they belong to no other. Those that move money have its effective time.
 SELECT format('transaction %s', coalesce(x.id, t.transaction)) AS fault
 FROM transaction AS x
 FULL JOIN (
@@ -125,7 +125,7 @@ WHERE (x.first, x.last, x.last - x.first + 1, x.effective_at, x.effective_at)
 LIMIT 20;
 
 -- name: adjustments_are_of_dated_transfers
--- What is dated back is adjusted by its transfers, row by row.
+-- The adjustments are exactly those of the transfers that are dated back, row by row; and their sums by year, day and hour are right.
 SELECT format('adjustment of %s at %s', account, at) AS fault FROM (
     SELECT coalesce(a.account, w.account) AS account, coalesce(a.at, w.at) AS at, a.debits AS had, w.debits AS wanted,
         a.credits AS had_credits, w.credits AS wanted_credits
@@ -155,7 +155,7 @@ WHERE (had, had_credits) IS DISTINCT FROM (wanted, wanted_credits)
 LIMIT 20;
 
 -- name: transit_accounts_agree
--- Of two books kept here, what has come in from the other has gone out there; the difference is what is held there and has arrived already.
+-- Between two books of this shard, what came in on one side went out on the other. The difference is what has arrived while its hold is still open.
 WITH way AS (
     SELECT b.id AS book, b.tenant, b.name, b.shard, a.id, a.currency, split_part(a.path, ':', 2) AS way, split_part(a.path, ':', 3) AS other,
         abs(a.credits_posted - a.debits_posted) AS posted

@@ -1,4 +1,4 @@
-"""Where the books are kept. One method per named query; rows in, model types out."""
+"""The ledger in PostgreSQL. One method per named query; rows in, model types out."""
 
 from tallystick.services.ledger.store.accounts import Accounts
 from tallystick.services.ledger.store.approvals import Proposals
@@ -15,4 +15,4 @@ __all__ = ["FIRST", "MOVED", "TAKEN", "Checks", "Imports", "Proposals", "Store",
 
 
 class Store(Posting, Accounts, History, Books, Reports, Search, Interbook, Proposals):
-    """All of them. It holds nothing: the database or the transaction comes with each call."""
+    """All queries of the books. It has no state: each call is given the database or the transaction."""

@@ -1,4 +1,4 @@
-"""Accounts: kept and read."""
+"""Accounts: written and read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tallystick.services.ledger.store.sql import queries
 
 class Accounts:
     async def insert_account(self, tx: Transaction, book: int, account: NewAccount, now: datetime) -> bool:
-        """False when an account with this id exists, in whichever book. Raises UniqueViolation when the path is taken."""
+        """False when an account with this id exists, in any book. Raises UniqueViolation when the path is taken."""
         new = await tx.fetchval(
             queries.insert_account,
             account.id,
@@ -39,7 +39,7 @@ class Accounts:
         await tx.execute(queries.change_account, row.id, row.book, row.name, row.metadata, row.floor, row.ceiling)
 
     async def freeze_account(self, tx: Transaction, book: int, account: AccountId, since: datetime | None) -> bool:
-        """`since` None lifts it. False when it is so already, or the account is closed."""
+        """Freezes the account since `since`; None unfreezes it. False when that changes nothing, or the account is closed."""
         return await tx.fetchval(queries.freeze_account, account, book, since) is not None
 
     async def account(
@@ -67,7 +67,7 @@ class Accounts:
         pattern: Pattern | None,
         limit: int,
     ) -> list[AccountRow]:
-        """With a pattern in the order of paths (`after` is one), else newest first (`after` is an id)."""
+        """With a pattern, in the order of paths, and `after` is a path. Otherwise newest first, and `after` is an id."""
         if pattern is None:
             rows = await source.fetch(queries.accounts, book, after, now, currency, code, kind, limit)
         else:

@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def approval_rules(text: str | None) -> tuple[ApprovalRule, ...]:
-    """As they stand in the book's row."""
+    """Decodes the rules from the book's row."""
     return () if text is None else _rules(text)
 
 
@@ -77,7 +77,7 @@ class Proposals:
     async def open_proposals(
         self, database: Database, now: datetime, after: tuple[datetime, ProposalId], limit: int
     ) -> list[OpenProposal]:
-        """Those that something is to be done about, in the order of (expiry, id) after `after`."""
+        """Proposals to be posted or to be closed as expired, in the order of (expiry, id), after `after`."""
         return [OpenProposal(*row) for row in await database.fetch(queries.open, now, *after, limit)]
 
 

@@ -14,7 +14,7 @@ from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import BookRow, Category, Chart, Charted, CurrencyTotal, Pattern, Rule
 from tallystick.services.ledger.store.sql import of_books as queries
 
-#: Accounts that are looked at at once.
+#: Accounts that are read at a time.
 PAGE: Final = 5000
 
 _rules = msgspec.json.Decoder(list[Rule]).decode
@@ -52,14 +52,14 @@ class Books:
         return [_book(row) for row in await database.fetch(queries.books, tenant, after, limit)]
 
     async def lock_whole_book(self, tx: Transaction, book: int) -> None:
-        """Nobody posts to the book nor opens an account in it until this transaction ends."""
+        """Locks the book so that nobody posts to it or opens an account in it until this transaction ends."""
         await tx.execute(queries.lock_whole_book, book)
 
     async def set_book(self, tx: Transaction, row: BookRow) -> None:
         await tx.execute(queries.set_book, row.id, row.description, row.backdating)
 
     async def seal_book(self, tx: Transaction, book: int, until: datetime) -> bool:
-        """False when it is sealed up to there already, or further."""
+        """False when the book is already sealed up to `until` or later."""
         return await tx.fetchval(queries.seal_book, book, until) is not None
 
     async def categories(self, source: Database | Transaction, book: int) -> dict[str, Category]:
@@ -97,7 +97,7 @@ class Books:
         await tx.execute(queries.insert_chart, book, chart.version, chart.mode, rules, now)
 
     async def charted(self, tx: Transaction, book: int) -> AsyncIterator[tuple[AccountId, Charted]]:
-        """The book's open accounts as a chart looks at them, in the order of their ids."""
+        """What a chart checks about each open account of the book, in the order of ids."""
         after = UUID(int=0)
         while rows := await tx.fetch(queries.charted, book, after, PAGE):
             for number, *rest in rows:

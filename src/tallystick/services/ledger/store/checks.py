@@ -1,4 +1,4 @@
-"""The queries of the continuous check, and a book's quarantine. Faults are texts, none if all is well."""
+"""The queries of the continuous check and of quarantine. Faults are texts; there are none if all is well."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tallystick.services.ledger.model import CheckedBook
 
 queries: Final = Queries.load("tallystick.services.ledger", "check")
 
-#: How many rows were looked at, the id of the last of them, and the faults.
+#: How many rows were checked, the id of the last one, and the faults.
 Slice = tuple[int, UUID | None, list[str]]
-#: A sum of what was dated back: on which account, over which span (none: after all of the account's), since when.
+#: A sum of what was dated back, as a position: its account, its span (None: after all sums of the account), and its start.
 Cell = tuple[UUID | None, str | None, datetime | None]
 NO_CELL: Final[Cell] = (None, None, None)
 
@@ -22,7 +22,7 @@ class Checks:
     async def books(
         self, database: Database, *, quarantined: bool | None = None, after: int = 0, limit: int = 1_000_000
     ) -> list[CheckedBook]:
-        """All books, or those that are in quarantine, or those that are not; by number, after `after`."""
+        """All books (None), those in quarantine, or those not in quarantine; by number, after `after`."""
         return [CheckedBook(*row) for row in await database.fetch(queries.books, quarantined, after, limit)]
 
     async def book(self, database: Database, number: int) -> CheckedBook | None:
@@ -45,7 +45,7 @@ class Checks:
         return await self._slice(database, queries.reversals, book, after, limit)
 
     async def adjustments(self, database: Database, book: int, after: Cell, limit: int) -> tuple[int, Cell, list[str]]:
-        """Sums of what was dated back; where it goes on, no account: there are no more."""
+        """Checks sums of what was dated back. Returns how many rows it read, the next position (no account: the end), and the faults."""
         row = await database.fetchrow(queries.adjustments, book, *after, limit)
         return (0, NO_CELL, []) if row is None else (row[0], (row[1], row[2], row[3]), row[4] or [])
 
@@ -55,10 +55,10 @@ class Checks:
         return (0, None, []) if row is None else (row[0], row[1], row[2] or [])
 
     async def quarantine(self, tx: Transaction, book: int, reason: str, now: datetime) -> CheckedBook | None:
-        """The book, if it was not in quarantine before."""
+        """Puts the book in quarantine. Returns it, or None if it already was."""
         row = await tx.fetchrow(queries.quarantine, book, reason, now)
         return None if row is None else CheckedBook(*row)
 
     async def release(self, tx: Transaction, book: int) -> bool:
-        """Whether it was in quarantine."""
+        """Takes the book out of quarantine. Returns whether it was in it."""
         return await tx.fetchval(queries.release, book) is not None

@@ -1,4 +1,4 @@
-"""What was: entries, totals as of then, single transfers, and what the book says against itself."""
+"""History: entries, totals as of a sequence, single transfers, and the full verification."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class History:
         return sequence
 
     async def adjusted_at(self, tx: Transaction, account: AccountId, at: datetime) -> tuple[int, int]:
-        """What is to be added to the account's posted debits and credits as recorded at `at`, to have them as effective then."""
+        """What to add to the account's posted debits and credits as recorded at `at`, to get those effective then."""
         row = await tx.fetchrow(queries.adjusted_at, account, at)
         return (0, 0) if row is None else (row[0], row[1])
 
@@ -36,7 +36,7 @@ class History:
         return [EntryRow(*row) for row in await tx.fetch(queries.entries, book, account, before, limit)]
 
     async def transfer(self, database: Database, book: int, transfer: TransferId) -> State:
-        """What is known of one transfer, in a state without books and accounts."""
+        """What is stored about one transfer, as a state without books and accounts."""
         state = State({}, {})
         for row in await database.fetch(queries.known, [book], [transfer]):
             take(row, state)
@@ -46,5 +46,5 @@ class History:
         return [transfer_of(row) for row in await tx.fetch(queries.between, book, first, last)]
 
     async def faults(self, tx: Transaction) -> list[str]:
-        """All that the book says against itself; empty when it is sound. Reads everything."""
+        """All faults in the books, by the queries of `verify.sql`. Empty when all is well. Reads everything."""
         return [f"{query.name}: {row[0]}" for query in of_verify for row in await tx.fetch(query)]

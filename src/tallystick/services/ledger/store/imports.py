@@ -1,4 +1,4 @@
-"""Imports and exports: staged lines, and accounts many at once."""
+"""Imports and exports: staged lines, and accounts in bulk."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tallystick.services.ledger.store.sql import of_imports as queries
 
 
 class Imports:
-    """`insert` and what follows take an import through its states; the rest is for its run and for exports."""
+    """The first methods take an import through its states; the others serve its run, and exports."""
 
     async def insert(self, tx: Transaction, row: ImportRow) -> bool:
-        """False when the book has this content already, or is about to have it."""
+        """False when the same content was imported, or is being imported, into the book in the same mode."""
         return await tx.execute(
             queries.insert_import, row.id, row.book, row.tenant, row.actor, row.mode, row.dry_run, row.rows, row.sha256,
             row.wanted_sequence, row.created_at,
@@ -39,12 +39,12 @@ class Imports:
         return _import(await source.fetchrow(queries.import_by_id, own, tenant))
 
     async def lock(self, tx: Transaction, own: ImportId) -> str:
-        """The import's state, which nobody else changes until this transaction ends."""
+        """The import's state; it is locked, so that nobody else changes it until this transaction ends."""
         state: str = await tx.fetchval(queries.lock_import, own)
         return state
 
     async def share(self, tx: Transaction, own: ImportId) -> str:
-        """As `lock`; others may do the same."""
+        """As `lock`, but shared."""
         state: str = await tx.fetchval(queries.share_import, own)
         return state
 
@@ -62,7 +62,7 @@ class Imports:
         return _import(await database.fetchrow(queries.next_import))
 
     async def tried(self, database: Database, own: ImportId) -> int | None:
-        """How many tries that makes; None when it is not queued any more."""
+        """Counts one more attempt. Returns their number, or None when the import is not queued any more."""
         tries: int | None = await database.fetchval(queries.try_import, own)
         return tries
 
@@ -70,7 +70,7 @@ class Imports:
         return [FileLine(*row) for row in await tx.fetch(queries.staged, own, after, limit)]
 
     async def settings(self, tx: Transaction, own: ImportId, after: int, limit: int) -> list[FileLine]:
-        """Lines that are no transfers and were not refused."""
+        """Lines that are not transfers and were not refused."""
         return [FileLine(*row) for row in await tx.fetch(queries.staged_settings, own, after, limit)]
 
     async def progress(self, tx: Transaction, own: ImportId, tally: Tally) -> None:
@@ -130,7 +130,7 @@ class Imports:
     # ---- exports ----------------------------------------------------------------------------------------------------
 
     async def exported(self, tx: Transaction, book: int, after: UUID, upto: int, limit: int) -> list[AccountRow]:
-        """Accounts that were there at the sequence `upto`, by id."""
+        """Accounts that existed at the sequence `upto`, by id."""
         return [
             AccountRow(**dict(row.items()))
             for row in await tx.fetch(queries.exported_accounts, book, after, upto, limit)
@@ -140,7 +140,7 @@ class Imports:
         return [TransactionRow(*row) for row in await tx.fetch(queries.transactions_between, book, first, last)]
 
     async def transaction_around(self, tx: Transaction, book: int, sequence: int) -> tuple[int, int] | None:
-        """First and last sequence of the transaction that the transfer with this sequence is part of."""
+        """First and last sequence of the transaction to which the transfer with this sequence belongs; None if it belongs to none."""
         row = await tx.fetchrow(queries.transaction_around, book, sequence)
         return None if row is None else (row[0], row[1])
 

@@ -11,7 +11,7 @@ from tallystick.kernel.ids import TransferId
 from tallystick.services.ledger.model import InFlight, InTransit
 from tallystick.services.ledger.store.sql import of_interbook as queries
 
-#: Before the first.
+#: The position before the first hold.
 FIRST: Final = (UUID(int=0), UUID(int=0))
 
 
@@ -19,13 +19,13 @@ class Interbook:
     async def in_flight(
         self, database: Database, after: tuple[UUID, UUID], before: datetime, limit: int
     ) -> list[InFlight]:
-        """Holds of transfers between books that were recorded before this instant and are open, page by page: `after` is the last one's place."""
+        """A page of open holds of transfers between books that were recorded `before` an instant. `after` is the last one's (transit, hold)."""
         return [InFlight(*row) for row in await database.fetch(queries.in_flight, *after, before, limit)]
 
     async def endings(
         self, database: Database, book: int, hold: TransferId
     ) -> list[tuple[str, str | None, str | None]]:
-        """Kind, code and metadata of what was drawn on a hold."""
+        """Kind, code and metadata of the captures, voids and other transfers on a hold."""
         return [(row[0], row[1], row[2]) for row in await database.fetch(queries.endings, book, hold)]
 
     async def in_transit(self, source: Database | Transaction, tenant: str | None = None) -> list[InTransit]:

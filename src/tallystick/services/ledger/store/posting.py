@@ -36,21 +36,21 @@ from tallystick.services.ledger.store.approvals import approval_rules
 from tallystick.services.ledger.store.sql import queries
 
 _FIELDS: Final = msgspec.structs.fields(Transfer)
-#: An account's number stands for its id in what is stored.
+#: Stored transfers refer to accounts by number instead of id.
 NUMBERS: Final = {"debit_account": "debit_number", "credit_account": "credit_number"}
-#: The type `decided_transfer` of the migration, what `save` is given of each.
+#: The fields of the database type `decided_transfer`, in which `save` is given each transfer.
 DECIDED: Final = tuple(NUMBERS.get(field.name, field.name) for field in _FIELDS if field.name not in NUMBERS.values())
 _DECIDED: Final = attrgetter(*DECIDED)
-#: Kinds that touch nothing but accounts. A flush of these alone skips the statements about holds and reversals.
+#: Kinds that touch nothing but accounts. A flush of only these skips the statements about holds and reversals.
 _PLAIN: Final = frozenset({"post"})
-#: What `save` finds to be no longer so: a book's sequence, revision or last flush.
+#: The constraint by which `save` refuses when a book's sequence, revision or last flush has changed.
 MOVED: Final = "book_moved"
-#: The same of ids and idempotency keys.
+#: The constraints by which it refuses when an id or an idempotency key was used before.
 TAKEN: Final = frozenset({"id_taken", "key_taken"})
 
 
 def _rejected(one: Rejection) -> tuple[Any, ...]:
-    """A refusal as `save` is given it. An array of arrays would have to be a rectangle, so each list of days is a text."""
+    """A refusal in the form that `save` takes. Its list of days becomes a text, because an array of arrays must be rectangular."""
     *said, days = msgspec.structs.astuple(one)
     return *said, f"{{{','.join(day.isoformat() for day in days)}}}" if days else None
 
@@ -63,9 +63,9 @@ def _book(row: Row) -> Book:
 
 
 class Writing(msgspec.Struct):
-    """What one flush stores: rows for the query `save` and for those that go before it, each of the same name. `books` are their numbers,
-    where they stood (None: their locks are held, so they are there), and where they are to stand. `answers` go with keys
-    that nobody has yet, `about` with what those are about.
+    """What one flush stores: rows for the query `save` and for the queries before it. `books` has each book's number, the stand that it must have
+    (None if its lock is held, which ensures it), and its new sequence, instant and flush number. `answers` are stored under new keys, each with
+    the resource in `about`.
     """
 
     books: list[tuple[int, int | None, int | None, int | None, int, datetime, int]]
@@ -81,22 +81,22 @@ class Writing(msgspec.Struct):
 
     @property
     def plain(self) -> bool:
-        """Nothing goes before `save`: it can be the whole transaction."""
+        """Whether no query has to run before `save`. Then `save` can be the whole transaction."""
         return not (self.holds or self.draws or self.reversals or self.transactions)
 
 
 class Posting:
     async def lock_books(self, tx: Transaction, books: Iterable[int]) -> dict[int, Book]:
-        """Takes the books' row locks, in the order of their ids. Nobody else posts to them until this transaction ends."""
+        """Locks the books' rows, in the order of their numbers. Nobody else posts to them until this transaction ends."""
         rows = await tx.fetch(queries.lock_books, sorted(books))
         return {row[0]: _book(row) for row in rows}
 
     async def free_books(self, database: Database, books: Iterable[int]) -> set[int]:
-        """Those of the books whose locks nobody has at this moment."""
+        """Those of the books whose locks are free at this moment."""
         return {row[0] for row in await database.fetch(queries.free_books, sorted(books))}
 
     async def load(self, tx: Transaction, units: Sequence[Unit], locked: dict[int, Book]) -> State:
-        """All that the commands of these units are about. Their books are locked."""
+        """Everything that the commands of these units refer to. Their books are locked."""
         state = State(locked, {})
         wanted: set[AccountId] = set()
         keys: set[Key] = set()
@@ -129,7 +129,7 @@ class Posting:
         return state
 
     async def learn_days(self, tx: Transaction, since: Mapping[AccountId, date], state: State, now: datetime) -> None:
-        """Adds to `state` the past days of these accounts, from the day of each on."""
+        """Adds to `state` the past days of these accounts, each from its day in `since` on."""
         if not since:
             return
         today = max(book.next_instant(now) for book in state.books.values()).date()
@@ -167,8 +167,8 @@ class Posting:
         paths: Sequence[tuple[int, str]],
         state: State,
     ) -> None:
-        """Adds to `state` what is stored of these targets, and of these accounts (by id or by path) and those of the targets that it has not
-        yet. Nothing is locked: it holds as long as the books do not move on.
+        """Adds to `state` these targets (`keys`), these accounts (by id or by path), and the targets' accounts, as far as it lacks them. Nothing is
+        locked: the result is valid as long as the books do not move on.
         """
         if paths:
             await self._at_paths(source, paths, state)
@@ -185,13 +185,13 @@ class Posting:
             state.accounts.update((row[0], Account(*row)) for row in rows)
 
     async def heads(self, source: Database | Transaction, books: Iterable[int]) -> dict[int, Book]:
-        """The books as they are; nothing is locked."""
+        """The books as they are, without locks."""
         return {row[0]: _book(row) for row in await source.fetch(queries.heads, list(books))}
 
     @staticmethod
     def prepare(state: State, decided: Decided, known: Mapping[int, Stand] | None = None) -> Writing:
-        """What `save` is to store, in the database's terms. It gives the flush its number and does not look at `state` again, which may go on
-        to the next decisions. `known`: where the books stood that it was decided on, if their locks are not held.
+        """What `save` is to store, in the database's terms. Gives the flush its number. The result is independent of `state`, which the next flush
+        may go on to change. `known` is the stand of the books that it was decided on, if their locks are not held.
         """
         transfers = decided.transfers
         pinned = {rejection.book for rejection in decided.rejections}
@@ -220,9 +220,10 @@ class Posting:
         return writing
 
     async def save(self, at: Database | Transaction, writing: Writing, now: datetime) -> None:
-        """Stores what was decided; what is `plain` also on the database itself, where one statement is the whole transaction. Raises
-        CheckViolation by the names `MOVED` and `TAKEN` when it was decided on what is no longer so, by others when the database comes to
-        another conclusion than the rules; UniqueViolation when an id was posted before.
+        """Stores what was decided. A `plain` writing may be stored directly on the database, since it is one statement and so one transaction.
+
+        Raises CheckViolation: with the constraint `MOVED` or one of `TAKEN` when what it was decided on has changed, with another one when the
+        database disagrees with the rules. Raises UniqueViolation when an id was posted before.
         """
         if writing.holds:
             await at.execute(queries.insert_holds, *arguments(writing.holds, 6))
@@ -254,6 +255,7 @@ def transfer_of(row: Row) -> Transfer:
 
 
 def take(row: Row, state: State) -> None:
+    """Adds a row of the query `known` to the state: the refusal, or the transfer with its hold and its reversal."""
     if row["refused"] is not None:
         state.rejections[row["in_book"], row["refused"]] = Rejection(
             row["in_book"],

@@ -1,4 +1,4 @@
-"""Transfers that are looked for."""
+"""Search for transfers and transactions."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ class Search:
         return [row[0] for row in rows]
 
     async def reach(self, tx: Transaction, accounts: Sequence[AccountId], low: int, high: int, each: int) -> int:
-        """The sequence (`low` or higher) after which, up to `high`, each of the accounts has at most `each` entries of each side."""
+        """The lowest sequence (at least `low`) such that each account has at most `each` entries per side after it, up to `high`."""
         reached: int = await tx.fetchval(of_search.reach, accounts, low, high, each)
         return reached
 
     async def found_of(  # noqa: PLR0917 - the range of sequences and what is wanted in it
         self, tx: Transaction, book: int, low: int, high: int, accounts: Sequence[AccountId], wanted: Wanted, limit: int
     ) -> list[Hit]:
-        """Newest first: transfers of these accounts after the sequence `low` up to `high`. All entries of them are read."""
+        """Matching transfers of these accounts after the sequence `low` up to `high`, newest first. Reads all their entries in that range."""
         rows = await tx.fetch(of_search.found_of, book, low, high, accounts, *_filters(wanted), limit)
         return [_hit(row) for row in rows]
 
     async def found(  # noqa: PLR0917 - the range of sequences and what is wanted in it
         self, tx: Transaction, book: int, low: int, high: int, wanted: Wanted, limit: int
     ) -> list[Hit]:
-        """The same of all accounts, or of those that the wanted pattern fits. All transfers of the range are read."""
+        """Matching transfers of all accounts, or of those that the wanted pattern matches. Reads all transfers of the range."""
         pattern = wanted.pattern
         paths = (None, None, None) if pattern is None else (pattern.low, pattern.high, pattern.regex)
         rows = await tx.fetch(of_search.found, book, low, high, *_filters(wanted), limit, *paths)
         return [_hit(row) for row in rows]
 
     async def referred(self, tx: Transaction, book: int, reference: str) -> tuple[int, int] | None:
-        """Their transfers are after the first sequence, up to the second; None when no transaction has this reference."""
+        """The range of the transactions with this reference: their transfers are after the first sequence, up to the second. None if there are none."""
         row = await tx.fetchrow(of_search.referred, book, reference)
         return None if row is None or row[0] is None else (row[0], row[1])
 
     async def before_cut(self, tx: Transaction, book: int, sequence: int) -> int:
-        """The sequence, or that before the transaction which has transfers on both sides of it."""
+        """The sequence itself. If it would cut a transaction in two, the sequence before that transaction."""
         found: int | None = await tx.fetchval(of_search.before_cut, book, sequence)
         return sequence if found is None else found
 
     async def transactions_reach(self, tx: Transaction, book: int, low: int, before: int, most: int) -> int:
-        """The sequence (`low` or higher) after which, and before `before`, at most `most` transactions begin."""
+        """The lowest sequence (at least `low`) such that at most `most` transactions begin after it and before `before`."""
         reached: int = await tx.fetchval(of_search.transactions_reach, book, low, before, most)
         return reached
 
     async def transactions_found(  # noqa: PLR0917 - the range of sequences and what is wanted in it
         self, tx: Transaction, book: int, low: int, before: int, wanted: Wanted, limit: int
     ) -> list[TransactionRow]:
-        """Newest first: transactions that begin after the sequence `low` and before `before`. The wanted account is an id."""
+        """Matching transactions that begin after the sequence `low` and before `before`, newest first. The wanted account must be an id."""
         pattern = wanted.pattern
         key, value = (None, None) if wanted.metadata is None else wanted.metadata
         of_transfers = (wanted.kind, wanted.code, wanted.currency, wanted.minimum, wanted.maximum, wanted.account)

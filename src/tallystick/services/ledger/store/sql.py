@@ -12,5 +12,5 @@ of_books: Final = Queries.load("tallystick.services.ledger", "books")
 of_reports: Final = Queries.load("tallystick.services.ledger", "reports")
 of_search: Final = Queries.load("tallystick.services.ledger", "search")
 of_imports: Final = Queries.load("tallystick.services.ledger", "imports")
-#: What `tallystick verify` asks too.
+#: The queries of `tallystick verify`.
 of_verify: Final = Queries.load("tallystick.services.ledger", "verify")

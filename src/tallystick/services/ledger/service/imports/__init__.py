@@ -1,4 +1,4 @@
-"""Files that are brought into a book: taken in line by line, then run in the background."""
+"""Imports of files into a book: their lines are staged first, then processed in the background."""
 
 from tallystick.services.ledger.service.imports.intake import Imports
 from tallystick.services.ledger.service.imports.runner import Runner

@@ -1,4 +1,4 @@
-"""What a client does with an import: announces it, brings its lines, starts it, and asks what became of it."""
+"""The client's side of an import: announce it, stage its lines, start it, and read its outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tallystick.services.ledger.service.books import Who
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Imports as ImportStore
 
-#: An import whose lines stopped coming is given up.
+#: An import that is not started within this time is given up.
 ABANDONED: Final = timedelta(hours=24)
 
 
@@ -30,7 +30,7 @@ class Imports:
         self._poster = poster
 
     async def announce(self, who: Who, new: NewImport) -> tuple[ImportRow, bool]:
-        """The import, and whether it is a new one: the same content in the same way is imported into a book once.
+        """The import, and whether it is new: the same content is imported into a book only once in the same mode.
 
         Raises BookNotFound, ImportTooLarge.
         """
@@ -74,7 +74,7 @@ class Imports:
         return found, False
 
     async def stage(self, tenant: str, own: ImportId, lines: Sequence[ImportLine], texts: Sequence[str]) -> ImportRow:
-        """Keeps lines (`texts` are their records in JSON) until the import runs. Lines that came before stay as they are.
+        """Stores lines until the import runs; `texts` are their records as JSON. Lines that were staged before stay as they are.
 
         Raises ImportNotFound, ImportNotOpen.
         """
@@ -93,7 +93,7 @@ class Imports:
         return row
 
     async def start(self, tenant: str, own: ImportId) -> ImportRow:
-        """All lines are there: the import runs soon. Starting it again is harmless. Raises ImportNotFound, ImportIncomplete."""
+        """Queues the import once all its lines are staged. Repeating it is harmless. Raises ImportNotFound, ImportIncomplete."""
         row = await self._found(tenant, own)
         async with self._database.transaction() as tx:
             if await self._store.lock(tx, own) == "open":
@@ -108,12 +108,12 @@ class Imports:
         return await self._found(tenant, own)
 
     async def refusals(self, tenant: str, own: ImportId, after: int, limit: int) -> list[Refusal]:
-        """Refused lines after the line `after`. Raises ImportNotFound."""
+        """A page of refused lines, after the line `after`. Raises ImportNotFound."""
         await self._found(tenant, own)
         return await self._store.refusals(self._database, own, after, limit)
 
     async def give_up(self) -> None:
-        """Forgets the lines of imports that nobody goes on with."""
+        """Ends imports that were announced but never started, and deletes their lines."""
         now = self._clock.now()
         for own in await self._store.stale(self._database, now - ABANDONED):
             async with self._database.transaction() as tx:

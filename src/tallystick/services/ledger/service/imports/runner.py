@@ -1,8 +1,8 @@
-"""Runs imports, one after another, on the replica that leads.
+"""Runs imports one after another, on the leading replica.
 
-An import that is whole is one transaction: nobody sees half of it, and a crash leaves nothing. One in parts stores a thousand lines and
-how far it came in one transaction each, so it goes on where it was. A restoration (the lines begin with a book's own record) gives the
-book its settings, its chart and its accounts' limits at the end, when all that they have to fit is there.
+A whole import is one transaction: nobody sees half of it, and a crash leaves nothing. An import in parts stores a thousand lines and its
+progress in each transaction, so it continues where it was. A restoration (its lines begin with a book's own record) sets the book's settings,
+its chart and its accounts' limits at the end, when everything that they have to fit is there.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from tallystick.services.ledger.store import Store
 
 #: Lines of one part.
 PART: Final = 1000
-#: Refused lines that a whole import names before it gives up looking for more.
+#: A whole import stops after about this many refused lines.
 NAMED: Final = 1000
-#: Runs in a row that may end in the middle.
+#: How often in a row a run may be cut off without progress.
 TRIES: Final = 3
-#: One turn of the schedule; what is in parts goes on in the next.
+#: Seconds of one turn of the schedule. An import in parts goes on in the next.
 TURN_S: Final = 20.0
-#: How long the one transaction of a whole import may take, and a statement of it. While it is open no service's facts that came after it
-#: are passed on (see the outbox), and writers of its book wait: so not for longer, and not for more lines than MAX_WHOLE.
+#: Seconds that the transaction of a whole import may take, and each of its statements. While it is open, no service's later facts are relayed
+#: (see the outbox), and writers of its book wait. Hence this bound, and MAX_WHOLE for its lines.
 WHOLE_S: Final = 30.0
 STATEMENT_S: Final = 10.0
 
@@ -55,7 +55,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 class _Undo(Exception):
-    """A whole import that has a wrong line, or is a trial. Nothing of it is stored."""
+    """Rolls back an import with a wrong line, or a trial. Nothing of the transaction is stored."""
 
     def __init__(self, taking: Taking) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Runner:
     # ---- begin and end ----------------------------------------------------------------------------------------------
 
     async def _begin(self, tx: Transaction, job: ImportRow) -> Taking:
-        """Takes the book's lock: nobody posts to it nor opens an account until this transaction ends. Raises Wrong, BookQuarantined."""
+        """Locks the book, so that nobody posts to it or opens an account until this transaction ends. Raises Wrong, BookNotFound, BookQuarantined."""
         await self._store.lock_whole_book(tx, job.book)
         locked = await self._store.lock_books(tx, [job.book])
         row = await self._store.book(tx, job.tenant, job.book_name)
@@ -204,7 +204,7 @@ class Runner:
         )
 
     async def _settle(self, tx: Transaction, job: ImportRow, taking: Taking) -> None:
-        """What holds for the book as a whole. Refuses lines into `taking`; raises Wrong."""
+        """Applies the lines about the book as a whole. Adds refused lines to `taking`. Raises Wrong."""
         settings = Settings(tx, job, taking, self._store, self._imports, self._outbox, self._clock.now())
         after = 0
         while lines := await self._imports.settings(tx, job.id, after, PART):

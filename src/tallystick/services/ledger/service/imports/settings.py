@@ -1,5 +1,5 @@
-"""What a file says of the book and its accounts as a whole: stored when all of its transfers are there, which it has to fit, and told like what
-a client changes.
+"""What a file says about the book and its accounts as a whole. It is applied after all transfers, because it has to fit them, and makes the same
+facts as a client's change.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from tallystick.services.ledger.store import Store
 
 
 class Wrong(Exception):
-    """The import as a whole can't be done."""
+    """The import as a whole is impossible."""
 
 
 class Settings:
-    """Those of one import, in one transaction. Lines that can't be are refused into `taking`."""
+    """The settings of one import, in one transaction. Lines that can't be applied are added to `taking` as refused."""
 
     def __init__(  # noqa: PLR0917 - what it works with
         self,
@@ -76,7 +76,7 @@ class Settings:
         self._first = True
 
     async def take(self, records: Sequence[tuple[int, Record]]) -> None:
-        """The next records in the file's order, without its transfers. Raises Wrong."""
+        """Takes the next records in the file's order; transfers are left out. Raises Wrong."""
         accounts: list[tuple[int, AccountRecord]] = []
         for line, record in records:
             try:
@@ -107,7 +107,7 @@ class Settings:
             self._categories[record.name] = line, record
 
     async def settle(self) -> None:
-        """Raises Wrong."""
+        """Applies what was taken. Raises Wrong."""
         for line, one in self._closing:
             await self._fitting(line, self._close(one))
         if self._chart is not None:
@@ -168,7 +168,7 @@ class Settings:
             return
         async for account, charted in self._store.charted(self._tx, self._job.book):
             if self._book is not None and was_reserved(charted.path):
-                continue  # it did not rule them where it comes from
+                continue  # the chart did not apply to them in the exported book either
             fault = made.fault(charted)
             if fault is not None:
                 raise Unfit(None, "chart-orphans-accounts", f"{ids.accounts.text(account)}: {fault[0]}")
@@ -181,7 +181,7 @@ class Settings:
         there = await self._store.categories(self._tx, self._job.book)
         left = {name: (line, category_of(record, self._now)) for name, (line, record) in self._categories.items()}
         refused = True
-        while refused:  # what is refused is not there for the others
+        while refused:  # a refused category does not exist for the others: check those again
             known = {**there, **{name: category for name, (_, category) in left.items()}}
             refused = False
             for line, category in list(left.values()):

@@ -1,4 +1,4 @@
-"""The lines of an import, taken into a book whose lock is held: accounts opened and units posted, many in one statement."""
+"""Takes the lines of an import into a book whose lock is held: opens accounts and posts units, many per statement."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ from tallystick.services.ledger.service.facts import posted_fact
 from tallystick.services.ledger.store import Imports as ImportStore
 from tallystick.services.ledger.store import Store
 
-#: Transfers of one decision: as many as a request may bring.
+#: Transfers that are decided at once: as many as a request may bring.
 _AT_ONCE: Final = 1000
 
 _decode = msgspec.json.Decoder(Record).decode
 
 
 class Taking:
-    """One run through lines. `job` is the import, `row` its book, `locked` the book as the rules see it, `chart` the book's.
+    """One run through an import's lines. `job` is the import, `row` its book, `locked` the book as the rules see it, `chart` the book's chart.
 
-    What a file calls its accounts is looked up before what the ledger does, so a file may call one `42`.
+    Names are looked up among the file's own account names before the ledger's ids and paths, so a file may call an account `42`.
     """
 
     def __init__(  # noqa: PLR0917 - what it works with
@@ -91,7 +91,7 @@ class Taking:
         return self._locked[self._book].sequence
 
     async def take(self, tx: Transaction, lines: Sequence[FileLine]) -> None:
-        """All of these lines, in their order. Those that were refused are in `refused`."""
+        """Takes these lines, in order. Adds those that are refused to `refused`."""
         records = [(line.line, _decode(line.record)) for line in lines]
         for kind, group in itertools.groupby(records, key=lambda each: type(each[1])):
             some = list(group)
@@ -114,7 +114,7 @@ class Taking:
         for line, record in records:
             try:
                 new = new_account(record, self._book, restoring=self._restoring)
-                # What is restored says all of it, and its chart comes at the end.
+                # A restored account's record is complete, and the restored chart is applied at the end.
                 wanted.append((line, record, new if self._restoring else self._chart.filled(new)))
             except Unfit as no:
                 self.refuse(line, no)
@@ -174,7 +174,7 @@ class Taking:
         return account_fact(who, "ledger.account.created", new, self._book, self._now)
 
     async def _begin_with(self, tx: Transaction, records: Sequence[tuple[int, AccountRecord]]) -> None:
-        """Opening balances, and the accounts that they come from if nobody opened those."""
+        """Posts opening balances, and opens the accounts that they come from if necessary."""
         needed = {OPENING + one.currency: one.currency for _, one in records if one.opening_account is None}
         there = await self._imports.paths(tx, self._book, list(needed))
         missing = [
@@ -237,13 +237,13 @@ class Taking:
         await self._post(tx, units, "")
 
     async def _learn_names(self, tx: Transaction, names: Iterable[str | None]) -> None:
-        """Which accounts of the file (of this one or of an earlier one) have these names."""
+        """Looks up the accounts that this file, or an earlier one, calls by these names."""
         unknown = {account_id(self._book, name): name for name in names if name is not None and name not in self._names}
         found = await self._imports.as_they_are(tx, list(unknown)) if unknown else {}
         self._names.update((name, own if own in found else None) for own, name in unknown.items())
 
     def _means(self, name: str) -> AccountId | str:
-        """An account, by what the file calls it, its id or its path. Raises InvalidId."""
+        """An account by the file's name for it, by its id, or by its path. Raises InvalidId."""
         return self._names.get(name) or account_ref(name)
 
     async def _post(self, tx: Transaction, units: Sequence[tuple[int, Unit]], field: str) -> None:
@@ -275,7 +275,7 @@ class Taking:
             new += made
             self.tally.transfers += len(made)
             self.tally.transfers_known += len(results) - len(made)
-        # A line that was refused is not the fate of its id: it may be mended and come again.
+        # A refusal is not pinned to the id here: the line may be corrected and come again.
         decided.rejections.clear()
         await self._store.save(tx, self._store.prepare(state, decided), self._now)
         for days in state.days:
@@ -286,7 +286,7 @@ class Taking:
             await self._outbox.append(tx, [posted_fact(self._job.tenant, self._job.actor, None, list(group))])
 
     async def _learn_days(self, tx: Transaction, units: Sequence[Unit], state: State) -> None:
-        """An account that this run opened has no past but the one that it brings: that need not be read."""
+        """Loads the past days of accounts. An account that this run opened has no other past than what the run brings, so nothing is read for it."""
         since = dated_back(units, state)
         read = {own: day for own, day in since.items() if own not in self._days}
         await self._store.learn_days(tx, read, state, self._now)
@@ -311,7 +311,7 @@ def _refusal(results: Sequence[Result], unit: Unit, state: State, field: str) ->
 
 
 def _fault_in(command: Command, result: Result, book: int, state: State) -> str:
-    """Where the transfer names the account at fault, if it names it."""
+    """The JSON pointer at which the transfer names the account at fault, if it does; else an empty text."""
     for name, said in (("/debit_account", command.debit), ("/credit_account", command.credit)):
         if said is not None and result.account in {said, state.account(book, said)}:
             return name
