@@ -481,6 +481,8 @@ async def test_lists_page_without_losing_or_doubling(env: Env) -> None:
     assert [one["sequence"] for one in first["data"] + second["data"]] == [5, 4, 3, 2]
     for bad in ("limit=0", "limit=201", "after=x", "after=IjEi"):
         assert problem(await env.call("GET", f"/v1/accounts/{made[0]}/entries?{bad}"))[0] == 400
+    another = await env.call("GET", f"/v1/accounts/{bank}/entries?limit=2&after={first['next']}")
+    assert problem(another) == (400, "invalid-request"), "a sequence is one of a book, which may be another"
     assert problem(await env.call("GET", f"/v1/accounts/{made[0]}/entries", tenant="beta"))[0] == 404
 
 

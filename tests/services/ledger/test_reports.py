@@ -294,6 +294,21 @@ async def test_a_trial_balance(env: Env) -> None:
         assert problem(answer) == (400, "invalid-request"), answer.json
 
 
+async def test_a_page_of_a_trial_balance_is_of_the_one_that_was_asked_for(env: Env) -> None:
+    """Of another book, or as of another time, it would have the lines of one and the totals of the other."""
+    await a_shop(env)
+    await env.call("POST", "/v1/books", {"name": "other"})
+    anna, bank = await env.account("credit", book="other"), await env.account("debit", book="other")
+    for _ in range(9):
+        await env.transfers(post(bank, anna, 1), book="other")
+    path = "/v1/books/main/trial-balance?limit=3"
+    after = (await env.call("GET", path)).json["next"]
+    for other in ("/v1/books/other/trial-balance?limit=3", f"{path}&sequence=2"):
+        assert problem(await env.call("GET", f"{other}&after={after}")) == (400, "invalid-request"), other
+    for same in (path, f"{path}&format=csv", "/v1/books/main/trial-balance?limit=1"):
+        assert (await env.call("GET", f"{same}&after={after}")).status == 200, same
+
+
 async def test_a_balance_sheet_and_an_income_statement(env: Env) -> None:
     await a_shop(env)
     found = (await env.call("GET", "/v1/books/main/balance-sheet")).json

@@ -1,4 +1,4 @@
-"""One small function per row of the table."""
+"""Handlers of accounts, transfers and the mesh: one small function per row of the endpoint table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import CurrencyCode, currency
 from tallystick.kernel.problem import Problem
 from tallystick.services.ledger.api import commands, views
-from tallystick.services.ledger.api.common import entry, instant, who
+from tallystick.services.ledger.api.common import bound_cursor, entry, instant, read_bound_cursor, who
 from tallystick.services.ledger.model import AccountRow, Command, Result, account_ref, is_reserved, pattern
 from tallystick.services.ledger.service import Answered, At, Ledger
 
@@ -38,7 +38,7 @@ class AccountsQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class BookQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The book of a transfer, or of an account that is named by its path."""
+    """The book of a transfer, or of an account named by its path."""
 
     book: wire.BookName = wire.MAIN
 
@@ -48,7 +48,7 @@ class EntriesQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class AtQuery(BookQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As of when: an instant (RFC 3339) by which it was recorded, a sequence of the book, or an instant by which it is effective."""
+    """The time as of which to read: `at`, an instant of recorded time (RFC 3339); a `sequence` of the book; or an `effective` instant."""
 
     at: InstantWire | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
@@ -114,7 +114,7 @@ async def get_account(ledger: Ledger, request: Request[None, AtQuery]) -> Reply[
 
 async def list_entries(ledger: Ledger, request: Request[None, EntriesQuery]) -> Reply[Page[wire.Entry]]:
     query = request.query
-    key = read_cursor(query.after, int)
+    key = read_bound_cursor(request, int)
     row, rows = await ledger.accounts.entries(
         request.subject.tenant,
         _account(request),
@@ -124,7 +124,7 @@ async def list_entries(ledger: Ledger, request: Request[None, EntriesQuery]) -> 
     )
     data = [views.entry(each, row.normal_side) for each in rows[: query.limit]]
     more = len(rows) > query.limit
-    return Reply(Page(data=data, has_more=more, next=cursor(data[-1].sequence) if more else None))
+    return Reply(Page(data=data, has_more=more, next=bound_cursor(request, data[-1].sequence) if more else None))
 
 
 async def close_account(ledger: Ledger, request: Request[None, BookQuery]) -> Reply[wire.Account]:
@@ -219,7 +219,7 @@ async def get_transfer(ledger: Ledger, request: Request[None, BookQuery]) -> Rep
 
 
 async def post_units(ledger: Ledger, request: Request[wire.PostUnits]) -> Reply[wire.PostedUnits]:
-    """Each unit for the subject of its own token: what is wrong with one is not another's fault. Payments alone may ask."""
+    """Posts each unit for the subject of its own token. A problem of one unit does not affect the others. Only payments may call this."""
     subjects = await request.judge(request.body.tokens)
     answers = await asyncio.gather(*(_unit(ledger, request.trace_id, each, subjects) for each in request.body.units))
     return Reply(wire.PostedUnits(list(answers)))

@@ -1,4 +1,4 @@
-"""Imports and exports: one small function per row of the table, and the book's records on the wire."""
+"""Handlers of imports and exports, and the wire form of a book's records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import After, Page, Paging, Reply, Request, cursor, invalid, page, read_cursor
+from tallystick.chassis.web import After, Page, Paging, Reply, Request, invalid, page, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
@@ -17,7 +17,7 @@ from tallystick.kernel.ids import TransferId
 from tallystick.kernel.money import MoneyWire
 from tallystick.services.ledger.api import views
 from tallystick.services.ledger.api.books import named
-from tallystick.services.ledger.api.common import who
+from tallystick.services.ledger.api.common import bound_cursor, read_bound_cursor, who
 from tallystick.services.ledger.model import (
     AccountRow,
     BookRow,
@@ -35,7 +35,7 @@ _exchanges = msgspec.json.Decoder(list[wire.ExchangeRecord]).decode
 
 
 class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`limit` records at most, but a transaction with all of its transfers is one."""
+    """At most `limit` records; a transaction with all its transfers counts as one."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 500
     after: After | None = None
@@ -107,13 +107,14 @@ def _import(row: ImportRow) -> wire.Import:
 
 async def export(ledger: Ledger, request: Request[None, ExportQuery]) -> Reply[wire.ExportPage]:
     query = request.query
-    key = read_cursor(query.after, str, int, int, str, int)
+    key = read_bound_cursor(request, str, int, int, str, int)
     spot = None if key is None else _spot(key)
     part = await ledger.exports.page(request.subject.tenant, named(request), spot, query.limit)
     after = part.next
-    following = (
-        None if after is None else cursor(after.part[0], after.as_of, after.revision, after.account.hex, after.sequence)
-    )
+    following = None
+    if after is not None:
+        place = after.part[0], after.as_of, after.revision, after.account.hex, after.sequence
+        following = bound_cursor(request, *place)
     return Reply(
         wire.ExportPage(
             as_of=part.as_of, data=list(_records(part, ledger.clock)), has_more=after is not None, next=following

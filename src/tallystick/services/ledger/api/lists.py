@@ -1,15 +1,14 @@
-"""Lists of a book's entries and transfers, by what they are."""
+"""Searchable lists of a book's entries, transfers and transactions."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import Paging, Reply, Request, cursor, invalid, read_cursor
+from tallystick.chassis.web import Paging, Reply, Request, invalid
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import SignedMoney
 from tallystick.kernel import ids
@@ -17,18 +16,17 @@ from tallystick.kernel.clock import rfc3339
 from tallystick.kernel.money import CurrencyCode, Digits, MoneyWire, currency
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.api import times, transactions, views
+from tallystick.services.ledger.api.common import bound_cursor, read_bound_cursor
 from tallystick.services.ledger.model import MAX, Listing, Side, Wanted, account_ref, balance, pattern
 from tallystick.services.ledger.service import Ledger, Recorded
 
 A = TypeVar("A")
 T = TypeVar("T")
 
-_encode = msgspec.json.Encoder().encode
-
 
 class ListQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that is said has to fit. `account` is an id or a path, `path` a pattern of paths; `metadata` is `key=value`; `min` and `max`
-    are minor units; times are instants or days. `reference` is that of the transaction.
+    """All filters that are given have to match. `account` is an id or a path, `path` a pattern of paths; `metadata` is `key=value`; `min` and `max`
+    are minor units; times are instants or days. `reference` is the transaction's.
     """
 
     book: wire.BookName = wire.MAIN
@@ -70,11 +68,11 @@ async def _listed(
     view: Callable[[T, str], object],
 ) -> Reply[A]:
     """A page of what the search finds. `view` makes the wire form of each, given the book's name."""
-    query, question = request.query, _question(request)
+    query = request.query
     listing = await search(
-        request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(query, question), query.limit
+        request.subject.tenant, query.book, _wanted(query), _recorded(query), _place(request), query.limit
     )
-    following = None if listing.next_before is None else cursor(question, listing.as_of, listing.next_before)
+    following = None if listing.next_before is None else bound_cursor(request, listing.as_of, listing.next_before)
     return Reply(
         answer(
             book=listing.book,
@@ -85,14 +83,6 @@ async def _listed(
             next=following,
         )
     )
-
-
-def _question(request: Request[None, ListQuery]) -> str:
-    """A digest of the list that is asked for. It is part of the cursor, since a place in one list is another place in a list of another kind, and
-    the sequence as of which a list is told is one of its book.
-    """
-    said = msgspec.structs.replace(request.query, limit=1, after=None)
-    return hashlib.blake2b(_encode((request.route, said)), digest_size=8).hexdigest()
 
 
 def _wanted(query: ListQuery) -> Wanted:
@@ -140,14 +130,14 @@ def _recorded(query: ListQuery) -> Recorded:
     return Recorded(times.start(query.recorded_from, "recorded_from"), times.end(query.recorded_to, "recorded_to"))
 
 
-def _place(query: ListQuery, question: str) -> tuple[int, int] | None:
-    """The sequence as of which the list is told, and the place before which the page begins. Raises InvalidRequest."""
-    key = read_cursor(query.after, str, int, int)
+def _place(request: Request[None, ListQuery]) -> tuple[int, int] | None:
+    """The sequence as of which the list is, and the place before which the page begins. Raises InvalidRequest."""
+    key = read_bound_cursor(request, int, int)
     if key is None:
         return None
-    if key[0] != question or int(key[2]) < 1:
+    if int(key[1]) < 1:
         raise invalid("/after", "not a cursor of this list")
-    return int(key[1]), int(key[2])
+    return int(key[0]), int(key[1])
 
 
 def _entry(side: Side) -> wire.FoundEntry:

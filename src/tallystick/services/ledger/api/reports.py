@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import After, Reply, Request, cursor, read_cursor
+from tallystick.chassis.web import After, Reply, Request
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import SignedMoney
 from tallystick.kernel import ids
@@ -18,6 +18,7 @@ from tallystick.kernel.ids import AccountId
 from tallystick.kernel.money import in_units
 from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.api import formats, times
+from tallystick.services.ledger.api.common import bound_cursor, read_bound_cursor
 from tallystick.services.ledger.model import AccountLine, Group
 from tallystick.services.ledger.service import At, BalanceSheet, IncomeStatement, Ledger, TrialBalance
 
@@ -29,9 +30,8 @@ Level = Annotated[int, Meta(ge=1, le=16)]
 
 
 class ReportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As of when: an instant (RFC 3339) by which it was recorded, a sequence of the book, or an instant by which it is effective, as far as is
-    known now; now if nothing is said. `level`: accounts whose paths begin with the same
-    so many segments are one line.
+    """The time as of which to report: `at`, an instant of recorded time (RFC 3339); a `sequence` of the book; or an `effective` instant, as known
+    now. By default now. `level`: accounts whose paths begin with the same so many segments are one line.
     """
 
     at: InstantWire | None = None
@@ -42,7 +42,7 @@ class ReportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class TrialQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As `ReportQuery`; without a `level` a line for each account, in pages."""
+    """As `ReportQuery`. Without a `level` there is a line for each account, in pages."""
 
     at: InstantWire | None = None
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
@@ -54,7 +54,7 @@ class TrialQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class IncomeQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From the opening of the book up to now, if nothing else is said; by effective time from 1970 on, before which nothing is effective."""
+    """By default from the opening of the book (by effective time, from 1970, before which nothing is effective) to now."""
 
     start: times.When | None = msgspec.field(default=None, name="from")
     end: times.When | None = msgspec.field(default=None, name="to")
@@ -67,7 +67,7 @@ async def trial_balance(ledger: Ledger, request: Request[None, TrialQuery]) -> R
     query = request.query
     at = At(query.sequence, times.instant(query.at), times.instant(query.effective, "effective"))
     after: AccountId | None = None
-    key = read_cursor(query.after, int, str)
+    key = read_bound_cursor(request, int, str)
     if key is not None:
         if query.level is not None or at.effective is not None:
             raise InvalidRequest("groups have no pages")
@@ -79,7 +79,7 @@ async def trial_balance(ledger: Ledger, request: Request[None, TrialQuery]) -> R
     )
     following = None
     if found.more and found.accounts:
-        following = cursor(found.as_of, ids.accounts.text(AccountId(found.accounts[-1].id)))
+        following = bound_cursor(request, found.as_of, ids.accounts.text(AccountId(found.accounts[-1].id)))
     lines = _accounts(found.accounts) if found.accounts is not None else _groups(found.groups or ())
     if formats.asked_for(request, query.format, _FORMATS) == "csv":
         return _trial_csv(found, lines, formats.next_page(query, following))
@@ -209,7 +209,7 @@ def _money(minor: int, currency: str) -> SignedMoney:
 
 
 def _trial_csv(found: TrialBalance, lines: Sequence[wire.TrialLine], link: str | None) -> Reply[Any]:
-    """The lines; on the last page the totals."""
+    """The lines, and on the last page the totals."""
     rows: list[list[str | None]] = [
         [
             "account" if line.account is not None else "group", line.account, formats.text(line.path), formats.text(line.name), line.kind,
