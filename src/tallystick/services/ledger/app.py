@@ -1,4 +1,4 @@
-"""The ledger, wired."""
+"""The wiring of the ledger."""
 
 from __future__ import annotations
 

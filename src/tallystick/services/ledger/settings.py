@@ -1,4 +1,4 @@
-"""What the ledger is told by its environment: which shard it is, and which others there are."""
+"""The settings of the ledger: which shard it is, and which others there are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tallystick.chassis import settings
 
 
 class Settings(settings.Settings, frozen=True, kw_only=True):
-    """The chassis' own settings. The shard called `default` knows where every book is."""
+    """The chassis' settings, and no others. The shard `default` is home: it knows where every book is."""
 
     @property
     def others(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""All else that arrives at the ledger: the clock. It consumes no facts of others."""
+"""The schedules of the ledger. It consumes no facts of other services."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from tallystick.services.ledger.service import Ledger
 
 
 async def sweep(ledger: Ledger) -> None:
-    """Expired holds are taken off within a second; until then they already block nobody (see `Poster`)."""
+    """Releases expired holds, within a second. Until then they block nobody anyway (see `Poster`)."""
     await ledger.sweep()
 
 
 async def check(ledger: Ledger) -> None:
-    """A second's worth of the continuous check."""
+    """Does a second's worth of the continuous check."""
     await ledger.quarantine.watch()
 
 
 async def resume(ledger: Ledger) -> None:
-    """Money between books whose request did not end it: its process was killed, or the other book's ledger did not answer."""
+    """Finishes transfers between books that their request did not: its process was killed, or the other book's ledger did not answer."""
     await ledger.interbook.resume()
 
 
 async def propose(ledger: Ledger) -> None:
-    """Approved proposals are posted if who approved last was cut off; expired ones are noted as such."""
+    """Posts approved proposals whose last approval was cut off before it posted them, and closes expired ones."""
     await ledger.approvals.resume()
 
 
 async def run_imports(ledger: Ledger) -> None:
-    """Imports that were started, one after another; those that nobody goes on with are given up."""
+    """Runs queued imports one after another, and gives up those that were never started."""
     await ledger.importer.turn()
     await ledger.imports.give_up()
 

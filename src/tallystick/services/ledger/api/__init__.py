@@ -1,4 +1,4 @@
-"""All that arrives at the ledger by HTTP. `commands` turns wire into model, `views` model into wire, `table` says who may ask what."""
+"""The HTTP API of the ledger. `commands` turns wire into model, `views` model into wire; `table` lists the endpoints and who may call them."""
 
 from tallystick.services.ledger.api.table import ENDPOINTS
 

@@ -1,4 +1,4 @@
-"""Maker-checker: approval rules, proposals, decisions; wire to model and back, and one small function per row of the table."""
+"""Handlers of approval rules, proposals and decisions, with their wire forms."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _rule(rule: ApprovalRule) -> wire.ApprovalRule:
 
 
 def _model(place: int, rule: wire.ApprovalRule) -> ApprovalRule:
-    """Raises UnknownCurrency, InvalidApprovalRule."""
+    """The rule at `place` of the request. Raises UnknownCurrency, InvalidApprovalRule."""
     currency(rule.currency)
     approvers = tuple(dict.fromkeys(rule.approvers))
     if rule.approvals > len(approvers):

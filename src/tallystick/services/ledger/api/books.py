@@ -1,4 +1,4 @@
-"""Books and charts: one small function per row of the table."""
+"""Handlers of books, charts and categories: one small function per row of the endpoint table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChartQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Without a version the last one."""
+    """Without a version, the last one."""
 
     version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
 
@@ -108,7 +108,7 @@ def _category(request: Request[Any, Any]) -> str:
         name: str = msgspec.convert(request.path["category"], wire.BookName)
     except msgspec.ValidationError:
         raise CategoryNotFound from None
-    # The one name that comes by a path and is kept: bodies are looked through before they get here.
+    # The only name that comes in a path and is stored. Bodies have been searched for card numbers and IBANs before they get here.
     if what := found_in(name):
         raise CategoryNotFound(f"a category's name does not hold {what}")
     return name
@@ -130,7 +130,7 @@ async def set_chart(ledger: Ledger, request: Request[wire.SetChart]) -> Reply[wi
 
 
 def named(request: Request[Any, Any]) -> str:
-    """The book in the path. A text that can't be a book's name is that of no book."""
+    """The book's name in the path. Raises BookNotFound for a text that can't be one."""
     try:
         name: str = msgspec.convert(request.path["name"], wire.BookName)
     except msgspec.ValidationError:

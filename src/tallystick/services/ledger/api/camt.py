@@ -1,13 +1,13 @@
 """A statement as ISO 20022 camt.053.001.08, Bank to Customer Statement.
 
-The account is seen from the holder's side, as the message wants it: `CRDT` is what was credited to it. The first page carries the opening
-booked balance (OPBD), the last one the closing one (CLBD); where a page ends in between stands an interim one (ITBD), as of its last entry. `BookgDt` is when an
-entry was recorded, `ValDt` since when it counts, in whichever order they stand.
+The account is seen from the holder's side, as the message requires: `CRDT` is what was credited to it. The first page has the opening booked
+balance (OPBD), the last page the closing one (CLBD). Where a page begins or ends in between, it has an interim balance (ITBD) as of the entry
+before. In either order, `BookgDt` is an entry's recorded time and `ValDt` its effective time.
 
-A statement by effective time is one by value date: its entries may have been booked at any time, so its balances are no booked ones. They carry
-the codes for balances by value date (OPAV, ITAV, CLAV; what field 64 of MT940 is), and who only knows booked ones does not take it for one
-of those. Holds are not taken off them. Transaction codes are our
-own kinds and the client's codes (`Prtry`), since ISO's own say nothing of transfers inside of a book.
+A statement by effective time is one by value date. Its entries may have been booked at any time, so its balances are not booked balances. They have
+the codes of balances by value date (OPAV, ITAV, CLAV; as field 64 of MT940), so that a reader that knows only booked balances does not mistake
+them. Holds are not deducted from them. Transaction codes are our kinds and the client's codes (`Prtry`), since ISO's have none for transfers
+within a book.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tallystick.kernel.money import in_units
 from tallystick.services.ledger.model import Line, Posted, Statement
 
 NAMESPACE: Final = "urn:iso:std:iso:20022:tech:xsd:camt.053.001.08"
-#: Digits of an amount, before and after the point together.
+#: Most digits of an amount, before and after the point together.
 MAX_DIGITS: Final = 18
-#: Opening, interim and closing balance (ExternalBalanceType1Code): as booked, and by value date.
+#: Codes of the opening, interim and closing balance (ExternalBalanceType1Code): as booked, and by value date.
 _BOOKED: Final = ("OPBD", "ITBD", "CLBD")
 _EFFECTIVE: Final = ("OPAV", "ITAV", "CLAV")
 #: Characters of an identifier (Max35Text), and of each part of an unstructured text (Max140Text): a reference that is too long for the former
@@ -37,7 +37,7 @@ _PIECE: Final = 140
 #: Pages: five digits.
 MAX_PAGES: Final = 99_999
 
-#: What XML 1.0 has no way to write.
+#: Characters that XML 1.0 can't represent.
 _UNWRITABLE: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -59,7 +59,7 @@ def camt053(found: Statement, message: str, now: datetime) -> bytes:
 
 
 def statement_id(found: Statement) -> str:
-    """32 hexadecimal digits, the same for the same account, time and sequence."""
+    """32 hexadecimal digits, the same for the same account, period and sequences."""
     said = f"{found.account.id.hex}|{rfc3339(found.span.start)}|{rfc3339(found.span.end)}|{found.span.first}|{found.span.last}"
     if found.effective:
         said += "|effective"
@@ -94,7 +94,7 @@ def _statement(to: ET.Element, found: Statement, now: datetime) -> None:
 
 
 def _summary(to: ET.Element, found: Statement) -> None:
-    """Of all pages."""
+    """The transactions summary, over all pages."""
     debits = found.closing.debits - found.opening.debits
     credit = found.closing.credits - found.opening.credits
     currency = found.account.currency

@@ -1,4 +1,4 @@
-"""Wire to model. What a schema can't say is checked here, and each mistake is named with its place."""
+"""Wire to model. Checks what a schema can't express, and names each mistake with its place."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _parse_transfer = ids.transfers.parse
 
 
 def kept(metadata: Mapping[str, str] | None) -> str | None:
-    """Metadata as it is stored: JSON with sorted keys, so that equal ones are equal texts. Empty is none."""
+    """Metadata as it is stored: JSON with sorted keys, so that equal metadata are equal texts. None if empty."""
     return _sorted.encode(metadata).decode() if metadata else None
 
 
 def own_id(text: str) -> TransferId:
-    """The id that a client made for a transfer. Raises InvalidId for one that the platform may derive: whoever came first with it would
-    stand in the way of what is due.
+    """The id that a client made for a transfer. Raises InvalidId for a form that the platform derives: a client that used such an id first could
+    block a transfer of the platform.
     """
     own = _parse_transfer(text)
     if ids.is_derived(own):
@@ -35,7 +35,7 @@ def own_id(text: str) -> TransferId:
 
 
 def own_code(text: str | None) -> str | None:
-    """Raises InvalidRequest for a code of the platform's."""
+    """The code that a client gave. Raises InvalidRequest for one that is reserved for the platform."""
     if text is not None and text.startswith(OWN):
         raise InvalidRequest(f"codes that begin with {OWN} are the platform's own")
     return text
@@ -124,7 +124,9 @@ def on_target(
     final: bool = False,
     expires_in: int | None = None,
 ) -> Command:
-    """A capture, increase, void or reversal of `target`. `own` is the id that the client made for it, if it did."""
+    """A capture, increase, void or reversal of `target`. `own` is the client's id for it, if it gave one. Raises InvalidAmount, UnknownCurrency and
+    InvalidId.
+    """
     money: Money | None = None
     if amount is not None:
         try:
@@ -143,7 +145,7 @@ def on_target(
 
 
 def account(given: OpenAccount, own: AccountId) -> NewAccount:
-    """Raises UnknownCurrency and InvalidAmount."""
+    """The account to open. Raises UnknownCurrency and InvalidAmount."""
     currency(given.currency)
     return NewAccount(
         id=own,
@@ -160,7 +162,7 @@ def account(given: OpenAccount, own: AccountId) -> NewAccount:
 
 
 def changed(row: AccountRow, given: ChangeAccount) -> AccountRow:
-    """The account with what the request names. Raises InvalidAmount."""
+    """The account with the fields that the request names changed. Raises InvalidAmount."""
     changes: dict[str, object] = {}
     if given.name is not msgspec.UNSET:
         changes["name"] = given.name

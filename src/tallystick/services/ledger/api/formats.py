@@ -1,4 +1,4 @@
-"""Answers that are no JSON: which one is asked for, and CSV."""
+"""Answers in other formats than JSON: content negotiation, and CSV."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tallystick.chassis.web import Reply, Request
 CSV: Final = "text/csv"
 XML: Final = "application/xml"
 
-#: What a spreadsheet takes for the beginning of a formula when it opens a file (OWASP, "CSV injection").
+#: Characters with which a spreadsheet takes a cell for a formula (OWASP, "CSV injection").
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def asked_for(request: Request[Any, Any], said: str | None, offered: Mapping[str, str]) -> str:
-    """The format: what the query says, else what the header Accept likes best of those offered (media type -> format), else `json`.
+    """The format: what the query says, otherwise what the Accept header prefers among those offered (media type -> format), otherwise `json`.
 
-    A media type that isn't offered is no error (RFC 9110 section 12.5.1 leaves it to us): the answer is JSON then.
+    A media type that isn't offered is not an error (RFC 9110 section 12.5.1 leaves that to the server): the answer is JSON then.
     """
     if said is not None:
         return said
@@ -37,7 +37,7 @@ def asked_for(request: Request[Any, Any], said: str | None, offered: Mapping[str
 
 
 def _weight(parameters: Sequence[str]) -> int:
-    """Thousandths, as RFC 9110 section 12.4.2 has them; what is no weight is none."""
+    """The weight in thousandths (RFC 9110 section 12.4.2); 1000 if there is none, 0 if it is malformed."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name == "q":
@@ -62,7 +62,7 @@ def csv_reply(
 
 
 def file_reply(content: bytes, media: str, *, name: str, as_of: int, link: str | None = None) -> Reply[Any]:
-    """`name` is that of the file that a browser makes of it. What JSON says in its fields is in headers: the sequence, and the next page."""
+    """A file to download as `name`. The sequence and the next page, which JSON has in fields, are in headers."""
     headers = {
         "content-type": media,
         "content-disposition": f'attachment; filename="{name}"',
@@ -74,12 +74,12 @@ def file_reply(content: bytes, media: str, *, name: str, as_of: int, link: str |
 
 
 def text(cell: str | None) -> str | None:
-    """What people typed, so that no spreadsheet runs it: an apostrophe before what would begin a formula."""
+    """Text that people typed, made safe for spreadsheets: an apostrophe before what would begin a formula."""
     return f"'{cell}" if cell is not None and cell.startswith(_FORMULA) else cell
 
 
 def next_page(query: msgspec.Struct, after: str | None) -> str | None:
-    """The address of the next page, relative to this one: the same question with another cursor (RFC 8288)."""
+    """The address of the next page, relative to this one: the same query with another cursor (RFC 8288)."""
     if after is None:
         return None
     said = {name: value for name, value in msgspec.to_builtins(query).items() if value is not None}

@@ -1,4 +1,4 @@
-"""Transfers between books: one small function per row of the table."""
+"""Handlers of transfers between books: one small function per row of the endpoint table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator asks: the check of books, and their release from quarantine."""
+"""The operator's endpoints: check books, and release them from quarantine."""
 
 from __future__ import annotations
 

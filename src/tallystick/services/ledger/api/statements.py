@@ -1,4 +1,4 @@
-"""Statements of accounts, and why their numbers are what they are."""
+"""Account statements, and explanations of an account's numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tallystick.services.ledger.model import (
     account_ref,
     effect,
 )
-from tallystick.services.ledger.service import Asked, At, Ledger, Place, whose
+from tallystick.services.ledger.service import Asked, At, Ledger, Place
 
 _FORMATS: Final = {formats.CSV: "csv", formats.XML: "camt.053", "text/xml": "camt.053"}
 _COLUMNS: Final = (
@@ -39,10 +39,9 @@ _COLUMNS: Final = (
 
 
 class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From the opening of the account up to the book's last transfer, if nothing else is said, and the next statement may begin where this one
-    ends; by effective time from the first entry on, if that is earlier.
-    `sequence`: as it was when the book was at this one. `book` is for an account that is named by its path. A further page is asked for with the
-    same words.
+    """By default from the opening of the account (by effective time, from its first entry if that is earlier) to the book's last transfer, so that the
+    next statement may begin where this one ends. `sequence`: as of this sequence of the book. `book` is for an account named by its path. A
+    further page is requested with the same parameters.
     """
 
     start: times.When | None = msgspec.field(default=None, name="from")
@@ -56,8 +55,8 @@ class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ExplainQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As of when: an instant (RFC 3339) by which it was recorded, a sequence of the book, or an instant by which it is effective, as far as is
-    known now; now if nothing is said. `limit`: entries that are listed one by one.
+    """The time as of which to explain: `at`, an instant of recorded time (RFC 3339); a `sequence` of the book; or an `effective` instant, as known
+    now. By default now. `limit`: how many entries are listed one by one.
     """
 
     at: InstantWire | None = None
@@ -91,20 +90,20 @@ async def statement(ledger: Ledger, request: Request[None, StatementQuery]) -> R
 
 
 def _place(after: str | None) -> Place | None:
-    """Raises InvalidRequest."""
-    key = read_cursor(after, *[int] * 11)
+    """The place in a cursor of `_after`. Raises InvalidRequest."""
+    key = read_cursor(after, *[int] * 10)
     if key is None:
         return None
-    account, effective, start, end, first, last, instant, sequence, page, debits, credit = map(int, key)
+    effective, start, end, first, last, instant, sequence, page, debits, credit = map(int, key)
     span = Span(times.of_number(start), times.of_number(end), first, last)
-    return Place(account, effective == 1, span, (times.of_number(instant), sequence), page, debits, credit)
+    return Place(effective == 1, span, (times.of_number(instant), sequence), page, debits, credit)
 
 
 def _after(found: Statement) -> str:
-    """The cursor of the next page. How many entries all pages have goes along, so that they are counted once."""
+    """The cursor of the next page. It carries the number of entries of all pages, so that they are counted only once."""
     span, line = found.span, found.lines[-1]
     return cursor(
-        whose(found.account.id), int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
+        int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
         times.numbered(found.time(line)), line.sequence, found.page + 1, found.debits, found.credits,
     )  # fmt: skip
 
@@ -167,7 +166,7 @@ def _balance(found: Statement, totals: Posted) -> SignedMoney:
 
 
 def _rows(found: Statement) -> list[list[str | None]]:
-    """The opening balance on the first page, the closing one on the last, the entries between them. Amounts in the currency's units."""
+    """The CSV rows: the opening balance on the first page, the entries, and the closing balance on the last page. Amounts in the currency's units."""
     currency = found.account.currency
 
     def row(record: str, totals: Posted, line: Line | None = None) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Who may ask the ledger what."""
+"""The endpoint table of the ledger: who may call what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times of a question: an instant, or a day; and which of the two times of a transfer is meant."""
+"""Times in queries: an instant or a day, and which of a transfer's two times is meant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ When = Annotated[
         extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}]},
     ),
 ]
-#: By when a transfer was recorded, or by when it is effective, as far as is known.
+#: Recorded time, or effective time as known so far.
 By = Literal["recorded", "effective"]
 
 _MIN: Final = datetime.min.replace(tzinfo=UTC)
@@ -28,17 +28,17 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def start(said: str | None, name: str = "from") -> datetime | None:
-    """From this instant on, or from the beginning of the day. Raises InvalidRequest."""
+    """The start of a period: the instant, or the beginning of the day. Raises InvalidRequest."""
     return None if said is None else _read(said, name, timedelta(0))
 
 
 def end(said: str | None, name: str = "to") -> datetime | None:
-    """Before this instant, or up to the end of the day. Raises InvalidRequest."""
+    """The (exclusive) end of a period: the instant, or the end of the day. Raises InvalidRequest."""
     return None if said is None else _read(said, name, timedelta(days=1))
 
 
 def instant(said: str | None, name: str = "at") -> datetime | None:
-    """Raises InvalidRequest."""
+    """An instant. Raises InvalidRequest."""
     if said is None:
         return None
     try:
@@ -48,12 +48,12 @@ def instant(said: str | None, name: str = "at") -> datetime | None:
 
 
 def numbered(instant: datetime) -> int:
-    """An instant as part of a cursor: microseconds since the first one that there is."""
+    """An instant as it stands in a cursor: microseconds since the year 1."""
     return (instant - _MIN) // timedelta(microseconds=1)
 
 
 def of_number(number: int) -> datetime:
-    """Raises InvalidRequest."""
+    """The instant of a cursor; the inverse of `numbered`. Raises InvalidRequest."""
     try:
         return _MIN + timedelta(microseconds=number)
     except OverflowError:

@@ -46,7 +46,7 @@ _exchanges = msgspec.json.Decoder(list[wire.Exchanged]).decode
 
 
 def assembled(body: wire.NewTransaction) -> tuple[Header, list[Command]]:
-    """The transaction's header and its transfers, exchanges as their legs. Ids that the client did not make follow from the transaction's.
+    """The transaction's header and its transfers; exchanges become their legs. Ids that the client did not give are derived from the transaction's.
 
     Raises InvalidAmount, UnknownCurrency, InvalidId, InvalidUnit or ExchangeWorthless, with the pointer of the item.
     """
@@ -167,7 +167,7 @@ def _leg(leg: Leg, own: TransferId, item: wire.TransactionItem) -> Command:
 def undone(
     body: wire.ReverseTransaction, row: TransactionRow, transfers: Sequence[Transfer]
 ) -> tuple[Header, list[Command]]:
-    """The reversal of a transaction: each of its transfers whole, the last first."""
+    """The reversal of a transaction: each of its transfers in full, the last first."""
     own = ids.transactions.new() if body.id is None else ids.transactions.parse(body.id)
     effective = instant("effective_at", body.effective_at)
     header = Header(

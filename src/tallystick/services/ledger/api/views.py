@@ -58,7 +58,7 @@ _transfer_text = ids.transfers.text
 def results(
     given: Sequence[wire.NewTransfer], found: Sequence[Result], receipt: str | None, book: str
 ) -> tuple[int, bytes]:
-    """Status and body for `POST /v1/transfers`: 201 if anything is new. What was asked for is repeated in its own words."""
+    """Status and body for `POST /v1/transfers`: 201 if anything is new. The request's own values are repeated as they were given."""
     new = False
     data = []
     for item, result in zip(given, found, strict=True):
@@ -103,12 +103,12 @@ def results(
 
 
 def _named(said: str, account: AccountId) -> str:
-    """An account in an answer is an id, also where the request named a path."""
+    """An account in an answer is an id, even if the request named a path."""
     return said if said.startswith("acc_") else ids.accounts.text(account)
 
 
 def single(found: Sequence[Result], request_id: str, book: str) -> tuple[int, bytes]:
-    """Status and body for one capture, void or reversal: the transfer, or the problem that says why not."""
+    """Status and body for a single command: the transfer, or the problem that says why it was refused."""
     result = found[0]
     if result.transfer is None:
         problem = refusal(result)
@@ -168,7 +168,7 @@ def refusal(result: Result) -> Problem:
 
 
 def transfer(t: Transfer, book: str, state: State | None = None) -> wire.Transfer:
-    """A transfer as it was recorded; with `state` also what came after."""
+    """A transfer as it was recorded; with `state` also the state of its hold and its reversals."""
     hold = None if state is None else state.holds.get((t.book, t.id))
     reversal = None if state is None else state.reversals.get((t.book, t.id))
     return wire.Transfer(
@@ -202,7 +202,7 @@ def transfer(t: Transfer, book: str, state: State | None = None) -> wire.Transfe
 
 
 def known(state: State, now: datetime, book: str) -> wire.Transfer:
-    """What is known of one id. A hold that is due counts as expired, swept or not."""
+    """What is stored under one id: the transfer or its refusal. A hold that is due counts as expired even if it is not swept yet."""
     for key, found in state.transfers.items():
         hold = state.holds.get(key)
         if hold is not None and hold.state == "held" and hold.expires_at is not None and hold.expires_at <= now:
@@ -316,7 +316,7 @@ def rule(one: Rule) -> wire.ChartRule:
 
 
 def metadata(kept: str | None) -> dict[str, str]:
-    """Metadata as it was given, from how it is stored."""
+    """Metadata in its wire form; the inverse of `commands.kept`, except that none is empty."""
     return {} if kept is None else _metadata(kept)
 
 

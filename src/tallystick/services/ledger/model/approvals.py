@@ -1,7 +1,7 @@
-"""Maker-checker: which transactions need approvals, whose, and when they have them. Pure.
+"""Maker-checker: which transactions need approvals, from whom, and when they have them. Pure.
 
-A book's rules say above which amount transactions need how many approvals by which clients. What concerns a rule is summed over a transaction,
-so that a large amount in small transfers is a large amount. A transaction that several rules concern needs the approvals of each.
+A book's rules say above which amount a transaction needs how many approvals from which clients. The amounts that a rule concerns are summed over a
+transaction, so that splitting a large amount does not evade it. If several rules apply, a transaction needs the approvals of each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.ids import ProposalId
 from tallystick.services.ledger.model.paths import pattern
 
-#: A rule without a pattern is about every account of the book.
+#: A rule without a pattern concerns every account of the book.
 EVERYTHING: Final = "**"
 #: Seconds that a signed decision may be old, or ahead of our clock.
 FRESH_S: Final = 600
@@ -26,8 +26,8 @@ ProposalStatus = Literal["pending", "approved", "posted", "refused", "rejected",
 
 
 class ApprovalRule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Transfers of `currency` on accounts at `pattern`: above `above` minor units in one transaction `approvals` of the clients `approvers`
-    have to agree, within `expires_in` seconds.
+    """Concerns transfers in `currency` on accounts that match `pattern`. If one transaction moves more than `above` minor units of these,
+    `approvals` of the clients `approvers` have to agree, within `expires_in` seconds.
     """
 
     currency: str
@@ -42,7 +42,7 @@ class ApprovalRule(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Movement(msgspec.Struct, frozen=True):
-    """An amount between two accounts as a rule looks at it: their paths, if they have any."""
+    """An amount between two accounts as a rule sees it: with the accounts' paths, if they have any."""
 
     debit_path: str | None
     credit_path: str | None
@@ -51,7 +51,7 @@ class Movement(msgspec.Struct, frozen=True):
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """Who decided what, and when. `approver` is a client's id, `signature` the compact JWS that says so."""
+    """A signed decision. `approver` is a client's id, `signature` the compact JWS."""
 
     approver: str
     decision: Literal["approve", "reject"]
@@ -60,8 +60,8 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class ProposalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """`content` is what was asked for, word for word, `plan` what it would post; `digest` is over both. `account`: the one at fault when it
-    was refused, as in `Rejection`. `breached_on`: the past days whose limits it broke when it was posted, or would have.
+    """A proposal. `content` is the request, word for word; `plan` is what it would post; `digest` covers both. `account` is the one at fault when it
+    was refused, as in `Rejection`. `breached_on` are the past days on which it broke limits when it was posted, or would have.
     """
 
     id: ProposalId
@@ -83,7 +83,7 @@ class ProposalRow(msgspec.Struct, frozen=True, kw_only=True):
     breached_on: tuple[date, ...] = ()
 
     def at(self, now: datetime) -> ProposalRow:
-        """As it is at `now`: what has expired is so before anybody has noted it."""
+        """The proposal as of `now`: it counts as expired even before the schedule has stored that."""
         if self.status == "pending" and self.expires_at <= now:
             return msgspec.structs.replace(self, status="expired")
         return self
@@ -103,7 +103,7 @@ class Statement(msgspec.Struct, frozen=True):
 
 
 def needed(rules: Sequence[ApprovalRule], movements: Iterable[Movement]) -> tuple[ApprovalRule, ...]:
-    """The rules whose approvals the movements need together; none if they may be posted as they are."""
+    """The rules whose approvals the movements together need; empty if they need none."""
     if not rules:
         return ()
     moves = tuple(movements)
@@ -120,30 +120,30 @@ def needed(rules: Sequence[ApprovalRule], movements: Iterable[Movement]) -> tupl
 
 
 def missing(rules: Sequence[ApprovalRule], decisions: Iterable[Signed]) -> int:
-    """How many approvals are still to come, for the rule that lacks most; 0: it may be posted. An approver counts once."""
+    """How many approvals are missing for the rule that lacks most; 0 or less: none. An approver counts once."""
     agreed = {signed.approver for signed in decisions if signed.decision == "approve"}
     return max((rule.approvals - len(agreed.intersection(rule.approvers)) for rule in rules), default=0)
 
 
 def may_approve(rules: Sequence[ApprovalRule], approver: str, proposer: str) -> bool:
-    """Who proposed does not approve: four eyes are two people's."""
+    """Whether the client may decide about a proposal: it is named by a rule, and is not the proposer."""
     return approver != proposer and any(approver in rule.approvers for rule in rules)
 
 
 def digest(proposal: str, book: str, content: str, plan: str) -> str:
-    """SHA-256, in hex, over what approvers sign: which proposal it is, for which book, what was asked for and what it would post."""
+    """SHA-256, in hex, over what approvers sign: the proposal's id, its book, the request, and what it would post."""
     said = {"proposal": proposal, "book": book, "transaction": msgspec.Raw(content.encode()), "plan": plan}
     return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
 
 
 def agreed(payload: bytes, row: ProposalRow, decision: str, now: datetime) -> bool:
-    """Whether a signed statement is this decision on this proposal, and was signed about now."""
+    """Whether a signed statement is this decision on this proposal, signed within FRESH_S of `now`."""
     try:
         said = _statement.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     own = ids.proposals.text(row.id)
-    # Compared and not subtracted: it may be any integer.
+    # Compared instead of converted to a time: `iat` may be any integer.
     fresh = said.iat - FRESH_S <= now.timestamp() <= said.iat + FRESH_S
     return fresh and (said.proposal, said.digest, said.decision) == (own, row.digest, decision)
 

@@ -1,4 +1,4 @@
-"""A book as it is read and changed."""
+"""Books as they are read and changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tallystick.contracts.ledger.messages import Backdating
 
 
 class BookRow(msgspec.Struct, frozen=True, kw_only=True):
-    """`sequence` is that of its last transfer; `revision` counts the changes of its accounts, its chart and its settings."""
+    """A book. `sequence` is that of its last transfer; `revision` counts the changes of its accounts, its chart and its settings."""
 
     id: int
     tenant: str

@@ -9,7 +9,7 @@ import msgspec
 
 
 class Category(msgspec.Struct, frozen=True):
-    """Accounts at paths as the patterns say, and those of other categories."""
+    """A category: the accounts whose paths match its patterns, and those of the categories in it."""
 
     name: str
     paths: Sequence[str]
@@ -18,7 +18,7 @@ class Category(msgspec.Struct, frozen=True):
 
 
 class CurrencyTotal(msgspec.Struct, frozen=True):
-    """What so many accounts have posted in one currency, in minor units. As a sum of many accounts it may pass 2**63."""
+    """The posted totals of so many accounts in one currency, in minor units. As sums over accounts they may exceed 2**63."""
 
     currency: str
     accounts: int
@@ -27,7 +27,7 @@ class CurrencyTotal(msgspec.Struct, frozen=True):
 
 
 def members(name: str, known: Mapping[str, Category]) -> list[str]:
-    """The patterns of a category and of all below it, each once, in the order in which they are met."""
+    """The patterns of a category and of all categories below it, each once, in depth-first order."""
     found: dict[str, None] = {}
     seen: set[str] = set()
     below = [name]
@@ -42,7 +42,7 @@ def members(name: str, known: Mapping[str, Category]) -> list[str]:
 
 
 def on_a_cycle(new: Category, known: Mapping[str, Category]) -> bool:
-    """Whether `new`, put to the others, would be below itself."""
+    """Whether `new`, added to the others, would be below itself."""
     seen: set[str] = set()
     below = list(new.categories)
     while below:

@@ -1,7 +1,7 @@
-"""A book's chart of accounts: which paths there may be, and what the accounts there are. Pure.
+"""A book's chart of accounts: which paths are allowed, and what the accounts there are. Pure.
 
-A rule's pattern has a word or a typed name for each segment, `customers:{id:int}:wallet`. The first rule that fits a path counts. An account
-that says no kind, floor or ceiling takes the rule's; one that says something else than the rule is refused.
+A rule's pattern has a word or a typed name for each segment: `customers:{id:int}:wallet`. The first rule that matches a path applies. An account
+without a kind, floor or ceiling takes the rule's; one that contradicts the rule is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tallystick.services.ledger.model.values import usual_kind
 
 Mode = Literal["open", "strict"]
 
-#: A typed name has a colon inside of its braces.
+#: Splits a pattern into segments; a typed name has a colon inside its braces.
 _SPLIT: Final = re.compile(r"\{[^}]*\}|[^:]+")
 _TYPES: Final = {
     "text": "[A-Za-z0-9_.-]{1,64}",
@@ -31,7 +31,7 @@ _TYPES: Final = {
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What accounts at paths as `pattern` says are. None: any. Limits are minor units."""
+    """What accounts must be whose paths match `pattern`. None: anything. Limits are minor units."""
 
     pattern: str
     kind: str
@@ -42,7 +42,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Charted(msgspec.Struct, frozen=True):
-    """What a chart looks at of an account."""
+    """What a chart checks about an account."""
 
     path: str | None
     kind: str
@@ -53,13 +53,13 @@ class Charted(msgspec.Struct, frozen=True):
 
 
 class Chart:
-    """The rules, ready to be asked. `version` 0 is that of a book without a chart, which takes any account."""
+    """A chart with its rules compiled. `version` 0 is that of a book without a chart, which takes any account."""
 
     def __init__(self, version: int, mode: Mode, rules: Sequence[Rule]) -> None:
         self.version = version
         self.mode = mode
         self.rules = tuple(rules)
-        # By length and first word, so that a path meets few rules however many there are.
+        # Rules by length and first word, so that few have to be tried for a path.
         self._words: dict[tuple[int, str | None], list[tuple[int, re.Pattern[str], Rule]]] = {}
         for place, rule in enumerate(self.rules):
             segments = _SPLIT.findall(rule.pattern)
@@ -67,7 +67,7 @@ class Chart:
             self._words.setdefault(key, []).append((place, _compiled(segments), rule))
 
     def rule_for(self, path: str | None) -> Rule | None:
-        """The first rule that fits the path; None if none does, or there is no path."""
+        """The first rule that matches the path; None if none does, or there is no path."""
         if path is None or is_reserved(path):
             return None
         first, _, _ = path.partition(":")
@@ -79,10 +79,10 @@ class Chart:
         for place, regex, rule in self._words.get(key, ()):
             if regex.fullmatch(path) is not None:
                 yield place, rule
-                return  # they are in their order
+                return  # the rules are in order: this is the first
 
     def filled(self, account: NewAccount) -> NewAccount:
-        """The account with what its rule says where it says nothing itself; without a rule of the usual kind of its side."""
+        """The account with its gaps (kind, floor, ceiling) filled from its rule. Without a rule its kind is the usual one of its side."""
         rule = self.rule_for(account.path)
         if rule is None:
             return msgspec.structs.replace(account, kind=account.kind or usual_kind(account.normal_side))
@@ -94,7 +94,7 @@ class Chart:
         )
 
     def fault(self, account: Charted) -> tuple[str, Rule | None] | None:
-        """Why the account may not be, and the rule that it contradicts; None if it may."""
+        """Why the account is not allowed, and the rule that it contradicts, if one applies. None if it is allowed."""
         rule = self.rule_for(account.path)
         if rule is None and is_reserved(account.path):
             return None
@@ -117,7 +117,7 @@ class Chart:
 
 
 def limit_of(text: str | None, pointer: str) -> int | None:
-    """A floor or a ceiling as it is said, in minor units. Raises InvalidAmount."""
+    """A floor or a ceiling from its wire form, in minor units. Raises InvalidAmount."""
     minor = None if text is None else int(text)
     if minor is not None and abs(minor) > MAX_MINOR:
         raise InvalidAmount("a floor or a ceiling is at most 2^63 - 1 minor units away from zero").at(pointer)
@@ -125,7 +125,7 @@ def limit_of(text: str | None, pointer: str) -> int | None:
 
 
 def chart_of(given: SetChart | ChartRecord, version: int) -> Chart:
-    """A chart as it is said. Raises UnknownCurrency and InvalidAmount, with the pointer of the rule."""
+    """A chart from its wire form. Raises UnknownCurrency and InvalidAmount, with the pointer of the rule."""
     rules = []
     for place, one in enumerate(given.rules):
         where = f"/rules/{place}"

@@ -1,4 +1,4 @@
-"""Which approvals a unit of commands demands, by the rules of its book. Pure."""
+"""Which approvals the rules of a book demand for a unit. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tallystick.services.ledger.model.values import Account, Command, State, Uni
 
 
 class _Made(msgspec.Struct):
-    """A transfer, there already or of the unit itself: what a later command that names it is about. `amount` is the most that can still be
-    done to it.
+    """A transfer that a later command may target: a stored one, or one of the unit itself. `amount` is the most that can still be captured,
+    reversed or the like.
     """
 
     debit: Account | None
@@ -21,9 +21,7 @@ class _Made(msgspec.Struct):
 
 
 def demanded(state: State, unit: Unit) -> tuple[ApprovalRule, ...]:
-    """The rules whose approvals the unit needs as a whole; none if it needs none, or is a repeat: of what is posted, or of what was refused, which
-    stays so.
-    """
+    """The rules whose approvals the unit as a whole needs. Empty for a repeat of what is posted, or of what was refused, which stays refused."""
     keys = [(unit.book, command.id) for command in unit.commands]
     if all(key in state.transfers for key in keys) or any(key in state.rejections for key in keys):
         return ()
@@ -33,9 +31,9 @@ def demanded(state: State, unit: Unit) -> tuple[ApprovalRule, ...]:
 
 
 def _movement(state: State, book: int, command: Command, made: dict[TransferId, _Made]) -> Movement | None:
-    """What a command would move or hold anew; None for what only goes on with what was approved before. `made` are those of the unit before it:
-    an increase or a reversal may be about one of them, and counts as one of any other. What increases a hold that was there before counts with
-    all that is held by it then: a capture takes it at once, whatever the steps it was made in.
+    """What a command would newly move or hold; None if it only continues what was approved before. `made` are the transfers of the unit so far,
+    which an increase or a reversal may target as it may any other. An increase of an existing hold counts with the full amount held
+    afterwards, because a capture takes that at once, no matter in how many steps it was built up.
     """
     held = 0
     if command.target is None:
@@ -57,7 +55,9 @@ def _movement(state: State, book: int, command: Command, made: dict[TransferId, 
     if command.kind in ("capture", "void", "expire"):
         return None
     if new.debit is not None and new.debit.transit:
-        return None  # it comes from another book, whose rules it has passed; for another transit account the rules refuse it
+        return (
+            None  # it comes from another book, where it passed the rules; any other use of a transit account is refused
+        )
     return Movement(
         None if new.debit is None else new.debit.path,
         None if new.credit is None else new.credit.path,

@@ -1,9 +1,9 @@
-"""One currency for another: the legs of an exchange. Pure integers, no division that loses anything unsaid.
+"""Currency exchange: the legs of an exchange. Integers only, and every remainder is rounded in a stated way.
 
-Somebody sells an amount of one currency to whoever keeps liquidity, who gives the other currency for it at a rate. The rate is a ratio of
-integers, minor units bought for minor units sold; how its remainder is rounded has a name. A spread is a ratio of what was bought that is
-kept back on an account of its own, rounded down, in favour of who buys. Nothing is lost: what is sold arrives whole, and what is bought
-and kept back is exactly what the rate gives.
+A seller gives an amount of one currency to a liquidity pool, which gives the other currency for it at a rate. The rate is a ratio of integers, minor
+units bought per minor units sold, with a named rounding. A spread is a share of what was bought that is kept on an account of its own; it is
+rounded down, in the buyer's favour. Nothing is lost: what is sold arrives whole, and what is bought plus the spread is exactly what the rate
+gives.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Rounding = Literal["down", "up", "half_even", "half_up"]
 
 
 class Ratio(msgspec.Struct, frozen=True):
-    """`numerator` for each `denominator`, both positive."""
+    """`numerator` per `denominator`, both positive."""
 
     numerator: int
     denominator: int
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
-    """`sold` minor units of `sell_currency` go from `seller` to `pool_sell`; the other currency comes from `pool_buy` to `buyer`. With a
-    `spread`, that share of it (below one) goes to `spread_to`. Accounts are ids or paths.
+    """`sold` minor units of `sell_currency` go from `seller` to `pool_sell`; the other currency goes from `pool_buy` to `buyer`. With a `spread`, that
+    share of it (below one) goes to `spread_to` instead. Accounts are ids or paths.
     """
 
     sold: int
@@ -56,7 +56,7 @@ class Worthless(ValueError):
 
 
 def legs(exchange: Exchange) -> list[Leg]:
-    """Two legs, or three with a spread that is worth a minor unit. Raises Worthless when nothing would be bought."""
+    """Two legs, or three if there is a spread of at least one minor unit. Raises Worthless."""
     gross = rounded(exchange.sold * exchange.rate.numerator, exchange.rate.denominator, exchange.rounding)
     kept = 0
     if exchange.spread is not None:
@@ -79,7 +79,7 @@ _HALF: Final = 2
 
 
 def rounded(numerator: int, denominator: int, rounding: Rounding) -> int:
-    """A quotient of non-negative integers as an integer."""
+    """The quotient of non-negative integers, rounded to an integer."""
     whole, rest = divmod(numerator, denominator)
     if rounding == "down" or rest == 0:
         return whole

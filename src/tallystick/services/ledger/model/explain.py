@@ -1,7 +1,7 @@
-"""Why an account's numbers are what they are: from known totals, by each entry, with what is held, to posted, pending and available, and to
-what the account's limits leave. By effective time also by what was recorded later and dated back. Pure; amounts are minor units.
+"""Explains an account's numbers: from a checkpoint of totals, by each entry and the open holds, to posted, pending and available, and to the room
+that its limits leave. By effective time it includes what was recorded later and dated back. Pure; amounts are minor units.
 
-Each step is a sum that anybody can add up again: its terms make its result.
+Each step is a sum that anybody can check: its terms add up to its result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOTHING: Final = Totals(0, 0, 0, 0)
 
 
 class Checkpoint(NamedTuple):
-    """The account's totals right after its entry number `version`, at the book's `sequence`. Version 0: it had no entry."""
+    """The account's totals right after its entry number `version`, at the book's `sequence`. Version 0: before its first entry."""
 
     version: int
     sequence: int
@@ -39,8 +39,8 @@ class Checkpoint(NamedTuple):
 
 
 class DatedBack(NamedTuple):
-    """What counts by an effective time though it was recorded later, after the book's sequence `after`: the last `entries` of it, oldest
-    first, and `earlier`, what the `more` ones before those add. It holds nothing.
+    """Entries that count by the effective time although they were recorded later, after the book's sequence `after`. The last ones are in `entries`,
+    oldest first; `earlier` is the sum of the `more` ones before those. None of them is a hold.
     """
 
     after: int
@@ -50,7 +50,7 @@ class DatedBack(NamedTuple):
 
 
 class HeldRow(NamedTuple):
-    """A hold of the account that was open at a sequence, as it was then."""
+    """A hold of the account that was open at a sequence, with its state then."""
 
     id: TransferId
     sequence: int
@@ -80,8 +80,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """`account` has the totals that are explained. `entries` are oldest first. `expired` are holds that count no longer, though the sweep has
-    not recorded that yet. `back`: by effective time.
+    """`account` has the totals to explain. `entries` are oldest first. `expired` are holds that no longer count, although the sweep has not recorded
+    that yet. `back` is set by effective time.
     """
 
     account: AccountRow
@@ -104,7 +104,7 @@ def effect(entry: EntryRow) -> Totals:
 
 
 def added(entries: Iterable[EntryRow]) -> Totals:
-    """What they add together."""
+    """What the entries together add to the account's totals."""
     return reduce(Totals.plus, map(effect, entries), NOTHING)
 
 
@@ -117,7 +117,7 @@ def explain(
     *,
     back: DatedBack | None = None,
 ) -> Explanation:
-    """The arithmetic, made from the checkpoint, the entries and the holds alone. Whether it comes to what the account says: `fault`."""
+    """The explanation, computed from the checkpoint, the entries and the holds alone. `fault` tells whether it agrees with the account."""
     totals = checkpoint.totals
     changes = added(entries)
     earlier, later = (NOTHING, NOTHING) if back is None else (back.earlier, added(back.entries))
@@ -179,7 +179,7 @@ def explain(
 
 
 def fault(found: Explanation) -> str | None:
-    """Where the explanation does not come to what the account says; None if it does."""
+    """Where the explanation disagrees with the account; None if it agrees."""
     account = found.account
     for name in Totals._fields:
         if found.step(name).result != getattr(account, name):

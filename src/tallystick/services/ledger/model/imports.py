@@ -1,4 +1,4 @@
-"""An import as it is kept, and what became of its lines."""
+"""An import as it is stored, and the outcome of its lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tallystick.kernel.ids import ImportId
 
 
 class ImportRow(msgspec.Struct, frozen=True, kw_only=True):
-    """See the message `Import`. `tries` counts runs since the last that got on."""
+    """An import; see the message `Import`. `tries` counts the runs since the last one that made progress."""
 
     id: ImportId
     book: int
@@ -39,7 +39,7 @@ class ImportRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally(msgspec.Struct):
-    """How far an import came: its last line, what was new, what the book had already, and how many lines were refused."""
+    """The progress of an import: its last line, what was new, what the book had already, and how many lines were refused."""
 
     line: int
     accounts: int

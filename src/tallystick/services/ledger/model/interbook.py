@@ -1,8 +1,9 @@
-"""Transfers between books: the names, the ids and what each book is told. Pure.
+"""Transfers between books: their accounts, their ids, and the commands for each book. Pure.
 
-What leaves a book is held for its transit account `transit:out:<the other book>:<currency>`; what arrives comes from
-`transit:in:<the other book>:<currency>`. The hold's own row says where the money goes, so whoever finds it open can finish it. It arrives under
-the hold's id, which the other book has for nothing else: only these transfers may touch transit accounts (`rules`).
+Money that leaves a book is held for its transit account `transit:out:<the other book>:<currency>`. Money that arrives comes from
+`transit:in:<the other book>:<currency>`. The hold's own row says where the money goes, so whoever finds it open can finish the transfer. The
+money arrives under the hold's id. In the other book nothing else can come from a transit account under that id, since only these transfers may
+touch transit accounts (`rules`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tallystick.services.ledger.model.paths import TRANSIT, account_ref
 from tallystick.services.ledger.model.rows import NewAccount
 from tallystick.services.ledger.model.values import Command, Transfer
 
-#: The code of all transfers that move money between books. What a refusal was for is the code of the void.
+#: The code of all transfers between books, except that the void of a refused one has the reason as its code.
 CODE: Final = "interbook"
 
 _ID: Final = b"tallystick.ledger.interbook:"
@@ -26,15 +27,15 @@ Ending = Literal["capture", "void"]
 
 
 class BookAccount(msgspec.Struct, frozen=True):
-    """An account (by its id or its path) of a book."""
+    """An account of a book, by its id or its path."""
 
     book: str
     account: str
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
-    """Money that goes from one book to another: debits `source`, credits `destination`. `metadata` is JSON with sorted keys. `client` is for
-    whom it is done.
+    """A transfer from one book to another: debits `source`, credits `destination`. `metadata` is JSON with sorted keys. `client` is the client
+    that asked for it.
     """
 
     id: TransferId
@@ -48,8 +49,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of it in the other book, for ever: posted if `reason` is None, else refused. `account` is the one at fault, if one was, by its id,
-    or as it was named if it is not there.
+    """The final outcome in the other book: posted if `reason` is None, otherwise refused. `account` is the one at fault, if any: its id, or as it
+    was named if it does not exist.
     """
 
     reason: str | None = None
@@ -57,8 +58,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """A crossing as it stands. `state` is `in_flight` while it is not known, or not yet told to its book, what became of it. One whose hold was
-    refused has left nothing but its id, the reason and the account at fault.
+    """The state of a crossing. It is `in_flight` until its source book knows the outcome. If its hold was refused, there is nothing but its id, the
+    reason and the account at fault.
     """
 
     id: TransferId
@@ -80,7 +81,7 @@ class InFlight(NamedTuple):
 
 
 class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a hold says of its crossing, in its metadata."""
+    """What a hold says about its crossing, in its metadata."""
 
     to_book: str
     to_account: str
@@ -100,7 +101,7 @@ def transit_path(way: Literal["in", "out"], other: str, currency: str) -> str:
 
 
 def transit_account(tenant: str, book: str, way: Literal["in", "out"], other: str, currency: str) -> NewAccount:
-    """The transit account of a book: what it owes to the other (`out`), or what the other owes it (`in`). Its id follows from its place."""
+    """The transit account of a book: what it owes the other book (`out`), or what the other owes it (`in`). Its id is derived from its place."""
     path = transit_path(way, other, currency)
     return NewAccount(
         id=AccountId(hashed(_ID + f"account:{tenant}/{book}/{path}".encode())),
@@ -116,7 +117,7 @@ def transit_account(tenant: str, book: str, way: Literal["in", "out"], other: st
 
 
 def departure(crossing: Crossing, transit: AccountId) -> Command:
-    """The hold in the source's book. Without expiry: nobody but its crossing ends it."""
+    """The hold in the source book. It never expires: only its crossing ends it."""
     kept = _Kept(
         to_book=crossing.destination.book,
         to_account=crossing.destination.account,
@@ -140,7 +141,7 @@ def departure(crossing: Crossing, transit: AccountId) -> Command:
 
 
 def crossing_of(tenant: str, hold: Transfer) -> Crossing | None:
-    """What the hold was made for; None for any other transfer, whatever its code and its metadata say."""
+    """The crossing for which the hold was made. None for any other transfer, whatever its code and its metadata say."""
     try:
         said = msgspec.convert(_kept(hold.metadata or "{}"), _Kept)
     except msgspec.ValidationError:
@@ -161,7 +162,7 @@ def crossing_of(tenant: str, hold: Transfer) -> Crossing | None:
 
 
 def arrival(crossing: Crossing, transit: AccountId) -> Command:
-    """The post in the destination's book, the same in each try."""
+    """The post in the destination book; the same on every attempt."""
     said = {"from_book": crossing.source.book, "from_account": crossing.source.account}
     if crossing.reference is not None:
         said["reference"] = crossing.reference
@@ -178,8 +179,8 @@ def arrival(crossing: Crossing, transit: AccountId) -> Command:
 
 
 def ending(book: str, crossing: Crossing, outcome: Outcome, attempt: int = 0) -> Command:
-    """The hold's capture, or its void with the reason as its code and the account at fault in its metadata. `attempt`: another id, when somebody
-    took the first for something else; the hold itself sees to it that only one counts.
+    """The hold's capture, or its void with the reason as its code and the account at fault in its metadata. `attempt` selects another id, in case
+    somebody used the first one for something else. The hold itself ensures that only one attempt succeeds.
     """
     kind: Ending = "capture" if outcome.reason is None else "void"
     key = f"{kind}:{book}:{attempt}:".encode() + crossing.id.bytes
@@ -193,11 +194,11 @@ def ending(book: str, crossing: Crossing, outcome: Outcome, attempt: int = 0) ->
 
 
 def outcome_of(code: str | None, metadata: str | None) -> Outcome:
-    """What became of it by the void that it ended with: the inverse of `ending`."""
+    """The outcome by the void that ended the hold: the inverse of `ending`."""
     return Outcome(code, _kept(metadata or "{}").get("account"))
 
 
-#: Refusals of the other book that its id is not pinned to: asked again later, the answer may be another.
+#: Refusals that are not pinned to the id: asked again later, the answer may differ.
 MOMENTARY: Final = frozenset({Reason.BOOK_QUARANTINED})
 #: The hold has been ended, by another try.
 ENDED: Final = frozenset({Reason.HOLD_ALREADY_CAPTURED, Reason.HOLD_ALREADY_VOIDED})
@@ -207,7 +208,7 @@ ENDED: Final = frozenset({Reason.HOLD_ALREADY_CAPTURED, Reason.HOLD_ALREADY_VOID
 
 
 class InTransit(msgspec.Struct, frozen=True):
-    """One transit account: minor units that are held for it and that went through it."""
+    """One transit account: the minor units that went through it (`posted`) and that are held for it (`pending`)."""
 
     tenant: str
     book: str
@@ -222,7 +223,7 @@ Sums = dict[tuple[str, str, str, str], InTransit]
 
 
 def by_way(rows: list[InTransit], way: str) -> Sums:
-    """Keyed by tenant, the book that the money leaves, the one that it comes to, and the currency."""
+    """The rows of one direction, by tenant, source book, destination book and currency."""
     return {
         (row.tenant, *((row.book, row.other) if way == "out" else (row.other, row.book)), row.currency): row
         for row in rows
@@ -231,10 +232,11 @@ def by_way(rows: list[InTransit], way: str) -> Sums:
 
 
 def disagreements(before: list[InTransit], then: list[InTransit], after: list[InTransit]) -> list[str]:
-    """What the shards say of the money between them and can't all be right about; empty when all is well, also under load.
+    """Contradictions between the shards about the money between them. Empty when all is well, also under load.
 
-    Each argument is what all shards said, in three readings one after the other. What had been captured at the first had arrived at the second;
-    what had arrived at the second is captured at the third, or still held. So out(before) <= in <= out(after) + held(after), and when nothing is in flight they are equal.
+    The arguments are three readings of all shards, one after the other. What was captured at the first had arrived by the second. What had arrived by
+    the second is captured at the third, or still held. So out(before) <= in(then) <= out(after) + held(after); when nothing is in flight, they
+    are equal.
     """
     left, came, still = by_way(before, "out"), by_way(then, "in"), by_way(after, "out")
     found = []

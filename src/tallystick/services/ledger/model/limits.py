@@ -1,4 +1,4 @@
-"""How much can be moved: totals that must not wrap, floors, ceilings, and both on days that are past. Pure."""
+"""Limits on what can be moved: totals that must not wrap, floors and ceilings, today and on past days. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.refusal import Refused
 from tallystick.services.ledger.model.values import MAX, Account, Command, Days, Key, State, Unit
 
-#: Nothing is dated back to before this: the past days that are looked at have a bound.
+#: The earliest effective time. It bounds the past days that have to be checked.
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY: Final = timedelta(days=1)
 
 
 def check_room(debit: Account, credit: Account, amount: int) -> None:
-    """Raises unless `amount` more can be debited and credited: no total wraps, no floor is broken, no ceiling passed."""
+    """Raises Refused unless `amount` more can be debited and credited without wrapping a total, breaking a floor or passing a ceiling."""
     if debit.debits_posted + debit.debits_pending + amount > MAX:
         raise Refused(Reason.AMOUNT_OVERFLOW, account=debit.id)
     if credit.credits_posted + credit.credits_pending + amount > MAX:
         raise Refused(Reason.AMOUNT_OVERFLOW, account=credit.id)
-    # A debit takes from an account that credits make grow, and fills one that debits make grow; a credit the other way round.
+    # A debit lowers a credit-normal account and raises a debit-normal one; a credit does the reverse.
     if debit.floor is not None and not debit.debit_normal:
         room = debit.credits_posted - debit.debits_posted - debit.debits_pending - debit.floor
         if amount > room:
@@ -43,7 +43,7 @@ def check_room(debit: Account, credit: Account, amount: int) -> None:
 
 
 def most(debit: Account, credit: Account, asked: int) -> int:
-    """As much of `asked` as there is room for. Raises when that is nothing, naming the account that has none."""
+    """As much of `asked` as there is room for. Raises Refused if that is nothing, naming the account without room."""
     amount = min(
         asked,
         MAX - debit.debits_posted - debit.debits_pending,
@@ -79,12 +79,12 @@ def _no(reason: Reason, account: Account, room: int, amount: int) -> Refused:
     return Refused(reason, available=room, required=amount, currency=account.currency, account=account.id)
 
 
-# ---- days that are past ------------------------------------------------------------------------------------------------
+# ---- past days ---------------------------------------------------------------------------------------------------------
 
 
 def dated_back(units: Sequence[Unit], state: State) -> dict[AccountId, date]:
-    """The accounts with limits that are moved by what is dated back, and since which day. What is done to a transfer moves that one's accounts,
-    whether it is stored or comes among the units.
+    """The accounts with limits that are moved by commands that are dated back, each with the earliest day. A command with a target moves the
+    target's accounts, whether the target is stored or comes among the units.
     """
     moves = [(unit.book, command) for unit in units for command in unit.commands if command.effective_at is not None]
     if not moves:
@@ -123,8 +123,8 @@ def _moved(state: State, book: int, command: Command, among: Mapping[Key, Sequen
 
 
 def breached(account: Account, days: Days, since: date, change: int) -> list[date]:
-    """The days from `since` on at whose end the account, changed by `change`, was outside of its limits. What was held on past days is not
-    counted: what became of it is known.
+    """The days from `since` on at whose end the account, changed by `change`, is outside its limits. Holds of past days are not counted, since
+    their outcome is known.
     """
     floor = account.floor if change < 0 else None
     ceiling = account.ceiling if change > 0 else None
@@ -139,7 +139,7 @@ def breached(account: Account, days: Days, since: date, change: int) -> list[dat
 
 
 def dated(days: Days, since: date, change: int) -> None:
-    """The past as it is from now on."""
+    """Changes the balances of past days from `since` on, in place."""
     if not days.since or since >= days.end:
         return
     since = max(since, days.since[0])
@@ -152,8 +152,8 @@ def dated(days: Days, since: date, change: int) -> None:
 
 
 def change_past(state: State, changes: Mapping[tuple[AccountId, date], int], *, strict: bool) -> tuple[date, ...]:
-    """Changes accounts whose past days are known, each since that day, and tells at the end of which days that breaks a limit. Raises Refused
-    for these if it is to be `strict`.
+    """Applies changes to the past days of accounts, each from its day on. Returns the days at whose end that breaks a limit. If `strict`, raises
+    Refused for these instead, with nothing changed.
     """
     known = [(state.accounts[own], state.days[own], since, change) for (own, since), change in changes.items()]
     broken = [(each[0].id, ends) for each in known if (ends := breached(*each))]
@@ -166,7 +166,7 @@ def change_past(state: State, changes: Mapping[tuple[AccountId, date], int], *, 
 
 
 def positive(amount: int | None) -> int:
-    """The amount, if it is one. Raises Refused."""
+    """The amount, if it is at least 1 and fits. Raises Refused."""
     if amount is None or amount < 1:
         raise Refused(Reason.AMOUNT_MUST_BE_POSITIVE)
     if amount > MAX:
@@ -175,6 +175,6 @@ def positive(amount: int | None) -> int:
 
 
 def check_not_frozen(debit: Account, credit: Account, *, pinned: bool = True) -> None:
-    """Raises Refused when one of them is."""
+    """Raises Refused if one of the accounts is frozen."""
     if debit.frozen or credit.frozen:
         raise Refused(Reason.ACCOUNT_FROZEN, account=debit.id if debit.frozen else credit.id, pinned=pinned)

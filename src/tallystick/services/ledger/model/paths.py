@@ -1,7 +1,7 @@
-"""Accounts' paths, and patterns over them: `customers:*:wallet`, `customers:**`. Pure text.
+"""Paths of accounts, and patterns over them: `customers:*:wallet`, `customers:**`. Pure text.
 
-A path is 1 to 16 segments of 1 to 64 characters of A-Z a-z 0-9 _ . - with `:` between them, at most 512 characters in all; neither
-`.` nor `..`, which clients take out of a URL.
+A path is 1 to 16 segments separated by `:`, each of 1 to 64 characters of A-Z a-z 0-9 _ . -, with at most 512 characters in all. It can't be
+`.` or `..`, because clients remove those from a URL.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from tallystick.kernel.ids import AccountId, InvalidId
 _SEGMENT: Final = "[A-Za-z0-9_.-]{1,64}"
 _PATH: Final = re.compile(rf"(?!acc_|[a-z]{{3}}_[0-9a-z]{{26}}\Z|\.{{1,2}}\Z){_SEGMENT}(?::{_SEGMENT}){{0,15}}")
 _MAX: Final = 512
-#: Comes right after `:` in the order of characters, so that all paths below `a:` are from `a:` to before `a;`.
+#: The character after `:`, so that the paths below `a:` are those from `a:` to before `a;`.
 _AFTER: Final = ";"
 
 
-#: Accounts below this path are the ledger's own, for money between books: no chart rules them, no client opens them, changes them or moves money on
-#: them.
+#: Accounts below this path are the ledger's own and serve transfers between books. No chart applies to them, and no client can open or change them,
+#: or move money on them.
 TRANSIT: Final = "transit:"
 
 
 def is_reserved(path: str | None) -> bool:
-    """Whether an account there is the platform's own: no chart rules it, and no client opens, changes, freezes or closes it."""
+    """Whether an account at the path is the platform's own: no chart applies to it, and no client can open, change, freeze or close it."""
     return path is not None and path.startswith((TRANSIT, OWN))
 
 
-#: What was the platform's own is an account as any other in a copy of its book, below this.
+#: In a copy of a book, the accounts that were the platform's own are ordinary accounts, with this prefix.
 _WAS: Final = "was-"
 
 
 def was_reserved(path: str | None) -> bool:
-    """Whether it is, or was in the book that this one is a copy of, or in the one that that one is a copy of."""
+    """Whether an account at the path is the platform's own, or was in a book of which this one is a copy (or a copy of a copy)."""
     while path is not None and path.startswith(_WAS):
         path = path.removeprefix(_WAS)
     return is_reserved(path)
 
 
 def of_copy(path: str | None) -> str | None:
-    """An account's path in a copy of its book. What comes from an earlier copy gives way too: the book may have gone on with accounts of the
-    platform's at the old paths.
+    """An account's path in a copy of its book. Paths from an earlier copy are prefixed again, since their book may meanwhile have new accounts of
+    the platform's whose paths become the same in this copy.
     """
     return f"{_WAS}{path}" if was_reserved(path) else path
 
@@ -64,13 +64,13 @@ def account_ref(text: str) -> AccountId | str:
 
 
 def account_text(account: AccountId | str | None) -> str | None:
-    """An account as it was named: the inverse of `account_ref`."""
+    """The account as it was named: the inverse of `account_ref`."""
     return account if account is None or isinstance(account, str) else ids.accounts.text(account)
 
 
 class Pattern(msgspec.Struct, frozen=True):
-    """Which paths: those from `low` to before `high` in the order of characters that `regex` fits (one that Python and PostgreSQL read
-    alike). A pattern without a wildcard is one path.
+    """A set of paths: those from `low` to before `high`, in the order of characters, that match `regex`. The regex means the same to Python and to
+    PostgreSQL. A pattern without a wildcard is one path.
     """
 
     low: str
@@ -82,7 +82,7 @@ class Pattern(msgspec.Struct, frozen=True):
 
 
 def pattern(text: str) -> Pattern:
-    """`*` is one segment; `**`, only at the end, one or more. `text` is a well-formed pattern (see the messages)."""
+    """The pattern of a text. `*` is one segment; `**`, at the end only, is one or more. `text` is well-formed (see the messages)."""
     segments = text.split(":")
     literal: list[str] = []
     for segment in segments:

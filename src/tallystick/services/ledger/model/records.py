@@ -1,7 +1,7 @@
-"""What the records of a file ask for: accounts to be opened and units to be posted. Pure.
+"""Turns the records of a file into accounts to open and units to post. Pure.
 
-Ids follow from the file's own, so that a record which comes again is found to be there. An id of the ledger's kind that a transfer or a
-transaction has is kept; every other text, and what a file calls its accounts, is hashed with the book's number and what it names.
+Ids are derived from the file's own, so that a repeated record is recognized. If a transfer or a transaction has an id of the ledger's form, it is
+kept. Any other id, and the file's name for an account, is hashed together with the book's number and the kind of thing that it names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Unfit(Exception):
-    """A record can't become what it asks for. `field` is a JSON pointer into it."""
+    """A record can't be applied. `field` is a JSON pointer into it."""
 
     def __init__(self, field: str | None, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -57,7 +57,7 @@ def account_id(book: int, said: str) -> AccountId:
 
 
 def transfer_id(book: int, said: str) -> TransferId:
-    """Raises InvalidId for what looks like a transfer's id and is none."""
+    """The id of the transfer that a file calls `said`. Raises InvalidId for a malformed `trf_` id."""
     return ids.transfers.parse(said) if said.startswith("trf_") else TransferId(_hashed("transfer", book, said))
 
 
@@ -76,7 +76,7 @@ def _hashed(kind: str, book: int, said: str) -> TransferId:
 
 
 def called(record: AccountRecord) -> str:
-    """What the file calls an account. Raises Unfit."""
+    """The file's name for an account. Raises Unfit."""
     name = record.id or record.path
     if name is None:
         raise Unfit("/id", "id_missing", "an account has an id of the file's, or a path")
@@ -84,7 +84,7 @@ def called(record: AccountRecord) -> str:
 
 
 def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAccount:
-    """A restored account gets its limits when all else is there: they may have been others in the past. Raises Unfit."""
+    """The account of a record. A restored account gets its limits only at the end, because they may have been different in the past. Raises Unfit."""
     try:
         currency(record.currency)
     except Problem as problem:
@@ -96,7 +96,7 @@ def new_account(record: AccountRecord, book: int, *, restoring: bool) -> NewAcco
     return NewAccount(
         id=account_id(book, called(record)),
         name=record.name,
-        # Nothing is on its way to or from a book that is a copy: what was is an account as any other.
+        # In a copy of a book no money is in transit, so its transit accounts become ordinary ones.
         path=of_copy(record.path) if restoring else record.path,
         kind=record.kind or (usual_kind(record.normal_side) if restoring else None),
         currency=record.currency,
@@ -117,8 +117,8 @@ def limit(text: str | None, field: str) -> int | None:
 
 
 class Reader:
-    """Turns the records of one import into units. `account` finds what a record means by the name of an account. `now`: when the import
-    runs; `restoring`: it is a book's own export that comes back.
+    """Turns the records of one import into units. `account` resolves a record's name for an account. `now` is when the import runs. `restoring`: the
+    file is a book's own export.
     """
 
     def __init__(self, book: int, account: Callable[[str], AccountId | str], now: datetime, *, restoring: bool) -> None:
@@ -126,20 +126,20 @@ class Reader:
         self._account = account
         self._now = now
         self._restoring = restoring
-        #: What the rules can't decide again of restored transfers: that they were expiries, and how much balancing ones were asked for.
+        #: What the rules can't re-derive for restored transfers: which of them were expiries, and the amounts asked of balancing ones.
         self._expired: set[TransferId] = set()
-        #: By amount too: of two records with one id it is the other one that was refused.
+        #: Keyed by amount too, because of two records with one id the other one may have been refused.
         self._asked: dict[tuple[TransferId, int], int] = {}
 
     def as_it_was(self, transfer: Transfer) -> Transfer:
-        """A restored transfer with what time and balances decided when it was first posted. Amounts and accounts stay as they are."""
+        """A restored transfer with what was decided by time and balances when it was first posted. Amounts and accounts are unchanged."""
         if transfer.kind == "void" and transfer.id in self._expired:
             return msgspec.structs.replace(transfer, kind="expire")
         asked = self._asked.get((transfer.id, transfer.amount)) if transfer.kind in ("post", "hold") else None
         return transfer if asked is None else msgspec.structs.replace(transfer, asked=asked)
 
     def opening(self, record: AccountRecord) -> Unit | None:
-        """The transfer that gives an account its opening balance; None without one. Raises Unfit."""
+        """The unit that posts an account's opening balance; None if it has none. Raises Unfit."""
         if record.opening is None or int(record.opening.amount) == 0:
             return None
         own = called(record)
@@ -164,7 +164,7 @@ class Reader:
         return Unit(self._book, [command], atomic=True)
 
     def unit(self, record: TransferRecord | TransactionRecord) -> Unit:
-        """Raises Unfit."""
+        """The unit of a record. Raises Unfit."""
         if isinstance(record, TransactionRecord):
             return self._transaction(record)
         if record.id is None:
@@ -210,7 +210,7 @@ class Reader:
         return Unit(self._book, commands, atomic=True, header=header, restored=self._restoring)
 
     def _exchanges(self, record: TransactionRecord, commands: list[Command]) -> str | None:
-        """What the transaction's exchanges became, by the ledger's ids of their legs. Raises Unfit for one that its legs don't bear out."""
+        """The transaction's exchanges, with the ledger's ids of their legs. Raises Unfit for one that disagrees with its legs."""
         posts = {command.id: (command.amount, command.currency) for command in commands if command.kind == "post"}
         kept = []
         for place, one in enumerate(record.exchanges):
@@ -261,7 +261,7 @@ class Reader:
         if self._restoring:
             self._remember(leg, own, amount, at)
         return Command(
-            # What is restored is never due: what had expired is released, see `as_it_was`.
+            # Restored holds never count as due, so a restored expiry is decided as a void. `as_it_was` makes it an expiry again.
             kind="void" if leg.kind == "expire" else leg.kind,
             id=own,
             debit=self._named(leg.debit_account, at + "/debit_account") if moves and leg.debit_account else None,
@@ -288,7 +288,7 @@ class Reader:
             self._asked[own, amount[0]] = asked[0]
 
     def _since(self, effective: datetime | None, leg: LegRecord, at: str) -> datetime | None:
-        """Since when what is restored is effective. By a clock that was ahead of this one it may be in the future: then since now."""
+        """The effective time of a restored transfer. If it is in the future, because it was recorded by a clock ahead of this one: None, for now."""
         when = effective or instant(leg.effective_at or leg.recorded_at, at + "/recorded_at")
         return None if when is None or when >= self._now else when
 
@@ -299,21 +299,21 @@ class Reader:
             raise Unfit(field, problem.slug, problem.detail) from None
 
     def _id(self, said: str, field: str) -> TransferId:
-        """A transfer that the file names."""
+        """The id of a transfer that the file names. Raises Unfit."""
         try:
             return transfer_id(self._book, said)
         except Problem as problem:
             raise Unfit(field, problem.slug, problem.detail) from None
 
     def _own(self, said: str, field: str) -> TransferId:
-        """The id of a transfer that the file brings. One that the platform derived comes back with its book only."""
+        """The id of a transfer that the file brings. Ids that the platform derived are accepted only when a book is restored. Raises Unfit."""
         own = self._id(said, field)
         if said.startswith("trf_") and ids.is_derived(own) and not self._restoring:
             raise Unfit(field, "invalid-id", "ids of UUID version 8 are derived by the platform")
         return own
 
     def _code(self, code: str | None, field: str) -> str | None:
-        """What a payment made in the book that was exported is a transfer as any other in a book that is a copy. Raises Unfit."""
+        """The transfer's code. In a copy of a book, what a payment made is an ordinary transfer, so its code gets a prefix. Raises Unfit."""
         if code is None or not code.startswith(OWN):
             return code
         if not self._restoring:
@@ -321,7 +321,7 @@ class Reader:
         return f"was-{code}"[:64]
 
     def _metadata(self, metadata: dict[str, str] | None, field: str) -> str | None:
-        """Long texts are the platform's, in transfers between books. Raises Unfit."""
+        """The transfer's metadata. Only the platform writes long texts, in transfers between books. Raises Unfit."""
         if metadata and not self._restoring and any(len(text) > MAX_TEXT for text in metadata.values()):
             raise Unfit(field, "invalid-request", f"a text has at most {MAX_TEXT} characters")
         return _kept(metadata)
@@ -336,17 +336,17 @@ class Reader:
 
 
 def _moves(leg: LegRecord) -> bool:
-    """What is held is held now, whatever is dated back."""
+    """Whether the leg moves money, and so can have an effective time. Holds always count from now."""
     return leg.kind in ("post", "capture", "reverse")
 
 
 def _is_datable(leg: LegRecord) -> bool:
-    """By whoever brings a file: since when a hold was captured says the book that it comes from, and nobody else."""
+    """Whether a client's file may date the leg back. A capture's effective time can only come from the book's own export."""
     return leg.kind in ("post", "reverse")
 
 
 def instant(text: str | None, field: str) -> datetime | None:
-    """Raises Unfit."""
+    """An RFC 3339 time. Raises Unfit."""
     try:
         return None if text is None else parse_rfc3339(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A rule says no, inside of the model."""
+"""The exception by which a rule refuses a command, within the model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tallystick.services.ledger.model.values import Command, Rejection, Result
 
 
 class Refused(Exception):
-    """`pinned`: the refusal is the fate of the transfer's id. The others say what is wrong with this request, or with this moment. `account` is
-    the one at fault, as the command named it if it is not there.
+    """A refusal. If `pinned`, it is final for the transfer's id. Otherwise it is about this request or this moment only. `account` is the one at
+    fault, as the command named it if it does not exist.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Refused(Exception):
         self.breached_on = breached_on
 
     def rejection(self, book: int, command: Command, *, crossing: bool) -> Rejection:
-        """What is pinned to the command's id."""
+        """The refusal to pin to the command's id."""
         return Rejection(
             book,
             command.id,

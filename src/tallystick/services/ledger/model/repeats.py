@@ -1,4 +1,4 @@
-"""A repeat is the same in all that it says, or is told the first difference."""
+"""Repeated ids: a repeat must be the same command, or it is told the first difference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tallystick.services.ledger.model.values import Command, Rejection, Result, 
 
 
 def check_same(state: State, book: int, command: Command, existing: Transfer) -> None:
-    """Raises the name of the first difference between what is asked and the transfer that has its id."""
+    """Raises Refused with the first difference between the command and the transfer that has its id."""
     difference = _difference(state, book, command, existing)
     if difference is not None:
         raise Refused(difference, pinned=False)
@@ -30,7 +30,7 @@ def _difference(state: State, book: int, command: Command, existing: Transfer) -
     if command.balancing != (existing.asked is not None):
         return Reason.EXISTS_WITH_DIFFERENT_BALANCING
     moved = existing.asked if command.balancing else existing.amount
-    # A final capture releases more than it captures, unless nothing was left over: then final or not is the same.
+    # A final capture releases more than it captures, unless nothing was left; then it makes no difference whether it is final.
     if command.amount is not None and (
         command.amount != moved
         or (command.kind == "capture" and not command.final and existing.released != existing.amount)
@@ -52,15 +52,15 @@ def _difference(state: State, book: int, command: Command, existing: Transfer) -
 
 
 def _wants_all(command: Command) -> bool:
-    """Nothing is left of its target when it is done."""
+    """Whether the command leaves nothing of its target."""
     if command.kind == "capture":
         return command.final or command.amount is None
     return command.kind == "reverse" and command.amount is None
 
 
 def _is_left(state: State, target: tuple[int, TransferId | None]) -> bool:
-    """Whether something is still held by that hold, or not yet reversed of that transfer. A closed hold stays so, so this tells for ever whether
-    all was asked for, unless another came for the rest.
+    """Whether part of the target is still held, or not yet reversed. A closed hold stays closed, so this always tells whether the original command
+    took everything, unless a later one took the rest.
     """
     book, own = target
     if own is None:
@@ -70,7 +70,7 @@ def _is_left(state: State, target: tuple[int, TransferId | None]) -> bool:
 
 
 def refused_again(command: Command, rejection: Rejection) -> Result:
-    """The same refusal, whatever the balances are by now; unless it is another command under that id."""
+    """The same refusal, whatever the balances are now. If it is another command under that id: ID_ALREADY_FAILED."""
     if command.digest() != rejection.digest:
         return Result(command.id, "rejected", reason=Reason.ID_ALREADY_FAILED)
     return Result(

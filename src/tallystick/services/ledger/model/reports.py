@@ -1,7 +1,7 @@
 """Trial balance, balance sheet and income statement from the totals of a book's accounts. Pure; amounts are minor units.
 
-In each currency what is debited is credited, so the balances of all accounts add up to nothing. With assets and expenses counted as debits
-and the other kinds as credits that reads: assets = liabilities + equity + (income - expenses).
+In each currency debits equal credits, so all balances add up to zero. With assets and expenses counted as debits and the other kinds as credits,
+this means: assets = liabilities + equity + (income - expenses).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from uuid import UUID
 
 import msgspec
 
-#: Kinds that grow by debits. A balance of any account in a report is in the direction of its kind, whatever its own normal side.
+#: Kinds that grow by debits. In a report, an account's balance is in the direction of its kind, whatever its own normal side.
 DEBIT_KINDS: Final = frozenset({"asset", "expense"})
 
 
 class Group(NamedTuple):
-    """Totals of the accounts of one kind and currency, and of those whose path begins as `path`; None: of all, or without a path."""
+    """Totals of the accounts of one kind and currency whose path begins with `path`. None: of all of them, or of those without a path."""
 
     kind: str
     path: str | None
@@ -32,7 +32,7 @@ class Group(NamedTuple):
 
 
 class AccountLine(NamedTuple):
-    """An account's totals of what was posted."""
+    """An account with its posted totals."""
 
     id: UUID
     path: str | None
@@ -46,7 +46,7 @@ class AccountLine(NamedTuple):
 
 
 class Total(NamedTuple):
-    """What was posted in one currency in all, and what the balances of both sides add up to."""
+    """The posted totals over all accounts of one currency."""
 
     currency: str
     accounts: int
@@ -73,7 +73,7 @@ class Sheet(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total_equity(self) -> int:
-        """Without the net income."""
+        """The total of equity, without the net income."""
         return _sum(self.equity)
 
     def fault(self) -> str | None:
@@ -84,7 +84,7 @@ class Sheet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Income(msgspec.Struct, frozen=True, kw_only=True):
-    """An income statement in one currency: what income and expense accounts were moved by."""
+    """An income statement in one currency: the movements of income and expense accounts."""
 
     currency: str
     income: Sequence[Group]
@@ -104,7 +104,7 @@ class Income(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def totals(groups: Iterable[Group]) -> list[Total]:
-    """By currency, in the order of their codes."""
+    """The totals by currency, in the order of currency codes."""
     found: dict[str, Total] = {}
     for one in groups:
         known = found.get(one.currency, Total(one.currency, 0, 0, 0))
@@ -115,7 +115,7 @@ def totals(groups: Iterable[Group]) -> list[Total]:
 
 
 def unbalanced(found: Iterable[Total]) -> str | None:
-    """The first currency in which debits are not credits; None if all balance."""
+    """The first currency in which debits differ from credits, and by what; None if all balance."""
     for one in found:
         if one.debits != one.credits:
             return f"{one.currency}: debits {one.debits}, credits {one.credits}"
@@ -123,7 +123,7 @@ def unbalanced(found: Iterable[Total]) -> str | None:
 
 
 def balance_sheets(groups: Sequence[Group]) -> list[Sheet]:
-    """One for each currency."""
+    """The balance sheet of each currency."""
     return [
         Sheet(
             currency=code,
@@ -137,8 +137,8 @@ def balance_sheets(groups: Sequence[Group]) -> list[Sheet]:
 
 
 def income_statements(before: Sequence[Group], after: Sequence[Group]) -> list[Income]:
-    """One for each currency, of what came between: totals never fall, so each group's movement is what it has after less what it had before.
-    Groups that were not moved are left out.
+    """The income statement of each currency for the time between two readings. Totals never decrease, so a group's movement is its totals after less
+    those before. Groups without movement are left out.
     """
     earlier = {(one.kind, one.path, one.currency): one for one in before}
     moved = []

@@ -1,4 +1,4 @@
-"""What is read of the books."""
+"""Rows that are read from the books, and new accounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tallystick.kernel.ids import AccountId, TransactionId, TransferId
 
 
 class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An account as it is read: what it is, and its totals as of the book's sequence `as_of`."""
+    """An account with its totals as of the book's sequence `as_of`."""
 
     id: AccountId
     tenant: str
@@ -39,7 +39,7 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """`metadata` is JSON with sorted keys. Without a `kind` it is of the usual one of its side."""
+    """An account to open. `metadata` is JSON with sorted keys. `kind` None: the usual one of its normal side."""
 
     id: AccountId
     name: str
@@ -74,7 +74,7 @@ class EntryRow(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A hold that has expired and was not swept yet."""
+    """A hold that has expired but is not swept yet."""
 
     tenant: str
     book: int
@@ -91,7 +91,7 @@ class Found(NamedTuple):
 
 
 class CheckedBook(NamedTuple):
-    """A book as the continuous check begins with it: its sequence, and how many accounts and holds it has."""
+    """A book at the start of a check: its sequence, and how many accounts and holds it has."""
 
     id: int
     tenant: str

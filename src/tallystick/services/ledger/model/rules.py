@@ -1,11 +1,11 @@
-"""The rules of the book: pure, sequential, total. Every command gets one named result; nothing here waits or fails.
+"""The posting rules of a book: pure, sequential, total. Every command gets exactly one named result; nothing here waits or fails.
 
-`decide` takes commands in units and the state that they need, loaded while the book is locked, and says what happens: transfers with
-both accounts' totals after them, refusals to be pinned, holds and reversals as they are then. It consumes the state that it is
-given. The store writes what it says; constraints and triggers in the database check it again, from the rows alone.
+`decide` takes units of commands and the state that they refer to, and returns what happens: transfers with both accounts' totals after
+them, and refusals to be pinned. It updates the state in place: accounts, holds, reversals and the book are afterwards as decided. The
+store writes the result; constraints and triggers in the database check it again, from the rows alone.
 
-Four totals per account, as in TigerBeetle: debits and credits, each pending (held) and posted. Amounts are minor units, 1 to 2**63 - 1;
-pending and posted of a side together stay below 2**63, so no sum can wrap.
+Each account has four totals, as in TigerBeetle: debits and credits, each pending (held) and posted. Amounts are minor units, 1 to 2**63 - 1.
+Pending and posted of one side together stay below 2**63, so no sum can wrap.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tallystick.services.ledger.model.values import (
 
 
 def decide(units: Sequence[Unit], state: State, now: datetime) -> Decided:
-    """What becomes of each command, in order: later ones see the effects of earlier ones."""
+    """Decides the commands in order; later ones see the effects of earlier ones."""
     decider = _Decider(state, now)
     results = [decider.unit(unit) for unit in units]
     return Decided(results, decider.transfers, decider.rejections, decider.transactions)
@@ -61,9 +61,9 @@ class _Decider:
         self.transfers: list[Transfer] = []
         self.rejections: list[Rejection] = []
         self.transactions: list[TransactionRow] = []
-        #: The unit that is decided: who may do what is said there.
+        #: The unit being decided. It says what its commands may do.
         self._asked = Unit(0, (), atomic=True)
-        #: Whether others of its unit that are dated back come after this command, and what the unit changes of accounts since which past day.
+        #: Whether commands that are dated back follow in the unit. If so, its changes of past days, by account and first day, are collected here.
         self._more = False
         self._changes: dict[tuple[AccountId, date], int] = {}
         #: When each book's next transfer is recorded.
@@ -77,11 +77,11 @@ class _Decider:
         return self._permitted(unit)
 
     def _unapproved(self, unit: Unit) -> list[Result]:
-        """What an approval rule concerns is not posted, and not pinned either: it may come again with its approvals. A payment's may not, and ends
-        with the refusal: two may work on it, and who asks when the rule is gone must be told the same.
+        """Decides a unit that has no approvals. If it needs some, it is refused but not pinned, so that it may come again with its approvals. For a
+        payment the refusal is pinned: two workers may post it, and the one that asks after the rule is gone must get the same answer.
         """
         if not (unit.atomic or unit.header is not None):
-            # Each stands for itself, or each chain: what is not permitted is left out of what is decided.
+            # Each command, or chain, stands for itself: those that need approvals are refused, and the others are decided.
             return [result for chain in unit.chains() for result in self._unapproved(unit.part(chain))]
         asked = demanded(self.state, unit)
         if not asked:
@@ -109,7 +109,7 @@ class _Decider:
         return results
 
     def _all_or_none(self, unit: Unit) -> list[Result]:
-        """The first refusal undoes what the unit did before it. Only the refused command's id is pinned."""
+        """Decides a unit as a whole: the first refusal undoes what the unit did before. Only the refused command's id is pinned."""
         if len(unit.commands) == 1:
             return [self._one(unit.book, unit.commands[0])]
         undo = Savepoint(unit, self.state, self.transfers, self.rejections)
@@ -132,7 +132,7 @@ class _Decider:
         return results
 
     def _transaction(self, unit: Unit, header: Header) -> list[Result]:
-        """A transaction that exists is the same in its header and in each transfer, or this is refused."""
+        """Decides a transaction. If it exists, its header and all its transfers must be the same; otherwise this one is refused."""
         key = (unit.book, header.id)
         existing = self.state.transactions.get(key)
         if existing is not None:
@@ -203,7 +203,7 @@ class _Decider:
     def _accounts(
         self, book: int, debit_ref: AccountId | str | None, credit_ref: AccountId | str | None, currency: str | None
     ) -> tuple[Account, Account]:
-        """Both accounts, of this book, open, not frozen, and of one currency."""
+        """Both accounts. Raises Refused unless they are of this book, distinct, open, not frozen, and in the currency."""
         accounts = self.state.accounts
         debit_id = self.state.account(book, debit_ref)
         credit_id = self.state.account(book, credit_ref)
@@ -222,7 +222,7 @@ class _Decider:
                 account=debit.id if debit.currency != currency else credit.id,
             )
         if debit.transit and credit.transit:
-            # One of them is the ledger's own end of a transfer between books. The other is its client's, who has none.
+            # One is the ledger's own end of a transfer between books. The other was named by the client, who may name none.
             raise Refused(Reason.TRANSIT_ACCOUNT, account=debit.id)
         self._passable(debit, credit)
         if debit.closed or credit.closed:
@@ -232,12 +232,12 @@ class _Decider:
         return debit, credit
 
     def _passable(self, debit: Account, credit: Account) -> None:
-        """Money between books moves by both of them or not at all: half of it is nobody's to post, capture, void or reverse."""
+        """Raises Refused if only a transfer between books may do this: nobody else may post, capture, void or reverse half of one."""
         if (debit.transit or credit.transit) and not self._asked.crossing:
             raise Refused(Reason.TRANSIT_ACCOUNT, account=debit.id if debit.transit else credit.id)
 
     def _movable(self, transfer: Transfer) -> None:
-        """What a payment made is moved by the payment or not at all: a hold that somebody else took would leave a card charged for nothing."""
+        """Raises Refused if only payments may touch this transfer. If a client took a payment's hold, a card would be charged for nothing."""
         if transfer.code == PAYMENT_CODE and not self._asked.payments:
             raise Refused(Reason.TRANSFER_OF_A_PAYMENT, pinned=False)
 
@@ -252,7 +252,7 @@ class _Decider:
     def _move(  # noqa: PLR0917 - on the way of every transfer
         self, book: int, command: Command, debit: Account, credit: Account, amount: int, asked: int | None
     ) -> tuple[Transfer, tuple[date, ...]]:
-        """Posts at once: a post, or a reversal. Tells on which past days that breaks a limit."""
+        """Posts a post or a reversal. Returns also the past days on which it breaks a limit."""
         check_room(debit, credit, amount)
         breaches: tuple[date, ...] = ()
         if command.effective_at is not None:
@@ -264,7 +264,7 @@ class _Decider:
     def _date_back(
         self, number: int, effective: datetime, debit: Account, credit: Account, amount: int
     ) -> tuple[date, ...]:
-        """The end of a day knows no order within it: what a unit changes of the past is judged as a whole, with the last of it."""
+        """Dates a movement back. Limits apply at the end of each past day, so a unit's changes are judged together, with its last dated command."""
         book = self.state.books[number]
         if effective >= self.instants[number]:
             raise Refused(Reason.EFFECTIVE_IN_FUTURE, pinned=False)
@@ -295,8 +295,8 @@ class _Decider:
         return self._record(book, command, debit, credit, amount, 0, expires_at, asked if command.balancing else None)
 
     def _open_hold(self, book: int, command: Command, *, expires: bool = False) -> tuple[Hold, Account, Account]:
-        """The command's hold, which still holds something, and its accounts. Raises also when it is due and this is no expiry, or it is not
-        and this is one.
+        """The command's target, an open hold, and its accounts. Raises Refused if it is not open, or expired (unless this is its expiry, which is
+        refused before that).
         """
         hold = None if command.target is None else self.state.holds.get((book, command.target))
         if hold is None:
@@ -305,10 +305,10 @@ class _Decider:
             self._movable(self.state.transfers[book, hold.id])
         if hold.state != "held":
             raise Refused(_CLOSED_HOLD[hold.state])
-        # By the book's time: another replica's clock may have been ahead of this one's when it wrote.
+        # Expiry goes by the book's time: another replica's clock may have been ahead of this one's when it wrote.
         due = hold.expires_at is not None and hold.expires_at <= self.instants[book] and not self._asked.restored
         if due != expires:
-            # Expired, though not swept yet; or a sweep by a clock that is ahead of this one.
+            # It has expired but is not swept yet; or a sweep was started by a clock that is ahead of this one.
             raise Refused(Reason.HOLD_EXPIRED if due else Reason.HOLD_NOT_DUE, pinned=due)
         debit, credit = self.state.accounts[hold.debit_account], self.state.accounts[hold.credit_account]
         self._passable(debit, credit)
@@ -317,7 +317,7 @@ class _Decider:
         return hold, debit, credit
 
     def _increase(self, book: int, command: Command) -> Transfer:
-        """Holds more, and, if it says so, for longer or shorter."""
+        """Increases a hold, and changes its expiry if the command says so."""
         amount = positive(command.amount)
         hold, debit, credit = self._open_hold(book, command)
         check_not_frozen(debit, credit, pinned=False)
@@ -334,16 +334,16 @@ class _Decider:
         return self._record(book, command, debit, credit, amount, -amount, expires_at, None)
 
     def _draw(self, book: int, command: Command) -> tuple[Transfer, tuple[date, ...]]:
-        """Captures, voids or expires a hold. Takes no more from anybody than the hold did, so no floor can break but on past days: a capture
-        that is restored is dated back to when it was.
+        """Captures, voids or expires a hold. It takes no more than the hold did, so no limit can break today. On past days one can, because a
+        restored capture is dated back to when it was made.
         """
         breaches: tuple[date, ...] = ()
         hold, debit, credit = self._open_hold(book, command, expires=command.kind == "expire")
         amount = hold.remaining
         released = hold.remaining
         if command.kind == "capture":
-            # What has arrived in another book has left this one, whatever was frozen since. Others wait: what is held stays due, so that no
-            # capture is refused for ever because of a moment.
+            # Money that has arrived in another book must leave this one, even if an account was frozen since. Other captures wait: the refusal
+            # is not pinned, since the account may be thawed.
             if not self._asked.crossing:
                 check_not_frozen(debit, credit, pinned=False)
             if command.amount is not None:

@@ -1,4 +1,4 @@
-"""What is looked for in a book, and how a list of it goes on. Pure."""
+"""What is searched for in a book, and the pages of the result. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model.paths import Pattern
 from tallystick.services.ledger.model.values import Transfer
 
-#: Entries that one request looks at; a list whose filters fit less often goes on with the next page.
+#: Most entries that one request examines. If the filters match rarely, the page ends there and the next one goes on.
 LOOKED_AT: Final = 50_000
-#: Accounts that are looked at one by one. A pattern that fits more is looked for in the whole book.
+#: Most accounts that are searched one by one. For a pattern that matches more, the whole book is searched.
 ONE_BY_ONE: Final = 100
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """None: any. `metadata` is a key and its value, `reference` that of the transaction. Amounts are minor units. Effective from the first
-    instant on and before the second.
+    """The filters; None matches anything. `metadata` is a key and its value, `reference` the transaction's. Amounts are minor units. The effective
+    time is from `effective_from` to before `effective_to`.
     """
 
     kind: str | None = None
@@ -37,7 +37,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A transfer that fits, and which of its accounts do."""
+    """A matching transfer. The pairs are about its debit and its credit account; `fits`: whether the account itself matches."""
 
     transfer: Transfer
     debit_normal: tuple[bool, bool]
@@ -46,7 +46,7 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Side(msgspec.Struct, frozen=True):
-    """An entry: one side of a transfer. `place` is its place in the order of entries."""
+    """An entry: one side of a transfer. `place` is its position in the order of entries."""
 
     hit: Hit
     debit: bool
@@ -62,7 +62,7 @@ class Side(msgspec.Struct, frozen=True):
 
 
 def sides(hits: Sequence[Hit], before: int | None) -> list[Side]:
-    """The entries of the transfers that fit, newest first, the debit before the credit, from before the place `before` on."""
+    """The matching sides of the transfers, newest first, the debit before the credit, starting before the place `before`."""
     found = []
     for hit in hits:
         found += [Side(hit, debit) for debit, fits in ((True, hit.fits[0]), (False, hit.fits[1])) if fits]
@@ -73,8 +73,8 @@ T = TypeVar("T")
 
 
 class Listing(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """A page. `down_to`: everything after this sequence was looked at. `next_before` is where the next page goes on (a sequence, of entries
-    a place); None: there is no more.
+    """A page of a list. Everything after the sequence `down_to` was examined. The next page begins before `next_before` (a sequence, or for entries a
+    `Side.place`); None: this is the last page.
     """
 
     book: str

@@ -1,6 +1,6 @@
-"""What the records of a file say of the book as a whole: its chart, its categories, its seal. Pure.
+"""What the records of a file say about the book as a whole: its chart, its categories, its seal. Pure.
 
-A file gets no further than the interfaces for the same things do: what they would refuse is unfit.
+A file can do no more than the API: what the API would refuse is unfit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tallystick.services.ledger.model.records import Unfit, instant
 
 
 def sealed_until(record: BookRecord, now: datetime) -> datetime | None:
-    """Up to when the book was sealed. Raises Unfit."""
+    """The time up to which the book was sealed. Raises Unfit."""
     instant(record.exported_at, "/exported_at")
     until = instant(record.sealed_until, "/sealed_until")
     if until is not None and (no := unsealable(until, now)) is not None:
@@ -26,9 +26,9 @@ def sealed_until(record: BookRecord, now: datetime) -> datetime | None:
 
 
 def unsealable(until: datetime, now: datetime) -> str | None:
-    """Why no book is sealed up to this time; None: one can be."""
+    """Why no book can be sealed up to this time; None if one can."""
     if until > now:
-        # What is posted is recorded after the seal: one in the future would date the whole book ahead.
+        # Transfers are recorded after the seal, so one in the future would put the whole book's time ahead.
         return "a book is sealed up to now at most"
     if until < EPOCH:
         return f"a book is sealed up to {EPOCH:%Y} at least, and nothing in it is effective before that anyway"
@@ -48,7 +48,7 @@ def category_of(record: CategoryRecord, now: datetime) -> Category:
 
 
 def check_members(category: Category, known: Mapping[str, Category]) -> None:
-    """`known`: those of the book and of the file. Raises Unfit for a member that is not there, and for one that is above itself."""
+    """Raises Unfit for a member that is not among `known` (the categories of the book and the file), and for a category below itself."""
     for place, member in enumerate(category.categories):
         if member not in known:
             raise Unfit(f"/categories/{place}", "category-not-found", f"there is no category {member}")

@@ -1,7 +1,7 @@
-"""The statement of an account: from what balance, by which entries, to what balance. Pure; amounts are minor units.
+"""Account statements: opening balance, entries, closing balance. Pure; amounts are minor units.
 
-Only what moved the posted balance is an entry of a statement: a hold moves nothing before it is captured. Entries stand in the order in which
-they were recorded, or by effective time: in the order of (effective time, sequence).
+Only what moved the posted balance is an entry of a statement; a hold moves nothing until it is captured. Entries are in recorded order, or, by
+effective time, in the order of (effective time, sequence).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tallystick.services.ledger.model.rows import AccountRow
 
 
 class Line(NamedTuple):
-    """An entry that moved the posted balance. The totals are the account's after it, in the order of the statement; reference and
-    description are those of its transaction.
+    """An entry that moved the posted balance. The totals are the account's after it, in the statement's order. Reference and description are those of
+    its transaction.
     """
 
     sequence: int
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 
 class Posted(NamedTuple):
-    """What was debited and credited of an account since it was opened."""
+    """An account's posted totals."""
 
     debits: int
     credits: int
@@ -54,8 +54,8 @@ class Posted(NamedTuple):
 
 
 def running(carried: Posted, lines: Iterable[Line]) -> list[Line]:
-    """The lines, each with the totals after it, where they are `carried` before the first. What is stored with an entry are its totals in the
-    order of recording.
+    """The lines with running totals, starting from `carried`. By effective time they have to be computed, since entries are stored with their
+    totals in recorded order.
     """
     found: list[Line] = []
     for line in lines:
@@ -65,8 +65,8 @@ def running(carried: Posted, lines: Iterable[Line]) -> list[Line]:
 
 
 class Span(msgspec.Struct, frozen=True):
-    """The time of a statement. Either what was recorded from `start` on and before `end`, which are the entries after the sequence `first` up
-    to `last`; or what is effective from `start` on and before `end`, as far as it was recorded up to the sequence `last` (`first` is 0).
+    """The period of a statement, from `start` to before `end`. In recorded order, these are the entries after the sequence `first`, up to `last`. By
+    effective time, those effective in the period and recorded up to the sequence `last`; `first` is 0.
     """
 
     start: datetime
@@ -76,9 +76,14 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement, or a page of one: `lines` are its entries from the totals `carried` on to `reached`, `page` counts from 1. `opening` and
-    `closing` are the totals before the first and after the last entry of all pages, `debits` and `credits` how many entries all pages have.
-    `effective`: it is by effective time. `since` is the time of the last entry before this page; None on the first one.
+    """A statement, or a page of one.
+
+    - `lines`: the entries of this page, which lead from the totals `carried` to the totals `reached`
+    - `opening`, `closing`: the totals before the first and after the last entry of all pages
+    - `debits`, `credits`: how many entries all pages have
+    - `effective`: whether it is by effective time
+    - `page`: counts from 1
+    - `since`: the time of the last entry before this page; None on the first
     """
 
     account: AccountRow
@@ -101,15 +106,15 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def as_of(self) -> int:
-        """The sequence of the book up to which it is told."""
+        """The book's sequence as of which the statement is."""
         return self.span.last
 
     def time(self, line: Line) -> datetime:
-        """The one that it is ordered by."""
+        """The time by which the statement is ordered."""
         return line.effective_at if self.effective else line.recorded_at
 
     def fault(self) -> str | None:
-        """Where the statement does not add up; None if it does. Each entry's totals are those before it and its amount."""
+        """Where the statement does not add up; None if it does. Each entry's totals must be those before it plus its amount."""
         totals = self.carried
         if self.page == 1 and totals != self.opening:
             return "the first entry does not follow from the opening balance"

@@ -1,4 +1,4 @@
-"""What the ledger is made of: accounts, transfers, holds, commands and their results. Amounts are minor units."""
+"""The ledger's values: accounts, transfers, holds, commands and their results. Amounts are minor units."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SECOND: Final = timedelta(seconds=1)
 
 
 class Account(msgspec.Struct, gc=False):
-    """An account as the rules see it. `version` counts its entries; the four totals are the sums of them. `transit`: for money between books.
-    `number` is how stored transfers refer to it.
+    """An account as the rules see it. `version` counts its entries, and the four totals are their sums. `transit`: it serves transfers between
+    books. `number` is how stored transfers refer to it.
     """
 
     id: AccountId
@@ -53,7 +53,7 @@ class Account(msgspec.Struct, gc=False):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """In the account's normal direction; `pending` is what open holds may still take out."""
+    """A balance in the account's normal direction. `pending` is what open holds may still take out."""
 
     posted: int
     pending: int
@@ -67,14 +67,14 @@ def balance(debit_normal: bool, debits_pending: int, debits_posted: int, credits
 
 
 def usual_kind(normal_side: str) -> str:
-    """What an account is that does not say it."""
+    """The kind of an account for which none is given."""
     return "asset" if normal_side == "debit" else "liability"
 
 
 class Transfer(msgspec.Struct, frozen=True, gc=False):
-    """A row of the book: a transfer with its two entries. `dr_*` and `cr_*` are the accounts' totals after it. `released` is what it took
-    off its hold; less than nothing for an increase. `asked` is there when it moved what there was, up to so much. `effective_at` None:
-    when it was recorded. The numbers are those of its accounts.
+    """A row of the book: a transfer with its two entries. `dr_*` and `cr_*` are the accounts' totals after it. `released` is what it took off
+    its hold; negative for an increase. `asked` is set for a balancing transfer: the most that it was to move. `effective_at` None: effective
+    when recorded. The numbers are those of its accounts.
     """
 
     book: int
@@ -113,7 +113,7 @@ class Transfer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hold(msgspec.Struct, gc=False):
-    """What is left of a hold."""
+    """The state of a hold: of `amount`, so much was `captured` and so much is `remaining`."""
 
     book: int
     id: TransferId
@@ -127,6 +127,8 @@ class Hold(msgspec.Struct, gc=False):
 
 
 class Reversal(msgspec.Struct, gc=False):
+    """How much of the transfer with this id, which moved `amount`, was reversed."""
+
     book: int
     id: TransferId
     amount: int
@@ -134,8 +136,8 @@ class Reversal(msgspec.Struct, gc=False):
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """A pinned refusal. `digest` is that of the command that was refused. `crossing`: it was part of a transfer between books. `account` is the one
-    at fault, by its id, or as it was named if it was not there.
+    """A pinned refusal. `digest` is that of the refused command. `crossing`: it was part of a transfer between books. `account` is the one at
+    fault: its id, or as it was named if it does not exist.
     """
 
     book: int
@@ -151,12 +153,16 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One thing to do. post, hold: both accounts (by id, or by path), amount and currency. capture: target, amount or None for all that
-    remains. increase: target and amount. void, expire: target. reverse: target, amount or None. `metadata` is JSON with sorted keys.
+    """One operation. By kind, it has:
 
-    `expires_in` are seconds. What a file says expires at an instant: `expires_at`.
-    `linked`: this one and the next are posted both or not at all. `balancing` (post, hold): as much as there is, up to `amount`.
-    `transaction` and `effective_at` are those of the transaction that it is part of.
+    - post, hold: both accounts (by id or by path), amount and currency
+    - capture, reverse: target; amount, or None for all that remains
+    - increase: target and amount
+    - void, expire: target
+
+    `metadata` is JSON with sorted keys. `expires_in` is in seconds; commands from a file have the instant `expires_at` instead. `linked`: this
+    command and the next are both posted or neither. `balancing` (post, hold): move as much as there is, up to `amount`. `transaction` and
+    `effective_at` are those of the transaction to which it belongs.
     """
 
     kind: CommandKind
@@ -177,14 +183,16 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     expires_at: datetime | None = None
 
     def expires(self, recorded: datetime) -> datetime | None:
-        """When what it holds expires, recorded at that instant. What was to expire by then does in a second: the sweep finds it."""
+        """When its hold expires if it is recorded at that instant. An `expires_at` that has passed by then becomes a second later, so that the sweep
+        finds the hold.
+        """
         if self.expires_at is not None:
             return min(max(self.expires_at, recorded + SECOND), recorded + MAX_EXPIRES_IN * SECOND)
         return None if self.expires_in is None else recorded + self.expires_in * SECOND
 
     def digest(self) -> bytes:
-        """16 bytes that are the same for the same command only. What came later than the first release counts only where it is said:
-        refusals of before keep their digests.
+        """16 bytes that identify the command's content. Fields that came after the first release count only where they are set, so that older
+        refusals keep their digests.
         """
         said: tuple[object, ...] = (
             self.kind, self.id, self.debit, self.credit, self.amount, self.currency, self.target, self.final, self.expires_in, self.code,
@@ -198,7 +206,7 @@ class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes transfers a transaction. `exchanges` is JSON: what was exchanged at which rate."""
+    """What makes transfers a transaction. `exchanges` is JSON: what was exchanged, and at which rates."""
 
     id: TransactionId
     reference: str | None = None
@@ -210,7 +218,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransactionRow(msgspec.Struct, frozen=True):
-    """A transaction: the transfers of its book with the numbers `first` to `last`."""
+    """A transaction: the transfers of its book with the sequences `first` to `last`."""
 
     book: int
     id: TransactionId
@@ -225,7 +233,7 @@ class TransactionRow(msgspec.Struct, frozen=True):
     exchanges: str | None
 
     def is_of(self, header: Header, transfers: int) -> bool:
-        """Whether it is what this header, with so many transfers, asks for."""
+        """Whether it has this header and so many transfers."""
         return self.last - self.first + 1 == transfers and (
             self.effective_at, self.reference, self.description, self.metadata, self.reverses, self.exchanges,
         ) == (
@@ -234,10 +242,15 @@ class TransactionRow(msgspec.Struct, frozen=True):
 
 
 class Unit(msgspec.Struct, frozen=True, gc=False):
-    """Commands of one book, in order. `atomic`: all or none. With a header they are a transaction, and atomic. `crossing`: of a transfer between
-    books, which may touch transit accounts. `approved`: it has the approvals that the book's rules ask for. `payments`: of payments, which may
-    move what payments made. `due`: it gives back what was taken before, whatever was frozen since. `restored`: it comes from the book's own
-    export, and what was done to a hold was done in time.
+    """Commands for one book, in order.
+
+    - `atomic`: all or none.
+    - `header`: the commands are a transaction, and so atomic.
+    - `crossing`: it is part of a transfer between books, and may touch transit accounts.
+    - `approved`: it has the approvals that the book's rules demand.
+    - `payments`: it comes from payments, which may move what payments made.
+    - `due`: it gives back what was taken before, even if an account was frozen since.
+    - `restored`: it comes from the book's own export, so whatever it does to a hold was done before the hold expired.
     """
 
     book: int
@@ -251,11 +264,11 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     restored: bool = False
 
     def part(self, commands: Sequence[Command]) -> Unit:
-        """Some of its commands, all or none of them."""
+        """Some of its commands as an atomic unit."""
         return msgspec.structs.replace(self, commands=commands, atomic=True)
 
     def chains(self) -> Iterator[Sequence[Command]]:
-        """Commands that are linked to the next, with it; the others alone."""
+        """The unit's chains: a command that is linked to the next is in one chain with it; the others stand alone."""
         start = 0
         for place, command in enumerate(self.commands, 1):
             if not command.linked:
@@ -266,10 +279,10 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
-    """What became of a command. `existed`: an earlier request did this already. For `insufficient_funds` and the like `required` is what the
-    transfer needs and `available` what there is: above the floor, left of the hold, left to reverse. `breached_on` are the days (UTC) at whose
-    end a limit was broken or would have been by a transfer that is dated back. `account` is the one at fault, as it was named if it is not
-    there. `rules` are those whose approvals are asked for.
+    """The result of a command. `existed`: an earlier request did this already. For `insufficient_funds` and the like, `required` is what the
+    transfer needs, and `available` is what there is: above the floor, left of the hold, or left to reverse. `breached_on` are the days (UTC) at
+    whose end a transfer that is dated back broke a limit, or would have. `account` is the one at fault, as it was named if it does not exist.
+    `rules` are those that demand approvals.
     """
 
     id: TransferId
@@ -291,7 +304,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def lacking(self) -> tuple[AccountId, ...]:
-        """The accounts that had too little for it, or for all that it asked for: what is held may be the cause."""
+        """The accounts that had too little for the command, or (balancing) for all that it asked for. Holds may be the cause."""
         if self.reason in _LACKING and not (self.existed or self.account is None or isinstance(self.account, str)):
             return (self.account,)
         made = self.transfer
@@ -305,10 +318,12 @@ Stand = tuple[int, int, int]
 
 
 class Book(msgspec.Struct, gc=False):
-    """`sequence` is that of its last transfer, `recorded_at` its instant: later transfers are never recorded as earlier. `revision` counts
-    the changes of accounts and settings, `flush` is the number that the last flush gave itself, also one that only refused: while all three
-    stand still, so does everything in the book. A `quarantined` book takes nothing.
-    `strict`: what is dated back and breaks a limit on past days is refused. Nothing is effective at or before `sealed_until`.
+    """A book as the rules see it. `sequence` and `recorded_at` are those of its last transfer; later transfers are never recorded as earlier.
+    `revision` counts the changes of accounts and settings. `flush` is the number that the last flush gave itself, even if it only refused. While
+    these three are unchanged, so is everything in the book.
+
+    Nothing can be written to a `quarantined` book. `strict`: a transfer that is dated back and breaks a limit on a past day is refused. Nothing
+    new can be effective at or before `sealed_until`.
     """
 
     id: int
@@ -326,7 +341,7 @@ class Book(msgspec.Struct, gc=False):
         return self.sequence, self.revision, self.flush
 
     def next_instant(self, now: datetime) -> datetime:
-        """The instant of its next transfer: later than that of the last one and than what is sealed."""
+        """The instant of its next transfer: `now`, but later than its last transfer and its seal."""
         instant = max(now, self.recorded_at + MICROSECOND)
         return instant if self.sealed_until is None else max(instant, self.sealed_until + MICROSECOND)
 
@@ -336,9 +351,9 @@ Drawn = TypeVar("Drawn", Hold, Reversal)
 
 
 class Days(msgspec.Struct):
-    """An account's posted balance (in its normal direction) by effective time at the end of each day (UTC) before `end`, which is today.
-    `balances[n]` is that of the day `since[n]` and of those after it, up to the next of `since`: a past of decades is as long as the days on
-    which something changed, none if nothing did. What was before the first of them nobody asks.
+    """An account's posted balance, in its normal direction and by effective time, at the end of each day (UTC) before `end`, which is today.
+    `balances[n]` is the balance of the day `since[n]` and of the days up to the next in `since`. So only days with a change take room, even in a
+    past of decades. Days before the first one are never asked for.
     """
 
     end: date
@@ -347,13 +362,13 @@ class Days(msgspec.Struct):
 
     @classmethod
     def of(cls, end: date, changes: Mapping[date, int]) -> Days:
-        """The past in which the balance changed by so much on these days."""
+        """The past with these changes of the balance by day."""
         since = sorted(day for day in changes if day < end)
         return cls(end, since, list(accumulate(changes[day] for day in since)))
 
 
 class State(msgspec.Struct):
-    """All that the commands are about, and nothing else. Keys of transfers are (book, id), of paths (book, path)."""
+    """Everything that the commands refer to. Keys of transfers are (book, id), those of paths (book, path)."""
 
     books: dict[int, Book]
     accounts: dict[AccountId, Account]
@@ -371,7 +386,7 @@ class State(msgspec.Struct):
 
 
 class Decided(msgspec.Struct):
-    """`results[unit][command]`, and what is to be stored. Holds and reversals follow from the transfers."""
+    """The decision: `results[unit][command]`, and what to store. Holds and reversals follow from the transfers."""
 
     results: list[list[Result]]
     transfers: list[Transfer]
@@ -380,10 +395,10 @@ class Decided(msgspec.Struct):
 
 
 def expiry_id(book: int, hold: TransferId) -> TransferId:
-    """The id of a hold's expiry follows from the hold: it can be written once only."""
+    """The id of a hold's expiry. It is derived from the hold, so the expiry can be written only once."""
     return TransferId(hashed(_EXPIRY + str(book).encode() + hold.bytes))
 
 
 def leg_id(transaction: TransactionId, place: int) -> TransferId:
-    """The id of a transaction's transfer for which its client made none: the same transaction again has the same transfers."""
+    """The id of a transaction's transfer for which the client gave none. A repeat of the transaction has the same ids."""
     return TransferId(hashed(_LEG + transaction.bytes + str(place).encode()))

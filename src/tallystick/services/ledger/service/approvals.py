@@ -209,7 +209,7 @@ class Approvals:
             row = row.at(now)
             self._check(row, subject, decision, signature, now)
             if not any((one.approver, one.decision) == (subject.client_id, decision) for one in row.decisions):
-                row = await self._note(tx, row, Signed(subject.client_id, decision, now, signature), trace)
+                row = await self._store_decision(tx, row, Signed(subject.client_id, decision, now, signature), trace)
         if row.status == "approved":
             return await self._carry_out(row)
         return row
@@ -255,7 +255,9 @@ class Approvals:
         except Refused as refused:
             raise InvalidDecision(f"the signature is not good: {refused.reason}") from None
 
-    async def _note(self, tx: Transaction, row: ProposalRow, signed: Signed, trace: str | None) -> ProposalRow:
+    async def _store_decision(
+        self, tx: Transaction, row: ProposalRow, signed: Signed, trace: str | None
+    ) -> ProposalRow:
         await self._proposals.insert_decision(tx, row.id, signed)
         row = msgspec.structs.replace(row, decisions=(*row.decisions, signed))
         if signed.decision == "reject":

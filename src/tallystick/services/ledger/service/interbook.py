@@ -74,7 +74,7 @@ _IN_FLIGHT = telemetry.gauge(
 
 
 #: Refusals (reasons or their beginnings) that mean that the id belongs to another transfer, which was posted, held or refused.
-_ANOTHERS: Final = ("exists_with_different_", Reason.ID_ALREADY_FAILED)
+_ID_TAKEN: Final = ("exists_with_different_", Reason.ID_ALREADY_FAILED)
 
 
 class _Begun(msgspec.Struct, frozen=True):
@@ -142,7 +142,7 @@ class Interbook:
         if source.book == destination.book:
             raise InvalidRequest("both accounts are in one book: post a transfer there")
         await self._poster.book(tenant, source.book)
-        await self._look_for(tenant, destination.book, crossing.client)
+        await self._find_shard(tenant, destination.book, crossing.client)
         transit = await self._transit((tenant, source.book, "out", destination.book, crossing.currency), actor, trace)
         ask = Ask(
             tenant,
@@ -159,12 +159,12 @@ class Interbook:
         answered = await self._poster.post(ask)
         # With a key there is always a stored answer, and sometimes nothing else: if it was replayed, or is our own after an unknown COMMIT.
         begun = _Begun(answered.results[0].id, answered.results[0].reason) if entry is None else _begun(answered.body)
-        if begun.reason is not None and begun.reason.startswith(_ANOTHERS):
+        if begun.reason is not None and begun.reason.startswith(_ID_TAKEN):
             raise TransferExists("take a new id for another transfer", reason=begun.reason)
         if begun.reason in MOMENTARY:
             raise BookQuarantined
         try:
-            return await self._further(tenant, begun.id, source.book)
+            return await self._advance(tenant, begun.id, source.book)
         except TransferNotFound:
             # The hold was refused, but not finally.
             raise TransferRefused(reason=begun.reason) from None
@@ -173,15 +173,15 @@ class Interbook:
         """The transfer's state by its source book. Raises TransferNotFound, BookNotFound, BookElsewhere."""
         number = await self._poster.book(tenant, book)
         state = await self._store.transfer(self._database, number, crossing)
-        return await self._told(tenant, number, crossing, state)
+        return await self._state_of(tenant, number, crossing, state)
 
-    async def _further(self, tenant: str, crossing: TransferId, book: str) -> Told:
+    async def _advance(self, tenant: str, crossing: TransferId, book: str) -> Told:
         """Tries to finish the transfer if it is in flight. What can't be finished now is left to the schedule."""
         number = await self._poster.book(tenant, book)
         state = await self._store.transfer(self._database, number, crossing)
         hold = state.holds.get((number, crossing))
         if hold is None or hold.state != "held":
-            return await self._told(tenant, number, crossing, state)
+            return await self._state_of(tenant, number, crossing, state)
         try:
             await self._finish(tenant, book, number, state)
         except Problem as problem:
@@ -207,7 +207,7 @@ class Interbook:
                 raise BookQuarantined
         raise GuardRefused("a hold between books can't be ended", context={"book": number, "reason": str(reason)})
 
-    async def _told(self, tenant: str, number: int, crossing: TransferId, state: State) -> Told:
+    async def _state_of(self, tenant: str, number: int, crossing: TransferId, state: State) -> Told:
         hold = state.holds.get((number, crossing))
         made = state.transfers.get((number, crossing))
         known = None if made is None else crossing_of(tenant, made)
@@ -242,7 +242,7 @@ class Interbook:
 
     # ---- finding the other book -------------------------------------------------------------------------------------
 
-    async def _look_for(self, tenant: str, book: str, client: str) -> None:
+    async def _find_shard(self, tenant: str, book: str, client: str) -> None:
         """Finds the shard of the destination book, and remembers it, since books don't move. Called before anything is held, so that nothing is held
         for a book that does not exist.
         """
@@ -257,7 +257,7 @@ class Interbook:
         self._known[tenant, book] = shard
 
     async def _arrive(self, tenant: str, crossing: Crossing) -> Outcome:
-        await self._look_for(tenant, crossing.destination.book, crossing.client)
+        await self._find_shard(tenant, crossing.destination.book, crossing.client)
         return await self._at(self._known[tenant, crossing.destination.book]).arrive(tenant, crossing)
 
     def _at(self, name: str) -> Shard:

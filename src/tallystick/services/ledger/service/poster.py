@@ -117,11 +117,11 @@ class Poster:
         """The number of the tenant's book. The main book is opened on first use, at home. Raises BookNotFound, BookElsewhere."""
         number = self._books.get((tenant, name))
         if number is None:
-            number = await self._found(tenant, name)
+            number = await self._look_up(tenant, name)
             self._books[tenant, name] = number
         return number
 
-    async def _found(self, tenant: str, name: str) -> int:
+    async def _look_up(self, tenant: str, name: str) -> int:
         if name == MAIN and self.shard == HOME:
             async with self._database.transaction() as tx:
                 await self._store.open_main(tx, tenant, self._clock.now())
@@ -385,16 +385,16 @@ class Poster:
         async with self._database.transaction() as tx:
             # Books are locked before keys, as on the other paths, so that replicas can't deadlock.
             locked = await self._store.lock_books(tx, {work.book for work in works})
-            await self._shut_out(tx, works, locked, answers)
+            await self._refuse_quarantined(tx, works, locked, answers)
             await claim(tx, asks, answers, again=again)
             fresh = [place for place, answer in enumerate(answers) if answer is None]
             results = (
-                await self._fresh(tx, [(place, works[place]) for place in fresh], locked, answers) if fresh else []
+                await self._decide(tx, [(place, works[place]) for place in fresh], locked, answers) if fresh else []
             )
         counted(results)
         return [answer for answer in answers if answer is not None]
 
-    async def _fresh(
+    async def _decide(
         self,
         tx: Transaction,
         works: Sequence[tuple[int, Work]],
@@ -419,7 +419,7 @@ class Poster:
             await idempotency.complete(tx, stored)
         return decided.results
 
-    async def _shut_out(
+    async def _refuse_quarantined(
         self,
         tx: Transaction,
         works: list[Work],

@@ -93,7 +93,7 @@ class Reports:
             if level is None:
                 lines = await self._store.account_lines(tx, book.row.id, book.sequence, after, limit + 1)
         found = totals(groups)
-        _balanced(unbalanced(found), book)
+        _check_balance(unbalanced(found), book)
         return TrialBalance(
             book=book.row,
             as_of=book.sequence,
@@ -111,7 +111,7 @@ class Reports:
             groups = await self._groups(tx, book.row, at.effective or book.sequence, level)
         sheets = balance_sheets(groups)
         for sheet in sheets:
-            _balanced(sheet.fault(), book)
+            _check_balance(sheet.fault(), book)
         return BalanceSheet(book=book.row, as_of=book.sequence, sheets=sheets)
 
     async def income_statement(
@@ -150,7 +150,7 @@ class Reports:
                 before = await self._groups(tx, row, first, level)
                 after = await self._groups(tx, row, last, level)
         for groups in (before, after):
-            _balanced(unbalanced(totals(groups)), book)
+            _check_balance(unbalanced(totals(groups)), book)
         return IncomeStatement(
             book=row,
             start=since,
@@ -176,7 +176,7 @@ class Reports:
         return groups
 
 
-def _balanced(fault: str | None, book: BookAt) -> None:
+def _check_balance(fault: str | None, book: BookAt) -> None:
     """Raises BookOutOfBalance if there is a fault, and logs where it is."""
     if fault is not None:
         telemetry.log.error("ledger.report.unsound", book=book.row.id, sequence=book.sequence, fault=fault)

@@ -70,7 +70,7 @@ class Search:
         was opened or still to come.
         """
         goes_on = None if place is None else (place[0], place[1] - 1)
-        seen = await self._look(tenant, name, wanted, recorded, goes_on, limit + 1)
+        seen = await self._search(tenant, name, wanted, recorded, goes_on, limit + 1)
         page = seen.hits[:limit]
         following = page[-1].transfer.sequence if len(seen.hits) > limit else seen.following
         return Listing(
@@ -88,7 +88,7 @@ class Search:
         begins. Raises as `transfers`.
         """
         goes_on = None if place is None else (place[0], (place[1] - 1) // 2)
-        seen = await self._look(tenant, name, wanted, recorded, goes_on, limit + 1)
+        seen = await self._search(tenant, name, wanted, recorded, goes_on, limit + 1)
         entries = sides(seen.hits, None if place is None else place[1])
         page = entries[:limit]
         if len(entries) > limit:
@@ -122,7 +122,7 @@ class Search:
             # A transaction counts as recorded with its last transfer. So one that begins before the period and ends in it belongs to it.
             low, top = [await self._store.before_cut(tx, row.id, bound) for bound in (low, top)]
             before = max(min(before, top + 1), low + 1)
-            accounts = await self._those(tx, tenant, row, wanted, now)
+            accounts = await self._accounts_wanted(tx, tenant, row, wanted, now)
             if wanted.account is not None and accounts:
                 wanted = msgspec.structs.replace(wanted, account=accounts[0])
             down = await self._store.transactions_reach(tx, row.id, low, before, TRANSACTIONS_LOOKED_AT)
@@ -140,7 +140,7 @@ class Search:
             next_before=following,
         )
 
-    async def _look(  # noqa: PLR0917 - what is asked
+    async def _search(  # noqa: PLR0917 - what is asked
         self,
         tenant: str,
         name: str,
@@ -159,7 +159,7 @@ class Search:
                 raise InvalidRequest("not a cursor of this list")
             low, top = await self._bounds(tx, row, wanted, recorded, as_of, now)
             high = max(min(high, top), low)
-            accounts = await self._those(tx, tenant, row, wanted, now)
+            accounts = await self._accounts_wanted(tx, tenant, row, wanted, now)
             if accounts is None:
                 down = max(low, high - LOOKED_AT)
                 hits = await self._store.found(tx, row.id, down, high, wanted, limit)
@@ -191,7 +191,7 @@ class Search:
             low, top = max(low, span[0]), min(top, span[1])
         return low, max(low, top)
 
-    async def _those(
+    async def _accounts_wanted(
         self, tx: Transaction, tenant: str, row: BookRow, wanted: Wanted, now: datetime
     ) -> list[AccountId] | None:
         """The accounts whose entries to examine; None: examine the whole book, because no account is wanted or too many match."""

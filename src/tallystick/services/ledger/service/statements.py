@@ -67,7 +67,6 @@ class Place(msgspec.Struct, frozen=True):
     `credits` are carried over from the first page, which counted the entries.
     """
 
-    whose: int
     effective: bool
     span: Span
     at: tuple[datetime, int]
@@ -112,11 +111,11 @@ class Statements:
             if place is None:
                 span = await self._span(tx, row, asked, now)
             else:
-                span = _resumed(asked, place, row)
+                span = _span_of(asked, place, row)
             read = self._effective if asked.effective else self._recorded
             page = await read(tx, row, span, place, limit)
         if place is None and asked.effective and asked.start is None:
-            span = _begun(span, row, page.lines)
+            span = _with_start(span, row, page.lines)
         found = Statement(
             account=row,
             effective=asked.effective,
@@ -132,7 +131,7 @@ class Statements:
             last_page=len(page.lines) <= limit,
             since=None if place is None else place.at[0],
         )
-        _sound(found.fault(), row)
+        _check_sound(found.fault(), row)
         return found
 
     async def _span(self, tx: Transaction, row: AccountRow, asked: Asked, now: datetime) -> Span:
@@ -169,7 +168,7 @@ class Statements:
         after, closing = await self._posted(tx, row, span.last)
         carried, at = opening, span.first
         if place is None:
-            _short_enough(after - before)
+            _check_length(after - before)
             debits, credit = await self._store.booked_count(tx, row.id, span.first, span.last)
         else:
             debits, credit, at = place.debits, place.credits, place.at[1]
@@ -208,9 +207,9 @@ class Statements:
         """The number of debits and of credits effective in the period. Raises StatementTooLong."""
         first, upto = [await self._store.sequence_at(tx, row.book, instant - MICROSECOND) for instant in (begin, end)]
         before, after = [(await self._posted(tx, row, sequence))[0] for sequence in (first, upto)]
-        _short_enough(after - before)
+        _check_length(after - before)
         back = await self._store.many_dated_back(tx, row.id, begin, end, last, MAX_ENTRIES + 1)
-        _short_enough(after - before + back)
+        _check_length(after - before + back)
         return await self._store.booked_effective_count(tx, row.id, begin, end, last, (first, upto))
 
     async def _before(self, tx: Transaction, row: AccountRow, instant: datetime) -> int:
@@ -256,7 +255,7 @@ class Statements:
         fault = explanation_fault(found)
         if fault is not None and not present and fault.startswith(("pending", "incoming")):
             raise ExplanationOutOfReach("ask for a time nearer to when the holds were made or ended", entries=AROUND)
-        _sound(fault, row)
+        _check_sound(fault, row)
         return found, chart.rule_for(row.path)
 
     async def _dated_back(
@@ -284,19 +283,13 @@ class Statements:
         return found
 
 
-def whose(account: AccountId) -> int:
-    """32 bits that tell an account from another: a cursor has no room for all of its id."""
-    return account.int & 0xFFFFFFFF
-
-
-def _resumed(asked: Asked, place: Place, row: AccountRow) -> Span:
+def _span_of(asked: Asked, place: Place, row: AccountRow) -> Span:
     """The span of the first page. A request for a further page repeats the first request; what it omits stays as it was. Raises InvalidRequest if
     the cursor is not of this statement.
     """
     span, (instant, sequence) = place.span, place.at
     same = (
-        place.whose == whose(row.id)
-        and asked.effective == place.effective
+        asked.effective == place.effective
         and asked.start in {None, span.start}
         and asked.end in {None, span.end}
         # In recorded order `span.last` is bounded by the end as well, so it may be less than the sequence asked for.
@@ -313,7 +306,7 @@ def _resumed(asked: Asked, place: Place, row: AccountRow) -> Span:
     return span
 
 
-def _begun(span: Span, row: AccountRow, lines: Sequence[Line]) -> Span:
+def _with_start(span: Span, row: AccountRow, lines: Sequence[Line]) -> Span:
     """Without a requested start, the span begins when the account was opened, or with the first entry that is dated back to before that. Raises
     HistoryNotKept.
     """
@@ -323,13 +316,13 @@ def _begun(span: Span, row: AccountRow, lines: Sequence[Line]) -> Span:
     return msgspec.structs.replace(span, start=start)
 
 
-def _short_enough(entries: int) -> None:
+def _check_length(entries: int) -> None:
     """Raises StatementTooLong."""
     if entries > MAX_ENTRIES:
         raise StatementTooLong("ask for a shorter time", entries=entries, limit=MAX_ENTRIES)
 
 
-def _sound(fault: str | None, row: AccountRow) -> None:
+def _check_sound(fault: str | None, row: AccountRow) -> None:
     """Raises BookOutOfBalance if there is a fault, and logs where it is."""
     if fault is not None:
         account = ids.accounts.text(row.id)
