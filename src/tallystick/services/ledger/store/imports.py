@@ -48,8 +48,9 @@ class Imports:
         state: str = await tx.fetchval(queries.share_import, own)
         return state
 
-    async def stage(self, tx: Transaction, own: ImportId, lines: Iterable[tuple[int, bool, str]]) -> None:
-        await tx.execute(queries.stage, own, *arguments(lines, 3))
+    async def stage(self, tx: Transaction, own: ImportId, lines: Iterable[tuple[int, bool, str]]) -> int:
+        """How many of the lines are new."""
+        return await tx.execute(queries.stage, own, *arguments(lines, 3))
 
     async def count_staged(self, tx: Transaction, own: ImportId) -> int:
         count: int = await tx.fetchval(queries.count_staged, own)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+import msgspec
+
 from tallystick.chassis import telemetry
 from tallystick.chassis.db import Database, Transaction
 from tallystick.contracts.ledger.messages import MAX_WHOLE, ImportLine, NewImport, TransactionRecord, TransferRecord
@@ -74,15 +76,16 @@ class Imports:
         return found, False
 
     async def stage(self, tenant: str, own: ImportId, lines: Sequence[ImportLine], texts: Sequence[str]) -> ImportRow:
-        """Stores lines until the import runs; `texts` are their records as JSON. Lines that were staged before stay as they are.
+        """Stores lines until the import runs; `texts` are their records as JSON. Lines that were staged before stay as they are. Returns the import
+        with these lines counted.
 
         Raises ImportNotFound, ImportNotOpen.
         """
         async with self._database.transaction() as tx:
             row = await self._found(tenant, own, tx)
-            if await self._store.share(tx, own) != "open":
-                raise ImportNotOpen(state=row.state)
-            await self._store.stage(
+            if (state := await self._store.share(tx, own)) != "open":
+                raise ImportNotOpen(state=state)
+            new = await self._store.stage(
                 tx,
                 own,
                 (
@@ -90,7 +93,7 @@ class Imports:
                     for line, text in zip(lines, texts, strict=True)
                 ),
             )
-        return row
+        return msgspec.structs.replace(row, staged=row.staged + new)
 
     async def start(self, tenant: str, own: ImportId) -> ImportRow:
         """Queues the import once all its lines are staged. Repeating it is harmless. Raises ImportNotFound, ImportIncomplete."""
