@@ -29,7 +29,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import ManualClock
 from tallystick.kernel.ids import AccountId
 from tallystick.services.ledger.model import Command, Header, NewAccount, Span
-from tallystick.services.ledger.service import Ask, Asked, Ledger, Place, whose
+from tallystick.services.ledger.service import Ask, Asked, Ledger, Place
 from tallystick.services.ledger.store import Store
 
 BEGIN, YEAR = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=365)
@@ -97,7 +97,7 @@ async def measured(  # noqa: PLR0917 - what is asked
     first, middle, last = sequences
 
     def after(instant: datetime, sequence: int, upto: int) -> Place:
-        return Place(whose(bank), asked.effective, Span(BEGIN, BEGIN + YEAR, first, upto), (instant, sequence), 2, 0, 0)
+        return Place(bank, asked.effective, Span(BEGIN, BEGIN + YEAR, first, upto), (instant, sequence), 2, 0, 0)
 
     quarter, turn = (BEGIN + YEAR / 4, last // 4), (BEGIN + YEAR / 2 - timedelta(minutes=1), middle)
     places = (after(*quarter, last), after(*turn, last), after(*quarter, middle))

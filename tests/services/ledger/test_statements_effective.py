@@ -16,7 +16,7 @@ from tallystick.kernel.clock import ManualClock, rfc3339
 from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest, Problem
 from tallystick.services.ledger.model import EPOCH, Command, Header, Result, Statement, Transfer
-from tallystick.services.ledger.service import Ask, Asked, At, Ledger, Place, whose
+from tallystick.services.ledger.service import Ask, Asked, At, Ledger, Place
 from tests.services.ledger.env import Env, eur, post, problem
 from tests.services.ledger.support import START, Books, draw, ledger_on, move
 from tests.services.ledger.test_reports import DAY, at, table
@@ -100,15 +100,8 @@ class Traffic:
 
 def next_place(page: Statement) -> Place:
     last = page.lines[-1]
-    return Place(
-        whose(page.account.id),
-        page.effective,
-        page.span,
-        (last.effective_at, last.sequence),
-        page.page + 1,
-        page.debits,
-        page.credits,
-    )
+    at = last.effective_at, last.sequence
+    return Place(page.account.id, page.effective, page.span, at, page.page + 1, page.debits, page.credits)
 
 
 async def pages(
@@ -274,7 +267,7 @@ async def test_a_place_in_another_statement_is_refused(books: Books) -> None:
     again = await books.ledger.statements.statement("acme", bank, Asked(effective=True), place, 1)
     assert [line.sequence for line in again.lines] == [2]
     changed = {
-        "whose": whose(other),
+        "account": other,
         "effective": False,
         "page": 1,
         "at": (START - MICRO, 1),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import After, Reply, Request, cursor, read_cursor
+from tallystick.chassis.web import Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import SignedMoney
 from tallystick.kernel import ids
@@ -50,7 +50,8 @@ class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     book: wire.BookName = wire.MAIN
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_STATEMENT_ENTRIES)] = 1000
-    after: After | None = None
+    #: A cursor holds more than other lists' cursors.
+    after: Annotated[str, Meta(min_length=1, max_length=300, description="`next` of the page before")] | None = None
     format: Literal["json", "csv", "camt.053"] | None = None
 
 
@@ -90,20 +91,21 @@ async def statement(ledger: Ledger, request: Request[None, StatementQuery]) -> R
 
 
 def _place(after: str | None) -> Place | None:
-    """The place in a cursor of `_after`. Raises InvalidRequest."""
-    key = read_cursor(after, *[int] * 10)
+    """The place in a cursor of `_after`. Raises InvalidRequest, InvalidId."""
+    key = read_cursor(after, str, *[int] * 10)
     if key is None:
         return None
-    effective, start, end, first, last, instant, sequence, page, debits, credit = map(int, key)
+    account = ids.accounts.parse(str(key[0]))
+    effective, start, end, first, last, instant, sequence, page, debits, credit = map(int, key[1:])
     span = Span(times.of_number(start), times.of_number(end), first, last)
-    return Place(effective == 1, span, (times.of_number(instant), sequence), page, debits, credit)
+    return Place(account, effective == 1, span, (times.of_number(instant), sequence), page, debits, credit)
 
 
 def _after(found: Statement) -> str:
     """The cursor of the next page. It carries the number of entries of all pages, so that they are counted only once."""
     span, line = found.span, found.lines[-1]
     return cursor(
-        int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
+        ids.accounts.text(found.account.id), int(found.effective), times.numbered(span.start), times.numbered(span.end), span.first, span.last,
         times.numbered(found.time(line)), line.sequence, found.page + 1, found.debits, found.credits,
     )  # fmt: skip
 

@@ -63,10 +63,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a further page of a statement begins: after the entry `at`, given as (time in the statement's order, sequence). `span`, `debits` and
-    `credits` are carried over from the first page, which counted the entries.
+    """Where a further page of the statement of `account` begins: after the entry `at`, given as (time in the statement's order, sequence). `span`,
+    `debits` and `credits` are carried over from the first page, which counted the entries.
     """
 
+    account: AccountId
     effective: bool
     span: Span
     at: tuple[datetime, int]
@@ -289,7 +290,8 @@ def _span_of(asked: Asked, place: Place, row: AccountRow) -> Span:
     """
     span, (instant, sequence) = place.span, place.at
     same = (
-        asked.effective == place.effective
+        row.id == place.account
+        and asked.effective == place.effective
         and asked.start in {None, span.start}
         and asked.end in {None, span.end}
         # In recorded order `span.last` is bounded by the end as well, so it may be less than the sequence asked for.
