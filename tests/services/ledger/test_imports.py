@@ -385,6 +385,18 @@ async def test_lines_come_before_the_start_and_all_of_them(env: Env) -> None:
     assert (await bring(env, GOOD))["state"] == "done"
 
 
+async def test_no_more_lines_are_kept_than_were_announced(env: Env) -> None:
+    """Of those there is a bound; a client that went on and on would fill the database."""
+    own = (await announce(env, GOOD)).json["id"]
+    lines = [{"line": nth, "record": one} for nth, one in enumerate(GOOD, 1)]
+    assert (await env.call("POST", f"/v1/imports/{own}/lines", {"lines": lines})).status == 200
+    again = await env.call("POST", f"/v1/imports/{own}/lines", {"lines": lines})
+    assert (again.status, again.json["staged"]) == (200, len(GOOD)), "the same lines are no more"
+    more = {"lines": [{"line": len(GOOD) + 1, "record": GOOD[0]}]}
+    assert problem(await env.call("POST", f"/v1/imports/{own}/lines", more)) == (400, "invalid-request")
+    assert (await env.call("POST", f"/v1/imports/{own}/start")).status == 200
+
+
 async def test_too_many_for_one_piece_is_said_before_anything_is_brought(env: Env) -> None:
     body = {"rows": MAX_WHOLE + 1, "sha256": "0" * 64}
     assert problem(await env.call("POST", "/v1/imports", body)) == (422, "import-too-large")

@@ -15,6 +15,7 @@ from tallystick.contracts.ledger.problems import ImportIncomplete, ImportNotFoun
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import ImportId
+from tallystick.kernel.problem import InvalidRequest
 from tallystick.services.ledger.model import ImportRow, Refusal
 from tallystick.services.ledger.service.books import Who
 from tallystick.services.ledger.service.poster import Poster
@@ -79,7 +80,7 @@ class Imports:
         """Stores lines until the import runs; `texts` are their records as JSON. Lines that were staged before stay as they are. Returns the import
         with these lines counted.
 
-        Raises ImportNotFound, ImportNotOpen.
+        Raises ImportNotFound, ImportNotOpen, and InvalidRequest for more lines than were announced.
         """
         async with self._database.transaction() as tx:
             row = await self._found(tenant, own, tx)
@@ -93,6 +94,8 @@ class Imports:
                     for line, text in zip(lines, texts, strict=True)
                 ),
             )
+            if row.staged + new > row.rows:
+                raise InvalidRequest(f"{row.rows} records were announced, and these are more")
         return msgspec.structs.replace(row, staged=row.staged + new)
 
     async def start(self, tenant: str, own: ImportId) -> ImportRow:
