@@ -322,6 +322,14 @@ async def test_a_refusal_names_what_could_not_be_posted_and_a_report_the_past_da
         assert (told["type"], told["data"]["breached_on"]) == (f"ledger.proposal.{status}", days)
 
 
+async def test_what_is_dated_ahead_is_refused_before_anybody_is_asked(env: Env) -> None:
+    """Approved before its time it would be refused, and approved after it posted."""
+    people = await ready(env)
+    made = await people.propose(post("anna", "shop", 5000), effective_at="2026-01-02T00:00:00Z")
+    assert (problem(made), made.json["reason"]) == ((422, "transfer-refused"), "effective_in_future")
+    assert (await people.call(people.maker, "GET", "/v1/proposals")).json["data"] == []
+
+
 async def test_the_last_approvals_at_once_post_once(env: Env) -> None:
     people = await ready(env)
     proposal = (await people.propose(post("anna", "shop", 4000))).json

@@ -189,6 +189,20 @@ def asked(*commands: Command, **more: Any) -> list[tuple[ApprovalRule, ...] | No
     return [one.rules or None for one in results]
 
 
+def test_nobody_is_asked_about_what_is_dated_ahead_and_nothing_of_it_is_posted() -> None:
+    """Not even when others of the unit come before it, which move the book's time on."""
+    for ahead in range(6):
+        found = guarded()
+        instant = found.books[1].next_instant(START)
+        at = instant + ahead * timedelta(microseconds=1)
+        unit = Unit(1, [post(1, 1, 2, 500), post(2, 1, 2, 1, effective_at=at), post(3, 1, 2, 1)], atomic=True)
+        sequence = found.books[1].sequence
+        results = decide([unit], found, START).results[0]
+        wanted = Reason.EFFECTIVE_IN_FUTURE if ahead >= 3 else Reason.APPROVAL_REQUIRED
+        assert results[1].reason is wanted, ahead
+        assert found.books[1].sequence == sequence
+
+
 def test_what_a_payment_was_refused_stays_refused_when_the_rule_is_gone() -> None:
     """It is no proposal that comes again with its approvals: the payment ended with the refusal."""
     for payments, again in ((True, "rejected"), (False, "posted")):

@@ -84,7 +84,7 @@ class _Decider:
             # Each command, or chain, stands for itself: those that need approvals are refused, and the others are decided.
             return [result for chain in unit.chains() for result in self._unapproved(unit.part(chain))]
         asked = demanded(self.state, unit)
-        if not asked:
+        if not asked or unit.is_ahead(self.instants[unit.book]):
             return self._permitted(unit)
         if unit.payments:
             missing = Refused(Reason.APPROVAL_REQUIRED)

@@ -267,6 +267,15 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
         """Some of its commands as an atomic unit."""
         return msgspec.structs.replace(self, commands=commands, atomic=True)
 
+    def is_ahead(self, instant: datetime) -> bool:
+        """Whether it is dated so far ahead that it is certainly refused, approved or not, if the book's next transfer is recorded at `instant`: each
+        of its commands moves the book's time on by a microsecond.
+        """
+        certain = instant + len(self.commands) * MICROSECOND
+        return self.atomic and any(
+            one.effective_at is not None and one.effective_at >= certain for one in self.commands
+        )
+
     def chains(self) -> Iterator[Sequence[Command]]:
         """The unit's chains: a command that is linked to the next is in one chain with it; the others stand alone."""
         start = 0
