@@ -85,10 +85,12 @@ _OF_TRANSACTION: Final = {"id": ids.TransactionIdWire}
 _OF_IMPORT: Final = {"id": ids.ImportIdWire}
 _OF_PROPOSAL: Final = {"id": ids.ProposalIdWire}
 _NOTHING_NEW: Final = {
-    200: Further("Nothing new: each of them was refused (`rejected`, and the `reason`), or done before by the same id")
+    200: Further(
+        "Nothing new: each was refused (`rejected`, with a `reason`) or had been done before under the same id"
+    )
 }
-_AGAIN: Final = {200: Further("Done before, by the same id: what it became then")}
-_WAITS: Final = {202: Further("It waits for approvals: the proposal", wire.Proposal)}
+_AGAIN: Final = {200: Further("Done before under the same id: the original result")}
+_WAITS: Final = {202: Further("Approvals are needed: the proposal", wire.Proposal)}
 
 _IMPORT: Final = (ImportNotFound, InvalidId)
 _BOOK: Final = (BookNotFound, BookElsewhere, BookQuarantined)
@@ -131,7 +133,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/books/{name}/seal", books.seal_book, scope="books:write", action="sealBook", resource="Book",
         body=wire.SealBook, answer=wire.Book, rate="write", problems=(*_BOOK, PeriodSealed),
-        segments=_OF_BOOK, summary="Close a period: nothing is effective in it any more",
+        segments=_OF_BOOK, summary="Seal a period: nothing can become effective in it any more",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/categories", books.list_categories, scope="books:read", action="listCategories",
@@ -154,7 +156,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/books/{name}/categories/{category}/balances", books.category_balances, scope="books:read",
         action="readCategoryBalances", resource="Book", answer=wire.CategoryBalances, rate="read", problems=_CATEGORY,
-        segments=_OF_CATEGORY, summary="What a category's accounts add up to, per currency",
+        segments=_OF_CATEGORY, summary="The totals of a category's accounts, per currency",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/chart", books.get_chart, scope="books:read", action="readChart", resource="Book",
@@ -170,17 +172,17 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/books/{name}/trial-balance", reports.trial_balance, scope="books:read", action="readTrialBalance",
         resource="Book", query=reports.TrialQuery, answer=wire.TrialBalance, also=(formats.CSV,), rate="read", problems=_REPORT,
-        segments=_OF_BOOK, summary="A book's accounts with what was debited and credited, now or as of then",
+        segments=_OF_BOOK, summary="A book's trial balance, now or as of a time or sequence",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/balance-sheet", reports.balance_sheet, scope="books:read", action="readBalanceSheet",
         resource="Book", query=reports.ReportQuery, answer=wire.BalanceSheet, also=(formats.CSV,), rate="read", problems=_REPORT,
-        segments=_OF_BOOK, summary="A book's balance sheet in each currency, now or as of then",
+        segments=_OF_BOOK, summary="A book's balance sheet per currency, now or as of a time or sequence",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/income-statement", reports.income_statement, scope="books:read", action="readIncomeStatement",
         resource="Book", query=reports.IncomeQuery, answer=wire.IncomeStatement, also=(formats.CSV,), rate="read", problems=_REPORT,
-        segments=_OF_BOOK, summary="A book's income and expenses over a time in each currency",
+        segments=_OF_BOOK, summary="A book's income statement over a period, per currency",
     ),
     Endpoint(
         "GET", "/v1/books/{name}/export", imports.export, scope="books:export", action="exportBook", resource="Book",
@@ -189,13 +191,13 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "POST", "/v1/imports", imports.announce, scope="books:import", action="importBook", resource="Book",
-        body=wire.NewImport, answer=wire.Import, status=201, further={200: Further("Announced before: how far it is")}, rate="write",
-        problems=(BookNotFound, ImportTooLarge), summary="Announce an import: the same content once",
+        body=wire.NewImport, answer=wire.Import, status=201, further={200: Further("Announced before: its progress")}, rate="write",
+        problems=(BookNotFound, ImportTooLarge), summary="Announce an import; the same content is imported once",
     ),
     Endpoint(
         "POST", "/v1/imports/{id}/lines", imports.stage, scope="books:import", action="importBook", resource="Book",
         body=wire.ImportLines, answer=wire.Import, rate="write", problems=(*_IMPORT, ImportNotOpen),
-        segments=_OF_IMPORT, summary="Bring lines of an import",
+        segments=_OF_IMPORT, summary="Stage lines of an import",
     ),
     Endpoint(
         "POST", "/v1/imports/{id}/start", imports.start, scope="books:import", action="importBook", resource="Book",
@@ -203,7 +205,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/v1/imports/{id}", imports.get, scope="books:import", action="importBook", resource="Book",
-        answer=wire.Import, rate="read", problems=_IMPORT, segments=_OF_IMPORT, summary="How far an import is, or what became of it",
+        answer=wire.Import, rate="read", problems=_IMPORT, segments=_OF_IMPORT, summary="The progress or the outcome of an import",
     ),
     Endpoint(
         "GET", "/v1/imports/{id}/refusals", imports.refusals, scope="books:import", action="importBook", resource="Book",
@@ -219,12 +221,12 @@ ENDPOINTS: Final = (
         "GET", "/v1/accounts", do.list_accounts, scope="accounts:read", action="listAccounts", resource="Account",
         query=do.AccountsQuery, answer=Page[wire.Account], rate="read",
         problems=(InvalidId, UnknownCurrency, BookNotFound, BookElsewhere),
-        summary="Accounts of a book, newest first, or those at paths as a pattern says",
+        summary="Accounts of a book, newest first, or those whose paths match a pattern",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}", do.get_account, scope="accounts:read", action="readAccount", resource="Account",
         query=do.AtQuery, answer=wire.Account, rate="read", problems=(AccountNotFound, HistoryNotKept, InvalidId, BookElsewhere),
-        segments=_OF_ACCOUNT, summary="An account and its balance, now or as of then",
+        segments=_OF_ACCOUNT, summary="An account and its balance, now or as of a time or sequence",
     ),
     Endpoint(
         "GET", "/v1/accounts/{id}/entries", do.list_entries, scope="accounts:read", action="listEntries",
@@ -241,7 +243,7 @@ ENDPOINTS: Final = (
         "GET", "/v1/accounts/{id}/explain", statements.explain, scope="accounts:read", action="explainAccount",
         resource="Account", query=statements.ExplainQuery, answer=wire.Explanation, rate="read",
         problems=(AccountNotFound, HistoryNotKept, ExplanationOutOfReach, BookOutOfBalance, InvalidId),
-        segments=_OF_ACCOUNT, summary="What makes an account's numbers: entries, holds, rules, and the arithmetic",
+        segments=_OF_ACCOUNT, summary="An explanation of an account's numbers: entries, holds, rules, and the arithmetic",
     ),
     Endpoint(
         "GET", "/v1/entries", lists.list_entries, scope="accounts:read", action="listEntries", resource="Account",
@@ -263,17 +265,17 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/accounts/{id}/freeze", do.freeze_account, scope="accounts:write", action="freezeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountReserved, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let nothing move on an account",
+        problems=(AccountNotFound, AccountReserved, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Freeze an account: nothing moves on it any more",
     ),
     Endpoint(
         "POST", "/v1/accounts/{id}/unfreeze", do.unfreeze_account, scope="accounts:write", action="unfreezeAccount",
         resource="Account", query=do.BookQuery, answer=wire.Account, rate="write",
-        problems=(AccountNotFound, AccountReserved, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Let things move again on an account",
+        problems=(AccountNotFound, AccountReserved, AccountClosed, InvalidId, *_BOOK), segments=_OF_ACCOUNT, summary="Unfreeze an account",
     ),
     Endpoint(
         "POST", "/v1/transfers", do.create_transfers, scope="transfers:write", action="createTransfers",
         max_body=wire.TRANSACTION_BYTES, resource="Transfer", body=wire.NewTransfers, answer=wire.Transfers, status=201, further=_NOTHING_NEW, idempotency="required",
-        rate="money", problems=_AMOUNT, summary="Post or hold, one to a thousand transfers",
+        rate="money", problems=_AMOUNT, summary="Post or hold 1 to 1000 transfers",
     ),
     Endpoint(
         "POST", "/v1/transfers/{id}/capture", do.capture, scope="transfers:write", action="captureHold",
@@ -283,7 +285,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/transfers/{id}/increase", do.increase, scope="transfers:write", action="increaseHold",
         resource="Transfer", body=wire.IncreaseHold, answer=wire.Transfer, status=201, further=_AGAIN, idempotency="required",
-        rate="money", problems=(*_TARGET, HoldNotOpen, InsufficientFunds, CeilingExceeded), segments=_OF_TRANSFER, summary="Hold more",
+        rate="money", problems=(*_TARGET, HoldNotOpen, InsufficientFunds, CeilingExceeded), segments=_OF_TRANSFER, summary="Increase a hold",
     ),
     Endpoint(
         "POST", "/v1/transfers/{id}/void", do.void, scope="transfers:write", action="voidHold", resource="Transfer",
@@ -316,17 +318,17 @@ ENDPOINTS: Final = (
     Endpoint(
         "PUT", "/v1/books/{name}/approvals", approvals.set_rules, scope="approvals:write", action="setApprovalRules",
         resource="Book", body=wire.SetApprovalRules, answer=wire.ApprovalRules, rate="write",
-        problems=(UnknownCurrency, InvalidApprovalRule, *_BOOK), segments=_OF_BOOK, summary="Say which transactions need approvals, and whose",
+        problems=(UnknownCurrency, InvalidApprovalRule, *_BOOK), segments=_OF_BOOK, summary="Set which transactions need approvals, and from whom",
     ),
     Endpoint(
         "GET", "/v1/proposals", approvals.list_proposals, scope="transfers:read", action="listProposals",
         resource="Proposal", query=approvals.ProposalsQuery, answer=Page[wire.Proposal], rate="read",
-        problems=(BookNotFound, InvalidId), summary="Transactions that wait for approvals, and what became of them",
+        problems=(BookNotFound, InvalidId), summary="Proposals: transactions that need approvals, and their outcomes",
     ),
     Endpoint(
         "GET", "/v1/proposals/{id}", approvals.get_proposal, scope="transfers:read", action="readProposal",
         resource="Proposal", answer=wire.Proposal, rate="read", problems=(ProposalNotFound, InvalidId),
-        segments=_OF_PROPOSAL, summary="A proposal, and who decided what about it",
+        segments=_OF_PROPOSAL, summary="A proposal and the decisions about it",
     ),
     Endpoint(
         "POST", "/v1/proposals/{id}/approve", approvals.approve, scope="approvals:sign", action="decideProposal",
@@ -342,11 +344,11 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET", "/internal/books", operator.list_all_books, mesh=("operator",), action="watchBooks", resource="Book",
-        query=operator.BooksQuery, answer=wire.WatchedBooks, summary="Everybody's books",
+        query=operator.BooksQuery, answer=wire.WatchedBooks, summary="The books of all tenants",
     ),
     Endpoint(
         "POST", "/internal/books/check", operator.check_book, mesh=("operator",), action="watchBooks", resource="Book",
-        body=wire.CheckBook, answer=wire.Checked, problems=(BookNotFound,), summary="One step of the check of a book",
+        body=wire.CheckBook, answer=wire.Checked, problems=(BookNotFound,), summary="One step of checking a book",
     ),
     Endpoint(
         "POST", "/internal/books/release", operator.release_book, mesh=("operator",), action="releaseBook",
@@ -356,13 +358,13 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST", "/v1/transactions", transactions.create, scope="transfers:write", action="createTransaction", max_body=wire.TRANSACTION_BYTES,
         resource="Transfer", body=wire.NewTransaction, answer=wire.Transaction, status=201, further=_AGAIN | _WAITS, idempotency="required",
-        rate="money", problems=(*_WHOLE, ExchangeWorthless), summary="Post transfers and exchanges as one thing",
+        rate="money", problems=(*_WHOLE, ExchangeWorthless), summary="Post transfers and exchanges as one transaction",
     ),
     Endpoint(
         "GET", "/v1/transactions", lists.list_transactions, scope="transfers:read", action="listTransactions",
         resource="Transfer", query=lists.ListQuery, answer=wire.TransactionList, rate="read",
         problems=(BookNotFound, AccountNotFound, NoAccountMatches, HistoryNotKept, UnknownCurrency, InvalidId),
-        summary="Transactions of a book by reference, metadata, time, or a transfer of theirs, newest first",
+        summary="Transactions of a book by reference, metadata, time or one of their transfers, newest first",
     ),
     Endpoint(
         "GET", "/v1/transactions/{id}", transactions.get, scope="transfers:read", action="readTransaction",
@@ -384,16 +386,16 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/interbook_transfers/{id}", interbook.get, scope="transfers:read", action="readInterbookTransfer",
         resource="Transfer", query=do.BookQuery, answer=wire.InterbookTransfer, rate="read",
-        problems=(TransferNotFound, InvalidId, BookNotFound, BookElsewhere), segments=_OF_TRANSFER, summary="How a transfer between books stands",
+        problems=(TransferNotFound, InvalidId, BookNotFound, BookElsewhere), segments=_OF_TRANSFER, summary="The state of a transfer between books",
     ),
     Endpoint(
         "POST", "/internal/books/lookups", interbook.look_for, mesh=("ledger",), action="findBook", resource="Book",
-        body=wire.LookForBook, answer=wire.FoundBook, problems=(BookNotFound, BookElsewhere), summary="Whether a book is kept here",
+        body=wire.LookForBook, answer=wire.FoundBook, problems=(BookNotFound, BookElsewhere), summary="Whether this shard has a book",
     ),
     Endpoint(
         "POST", "/internal/arrivals", interbook.arrive, mesh=("ledger",), action="arriveFromBook", resource="Transfer",
         body=wire.Arrive, answer=wire.Arrived, problems=(*_AMOUNT, BookQuarantined),
-        summary="Post what another shard's book holds for one of this",
+        summary="Post what another shard's book holds for a book of this one",
     ),
     Endpoint(
         "POST", "/internal/transfers", do.post_units, mesh=("payments",), action="postTransfers", resource="Transfer",
