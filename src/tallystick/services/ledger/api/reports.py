@@ -69,10 +69,8 @@ async def trial_balance(ledger: Ledger, request: Request[None, TrialQuery]) -> R
     after: AccountId | None = None
     key = read_bound_cursor(request, int, str)
     if key is not None:
-        if query.level is not None or at.effective is not None:
+        if query.level is not None:
             raise InvalidRequest("groups have no pages")
-        if query.sequence not in {None, key[0]}:
-            raise InvalidRequest("not a cursor of this report")
         at, after = At(int(key[0])), ids.accounts.parse(str(key[1]))
     found = await ledger.reports.trial_balance(
         request.subject.tenant, request.path["name"], at, query.level, after, query.limit

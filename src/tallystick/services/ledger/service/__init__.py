@@ -12,7 +12,7 @@ from tallystick.services.ledger.service.ledger import Ledger
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.service.reports import BalanceSheet, IncomeStatement, Reports, TrialBalance
 from tallystick.services.ledger.service.search import Recorded, Search
-from tallystick.services.ledger.service.statements import Asked, Place, Statements, whose
+from tallystick.services.ledger.service.statements import Asked, Place, Statements
 
 __all__ = [
     "Accounts",
@@ -41,5 +41,4 @@ __all__ = [
     "Statements",
     "TrialBalance",
     "Who",
-    "whose",
 ]  # fmt: skip
