@@ -227,7 +227,7 @@ def test_the_list(edge: Proposals, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(edge, "proposals", "--status", "all", "--json") == 0
     assert [one["id"] for one in json.loads(capsys.readouterr().out)["data"]] == [waits, posted]
     assert run(edge, "proposals", "--status", "expired") == 0
-    assert "none that is expired" in capsys.readouterr().out
+    assert "no expired proposals" in capsys.readouterr().out
 
 
 def test_wrong_words(edge: Proposals, capsys: pytest.CaptureFixture[str]) -> None:

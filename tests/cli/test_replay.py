@@ -81,7 +81,7 @@ def test_a_row_that_is_there_twice_is_one_payment() -> None:
     """Its amount was counted twice, and the ledger was said not to hold what its payments say."""
     found, skipped = rows("1,t,7,9,1.00,0", "1,t,7,9,1.00,0", "1,t,7,9,2.00,0", "2,t,7,9,1.00,0")
     assert [row.id for row in found] == ["1", "2"]
-    assert skipped == [f"line {n}: the TRANSACTION_ID 1 was there before: it is one payment" for n in (3, 4)]
+    assert skipped == [f"line {n}: the TRANSACTION_ID 1 occurs twice: it is one payment" for n in (3, 4)]
 
 
 @pytest.mark.parametrize("number", ["4000001234567899", "GB82WEST12345698765432"])
@@ -91,7 +91,7 @@ def test_a_row_named_by_a_card_number_is_told_and_the_others_go_on(number: str) 
         f"1,t,{number},9,1.00,0", f"{number},t,7,9,1.00,0", f"3,t,7,{number},1.00,0", "4,t,7,9,1.00,0"
     )
     assert [row.id for row in found] == ["4"]
-    assert [line.partition(" holds ")[0] for line in skipped] == [
+    assert [line.partition(" contains ")[0] for line in skipped] == [
         "line 2: CUSTOMER_ID",
         "line 3: TRANSACTION_ID",
         "line 4: TERMINAL_ID",
@@ -110,12 +110,12 @@ def test_what_can_not_be_the_name_of_a_request_is_told(
     file = tmp_path / "f.csv"
     file.write_text(f"{HEADER}\n")
     assert dispatch(["replay", str(file), "--name", name, "--data", str(tmp_path)]) == 2
-    assert "say another --name" in capsys.readouterr().err
+    assert "choose another with --name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(EdgeUnreachable("nobody answers"), "nobody answers\nRun it again"), (Failed("no", 4), "no")],
+    [(EdgeUnreachable("nobody answers"), "nobody answers\nrun the command again"), (Failed("no", 4), "no")],
     ids=["unreachable", "refused"],
 )
 def test_why_a_run_ends_early_is_said(
@@ -159,7 +159,7 @@ def test_a_row_that_is_no_text_is_told_by_its_own_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     rows_before = "".join(f"{number},t,7,9,1.00,0\n" for number in range(3000))
     file.write_bytes(f"{HEADER}\n{rows_before}".encode() + b"3001,t,J\xf6rg,9,1.00,0\n" + rows_before.encode())
-    with pytest.raises(Failed, match=r"line 3002: this is not UTF-8"), reading(file) as lines:
+    with pytest.raises(Failed, match=r"line 3002: not valid UTF-8"), reading(file) as lines:
         list(parse(lines, dict(COLUMNS), 2, []))
 
 
@@ -187,11 +187,11 @@ def test_files_that_are_cut_off_or_missing_are_refused(tmp_path: Path) -> None:
         broken.write_bytes(content)
         with pytest.raises(Failed), reading(broken) as lines:
             list(parse(lines, dict(COLUMNS), 2, []))
-    with pytest.raises(Failed, match="can't be read"), reading(tmp_path / "missing.csv"):
+    with pytest.raises(Failed, match="can't read"), reading(tmp_path / "missing.csv"):
         pass
     reader, writer = os.pipe()
     os.write(writer, HEADER.encode())
-    with pytest.raises(Failed, match="it is read twice"), reading(Path(f"/dev/fd/{reader}")):
+    with pytest.raises(Failed, match="it must be read twice"), reading(Path(f"/dev/fd/{reader}")):
         pass
     os.close(reader)
     os.close(writer)

@@ -61,7 +61,7 @@ def test_what_was_changed_before_it_had_the_lock_counts(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(states.Lock, "acquire", late)
     monkeypatch.setattr(starting, "_foreground", foreground)
-    monkeypatch.setattr(starting, "_have", lambda _: None)
+    monkeypatch.setattr(starting, "_check_ports", lambda _: None)
     assert starting.up(shard=["eu"], replicas=["risk=2"], common=common) == 0
     state, charters = begun[0]
     assert (state.shards, state.replicas) == (["us", "eu"], {"ledger": 2, "risk": 2})
@@ -97,7 +97,7 @@ def test_a_database_that_is_migrated_for_long_is_told(tmp_path: Path, capsys: py
     assert said.startswith("ledger migrating 0.0 s: 0016_transfer_row.sql\n")
     assert said.count("\n") == 1
     _show(found)
-    assert "its database is being migrated, 0016_transfer_row.sql" in " ".join(capsys.readouterr().out.split())
+    assert "its database is being migrated (0016_transfer_row.sql)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_start_is_waited_for_when_nobody_reads_how_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_program_is_told_the_same_by_a_start_and_by_a_platform_that_runs(
     LineProgress(common).announce(found, 1.234)
     started = json.loads(capsys.readouterr().out)
 
-    assert starting._runs_already(found, Layout(tmp_path), common, detach=False) == 0
+    assert starting._already_running(found, Layout(tmp_path), common, detach=False) == 0
     running = json.loads(capsys.readouterr().out)
     assert started.pop("seconds") == 1.23
     assert (started.pop("already_running"), running.pop("already_running")) == (False, True)
@@ -142,7 +142,7 @@ def test_what_it_makes_is_its_owners_whatever_the_umask_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
 ) -> None:
     monkeypatch.setattr(starting, "_foreground", lambda *_: 0)
-    monkeypatch.setattr(starting, "_have", lambda _: None)
+    monkeypatch.setattr(starting, "_check_ports", lambda _: None)
     common = Common(data=tmp_path / "d")
     os.umask(umask)
     assert starting.up(common=common) == 0
@@ -186,7 +186,7 @@ def lock_is_free(monkeypatch: pytest.MonkeyPatch, *free: bool) -> None:
 
 
 def test_one_that_stops_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`up` said that the platform runs already, and a moment later none did."""
+    """`up` said that the platform is already running, and a moment later none did."""
     common = Common(data=tmp_path / "d")
     begun: list[Layout] = []
 
@@ -195,7 +195,7 @@ def test_one_that_stops_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
         return 0
 
     monkeypatch.setattr(starting, "_foreground", foreground)
-    monkeypatch.setattr(starting, "_have", lambda _: None)
+    monkeypatch.setattr(starting, "_check_ports", lambda _: None)
     lock_is_free(monkeypatch, False, False, True)
     answers(monkeypatch, STOPPING, control.NotRunning(tmp_path))
     assert starting.up(common=common) == 0
@@ -205,12 +205,12 @@ def test_one_that_stops_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_who_keeps_the_lock_and_says_nothing_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "TURN_WITHIN", 0.0)
+    monkeypatch.setattr(starting, "LOCK_WITHIN", 0.0)
     common = Common(data=tmp_path / "d")
     common.layout.prepare()
     lock = states.Lock(common.layout.lock)
     assert lock.acquire()
-    with pytest.raises(Failed, match=r"another process has .*/lock"):
+    with pytest.raises(Failed, match=r"another process holds the lock .*/lock"):
         starting.up(common=common)
     lock.release()
 
@@ -236,7 +236,7 @@ def test_another_one_that_came_first_is_the_one_that_is_waited_for(
     """The process that `up --detach` starts ends with 0 then, as it does when it is stopped."""
     layout = Layout(tmp_path)
     layout.prepare()
-    [child] = children(monkeypatch, "print('the platform runs already')")
+    [child] = children(monkeypatch, "print('the platform is already running')")
     left = iter((STARTING, STARTING, READY))
 
     async def ask(*_: object) -> Status:
@@ -258,7 +258,7 @@ def test_one_that_runs_with_other_settings_is_not_what_was_asked_for(
     answers(monkeypatch, running, running)
     same = ["up", "--data", str(tmp_path), "--port=1", "--ops-port=2", "--replicas=risk=1", "--shard=eu"]
     assert dispatch(same) == 0
-    assert "runs already" in capsys.readouterr().out
+    assert "is already running" in capsys.readouterr().out
     assert dispatch([*same[:3], option]) == 1
     said = capsys.readouterr().err
     assert f"with other settings than {option.replace('=', ' ', 1)} (it has " in said
@@ -360,7 +360,7 @@ def test_what_is_stopped_while_it_starts_says_so(tmp_path: Path, monkeypatch: py
     layout = Layout(tmp_path)
     layout.prepare()
     children(monkeypatch, "print('postgres starting 0.2 s')")
-    with pytest.raises(Failed, match=r"^it was stopped before it was ready$"):
+    with pytest.raises(Failed, match=r"^the platform was stopped before it was ready$"):
         starting._detach(layout, Common(data=tmp_path))
 
 

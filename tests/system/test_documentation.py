@@ -206,4 +206,4 @@ def test_letters_that_are_not_there(platform: PlatformUnderTest) -> None:
         if "all" not in words:
             done = platform.cli(*words[1:])
             assert done.status == 1, done
-            assert done.out == "nothing discarded: `tallystick dead-letters list notify` has the letters that wait\n"
+            assert done.out == "nothing discarded; `tallystick dead-letters list notify` lists the waiting letters\n"

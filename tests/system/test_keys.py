@@ -92,8 +92,8 @@ def test_an_operator_has_a_tenants_data_sealed_anew_while_the_platform_runs(
     after = state[0]
     assert (after["active"], after["due"], after["retired"]) == (1, 0, 1)
     assert after["oldest_at"] > before["oldest_at"]
-    assert "keys of single values: 1, the oldest of " in (told := platform.cli("keys", "status").out)
-    assert "older keys that go within the hour: 1" in told
+    assert "keys of single values: 1, the oldest from " in (told := platform.cli("keys", "status").out)
+    assert "older keys, deleted within the hour: 1" in told
     shown = platform.cli(
         "call", "POST", f"/v1/tokens/{ids[1]}/reveal", "--client", client, "--body", '{"purpose": "test.check"}'
     )

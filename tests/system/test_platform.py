@@ -92,7 +92,7 @@ def test_status_says_what_the_contract_says(platform: PlatformUnderTest) -> None
 def test_a_second_up_says_so_and_is_content(platform: PlatformUnderTest) -> None:
     found = platform.cli("up")
     assert found.status == 0
-    assert "runs already" in found.out
+    assert "is already running" in found.out
     assert platform.url in found.out
     assert platform.cli("up", "--json").json["already_running"] is True
 

@@ -1,4 +1,4 @@
-"""What commands of the operator share: a service's administration, through the operator's own socket."""
+"""Calls to the services' administration interfaces, through the operator's own socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def operate(common: Common, target: str, act: Callable[[Client], Awaitable[T]]) -> T:
-    """Run `act` with a client of the service `target`. Raises Failed for what it refuses; NotRunning as every command."""
+    """Run `act` with a client for the service `target`. Raises Failed if the service refuses, and NotRunning."""
     from tallystick.kernel.problem import Problem
     from tallystick.local import operator
 
@@ -36,7 +36,7 @@ def operate(common: Common, target: str, act: Callable[[Client], Awaitable[T]]) 
 
 
 def administer(common: Common, act: Callable[[IdentityAdmin], Awaitable[T]]) -> T:
-    """As `operate`, with identity's administration."""
+    """Like `operate`, with identity's administration client."""
     from tallystick.contracts.identity.client import IdentityAdmin
 
     return operate(common, "identity", lambda client: act(IdentityAdmin(client)))

@@ -1,8 +1,8 @@
-"""A client of the edge: gets a token by `private_key_jwt`, proves its key with each request (or its certificate with each connection),
-repeats what is safe to repeat.
+"""A client of the edge. It gets tokens by `private_key_jwt`, signs each request (or uses a TLS client certificate), and retries what is
+safe to repeat.
 
-It knows the platform only by its public contract, as a client in another language would: RFC 6749 and 7523 (token), RFC 9449
-(proof), RFC 8705 (certificate), RFC 9457 (problems), `Idempotency-Key`.
+It uses the platform's public contract only, as a client in another language would: RFC 6749 and 7523 (token), RFC 9449 (DPoP proof),
+RFC 8705 (certificate), RFC 9457 (problems), `Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tallystick.cli.failure import NO, NOT_RUNNING, Failed
 from tallystick.kernel.deployment import SHARD_HEADER
 
 _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-#: Answers after which the same request, sent again, may succeed. Only what is safe to repeat is.
+#: Statuses after which a retry may succeed. Only requests that are safe to repeat are retried.
 _AGAIN: Final = frozenset({429, 502, 503, 504})
 MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
-MAX_SENT_ON: Final = 2  # times that a request is sent on to the shard that the last one named
+MAX_SENT_ON: Final = 2  # times that a request follows an answer that names another shard
 MAX_PAUSE: Final = 5.0  # seconds between two attempts, whatever Retry-After says
 
 
 class EdgeUnreachable(Failed):
-    """The edge could not be reached, or the connection broke and the request isn't safe to repeat."""
+    """The edge could not be reached, or the connection broke and the request is not safe to repeat."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, NOT_RUNNING)
@@ -46,7 +46,7 @@ class TokenRefused(Failed):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the edge answered. `attempts`: how often the request was sent."""
+    """The edge's answer. `attempts`: how often the request was sent."""
 
     status: int
     headers: Mapping[str, str]
@@ -59,7 +59,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def slug(self) -> str:
-        """The last part of the problem's type, "" for what isn't a problem."""
+        """The last part of the problem's type, or "" if the answer is not a problem."""
         if not self.headers.get("Content-Type", "").startswith("application/problem+json"):
             return ""
         document = self.json()
@@ -92,9 +92,9 @@ class ApiClient:
         shard: str | None = None,
         one_book: bool = False,
     ) -> None:
-        """`timeout`: seconds for one attempt. `shard` is the one that all is for, and `one_book` says that all is about one book: then
-        everything goes to the shard that has it, once that is known, also what names no book. `own_key` binds tokens to the client's registered key, for whoever makes statements that
-        others check later: a key of this process is known to nobody then. Raises CredentialsError.
+        """`timeout`: seconds for one attempt. `shard`: where to send everything. `one_book`: all requests are about one book, so once its
+        shard is known, everything goes there, including requests that name no book. `own_key` binds tokens to the client's registered key
+        instead of a key of this process: needed for signed statements that others verify later. Raises CredentialsError.
         """
         self.credentials = credentials
         self._api = credentials.api.rstrip("/")
@@ -105,7 +105,7 @@ class ApiClient:
         self._one_book = one_book
         jwk = credentials.private_key_jwk
         self._client_key = Signer(credentials.key(), str(jwk["kid"]) if "kid" in jwk else None)
-        # for this process, unless asked otherwise: a key serves one purpose
+        # A key serves one purpose: by default proofs are signed with a key of this process.
         self._proof_key = self._client_key if own_key else Signer()
         self._session: aiohttp.ClientSession | None = None
         self._token = ""
@@ -141,11 +141,12 @@ class ApiClient:
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a request, with a fresh proof each time it is sent, unless it has a certificate. `path` may have a query; `body` is encoded unless it is bytes.
+        """Send a request and return the answer, which may be a problem. `path` may have a query; `body` is encoded unless it is bytes.
 
-        It is repeated, with growing pauses, when the edge was not reached, was busy or lost it, if that is safe: when the method
-        is idempotent or the request has an idempotency key; and it is sent on to the shard that has the book, unless `headers` name one. Any answer is returned, problems too. Raises EdgeUnreachable when there
-        is none, and TokenRefused.
+        Each attempt has a fresh proof (unless tokens are bound to a certificate). If the edge can't be reached, is busy or drops the
+        connection, the request is retried with growing pauses, provided that is safe: its method is idempotent, or it has an idempotency
+        key. If another shard has the book, the request is sent there, unless `headers` name a shard. Raises EdgeUnreachable if there is no
+        answer, and TokenRefused.
         """
         safe = method in {"GET", "HEAD", "DELETE", "PUT"} or idempotency_key is not None
         content = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
@@ -157,7 +158,7 @@ class ApiClient:
         url = self._api + path
         bare = url.partition("?")[0].partition("#")[0]
         renewed = False
-        sent_on = MAX_SENT_ON if SHARD_HEADER in fixed else 0  # who names a shard means that one
+        sent_on = MAX_SENT_ON if SHARD_HEADER in fixed else 0  # a caller who names a shard wants that one
         if self._shard is not None:
             fixed.setdefault(SHARD_HEADER, self._shard)
         attempt = 0
@@ -182,12 +183,12 @@ class ApiClient:
                 and not renewed
                 and 'error="invalid_token"' in answer.headers.get("WWW-Authenticate", "")
             ):
-                renewed = True  # revoked, or signed by a key that was retired: nothing was done with it, so one new try is safe
+                renewed = True  # the token is revoked or its key retired. Nothing was done, so one retry with a new token is safe
                 if token == self._token:
                     self._token_until = 0.0
                 continue
             if sent_on < MAX_SENT_ON and (shard := _elsewhere(answer)) is not None:
-                sent_on += 1  # said before anything is done, so once more is safe
+                sent_on += 1  # the shard refused before it did anything, so sending again is safe
                 fixed[SHARD_HEADER] = shard
                 if self._one_book:
                     self._shard = shard
@@ -203,7 +204,7 @@ class ApiClient:
         return self._proof_key
 
     async def token(self) -> str:
-        """An access token with at least 10 s of life left; asked for by one when many need it. Raises TokenRefused, EdgeUnreachable."""
+        """An access token that is valid for 10 s at least. Concurrent callers share one token request. Raises TokenRefused, EdgeUnreachable."""
         if time.monotonic() < self._token_until:
             return self._token
         if self._asking is None:
@@ -214,12 +215,12 @@ class ApiClient:
     def _asked(self, task: asyncio.Task[str]) -> None:
         self._asking = None
         if not task.cancelled():
-            task.exception()  # seen, also when nobody waits any more
+            task.exception()  # retrieved, so that asyncio does not warn if nobody waits any more
 
     async def _ask_for_token(self) -> str:
         issuer = self.credentials.issuer.rstrip("/")
         bound = self.credentials.certificate_bound
-        # with a certificate, the token endpoint is the one beside the API (RFC 8705, 5): metadata says so under `mtls_endpoint_aliases`
+        # With a certificate, the token endpoint is on the mutual TLS origin (RFC 8705, 5: `mtls_endpoint_aliases` in the metadata).
         url = f"{self._api if bound else issuer}/oauth2/token"
         for attempt in range(1, self._attempts + 1):
             form = {
@@ -257,9 +258,7 @@ class ApiClient:
         if not isinstance(token, str) or str(kind).lower() != (
             "bearer" if self.credentials.certificate_bound else "dpop"
         ):
-            raise TokenRefused(
-                "invalid_response", "the token isn't bound to a key, or not to a certificate as it should be"
-            )
+            raise TokenRefused("invalid_response", "the token is not bound to a key or certificate as requested")
         self._token = token
         self._token_until = asked_at + max(1.0, life - 10.0)
         return token
@@ -283,7 +282,7 @@ def _again(answer: Answer) -> bool:
 
 
 def _elsewhere(answer: Answer) -> str | None:
-    """The shard that has the book, when the one that was asked does not."""
+    """The shard that has the book, if the answer says that it is another one."""
     if answer.status != 421 or answer.slug != "book-elsewhere":
         return None
     shard = answer.json().get("shard")
@@ -291,7 +290,7 @@ def _elsewhere(answer: Answer) -> str | None:
 
 
 def _pause(attempt: int, retry_after: str | None) -> float:
-    """Seconds: doubled with each attempt, half of it random; no less than the server asks for, within bounds."""
+    """Seconds to wait: doubled with each attempt, half of it random; at least what the server asks for, at most MAX_PAUSE."""
     asked = float(retry_after) if retry_after is not None and retry_after.isdecimal() else 0.0
     growing: float = 0.05 * 2**attempt * (0.5 + random.random() / 2)  # noqa: S311
     return min(MAX_PAUSE, max(asked, growing))
@@ -310,5 +309,7 @@ def _refused(answer: Answer) -> TokenRefused:
 
 def _unreached(method: str, path: str, error: BaseException, *, sent: bool) -> str:
     what = str(error) or type(error).__name__
-    known = "; whether it was done is not known" if sent else "; `tallystick up` starts the platform"
+    known = (
+        "; it is unknown whether the request was carried out" if sent else "; start the platform with `tallystick up`"
+    )
     return f"no answer to {method} {path.partition('?')[0]}: {what}{known}"

@@ -1,4 +1,4 @@
-"""`tallystick call METHOD PATH`: one request at the edge, signed as a client would."""
+"""`tallystick call METHOD PATH`: one request to the edge, signed as a client signs it."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def call(
     /,
     *,
     client: Annotated[Path | None, Parameter(help="the credentials file [the only one in the data directory]")] = None,
-    body: Annotated[str | None, Parameter(help="JSON, or @FILE (@- is standard input); sent as it is")] = None,
-    idempotency_key: Annotated[str | None, Parameter(help="the same key with the same body is done once")] = None,
+    body: Annotated[str | None, Parameter(help="JSON, or @FILE (@- for standard input); sent unchanged")] = None,
+    idempotency_key: Annotated[str | None, Parameter(help="requests with the same key and body are done once")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Get a token, prove its key, make one request at the edge, and print the answer.
+    """Get a token, send one signed request to the edge, and print the answer.
 
-    Exit status 0 for an answer below 400, 1 for any other.
+    Exit status 0 if the HTTP status is below 400, else 1.
     """
     method = method.upper()
     if method not in METHODS:
         raise Failed(f"{method} is not one of {', '.join(METHODS)}", USAGE)
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
-        raise Failed(f"{path!r} is no path: it begins with a slash and has no spaces", USAGE)
+        raise Failed(f"{path!r} is not a path: it must begin with a slash, and be ASCII without spaces", USAGE)
     if idempotency_key is not None and not idempotency_key.isprintable():
-        raise Failed("an --idempotency-key has no control characters: no header could hold it", USAGE)
+        raise Failed("--idempotency-key must not contain control characters: it is sent in a header", USAGE)
     answer = asyncio.run(_call(chosen_client(common, client), method, path, _body(body), idempotency_key))
     _show(answer, common)
     return OK if answer.status < 400 else NO
@@ -64,9 +64,9 @@ def _body(given: str | None) -> bytes | None:
             with Path(given[1:]).open("rb") as file:
                 content = file.read(MAX_BODY + 1)
     except OSError as error:
-        raise Failed(f"{given[1:]} can't be read: {error.strerror}", USAGE) from error
+        raise Failed(f"can't read {given[1:]}: {error.strerror}", USAGE) from error
     if len(content) > MAX_BODY:
-        raise Failed(f"{given[1:]} has more than {MAX_BODY} bytes", USAGE)
+        raise Failed(f"{given[1:]} is longer than {MAX_BODY} bytes", USAGE)
     return content
 
 
@@ -80,12 +80,12 @@ def _show(answer: Answer, common: Common) -> None:
         emit({"status": answer.status, "headers": headers, "body": document}, common)
         return
     colour = "green" if answer.ok else "red"
-    note = "  [dim]replayed: the stored answer of an earlier request[/]" if answer.replayed else ""
+    note = "  [dim]replayed: this is the stored answer to an earlier request[/]" if answer.replayed else ""
     console(error=True).print(f"[{colour}]{answer.status}[/]  [dim]{answer.request_id}[/]{note}")
     if isinstance(document, dict | list):
         import msgspec
 
         print(msgspec.json.format(answer.body).decode())
     elif document is not None:
-        # a receipt or a checkpoint ends where it ends: one more line feed and its signature is looked for in vain
+        # No extra line feed: it would invalidate the signature of a receipt or checkpoint.
         print(document, end="" if str(document).endswith("\n") else "\n")

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from tallystick.local.layout import Layout
 
 Binding = Literal["dpop", "certificate"]
-BIND_HELP = "what its tokens are bound to: a key that signs each request, or the certificate of its connections"
+BIND_HELP = "what its tokens are bound to: a key that signs each request (DPoP), or a TLS client certificate"
 CERTIFICATE_LIFE: Final = timedelta(days=10 * 365)
 
-#: More than a credentials file takes, in bytes.
+#: Bytes reserved for a credentials file: more than it needs.
 CREDENTIALS: Final = 16 * 1024
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -38,21 +38,21 @@ client = cyclopts.App(name="client", help="Register, list and revoke API clients
 
 @client.command
 def create(
-    name: Annotated[str, Parameter(help="what you call it")],
+    name: Annotated[str, Parameter(help="a name for it")],
     /,
     *,
-    scope: Annotated[str, Parameter(help='what it may ask for, such as "accounts:write payments:write"')],
-    tenant: Annotated[str, Parameter(help="whose client it is")] = "default",
+    scope: Annotated[str, Parameter(help='the scopes it may request, such as "accounts:write payments:write"')],
+    tenant: Annotated[str, Parameter(help="the tenant it belongs to")] = "default",
     bind: Annotated[Binding, Parameter(help=BIND_HELP)] = "dpop",
     out: Annotated[
-        Path | None, Parameter(help="the file for its key, mode 0600 [clients/NAME.json in the data directory]")
+        Path | None, Parameter(help="the credentials file to write, mode 0600 [DATA/clients/NAME.json]")
     ] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Register a client with a fresh key, and write its credentials to a file.
+    """Register a client with a new key, and write its credentials to a file.
 
-    The private key is in that file and nowhere else: the platform keeps the public half only. With `--bind certificate` a self-signed
-    certificate is in it too, with a key of its own; the client then comes by the edge's port for mutual TLS.
+    The private key exists in that file only: the platform keeps the public key. With `--bind certificate` the file also holds a self-signed
+    certificate with a key of its own; the client then uses the edge's port for mutual TLS.
     """
     checked(tenant)
     _well_formed(name, scope)
@@ -67,7 +67,7 @@ def create(
 
 
 def _well_formed(name: str, scope: str) -> None:
-    """Before anything is asked. Raises Failed."""
+    """Check the options before anything is asked of the platform. Raises Failed."""
     import msgspec
 
     from tallystick.contracts.identity.messages import ClientName, ScopeText
@@ -76,11 +76,11 @@ def _well_formed(name: str, scope: str) -> None:
         try:
             msgspec.convert(text, form)
         except msgspec.ValidationError as error:
-            raise Failed(f"{what} {text!r} can't be one: {error}", USAGE) from error
+            raise Failed(f"{what} {text!r} is not valid: {error}", USAGE) from error
 
 
 class Registration(NamedTuple):
-    """A client to be registered: `create` says what the members are."""
+    """A client to be registered; the fields are options of `create`."""
 
     tenant: str
     name: str
@@ -89,12 +89,12 @@ class Registration(NamedTuple):
 
 
 def running(common: Common) -> control.Status:
-    """Where the edge is. Raises NotRunning."""
+    """The running platform's status, with the edge's address. Raises NotRunning."""
     return asyncio.run(control.ask(common.layout, control.GetStatus(), control.Status))
 
 
 def register(common: Common, edge: control.Status, asked: Registration, file: Path) -> Client:
-    """Register a client and write its credentials to `file`, which is new. Raises Failed."""
+    """Register a client and write its credentials to `file`, which must not exist. Raises Failed."""
     from tallystick.contracts.identity.messages import PublicJwks
 
     certificate = asked.bind == "certificate"
@@ -125,7 +125,7 @@ def list_(
     tenant: Annotated[str | None, Parameter(help="only this tenant's")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """All clients, oldest first."""
+    """List all clients, oldest first."""
     from rich.markup import escape
 
     if tenant is not None:
@@ -136,7 +136,7 @@ def list_(
         return
     if not found:
         print(
-            f"{'there are no clients' if tenant is None else f'{tenant} has no clients'} yet: `tallystick client create` makes one"
+            f"{'there are no clients' if tenant is None else f'{tenant} has no clients'} yet; `tallystick client create` registers one"
         )
         return
     table = columns(dict.fromkeys(("client", "tenant", "name", "state", "bound to", "scope"), "left"), wraps="scope")
@@ -159,30 +159,30 @@ def revoke(
     *,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Revoke a client: it gets no more tokens, and those that it has are refused everywhere within a second."""
+    """Revoke a client. It gets no more tokens, and all services refuse its tokens within a second."""
     made = administer(common, lambda identity: identity.revoke_client(client_id))
     if common.json:
         emit(made, common)
     else:
-        print(f"client {made.client_id} is revoked since {made.revoked_at}")
+        print(f"client {made.client_id} has been revoked since {made.revoked_at}")
 
 
 def default_file(layout: Layout) -> Path:
-    """The credentials to use when none are named: the only ones that there are. Raises Failed."""
+    """The credentials file to use when none is named: the only one there is. Raises Failed."""
     found = sorted((layout.data / "clients").glob("*.json"))
     if not found:
         raise Failed(
-            f"there is no client in {layout.data} yet: `tallystick client create NAME --scope ...`, or name a file",
+            f"there is no client in {layout.data} yet; run `tallystick client create NAME --scope ...`, or use --client FILE",
             USAGE,
         )
     if len(found) > 1:
-        raise Failed(f"there are several clients, say which: --client {' | '.join(map(str, found[:5]))}", USAGE)
+        raise Failed(f"there are several clients; choose one with --client: {', '.join(map(str, found[:5]))}", USAGE)
     return found[0]
 
 
 def _file(layout: Layout, name: str) -> Path:
     if not FILE_NAME.fullmatch(name):
-        raise Failed(f"no file can be called after {name!r}: name one with --out", USAGE)
+        raise Failed(f"the name {name!r} can't be used as a file name; choose a file with --out", USAGE)
     directory = layout.data / "clients"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory / f"{name}.json"
@@ -190,37 +190,37 @@ def _file(layout: Layout, name: str) -> Path:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Any]:
-    """A file of mode 0600 that did not exist, with room for what is to be written before anything is registered, and there once it is whole:
-    nobody finds it empty, whenever this process is killed.
+    """A new file of mode 0600. Yields a function that writes a document to it; the file appears under its name only when it is complete.
 
-    A key is never overwritten: another client might still be using it. And one that found no room would be lost, with a client that is there.
+    Space is reserved first: if the disk were full after the registration, there would be a client whose key is lost. An existing file is
+    never overwritten: another client may still use the key in it. Raises Failed.
     """
     import msgspec
 
     if os.path.lexists(path):
         raise _taken(path)
     try:
-        # Not called *.json, which is what credentials are looked for by.
+        # The name does not end in .json, so nobody takes it for a credentials file.
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     except OSError as error:
-        raise Failed(f"{path} can't be written: {error.strerror}", USAGE) from error
+        raise Failed(f"can't write {path}: {error.strerror}", USAGE) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             try:
                 os.posix_fallocate(descriptor, 0, CREDENTIALS)
             except OSError as error:
-                raise Failed(f"{path} can't be written: {error.strerror}", PART_FAILED) from error
+                raise Failed(f"can't write {path}: {error.strerror}", PART_FAILED) from error
 
             def keep(document: object) -> None:
                 try:
                     file.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
                     file.truncate()
                     os.fsync(descriptor)
-                    os.link(name, path)  # unlike a rename, it leaves what has come there meanwhile
+                    os.link(name, path)  # unlike a rename, it does not replace a file created meanwhile
                 except FileExistsError:
                     raise _taken(path) from None
                 except OSError as error:
-                    raise Failed(f"{path} can't be written: {error.strerror}", PART_FAILED) from error
+                    raise Failed(f"can't write {path}: {error.strerror}", PART_FAILED) from error
 
             yield keep
     finally:
@@ -228,7 +228,7 @@ def new_file(path: Path) -> Iterator[Any]:
 
 
 def _taken(path: Path) -> Failed:
-    return Failed(f"{path} exists already and may hold a key: choose another with --out", NO)
+    return Failed(f"{path} already exists and may hold a key; choose another file with --out", NO)
 
 
 def fresh_key() -> tuple[dict[str, str], Any]:
@@ -249,9 +249,9 @@ def fresh_key() -> tuple[dict[str, str], Any]:
 
 
 def fresh_certificate(client_id: str) -> dict[str, str]:
-    """A new P-256 key and a certificate that it signs for itself, both PEM, by the names of `Credentials`.
+    """A new P-256 key and its self-signed certificate, both PEM, under the field names of `Credentials`.
 
-    What it says is for people: tokens are bound to its hash, and nobody asks who made it or until when it lasts.
+    Its contents are for people only: tokens are bound to its hash, and neither its issuer nor its expiry is checked.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

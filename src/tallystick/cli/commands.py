@@ -1,7 +1,7 @@
-"""The table of commands, and how one is run: its module is imported only when it is asked for.
+"""The table of commands, and the dispatcher. A command's module is imported only when the command is used.
 
 A command is a function (or a `cyclopts.App` with subcommands) that takes `common: Common` and returns its exit status, or None for 0.
-It raises `Failed` when it can't do what it was asked. To add one: a module, and a row here.
+It raises `Failed` when it can't do what was asked. To add one, write a module and add a row here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Command:
     help: str
     group: str
     attribute: str = ""
-    """What in the module is the command; by default its name with `_` for `-`."""
+    """The name of the function or app in the module. Default: the command's name with `_` for `-`."""
 
 
 PLATFORM: Final = "Platform"
@@ -32,34 +32,34 @@ LOOK: Final = "Look inside"
 CHECK: Final = "Check and measure"
 
 COMMANDS: Final[dict[str, Command]] = {
-    "up": Command("up", "Start the parts and the services, and keep them running", PLATFORM),
-    "down": Command("status", "Stop everything", PLATFORM),
-    "status": Command("status", "What runs, since when, and how to reach it", PLATFORM),
-    "doctor": Command("doctor", "Check this machine, the parts and the data; says what to do", PLATFORM),
+    "up": Command("up", "Start the platform and keep it running", PLATFORM),
+    "down": Command("status", "Stop the platform", PLATFORM),
+    "status": Command("status", "Show what is running, since when, and how to reach it", PLATFORM),
+    "doctor": Command("doctor", "Check this machine, the parts and the data, and say what to fix", PLATFORM),
     "tenant": Command("tenant", "Create and list tenants", USE),
-    "client": Command("client", "Register API clients", USE),
-    "keys": Command("keys", "Look at the root key, rotate it, forget an old version", PLATFORM),
-    "risk": Command("risk", "Keep the deny and allow lists", USE),
-    "ledger": Command("ledger", "Accounts, postings, reports, files and the check of the books", USE),
-    "call": Command("call", "Make one signed request at the edge", USE),
-    "demo": Command("demo", "The main job for real, step by step", USE),
+    "client": Command("client", "Register, list and revoke API clients", USE),
+    "keys": Command("keys", "Inspect and rotate the root key and the services' keys", PLATFORM),
+    "risk": Command("risk", "Manage the deny and allow lists", USE),
+    "ledger": Command("ledger", "Work with the books: accounts, postings, reports, imports", USE),
+    "call": Command("call", "Send one signed request to the edge", USE),
+    "demo": Command("demo", "Run real payments on the running platform, step by step", USE),
     "replay": Command("replay", "Send a file of card payments through the edge", USE),
-    "logs": Command("logs", "The logs of all processes, by time", LOOK),
-    "trace": Command("trace", "The waterfall of one request", LOOK),
-    "dead-letters": Command("dead_letters", "List, replay and discard what consumers could not take", LOOK),
-    "render": Command("render", "What derives from the charters: proxy, database, bus, data map", LOOK),
+    "logs": Command("logs", "Show the logs of all processes, in time order", LOOK),
+    "trace": Command("trace", "Show one request as a waterfall", LOOK),
+    "dead-letters": Command("dead_letters", "List, replay and discard facts that no consumer could process", LOOK),
+    "render": Command("render", "Show or write what is derived from the charters", LOOK),
     "verify": Command("verify", "Re-derive the books and the audit log, and compare", CHECK),
-    "bench": Command("bench", "Measure this machine, next to its own database", CHECK),
-    "run": Command("run", "One service process, as the supervisor starts it", PLATFORM),
+    "bench": Command("bench", "Measure the platform, relative to PostgreSQL alone", CHECK),
+    "run": Command("run", "Run one service process, as the supervisor does", PLATFORM),
 }
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Run one command line; answers the exit status."""
+    """Run one command line and return the exit status."""
     status = OK
     try:
         status = _answered(arguments)
-        sys.stdout.flush()  # a full disk is a failure of the command
+        sys.stdout.flush()  # here, so that a full disk fails the command
     except Failed as failure:
         return _fail(failure, json="--json" in arguments)
     except KeyboardInterrupt:
@@ -67,14 +67,14 @@ def dispatch(arguments: Sequence[str]) -> int:
     except UnicodeEncodeError:
         if all(map(_is_text, arguments)):
             raise
-        return _fail(Failed("an argument has bytes that are no text in UTF-8", USAGE), json="--json" in arguments)
+        return _fail(Failed("an argument is not valid UTF-8", USAGE), json="--json" in arguments)
     except BrokenPipeError:
-        pass  # `tallystick logs | head`: whoever reads it has enough
+        pass  # `tallystick logs | head`: the reader has seen enough
     return status
 
 
 def _is_text(argument: str) -> bool:
-    """Files may have other names; what is sent or kept may not be any other."""
+    """Whether it is valid UTF-8. The name of a file need not be; whatever is sent or stored must be."""
     return argument == argument.encode(errors="replace").decode()
 
 
@@ -95,7 +95,7 @@ def _answered(arguments: Sequence[str]) -> int:
 
 
 def _no_command(word: str, among: Iterable[str], *before: str) -> str:
-    """`before`: the command whose subcommands these are."""
+    """`before`: the command whose subcommands are in `among`."""
     words = " ".join(("tallystick", *before))
     near = difflib.get_close_matches(word, among, n=1, cutoff=0.7)
     hint = f"did you mean `{words} {near[0]}`?" if near else f"`{words} --help` lists the commands"
@@ -121,7 +121,7 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     if not {"--help", "-h"}.isdisjoint(arguments):
         from tallystick.cli.terminal import quiet_console
 
-        # A command keeps the first console that it made, with the width that the terminal had then: a second help in one process takes its own.
+        # cyclopts keeps the first console that it made, with the width that the terminal had then. Each help takes a new one.
         console = quiet_console()
     try:
         result = app(list(arguments), console=console, exit_on_error=False, print_error=False)
@@ -129,34 +129,34 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
         words = error.command_chain or (name,)
         if isinstance(error, cyclopts.UnknownCommandError) and error.unused_tokens and error.app:
             raise Failed(_no_command(error.unused_tokens[0], list(error.app), *words), USAGE) from error
-        raise Failed(f"{_wrong(error)}\n`tallystick {' '.join(words)} --help` says how", USAGE) from error
+        raise Failed(f"{_wrong(error)}\n`tallystick {' '.join(words)} --help` shows the usage", USAGE) from error
     except NotRunning as error:
         raise Failed(str(error), NOT_RUNNING) from error
     except (ControlFailed, LayoutError) as error:
         raise Failed(str(error), PART_FAILED) from error
     if isinstance(target, cyclopts.App) and len(arguments) == 1:
-        return USAGE  # what it has was shown, and nothing was done
+        return USAGE  # cyclopts has shown the help, and nothing was done
     return result if isinstance(result, int) else OK
 
 
 def _wrong(error: Any) -> str:
-    """What is wrong with the words of a command line."""
+    """A usage error in our words."""
     import cyclopts
 
     if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"too many words: {' '.join(error.unused_tokens or ())}"
+        return f"too many arguments: {' '.join(error.unused_tokens or ())}"
     if isinstance(error, cyclopts.MissingArgumentError) and error.argument is not None:
-        return f"{error.keyword} lacks its value" if error.keyword else f"{error.argument.name} is missing"
+        return f"{error.keyword} needs a value" if error.keyword else f"{error.argument.name} is missing"
     return str(error)
 
 
 def _default(value: Any) -> str | None:
-    """What help says of a default: nothing where it is that nothing was said."""
+    """A default as help shows it. None, False and "" mean "not given", and are not shown."""
     return None if value in (None, False, "") else str(value)
 
 
 def overview() -> str:
-    """`tallystick --help`, from the table alone."""
+    """The text of `tallystick --help`, made from the table alone: no command is imported."""
     lines = ["Usage: tallystick COMMAND [ARGUMENTS]", "", "The secure transaction platform for fintechs.", ""]
     width = max(map(len, COMMANDS))
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
@@ -164,16 +164,18 @@ def overview() -> str:
         lines += [f"  {name:<{width}}  {each.help}" for name, each in COMMANDS.items() if each.group == group]
         lines.append("")
     lines += [
-        "All commands but run take --json and --data DIR (default: $TALLYSTICK_HOME,",
-        "else .tallystick here); COMMAND --help says more. Exit status: 0 done, 1 the",
-        "answer is no, 2 wrong usage, 3 the platform isn't running, 4 a part failed.",
+        "`tallystick COMMAND --help` says more about a command. All commands except run",
+        "take --json and --data DIR (default: $TALLYSTICK_HOME, else ./.tallystick).",
+        "",
+        "Exit status: 0 success, 1 the answer is no, 2 wrong usage, 3 the platform is",
+        "not running, 4 a part failed.",
     ]
     return "\n".join(lines)
 
 
 def _fail(failure: Failed, *, json: bool) -> int:
-    said = str(failure).encode(errors="backslashreplace").decode()  # an argument may have bytes that are no text
-    with suppress(BrokenPipeError, Failed):  # where nothing can be said, the exit status still can
+    said = str(failure).encode(errors="backslashreplace").decode()  # an argument may be no valid UTF-8
+    with suppress(BrokenPipeError, Failed):  # when nothing can be printed, the exit status still tells
         if json:
             import msgspec
 

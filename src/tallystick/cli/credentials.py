@@ -1,4 +1,4 @@
-"""What a client of the edge has to show for itself: its credentials file, and the proofs (RFC 9449) and assertions (RFC 7523) made with its key."""
+"""A client's credentials file, and the DPoP proofs (RFC 9449) and client assertions (RFC 7523) made with its key."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 
 class CredentialsError(Failed):
-    """The credentials file can't be used; the message says why and what to do."""
+    """The credentials file is unusable. The message says why and what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, USAGE)
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """The file that `tallystick client create` writes. `ca` is the path of the CA's PEM file, `api` and `issuer` are origins.
+    """The file that `tallystick client create` writes. `ca` is the path of the CA's PEM file; `api` and `issuer` are origins.
 
-    With a `tls_client_certificate` (PEM, and its key) tokens are bound to that (RFC 8705), and `api` is the edge's origin for such clients.
+    If there is a `tls_client_certificate` (PEM, with its key), tokens are bound to it (RFC 8705), and `api` is the edge's mutual TLS origin.
     """
 
     client_id: str
@@ -55,21 +55,21 @@ class Credentials(msgspec.Struct, frozen=True):
 
     @classmethod
     def load(cls, path: Path) -> Credentials:
-        """Raises CredentialsError. The file holds a private key: others must not be able to read it."""
+        """Read a credentials file. It holds a private key, so it is refused if other users can read it. Raises CredentialsError."""
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 if mode & 0o077:
-                    raise CredentialsError(f"{path} can be read by others (mode {mode:o}): chmod 600 {path}")
+                    raise CredentialsError(f"{path} is open to other users (mode {mode:o}); run `chmod 600 {path}`")
                 return msgspec.json.decode(file.read(64 * 1024), type=cls)
         except OSError as error:
-            raise CredentialsError(f"{path} can't be read: {error.strerror}") from error
+            raise CredentialsError(f"can't read {path}: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError):
-            # the decoder's message and its cause may quote the file
+            # The decoder's message and cause may quote the file, so they are dropped.
             raise CredentialsError(f"{path} is not a credentials file; `tallystick client create` writes one") from None
 
     def at(self, edge: str, mtls: str, ca: Path) -> Credentials:
-        """The same client at the platform as it runs now: since the file was written its ports or its directory may be others."""
+        """The same client with the platform's current addresses: ports or directory may have changed since the file was written."""
         return msgspec.structs.replace(self, issuer=edge, api=mtls if self.certificate_bound else edge, ca=str(ca))
 
     def key(self) -> ec.EllipticCurvePrivateKey:
@@ -90,25 +90,23 @@ class Credentials(msgspec.Struct, frozen=True):
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
             reason = error.strerror or "it holds no certificates"
-            raise CredentialsError(
-                f"the CA file {self.ca}, which the credentials name, can't be used: {reason}"
-            ) from error
+            raise CredentialsError(f"can't use the CA file {self.ca} named in the credentials: {reason}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         if self.tls_client_certificate is not None:
             pem = f"{self.tls_client_certificate}\n{self.tls_client_key or ''}\n"
-            # OpenSSL reads it from a file; this one is in memory and has no name
+            # OpenSSL reads it from a file only, so it gets an anonymous one in memory.
             with os.fdopen(os.memfd_create("certificate"), "wb") as file:
                 file.write(pem.encode())
                 file.flush()
                 try:
                     context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
                 except ssl.SSLError:
-                    raise CredentialsError("the client certificate and its key are not a pair") from None
+                    raise CredentialsError("the client certificate and its key do not belong together") from None
         return context
 
 
 class Signer:
-    """A key, and the proofs (RFC 9449) and assertions (RFC 7523) made with it."""
+    """A P-256 key, and the proofs and assertions signed with it. Without a key it makes a new one."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey | None = None, kid: str | None = None) -> None:
         self._key = key or ec.generate_private_key(ec.SECP256R1())
@@ -118,22 +116,22 @@ class Signer:
         self._proof_header = self._header("dpop+jwt")
 
     def proof(self, method: str, url: str, token: str | None = None) -> str:
-        """A proof for one request to `url`, which has no query; with `token` it is bound to that."""
+        """A DPoP proof for one request to `url`, which has no query; bound to `token` if that is given."""
         claims: dict[str, Any] = {"jti": secrets.token_urlsafe(16), "htm": method, "htu": url, "iat": int(time.time())}
         if token is not None:
             claims["ath"] = _b64(hashlib.sha256(token.encode()).digest())
         return self.sign_claims(_json(claims))
 
     def sign_claims(self, claims: bytes) -> str:
-        """A proof with these claims, already encoded: for whoever makes thousands of them a second."""
+        """A DPoP proof with these claims, already encoded: for load generators, which make thousands a second."""
         return self._sign(f"{self._proof_header}.{_b64(claims)}")
 
     def statement(self, typ: str, said: Mapping[str, Any]) -> str:
-        """What is said, signed for others to check: a compact JWS of this type, the public key in its header."""
+        """A signed statement: a compact JWS of this type, with the public key in its header."""
         return self._sign(f"{self._header(typ)}.{_b64(_json(said))}")
 
     def assertion(self, client_id: str, issuer: str) -> str:
-        """A client assertion for one token request. Its audience is the issuer and nothing else (FAPI 2.0, 5.3.2.1)."""
+        """A client assertion for one token request, valid for 60 s. Its only audience is the issuer (FAPI 2.0, 5.3.2.1)."""
         now = int(time.time())
         header = {"typ": "client-authentication+jwt", "alg": "ES256", "kid": self._kid}
         claims = {

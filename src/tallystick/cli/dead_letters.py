@@ -1,4 +1,4 @@
-"""`tallystick dead-letters`: facts that a consumer could not take, even fact by fact and several times."""
+"""`tallystick dead-letters`: facts that a consumer could not process, although each was tried several times by itself."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from tallystick.chassis.dead_letters import DeadLetter, State
 
 T = TypeVar("T")
-#: Letters that are asked for at a time: each has its fact with it.
+#: Letters read at a time: each contains its whole fact.
 PAGE: Final = 100
-Service = Annotated[str, Parameter(help="the service that could not take them")]
-Ids = Annotated[list[str], Parameter(negative="", help="ids from `dead-letters list`; `all` for all that wait")]
-Reason = Annotated[str, Parameter(help="why; it is kept with the letter")]
+Service = Annotated[str, Parameter(help="the service that could not process them")]
+Ids = Annotated[list[str], Parameter(negative="", help="ids from `dead-letters list`, or `all` for all waiting ones")]
+Reason = Annotated[str, Parameter(help="why; stored with the letter")]
 
-dead_letters = App(help="List, replay and discard what consumers could not take.")
+dead_letters = App(help="List, replay and discard facts that consumers could not process.")
 
 
 @dead_letters.command(name="list")
 def list_(
-    service: Annotated[str | None, Parameter(help="one service [all of them]")] = None,
+    service: Annotated[str | None, Parameter(help="only this service's [all services]")] = None,
     /,
     *,
-    every: Annotated[bool, Parameter(name="--all", negative="", help="replayed and discarded ones too")] = False,
-    limit: Annotated[int, Parameter(help="at most so many of each service")] = 100,
+    every: Annotated[bool, Parameter(name="--all", negative="", help="include replayed and discarded ones")] = False,
+    limit: Annotated[int, Parameter(help="the most to list for each service")] = 100,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Letters that wait for a decision, oldest first. Exit status 1 when there are any."""
+    """List the letters that wait for a decision, oldest first. Exit status 1 if there are any."""
     from typing import get_args
 
     from tallystick.chassis import dead_letters as letters
@@ -65,7 +65,7 @@ def list_(
 
 
 async def _look(database: Database, *, states: Sequence[State], limit: int) -> tuple[list[DeadLetter], int, int]:
-    """The first letters in these states, how many there are of them, and how many that nobody has decided on."""
+    """The first letters in these states, how many there are in total, and how many are undecided."""
     from tallystick.chassis import dead_letters as letters
 
     found: list[DeadLetter] = []
@@ -92,15 +92,15 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
 
 @dead_letters.command
 def replay(service: Service, ids: Ids, /, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Have them handled again; the service does it within a second or two. Exit status 1 when none of them waited."""
+    """Have letters processed again; the service does so within a second or two. Exit status 1 if none of them was waiting."""
     from tallystick.chassis import dead_letters as letters
 
-    return _decide(service, ids, reason, common, letters.replay, done="asked for")
+    return _decide(service, ids, reason, common, letters.replay, done="to be replayed")
 
 
 @dead_letters.command
 def discard(service: Service, ids: Ids, /, *, reason: Reason, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Decide that they need not be handled; letter and reason are kept. Exit status 1 when none of them was open."""
+    """Decide that letters need not be processed. They are kept, with the reason. Exit status 1 if none of them was undecided."""
     from tallystick.chassis import dead_letters as letters
 
     return _decide(service, ids, reason, common, letters.discard, done="discarded")
@@ -119,9 +119,9 @@ def _decide(
     from tallystick.kernel.numbers import found_in
 
     if not reason.strip():
-        raise Failed("--reason says nothing, and it is what is kept of the decision", USAGE)
+        raise Failed("--reason is empty; it is stored with the decision", USAGE)
     if what := found_in(reason):
-        raise Failed(f"--reason holds {what}, and it is kept: say it without", USAGE)
+        raise Failed(f"--reason contains {what}; it is stored, so leave that out", USAGE)
 
     async def apply(database: Any) -> list[UUID]:
         chosen = await _all_waiting(database) if list(ids) == ["all"] else [_id(text) for text in ids]
@@ -140,13 +140,13 @@ def _decide(
         print(
             f"{len(changed)} {done}"
             if changed
-            else f"nothing {done}: `tallystick dead-letters list {service}` has the letters that wait"
+            else f"nothing {done}; `tallystick dead-letters list {service}` lists the waiting letters"
         )
     return OK if changed else NO
 
 
 async def _on(common: Common, service: str, work: Callable[[Any], Awaitable[T]]) -> T:
-    """`work` on a service's database, in that service's own least-privilege role."""
+    """Run `work` on a service's database, in that service's own least-privilege role."""
     from tallystick.chassis.db import Bounds, Database, DatabaseError, DatabaseUnavailable
     from tallystick.local import control, provision
     from tallystick.local.secrets import SecretFiles
@@ -172,7 +172,7 @@ def _services(common: Common) -> list[str]:
 
 def _known(common: Common, service: str) -> str:
     if service not in (names := _services(common)):
-        raise Failed(f"there is no service {service!r}; there are {', '.join(names)}", USAGE)
+        raise Failed(f"there is no service {service!r}; the services are {', '.join(names)}", USAGE)
     return service
 
 
@@ -180,4 +180,6 @@ def _id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError as error:
-        raise Failed(f"{text!r} is not the id of a letter: `tallystick dead-letters list` has them", USAGE) from error
+        raise Failed(
+            f"{text!r} is not the id of a letter; `tallystick dead-letters list` shows the ids", USAGE
+        ) from error

@@ -1,7 +1,7 @@
-"""`tallystick demo`: the main job, for real, on the running platform.
+"""`tallystick demo`: real payments on the running platform.
 
-A merchant and a customer, a card that becomes a token, a payment that is authorized and then captured in part, a book transfer,
-a partial refund, a payment that risk refuses, the webhook that tells of it all, and for each the receipt, verified offline.
+A merchant and a customer; a card that is tokenised; a payment that is authorized, then captured in part; a book transfer; a partial refund;
+a payment that risk refuses; the webhooks about all of these; and the receipt of each, verified offline.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Step(msgspec.Struct):
 
 
 class Wrong(Exception):
-    """The platform did something else than it should."""
+    """The platform did not do what it should."""
 
 
 def demo(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Do the main job for real and show each step with its duration. Exit status 1 when anything is not as it should be."""
+    """Make real payments on the running platform, and show each step with its duration. Exit status 1 if any step goes wrong."""
     credentials = own_client(common, "demo", SCOPE)
     show = _Show(common)
     try:
@@ -64,7 +64,7 @@ class _Show:
         self.fault: str | None = None
 
     async def step(self, name: str, work: Callable[[], Awaitable[tuple[str, Any]]]) -> Any:
-        """Does `work`, which says what came of it and gives something on; shows it."""
+        """Run `work`, which returns a result to show and a value; show the step and return the value."""
         started = time.perf_counter()
         result, value = await work()
         step = Step(name, result, round((time.perf_counter() - started) * 1000, 1))
@@ -115,7 +115,7 @@ class _Demo:
             ("receipt of the refusal", denied["receipt"]),
         ):
             await step(f"{name}, verified offline", partial(self._receipt, receipt))
-        await step("the webhook endpoint is taken away again", lambda: self._forget(endpoint))
+        await step("the webhook endpoint is deleted", lambda: self._forget(endpoint))
 
     async def _post(self, path: str, body: dict[str, Any], status: int = 201) -> Any:
         answer = await self._api.request(
@@ -143,7 +143,7 @@ class _Demo:
     async def _token(self) -> tuple[str, str]:
         from tallystick.cli.replay.file import card_number
 
-        # A card of this run alone: risk adds up what is tried on a card within a day, also what it refuses.
+        # A new card for each run: risk adds up a card's attempts of a day, including those that it refuses.
         number = card_number(self._run)
         card = {"number": number, "exp_month": 12, "exp_year": 2039, "cvc": "123"}
         made = await self._post("/v1/tokens", {"type": "card", "card": card})
@@ -213,7 +213,7 @@ class _Demo:
         return f"{_money(found['balance']['posted'])} as of sequence {found['as_of']:,}", None
 
     async def _webhooks(self, secret: str) -> tuple[str, None]:
-        """Waits for what must come: the payments' ends, the refund's, and the refusal."""
+        """Wait for the webhooks about the payments, the refund and the refusal, and verify their signatures."""
         from standardwebhooks.webhooks import Webhook
 
         wanted = {"payment.authorized", "payment.settled", "refund.succeeded", "payment.declined"}
@@ -227,7 +227,7 @@ class _Demo:
             await asyncio.sleep(0.05)
 
     async def _receipt(self, receipt: str) -> tuple[str, None]:
-        """Fetched once; from there on nothing but the log's public key is needed."""
+        """Fetch a receipt and verify it with nothing but the log's public key."""
         from tallystick.chassis.audit import ReceiptError, VerifierKey, verify_receipt
 
         key = await self._api.request("GET", "/v1/audit/key")
@@ -246,7 +246,7 @@ class _Demo:
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[str]:
-        """A receiver on this machine, as a tenant would run one; its URL."""
+        """Run a webhook receiver on this machine, as a tenant would; yields its URL."""
         from aiohttp import web
 
         async def hear(request: web.Request) -> web.Response:
@@ -267,7 +267,7 @@ class _Demo:
 
 
 def _sampled() -> dict[str, str]:
-    """A trace of its own for each step, kept: `tallystick trace` shows it."""
+    """Headers that make the request a sampled trace of its own, for `tallystick trace`."""
     import secrets
 
     return {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"}
@@ -292,7 +292,7 @@ def _payment(source: dict[str, str], destination: str, amount: str, capture: str
 
 
 def _why(payment: dict[str, Any]) -> str:
-    """What a payment says of why it was declined: the code, and what risk has against it."""
+    """Why a payment was declined: the code, and risk's reasons."""
     decline, reasons = payment.get("decline"), (payment.get("risk") or {}).get("reasons")
     said = [decline["code"] if decline else "", ", ".join(reasons or ())]
     return "".join(f": {one}" for one in said if one)

@@ -1,4 +1,4 @@
-"""`tallystick doctor`: is this machine fit, and what to do if not."""
+"""`tallystick doctor`: checks whether the platform can run on this machine, and says what to do if it can't."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[
 
 
 def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Check this machine, the parts, the settings and, of a platform that is stopped, its data. Exit status 1 when something will not work."""
+    """Check this machine, the parts and the settings and, if the platform is stopped, its data. Exit status 1 if something will not work."""
     from tallystick.cli.up import options
 
     findings = list(examine(Layout(data_directory(common.data)), options(os.environ).root_passphrase_file))

@@ -1,4 +1,4 @@
-"""Exit statuses, and how a command says that it can't."""
+"""Exit statuses, and the exception by which a command fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PART_FAILED: Final = 4
 
 
 class Failed(Exception):
-    """A command can't do what it was asked. The message says why and what to do; `status` is the exit status."""
+    """A command can't do what was asked. The message says why and what to do; `status` is the exit status."""
 
     def __init__(self, message: str, status: int = NO) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""`tallystick keys`: the root key, its versions, and what is wrapped by which of them; the services' keys, and new ones before their time."""
+"""`tallystick keys`: the root key's versions and what each wraps; the services' keys; rotation of both on request."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-keys = App(help="The root key and the services' keys: look at them, rotate them, forget an old version of the root.")
+keys = App(help="Inspect and rotate the root key and the services' keys, and forget old versions of the root key.")
 
 
 @keys.command
 def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """The root key's versions and, while the platform runs, the services' keys: age, next rotation, what wraps them, what is still under older ones.
+    """Show the root key's versions and, while the platform is running, the services' keys.
 
-    Exit status 1 when something is still wrapped by an older version of the root.
+    For each key: its age, its next rotation, the version of the root key that wraps it, and how much is still sealed under older keys.
+    Exit status 1 if something is still wrapped by an older version of the root key.
     """
     current, versions = _versions(common)
     authority = _authority(common)
@@ -59,7 +60,7 @@ def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     out.print(f"root key   version {current} of {', '.join(map(str, versions))}")
     out.print(f"authority  wrapped by version {', '.join(map(str, authority)) or '-'}")
     if held is None:
-        out.print("services   the platform isn't running: their keys are in its database")
+        out.print("services   not shown: their keys are in the databases, and the platform isn't running")
     for each in held.services if held else ():
         when = f"rotates {each.rotates_at:%Y-%m-%d}" if each.rotates_at is not None else each.state
         print_line(
@@ -72,15 +73,15 @@ def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
 
 
 def _data_keys(held: Held, service: str) -> Iterator[str]:
-    """What there is to say of the data keys of one service, a line each."""
+    """The state of one service's data keys, in lines for people."""
     tenants = [each for each in held.tenants if each.service == service]
     current = [each for each in tenants if each.state == "active"]
     if current:
         first = min(current, key=lambda each: each.created_at)
-        yield f"tenants' keys: {len(current):,}, the oldest of {first.created_at:%Y-%m-%d}, rotates {first.rotates_at:%Y-%m-%d}"
+        yield f"tenants' keys: {len(current):,}, the oldest from {first.created_at:%Y-%m-%d}, rotates {first.rotates_at:%Y-%m-%d}"
     for each in tenants:
         if each.emptied_at is not None:
-            yield f"{each.tenant} version {each.version}: nothing is sealed under it any more, it goes within the hour"
+            yield f"{each.tenant} version {each.version}: seals nothing any more, is deleted within the hour"
         elif each.state == "retired":
             left = "not counted yet" if each.values_left is None else f"{each.values_left:,}"
             yield f"{each.tenant} version {each.version}: values still to be sealed anew: {left}"
@@ -89,13 +90,13 @@ def _data_keys(held: Held, service: str) -> Iterator[str]:
     if oldest is not None:
         due, retired = sum(each.due for each in singles), sum(each.retired for each in singles)
         yield (
-            f"keys of single values: {sum(each.active for each in singles):,}, the oldest of {oldest:%Y-%m-%d}"
+            f"keys of single values: {sum(each.active for each in singles):,}, the oldest from {oldest:%Y-%m-%d}"
             + (f"; values still to be sealed anew: {due:,}" if due else "")
-            + (f"; older keys that go within the hour: {retired:,}" if retired else "")
+            + (f"; older keys, deleted within the hour: {retired:,}" if retired else "")
         )
     for asked in held.asked:
         if asked.service == service:
-            yield f"a rotation of {asked.tenant or 'all keys'} was asked for at {asked.asked_at:%Y-%m-%d %H:%M:%S} UTC and is not done"
+            yield f"a rotation of {asked.tenant or 'all keys'} was requested at {asked.asked_at:%Y-%m-%d %H:%M:%S} UTC and is not done yet"
 
 
 @keys.command
@@ -104,14 +105,14 @@ def rotate(
     /,
     *,
     tenant: Annotated[
-        str | None, Parameter(help="only the keys that seal this tenant's values [all, and the service's own]")
+        str | None, Parameter(help="only the keys of this tenant's values [all keys, and the service's own]")
     ] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Have a service make new keys now, whatever their age, and seal what it holds anew under them, while it runs.
+    """Rotate a service's keys now, whatever their age. The service goes on working meanwhile, and seals what it holds anew under the new keys.
 
-    The keys that seal data follow within a minute, the service's own key within the hour; `keys status` says how far that is.
-    Exit status 1 when the service holds nothing sealed of that tenant.
+    The keys that seal data are rotated within a minute, the service's own key within the hour; `keys status` shows the progress.
+    Exit status 1 if the service holds nothing sealed for that tenant.
     """
     from tallystick.local import keys as services
     from tallystick.local.deployments import deployments
@@ -119,21 +120,21 @@ def rotate(
     charters = deployments(common.layout)
     known = sorted(name for name, charter in charters.items() if charter.keys is not None)
     if service not in known:
-        raise Failed(f"there is no service {service} with keys; there are {', '.join(known)}", USAGE)
+        raise Failed(f"there is no service {service!r} with keys; the services with keys are {', '.join(known)}", USAGE)
     if not _ask(common, services.ask_for_rotation(common.layout, service, tenant)):
-        raise Failed(f"{service} holds nothing sealed of a tenant {tenant}", NO)
+        raise Failed(f"{service} holds nothing sealed for a tenant {tenant!r}", NO)
     if common.json:
         emit({"service": service, "tenant": tenant}, common)
     else:
-        print(f"asked for new keys of {service}; `tallystick keys status` says how far it is")
+        print(f"requested new keys for {service}; `tallystick keys status` shows the progress")
     return OK
 
 
 @keys.command(name="rotate-root")
 def rotate_root(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Add a version to the root key and make it the current one, whether the platform runs or not.
+    """Add a version to the root key and make it current. The platform may be running or not.
 
-    Services wrap their keys by it within the hour, the authority at the next start; `keys status` says how far that is.
+    Services rewrap their keys under it within the hour, the certificate authority at the next start; `keys status` shows the progress.
     """
     from tallystick.chassis.keys import root
 
@@ -141,11 +142,11 @@ def rotate_root(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     try:
         version = root.rotate(file, passphrase)
     except (root.RootError, OSError) as error:
-        raise Failed(f"the root key is as it was: {error}", PART_FAILED) from error
+        raise Failed(f"the root key was not rotated: {error}", PART_FAILED) from error
     if common.json:
         emit({"current": version, "file": str(file)}, common)
     else:
-        print(f"version {version} of the root key is the current one; back up {file} now")
+        print(f"version {version} of the root key is now current; back up {file} now")
     return OK
 
 
@@ -156,21 +157,26 @@ def forget_root(
     *,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Remove an old version of the root key for good: backups made under it can't be read any more.
+    """Delete an old version of the root key for good. Backups made under it can't be read any more.
 
-    Needs the running platform, and is refused (exit status 1) while anything in it is still wrapped by that version.
+    The platform must be running. Refused (exit status 1) while that version still wraps anything.
     """
     from tallystick.chassis.keys import root
 
     current, versions = _versions(common)
     if version not in versions:
-        raise Failed(f"there is no version {version} of the root key; there are {', '.join(map(str, versions))}", USAGE)
+        raise Failed(
+            f"there is no version {version} of the root key; the versions are {', '.join(map(str, versions))}", USAGE
+        )
     if version == current:
-        raise Failed(f"version {version} of the root key is the current one: `tallystick keys rotate-root` first", NO)
+        raise Failed(
+            f"version {version} of the root key is the current one; run `tallystick keys rotate-root` first", NO
+        )
     held = _held(common)
     if held is None:
         raise Failed(
-            "whether the version is still needed is known while the platform runs: `tallystick up`", NOT_RUNNING
+            "only a running platform can tell whether the version is still needed: start it with `tallystick up`",
+            NOT_RUNNING,
         )
     needs = [each.service for each in held.services if each.root_version == version]
     if version in _authority(common):
@@ -184,7 +190,7 @@ def forget_root(
     if common.json:
         emit({"forgotten": version}, common)
     else:
-        print(f"version {version} of the root key is gone")
+        print(f"version {version} of the root key is deleted")
     return OK
 
 
@@ -196,11 +202,11 @@ def _passphrase() -> Secret[str] | None:
     try:
         return None if file is None else Secret(file.read_text(encoding="utf-8").rstrip("\r\n"))
     except OSError as error:
-        raise Failed(f"TALLYSTICK_ROOT_PASSPHRASE_FILE can't be read: {error.strerror}", PART_FAILED) from error
+        raise Failed(f"can't read TALLYSTICK_ROOT_PASSPHRASE_FILE: {error.strerror}", PART_FAILED) from error
 
 
 def _file(common: Common) -> Path:
-    """Raises Failed where there is none, which a platform makes when it starts for the first time."""
+    """The root key's file. The first start of a platform makes it. Raises Failed if there is none."""
     layout = common.layout
     if not layout.root_key.exists():
         raise Failed(f"there is no root key in {layout.data}: was the platform started?", USAGE)
@@ -227,7 +233,7 @@ def _authority(common: Common) -> list[int]:
 
 
 def _held(common: Common) -> Held | None:
-    """The services' keys; None while the platform isn't running."""
+    """The services' keys, or None while the platform isn't running."""
     from tallystick.local import control
     from tallystick.local import keys as services
     from tallystick.local.deployments import deployments
@@ -239,7 +245,7 @@ def _held(common: Common) -> Held | None:
 
 
 def _ask(common: Common, work: Coroutine[Any, Any, T]) -> T:
-    """`work` on the services' databases. Raises NotRunning, Failed."""
+    """Await `work`, which reads the services' databases, if the platform is running. Raises NotRunning, Failed."""
     from tallystick.chassis.db import DatabaseError, DatabaseUnavailable
     from tallystick.local import control
 

@@ -1,4 +1,4 @@
-"""The lines of a CSV file that somebody gives: text, each told by its number when it is none, and none so long that it fills the memory."""
+"""The lines of a CSV file from a user. An invalid line is reported by its number, and no line can be so long that it fills the memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ _NO_TEXT: Final = re.compile("[\udc80-\udcff]")
 
 
 def text_lines(content: IO[bytes], path: Path) -> Generator[str, None, None]:
-    """The lines of `content`, with their ends, as `csv` wants them; closing it closes `content`. Raises Failed, which names the line and `path`."""
-    # A byte that is no text becomes a character that no text has: so it is found in its line, not somewhere in what is read ahead.
+    """The lines of `content`, with their line ends, as `csv` wants them. Closing the generator closes `content`.
+
+    Raises Failed, which names `path` and the line.
+    """
+    # A strict decoder would fail somewhere in the buffer that it reads ahead. Surrogates let us name the line.
     with io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         number = 0
         while line := text.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
-                raise Failed(f"{path}, line {number}: a line has at most {MAX_LINE} characters", USAGE)
+                raise Failed(f"{path}, line {number}: longer than {MAX_LINE} characters", USAGE)
             if not line.isascii() and _NO_TEXT.search(line):
-                raise Failed(f"{path}, line {number}: this is not UTF-8", USAGE)
+                raise Failed(f"{path}, line {number}: not valid UTF-8", USAGE)
             yield line

@@ -1,4 +1,4 @@
-"""`tallystick logs`: the lines of all processes as one, by time."""
+"""`tallystick logs`: the log lines of all processes, merged by time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ _COLOURS = {"error": "31", "warning": "33"}
 
 
 def logs(
-    process: Annotated[str | None, Parameter(help="a service, a replica (`ledger-0`) or a part [all of them]")] = None,
+    process: Annotated[
+        str | None, Parameter(help="a service, a replica (`ledger-0`) or a part [all processes]")
+    ] = None,
     /,
     *,
-    trace: Annotated[str | None, Parameter(help="only the lines of this request (its Request-Id)")] = None,
-    follow: Annotated[bool, Parameter(alias="-f", negative="", help="go on with new lines until Ctrl-C")] = False,
-    lines: Annotated[int, Parameter(alias="-n", help="how many of the last lines; 0 is all")] = 200,
+    trace: Annotated[str | None, Parameter(help="only the lines of this request, by its Request-Id")] = None,
+    follow: Annotated[bool, Parameter(alias="-f", negative="", help="keep printing new lines until Ctrl-C")] = False,
+    lines: Annotated[int, Parameter(alias="-n", help="the number of last lines; 0 for all")] = 200,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """The logs of all processes, by time. With `--json` one document per line, as they were written."""
+    """Show the logs of all processes, in time order. With `--json`, print one document per line, as written."""
     if lines < 0:
-        raise Failed("--lines is 0 (all of them) or more", USAGE)
+        raise Failed("--lines must be 0 (all lines) or more", USAGE)
     directory = common.layout.logs
     if trace is not None and not TRACE_ID.fullmatch(trace := trace.strip().lower()):
-        raise Failed(f"{trace!r} is no Request-Id of a service's answer: 32 hex digits", USAGE)
+        raise Failed(f"{trace!r} is not a Request-Id: it has 32 hex digits", USAGE)
     if not follow and not reader.files(directory, None):
-        raise Failed(f"there are no logs in {directory}: was the platform started?", USAGE)
+        raise Failed(f"there are no logs in {directory}; was the platform ever started?", USAGE)
     found = reader.files(directory, process)
     if process is not None and not found:
         names = sorted({name.rsplit("-", 1)[0] for name in reader.files(directory, None)})
         raise Failed(
-            f"there is no log of {process!r}; there are {', '.join(names) or 'none: was the platform started?'}", USAGE
+            f"there is no log of {process!r}; there are {', '.join(names) or 'none: was the platform ever started?'}",
+            USAGE,
         )
     stream = reader.read(directory, process, trace=trace)
     shown = False
@@ -45,7 +48,7 @@ def logs(
         _print(line, common)
         shown = True
     if trace is not None and not shown and not follow:
-        raise Failed("there is no line of this request: old ones are forgotten", NO)
+        raise Failed("there are no log lines of this request; old lines are deleted", NO)
     if follow:
         try:
             asyncio.run(_follow(directory, process, trace, common))

@@ -1,4 +1,6 @@
-"""What commands print: for people on a terminal, one JSON document with `--json`; progress and errors go to standard error."""
+"""What commands print: text and tables for people, or one JSON document with `--json`. Errors go to standard error, and so does progress
+with `--json`.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
 
     from tallystick.local.layout import Layout
 
-#: Columns of what is read by a program or a file: nothing is cut off.
+#: The width, in columns, where output is not a terminal: nothing is wrapped or cut off.
 UNBOUNDED: Final = 1000
 
-#: A longer word is broken in a column that wraps; an id is not.
+#: A column that wraps breaks words longer than this. An id is shorter, and stays whole.
 WORD: Final = 30
 
-#: Where a line goes on that is wider than the terminal, and what of it is not broken.
-BELOW: Final = 4
+#: How far the continuation of a long line is indented.
+INDENT: Final = 4
+#: What is kept on one line if possible (texts apart by more than a space), and what is never broken.
 _PARTS: Final = re.compile(r"\S+(?: \S+)*")
 _WORDS: Final = re.compile(r"\S+")
 
@@ -57,7 +60,7 @@ class Common:
     """The options of every command: write `def command(..., *, common: Common = Common())`."""
 
     data: Annotated[
-        Path | None, Parameter(help="the platform's data directory [$TALLYSTICK_HOME, else .tallystick here]")
+        Path | None, Parameter(help="the platform's data directory [$TALLYSTICK_HOME, else ./.tallystick]")
     ] = None
     json: Annotated[bool, Parameter(help="print one JSON document; progress goes to standard error", negative="")] = (
         False
@@ -65,7 +68,7 @@ class Common:
 
     @property
     def layout(self) -> Layout:
-        """Where everything lies. Raises LayoutError for what can't be a data directory of ours."""
+        """The paths in the data directory. Raises LayoutError if it can't be used as one."""
         from tallystick.local.layout import Layout, data_directory
 
         layout = Layout(data_directory(self.data))
@@ -74,14 +77,14 @@ class Common:
 
 
 def emit(document: Any, common: Common) -> None:
-    """Print the answer as JSON, if that was asked for. `document` is anything that msgspec encodes."""
+    """With `--json`, print the answer as JSON. `document` is anything that msgspec encodes."""
     if common.json:
         with unheard():
             print(msgspec.json.format(msgspec.json.encode(document)).decode())
 
 
 def console(*, error: bool = False) -> Console:
-    """Rich, for tables and colours; plain text when it isn't a terminal, as wide as it needs to be unless COLUMNS says how wide."""
+    """Rich, for tables and colours. Off a terminal it prints plain text of any width, unless COLUMNS sets one."""
     out = quiet_console(stderr=error, highlight=False, soft_wrap=True)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = UNBOUNDED
@@ -89,23 +92,21 @@ def console(*, error: bool = False) -> Console:
 
 
 def escaped(text: str) -> str:
-    """A text that somebody typed, for rich: no markup, no control characters."""
+    """A user's text, safe to print with rich: markup escaped, control characters replaced."""
     from rich.markup import escape
 
     return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 
 def print_line(text: str, out: Console | None = None) -> None:
-    """Print a line with its markup. Where a terminal has no room for it, it goes on below, indented: half an id is none."""
+    """Print a line of markup. A line wider than the terminal continues below, indented; ids are never broken."""
     from rich.text import Text
 
     _print_parts(Text.from_markup(text, emoji=False), out or console())
 
 
 def _print_parts(line: Text, out: Console) -> None:
-    """What stands apart from the rest by more than a space stays whole if a line has room for it, and each word does in any case: one that is
-    wider than the terminal is left to it.
-    """
+    """Break a line at gaps of two or more spaces where the pieces fit, else between words. A word wider than the terminal is left to it."""
     from rich.cells import cell_len
     from rich.text import Text
 
@@ -114,18 +115,18 @@ def _print_parts(line: Text, out: Console) -> None:
         return
     room, cuts, begin = out.width, [], 0
     for kept in _PARTS.finditer(line.plain):
-        whole = cell_len(kept[0]) <= out.width - BELOW
+        whole = cell_len(kept[0]) <= out.width - INDENT
         for piece in [kept] if whole else _WORDS.finditer(line.plain, *kept.span()):
             if piece.start() > begin and cell_len(line.plain[begin : piece.end()]) > room:
                 cuts.append(begin := piece.start())
-                room = out.width - BELOW
+                room = out.width - INDENT
     for number, part in enumerate(line.divide(cuts)):
         part.rstrip()
-        out.print(Text(" " * BELOW if number else "") + part)
+        out.print(Text(" " * INDENT if number else "") + part)
 
 
 def columns(sides: dict[str, JustifyMethod], *, wraps: str) -> Table:
-    """A table of these columns, each on its side, for `print_table`. On a narrow terminal the one that `wraps` goes on in the next line."""
+    """A table for `print_table`, with these columns and their alignment. On a narrow terminal the column `wraps` is wrapped."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
@@ -135,8 +136,9 @@ def columns(sides: dict[str, JustifyMethod], *, wraps: str) -> Table:
 
 
 def print_table(table: Table, out: Console | None = None) -> None:
-    """Print a table of which nothing is cut off: half an amount is another amount, and half an id is none. Rich cuts columns that must not wrap
-    down to the console; here the lines are as long as they have to be, and go on below between columns.
+    """Print a table without cutting anything off: half an amount is a wrong amount, and half an id is useless.
+
+    Rich cuts columns that must not wrap. Here a line too wide for the terminal continues below, broken between columns.
     """
     from rich.measure import Measurement, measure_renderables
     from rich.text import Text

@@ -1,7 +1,7 @@
-"""Clients whose credentials are in the data directory: they go where that platform is now, whatever it was when they were written.
+"""The credentials that commands use. Those in the data directory get the platform's current addresses, not the ones stored in the file.
 
-Commands that act at the edge as any client would (demo, replay, bench, ledger) have one of their own: its key is in
-`secrets/clients/NAME.json`, made the first time and used again afterwards.
+Commands that use the edge as any client does (demo, replay, bench, ledger) have a client of their own. It is registered on first use, and
+its key is in `secrets/clients/NAME.json`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def own_client(common: Common, name: str, scope: str, bind: Binding = "dpop") ->
     directory = common.layout.secrets / "clients"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / f"{name}.json"
-    with _alone(directory):
+    with _locked(directory):
         if not file.exists():
             register(common, edge, Registration(TENANT, name, scope, bind), file)
     return Credentials.load(file).at(edge.edge, edge.mtls, common.layout.ca)
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Of two commands at once, the second one waits for the client that the first one registers."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Of two commands at once, the second waits until the first has registered the client."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -54,6 +54,6 @@ def chosen_client(common: Common, file: Path | None) -> Credentials:
     file = file or default_file(common.layout)
     found = Credentials.load(file)
     if file.resolve().parent != common.layout.data / "clients":
-        return found  # it may be of another platform
+        return found  # it may belong to another platform
     edge = running(common)
     return found.at(edge.edge, edge.mtls, common.layout.ca)

@@ -1,4 +1,4 @@
-"""What `up` shows while it starts and runs: a live list on a terminal, plain lines otherwise."""
+"""What `up` shows while the platform starts and runs: a live list on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UpProgress(Protocol):
 
 
 def reached(found: Status) -> dict[str, object]:
-    """How to reach a platform, for programs: the same whether this command has started it or it ran before."""
+    """How to reach a platform, for programs: the same fields whether this command started it or it was already running."""
     return {
         "ready": found.ready,
         "edge": found.edge,
@@ -38,7 +38,7 @@ def reached(found: Status) -> dict[str, object]:
 
 
 def addresses(found: Status) -> list[str]:
-    """The same for people: a line each, so that none is longer than a terminal is wide."""
+    """How to reach a platform, for people. One line each, so that none is wider than a terminal."""
     return [
         f"API      {found.edge}",
         f"mTLS     {found.mtls}",
@@ -62,7 +62,7 @@ class LineProgress:
 
     def process(self, name: str, phase: str, detail: str) -> None:
         if self._phases.get(name) == phase or phase in {"waiting", "stopping", "stopped"}:
-            return  # that it stops is said once, for all
+            return  # `stopping` is printed once for the whole platform
         self._phases[name] = phase
         first = detail.splitlines()[0].rstrip(":") if detail and phase != "ready" else ""
         self._say(f"{name} {phase} {time.monotonic() - self._began:.1f} s{': ' + first if first else ''}")
@@ -100,7 +100,7 @@ class LineProgress:
 
 
 class LiveProgress(LineProgress):
-    """The same as a list that is redrawn in place until everything is ready; later changes are lines."""
+    """A list that is redrawn in place until everything is ready. Later changes are printed as lines."""
 
     def __init__(self, common: Common) -> None:
         super().__init__(common)

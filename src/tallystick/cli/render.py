@@ -1,4 +1,4 @@
-"""`tallystick render TARGET`: what derives from the charters, as files or on standard output."""
+"""`tallystick render TARGET`: prints or writes what is derived from the charters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def render(
     /,
     *,
     shard: Annotated[
-        list[str] | None, Parameter(negative="", help="with this further shard of the ledger, as often as needed")
+        list[str] | None, Parameter(negative="", help="a further shard of the ledger to include; may be repeated")
     ] = None,
-    out: Annotated[Path | None, Parameter(help="a directory for the files; made if need be")] = None,
+    out: Annotated[Path | None, Parameter(help="write the files to this directory, which is created if needed")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Show or write what derives from the charters. Needs no running platform."""
+    """Print or write what is derived from the charters. The platform need not be running."""
     from tallystick.chassis.charter import CharterError
     from tallystick.cli.up import shards
     from tallystick.fabric import render as fabric
@@ -40,7 +40,7 @@ def render(
     except CharterError as error:
         raise Failed(str(error), PART_FAILED) from error
     except OSError as error:
-        raise Failed(f"{error.filename or out} can't be written: {error.strerror}", USAGE) from error
+        raise Failed(f"can't write {error.filename or out}: {error.strerror}", USAGE) from error
     if common.json:
         emit({"target": target, "files": files}, common)
         return

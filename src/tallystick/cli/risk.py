@@ -1,4 +1,4 @@
-"""`tallystick risk`: what a tenant always denies or always allows. Deny beats allow, and lists beat rules."""
+"""`tallystick risk`: a tenant's deny and allow lists. Deny beats allow, and the lists beat the rules."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tallystick.cli.tenant import known
 if TYPE_CHECKING:
     from tallystick.contracts.risk.messages import ListEntry
 
-risk = cyclopts.App(name="risk", help="Keep the deny and allow lists of a tenant.")
+risk = cyclopts.App(name="risk", help="Manage the deny and allow lists of a tenant.")
 
 Kind = Annotated[
-    Literal["card", "account", "client"], Parameter(help="what VALUE names; an account is the one that pays")
+    Literal["card", "account", "client"], Parameter(help="what VALUE identifies; an account is the paying one")
 ]
 Value = Annotated[
-    str, Parameter(help="a card's fingerprint (fp_...), or the id of an account or client; never a number")
+    str, Parameter(help="a card's fingerprint (fp_...), or the id of an account or client; never a card number")
 ]
-Tenant = Annotated[str, Parameter(help="whose lists")]
-Note = Annotated[str, Parameter(help="why, for those who read the list; no personal data")]
+Tenant = Annotated[str, Parameter(help="the tenant whose lists these are")]
+Note = Annotated[str, Parameter(help="the reason, for readers of the list; no personal data")]
 
 
 @risk.command
 def lists(*, tenant: Tenant = "default", common: Common = Common()) -> None:  # noqa: B008 - frozen
-    """What is on a tenant's lists."""
+    """Show a tenant's lists."""
     from tallystick.contracts.risk.client import RiskLists
 
     name = known(common, tenant)
@@ -37,7 +37,7 @@ def lists(*, tenant: Tenant = "default", common: Common = Common()) -> None:  # 
         emit({"data": found}, common)
         return
     if not found:
-        print(f"there is nothing on the lists of {name}")
+        print(f"the lists of {name} are empty")
     for each in found:
         colour = "red" if each.outcome == "deny" else "green"
         print_line(f"[{colour}]{each.outcome:<5}[/]  {each.kind:<7}  {each.value}  [dim]{escaped(each.note)}[/]")
@@ -53,7 +53,7 @@ def deny(
     note: Note = "",
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Deny every payment from this card or paying account, or asked for by this client. Who is paid is not looked at."""
+    """Deny every payment from this card or account, or requested by this client. The payee is not checked."""
     _put(common, "deny", tenant, (kind, value), note)
 
 
@@ -67,7 +67,7 @@ def allow(
     note: Note = "",
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Let every payment from this card or paying account, or asked for by this client, through, unless something of it is denied."""
+    """Allow every payment from this card or account, or requested by this client, unless a deny entry matches it."""
     _put(common, "allow", tenant, (kind, value), note)
 
 
@@ -80,7 +80,7 @@ def remove(
     tenant: Tenant = "default",
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Take a value off the lists: the rules decide again."""
+    """Remove a value from the lists. The rules then decide again."""
     from tallystick.contracts.risk.client import RiskLists
 
     _named(kind, value)
@@ -110,7 +110,7 @@ def _put(common: Common, outcome: Literal["deny", "allow"], tenant: str, named: 
 
 
 def _named(kind: str, value: str) -> None:
-    """Before anything is asked, and without quoting: somebody may have typed a card number."""
+    """Check the value before anything is asked of the platform. The message does not quote it: it may be a card number. Raises Failed."""
     prefix = {"card": "fp_", "account": "acc_", "client": "cli_"}[kind]
     if not value.startswith(prefix) or not value.removeprefix(prefix).isalnum():
-        raise Failed(f"{'an' if kind == 'account' else 'a'} {kind} is named by what begins with {prefix}", USAGE)
+        raise Failed(f"VALUE of {'an' if kind == 'account' else 'a'} {kind} must be of the form {prefix}...", USAGE)

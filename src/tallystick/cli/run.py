@@ -1,4 +1,4 @@
-"""`tallystick run SERVICE`: one process of one service. The supervisor starts these; a cluster does too."""
+"""`tallystick run SERVICE`: one process of one service, as the supervisor or a cluster starts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tallystick.chassis import app
 
 
 def run_service(service: str) -> int:
-    """Runs until SIGTERM; answers the exit status. Settings come from the environment, see docs/explanation/chassis.md."""
+    """Run until SIGTERM; return the exit status. Settings come from the environment, see docs/explanation/chassis.md."""
     module = f"tallystick.services.{service}.app"
     if not service.isidentifier() or find_spec("tallystick.services." + service) is None or find_spec(module) is None:
         print(f"tallystick: there is no service {service!r}", file=sys.stderr)
@@ -22,5 +22,5 @@ def run_service(service: str) -> int:
 
 
 def run(service: Annotated[str, Parameter(help="its name, such as `ledger`")], /) -> int:
-    """One process of a service, as the supervisor starts it: its settings are in its environment, and it has no other options."""
+    """Run one process of a service, as the supervisor does. Its settings come from environment variables; it has no options."""
     return run_service(service)

@@ -14,14 +14,14 @@ from tallystick.local.layout import Layout
 from tallystick.local.program import program_version
 from tallystick.local.state import Lock
 
-#: The services' own drain, the proxy's and PostgreSQL's last checkpoint.
+#: Seconds for a clean stop: the services and the proxy drain, and PostgreSQL writes its last checkpoint.
 DOWN_WITHIN = 120.0
-#: How long an `up` that has begun may take until it answers: it may wait for each of its ports first.
+#: Seconds until an `up` that has just begun answers: it may wait for each of its ports first.
 ANSWERS_WITHIN = 10.0
 
 
 def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """What runs, of which version, since when, and how to reach it. Exit status 1 while something isn't ready."""
+    """Show what is running, its version, since when, and how to reach it. Exit status 1 while something is not ready."""
     found = asyncio.run(control.ask(common.layout, control.GetStatus(), control.Status))
     if common.json:
         emit(found, common)
@@ -31,7 +31,7 @@ def status(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
 
 
 def down(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Stop everything: no new requests, those under way end, then services, proxy and parts."""
+    """Stop the platform cleanly: finish the requests under way, then stop the services, the proxy and the parts."""
     pid = asyncio.run(_down(common.layout))
     _until_gone(pid)
     if common.json:
@@ -42,13 +42,13 @@ def down(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
 
 
 async def _down(layout: Layout) -> int:
-    found = await _begun(layout)
+    found = await _status_of_starting(layout)
     await control.ask(layout, control.Down(), control.Done, timeout=DOWN_WITHIN)
     return found.pid
 
 
-async def _begun(layout: Layout) -> control.Status:
-    """What the platform says of itself, once it answers: one that has just begun is not stopped by saying that it isn't there."""
+async def _status_of_starting(layout: Layout) -> control.Status:
+    """The platform's status. One that has just begun to start holds the lock, but does not answer yet: it is waited for."""
     ending = time.monotonic() + ANSWERS_WITHIN
     while True:
         try:
@@ -60,18 +60,18 @@ async def _begun(layout: Layout) -> control.Status:
 
 
 def _until_gone(pid: int) -> None:
-    """The supervisor has answered and is about to end; whoever starts or deletes something next must not meet it."""
+    """Wait for the supervisor to exit. It has answered, but whoever starts the platform or deletes its data next must not meet it."""
     import psutil
 
     ending = time.monotonic() + 10
     while time.monotonic() < ending:
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return  # whoever started it hasn't collected it yet
+                return  # ended; its parent has not reaped it yet
         except psutil.NoSuchProcess:
             return
         time.sleep(0.02)
-    raise Failed(f"everything has stopped, but the supervisor itself (pid {pid}) has not ended yet", PART_FAILED)
+    raise Failed(f"everything has stopped, except for the supervisor itself (pid {pid})", PART_FAILED)
 
 
 def _show(found: control.Status) -> None:
@@ -82,8 +82,8 @@ def _show(found: control.Status) -> None:
     out.print(f"[bold]{state}[/]  version {found.program or '?'}")
     if found.program != (own := program_version()):
         print_line(
-            f"[yellow]it runs {found.program or 'an older version'}, and this command is {own}[/]: `tallystick down`, then up, for all of "
-            "it to be of one version",
+            f"[yellow]the platform runs {found.program or 'an older version'}, but this command is {own}[/]: run `tallystick down`, then "
+            "`tallystick up`, to use one version",
             out,
         )
     for line in addresses(found):
@@ -116,9 +116,7 @@ def _show(found: control.Status) -> None:
         )
     print_table(table, out)
     for name, file in found.migrating.items():
-        print_line(
-            f"[yellow]{name}[/]: its database is being migrated, {file}; nothing else is to be done than to wait", out
-        )
+        print_line(f"[yellow]{name}[/]: its database is being migrated ({file}); please wait", out)
     for name, row in rows:
         if row.error and not row.ready:
             print_line(f"[yellow]{name}[/]: {escape(row.error)}", out)
@@ -129,7 +127,8 @@ def _show(found: control.Status) -> None:
 def _ago(started_at: str | None) -> str:
     if started_at is None:
         return "-"
-    seconds = int((datetime.now(UTC) - datetime.fromisoformat(started_at)).total_seconds())
+    # The clock may have been set back since.
+    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(started_at)).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size} {unit}"

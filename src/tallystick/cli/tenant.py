@@ -1,4 +1,4 @@
-"""`tallystick tenant`: who owns clients, accounts, tokens and payments. Nothing crosses tenants."""
+"""`tallystick tenant`: tenants own clients, accounts, tokens and payments, and are isolated from each other."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ tenant = cyclopts.App(name="tenant", help="Create and list tenants.")
 
 
 def checked(name: str) -> str:
-    """A tenant's name, before anything is asked."""
+    """The name, if it is well formed; checked before anything is asked of the platform. Raises Failed."""
     if not NAME.fullmatch(name):
-        raise Failed(f"{name!r} is no name of a tenant: a letter a-z, then up to 39 of a-z, 0-9 and hyphens", USAGE)
+        raise Failed(
+            f"{name!r} is not a valid tenant name: a letter a-z, then up to 39 letters a-z, digits and hyphens", USAGE
+        )
     return name
 
 
 def known(common: Common, name: str) -> str:
-    """The name of a tenant that is there: of another, an empty list would say something. Raises Failed."""
+    """The name, if there is such a tenant: an empty list for a mistyped one would mislead. Raises Failed."""
     if all(each.name != checked(name) for each in administer(common, _all)):
         raise Failed(f"there is no tenant {name}", NO)
     return name
@@ -41,7 +43,7 @@ def create(
     *,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Make a new tenant."""
+    """Create a tenant."""
     checked(name)
     made = administer(common, lambda identity: identity.create_tenant(name))
     if common.json:
@@ -52,7 +54,7 @@ def create(
 
 @tenant.command(name="list")
 def list_(*, common: Common = Common()) -> None:  # noqa: B008 - frozen
-    """All tenants, by name. `default` is there from the start."""
+    """List all tenants, by name. The tenant `default` always exists."""
     found = administer(common, _all)
     if common.json:
         emit({"data": found}, common)

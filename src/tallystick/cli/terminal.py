@@ -1,5 +1,5 @@
-"""Standard output and error as they are: closed (`>&-`), read by somebody who goes away (`| head`), on a disk that is full, in an encoding
-that lacks a letter. What a command does and answers does not depend on who hears its progress.
+"""Standard output and standard error that may be closed (`>&-`), be a pipe whose reader leaves (`| head`), lie on a full disk, or have an
+encoding that lacks a character. None of these changes what a command does or its exit status.
 """
 
 from __future__ import annotations
@@ -18,62 +18,65 @@ if TYPE_CHECKING:
 
 
 class _Output(io.FileIO):
-    """What can't be written is told once, by BrokenPipeError or Failed; what comes after it goes nowhere, also at the end of the process."""
+    """Standard output. The first failed write raises BrokenPipeError or Failed. After it, everything is discarded, including what Python
+    flushes at exit.
+    """
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            _to_nowhere(self.fileno())
+            _discard(self.fileno())
             if isinstance(error, BrokenPipeError):
                 raise
-            raise Failed(f"standard output can't be written: {error.strerror}", PART_FAILED) from error
+            raise Failed(f"can't write to standard output: {error.strerror}", PART_FAILED) from error
 
 
-class _Aside(io.FileIO):
-    """Standard error: there is nowhere to tell that it can't be written, and nothing of the answer is in it."""
+class _ErrorOutput(io.FileIO):
+    """Standard error. A failed write is ignored: there is nowhere left to report it, and the answer is on standard output."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError:
-            _to_nowhere(self.fileno())
+            _discard(self.fileno())
             return super().write(data)
 
 
-def _to_nowhere(number: int) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
+def _discard(descriptor: int) -> None:
+    """Point a file descriptor at /dev/null."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, descriptor)
+    os.close(devnull)
 
 
 def standard_streams() -> None:
-    """Take the place of Python's own. What the caller has closed is open, to nowhere: else the next file to be opened would have its number,
-    and what is printed to standard error would go to standard output.
+    """Replace Python's own streams. A stream that the caller closed is opened on /dev/null. Otherwise the next file to be opened would get
+    its number, and what is printed would end up in that file.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their descriptors
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as the process
         elif name != "stdin":
-            setattr(sys, name, _kept(getattr(sys, name), _Output if name == "stdout" else _Aside))
+            setattr(sys, name, _wrapped(getattr(sys, name), _Output if name == "stdout" else _ErrorOutput))
 
 
-def _kept(before: TextIO, kind: type[io.FileIO]) -> TextIO:
+def _wrapped(before: TextIO, kind: type[io.FileIO]) -> TextIO:
     raw = io.BufferedWriter(kind(before.fileno(), "w", closefd=False))
-    # As standard error does it: where the locale's encoding has no `✓`, `\u2713` is said rather than nothing.
+    # As Python's own standard error: where the locale's encoding has no `✓`, `\u2713` is printed.
     return io.TextIOWrapper(
         raw, encoding=before.encoding, errors="backslashreplace", line_buffering=bool(before.line_buffering)
     )
 
 
 def unheard() -> AbstractContextManager[None]:
-    """Around what is printed before a command is through: when its reader is gone it goes on, and its exit status is what came of it."""
+    """Wrap what is printed while a command still works: if the reader is gone, the command goes on, and its exit status tells the outcome."""
     return suppress(BrokenPipeError)
 
 
 def quiet_console(**options: Any) -> Console:
-    """Rich's console, which says no more when nobody reads it: the command goes on, and its exit status is what came of it. Words between
-    colons are what they are, and no pictures: paths of accounts are made of them.
+    """Rich's console that falls silent when its reader is gone, so that the command goes on. Words between colons are not replaced by emoji:
+    they occur in account paths.
     """
     return _quiet()(emoji=False, **options)
 

@@ -1,4 +1,4 @@
-"""`tallystick trace ID`: what one request did where, drawn from the local store of spans."""
+"""`tallystick trace ID`: one request's spans, read from the local store and drawn as a waterfall."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from tallystick.chassis.telemetry.store import Span, read_trace
 from tallystick.cli.output import NO, UNBOUNDED, USAGE, Common, Failed, console, counted, emit
 
-#: Columns of the bars, and of what stands before them.
+#: Columns of the bars, at most and at least, and of the labels before them, likewise.
 WIDTH: Final = 48
 LEAST: Final = 8
 LONGEST: Final = 64
@@ -18,14 +18,14 @@ SHORTEST: Final = 40
 
 
 def trace(
-    trace_id: Annotated[str, Parameter(help="the Request-Id of an answer: 32 hex digits")],
+    trace_id: Annotated[str, Parameter(help="an answer's Request-Id: 32 hex digits")],
     /,
     *,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """The waterfall of one request: which service did what when, and how long it took.
+    """Show one request as a waterfall: which service did what, when, and for how long.
 
-    While it is quiet every request is traced; under load about 20 a second. Spans are written within a second.
+    At low load every request is traced, at high load about 20 a second. Spans are written within a second.
     """
     directory = common.layout.traces
     try:
@@ -33,11 +33,11 @@ def trace(
     except ValueError as error:
         raise Failed(str(error), USAGE) from error
     if not spans and not directory.is_dir():
-        raise Failed(f"there are no traces in {directory}: was the platform started?", USAGE)
+        raise Failed(f"there are no traces in {directory}; was the platform ever started?", USAGE)
     if not spans:
         raise Failed(
-            "there is nothing of this trace: under load only some are kept, old ones are forgotten, and with an OTLP endpoint they "
-            "are there",
+            "this trace is not stored: under load only some requests are traced, old traces are deleted, and with an OTLP endpoint "
+            "traces go there instead",
             NO,
         )
     if common.json:
@@ -48,7 +48,7 @@ def trace(
 
 
 def waterfall(spans: Sequence[Span], *, room: int = UNBOUNDED) -> Iterator[str]:
-    """One line per span, children below their parents, bars on one time scale. A terminal that has no `room` has shorter bars. Pure."""
+    """One line per span, children below their parents, bars on one time scale. `room`: the terminal's columns. Pure."""
     begin = min(span.start for span in spans)
     whole = max(max(span.end for span in spans) - begin, 1)
     ordered = list(_tree(spans))
@@ -70,7 +70,7 @@ def waterfall(spans: Sequence[Span], *, room: int = UNBOUNDED) -> Iterator[str]:
 
 
 def _note(span: Span, begin: int) -> str:
-    """When it began, how long it took, and what came of it."""
+    """When the span began (ms), how long it took, its status, and whether it failed."""
     mark = " failed" if span.failed else ""
     status = span.attributes.get("http.status_code") or span.attributes.get("status")
     shown = f" {status}" if status is not None else ""
@@ -81,7 +81,7 @@ def _tree(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:
     known = {span.span for span in spans}
     children: dict[str | None, list[Span]] = {}
     for span in spans:
-        # A span whose parent was not kept hangs from the top.
+        # A span whose parent was not stored is drawn at the top level.
         children.setdefault(span.parent if span.parent in known else None, []).append(span)
 
     def below(parent: str | None, depth: int) -> Iterator[tuple[int, Span]]:
@@ -90,5 +90,5 @@ def _tree(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:
             yield from below(span.span, depth + 1)
 
     yield from below(None, 0)
-    for rest in list(children):  # a circle of parents, which only a broken exporter makes
+    for rest in list(children):  # a cycle of parents, which only a broken exporter makes
         yield from below(rest, 0)

@@ -1,4 +1,4 @@
-"""`tallystick verify`: re-derives the books, the log and what lies between them, and names what is wrong."""
+"""`tallystick verify`: re-derives the books and the audit log, checks that the services agree, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 
 def verify(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
-    """Check that every book balances, entries = totals = running balances, payments agree with the ledger, outboxes are drained, the
-    log is consistent and complete, and no card number or IBAN lies anywhere in clear. Exit status 1 when anything is wrong. The
-    platform may go on meanwhile: what is on its way is no fault.
+    """Check what is stored, through none of the services. Exit status 1 if anything is wrong.
+
+    Every book balances; entries, totals and running balances agree; payments agree with the ledger; outboxes are drained; the audit log is
+    consistent and complete; no card number or IBAN is stored in clear. The platform may be in use meanwhile: work in flight is not a fault.
     """
     checks = asyncio.run(_verify(common))
     wrong = [check for check in checks if check.faults]
     if common.json:
         emit({"ok": not wrong, "checks": checks}, common)
     elif wrong:
-        console().print(f"[red]{len(wrong)} of {len(checks)} checks found something wrong[/]")
+        console().print(f"[red]{len(wrong)} of {len(checks)} checks failed[/]")
     else:
-        console().print(f"[green]all {len(checks)} checks hold[/]")
+        console().print(f"[green]all {len(checks)} checks passed[/]")
     return NO if wrong else OK
 
 
@@ -46,5 +47,5 @@ async def _verify(common: Common) -> list[Check]:
             for fault in check.faults:
                 out.print(f"    [red]{escape(fault)}[/]")
     except Unreadable as error:
-        raise Failed(f"{error}: `tallystick status` says what is not ready", PART_FAILED) from error
+        raise Failed(f"{error}; `tallystick status` shows what is not ready", PART_FAILED) from error
     return checks

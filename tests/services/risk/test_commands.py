@@ -108,7 +108,7 @@ async def test_the_lists_are_kept_from_the_command_line(run: Run, env: Env) -> N
 
 async def test_empty_lists_say_so(run: Run, env: Env) -> None:
     del env
-    assert (await run("lists", "--tenant", "acme"))[:2] == (0, "there is nothing on the lists of acme\n")
+    assert (await run("lists", "--tenant", "acme"))[:2] == (0, "the lists of acme are empty\n")
     assert json.loads((await run("lists", "--tenant", "acme", "--json"))[1]) == {"data": []}
 
 

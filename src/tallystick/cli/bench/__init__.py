@@ -1,4 +1,4 @@
-"""`tallystick bench`: how much the running platform does, next to what its own database can do on this machine."""
+"""`tallystick bench`: the running platform's throughput and latency, relative to what PostgreSQL alone can do on this machine."""
 
 from __future__ import annotations
 
@@ -40,41 +40,45 @@ if TYPE_CHECKING:
 SCOPE: Final = "tokens:write accounts:write accounts:read transfers:write transfers:read payments:write payments:read"
 Subject = Literal["payments", "transfers", "tokens"]
 FLOAT: Final = "1000000000"
-#: Half of what the platform can do: the rate at which latency is worth telling.
+#: Latency is measured at half of the greatest rate, where queues stay short.
 SHARE: Final = 0.5
 WARM_UP: Final = 3.0
-#: Seconds of each of the baseline's two slices, at most.
+#: The most seconds of each of the baseline's two slices.
 MAX_SLICE: Final = 10
 
 
 def bench(
-    subject: Annotated[Subject, Parameter(help="payments (book transfers), transfers (single) or tokens (cards)")],
+    subject: Annotated[
+        Subject, Parameter(help="what to measure: payments (book transfers), transfers (single) or tokens (cards)")
+    ],
     /,
     *,
-    seconds: Annotated[int, Parameter(help="of each part of the run")] = 15,
-    rate: Annotated[float | None, Parameter(help="requests a second [half of what it can do]")] = None,
-    connections: Annotated[int, Parameter(help="to the edge")] = 64,
-    accounts: Annotated[int, Parameter(help="that money moves between")] = 1000,
-    hot: Annotated[bool, Parameter(help="transfers: all of them from one account", negative="")] = False,
-    batch: Annotated[int, Parameter(help=f"transfers: so many in each request, up to {MAX_TRANSFERS}")] = 1,
+    seconds: Annotated[int, Parameter(help="duration of each part of the run")] = 15,
+    rate: Annotated[
+        float | None, Parameter(help="requests a second in the second part [half of the greatest rate]")
+    ] = None,
+    connections: Annotated[int, Parameter(help="the number of connections to the edge")] = 64,
+    accounts: Annotated[int, Parameter(help="the number of accounts")] = 1000,
+    hot: Annotated[bool, Parameter(help="transfers only: debit the same account each time", negative="")] = False,
+    batch: Annotated[int, Parameter(help=f"transfers only: how many per request, up to {MAX_TRANSFERS}")] = 1,
     bind: Annotated[Binding, Parameter(help=BIND_HELP)] = "dpop",
     baseline: Annotated[bool, Parameter(help="measure pgbench in the same run")] = True,
-    out: Annotated[Path | None, Parameter(help="write the result there too, as JSON")] = None,
+    out: Annotated[Path | None, Parameter(help="also write the result to this file, as JSON")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Open-loop load against the edge: achieved rate, latencies from when each request was due, errors, and what it cost.
+    """Measure throughput, latency, errors, CPU and memory with load sent to the edge. Exit status 1 if there were errors.
 
-    First as fast as `connections` can go, then at `rate`. The load generator runs on the same machine and counts. `base` is the mean
-    of pgbench right before and right after the first part.
+    The first part runs as fast as the connections allow, the second at a fixed rate, with latencies counted from when each request was due.
+    The load generator runs on the same machine, and its CPU is counted. `base` is the mean of pgbench right before and after the first part.
     """
     import uvloop
 
     if seconds < 2 or connections < 1 or accounts < 2 or (rate is not None and rate <= 0):
-        raise Failed("--seconds from 2, --connections from 1, --accounts from 2, --rate above 0", USAGE)
+        raise Failed("--seconds and --accounts must be 2 or more, --connections 1 or more, --rate above 0", USAGE)
     if not 1 <= batch <= MAX_TRANSFERS or (batch > 1 and subject != "transfers"):
-        raise Failed(f"--batch from 1 to {MAX_TRANSFERS}, and for transfers only", USAGE)
+        raise Failed(f"--batch must be between 1 and {MAX_TRANSFERS}, and is for transfers only", USAGE)
     if out is not None and not out.parent.is_dir():
-        raise Failed(f"{out.parent} is no folder", USAGE)
+        raise Failed(f"{out.parent} is not a directory", USAGE)
     credentials = own_client(common, "bench" if bind == "dpop" else f"bench-{bind}", SCOPE, bind)
     plan = Plan(subject, seconds, rate, connections, accounts, hot, batch, bind)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -87,7 +91,7 @@ def bench(
         try:
             out.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
         except OSError as error:
-            raise Failed(f"{out} can't be written: {error.strerror}", PART_FAILED) from error
+            raise Failed(f"can't write {out}: {error.strerror}", PART_FAILED) from error
     errors = report["most"]["errors"] + report["steady"]["errors"]
     return OK if errors == 0 else NO
 
@@ -250,14 +254,14 @@ async def _accounts(api: ApiClient, run: str, count: int) -> list[str]:
         )
         if not answer.ok:
             raise Failed(f"POST /v1/transfers: {answer.status} {answer.body[:200]!r}", PART_FAILED)
-        # Each is posted or refused by itself, and an account without money would be measured as refusals.
+        # Transfers succeed or fail one by one, and an unfunded account would later count as errors.
         if refused := [one for one in answer.json()["data"] if one["status"] != "posted"]:
-            raise Failed(f"{len(refused)} accounts got no money: {str(refused[0])[:300]}", PART_FAILED)
+            raise Failed(f"{len(refused)} accounts could not be funded: {str(refused[0])[:300]}", PART_FAILED)
     return found
 
 
 def _figures(result: Result, batch: int, base: float | None) -> dict[str, Any]:
-    """`rate` counts requests, `ratio` what is in them."""
+    """`rate` counts requests; `ratio` counts the transfers in them, relative to `base`."""
     errors = result.sent - result.good + result.unsent
     return {
         "offered": result.offered,

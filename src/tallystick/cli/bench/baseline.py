@@ -1,7 +1,6 @@
-"""The yardstick: pgbench's tpcb-like script on the platform's own PostgreSQL, in the same run.
+"""The baseline: pgbench's tpcb-like script on the platform's own PostgreSQL, in the same run.
 
-Scale 50, 32 clients, prepared statements: as many transactions as this machine's database does when nothing is in its way. Results
-are given as a ratio to it, because machines differ and are shared.
+Scale 50, 32 clients, prepared statements. Results are given as a ratio to it, because machines differ and are shared.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ DATABASE: Final = "bench_baseline"
 SCALE: Final = 50
 CLIENTS: Final = 32
 INIT_TIMEOUT: Final = 300.0
-#: Seconds before each slice, for its connections and plans.
+#: Seconds of warm-up before each slice.
 WARM_UP: Final = 2
 
 
@@ -37,10 +36,10 @@ class Slice:
 
 
 class Yardstick:
-    """pgbench's tables on the platform's server; each `measure` is one run on them, and raises Failed.
+    """pgbench's tables on the platform's server. Each `measure` is one run on them; it raises Failed.
 
-    A shared machine changes its speed from one minute to the next. So what is compared stands between two slices, and is compared
-    with their mean.
+    The speed of a shared machine changes from one minute to the next. So the load is measured between two slices, and compared with their
+    mean.
     """
 
     def __init__(self, programs: _Programs, seconds: int) -> None:
@@ -57,24 +56,24 @@ class Yardstick:
         latency = re.search(r"^latency average = ([0-9.]+) ms", text, re.MULTILINE)
         if re.search(r"actually processed: 0$", text, re.MULTILINE):
             raise Failed(
-                f"pgbench came to nothing within {self._seconds} s: the machine is too busy, or --seconds too few",
+                f"pgbench completed no transaction within {self._seconds} s: the machine is too busy, or --seconds too small",
                 PART_FAILED,
             )
         if tps is None or latency is None:
-            raise Failed(f"pgbench said something unexpected: {text[:300]}", PART_FAILED)
+            raise Failed(f"unexpected output of pgbench: {text[:300]}", PART_FAILED)
         found = Slice(round(float(tps[1]), 1), float(latency[1]))
         self.slices.append(found)
         return found
 
     @property
     def tps(self) -> float:
-        """The mean of what was measured."""
+        """The mean of the slices, in transactions a second."""
         return round(sum(each.tps for each in self.slices) / len(self.slices), 1)
 
 
 @asynccontextmanager
 async def yardstick(layout: Layout, seconds: int) -> AsyncIterator[Yardstick]:
-    """With tables that are there as long as the block. Raises Failed."""
+    """Create pgbench's tables, and drop them at the end of the block. Raises Failed."""
     drop = ("dropdb", "--if-exists", "--force", DATABASE)
     with _Programs(layout) as programs:
         await programs.run(*drop)
@@ -87,7 +86,7 @@ async def yardstick(layout: Layout, seconds: int) -> AsyncIterator[Yardstick]:
 
 
 class _Programs:
-    """PostgreSQL's own programs, as its superuser. The password goes by a file that only the user may read."""
+    """Runs PostgreSQL's own programs as its superuser. The password is passed in a file that only the user can read."""
 
     def __init__(self, layout: Layout) -> None:
         self._directory = BIN
@@ -121,7 +120,7 @@ class _Programs:
         except TimeoutError as error:
             raise Failed(f"{program} did not end within {timeout:.0f} s", PART_FAILED) from error
         finally:
-            if process.returncode is None:  # also when it is interrupted
+            if process.returncode is None:  # timed out or cancelled
                 process.kill()
                 await process.wait()
         if process.returncode:

@@ -1,4 +1,4 @@
-"""What the platform's processes used during a run: CPU and memory, by service and part."""
+"""CPU and memory that the platform's processes used during a run, by service and part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tallystick.local.control import Status
 
 @dataclass(slots=True)
 class Usage:
-    """CPU seconds and resident memory (MiB; of PostgreSQL's processes what they share is counted once) by name."""
+    """CPU seconds and memory (MiB, proportional set size: memory that processes share is counted once), by name."""
 
     cpu: dict[str, float] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ def _named(status: Status) -> Iterator[tuple[str, int]]:
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:
-    """The process and, of PostgreSQL, its backends. The supervisor's children are counted by their own names."""
+    """The process and, for PostgreSQL, its backends. The supervisor's other children are counted under their own names."""
     try:
         if "postgres" in process.name():
             return [process, *process.children(recursive=True)]

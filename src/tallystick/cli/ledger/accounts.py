@@ -21,17 +21,17 @@ MOST = 100_000
 @ledger.command
 def accounts(
     *,
-    path: Annotated[str | None, Parameter(help="only those at such paths, such as `customers:*:wallet`")] = None,
+    path: Annotated[str | None, Parameter(help="only paths that match, such as `customers:*:wallet`")] = None,
     kind: Annotated[str | None, Parameter(help="asset, liability, equity, income or expense")] = None,
     currency: Annotated[str | None, Parameter(help="ISO 4217 code")] = None,
-    limit: Annotated[int, Parameter(help="at most so many")] = 200,
+    limit: Annotated[int, Parameter(help="the most to list")] = 200,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """List accounts with their balances: newest first, or by path if a --path is given."""
+    """List accounts with their balances: newest first, or by path if --path is given."""
     if not 1 <= limit <= MOST:
-        raise Failed(f"--limit is between 1 and {MOST}", USAGE)
+        raise Failed(f"--limit must be between 1 and {MOST}", USAGE)
     query = {"book": book, "path": path, "kind": kind, "currency": currency}
 
     async def read(api: ApiClient) -> list[Any]:
@@ -45,7 +45,7 @@ def accounts(
         print(
             "no such accounts"
             if path or kind or currency
-            else f"the book {book} has no accounts yet: `tallystick ledger import` brings some, POST /v1/accounts opens one"
+            else f"the book {book} has no accounts yet; `tallystick ledger import` imports some, POST /v1/accounts opens one"
         )
         return
     table = columns(
@@ -73,26 +73,24 @@ def balance(
     account: Account,
     /,
     *,
-    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by then: an instant (RFC 3339)")] = None,
+    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by this instant (RFC 3339)")] = None,
     sequence: Annotated[int | None, Parameter(help="as of this sequence of the book")] = None,
-    effective: Annotated[str | None, Parameter(help="as effective by then, whenever it was recorded")] = None,
-    since: Annotated[str | None, Parameter(name="--from", help="where a plot begins: a day or an instant")] = None,
-    until: Annotated[str | None, Parameter(name="--to", help="where a plot ends")] = None,
+    effective: Annotated[str | None, Parameter(help="as effective by this instant, whenever recorded")] = None,
+    since: Annotated[str | None, Parameter(name="--from", help="the plot's start: a day or an instant")] = None,
+    until: Annotated[str | None, Parameter(name="--to", help="the plot's end")] = None,
     by: Annotated[
         By | None,
-        Parameter(
-            help="by which time a plot goes: when it was recorded, or since when it counts [as --effective is said or not]"
-        ),
+        Parameter(help="the plot's time axis: recorded or effective time [effective with --effective, else recorded]"),
     ] = None,
     plot: Plot = None,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """What an account holds, now or as of then; its history as a plot with --plot."""
+    """Show an account's balance, now or at an earlier time. With --plot, draw its history."""
     target = wanted(plot)
     if target is None and (since or until or by):
-        raise Failed("--from, --to and --by belong to a plot: add --plot, or --plot=FILE.png", USAGE)
+        raise Failed("--from, --to and --by are for plots: add --plot, or --plot=FILE.png", USAGE)
     query = {"at": at_, "sequence": sequence, "effective": effective, "book": book}
     history = {"from": since, "to": until, "by": by or ("effective" if effective else "recorded"), "book": book}
 
@@ -111,7 +109,7 @@ def balance(
 
 
 def show(found: Any, effective: str | None = None) -> None:
-    """One account with its balance, by what was effective at that time if one was asked for."""
+    """Print one account with its balance. `effective`: the effective time that was asked for, if any."""
     from rich.table import Table
 
     balance = found["balance"]

@@ -1,4 +1,4 @@
-"""What the subcommands share: who asks, how the edge is asked, and how a no is told."""
+"""What the subcommands share: the client to use, requests to the edge, and how refusals are shown."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from tallystick.cli.own_client import chosen_client, own_client
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import Answer, ApiClient
 
-ledger = cyclopts.App(name="ledger", help="The books: accounts, postings, reports, files, and the check of it all.")
+ledger = cyclopts.App(
+    name="ledger", help="Work with the books: accounts, postings, reports, imports and exports, and checks."
+)
 
 T = TypeVar("T")
-Client = Annotated[Path | None, Parameter(help="a credentials file [one of this command's own, of the default tenant]")]
-Book = Annotated[str, Parameter(help="which book")]
-Shard = Annotated[str | None, Parameter(help="the shard that has it [the one at home]")]
-Account = Annotated[str, Parameter(help="an account, by its path (`customers:42:wallet`) or its id (`acc_...`)")]
+Client = Annotated[Path | None, Parameter(help="a credentials file [this command's own client, of the default tenant]")]
+Book = Annotated[str, Parameter(help="the book")]
+Shard = Annotated[str | None, Parameter(help="the shard that has the book [home]")]
+Account = Annotated[str, Parameter(help="an account's path (`customers:42:wallet`) or id (`acc_...`)")]
 
-#: What the command's own client may do. With --client it is that client's scopes which count.
+#: The scopes of the command's own client. With --client, that client's scopes apply.
 SCOPE: Final = (
     "books:write books:read books:import books:export accounts:write accounts:read transfers:write transfers:read"
 )
-#: Answers after which the same request may succeed later are the platform's fault, not the question's.
+#: From this status on the fault is the platform's, not the request's.
 _SERVER: Final = 500
 _HINTS: Final = {
-    "account-not-found": "`tallystick ledger accounts` lists them; a path is looked for in one book only (--book)",
+    "account-not-found": "`tallystick ledger accounts` lists them; a path is looked up in one book only (--book)",
     "book-not-found": "`tallystick call GET /v1/books` lists them; `tallystick ledger open-book` opens one",
-    "insufficient-scope": "`tallystick client create NAME --scope ...` makes a client that may",
+    "insufficient-scope": "`tallystick client create NAME --scope ...` registers a client that has the scope",
     "import-too-large": "`--in-parts` imports a file of any size; `--dry-run` tries a smaller one",
     "book-quarantined": "`tallystick ledger check` says what is wrong with it",
-    "export-outdated": "run it again when nobody changes accounts",
+    "export-outdated": "run it again while nobody changes accounts",
     "proposal-not-found": "`tallystick ledger proposals --status all` lists them",
     "not-an-approver": "`tallystick ledger proposals ID` shows the rules and whom they name",
 }
-#: A time before the account was opened, which is that of its import.
-_BEFORE: Final = "what was imported or dated back counts since a time of its own: `--by effective` in a statement or a plot, else `--effective`"
+#: The hint for a time before the account was opened; an imported account was opened by its import.
+_BEFORE: Final = "imported and backdated entries have an effective time of their own: use `--by effective` for a statement or a plot, else `--effective`"
 
 
 def run(
@@ -54,7 +56,7 @@ def run(
     own_key: bool = False,
     shard: str | None = None,
 ) -> T:
-    """Run `act`, which is about one book, with a client of the edge; `own_key` and `shard` as `ApiClient`. Raises Failed, NotRunning."""
+    """Run `act`, whose requests are about one book, with a client of the edge. `own_key`, `shard`: see `ApiClient`. Raises Failed, NotRunning."""
     from tallystick.cli.apiclient import ApiClient
 
     credentials = own_client(common, "ledger", SCOPE) if client is None else chosen_client(common, client)
@@ -77,7 +79,7 @@ async def ask(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Any:
-    """The answer's document. Raises Failed for a problem: with what it says and what to do."""
+    """The answer's document. Raises Failed for a problem, with its text and what to do."""
     answer = await api.request(method, path + _query(query), body, idempotency_key=key, headers=headers)
     if not answer.ok:
         raise refused(answer)
@@ -85,7 +87,7 @@ async def ask(
 
 
 def refused(answer: Answer) -> Failed:
-    """A problem document as the command tells it."""
+    """A problem document as the command's error."""
     try:
         document = answer.json()
     except ValueError:
@@ -126,7 +128,7 @@ async def pages(api: ApiClient, path: str, query: Mapping[str, object], most: in
 def at(account: str, rest: str = "") -> str:
     """The path of an account's resource."""
     if not account.strip():
-        raise Failed("an account is named by its path or its id", USAGE)
+        raise Failed("ACCOUNT is empty: give the account's path or id", USAGE)
     return f"/v1/accounts/{quote(account, safe=':')}{rest}"
 
 

@@ -1,6 +1,6 @@
-"""`tallystick ledger proposals`, `approve` and `reject`: what waits for somebody's approval, and the signed decision about it.
+"""`tallystick ledger proposals`, `approve` and `reject`: transactions that wait for approval, and the signed decisions about them.
 
-What is signed is what was shown: the digest is made here from the proposal, and nothing is signed if the ledger says another.
+An approver signs exactly what was shown. The digest is computed here, from the proposal; if the ledger's digest differs, nothing is signed.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 Status = Literal["pending", "approved", "posted", "refused", "rejected", "expired", "all"]
 Decision = Literal["approve", "reject"]
-Proposal = Annotated[str, Parameter(help="a proposal, by its id (`prp_...`)")]
+Proposal = Annotated[str, Parameter(help="a proposal's id (`prp_...`)")]
 Approver = Annotated[
-    Path, Parameter(name="--client", help="the credentials file of one of the approvers; its key signs the decision")
+    Path, Parameter(name="--client", help="the approver's credentials file; its key signs the decision")
 ]
-Yes = Annotated[bool, Parameter(help="don't ask: for programs", negative="")]
+Yes = Annotated[bool, Parameter(help="decide without asking, for scripts", negative="")]
 
 MOST: Final = 100_000
 _WORDS: Final = {"approve": "approved", "reject": "rejected"}
-#: What a line says about a command without naming it, or what all of them have from the transaction.
+#: Members of a command that its line shows in other words, or that it has from the transaction.
 _SAID: Final = {"kind", "id", "debit", "credit", "amount", "currency", "transaction", "effective_at"}
 
 
 class Seen(NamedTuple):
-    """A proposal whose digest is that of what it says. `moves`: accounts (debit, credit) of transfers that it takes back."""
+    """A proposal whose digest was checked. `moves`: the accounts (debit, credit) of the transfers that it reverses."""
 
     document: dict[str, Any]
     plan: dict[str, Any]
@@ -51,7 +51,7 @@ class Seen(NamedTuple):
 
 
 class _Exact(msgspec.Struct, frozen=True):
-    """The members that the digest is over; the transaction byte for byte."""
+    """The members that the digest covers; the transaction byte for byte."""
 
     book: str
     plan: str
@@ -61,20 +61,22 @@ class _Exact(msgspec.Struct, frozen=True):
 
 @ledger.command
 def proposals(
-    proposal: Annotated[str | None, Parameter(help="show this one, by its id (`prp_...`) [list them]")] = None,
+    proposal: Annotated[
+        str | None, Parameter(help="show the proposal with this id (`prp_...`) [list proposals]")
+    ] = None,
     /,
     *,
-    status: Annotated[Status | None, Parameter(help="which ones [pending]")] = None,
-    limit: Annotated[int, Parameter(help="at most so many")] = 200,
+    status: Annotated[Status | None, Parameter(help="list only these [pending]")] = None,
+    limit: Annotated[int, Parameter(help="the most to list")] = 200,
     book: Book = "main",
     shard: Shard = None,
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """List transactions that wait for approvals, newest first; or show one: what it would post, its rules, and who decided what."""
+    """List transactions that wait for approval, newest first; or show one, with what it would post, its rules and the decisions so far."""
     if proposal is not None:
         if status is not None:
-            raise Failed("--status is for the list: leave it or the id out", USAGE)
+            raise Failed("--status is for the list: leave out --status or the id", USAGE)
         own = _id(proposal)
         seen = run(common, client, lambda api: _look(api, own), shard=shard)
         if common.json:
@@ -83,7 +85,7 @@ def proposals(
             _show(seen, console())
         return
     if not 1 <= limit <= MOST:
-        raise Failed(f"--limit is between 1 and {MOST}", USAGE)
+        raise Failed(f"--limit must be between 1 and {MOST}", USAGE)
     wanted = status or "pending"
     query = {"book": book, "status": None if wanted == "all" else wanted}
 
@@ -95,7 +97,7 @@ def proposals(
         emit({"data": found}, common)
         return
     if not found:
-        print(f"the book {book} has no proposals" if wanted == "all" else f"the book {book} has none that is {wanted}")
+        print(f"the book {book} has no proposals" if wanted == "all" else f"the book {book} has no {wanted} proposals")
         return
     _list(found)
     if len(found) == limit:
@@ -112,7 +114,10 @@ def approve(
     shard: Shard = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Show what a proposal would post, ask, sign the approval and send it. The last approval posts it; exit status 1 if it can't be posted."""
+    """Show what a proposal would post, ask for confirmation, then sign and send the approval.
+
+    The last approval posts it. Exit status 1 if it can't be posted.
+    """
     return _decide(common, client, proposal, "approve", yes=yes, shard=shard)
 
 
@@ -126,16 +131,17 @@ def reject(
     shard: Shard = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Show what a proposal would post, ask, sign the rejection and send it. One rejection ends a proposal."""
+    """Show what a proposal would post, ask for confirmation, then sign and send the rejection. One rejection ends a proposal."""
     return _decide(common, client, proposal, "reject", yes=yes, shard=shard)
 
 
 def _decide(common: Common, client: Path, proposal: str, decision: Decision, *, yes: bool, shard: str | None) -> int:
-    """Deciding the same again changes nothing, so that whoever was cut off asks again. Raises Failed."""
+    """Making the same decision again changes nothing, so it is safe to repeat after an interruption. Raises Failed."""
     own = _id(proposal)
     if not yes and not sys.stdin.isatty():
         raise Failed(
-            f"nobody can be asked here: look at `tallystick ledger proposals {own}`, then decide with --yes", USAGE
+            f"standard input is not a terminal: look at `tallystick ledger proposals {own}`, then decide with --yes",
+            USAGE,
         )
 
     async def look(api: ApiClient) -> tuple[Seen, str]:
@@ -145,7 +151,7 @@ def _decide(common: Common, client: Path, proposal: str, decision: Decision, *, 
     if (me, decision) in {(one["approver"], one["decision"]) for one in seen.document["decisions"]}:
         return _tell(seen.document, seen.plan, decision, common)
     if seen.document["status"] != "pending":
-        raise Failed(f"the proposal takes no more decisions: it is {seen.document['status']}", NO)
+        raise Failed(f"the proposal can't be decided any more: it is {seen.document['status']}", NO)
     out = console(error=common.json)
     _show(seen, out)
     if not yes:
@@ -160,19 +166,19 @@ def _decide(common: Common, client: Path, proposal: str, decision: Decision, *, 
         body = {"signature": api.proof_key.statement(STATEMENT_TYPE, said)}
         return await ask(api, "POST", f"/v1/proposals/{own}/{decision}", body)
 
-    # Asked and sent by two clients: what was open while a person thought is closed by now, and a POST is not sent twice.
+    # A new client, not the one that looked: its connection may have been closed meanwhile, and a POST without a key is not retried.
     return _tell(run(common, client, send, own_key=True, shard=shard), seen.plan, decision, common)
 
 
 async def _look(api: ApiClient, own: str) -> Seen:
-    """Raises Failed, also for a proposal that is not what its digest is over."""
+    """Fetch a proposal and check its digest. Raises Failed, also if the digest does not match."""
     answer = await api.request("GET", f"/v1/proposals/{own}")
     if not answer.ok:
         raise refused(answer)
     document, exact = answer.json(), msgspec.json.decode(answer.body, type=_Exact)
     said = {"book": exact.book, "plan": exact.plan, "proposal": own, "transaction": exact.transaction}
     if hashlib.sha256(msgspec.json.encode(said)).hexdigest() != exact.digest:
-        raise Failed("the proposal's digest is not that of what it says: don't sign it, ask the operator", PART_FAILED)
+        raise Failed("the proposal's digest does not match its content: don't sign it, ask the operator", PART_FAILED)
     plan = json.loads(exact.plan)
     moves = {}
     if reverses := plan["header"]["reverses"]:
@@ -183,7 +189,7 @@ async def _look(api: ApiClient, own: str) -> Seen:
 
 
 def _list(found: list[Any]) -> None:
-    """Lines, not a table: nothing of an id may be cut off."""
+    """Print proposals as lines, not a table, so that ids stay whole."""
     out = console()
     for one in found:
         plan = json.loads(one["plan"])
@@ -195,7 +201,7 @@ def _list(found: list[Any]) -> None:
 
 
 def _show(seen: Seen, out: Console) -> None:
-    """What would be posted, from the plan and nothing else: that is what is signed. All of it, however wide the terminal is."""
+    """Print what would be posted, from the plan alone, since that is what is signed. Nothing is cut off, however narrow the terminal."""
     document, header, commands = seen.document, seen.plan["header"], seen.plan["commands"]
     state = f"until {document['expires_at']}" if document["status"] == "pending" else _why(document)
     print_line(f"[bold]{document['id']}[/]  {document['status']}  [dim]{state}[/]", out)
@@ -240,7 +246,7 @@ def _amount(command: dict[str, Any]) -> str:
 
 
 def _rest(command: dict[str, Any]) -> str:
-    """All that a command says besides, whatever it is: nothing is signed that was not shown."""
+    """All other members of a command, whatever they are: nothing may be signed that was not shown."""
     return ", ".join(
         name if value is True else f"{name.replace('_', ' ')} {_text(name, value)}"
         for name, value in command.items()
@@ -265,12 +271,12 @@ def _sums(plan: dict[str, Any]) -> str:
 
 
 def _why(document: dict[str, Any]) -> str:
-    """Why it was refused, and which account that is about."""
+    """Why it was refused, and for which account."""
     return ", ".join(escaped(document[name]) for name in ("reason", "account") if document.get(name))
 
 
 def _tell(document: dict[str, Any], plan: dict[str, Any], decision: Decision, common: Common) -> int:
-    """What became of it. Exit status 1 when it is not what was wanted."""
+    """Print the outcome. Exit status 1 if it is not the decision's intent."""
     status = document["status"]
     wanted = status == "rejected" if decision == "reject" else status in {"pending", "approved", "posted"}
     if common.json:
@@ -278,7 +284,7 @@ def _tell(document: dict[str, Any], plan: dict[str, Any], decision: Decision, co
         return OK if wanted else NO
     more = {
         "pending": f"{document['missing']} more to come",
-        "approved": "it is posted in a moment: `tallystick ledger proposals` with its id says when",
+        "approved": "it will be posted in a moment; `tallystick ledger proposals` with its id shows when",
         "posted": f"posted {_text('id', plan['header']['id'])} in the book {document['book']}",
         "refused": f"it can't be posted: {_why(document)}",
         "rejected": "the proposal has ended, nothing is posted" if wanted else "somebody has rejected the proposal",
@@ -289,11 +295,11 @@ def _tell(document: dict[str, Any], plan: dict[str, Any], decision: Decision, co
 
 
 def _id(text: str) -> str:
-    """The id as it stands in a path. Raises Failed."""
+    """A checked proposal id, quoted for a path. Raises Failed."""
     try:
         ids.proposals.parse(text)
     except Problem as problem:
         raise Failed(
-            f"{text!r} is no proposal: {problem.detail}; `tallystick ledger proposals` lists them", USAGE
+            f"{text!r} is not a proposal's id: {problem.detail}; `tallystick ledger proposals` lists them", USAGE
         ) from None
     return named(text)

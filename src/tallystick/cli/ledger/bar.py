@@ -10,7 +10,7 @@ from tallystick.cli.output import console
 
 @asynccontextmanager
 async def bar(total: int | None, what: str, *, quiet: bool) -> AsyncIterator[Callable[[int], None]]:
-    """`advance(n)`. Nothing moves when it isn't a terminal."""
+    """Yields `advance(n)`. Shown on a terminal only."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     out = console(error=True)

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @ledger.command
 def open_book(
-    book: Annotated[str, Parameter(help="its name: lower case letters, digits and hyphens")],
+    book: Annotated[str, Parameter(help="the book's name: lower case letters, digits and hyphens")],
     /,
     *,
-    shard: Annotated[str | None, Parameter(help="the shard that keeps it [the one at home]")] = None,
+    shard: Annotated[str | None, Parameter(help="the shard to keep it on [home]")] = None,
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Open a book. On another shard it takes two requests, first at home and then there: after a failure in between, run it again."""
+    """Open a book. On another shard this takes two requests, one at home and one there; if it fails in between, run it again."""
 
     async def act(api: ApiClient) -> Any:
         body = {"name": book} if shard is None else {"name": book, "shard": shard}

@@ -1,4 +1,4 @@
-"""`tallystick ledger check` and `release`: the operator looks at the books, and takes one out of quarantine."""
+"""`tallystick ledger check` and `release`: for the operator, to check the books and to release one from quarantine."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from tallystick.chassis.call import Client
     from tallystick.contracts.ledger.messages import WatchedBook
 
-Tenant = Annotated[str, Parameter(help="whose books")]
+Tenant = Annotated[str, Parameter(help="the tenant that owns the book")]
 
 
 @ledger.command
 def check(
-    book: Annotated[str | None, Parameter(help="one book [all of them, of all tenants]")] = None,
+    book: Annotated[str | None, Parameter(help="only this book [all books]")] = None,
     /,
     *,
-    tenant: Annotated[str | None, Parameter(help="whose books [everybody's]")] = None,
+    tenant: Annotated[str | None, Parameter(help="only this tenant's books [all tenants]")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Derive every total of the books again from what was posted, and compare. Exit status 1 if anything does not add up.
+    """Re-derive every total of the books from the postings, and compare. Exit status 1 if anything does not add up.
 
-    A book with a fault is put in quarantine: it is read as before and written no more until it is released.
+    A book with a fault is put in quarantine: it can still be read, but not written until it is released.
     """
     if tenant is not None:
         checked(tenant)
@@ -63,9 +63,9 @@ def check(
             print_line(f"  [red]{escaped(fault)}[/]", out)
     if not found:
         whose = "there are no books yet" if tenant is None else f"{tenant} has no books yet"
-        out.print(f"{whose}: one is opened when somebody first uses it")
+        out.print(f"{whose}; a book is opened when it is first used")
     elif faults:
-        told = "docs/how-to/when-a-book-is-quarantined.md says what to do"
+        told = "see docs/how-to/when-a-book-is-quarantined.md"
         out.print(f"[red]{counted(faults, 'fault')}; {told}[/]")
     else:
         out.print(f"[green]{counted(len(found), 'book adds', 'books add')} up, to the minor unit[/]")
@@ -104,7 +104,7 @@ def release(
     tenant: Tenant = "default",
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Check a book in quarantine again and, if all of it adds up, let it be written again. Exit status 1 if it does not."""
+    """Check a quarantined book again and, if everything adds up, release it. Exit status 1 if it does not."""
     checked(tenant)
 
     async def act(client: Client) -> tuple[list[str], WatchedBook | None] | None:
@@ -129,13 +129,13 @@ def release(
     if faults:
         for fault in faults:
             print_line(f"[red]{escaped(fault)}[/]")
-        raise Failed(f"the book {book} stays in quarantine: mend what it names, then release it again", NO)
+        raise Failed(f"the book {book} stays in quarantine: repair these faults, then release it again", NO)
     print(f"the book {book} of {tenant} is not in quarantine")
     return OK
 
 
 def _ledgers(common: Common) -> list[str]:
-    """All ledgers, the one at home last: of a book that another shard keeps it has a row that says no more than where it is."""
+    """All ledgers, home last: for a book on another shard, home only has a row that says where it is."""
     from tallystick.local.deployments import deployments
 
     return [name for name in reversed(deployments(common.layout)) if service_of(name) == "ledger"]

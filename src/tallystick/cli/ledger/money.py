@@ -1,4 +1,4 @@
-"""Amounts as people write and read them, converted exactly."""
+"""Decimal amounts, as people write and read them, converted exactly."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _DECIMAL: Final = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]{1,20}))?")
 
 
 def minor(text: str, code: str) -> int:
-    """`12.50` EUR -> 1250: exactly, or ValueError. No plus sign, no exponent, no separators of thousands, no more decimals than the currency has."""
+    """`12.50` EUR -> 1250, exactly. No plus sign, exponent or thousands separators, and no more decimals than the currency has: ValueError."""
     exponent = currency(code).exponent
     found = _DECIMAL.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r:.40} is not an amount such as 12.50")
     sign, whole, fraction = found[1], found[2], found[3] or ""
     if fraction[exponent:].strip("0"):
-        raise ValueError(f"{text} has more decimals than {code}, which has {exponent}")
+        raise ValueError(f"{text} has too many decimals: {code} has {exponent}")
     value = int(whole + fraction[:exponent].ljust(exponent, "0"))
     if value > MAX_MINOR:
-        raise ValueError(f"{text} is more than an amount can be")
+        raise ValueError(f"{text} is larger than an amount can be")
     return -value if sign else value
 
 
@@ -33,7 +33,7 @@ def wire(text: str, code: str) -> dict[str, str]:
     except (ValueError, UnknownCurrency) as error:
         raise Failed(getattr(error, "detail", None) or str(error), USAGE) from None
     if value < 1:
-        raise Failed(f"--amount is more than zero, not {text}", USAGE)
+        raise Failed(f"--amount must be more than zero, not {text}", USAGE)
     return {"amount": str(value), "currency": code}
 
 

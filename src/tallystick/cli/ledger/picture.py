@@ -1,4 +1,4 @@
-"""A plot as SVG (written here) or PNG (drawn by Pillow): the same lines and texts on either."""
+"""A plot as SVG (written here) or PNG (drawn by Pillow), with the same lines and texts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def picture(series: Series, *, png: bool) -> bytes:
 
 
 def ticks(low: int, high: int) -> list[int]:
-    """Round numbers of minor units between, five to ten of them where there are so many."""
+    """Round numbers of minor units between the two, five to ten of them if there are that many."""
     step = next(each for each in rising() if (high - low) // each <= 8)
     first = -(-low // step) * step
     return list(range(first, high + 1, step))
@@ -86,7 +86,7 @@ class _Svg:
 
 
 class _Png:
-    """Drawn at twice the size, so that it is sharp on any screen."""
+    """Drawn at twice the size, to be sharp on any screen."""
 
     _SCALE: Final = 2
 
@@ -95,7 +95,7 @@ class _Png:
 
         self._image = Image.new("RGB", (WIDTH * self._SCALE, HEIGHT * self._SCALE), "#ffffff")
         self._draw = ImageDraw.Draw(self._image)
-        # The font that Pillow brings has no bold: a title is larger.
+        # Pillow's own font has no bold face, so the title is larger instead.
         self._fonts = {bold: ImageFont.load_default((_SIZE + 4 * bold) * self._SCALE) for bold in (False, True)}
 
     def line(self, points: list[Point], colour: str, width: float) -> None:

@@ -1,4 +1,4 @@
-"""A balance's history as a plot: in the terminal, or as a picture in a file."""
+"""Plots a balance's history, in the terminal or as a picture in a file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 Plot = Annotated[
     bool | Path | None,
-    Parameter(
-        help="draw the balance's history here, or into FILE.png or FILE.svg; write it after the account", negative=""
-    ),
+    Parameter(help="plot the balance's history here, or to FILE.png or FILE.svg; put it after ACCOUNT", negative=""),
 ]
 By = Literal["recorded", "effective"]
 
-#: Entries of one plot. More are no picture any more, and a shorter time is asked for quickly.
+#: The most entries of one plot. More would be unreadable; a shorter period is easy to ask for.
 MOST: Final = 50_000
 TERMINAL: Final = Path("-")
 _WIDTH, _HEIGHT = 72, 16
@@ -36,25 +34,25 @@ _LABEL: Final = 10
 
 
 def wanted(plot: bool | Path | None) -> Path | None:  # noqa: FBT001 - what the command line says
-    """Where to draw: None nowhere, TERMINAL here, else a file. Raises Failed for a file that can't become a picture."""
+    """Where to draw: None for nowhere, TERMINAL, or a file. Raises Failed if the file can't be written as a picture."""
     if plot is None or plot is False:
         return None
     if plot is True:
         return TERMINAL
     if plot.suffix.lower() not in {".png", ".svg"}:
-        raise Failed(f"a plot goes to the terminal or to a file called .png or .svg, not {plot}", USAGE)
+        raise Failed(f"--plot={plot}: the file's name must end in .png or .svg", USAGE)
     if plot.suffix.lower() == ".png":
         from importlib.util import find_spec
 
         if find_spec("PIL") is None:
-            raise Failed("a PNG needs Pillow: pip install 'tallystick[png]', or name the file .svg", USAGE)
+            raise Failed("PNG needs Pillow: pip install 'tallystick[png]', or use a .svg file", USAGE)
     if not plot.parent.is_dir():
-        raise Failed(f"{plot.parent} is no folder", USAGE)
+        raise Failed(f"{plot.parent} is not a directory", USAGE)
     return plot
 
 
 async def balances_between(api: ApiClient, account: str, query: Mapping[str, object]) -> Series:
-    """The history of an account's posted balance: that of the statement that is asked for. Raises Failed."""
+    """The history of an account's posted balance, from the statement that `query` asks for. Raises Failed."""
     whole: dict[str, Any] | None = None
     after: str | None = None
     while True:
@@ -62,7 +60,9 @@ async def balances_between(api: ApiClient, account: str, query: Mapping[str, obj
         if whole is None:
             whole = page
             if page["entries"] > MOST:
-                raise Failed(f"{page['entries']:,} entries are too many for a plot: say --from and --to", USAGE)
+                raise Failed(
+                    f"{page['entries']:,} entries are too many for a plot; narrow it with --from and --to", USAGE
+                )
         else:
             whole["data"] += page["data"]
         if not page["has_more"]:
@@ -71,7 +71,7 @@ async def balances_between(api: ApiClient, account: str, query: Mapping[str, obj
 
 
 def series_of(statement: Mapping[str, Any]) -> Series:
-    """Of a statement with all its entries, by the time that it is ordered by. What counts from the same instant on is one step."""
+    """The series of a complete statement, along the time that it is ordered by. Entries of the same instant are one step."""
     by = statement["by"]
     steps = [(_when(statement["from"]), int(statement["opening"]["amount"]))]
     for one in statement["data"]:
@@ -85,7 +85,7 @@ def series_of(statement: Mapping[str, Any]) -> Series:
 
 
 def draw(series: Series, target: Path, *, quiet: bool) -> None:
-    """In the terminal, or into the file. Raises Failed when that can't be written."""
+    """Draw in the terminal or to a file. Raises Failed if the file can't be written."""
     if target == TERMINAL:
         if not quiet:
             print(in_terminal(series, console().width))
@@ -94,13 +94,13 @@ def draw(series: Series, target: Path, *, quiet: bool) -> None:
     try:
         target.write_bytes(content)
     except OSError as error:
-        raise Failed(f"{target} can't be written: {error.strerror}", USAGE) from error
+        raise Failed(f"can't write {target}: {error.strerror}", USAGE) from error
     if not quiet:
         print(f"plot in {target}")
 
 
 def in_terminal(series: Series, room: int = UNBOUNDED) -> str:
-    """The plot as lines of text of at most `room` columns, where that is not too few."""
+    """The plot as lines of text, at most `room` columns wide if that is enough for one."""
     width = _WIDTH
     while (excess := max(map(len, (text := _plotted(series, width)).splitlines())) - room) > 0 and width > _LEAST:
         width = max(width - excess, _LEAST)
@@ -122,7 +122,7 @@ def _plotted(series: Series, width: int, height: int = _HEIGHT) -> str:
     figure.x_label = f"effective, {since(begin, end)}" if series.effective else since(begin, end)
     figure.y_label = series.currency
     figure.set_y_limits(float(low), float(high))
-    # Its canvas has two dots to a column, and none for what is at its very end: the end is the last dot.
+    # plotille's canvas has two dots to a column and leaves out its right edge: move the edge, so that the end is the last dot.
     figure.set_x_limits(begin, end + (end - begin) / (2 * width - 1))
 
     widest = max(len(in_units(minor, series.currency)) for minor in range(low, high + 1, step))

@@ -20,28 +20,27 @@ def post(
     *,
     debit: Annotated[str, Parameter(help="the account to debit, by path or id")],
     credit: Annotated[str, Parameter(help="the account to credit")],
-    amount: Annotated[str, Parameter(help="such as 12.50, in units of the currency")],
+    amount: Annotated[str, Parameter(help="the amount, such as 12.50")],
     currency: Annotated[str, Parameter(help="ISO 4217 code")],
-    hold: Annotated[bool, Parameter(help="hold it instead of posting it", negative="")] = False,
-    expires_in: Annotated[int | None, Parameter(help="seconds after which a hold ends by itself")] = None,
-    code: Annotated[str | None, Parameter(help="a short text of yours, to find it again")] = None,
-    reference: Annotated[str | None, Parameter(help="what you call it")] = None,
-    description: Annotated[str | None, Parameter(help="what it is")] = None,
-    effective_at: Annotated[
-        str | None, Parameter(help="since when it counts, if that is before now (RFC 3339)")
-    ] = None,
+    hold: Annotated[bool, Parameter(help="hold the amount instead of posting it", negative="")] = False,
+    expires_in: Annotated[int | None, Parameter(help="seconds until the hold expires")] = None,
+    code: Annotated[str | None, Parameter(help="a short code of yours, to search by")] = None,
+    reference: Annotated[str | None, Parameter(help="your reference")] = None,
+    description: Annotated[str | None, Parameter(help="a description")] = None,
+    effective_at: Annotated[str | None, Parameter(help="the effective time, to backdate it (RFC 3339)")] = None,
     key: Annotated[
-        str | None, Parameter(name="--idempotency-key", help="the same key with the same words is posted once")
+        str | None, Parameter(name="--idempotency-key", help="requests with the same key and options are posted once")
     ] = None,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Post an amount from one account to another, or propose it where the book's rules ask for approvals. Exit status 1 if the ledger
-    refuses it, and the reason.
+    """Post an amount from one account to another. If the book's rules require approvals, propose it instead.
+
+    Exit status 1 if the ledger refuses it; the message gives the reason.
     """
     if hold and effective_at is not None:
-        raise Failed("what is held is held now: --hold has no --effective-at", USAGE)
+        raise Failed("a hold can't be backdated: leave out --hold or --effective-at", USAGE)
     if expires_in is not None and not hold:
         raise Failed("only a hold expires: add --hold", USAGE)
     leg: dict[str, Any] = {
@@ -70,7 +69,7 @@ def post(
     if made["id"].startswith("prp_"):
         out.print(f"[yellow]proposed[/] {shown(leg['amount'])}  {made['id']}")
         print_line(
-            f"[dim]{counted(made['missing'], 'approval')} to come until {made['expires_at']}: `tallystick ledger approve`[/]",
+            f"[dim]needs {counted(made['missing'], 'approval')} by {made['expires_at']}: see `tallystick ledger approve`[/]",
             out,
         )
         return OK

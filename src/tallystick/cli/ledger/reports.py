@@ -35,21 +35,21 @@ def statement(
     account: Account,
     /,
     *,
-    since: Annotated[str | None, Parameter(name="--from", help="a day (UTC) or an instant [its opening]")] = None,
+    since: Annotated[
+        str | None, Parameter(name="--from", help="the first day (UTC), or an instant [its opening]")
+    ] = None,
     until: Annotated[str | None, Parameter(name="--to", help="the last day, or an instant [now]")] = None,
-    by: Annotated[
-        By, Parameter(help="which entries, and in which order: by when they were recorded, or since when they count")
-    ] = "recorded",
+    by: Annotated[By, Parameter(help="select and order entries by recorded or by effective time")] = "recorded",
     sequence: Annotated[int | None, Parameter(help="as the book was at this sequence [now]")] = None,
-    limit: Annotated[int, Parameter(help="entries that are shown")] = 200,
+    limit: Annotated[int, Parameter(help="the most entries to show")] = 200,
     plot: Plot = None,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """What came and went on an account between two times: opening balance, entries, closing balance."""
+    """Show an account's statement for a period: opening balance, entries, closing balance."""
     if not 1 <= limit <= 100_000:
-        raise Failed("--limit is between 1 and 100000", USAGE)
+        raise Failed("--limit must be between 1 and 100000", USAGE)
     target = wanted(plot)
     query: dict[str, object] = {"from": since, "to": until, "by": by, "sequence": sequence, "book": book}
 
@@ -94,7 +94,7 @@ def _show_statement(found: dict[str, Any]) -> None:
     print_line(
         f"[dim]{found['from']} to {found['to']}, {order}as of sequence {found['as_of']:,} of {found['book']}[/]", out
     )
-    # The other time is of interest where it is another one.
+    # The other time is shown only if it differs for some entry.
     dated_back = any(one["recorded_at"] != one["effective_at"] for one in found["data"])
     table = columns(
         {
@@ -149,17 +149,17 @@ def _to_the_second(instant: str) -> str:
 @ledger.command(name="trial-balance")
 def trial_balance(
     *,
-    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by then: an instant (RFC 3339)")] = None,
+    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by this instant (RFC 3339)")] = None,
     sequence: Annotated[int | None, Parameter(help="as of this sequence of the book")] = None,
     effective: Annotated[
-        str | None, Parameter(help="as effective by then, whenever it was recorded; with a --level")
+        str | None, Parameter(help="as effective by this instant, whenever recorded; needs --level")
     ] = None,
-    level: Annotated[int | None, Parameter(help="one line for all accounts whose paths begin alike, so deep")] = None,
+    level: Annotated[int | None, Parameter(help="add up accounts whose paths share their first LEVEL parts")] = None,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """All accounts of a book with what was debited and credited; both sides add up to the same in each currency."""
+    """Show what was debited and credited to each account of a book. In each currency, both sides add up to the same."""
 
     async def read(api: ApiClient) -> dict[str, Any]:
         whole: dict[str, Any] | None = None
@@ -229,15 +229,15 @@ def explain(
     account: Account,
     /,
     *,
-    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by then: an instant (RFC 3339)")] = None,
+    at_: Annotated[str | None, Parameter(name="--at", help="as recorded by this instant (RFC 3339)")] = None,
     sequence: Annotated[int | None, Parameter(help="as of this sequence of the book")] = None,
-    effective: Annotated[str | None, Parameter(help="as effective by then, whenever it was recorded")] = None,
-    limit: Annotated[int, Parameter(help="entries that are listed one by one")] = 20,
+    effective: Annotated[str | None, Parameter(help="as effective by this instant, whenever recorded")] = None,
+    limit: Annotated[int, Parameter(help="the most entries to list one by one")] = 20,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Why an account's numbers are what they are: the entries, holds and rules, and the arithmetic from them to the balance."""
+    """Explain an account's balance: the entries, holds and rules behind it, and the arithmetic."""
     query = {"at": at_, "sequence": sequence, "effective": effective, "limit": limit, "book": book}
     found = run(common, client, lambda api: ask(api, "GET", at(account, "/explain"), query=query))
     if common.json:
@@ -265,7 +265,7 @@ def explain(
     if found["holds"]:
         out.print("\n[bold]holds[/]")
         for one in found["holds"]:
-            note = "" if one["counts"] else "  [yellow]expired: it counts no more[/]"
+            note = "" if one["counts"] else "  [yellow]expired: no longer counts[/]"
             takes = "takes" if one["takes"] else "may bring in"
             print_line(f"{one['transfer']}  {takes} {shown(one['remaining'])} of {shown(one['amount'])}{note}", out)
     out.print("\n[bold]rules[/]")

@@ -1,4 +1,4 @@
-"""A balance's history: steps, since a balance changes at once."""
+"""A balance's history as a step function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-#: Steps that are drawn: of more, each stretch of time shows where it began, its lowest, its highest and where it ended.
+#: The most steps that are drawn. A longer history is cut into stretches, each drawn by its first, lowest, highest and last step.
 DRAWN: Final = 2000
 #: A picture of no time at all would have no width.
 SHORTEST: Final = timedelta(milliseconds=1)
@@ -15,8 +15,8 @@ SHORTEST: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What an account's balance was from when on. `steps` are (since when, minor units); the last ends at `end`. `effective`: by effective
-    time, as far as is known, else as it was recorded.
+    """An account's balance over time. `steps` are (start, minor units); the last one ends at `end`. `effective`: by effective time, as far as
+    known now; else by recorded time.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Series:
 
 
 def thinned(steps: Sequence[tuple[datetime, int]], most: int) -> list[tuple[datetime, int]]:
-    """At most `most` steps, with the peaks of what is left out."""
+    """At most `most` steps, which keep the peaks."""
     if len(steps) <= most:
         return list(steps)
     stretch = -(-len(steps) // (most // 4))
@@ -63,7 +63,7 @@ def thinned(steps: Sequence[tuple[datetime, int]], most: int) -> list[tuple[date
 
 
 def span(values: Sequence[int]) -> tuple[int, int]:
-    """From where to where the axis of amounts goes: zero is on it, and there is some air."""
+    """The range of the axis of amounts: includes zero, with a small margin."""
     low, high = min(0, *values), max(0, *values)
     air = max((high - low) // 20, 1)
     return low - (air if low < 0 else 0), high + (air if high > 0 or low == 0 else 0)
@@ -78,7 +78,7 @@ def rising() -> Iterator[int]:
 
 
 def day(value: datetime, begin: datetime, end: datetime) -> str:
-    """A time on the axis, as exactly as the whole of it asks for."""
+    """A time as a label of the axis, as precise as the axis' length requires."""
     seconds = (end - begin).total_seconds()
     if seconds < 10:
         return f"{value:%M:%S}.{value.microsecond // 1000:03d}"

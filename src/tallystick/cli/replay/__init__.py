@@ -1,8 +1,8 @@
-"""`tallystick replay FILE`: a file of card payments, sent through the edge as a merchant's system would send them.
+"""`tallystick replay FILE`: sends a file of card payments through the edge, as a merchant's system would.
 
-Every row becomes one card payment with an idempotency key made of the row's id, so that a second run, or one that was
-interrupted, changes nothing that is done. Customers get test cards (Luhn-valid numbers in the 4 range, from their ids), terminals get
-merchant accounts; both are made through the edge too, under keys of their own.
+Every row becomes one card payment. Its idempotency key is made from the row's id, so a second run, or one after an interruption, repeats
+nothing. Each customer gets a test card (a Luhn-valid number in the 4 range, made from the customer's id), and each terminal a merchant
+account. These are also made through the edge, with idempotency keys of their own.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ SCOPE: Final = "tokens:write accounts:write accounts:read payments:write payment
 
 
 def replay(
-    file: Annotated[Path, Parameter(help="CSV with a header line, also gzip")],
+    file: Annotated[Path, Parameter(help="CSV with a header line, plain or gzip")],
     /,
     *,
     columns: Annotated[
-        str, Parameter(name="--map", help=f"what the file calls its columns, such as `id=NUMBER,amount=SUM` [{NAMES}]")
+        str, Parameter(name="--map", help=f"the names of the file's columns, such as `id=NUMBER,amount=SUM` [{NAMES}]")
     ] = "",
-    in_flight: Annotated[int, Parameter(help="requests at once")] = 48,
+    in_flight: Annotated[int, Parameter(help="concurrent requests")] = 48,
     code: Annotated[str, Parameter(name="--currency", help="ISO 4217 code of the amounts")] = "EUR",
-    name: Annotated[str | None, Parameter(help="what the idempotency keys begin with [from the file's name]")] = None,
-    limit: Annotated[int | None, Parameter(help="only the first so many rows")] = None,
+    name: Annotated[str | None, Parameter(help="the prefix of the idempotency keys [from the file's name]")] = None,
+    limit: Annotated[int | None, Parameter(help="send only the first LIMIT rows")] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Send every row of FILE as a card payment. Exit status 1 if any row was not carried out."""
+    """Send every row of FILE as a card payment. A second run repeats nothing. Exit status 1 if any row was not carried out."""
     if not 1 <= in_flight <= 1000:
-        raise Failed("--in-flight is between 1 and 1000", USAGE)
-    if (limit is not None and limit < 1) or in_flight < 1:
-        raise Failed("--limit and --in-flight are 1 or more", USAGE)
+        raise Failed("--in-flight must be between 1 and 1000", USAGE)
+    if limit is not None and limit < 1:
+        raise Failed("--limit must be 1 or more", USAGE)
     try:
         exponent = currency(code).exponent
     except UnknownCurrency as error:
@@ -48,7 +48,7 @@ def replay(
     called = columns_of(columns)
     key = name or file.name.split(".")[0]
     if why := no_name(key):
-        raise Failed(f"the name of the run {why}; say another --name", USAGE)
+        raise Failed(f"the name of the run {why}; choose another with --name", USAGE)
     credentials = own_client(common, "replay", SCOPE)
     run = Run(key=key, currency=code, in_flight=in_flight, whole=limit is None)
     with reading(file) as lines:
@@ -90,15 +90,17 @@ def _show(report: dict[str, Any]) -> None:
             f"{report['seconds']:.1f} s, {report['rate']:.0f}/s, p50 {report['p50_ms']} ms, p99 {report['p99_ms']} ms"
         )
     if report["replayed"]:
-        note = "nothing changed: all of it was" if not report["new"] else f"{report['replayed']:,} rows were"
-        out.print(f"[yellow]{note} done by an earlier run[/]")
+        note = "nothing changed: all rows were" if not report["new"] else f"{report['replayed']:,} rows were already"
+        out.print(f"[yellow]{note} sent by an earlier run[/]")
     for line in report["skipped_rows"]:
         print_line(f"[red]skipped[/] {escaped(line)}", out)
     if report["skipped"] > len(report["skipped_rows"]):
         out.print(f"[red]... and {report['skipped'] - len(report['skipped_rows'])} more[/]")
     if report["accounts_wrong"]:
-        out.print(f"[red]{len(report['accounts_wrong'])} accounts do not hold what their payments say[/]")
+        out.print(
+            f"[red]the balances of {len(report['accounts_wrong'])} accounts differ from the sums of their payments[/]"
+        )
     elif report["sums"]["ledger"] is None:
-        out.print("[dim]a part of the file: not compared with the ledger[/]")
+        out.print("[dim]only a part of the file was sent: not compared with the ledger[/]")
     elif report["accounts"]:
-        out.print("[green]the ledger holds what the payments say, to the minor unit, in every account[/]")
+        out.print("[green]every account's balance in the ledger equals the sum of its payments[/]")

@@ -1,4 +1,4 @@
-"""The file: CSV, plain or gzip, as rows with exact amounts."""
+"""Reads the file: CSV, plain or gzip, as rows with exact amounts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tallystick.kernel.luhn import check_digit
 from tallystick.kernel.money import MAX_MINOR
 from tallystick.kernel.numbers import found_in
 
-#: What each column is called unless `--map` says otherwise.
+#: The columns' names, unless `--map` gives others.
 COLUMNS: Final = {
     "id": "TRANSACTION_ID",
     "customer": "CUSTOMER_ID",
     "terminal": "TERMINAL_ID",
     "amount": "TX_AMOUNT",
 }
-#: `--map` takes it, for files have it; nothing is done with it: a payment is made when it is sent.
+#: `--map` accepts it, since such files have it, and ignores it: a payment is made when it is sent.
 TIME: Final = "time"
-#: Two of them and some words of ours are an idempotency key: 255 characters.
+#: An idempotency key is made of two of them and a prefix, and has at most 255 characters.
 MAX_NAME: Final = 100
 FLOAT_NOISE: Final = Decimal("0.000001")
 
@@ -48,7 +48,7 @@ def columns_of(text: str) -> dict[str, str]:
     for part in filter(None, text.split(",")):
         what, separator, column = part.partition("=")
         if not separator or what not in (*COLUMNS, TIME) or not column:
-            raise Failed(f"--map takes {', '.join(f'{k}=COLUMN' for k in COLUMNS)}; not {part!r}", USAGE)
+            raise Failed(f"--map takes {', '.join(f'{k}=COLUMN' for k in COLUMNS)}, not {part!r}", USAGE)
         columns[what] = column
     return columns
 
@@ -62,25 +62,28 @@ def reading(file: Path) -> Iterator[Iterable[str]]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
         except OSError as error:
-            why = error.strerror or "it is read twice, to count its rows and to send them; make a file of it"
-            raise Failed(f"{file} can't be read: {why}", USAGE) from error
+            why = (
+                error.strerror
+                or "it is not a regular file, and it must be read twice: to count its rows, then to send them"
+            )
+            raise Failed(f"can't read {file}: {why}", USAGE) from error
         content: IO[bytes] = stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=raw))) if packed else raw
         yield stack.enter_context(closing(text_lines(content, file)))
 
 
 def parse(lines: Iterable[str], columns: dict[str, str], exponent: int, skipped: list[str]) -> Iterator[Row]:
-    """The rows; what can't be one is told in `skipped`, with its line and why. Raises Failed for a file that is no CSV of ours."""
+    """The rows. An invalid one is added to `skipped`, with its line number and the reason. Raises Failed for a file that is not such a CSV."""
     reader = csv.DictReader(lines, strict=True)
     ids: set[str] = set()
     try:
         missing = [name for name in columns.values() if name not in (reader.fieldnames or ())]
         if missing:
-            raise Failed(f"the file has no column {', '.join(missing)}: say which is which with --map", USAGE)
+            raise Failed(f"the file has no column {', '.join(missing)}; name its columns with --map", USAGE)
         for record in reader:
             try:
                 row = _row(record, columns, exponent)
                 if row.id in ids:
-                    raise ValueError(f"the {columns['id']} {row.id} was there before: it is one payment")
+                    raise ValueError(f"the {columns['id']} {row.id} occurs twice: it is one payment")
             except ValueError as error:
                 skipped.append(f"line {reader.line_num}: {error}")
             else:
@@ -102,20 +105,19 @@ def _row(record: dict[str, Any], columns: dict[str, str], exponent: int) -> Row:
 
 
 def no_name(text: str) -> str | None:
-    """Why a text can't be a part of an idempotency key, if it can't: a key is printable ASCII, is kept, and is never cut off, since what is
-    cut off is what tells one row from another.
+    """Why a text can't be part of an idempotency key, or None if it can. Keys are printable ASCII and are stored, so they must not hold a
+    card number. A long text is refused rather than cut off: the end may be all that tells two rows apart.
     """
     if len(text) > MAX_NAME or not text.isascii() or not text.isprintable():
         return f"is not 1 to {MAX_NAME} printable ASCII characters"
     found = found_in(text)
-    return f"holds {found}, or looks like it: take a name without one" if found else None
+    return f"contains {found}, or what looks like one" if found else None
 
 
 def to_minor(text: str, exponent: int) -> int:
-    """`40.77` -> 4077, exactly. ValueError for what has more decimals than the currency, isn't positive, or is no number.
+    """`40.77` -> 4077, exactly. ValueError if it is not a positive number, or has more decimals than the currency.
 
-    Files written by programs that reckon in floats have `467.95000000000005`: what is within a millionth of a minor unit of a
-    whole one is that one.
+    Programs that compute with floats write `467.95000000000005`, so a difference of up to a millionth of a minor unit is rounded away.
     """
     try:
         amount = Decimal(text)
@@ -131,9 +133,7 @@ def to_minor(text: str, exponent: int) -> int:
 
 
 def card_number(customer: str) -> str:
-    """A test card for a customer: 16 digits from 4 on, Luhn-valid, the same for the same id, never one with a behaviour of
-    its own at the sandbox.
-    """
+    """A customer's test card: 16 digits that begin with 41, Luhn-valid, derived from the id. Never one of the sandbox's special cards."""
     digest = int.from_bytes(hashlib.sha256(b"tallystick replay card " + customer.encode()).digest()[:8])
     body = f"41{digest % 10**13:013d}"
     return body + check_digit(body)

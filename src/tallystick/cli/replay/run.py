@@ -1,4 +1,4 @@
-"""Sending the rows: cards and accounts when they are first needed, payments with a bounded number in flight, and the tally."""
+"""Sends the rows, with a bounded number in flight; makes cards and accounts when they are first needed; keeps the tally."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tallystick.local.tasks import together
 if TYPE_CHECKING:
     from tallystick.cli.apiclient import Answer, ApiClient
 
-#: Rows that wait to be sent: enough to keep the senders busy, few enough for any file to fit in memory.
+#: Rows queued for each sender: enough to keep it busy, few enough that a file of any size fits in memory.
 QUEUED_PER_SENDER: Final = 4
-#: A few of the rows that could not be used, to be shown.
+#: Skipped rows that the report quotes.
 SHOWN: Final = 10
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the rows. Amounts are minor units; latencies are seconds of the requests that were not replays."""
+    """The outcome of the rows. Amounts are minor units; latencies are in seconds, of requests that were not replays."""
 
     sent: int = 0
     sent_minor: int = 0
@@ -40,7 +40,7 @@ class Tally:
 
 
 class Once:
-    """Things that are made when they are first needed, by whoever comes first."""
+    """Things made once each, by the first caller that needs them; the others wait for it."""
 
     def __init__(self, make: Callable[[str], Any]) -> None:
         self._make = make
@@ -51,10 +51,10 @@ class Once:
         if found is None:
             found = asyncio.ensure_future(self._make(key))
             self._made[key] = found
-        return await asyncio.shield(found)  # one who gives up does not take it from the others
+        return await asyncio.shield(found)  # a cancelled caller must not cancel it for the others
 
     async def close(self) -> None:
-        """Ends what is still being made, and forgets what failed: whoever waited for it has been told."""
+        """Cancel what is still being made. Failures are ignored here: those who waited have seen them."""
         for future in self._made.values():
             future.cancel()
         await asyncio.gather(*self._made.values(), return_exceptions=True)
@@ -95,7 +95,7 @@ class Run:
                 self._seconds = time.monotonic() - started
                 await self._read_books()
         except EdgeUnreachable as error:
-            raise Failed(f"{error}\nRun it again: it goes on where it was", NOT_RUNNING) from error
+            raise Failed(f"{error}\nrun the command again: it continues where it stopped", NOT_RUNNING) from error
 
     async def _send_all(self, rows: Iterator[Row], advance: Callable[[int], None]) -> None:
         queue: asyncio.Queue[Row | None] = asyncio.Queue(self._in_flight * QUEUED_PER_SENDER)
@@ -162,7 +162,7 @@ class Run:
         answer = await self._request(path, body, key)
         if answer.slug == "idempotency-key-reused":
             raise Failed(
-                f"an earlier run called {self._key} had other content, such as another --currency: say another --name",
+                f"an earlier run named {self._key} had other content, such as another --currency; choose another --name",
                 NO,
             )
         if not answer.ok:
@@ -178,8 +178,8 @@ class Run:
         return await self._api.request("POST", path, body, idempotency_key=key)
 
     async def _read_books(self) -> None:
-        """What the ledger says that the terminals' accounts hold: the other half of the tally. A part of a file says nothing
-        about the accounts, which may hold more from an earlier run.
+        """Read the balances of the terminals' accounts, to compare them with the tally. Only after a whole file: after a part of it, the
+        accounts may hold more from an earlier run.
         """
         if self._api is None or not self._whole:
             return
@@ -239,7 +239,7 @@ def _percentile(ordered: list[float], share: float) -> float | None:
 
 @asynccontextmanager
 async def _bar(total: int, what: str, *, quiet: bool) -> AsyncIterator[Callable[[int], None]]:
-    """A progress bar on standard error; `advance(n)`. Nothing moves when it isn't a terminal."""
+    """A progress bar on standard error, shown on a terminal only. Yields `advance(n)`."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     out = console(error=True)

@@ -37,41 +37,41 @@ if TYPE_CHECKING:
     from tallystick.cli.apiclient import ApiClient
     from tallystick.cli.ledger.files.reading import Survey, Wrong
 
-#: Refused lines that are shown; the report has all of them.
+#: Refused lines that are printed, and that `--json` gives; a report has all of them.
 SHOWN: Final = 20
 TOLD: Final = 1000
-#: What a record of an export is called, if not by its type. A transaction has further transfers.
+#: Names of an export's record types, where not the type itself. Most transfers are inside transactions.
 _RECORDS: Final = {"category": ("category", "categories"), "transfer": ("single transfer",)}
 _FRESH: Final = os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
 
 @ledger.command(name="import")
 def import_(
-    file: Annotated[Path, Parameter(help="CSV or JSON lines, also gzip; an export is restored into an empty book")],
+    file: Annotated[Path, Parameter(help="CSV or JSON lines, plain or gzip; an export is restored into an empty book")],
     /,
     *,
     book: Book = "main",
-    skip_invalid: Annotated[bool, Parameter(help="import what can be, report the rest", negative="")] = False,
+    skip_invalid: Annotated[bool, Parameter(help="import the valid lines, report the rest", negative="")] = False,
     in_parts: Annotated[
-        bool, Parameter(help="a thousand lines at a time, up to the first part with a wrong one", negative="")
+        bool, Parameter(help="import 1000 lines at a time, up to the first part with an invalid line", negative="")
     ] = False,
-    dry_run: Annotated[bool, Parameter(help="say what would be, and change nothing", negative="")] = False,
-    report: Annotated[Path | None, Parameter(help="write refused lines to this file, as JSON lines")] = None,
+    dry_run: Annotated[bool, Parameter(help="show what would be done, change nothing", negative="")] = False,
+    report: Annotated[Path | None, Parameter(help="write the refused lines to this file, as JSON lines")] = None,
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
-    """Bring accounts with opening balances, and history, into a book: all of FILE or, with one wrong line, nothing.
+    """Import accounts with opening balances, and history, into a book. If one line is invalid, nothing is imported (but see --skip-invalid).
 
-    Ids follow from the file's own, so that the same records again change nothing. Exit status 1 if a line was refused.
+    Ids are derived from those in the file, so importing the same records again changes nothing. Exit status 1 if a line was refused.
     """
     from tallystick.cli.ledger.bar import bar
     from tallystick.cli.ledger.files.bringing import Outcome, bring
     from tallystick.cli.ledger.files.reading import File
 
     if skip_invalid and in_parts:
-        raise Failed("--skip-invalid goes in parts already: say one of them", USAGE)
+        raise Failed("--skip-invalid already imports in parts: leave out --in-parts", USAGE)
     if report is not None:
-        _reported(report, b"", "ab")  # now: once all is imported, what came of it would not be told
+        _write_report(report, b"", "ab")  # find out now, not after the import, whether it can be written
     content = File(file)
     survey = _surveyed(content, bar, quiet=common.json)
     if survey.wrong and not skip_invalid:
@@ -100,13 +100,13 @@ def _surveyed(content: Any, bar: Any, *, quiet: bool) -> Survey:
     return asyncio.run(read())
 
 
-def _reported(report: Path, content: bytes, mode: str = "wb") -> None:
+def _write_report(report: Path, content: bytes, mode: str = "wb") -> None:
     """Raises Failed."""
     try:
         with report.open(mode) as file:
             file.write(content)
     except OSError as error:
-        raise Failed(f"{report} can't be written: {error.strerror}", USAGE) from error
+        raise Failed(f"can't write {report}: {error.strerror}", USAGE) from error
 
 
 def _nothing(survey: Survey, book: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _nothing(survey: Survey, book: str) -> dict[str, Any]:
         "transfers": 0,
         "transfers_known": 0,
         "refused": 0,
-        "reason": "nothing was imported: the file has wrong lines",
+        "reason": "nothing was imported: the file has invalid lines",
         "dry_run": False,
     }
 
@@ -135,7 +135,7 @@ def _told(
 ) -> int:
     lines = sorted((one if isinstance(one, dict) else asdict(one) for one in refusals), key=lambda one: one["line"])
     if report is not None:
-        _reported(report, b"".join(msgspec.json.encode(one) + b"\n" for one in lines))
+        _write_report(report, b"".join(msgspec.json.encode(one) + b"\n" for one in lines))
     good = document["state"] == "done"
     if again:
         document = {
@@ -183,13 +183,13 @@ def _show(document: dict[str, Any], lines: list[dict[str, Any]], report: Path | 
             f"[yellow]nothing changed: this file was imported into {document['book']} at {document['finished_at']}[/]"
         )
     elif document["dry_run"]:
-        out.print("[green]this is what would be; nothing was changed[/]")
+        out.print("[green]dry run: nothing was changed[/]")
     elif _unchanged(document) and not (document["accounts_known"] or document["transfers_known"]):
         out.print(f"[red]nothing was imported into {document['book']}: every line was refused[/]")
     elif _unchanged(document):
-        out.print(f"[yellow]nothing changed: {document['book']} has all of it already[/]")
+        out.print(f"[yellow]nothing changed: {document['book']} already has all of it[/]")
     else:
-        out.print(f"[green]imported into {document['book']}, which is at sequence {document['sequence']:,} now[/]")
+        out.print(f"[green]imported into {document['book']}, now at sequence {document['sequence']:,}[/]")
 
 
 # ---- export ---------------------------------------------------------------------------------------------------------
@@ -198,18 +198,20 @@ def _show(document: dict[str, Any], lines: list[dict[str, Any]], report: Path | 
 @ledger.command
 def export(
     *,
-    out: Annotated[Path | None, Parameter(help="the file, packed if it ends in .gz [standard output]")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="the file to write, compressed if it ends in .gz [standard output]")
+    ] = None,
     book: Book = "main",
     client: Client = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Write all of a book, as of one sequence, as JSON lines: settings, chart, categories, accounts, then all that was posted, in order.
+    """Write a whole book, as of one sequence, as JSON lines: settings, chart, categories and accounts, then all postings in order.
 
-    The last line has the counts, the sequence and the SHA-256 of the lines before it. `import` restores the file into an empty book.
+    The last line has the counts, the sequence, and the SHA-256 of the lines before it. `import` restores the file into an empty book.
     """
     if common.json and out is None:
         raise Failed(
-            "an export on standard output is JSON lines already: leave --json out, or name a file with --out", USAGE
+            "the export on standard output is JSON lines already: leave out --json, or name a file with --out", USAGE
         )
 
     async def act(api: ApiClient) -> dict[str, Any]:
@@ -223,7 +225,7 @@ def export(
         except OSError as error:
             if out is None:
                 raise
-            raise Failed(f"{out} can't be written to its end: {error.strerror}", PART_FAILED) from error
+            raise Failed(f"can't write all of {out}: {error.strerror}", PART_FAILED) from error
 
     trailer = run(common, client, act)
     if out is None:
@@ -238,8 +240,8 @@ def export(
 
 
 def _target(stack: ExitStack, out: Path | None) -> IO[bytes] | gzip.GzipFile:
-    """What is written, and a file only takes the name's place when all of it is there; where a link leads to, the link stays. What is no file, such
-    as a pipe or a device, is written as it comes and stays what it is. Raises Failed.
+    """Where to write. A regular file is written beside its place and moved there when it is complete; a symbolic link stays a link. Anything
+    else, such as a pipe or a device, is written directly. Raises Failed.
     """
     if out is None:
         return sys.stdout.buffer
@@ -248,8 +250,8 @@ def _target(stack: ExitStack, out: Path | None) -> IO[bytes] | gzip.GzipFile:
         whole = place.is_file() or not place.exists()
         part = place.with_name(place.name + ".part") if whole else place
         raw = os.fdopen(os.open(part, os.O_WRONLY | (_FRESH if whole else 0), 0o600), "wb")
-    except (OSError, RuntimeError) as error:  # the latter: links in a circle
-        raise Failed(f"{out} can't be written: {getattr(error, 'strerror', error)}", USAGE) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
+        raise Failed(f"can't write {out}: {getattr(error, 'strerror', error)}", USAGE) from error
 
     def settle(kind: type[BaseException] | None, _error: object, _trace: object) -> None:
         try:
@@ -286,9 +288,7 @@ async def _write(api: ApiClient, book: str, file: IO[bytes] | gzip.GzipFile, adv
         if after is None:
             break
     if transfers != as_of:
-        raise Failed(
-            f"the edge gave {transfers} transfers of a book at sequence {as_of}: the export is not complete", NO
-        )
+        raise Failed(f"the export is incomplete: {transfers} transfers, but the book is at sequence {as_of}", NO)
     trailer = {"sequence": as_of, "records": dict(counts), "sha256": digest.hexdigest()}
     file.write(json.dumps({"type": "end", **trailer}, separators=(",", ":")).encode() + b"\n")
     file.flush()

@@ -1,7 +1,7 @@
-"""CSV: which column is which field, and amounts as people write them.
+"""CSV: maps columns to fields, and reads decimal amounts.
 
-A file whose header has `debit` and `credit` has transfers, one whose header has `normal_side` has accounts; a column `type` (account or
-transfer) lets one file have both. Rows next to each other with the same `transaction` are one transaction.
+A header with `debit` and `credit` means transfers, one with `normal_side` means accounts. With a column `type` (account or transfer) a file
+can have both. Adjacent rows with the same `transaction` are one transaction.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class _Field(ValueError):
 
 
 class Rows:
-    """(line, record) of a CSV file; for a row that is none a text: the column, NUL, and what is wrong. Raises Failed for the file as a
-    whole.
+    """The (line, record) pairs of a CSV file. For an invalid row the record is a text: the column, NUL, and what is wrong. Raises Failed if
+    the header is wrong.
     """
 
     def __init__(self, text: Iterable[str], path: Path) -> None:
@@ -51,7 +51,7 @@ class Rows:
         self._transfers = {"debit", "credit"} <= known
         if not self._mixed and not self._transfers and "normal_side" not in known:
             raise Failed(
-                f"{path} has no header of ours: transfers have the columns debit, credit, amount and currency, accounts name, currency"
+                f"{path} has an unknown header: transfers need the columns debit, credit, amount and currency; accounts need name, currency"
                 " and normal_side",
                 USAGE,
             )
@@ -62,7 +62,7 @@ class Rows:
                 USAGE,
             )
         if len(set(names)) < len(names):
-            raise Failed(f"{path} has a column twice", USAGE)
+            raise Failed(f"{path} has two columns of the same name", USAGE)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         group: _Group | None = None
@@ -87,17 +87,17 @@ class Rows:
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         if row.get(None) is not None or any(value is None for value in row.values()):  # type: ignore[call-overload]
-            raise _Field("", "the row has not as many fields as the header")
+            raise _Field("", "the row does not have as many fields as the header")
         kind = _text(row, "type") if self._mixed else "transfer" if self._transfers else "account"
         if kind == "account":
             return _account(row)
         if kind == "transfer":
             return _transfer(row)
-        raise _Field("type", "is account or transfer")
+        raise _Field("type", "must be account or transfer")
 
 
 class _Group:
-    """Rows that are one transaction. What is said of it as a whole is said in its first row, and again or not in the others."""
+    """The rows of one transaction. Fields of the transaction as a whole are in its first row; other rows may repeat them."""
 
     def __init__(self, line: int, name: str) -> None:
         self.line = line
@@ -115,14 +115,14 @@ class _Group:
         for field in ("reference", "description", "effective_at"):
             said = made.pop(field, None)
             if said is not None and self._header.setdefault(field, said) != said:
-                self._wrong = line, f"{field}\0the rows of a transaction have the same {field}"
+                self._wrong = line, f"{field}\0all rows of a transaction must have the same {field}"
         made.pop("type")
         self._legs.append(made)
         if len(self._legs) > MAX_TRANSFERS:
             self._wrong = line, f"transaction\0a transaction has at most {MAX_TRANSFERS} transfers"
 
     def told(self) -> tuple[int, dict[str, Any] | str]:
-        """The transaction at its first line, or the first wrong row at its own."""
+        """The transaction with its first line, or the first invalid row with its own."""
         if self._wrong is not None:
             return self._wrong
         return self.line, {"type": "transaction", "id": self.name, **self._header, "transfers": self._legs}
@@ -153,11 +153,11 @@ def _transfer(row: dict[str, Any]) -> dict[str, Any]:
     if (said := _text(row, "amount")) is not None:
         code = _text(row, "currency") or ""
         if (amount := _minor("amount", said, code)) < 0:
-            raise _Field("amount", f"{said} is below zero: what goes the other way has its two accounts exchanged")
+            raise _Field("amount", f"{said} is below zero: to move money the other way, exchange debit and credit")
         made["amount"] = {"amount": str(amount), "currency": code}
     if (said := _text(row, "expires_in")) is not None:
         if _SECONDS.fullmatch(said) is None:
-            raise _Field("expires_in", "is a number of seconds")
+            raise _Field("expires_in", "must be a number of seconds")
         made["expires_in"] = int(said)
     made["final"] = _flag(row, "final")
     made = _with_rest(made, row)
@@ -210,4 +210,4 @@ def _flag(row: dict[str, Any], name: str) -> bool:
         return True
     if said in _FALSE:
         return False
-    raise _Field(name, "is true or false")
+    raise _Field(name, "must be true or false")

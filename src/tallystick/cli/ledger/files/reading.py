@@ -1,4 +1,4 @@
-"""A file as records of a book: JSON lines or CSV, plain or gzip. Each record is checked as the ledger checks it, before anything is sent."""
+"""Reads a file as records of a book: JSON lines or CSV, plain or gzip. Each record is checked as the ledger checks it, before any is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tallystick.cli.lines import MAX_LINE, text_lines
 from tallystick.contracts.ledger.messages import BookRecord, Record
 from tallystick.kernel.problem import InvalidRequest
 
-#: One record, as it can be sent: a request takes 1.5 MiB. What an export says of the largest transaction is less.
+#: Bytes of one record: a request's body can be 1.5 MiB. The largest transaction in an export is smaller.
 MAX_RECORD: Final = 1_500_000
 
 _encode = msgspec.json.Encoder().encode
@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A line that is no record. `field` is a JSON pointer, or a column's name."""
+    """An invalid line. `field` is a JSON pointer or the name of a column."""
 
     line: int
     field: str | None
@@ -41,7 +41,7 @@ class Wrong:
 
 @dataclass(slots=True)
 class Survey:
-    """What a file has: read once before anything is sent. `sequence` is that of an export's end."""
+    """What is in a file, found by reading it once before anything is sent. `sequence`: from the last line of an export."""
 
     records: int = 0
     sha256: str = ""
@@ -58,24 +58,24 @@ class File:
         self._decode: Callable[[bytes], Any] = body_decoder(Record, guarded=True)
 
     def survey(self, seen: Callable[[int], None]) -> Survey:
-        """Reads all of it; `seen` is told of each line. Raises Failed for a file that is none of ours."""
+        """Read the whole file; `seen` is called for each record. Raises Failed if it is not a valid file."""
         found = Survey()
         content = hashlib.sha256()
         for _, record, encoded in self.records(found):
             if found.records == 0:
                 found.restores = isinstance(record, BookRecord)
             elif isinstance(record, BookRecord):
-                raise Failed(f"{self.path}: a book's record is the first of an export or nowhere", USAGE)
+                raise Failed(f"{self.path}: the record of the book must be the first record of an export", USAGE)
             found.records += 1
             content.update(encoded + b"\n")
             seen(1)
         found.sha256 = content.hexdigest()
         if found.restores and found.sequence is None:
-            raise Failed(f"{self.path} is an export that was cut short: its last line is missing", USAGE)
+            raise Failed(f"{self.path} is an incomplete export: its last line is missing", USAGE)
         return found
 
     def records(self, found: Survey | None = None) -> Iterator[tuple[int, Any, bytes]]:
-        """(line, record, its JSON). What is wrong goes into `found`, if that is given, and is left out."""
+        """The valid records, as (line, record, its JSON). Invalid lines are left out, and added to `found` if that is given."""
         with _opened(self.path) as content, ExitStack() as stack:
             try:
                 first = content.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
@@ -97,7 +97,7 @@ class File:
                         continue
                     yield line, record, encoded
             except (OSError, EOFError, zlib.error, csv.Error) as error:
-                raise Failed(f"{self.path} can't be read to its end: {error}", USAGE) from error
+                raise Failed(f"can't read all of {self.path}: {error}", USAGE) from error
 
     def _json(self, content: IO[bytes], found: Survey | None) -> Generator[tuple[int, bytes | Wrong], None, None]:
         digest = hashlib.sha256()
@@ -106,16 +106,18 @@ class File:
         while line := content.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
-                raise Failed(f"{self.path}, line {number}: a line has at most {MAX_LINE} bytes", USAGE)
+                raise Failed(f"{self.path}, line {number}: longer than {MAX_LINE} bytes", USAGE)
             bare = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
             if not bare:
                 continue
             if ended:
-                raise Failed(f"{self.path}, line {number}: there is something after the export's last line", USAGE)
+                raise Failed(f"{self.path}, line {number}: the export has already ended before this line", USAGE)
             if b'"end"' in bare and (trailer := _trailer(bare)) is not None:
                 ended = True
                 if trailer.get("sha256") != digest.hexdigest():
-                    raise Failed(f"{self.path} is not what was exported: its last line has another SHA-256", USAGE)
+                    raise Failed(
+                        f"{self.path} was changed after the export: its SHA-256 is not the one in its last line", USAGE
+                    )
                 if found is not None and isinstance(trailer.get("sequence"), int):
                     found.sequence = trailer["sequence"]
                 continue
@@ -154,7 +156,7 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         try:
             raw = stack.enter_context(path.open("rb"))
         except OSError as error:
-            raise Failed(f"{path} can't be read: {error.strerror}", USAGE) from error
+            raise Failed(f"can't read {path}: {error.strerror}", USAGE) from error
         if raw.peek(2)[:2] == b"\x1f\x8b":
             unpacked = stack.enter_context(gzip.GzipFile(fileobj=raw))
             yield stack.enter_context(io.BufferedReader(unpacked))
