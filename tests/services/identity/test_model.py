@@ -471,6 +471,18 @@ def test_who_fails_too_often_waits_and_nobody_else() -> None:
     assert limit.wait("192.0.2.1", NOW) <= 2.0
 
 
+def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
+    """One failure, and the address waited for as long as the clock had been set back by."""
+    limit = FailureLimit(burst=3, per_second=0.5)
+    limit.failed("192.0.2.1", NOW)
+    for _ in range(3):
+        limit.failed("192.0.2.2", NOW)
+    before = NOW - timedelta(hours=1)
+    assert limit.wait("192.0.2.1", before) == 0
+    assert limit.wait("192.0.2.2", before) == 2.0
+    assert limit.wait("192.0.2.2", before + timedelta(seconds=2)) == 0
+
+
 def test_the_limit_forgets_the_oldest_address() -> None:
     limit = FailureLimit(burst=1, kept=2)
     for source in ("a", "b", "c"):

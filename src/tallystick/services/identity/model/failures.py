@@ -84,4 +84,7 @@ class FailureLimit:
 
     def _level(self, source: str, now: datetime) -> float:
         level, at = self._levels.get(source, (0.0, now))
+        if at > now:  # the clock was set back: the bucket leaks from now on, rather than fill up with the difference
+            self._levels[source] = (level, now)
+            return level
         return max(0.0, level - (now - at).total_seconds() * self._per_second)
