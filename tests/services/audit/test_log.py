@@ -21,6 +21,7 @@ from tallystick.contracts.audit.client import AuditClient
 from tallystick.contracts.audit.messages import MAX_WAIT_MS
 from tallystick.contracts.audit.problems import ReceiptNotFound
 from tallystick.kernel import ids
+from tallystick.kernel.clock import ManualClock
 from tallystick.kernel.ids import FactId
 from tallystick.services.audit import service as audit_service
 from tallystick.services.audit.service import REMEMBERED, RolledBack
@@ -366,6 +367,19 @@ async def test_a_head_that_is_not_its_tiles_is_not_signed(env: Env) -> None:
     await env.service.query("UPDATE tile SET hashes = substring(hashes FROM 1 FOR 64)")
     with pytest.raises(RolledBack, match="not all there"):
         await env.log.sign()
+
+
+async def test_a_lost_memory_is_found_though_the_clock_was_set_back(
+    env: Env, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Valkey was not asked until the clock had caught up."""
+    await env.record("ledger", [fact(1)])
+    await env.log.sign()
+    await env.log.sign()
+    await valkey.delete(REMEMBERED)
+    monkeypatch.setattr(env.log, "_clock", ManualClock(env.clock.now() - timedelta(hours=1)))
+    await env.log.sign()
+    assert await valkey.get(REMEMBERED) == await env.fetch("checkpoint")
 
 
 async def test_without_valkey_it_signs_by_its_database_and_remembers_later(

@@ -99,7 +99,8 @@ class Log:
         """Signs the head if it grew. Raises RolledBack rather than sign what does not continue all that was signed."""
         head = await self._store.head(self._database)
         now = self._clock.now()
-        if head.size == head.signed and head.note == self._settled and now - self._looked < LOOK_AGAIN:
+        looked_lately = timedelta() <= now - self._looked < LOOK_AGAIN  # the clock may have been set back
+        if head.size == head.signed and head.note == self._settled and looked_lately:
             return
         remembered = await self._remembered()
         if head.size == head.signed and remembered in (head.note, _UNKNOWN):
