@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from valkey.asyncio import Valkey
@@ -258,6 +259,21 @@ async def test_what_is_sent(with_acquirer: Callable[[Handler], Any]) -> None:
         assert await seen[0].json() == {"pan": NUMBER}
         assert seen[0].headers["Accept-Encoding"] == "identity"
         assert NUMBER not in str(seen[0].headers) + str(seen[0].url)
+
+
+async def test_a_header_is_sent_once_however_its_name_is_written(
+    around: World, database_for: DatabaseFor, valkey: Valkey, directory: Path
+) -> None:
+    """`content-type` of the request went out beside the vault's own `Content-Type`."""
+    async with acquirer(says("{}")) as (destination, seen):
+        taking = msgspec.structs.replace(destination, headers=("Content-Type", "User-Agent"))
+        service = await database_for("tallystick.services.vault")
+        async with running(around, service, valkey, directory, more={"acquirer": taking}) as env:
+            request = {"method": "POST", "path": "/pay", "body": "pan={{ card.number }}"}
+            sent = {"content-type": "application/x-www-form-urlencoded", "user-agent": "shop"}
+            token = (await env.create())["id"]
+            await env.forward(item("r", token, destination="acquirer", request={**request, "headers": sent}))
+            assert {name: seen[0].headers.getall(name) for name in sent} == {n: [v] for n, v in sent.items()}
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,10 @@ class Channel:
     def __init__(self, destination: Destination, resolve: Resolve) -> None:
         self.destination = destination
         self._slots = asyncio.Semaphore(destination.max_in_flight)
-        self._headers = {"Accept-Encoding": "identity", "User-Agent": "tallystick"}
+        #: Names in lower case, so that a request's header replaces ours instead of going out beside it.
+        self._headers = {"accept-encoding": "identity", "user-agent": "tallystick"}
         if destination.authorization_file is not None:
-            self._headers["Authorization"] = _credential(destination.authorization_file)
+            self._headers["authorization"] = _credential(destination.authorization_file)
         connector: aiohttp.BaseConnector
         if destination.socket is not None:
             self._origin = URL("http://localhost")
@@ -59,9 +60,9 @@ class Channel:
 
     async def send(self, request: Outgoing, body: bytes | bytearray, seconds: float) -> tuple[int, bytes]:
         """Status and body of the answer. Raises NotForwarded, ForwardOutcomeUnknown, AnswerRefused."""
-        headers = self._headers | request.headers
+        headers = self._headers | {name.lower(): value for name, value in request.headers.items()}
         if body:
-            headers.setdefault("Content-Type", "application/json")
+            headers.setdefault("content-type", "application/json")
         began = False
         # A GET or PUT whose connection broke is sent once more, and it is that second connection that may be refused.
         head_sent = asyncio.Event()
