@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -116,6 +117,20 @@ def test_a_long_log_is_put_aside_while_it_is_written(tmp_path: Path) -> None:
     assert older.read_text() == "x" * 100 + "\n"
     assert older.stat().st_mode & 0o777 == 0o600
     assert not logs.cut(tmp_path / "gone.log", 1)
+
+
+def test_a_log_that_finds_no_room_to_be_put_aside_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end was still to be written when it was cut, and half a copy took room on the full disk."""
+    path = tmp_path / "nats.log"
+    path.write_text("x" * 100)
+    (tmp_path / "nats.log.2").symlink_to("/dev/full")
+    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+    with pytest.raises(OSError, match="No space"):
+        logs.cut(path, 10)
+    assert [each.name for each in tmp_path.iterdir()] == ["nats.log"]
+    assert path.read_text() == "x" * 100
 
 
 def test_what_went_wrong_stands_out_in_the_supervisors_log(tmp_path: Path) -> None:

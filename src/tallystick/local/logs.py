@@ -133,16 +133,21 @@ async def follow(directory: Path, process: str | None = None, *, trace: str | No
 
 
 def cut(path: Path, limit: int = LIMIT) -> bool:
-    """Put a file that passed the limit aside as `<name>.1` and empty it. True if it did."""
+    """Move what is in a file over the limit to `<name>.1`, and empty the file. Returns whether it did. Raises OSError, and nothing is lost."""
     try:
         if path.stat().st_size <= limit:
             return False
         older = path.with_name(path.name + ".1")
         partial = path.with_name(path.name + ".2")
-        with path.open("rb") as source, partial.open("wb") as target:
-            os.fchmod(target.fileno(), 0o600)
-            shutil.copyfileobj(source, target, 1 << 20)
-            os.truncate(path, 0)  # writers append, so that they go on at the beginning
+        try:
+            with path.open("rb") as source, partial.open("wb") as target:
+                os.fchmod(target.fileno(), 0o600)
+                shutil.copyfileobj(source, target, 1 << 20)
+                target.flush()  # before the cut: a disk that is full is found out by now
+                os.truncate(path, 0)  # writers append, so they continue at the beginning
+        except OSError:
+            partial.unlink(missing_ok=True)  # on a full disk its room is needed
+            raise
         partial.replace(older)
     except FileNotFoundError:
         return False
