@@ -33,9 +33,11 @@ from tallystick.cli.status import _show
 from tallystick.cli.trace import waterfall
 from tallystick.contracts.identity.messages import Tenant
 from tallystick.contracts.risk.messages import ListEntry
+from tallystick.kernel.secret import Secret
 from tallystick.local import control, program
 from tallystick.local.collector import spans, strip
 from tallystick.local.control import PartStatus, ReplicaStatus, ServiceStatus, Status
+from tallystick.local.doctor import examine
 from tallystick.local.layout import Layout
 from tallystick.local.logs import Line
 
@@ -395,12 +397,31 @@ def test_a_version_of_the_root_key_is_not_forgotten_for_several_reasons(
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\xfe not a text"])
+def test_a_passphrase_that_can_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    """One that is no UTF-8 ended `keys` with a traceback, and `up` without the file's name."""
+    layout = Layout(tmp_path / "d")
+    layout.prepare()
+    root.create(layout.root_key, Secret("a passphrase of many bytes"))
+    file = tmp_path / "passphrase"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("TALLYSTICK_ROOT_PASSPHRASE_FILE", str(file))
+    assert dispatch(["keys", "status", "--data", str(layout.data)]) == 4
+    said = capsys.readouterr().err
+    assert f"can't read the passphrase file {file}" in said
+    found = [each for each in examine(layout, file) if each.name == "root key"]
+    assert [(each.verdict, str(file) in each.found) for each in found] == [("failed", True)]
+
+
 def test_a_root_key_that_was_never_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (("status",), ("rotate-root",), ("forget-root", "1")):
         assert dispatch(["keys", *command, "--data", str(tmp_path)]) == 2
         assert (
             capsys.readouterr().err
-            == f"tallystick: there is no root key in {tmp_path}: was the platform ever started?\n"
+            == f"tallystick: there is no root key in {tmp_path}; was the platform ever started?\n"
         )
 
 

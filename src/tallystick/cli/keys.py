@@ -196,20 +196,16 @@ def forget_root(
 
 def _passphrase() -> Secret[str] | None:
     from tallystick.cli.up import options
-    from tallystick.kernel.secret import Secret
+    from tallystick.local.secrets import read_passphrase
 
-    file = options(os.environ).root_passphrase_file
-    try:
-        return None if file is None else Secret(file.read_text(encoding="utf-8").rstrip("\r\n"))
-    except OSError as error:
-        raise Failed(f"can't read TALLYSTICK_ROOT_PASSPHRASE_FILE: {error.strerror}", PART_FAILED) from error
+    return read_passphrase(options(os.environ).root_passphrase_file)
 
 
 def _file(common: Common) -> Path:
     """The root key's file. The first start of a platform makes it. Raises Failed if there is none."""
     layout = common.layout
     if not layout.root_key.exists():
-        raise Failed(f"there is no root key in {layout.data}: was the platform started?", USAGE)
+        raise Failed(f"there is no root key in {layout.data}; was the platform ever started?", USAGE)
     return layout.root_key
 
 

@@ -18,7 +18,6 @@ import msgspec
 import psutil
 
 from tallystick.chassis.keys import root as root_key
-from tallystick.kernel.secret import Secret
 from tallystick.local import state as states
 from tallystick.local.layout import Layout, LayoutError, belongs
 from tallystick.local.parts.envoy import envoy_version
@@ -27,6 +26,7 @@ from tallystick.local.parts.postgres import postgres_version
 from tallystick.local.parts.process import ProcessFailed
 from tallystick.local.parts.valkey import valkey_version
 from tallystick.local.ports import ports, why_not
+from tallystick.local.secrets import read_passphrase
 from tallystick.local.whole import faults
 
 GIB: Final = 1 << 30
@@ -246,9 +246,8 @@ def _content(layout: Layout, passphrase_file: Path | None) -> Iterator[Finding]:
         yield _told("content", "warning" if fault.mended else "failed", fault.text)
     if layout.root_key.exists():
         try:
-            passphrase = Secret(passphrase_file.read_text(encoding="utf-8")) if passphrase_file is not None else None
-            root_key.versions(layout.root_key, passphrase)
-        except (root_key.RootError, OSError, ValueError) as error:
+            root_key.versions(layout.root_key, read_passphrase(passphrase_file))
+        except (root_key.RootError, LayoutError, OSError, ValueError) as error:
             yield _told("root key", "failed", str(error))
             return
     if not found:

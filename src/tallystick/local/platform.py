@@ -40,7 +40,7 @@ from tallystick.local.program import program_version
 from tallystick.local.rail_part import RailPart
 from tallystick.local.replica import Replica
 from tallystick.local.sampling import Sampler
-from tallystick.local.secrets import SecretFiles
+from tallystick.local.secrets import SecretFiles, read_passphrase
 from tallystick.local.slowly import Slowly
 from tallystick.local.state import State
 from tallystick.local.supervisor import Keeper, StartFailed
@@ -232,8 +232,7 @@ class Platform:
             root_key.create(self.layout.root_key, self._passphrase())
 
     def _passphrase(self) -> Secret[str] | None:
-        file = self.options.root_passphrase_file
-        return Secret(file.read_text(encoding="utf-8").rstrip("\r\n")) if file is not None else None
+        return read_passphrase(self.options.root_passphrase_file)
 
     async def _open_root(self) -> root_key.Root:
         return await root_key.LocalRoot.open(self.layout.root_key, self._passphrase())

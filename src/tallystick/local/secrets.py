@@ -59,6 +59,19 @@ class SecretFiles:
                 yield fault
 
 
+def read_passphrase(file: Path | None) -> Secret[str] | None:
+    """The root key's passphrase; None without a file. Raises SecretsError."""
+    if file is None:
+        return None
+    try:
+        return Secret(file.read_text(encoding="utf-8").rstrip("\r\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SecretsError(
+            f"can't read the passphrase file {file} ({why}): TALLYSTICK_ROOT_PASSPHRASE_FILE must name a text file of this user"
+        ) from None
+
+
 def _damage(path: Path, text: str) -> str | None:
     if len(text) < BYTES or not text.isascii():
         return f"{path} is empty or damaged: delete it while the platform is stopped, a new one is made"
