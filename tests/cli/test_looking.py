@@ -215,7 +215,7 @@ def test_what_a_part_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], 
     assert "envoy refused: no [/such] cluster" in out
     data = tmp_path / "[bold]a"
     assert dispatch(["doctor", "--data", str(data)]) in {0, 1}
-    assert f"{data} will be made" in capsys.readouterr().out
+    assert f"{data} will be created" in capsys.readouterr().out
 
 
 def test_the_version_of_each_process_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

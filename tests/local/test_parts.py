@@ -95,7 +95,7 @@ async def test_many_may_wait_and_leave(directory: Path) -> None:
         waiters = [asyncio.create_task(made.wait()) for _ in range(3)]
         await asyncio.sleep(0.05)
         waiters[0].cancel()
-        with pytest.raises(ProcessFailed, match="runs already"):
+        with pytest.raises(ProcessFailed, match="is already running"):
             await made.start()
         assert made.pid
         os.kill(made.pid, signal.SIGKILL)

@@ -206,7 +206,7 @@ async def test_what_a_client_may_write_is_said_and_is_no_fault(database_for: Dat
     async with snapshots({"notify": database}) as source:
         faults, looked = await search(source, Layout(tmp_path))
     assert faults == []
-    assert looked.endswith("joined to a word, as the digits of an id are: 1, such as notify.planted: 411111******1111")
+    assert looked.endswith("1 joined to a word, as an id's digits are, such as notify.planted: 411111******1111")
 
 
 async def test_what_a_client_may_write_is_in_no_log(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_what_a_client_may_write_is_in_no_log(tmp_path: Path) -> None:
         (tmp_path / folder / "text").write_text("pan_4111111111111111\n")
     faults, looked = await search(NoDatabases(), Layout(tmp_path))
     assert faults == ["logs/text: 411111******1111", "traces/text: 411111******1111"]
-    assert ": 3, such as nats/text" in looked
+    assert "3 joined to a word, as an id's digits are, such as nats/text" in looked
 
 
 async def test_it_is_found_in_files_and_in_every_kind_of_column_for_texts(

@@ -42,7 +42,7 @@ class PartStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
-    """Empty from a supervisor of before it said so."""
+    """Empty from an older supervisor, which does not send it."""
     pid: int | None
     ready: bool
     phase: str
@@ -50,7 +50,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None
     error: str | None
     socket: str
-    """Where it listens: for the operator's own calls."""
+    """The path that it listens on, for the operator's own calls."""
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,28 +61,28 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     edge: str
     mtls: str
-    """The same edge, for clients that come with a certificate."""
+    """The same edge, for clients with a certificate."""
     ca: str
     ops: str
     data: str
     program: str = ""
-    """The version of what runs, as of its start; empty for one from before it said so."""
+    """The running program's version, as of its start; empty from an older supervisor, which does not send it."""
     pid: int
     ready: bool
     stopping: bool = False
-    """It is on its way out, or its start has failed."""
+    """It is stopping, or its start has failed."""
     started_at: str
     parts: list[PartStatus]
     services: list[ServiceStatus]
-    """Each further shard of a service is one of its own, by the name of its deployment."""
+    """Each further shard of a service is listed separately, under the name of its deployment."""
     shards: list[str] = []
     """The shards of the ledger beside the one at home."""
     replicas: dict[str, int] = {}
-    """How many each deployment is to have; `services` lists those that have begun."""
+    """The intended number of replicas of each deployment; `services` lists those that have been started."""
     migrating: dict[str, str] = {}
-    """Deployments whose database is being migrated for longer than a moment, and the migration that runs."""
+    """Deployments whose database is being migrated, if that takes longer than a moment, and the migration under way."""
     rejections: list[str]
-    """What Envoy refuses of its present configuration, in its own words; empty on a sound installation."""
+    """Envoy's errors about its present configuration; empty on a sound installation."""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -107,11 +107,11 @@ class NotRunning(Exception):
     """No platform runs on this data directory."""
 
     def __init__(self, data: Path) -> None:
-        super().__init__(f"the platform isn't running on {data}: start it with `tallystick up`")
+        super().__init__(f"the platform isn't running on {data}; start it with `tallystick up`")
 
 
 class ControlFailed(Exception):
-    """The supervisor refused, or its answer makes no sense."""
+    """The supervisor refused, did not answer in time, or sent an answer that can't be read."""
 
 
 class ControlServer:
@@ -124,10 +124,10 @@ class ControlServer:
     async def start(self) -> None:
         self._socket.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._serve, str(self._socket), limit=LIMIT)
-        self._socket.chmod(0o600)  # its directory is 0700: nobody got in before this line either
+        self._socket.chmod(0o600)  # its directory is 0700, so nobody could connect before this line either
 
     async def stop(self) -> None:
-        """Answers what is under way, then closes."""
+        """Answer the requests under way, for at most 2 s, then close."""
         if self._server is None:
             return
         self._server.close()
@@ -152,7 +152,7 @@ class ControlServer:
             writer.write(msgspec.json.encode(answer) + b"\n")
             await writer.drain()
         except (OSError, TimeoutError, ValueError):
-            return  # the command went away or sent half a line; there is nobody to answer
+            return  # the command has gone away or sent half a line: there is nobody to answer
         finally:
             writer.close()
 
@@ -173,7 +173,7 @@ async def ask(layout: Layout, request: Request, kind: type[A], timeout: float = 
     except TimeoutError as error:
         raise ControlFailed(f"the supervisor did not answer within {timeout:g} s") from error
     except OSError as error:
-        raise ControlFailed(f"the supervisor can't be asked at {layout.control}: {error.strerror}") from error
+        raise ControlFailed(f"can't connect to the supervisor at {layout.control}: {error.strerror}") from error
     except ValueError as error:  # a line without an end
         raise ControlFailed("the supervisor's answer is too long") from error
     if not line:
@@ -182,7 +182,7 @@ async def ask(layout: Layout, request: Request, kind: type[A], timeout: float = 
         answer = _answers.decode(line)
     except msgspec.DecodeError as error:
         raise ControlFailed(
-            f"the supervisor's answer makes no sense ({error}): if it is of another version, stop it by the program that started it"
+            f"can't read the supervisor's answer ({error}); if it is of another version, stop it with the program that started it"
         ) from error
     if isinstance(answer, kind):
         return answer

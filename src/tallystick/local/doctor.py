@@ -1,4 +1,4 @@
-"""What can be wrong with a machine, found before it hurts. Each check says what is, whether that will do, and else what to do."""
+"""Finds problems of the machine, the parts and the data before they hurt. Each check says what it found, the verdict, and what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tallystick.local.secrets import read_passphrase
 from tallystick.local.whole import faults
 
 GIB: Final = 1 << 30
-#: What the platform takes when idle, with room for its caches.
+#: Bytes that the idle platform needs, with room for its caches.
 MEMORY: Final = 2 * GIB
 DISK_LEAST: Final = GIB
 DISK_COMFORT: Final = 10 * GIB
@@ -47,7 +47,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(layout: Layout, passphrase_file: Path | None = None) -> Iterator[Finding]:
-    """All checks, in the order of who depends on whom. Reads only; safe beside a running platform. `passphrase_file` opens a sealed root key."""
+    """All checks; each depends on none after it. Reads only, so it is safe beside a running platform. `passphrase_file`: of a sealed root key."""
     yield _python()
     yield _system()
     yield _cores(os.cpu_count() or 1)
@@ -59,7 +59,7 @@ def examine(layout: Layout, passphrase_file: Path | None = None) -> Iterator[Fin
         layout.check()
     except LayoutError as error:
         yield _refused("data", error)
-        return  # nothing more is to be seen there
+        return  # the other checks need a usable data directory
     yield _disk(layout.data)
     directory = _directory(layout)
     yield directory
@@ -82,7 +82,7 @@ def _system() -> Finding:
             name="system",
             verdict="failed",
             found=found,
-            remedy="the local platform runs on Linux; use a virtual machine or a container",
+            remedy="the local platform needs Linux: use a virtual machine or a container",
         )
     return Finding(name="system", verdict="ok", found=found)
 
@@ -93,7 +93,7 @@ def _cores(count: int) -> Finding:
             name="cores",
             verdict="warning",
             found=str(count),
-            remedy="it works, at less than half the rate: 2 cores or more",
+            remedy="use 2 cores or more: with one, the platform works at less than half the rate",
         )
     return Finding(name="cores", verdict="ok", found=str(count))
 
@@ -102,7 +102,10 @@ def _memory(total: int, available: int) -> Finding:
     found = f"{available / GIB:.1f} GiB available of {total / GIB:.1f} GiB"
     if available < MEMORY:
         return Finding(
-            name="memory", verdict="warning", found=found, remedy=f"free {MEMORY // GIB} GiB, or expect swapping"
+            name="memory",
+            verdict="warning",
+            found=found,
+            remedy=f"free {MEMORY // GIB} GiB; with less, the machine may swap",
         )
     return Finding(name="memory", verdict="ok", found=found)
 
@@ -116,11 +119,14 @@ def _disk(data: Path) -> Finding:
             name="disk",
             verdict="failed",
             found=found,
-            remedy="free at least 1 GiB, or choose another place with --data",
+            remedy="free at least 1 GiB, or choose another directory with --data",
         )
     if free < DISK_COMFORT:
         return Finding(
-            name="disk", verdict="warning", found=found, remedy="enough to try it; a million payments take about 5 GiB"
+            name="disk",
+            verdict="warning",
+            found=found,
+            remedy="this is enough for a trial; a million payments take about 5 GiB",
         )
     return Finding(name="disk", verdict="ok", found=found)
 
@@ -139,14 +145,14 @@ def _files(hard: int) -> Finding:
 
 def _clock() -> Finding:
     now = time.time()
-    # The lock file's packages are from the past; a clock before them makes every certificate and proof invalid.
+    # The program's files are from the past. A clock before their time makes every certificate and proof invalid.
     newest = max((path.stat().st_mtime for path in Path(__file__).parent.glob("*.py")), default=0.0)
     text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
     if now + 86400 < newest:
         return Finding(
             name="clock",
             verdict="failed",
-            found=f"{text} is before this program was written",
+            found=f"{text} is before this program was installed",
             remedy="set the clock (`timedatectl set-ntp true`): tokens, proofs and certificates depend on it",
         )
     return Finding(name="clock", verdict="ok", found=text)
@@ -167,7 +173,7 @@ def _parts() -> Iterator[Finding]:
                 name=name,
                 verdict="failed",
                 found=str(error),
-                remedy="`make setup` installs the parts; on musl (Alpine) there are no wheels of Envoy",
+                remedy="install the parts with `make setup`; on musl (Alpine) there are no wheels of Envoy",
             )
 
 
@@ -176,7 +182,7 @@ def _refused(name: str, error: LayoutError) -> Finding:
 
 
 def _told(name: str, verdict: Verdict, text: str) -> Finding:
-    """`text` says what is wrong, and after its last colon, if it has one, what to do."""
+    """A finding from a text that says what is wrong and, after its last colon if it has one, what to do."""
     found, colon, remedy = text.rpartition(": ")
     return (
         Finding(name=name, verdict=verdict, found=found, remedy=remedy)
@@ -192,30 +198,30 @@ def _directory(layout: Layout) -> Finding:
             name="data",
             verdict="failed",
             found=belongs(data, data.stat()),
-            remedy="run as that user, or choose another place with --data",
+            remedy="run the command as that user, or choose another directory with --data",
         )
-    # What is not there yet is made in the nearest folder that is.
+    # The directory may not exist yet; it will be created in its nearest existing parent.
     ground = next(path for path in (data, *data.parents) if path.exists())
     if not os.access(ground, os.W_OK | os.X_OK):
         return Finding(
             name="data",
             verdict="failed",
-            found=f"{ground} can't be written",
-            remedy="choose another place with --data or TALLYSTICK_HOME",
+            found=f"{ground} is not writable",
+            remedy="choose another directory with --data or TALLYSTICK_HOME",
         )
     try:
         layout.check_content()
     except LayoutError as error:
         return _refused("data", error)
     if ground != data:
-        return Finding(name="data", verdict="ok", found=f"{data} will be made at the first `tallystick up`")
+        return Finding(name="data", verdict="ok", found=f"{data} will be created by the first `tallystick up`")
     inside = layout.data in layout.run.parents
-    where = "" if inside else f", sockets in {layout.run} (its own path is too long for them)"
+    where = "" if inside else f", sockets in {layout.run} (the path of the data directory is too long for sockets)"
     return Finding(name="data", verdict="ok", found=f"{data}{where}")
 
 
 def _modes(layout: Layout) -> Iterator[Finding]:
-    """Whether anybody else can read what is secret."""
+    """Whether other users can read the secrets."""
     if not layout.data.exists():
         return
     open_to_others = []
@@ -229,16 +235,17 @@ def _modes(layout: Layout) -> Iterator[Finding]:
         yield Finding(
             name="modes",
             verdict="failed",
-            found=f"others may read {shown}",
-            remedy="chmod 700 the directories and 600 the files, and think of the secrets as known: delete the passwords while it is "
-            "stopped, new ones are made; but never root.key, without which nothing can be read: `tallystick keys rotate-root`",
+            found=f"other users may read {shown}",
+            remedy="run `chmod 700` on the directories and `chmod 600` on the files, and assume that the secrets are known: delete the "
+            "passwords while the platform is stopped, and it makes new ones; never delete root.key, without which the data can't be read, "
+            "but run `tallystick keys rotate-root`",
         )
     else:
-        yield Finding(name="modes", verdict="ok", found="nobody else can read the secrets")
+        yield Finding(name="modes", verdict="ok", found="no other user can read the secrets")
 
 
 def _content(layout: Layout, passphrase_file: Path | None) -> Iterator[Finding]:
-    """What the start would say of the data; beside a running platform it is at work."""
+    """What a start would say about the data. Skipped while the platform is running, and using it."""
     if not layout.secrets.exists() or states.Lock.held(layout.lock):
         return
     found = list(faults(layout))
@@ -252,7 +259,9 @@ def _content(layout: Layout, passphrase_file: Path | None) -> Iterator[Finding]:
             return
     if not found:
         yield Finding(
-            name="content", verdict="ok", found="nothing is missing or damaged that can be seen while it is stopped"
+            name="content",
+            verdict="ok",
+            found="nothing is missing or damaged, as far as can be seen while it is stopped",
         )
 
 
@@ -271,8 +280,8 @@ def _ports(layout: Layout) -> Iterator[Finding]:
             yield Finding(
                 name=label,
                 verdict="failed",
-                found=f"it can't be had: {why}",
-                remedy=f"stop what has it, or choose another with `tallystick up {port.option}`",
+                found=f"not available: {why}",
+                remedy=f"stop the program that uses it, or choose another port with `tallystick up {port.option}`",
             )
         else:
             yield Finding(name=label, verdict="ok", found="free")

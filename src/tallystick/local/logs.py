@@ -1,7 +1,7 @@
-"""The logs of all processes: kept small while they are written, and read back as one by time.
+"""The logs of all processes: kept small while they are written, and read back merged by time.
 
-Children write to their files themselves, so that a line never waits for us. A file that passed its limit is copied to `<name>.log.1` and
-cut; a line written between the copy's end and the cut (microseconds) is lost. What must not be lost is a fact, and those are in the audit log.
+Children write to their files themselves, so a line never waits for us. A file over the limit is copied to `<name>.log.1` and truncated; a
+line written between the end of the copy and the cut (microseconds) is lost. What must not be lost is told as a fact, in the audit log.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TEXT_TIMES: Final = (
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of one process. `fields` is what a JSON line holds, `text` what another one says."""
+    """One line of one process: `fields` of a JSON line, else `text`."""
 
     at: datetime
     process: str
@@ -43,7 +43,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(process: str, raw: bytes, previous: datetime) -> Line:
-    """A line as it was written. One without a time (a second line of a message) has the time of the one before. Pure."""
+    """Parse a line. One without a time (a message's second line) gets the `previous` line's. Pure."""
     if raw.startswith(b"{"):
         try:
             fields = _decoder.decode(raw)
@@ -116,7 +116,7 @@ async def follow(directory: Path, process: str | None = None, *, trace: str | No
             path = paths[-1]
             size = path.stat().st_size
             start = offsets.get(path, 0)
-            if size < start:  # it was cut: what came since then is at its beginning
+            if size < start:  # the file was cut: what came since then is at its beginning
                 start, rests[path] = 0, b""
             if size == start:
                 continue

@@ -125,7 +125,7 @@ class Platform:
                 await self._ops.start()
             except OSError as error:
                 raise StartFailed(
-                    f"port {self.state.ops_port} for metrics can't be had: {error.strerror}; see --ops-port"
+                    f"port {self.state.ops_port} (metrics) is not available: {error.strerror}; choose another with --ops-port"
                 ) from error
             self._keep_parts()
             for name in ("postgres", "nats", "valkey", "rail"):

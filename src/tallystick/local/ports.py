@@ -1,4 +1,4 @@
-"""The ports of a platform, all on loopback: what each is for, which option moves it, and whether it can be had."""
+"""The ports of a platform, all on loopback: what each is for, which option changes it, and whether it is available."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ports(state: State) -> list[Port]:
 
 
 def why_not(number: int, within: float = 0.0) -> str:
-    """Why the port can't be had; empty if it can, now or `within` so many seconds: a platform that was killed is gone in a moment."""
+    """Why the port is not available; empty if it is, or becomes so `within` these seconds. (A platform that was killed frees its ports soon.)"""
     ending = time.monotonic() + within
     while True:
         with socket.socket() as probe:

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*(/[a-z][a-z0-9_-]*)?")
 
 
 class SecretsError(LayoutError):
-    """A secret can't be used; the message names its file and holds nothing of it."""
+    """A secret can't be used. The message names its file, and contains nothing of the secret."""
 
 
 class SecretFiles:
@@ -34,7 +34,7 @@ class SecretFiles:
         return self._directory / name
 
     def get(self, name: str) -> Secret[str]:
-        """Raises SecretsError for a file that others can read: it must be thought of as known to them."""
+        """The secret, created if there is none. Raises SecretsError if other users can read its file: they may know it."""
         path = self.path(name)
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ class SecretFiles:
             mode = os.fstat(file.fileno()).st_mode
             if stat.S_IMODE(mode) & 0o077:
                 raise SecretsError(
-                    f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): while the platform is stopped, delete it "
-                    "for a new secret, or chmod 600 it if nobody else was there"
+                    f"other users may read {path} (mode {stat.S_IMODE(mode):04o}): while the platform is stopped, delete it to get a new "
+                    "secret, or run `chmod 600` on it if nobody else had access"
                 )
             text = file.read().strip()
         if fault := _damage(path, text):
@@ -52,7 +52,7 @@ class SecretFiles:
         return Secret(text)
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with the content of those that are there, each with what to do. One that is gone is made anew."""
+        """Faults of the existing files' contents, each with what to do. A missing secret is created anew."""
         for path in sorted(self._directory.rglob("*")):
             secret = path.is_file() and _NAME.fullmatch(str(path.relative_to(self._directory)))
             if secret and (fault := _damage(path, path.read_text(encoding="ascii", errors="replace").strip())):
@@ -74,5 +74,5 @@ def read_passphrase(file: Path | None) -> Secret[str] | None:
 
 def _damage(path: Path, text: str) -> str | None:
     if len(text) < BYTES or not text.isascii():
-        return f"{path} is empty or damaged: delete it while the platform is stopped, a new one is made"
+        return f"{path} is empty or damaged: delete it while the platform is stopped, and a new one is created"
     return None

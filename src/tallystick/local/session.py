@@ -1,4 +1,4 @@
-"""A running platform as a foreground process: the lock, the control socket, signals, progress. `tallystick up` is a thin layer over it."""
+"""Runs a platform in the foreground: control socket, signals, progress, log. `tallystick up` is a thin layer over it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tallystick.local.platform import Platform
 from tallystick.local.state import State
 from tallystick.local.supervisor import StartFailed
 
-#: What an operator looks for in the log; all else that a process comes to is `info`.
+#: The log levels of phases that an operator should see; all other phases are `info`.
 LEVELS: Final = {
     "unready": "warning",
     "restarting": "warning",
@@ -35,7 +35,7 @@ LEVELS: Final = {
 
 
 class Progress(Protocol):
-    """Whoever shows what happens. Phases are those of a `Keeper`, and `rejected` and `error`."""
+    """Shows what happens. Phases are those of a `Keeper`, plus `rejected` and `error`."""
 
     def process(self, name: str, phase: str, detail: str) -> None: ...
     def ready(self, platform: Platform, seconds: float) -> None: ...
@@ -63,7 +63,7 @@ class Journal:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            # On a full disk what has to be restarted is restarted all the same.
+            # A full disk must not keep the supervisor from restarting processes.
             with suppress(OSError):
                 print(f"{path}: {error}: {event} {fields}", file=sys.stderr, flush=True)
 
@@ -71,7 +71,10 @@ class Journal:
 async def serve(
     layout: Layout, state: State, charters: Mapping[str, Charter], *, options: Options, progress: Progress
 ) -> None:
-    """Start, run until SIGINT, SIGTERM, SIGHUP (but not under `nohup`) or `down`, stop. The caller holds the lock. Raises StartFailed."""
+    """Start the platform, run it until SIGINT, SIGTERM, SIGHUP (unless under `nohup`) or `down`, and stop it. The caller holds the lock.
+
+    Raises StartFailed.
+    """
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the authority's keys
     loop = asyncio.get_running_loop()
@@ -101,12 +104,12 @@ async def serve(
 
     def interrupted() -> None:
         if asked.is_set():
-            # A second Ctrl-C: at once. The kernel takes the children along; the next start clears up.
+            # A second Ctrl-C ends at once. The kernel kills the children, and the next start cleans up.
             os._exit(130)
         asked.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Under `nohup` it is to outlive its terminal.
+        # Under `nohup` the platform must outlive its terminal.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, interrupted)
     server = control.ControlServer(layout.control, handle)
@@ -129,7 +132,7 @@ async def serve(
         raise
     finally:
         if not started.done():
-            started.set_exception(StartFailed("it was stopped before it was ready"))
+            started.set_exception(StartFailed("the platform was stopped before it was ready"))
             started.exception()
         stop_asked.cancel()
         progress.stopping()

@@ -1,6 +1,6 @@
-"""What a platform remembers and tells about itself in `platform.json`: ports and names, nothing secret.
+"""The platform's settings in `platform.json`: ports and names, nothing secret.
 
-The ports stay what they were at the first start, because the public URL is in every client's settings and in every token.
+The ports stay as they were at the first start, because the public URL is in every client's settings and in every token.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Metrics and their discovery, on loopback."""
     nats_port: Port
     mtls_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
-    """The edge for clients that come with a certificate, on loopback. 0 in a file from before there was one: `read` sees to that."""
+    """The edge for clients with a certificate, on loopback. 0 in a file of an older version; `read` then chooses one."""
     host: str = "localhost"
     trust_domain: str = TRUST_DOMAIN
     replicas: dict[str, Replicas] = {}
-    """What `--replicas` asked for, by deployment; others have the charter's minimum."""
+    """Numbers of replicas set by `--replicas`, by deployment; the others have the charter's minimum."""
     shards: list[str] = []
-    """What `--shard` asked for: shards of the ledger beside the one at home. They keep books, so they stay."""
+    """Shards of the ledger added by `--shard`, beside the one at home. They hold books, so they are never removed."""
 
     @property
     def url(self) -> str:
@@ -45,7 +45,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def mtls_url(self) -> str:
-        """The edge's other origin, for clients that come with a certificate."""
+        """The edge's origin for clients with a certificate."""
         return _origin(self.host, self.mtls_port)
 
 
@@ -62,14 +62,14 @@ def read(layout: Layout) -> State | None:
     except msgspec.DecodeError as error:
         if "unknown field" in str(error):
             raise LayoutError(
-                f"{layout.state} has a setting that this program does not know ({error}): if a newer one wrote it, use that one"
+                f"{layout.state} has a setting that this version does not know ({error}): if a newer version wrote it, use that version"
             ) from error
         raise LayoutError(
-            f"{layout.state} is damaged ({error}): correct it, or delete it and tell the next `tallystick up` its ports, replicas "
-            "and shards once more"
+            f"{layout.state} is damaged ({error}): correct it, or delete it and give the next `tallystick up` its ports, replicas "
+            "and shards again"
         ) from error
     except OSError as error:
-        raise LayoutError(f"{layout.state} can't be read ({error.strerror}): it must be a file of this user") from error
+        raise LayoutError(f"can't read {layout.state} ({error.strerror}): it must be a file of this user") from error
     if found.mtls_port:
         return found
     return msgspec.structs.replace(found, mtls_port=_next(found.port + 3, found.ops_port, found.nats_port))
@@ -86,7 +86,7 @@ def plan(
     replicas: dict[str, int] | None,
     shards: Sequence[str] = (),
 ) -> State:
-    """The state of the next start: what is asked for, else what was, else the defaults; shards are added to those that were. Pure."""
+    """The settings of the next start: those asked for, else the previous ones, else the defaults. Shards are added to the previous ones. Pure."""
     edge = port or (previous.port if previous else DEFAULT_PORT)
     moved = previous is None or previous.port != edge
     ops = ops_port or (edge + 1 if moved or previous is None else previous.ops_port)
@@ -103,7 +103,7 @@ def plan(
 
 
 def _next(port: int, *taken: int) -> int:
-    """The first from `port` on that nothing else has."""
+    """The first port from `port` on that is not `taken`."""
     while port in taken:
         port += 1
     return port
@@ -129,7 +129,7 @@ class Lock:
 
     @staticmethod
     def held(path: Path) -> bool:
-        """Whether some process has the lock of this file, at this moment."""
+        """Whether some process holds the lock on this file right now."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Keeps processes alive: a `Keeper` starts one unit (a part or a service's replica), notices its end, and starts it again with backoff.
+"""Keeps processes alive. A `Keeper` starts one unit (a part or a service's replica), and restarts it with backoff when it ends.
 
-`next_delay` and `Backoff` are the rule, pure. What a keeper knows is in its `view`, which `status` shows.
+`next_delay` is the backoff rule, pure. A keeper's state is in its `view`, which `status` shows.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ Phase = Literal["waiting", "starting", "ready", "unready", "restarting", "stoppi
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
-#: Whoever lived this long has recovered: the next failure starts from the shortest delay again.
+#: Seconds after which a unit counts as recovered: its next failure starts from the shortest delay again.
 STEADY: Final = 30.0
-#: Who can say whether it is alive and doesn't answer for this long hangs, and is killed. Other parts may have work to recover and are left alone.
+#: Seconds without an answer after which a unit that can report whether it is alive is taken to hang, and is killed. Parts can't report that
+#: and may be busy recovering, so they are left alone.
 HANGS: Final = 20.0
 CHECK_EVERY: Final = 1.0
-#: How long one that was ready may take until it is again, when somebody's start depends on it.
+#: Seconds that a unit may take to become ready again, when the start of another one depends on it.
 BACK_WITHIN: Final = 120.0
-#: How often it may go away while one and the same thing is started: that may be what makes it go.
+#: How often a needed unit may go away during one start. That start may be the reason that it goes.
 TIMES_AWAY: Final = 5
 
 
@@ -39,17 +40,17 @@ def next_delay(failures: int) -> float:
 
 
 class View(msgspec.Struct, kw_only=True):
-    """What is known of one process."""
+    """The state of one process, for `status`."""
 
     name: str
     phase: Phase = "waiting"
     pid: int | None = None
     version: str = ""
-    """As of its last start: what was installed meanwhile is what it is started again as."""
+    """As of its last start. A version that was installed since is used from the next start."""
     started_at: str | None = None
     restarts: int = 0
     error: str | None = None
-    """Why it ended or could not start last time; the end of its log is in it."""
+    """Why it last ended or could not start, with the end of its log."""
 
     @property
     def ready(self) -> bool:
@@ -57,7 +58,7 @@ class View(msgspec.Struct, kw_only=True):
 
 
 class Alive(Protocol):
-    """A unit that can also say whether it is alive though not ready."""
+    """A unit that can report whether it is alive, even if it is not ready."""
 
     async def alive(self) -> bool: ...
     def kill(self, number: signal.Signals) -> bool: ...
@@ -70,9 +71,9 @@ class StartFailed(Exception):
 class Keeper:
     """Keeps one unit running from `start()` until `stop()`.
 
-    `on_change(keeper)` is called at each change of phase. `attempts` is how often the first start is tried before `until_ready` raises
-    StartFailed; once it was ready it is restarted for ever. A first start that failed while one of those that it `needs` was away is tried
-    again when that is back.
+    `on_change(keeper)` is called at each change of phase. `attempts`: how often the first start is tried before `until_ready` raises
+    StartFailed. Once the unit has been ready, it is restarted for ever. If the first start fails while a unit that it `needs` is away, it is
+    tried again when that one is back.
     """
 
     def __init__(
@@ -100,11 +101,11 @@ class Keeper:
         self._task = asyncio.create_task(self._run(), name=f"keep:{self.view.name}")
 
     async def until_ready(self) -> None:
-        """Returns once it was ready for the first time; raises StartFailed."""
+        """Wait until the unit has been ready for the first time. Raises StartFailed."""
         await asyncio.shield(self._first)
 
     async def until_back(self, within: float = BACK_WITHIN) -> None:
-        """Returns when one that was ready is so, again or still. Raises StartFailed when it isn't `within` seconds."""
+        """Wait until a unit that has been ready before is ready again. Raises StartFailed if it isn't `within` seconds."""
         clock = asyncio.get_running_loop().time
         ending = clock() + within
         while not self.view.ready:
@@ -113,12 +114,12 @@ class Keeper:
             await asyncio.sleep(0.05)
 
     def was_away(self, since: float) -> bool:
-        """Whether it is not ready, or was not at some moment since then (the loop's time)."""
+        """Whether it is not ready now, or was not at some moment since `since` (the loop's time)."""
         return not self.view.ready or (self._left is not None and self._left >= since)
 
     async def served(self, work: Callable[[], Awaitable[T]], lost: Callable[[Exception], bool]) -> T:
-        """What `work` answers, which needs the unit and may be done again: it is, when it failed because the unit went away (`lost` says whether
-        an error comes of that) and is back. Raises what `work` does, StartFailed.
+        """Run `work`, which needs the unit and is safe to repeat. If it fails because the unit went away (`lost` judges the error), it is run
+        again when the unit is back. Raises what `work` raises, and StartFailed.
         """
         for times in range(TIMES_AWAY):
             try:
@@ -126,12 +127,12 @@ class Keeper:
             except Exception as error:
                 if times + 1 == TIMES_AWAY or not lost(error):
                     raise
-            await asyncio.sleep(CHECK_EVERY)  # whoever lost it may know sooner than we do
+            await asyncio.sleep(CHECK_EVERY)  # `work` may have noticed before this keeper did
             await self.until_back()
         raise AssertionError("the last time ends above")
 
     async def stop(self) -> None:
-        """Stop the unit for good; does nothing when it isn't running."""
+        """Stop the unit for good. Does nothing if it isn't running."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -155,7 +156,7 @@ class Keeper:
                 self._started(self._clock.now())
                 status = await self._watch()
                 self.view.error = f"ended {_how(status)}"
-            except Exception as error:  # noqa: BLE001 - whatever it is: nobody else would start it again
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would restart the unit
                 foreseen = isinstance(error, (ProcessFailed, NoIdentity, OSError))
                 self.view.error = str(error) if foreseen else f"{type(error).__name__}: {error}"
                 await self._end()
@@ -164,7 +165,7 @@ class Keeper:
             failures += 1
             if not self._first.done() and (failed := await self._why_not_again(failures, began)) is not None:
                 self._first.set_exception(failed)
-                self._first.exception()  # whoever awaits it gets it; nobody awaiting is no fault
+                self._first.exception()  # retrieved, so that asyncio does not warn if nobody awaits it
                 self._to("failed")
                 return
             self._to("restarting")
@@ -172,7 +173,7 @@ class Keeper:
             self.view.restarts += 1
 
     async def _why_not_again(self, failures: int, began: float) -> StartFailed | None:
-        """Why a first start is given up; None when it is tried again, with what it needs."""
+        """Why the first start is given up; None if it is to be tried again. Waits for the units that it needs."""
         if failures < self._attempts:
             return None
         away = [need for need in self._needs if need.was_away(began)]
@@ -190,8 +191,8 @@ class Keeper:
     async def _end(self) -> None:
         try:
             await self.unit.stop()
-        except Exception as error:  # noqa: BLE001 - the next start says what is in its way
-            self.view.error = f"{self.view.error}; it can't be stopped: {error}"
+        except Exception as error:  # noqa: BLE001 - if that matters, the next start fails and says why
+            self.view.error = f"{self.view.error}; it could not be stopped: {error}"
 
     def _started(self, at: datetime) -> None:
         self.view.started_at = rfc3339(at)
@@ -202,7 +203,7 @@ class Keeper:
             self._first.set_result(None)
 
     async def _watch(self) -> int:
-        """Follow the unit until it ends; answers its exit status."""
+        """Watch the unit until it ends, and return its exit status."""
         exited = asyncio.ensure_future(self.unit.exited())
         try:
             while True:
@@ -219,7 +220,7 @@ class Keeper:
     async def _is_ready(self) -> bool:
         try:
             return await self.unit.ready()
-        except Exception as error:  # noqa: BLE001 - what can't be looked at is not ready
+        except Exception as error:  # noqa: BLE001 - a unit that can't be asked is not ready
             self.view.error = f"{type(error).__name__}: {error}"
             return False
 
@@ -245,7 +246,7 @@ class Keeper:
         self.view.pid = pid
         try:
             self._on_change(self)
-        except Exception as error:  # noqa: BLE001 - who is told may fail, what is kept must not
+        except Exception as error:  # noqa: BLE001 - an observer's failure must not stop the keeper
             self.view.error = f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""Work that is done at once, and fails for one reason."""
+"""Concurrent work that fails with a single error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 @asynccontextmanager
 async def together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup that raises the first failure as it is: who asked for the work prints one reason, not a tree."""
+    """A TaskGroup that raises the first failure itself instead of a group, so that a command can print one reason."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group

@@ -1,5 +1,5 @@
-"""What of a platform's data is damaged or lost, seen before any of it is used: the start refuses it, and `doctor` says the same of one
-that is stopped. What lies inside the databases only their server can tell.
+"""Finds damaged or missing data before any of it is used. The start refuses to go on, and `doctor` reports the same for a stopped platform.
+The contents of the databases are not checked: only their server can read them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tallystick.local.layout import Layout, LayoutError
 from tallystick.local.parts import postgres
 from tallystick.local.secrets import SecretFiles
 
-#: Seconds. What is less is over before anybody has read of it.
+#: Seconds by which the clock may be behind without a warning: a smaller difference is over before anybody reads about it.
 CLOCK_BEHIND: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`text` says what is wrong, and after its last colon what to do. One that is `mended` by the start itself is only told."""
+    """`text` says what is wrong and, after its last colon, what to do. `mended`: the start repairs it by itself, and only reports it."""
 
     text: str
     mended: bool = False
@@ -38,11 +38,11 @@ def faults(layout: Layout) -> Iterator[Fault]:
         yield Fault(str(error))
     if began and not holds_something(layout.postgres):
         yield Fault(
-            f"{layout.postgres} is missing, with all that {layout.log_key} was the log of: restore it, or choose another "
-            "place for a new platform with --data"
+            f"{layout.postgres} is missing, and with it all data of this platform: restore it, or choose another directory for a new "
+            "platform with --data"
         )
     if not layout.root_key.exists() and (layout.authority.exists() or holds_something(layout.postgres)):
-        yield Fault(f"{layout.root_key} is missing, and nothing of the data can be opened without it: restore it")
+        yield Fault(f"{layout.root_key} is missing, and the data can't be decrypted without it: restore it")
     if damage := postgres.not_whole(layout.postgres):
         yield Fault(damage)
     try:
@@ -53,19 +53,17 @@ def faults(layout: Layout) -> Iterator[Fault]:
         yield Fault(text)
     if began and not holds_something(layout.valkey):
         yield Fault(
-            f"{layout.valkey} is missing, and is begun anew: counters begin at nothing, proofs that were used in the last minute may be used "
-            "again, and the log does not know any more how long it was: restore it with the rest, if you have it",
+            f"{layout.valkey} is missing, and is created anew; counters start at zero, proofs used in the last minute may be used again, and "
+            "the size of the log is no longer remembered outside of its database: restore it with the rest, if you have a copy",
             mended=True,
         )
     if began and not holds_something(layout.nats):
-        yield Fault(
-            f"{layout.nats} is missing, and is rebuilt from the services' outboxes: nothing is to be done", mended=True
-        )
+        yield Fault(f"{layout.nats} is missing, and is rebuilt from the services' outboxes: nothing to do", mended=True)
     yield from _ran_later(layout, time.time())
 
 
 def _ran_later(layout: Layout, now: float) -> Iterator[Fault]:
-    """Whether the platform has run at a time that is still to come, by what its supervisor wrote last."""
+    """Whether the platform ran at a time that is still in the future, by the time of the supervisor's last log line."""
     try:
         last = layout.log("supervisor").stat().st_mtime
     except FileNotFoundError:
@@ -73,8 +71,8 @@ def _ran_later(layout: Layout, now: float) -> Iterator[Fault]:
     if last - now > CLOCK_BEHIND:
         ran = rfc3339(datetime.fromtimestamp(last, UTC))
         yield Fault(
-            f"the clock is before {ran[:19]}Z, when the platform ran last: payments and webhooks that are to be tried again then, and what "
-            "expires then, wait for it, and new transfers are recorded after those of then: set it right, unless it is by now",
+            f"the clock is before {ran[:19]}Z, when the platform last ran; until then, retries of payments and webhooks and expiries are "
+            "delayed, and new transfers are recorded after the last one before: set the clock, unless it is correct now",
             mended=True,
         )
 

@@ -321,10 +321,10 @@ async def test_a_log_that_shrank_is_not_signed_and_neither_is_another_past(env: 
         await env.log.sign()
     # The facts come again, in another order between services: as many as there were, and then more.
     await env.record("ledger", [fact(100 + k) for k in range(5)], 6)
-    with pytest.raises(RolledBack, match="not those that were signed"):
+    with pytest.raises(RolledBack, match="not the ones that were signed"):
         await env.log.sign()
     await env.record("ledger", [fact(200 + k) for k in range(5)], 11)
-    with pytest.raises(RolledBack, match="not those that were signed"):
+    with pytest.raises(RolledBack, match="not the ones that were signed"):
         await env.log.sign()
     assert await env.fetch("checkpoint") != before
     assert [row["size"] for row in await env.service.query("SELECT size FROM checkpoint")] == [5]
@@ -362,10 +362,10 @@ async def test_a_head_that_is_not_its_tiles_is_not_signed(env: Env) -> None:
     await env.record("ledger", [fact(k) for k in range(3)])
     await env.service.query("ALTER TABLE tile DISABLE TRIGGER ALL")
     await env.service.query("UPDATE tile SET hashes = substring(hashes FROM 1 FOR 64) || hashes")
-    with pytest.raises(RolledBack, match="not that of its tiles"):
+    with pytest.raises(RolledBack, match="does not match its tiles"):
         await env.log.sign()
     await env.service.query("UPDATE tile SET hashes = substring(hashes FROM 1 FOR 64)")
-    with pytest.raises(RolledBack, match="not all there"):
+    with pytest.raises(RolledBack, match="are missing"):
         await env.log.sign()
 
 

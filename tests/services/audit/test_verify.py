@@ -60,13 +60,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("planted", "fault"),
     [
-        (("ledger", "UPDATE outbox SET fact = 'x' WHERE position = 2"), "fact 2 is in the log as ledger 2, or with another content"),
-        (("ledger", "INSERT INTO outbox (id, type, fact) SELECT gen_random_uuid(), type, fact FROM outbox LIMIT 1"), "1 facts wait in the outbox"),
-        (("ledger", "UPDATE outbox_cursor SET seq = 2"), "ledger told 2 facts, the log has 3"),
+        (("ledger", "UPDATE outbox SET fact = 'x' WHERE position = 2"), "fact 2 is in the log as ledger 2, or with other content"),
+        (("ledger", "INSERT INTO outbox (id, type, fact) SELECT gen_random_uuid(), type, fact FROM outbox LIMIT 1"), "1 facts are waiting in the outbox"),
+        (("ledger", "UPDATE outbox_cursor SET seq = 2"), "ledger told 2 facts, but the log has 3"),
         (("audit", "UPDATE entry SET id = gen_random_uuid() WHERE seq = 3"), "fact 3 is not in the log"),
-        (("audit", "DELETE FROM entry WHERE seq = 3"), "ledger told 3 facts, the log has 2 of them"),
-        (("audit", "UPDATE inbox SET last_seq = 2"), "ledger: told 3 facts, the log has 2"),
-        (("audit", "DELETE FROM checkpoint"), "the log has 3 entries, 0 are signed"),
+        (("audit", "DELETE FROM entry WHERE seq = 3"), "ledger told 3 facts, but the log has 2 of them"),
+        (("audit", "UPDATE inbox SET last_seq = 2"), "ledger: told 3 facts, but the log has 2"),
+        (("audit", "DELETE FROM checkpoint"), "the log has 3 entries, but only 0 are signed"),
     ],
 )  # fmt: skip
 async def test_what_is_missing_or_wrong_is_found(
@@ -92,8 +92,8 @@ async def test_what_is_missing_or_wrong_is_found(
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ("UPDATE entry SET service = 'Vault' WHERE index = 3", "entry 3 is none: an entry needs a service's name"),
-        ("UPDATE entry SET seq = 9 WHERE index = 3", "hash to something else"),
+        ("UPDATE entry SET service = 'Vault' WHERE index = 3", "entry 3 is not valid: an entry needs a service's name"),
+        ("UPDATE entry SET seq = 9 WHERE index = 3", "the head is not what the 5 entries hash to"),
         ("UPDATE checkpoint SET note = regexp_replace(note, ' [A-Za-z0-9+/=]+\\n$', E' \\u20ac\\n')", "the checkpoint at 5: a signature is base64"),
         ("UPDATE log_key SET public = 'short'", "the log's key: "),
         ("UPDATE log_key SET public = decode(repeat('ab', 32), 'hex')", "not the one that was pinned"),

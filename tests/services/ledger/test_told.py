@@ -47,7 +47,7 @@ async def test_what_was_told_longer_ago_than_facts_are_kept_is_no_fault_and_what
         await connection.execute("SET LOCAL session_replication_role = replica")
         await connection.execute(twin.format(columns), "newest")
         await transaction.commit()
-        assert await found(env) == ["account: there are 2, and 1 of them were told"]
+        assert await found(env) == ["account: there are 2, but facts tell of 1"]
         await connection.execute("DELETE FROM account WHERE name = 'newest' AND id <> $1", ids.accounts.parse(newest))
         assert await found(env) == []
         await connection.execute("DELETE FROM outbox WHERE convert_from(fact, 'UTF8')::jsonb ->> 'resource' = $1", new)

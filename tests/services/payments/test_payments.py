@@ -90,8 +90,8 @@ SWAPPED = "debit_number = credit_number, credit_number = debit_number"
 @pytest.mark.parametrize(
     ("change", "back", "said"),
     [
-        ("recorded_at = recorded_at + interval '1 us'", "recorded_at = recorded_at - interval '1 us'", "told as of"),
-        (SWAPPED, SWAPPED, "are not what was told of them"),
+        ("recorded_at = recorded_at + interval '1 us'", "recorded_at = recorded_at - interval '1 us'", "its fact says"),
+        (SWAPPED, SWAPPED, "differ from their fact"),
     ],
 )
 async def test_a_transfer_that_is_no_more_what_was_told_of_it_is_a_fault(

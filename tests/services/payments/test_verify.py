@@ -55,7 +55,7 @@ async def test_what_somebody_else_did_to_a_payments_transfers_is_named(town: Tow
     void, reverse = await moved(town, "void", hold), await moved(town, "reverse", settle)
     assert sorted(await town.named()) == sorted(
         [
-            f"{held['id']} is authorized, but its money is not held any more: the hold is voided",
+            f"{held['id']} is authorized, but its money is no longer held: the hold is voided",
             f"the void {void} of a payment's transfer {hold} is not the payment's",
             f"the reverse {reverse} of a payment's transfer {settle} is not the payment's",
         ]

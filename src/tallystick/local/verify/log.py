@@ -1,4 +1,4 @@
-"""The transparency log against what the services told, and against its own mathematics."""
+"""Compares the transparency log with the facts that the services told, and its tree with its entries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tallystick.chassis.audit.merkle import TILE_WIDTH, Frontier
 from tallystick.kernel.words import counted
 from tallystick.local.verify.source import Source
 
-RECORDS = "Every fact that a service told is in the log, with the same content, in its order, and nothing else is."
-TREE = "The tree, its tiles and the signed head follow from the entries."
-DRAINED = "Every fact that was told has left its outbox, is in the log and is signed."
+RECORDS = "The log holds every fact that a service told, with the same content and in the same order, and nothing else."
+TREE = "The tree, its tiles and the signed checkpoints follow from the entries."
+DRAINED = "Every fact has left its outbox, is in the log, and is signed."
 AUDIT = "audit"
 SHOWN = 20
 PAUSE_SECONDS = 0.1
-#: A relay that is gone on with by another one notes what it told this late at most.
+#: Seconds after which a relay has recorded what it published, even if another replica takes over in between.
 NOTED_SECONDS = 10.0
 
 _KEPT = "SELECT count(*) FROM outbox WHERE (xid, position) <= (SELECT xid, position FROM outbox_cursor)"
@@ -37,7 +37,7 @@ _RELAYED = (
 
 
 async def drained(source: Source, seconds: float) -> list[str]:
-    """Waits until the log has, and has signed, what the outboxes hold now; what is still missing after `seconds`."""
+    """Wait until the log holds, and has signed, what the outboxes hold now. Returns what is still missing after `seconds`."""
     outboxes = {service: await source.live(service) for service in source.services if service != AUDIT}
     audit = await source.live(AUDIT)
     newest = {service: await connection.fetchrow(_NEWEST) for service, connection in outboxes.items()}
@@ -51,7 +51,7 @@ async def drained(source: Source, seconds: float) -> list[str]:
             if service not in told:
                 row = await connection.fetchrow(_RELAYED, newest[service]["xid"], newest[service]["position"])
                 if row["waiting"]:
-                    late.append(f"{service}: {row['waiting']} facts wait in the outbox")
+                    late.append(f"{service}: {row['waiting']} facts are waiting in the outbox")
                 else:
                     told[service] = row["seq"]
         late += await _missing(source, told)
@@ -59,20 +59,20 @@ async def drained(source: Source, seconds: float) -> list[str]:
             head = await audit.fetchrow("SELECT size, (SELECT max(size) FROM checkpoint) AS signed FROM head")
             size = head["size"] if size is None else size
             if size and (head["signed"] or 0) < size:
-                late.append(f"the log has {size} entries, {head['signed'] or 0} are signed")
+                late.append(f"the log has {size} entries, but only {head['signed'] or 0} are signed")
         return late
 
     return await _within(seconds, look)
 
 
 async def followed(source: Source, seconds: float) -> list[str]:
-    """Waits until the log has what was relayed by the moments at which the services' databases are looked at; what is still missing."""
+    """Wait until the log holds what was relayed by the moments at which the services' databases are read. Returns what is still missing."""
     told = {service: await _relayed(source, service) for service in source.services if service != AUDIT}
     return await _within(seconds, lambda: _missing(source, told))
 
 
 async def _within(seconds: float, look: Callable[[], Awaitable[list[str]]]) -> list[str]:
-    """What is found wrong, once that is nothing, or when the time is over."""
+    """Repeat `look` until it finds nothing wrong or the time is over; returns what it found last."""
     ends = time.monotonic() + seconds
     while (wrong := await look()) and time.monotonic() <= ends:
         await asyncio.sleep(PAUSE_SECONDS)
@@ -83,7 +83,7 @@ async def _missing(source: Source, told: Mapping[str, int]) -> list[str]:
     rows = await (await source.live(AUDIT)).fetch("SELECT source, last_seq FROM inbox")
     inbox = {row["source"]: row["last_seq"] for row in rows}
     return [
-        f"{service}: told {seq} facts, the log has {inbox.get(service, 0)}"
+        f"{service}: told {seq} facts, but the log has {inbox.get(service, 0)}"
         for service, seq in told.items()
         if inbox.get(service, 0) < seq
     ]
@@ -95,7 +95,7 @@ async def _relayed(source: Source, service: str) -> int:
 
 
 async def records(source: Source) -> tuple[list[str], str]:
-    """What was relayed when each service's database was looked at, against the log of later."""
+    """Compare what each service had relayed when its database was read with the log, which is read later."""
     faults: list[str] = []
     seen = 0
     for service in source.services:
@@ -112,7 +112,7 @@ async def records(source: Source) -> tuple[list[str], str]:
             )
         )[0]
         if logged["count"] != total:
-            faults.append(f"{service} told {total} facts, the log has {logged['count']} of them")
+            faults.append(f"{service} told {total} facts, but the log has {logged['count']} of them")
         if (last := logged["last"] or 0) > total:
             faults += await _within(NOTED_SECONDS, partial(_untold, source, service, last))
         seq = total - kept
@@ -132,7 +132,7 @@ async def records(source: Source) -> tuple[list[str], str]:
                     faults.append(f"{service}: fact {seq} is not in the log")
                 elif (entry["service"], entry["seq"], entry["digest"]) != (service, seq, sha256(row["fact"]).digest()):
                     faults.append(
-                        f"{service}: fact {seq} is in the log as {entry['service']} {entry['seq']}, or with another content"
+                        f"{service}: fact {seq} is in the log as {entry['service']} {entry['seq']}, or with other content"
                     )
             seen += len(rows)
             if len(faults) > SHOWN:
@@ -141,13 +141,13 @@ async def records(source: Source) -> tuple[list[str], str]:
 
 
 async def _untold(source: Source, service: str, logged: int) -> list[str]:
-    """A relay notes what it has told right after it told it, so the log may have more for a moment."""
+    """A relay records what it published right after publishing it, so for a moment the log may have more."""
     told = await (await source.live(service)).fetchval("SELECT seq FROM outbox_cursor")
-    return [] if told >= logged else [f"{service} told {told} facts, the log has {logged}"]
+    return [] if told >= logged else [f"{service} told {told} facts, but the log has {logged}"]
 
 
 async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], str]:
-    """`pinned` is the log's key as it was when the log first signed."""
+    """Rebuild the tree from the entries, and compare. `pinned`: the log's key, as stored when the log first signed."""
     faults: list[str] = []
     frontier = Frontier()
     tiles: dict[tuple[int, int], list[bytes]] = {}
@@ -159,25 +159,25 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
             index = frontier.size
             try:
                 entry = leaf(row["service"], row["seq"], row["digest"])
-            except ValueError as error:  # without it there is no tree to compare with
-                return [f"entry {row['index']} is none: {error}"], counted(index, "entry", "entries")
+            except ValueError as error:  # without this entry the tree can't be rebuilt
+                return [f"entry {row['index']} is not valid: {error}"], counted(index, "entry", "entries")
             for level, node in frontier.append(leaf_hash(entry)):
                 place = ((index + 1) >> (8 * level)) - 1
                 tiles.setdefault((level, place // TILE_WIDTH), []).append(node)
             if frontier.size in signed:
                 roots[frontier.size] = frontier.root()
-    if (frontier.size, frontier.packed()) != (head["size"], head["frontier"]):
-        faults.append(
-            f"the head says {head['size']} entries, {frontier.size} are there, or they hash to something else"
-        )
+    if frontier.size != head["size"]:
+        faults.append(f"the head is of {head['size']} entries, but there are {frontier.size}")
+    elif frontier.packed() != head["frontier"]:
+        faults.append(f"the head is not what the {frontier.size} entries hash to")
     stored = 0
     async for rows in source.pages(AUDIT, "SELECT level, index, hashes FROM tile"):
         for row in rows:
             stored += 1
             if b"".join(tiles.get((row["level"], row["index"]), [])) != row["hashes"]:
-                faults.append(f"tile {row['level']}/{row['index']} is not what its entries hash to")
+                faults.append(f"tile {row['level']}/{row['index']} does not follow from its entries")
     if stored != len(tiles):
-        faults.append(f"{stored} tiles are stored, {len(tiles)} follow from the entries")
+        faults.append(f"{stored} tiles are stored, but {len(tiles)} follow from the entries")
     if signed:
         faults += await _signed(source, roots, pinned)
     elif head["size"]:
@@ -186,13 +186,13 @@ async def tree(source: Source, pinned: VerifierKey | None) -> tuple[list[str], s
 
 
 async def _unsigned(source: Source) -> list[str]:
-    """The first checkpoint is signed a moment after the first entry is there."""
+    """The first checkpoint is signed a moment after the first entry is stored."""
     signed = await (await source.live(AUDIT)).fetchval("SELECT count(*) FROM checkpoint")
-    return [] if signed else ["nothing was signed"]
+    return [] if signed else ["no checkpoint was signed"]
 
 
 async def _signed(source: Source, roots: Mapping[int, bytes], pinned: VerifierKey | None) -> list[str]:
-    """`roots`: that of the entries, for the size of each checkpoint."""
+    """Check the signed checkpoints. `roots`: the entries' root for each checkpoint's size."""
     rows = await source.rows(AUDIT, "SELECT name, public FROM log_key")
     if not rows:
         return ["the log has no key"]
@@ -211,7 +211,7 @@ async def _signed(source: Source, roots: Mapping[int, bytes], pinned: VerifierKe
                 faults.append(f"the checkpoint at {row['size']}: {error}")
             else:
                 if (checkpoint.size, checkpoint.root) != (row["size"], roots.get(row["size"])):
-                    faults.append(f"the root signed at {row['size']} is not that of the entries")
+                    faults.append(f"the root signed at size {row['size']} is not that of the entries")
         if len(faults) > SHOWN:
             break
     return faults

@@ -1,19 +1,21 @@
-"""The search for card numbers and IBANs in clear: in every file that the platform wrote, and in every table's texts.
+"""Searches for card numbers and IBANs in clear: in every file that the platform wrote, and in the texts of every table.
 
-What counts is the rule that the edge refuses a client's texts by (`kernel/numbers.py`). A number that a dash or an underscore joins to a word before
-it may be an id, which a client may write: where clients' texts are kept, in tables and streams, those are said and are no fault; in a log or a
-trace, which hold none of them, they are. An IBAN is in capitals here. The vault holds them sealed; nothing else
-may hold them at all.
+The vault holds them sealed; nothing else may hold them at all. The rule is the one by which the edge refuses a client's texts
+(`kernel/numbers.py`). A number joined to a word before it by a dash or an underscore may be an id, which a client may write. Where clients'
+texts are stored, in tables and streams, such numbers are reported but are not a fault. Logs and traces hold no clients' texts, so there they
+are a fault. Only IBANs in capitals count.
 
-Left out is what is no number of an account although it may look like one: the platform's ids, UUIDs, hexadecimal words that hold letters,
-bytes as PostgreSQL prints them, what follows or precedes a decimal point, and 16 hexadecimal digits where they are known to stand, of which
-one in two thousand has no letter: the ids of spans in the traces, and the sums in which NATS notes what a stream's settings are. Of tables,
-columns of numbers, times and ids are left out: they can't hold a text, and a large sum of money would be taken for a card now and then.
-PostgreSQL's log is read without the heads of its pages, which cut a word in two as often as it crosses from one page to the next; and in
-its files what stands beside a word says nothing of it, being the next column's bytes. Its maps of free space and of what is visible are
-left out: a table's few thousand pages with room for the same look like digits there.
+The following are skipped, although they may look like numbers:
 
-What is left to chance is base64, in which 13 digits in a row are a number with the right check digit once in some thousand GiB.
+* the platform's ids, UUIDs, hexadecimal words with letters, bytes as PostgreSQL prints them, and what follows or precedes a decimal point;
+* 16 hexadecimal digits in known places, of which one in two thousand has no letter: span ids in traces, and NATS's checksums of stream settings;
+* columns of numbers, times and ids: they can't hold texts, and a large amount of money would sometimes look like a card number;
+* the page headers in PostgreSQL's write-ahead log: they split words that cross from one page to the next;
+* PostgreSQL's free space and visibility maps: some thousand pages with the same free space look like digits.
+
+In PostgreSQL's files the bytes beside a word belong to the next column, so they say nothing about the word.
+
+Base64 is left to chance: 13 digits in a row with a valid check digit occur once in some thousand GiB of it.
 """
 
 from __future__ import annotations
@@ -30,33 +32,32 @@ from tallystick.kernel.words import counted
 from tallystick.local.layout import Layout
 from tallystick.local.verify.source import Source
 
-PROMISE = "No card number and no IBAN in clear in any file, table, stream or log."
+PROMISE = "No file, table, stream or log holds a card number or an IBAN in clear."
 SHOWN = 20
 JOINED_SHOWN = 3
 
 _IBAN: Final = re.compile(
     rb"[A-Z](?<![A-Za-z0-9].)[A-Z][0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Za-z0-9])", re.DOTALL
 )
-#: What stands before digits that are no number of an account: bytes as PostgreSQL prints them, and the ids of spans.
+#: What precedes digits that are not an account's number: bytes as PostgreSQL prints them, and span ids.
 _OURS: Final = (b"\\x", b'"span":"', b'"parent":"')
 _LONGEST_OURS: Final = max(map(len, _OURS))
 
-#: Beside each stream's settings, in a file of its own.
+#: The file with the checksum of a stream's settings.
 _SUM: Final = "meta.sum"
-#: A byte of these says how much room a page of a table has, and two bits of those who sees it: no text, and in a large table the bytes of a few
-#: thousand pages look like digits.
+#: Free space map and visibility map. They hold no text, and in a large table the bytes for a few thousand pages look like digits.
 _MAPS: Final = ("_fsm", "_vm")
 
-#: The pages of PostgreSQL's log and their heads, the first one's of a segment and the others' (`access/xlog_internal.h`).
+#: Sizes in PostgreSQL's write-ahead log: a page, the header of a segment's first page, and those of the others (`access/xlog_internal.h`).
 _WAL: Final = "pg_wal"
 _WAL_PAGE: Final = 8192
 _WAL_FIRST_HEAD: Final = 40
 _WAL_HEAD: Final = 24
 
 _BETWEEN: Final = "".join(rf"\u{ord(low):04x}-\u{ord(high):04x}" for low, high in BETWEEN)
-#: What may be a number, for PostgreSQL to look for: `numbers` says whether it is one.
+#: A coarse pattern for PostgreSQL to select rows by; `numbers` then decides.
 _PERHAPS: Final = rf"[0-9]{{13}}|[0-9]{{4}}[{_BETWEEN}][0-9]{{4}}([{_BETWEEN}][0-9]{{4}}|[0-9]{{2}}[{_BETWEEN}])|[A-Z]{{2}}[0-9]{{2}} ?[A-Z0-9]{{4}}"
-#: The texts of a table's rows, of those that may hold a number: every column but numbers, times, truths and ids; bytes as the text in them.
+#: A statement for the texts of those rows of a table that match: all columns except numbers, times, booleans and ids; bytes as text.
 _TEXTS: Final = r"""
 SELECT format(
     'SELECT line FROM (SELECT concat_ws(E''\n'', %s) AS line FROM %I) AS t WHERE line ~ %L',
@@ -72,7 +73,7 @@ GROUP BY c.relname
 
 
 class Shown(NamedTuple):
-    """So far as it may be shown: enough to look for it, not enough to use it (PCI DSS 3.4.1). `joined` to a word, as an id's digits are."""
+    """A number found, masked: enough to search for it, not enough to use it (PCI DSS 3.4.1). `joined`: to a word, as an id's digits are."""
 
     text: str
     joined: bool
@@ -112,7 +113,9 @@ async def search(source: Source, layout: Layout) -> tuple[list[str], str]:
                 break
     looked = f"{counted(files, 'file')} ({size / 2**20:,.0f} MiB), {counted(tables, 'table')}"
     if joined:
-        looked += f"; joined to a word, as the digits of an id are: {len(joined):,}, such as {', '.join(joined[:JOINED_SHOWN])}"
+        looked += (
+            f"; {len(joined):,} joined to a word, as an id's digits are, such as {', '.join(joined[:JOINED_SHOWN])}"
+        )
     return faults[:SHOWN], looked
 
 
@@ -131,18 +134,18 @@ def _in_file(path: Path, *, columns: bool) -> tuple[set[Shown], int]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 text = _without_heads(content) if columns and path.parent.name == _WAL else content
                 return set(numbers(text, columns=columns)), length
-    except (OSError, ValueError):  # gone, or shrunk, while we looked: a part's own temporary file
+    except (OSError, ValueError):  # a part's temporary file that was deleted or truncated meanwhile
         return set(), 0
 
 
 def _without_heads(log: mmap.mmap) -> bytes:
-    """A segment of PostgreSQL's log as one text: a record goes on behind the head of the next page."""
+    """A segment of PostgreSQL's write-ahead log without page headers: a record continues after the header of the next page."""
     pages = (log[page + _WAL_HEAD : page + _WAL_PAGE] for page in range(_WAL_PAGE, len(log), _WAL_PAGE))
     return b"".join((log[_WAL_FIRST_HEAD:_WAL_PAGE], *pages))
 
 
 def numbers(content: bytes | mmap.mmap, *, columns: bool = False) -> Iterator[Shown]:
-    """What is there in clear. `columns`: in a file of PostgreSQL's, one column's bytes right behind the other's."""
+    """The numbers in clear. `columns`: `content` is a file of PostgreSQL's, where the bytes of columns adjoin."""
     for card in cards(content, columns=columns):
         if not content[max(0, card.begin - _LONGEST_OURS) : card.begin].endswith(_OURS):
             number = card.number

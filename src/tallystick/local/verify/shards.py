@@ -1,4 +1,4 @@
-"""What the shards of the ledger say of each other: whose a book is, and the money that went between them."""
+"""Checks between the shards of the ledger: which shard keeps a book, and the money in transit between shards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tallystick.kernel.words import counted
 from tallystick.local.verify.source import Source
 from tallystick.services.ledger.model import InTransit, disagreements
 
-DIRECTORY = "Each book is kept by one shard, the one that home names for it."
-TRANSIT = "What came into a book from one of another shard has left that one, or is held there for it; and what left has come in."
+DIRECTORY = "Each book is kept by exactly one shard, the one that home names for it."
+TRANSIT = "Money that entered a book from another shard has left that shard's book, or is held there; and all that left has arrived."
 
 _QUERIES = Queries.load("tallystick.services.ledger", "interbook")
 
@@ -28,7 +28,7 @@ async def directory(source: Source, ledgers: Sequence[str]) -> tuple[list[str], 
     home = await (await source.live(ledgers[0])).fetch("SELECT tenant, name, shard FROM book")
     named = {(row["tenant"], row["name"]): row["shard"] for row in home}
     faults = [
-        f"{tenant}, {book}: the shard {shard} keeps it, home says {named.get((tenant, book), 'nothing of it')}"
+        f"{tenant}, {book}: kept by the shard {shard}, but home names {named.get((tenant, book), 'none')}"
         for tenant, book, shard in kept
         if named.get((tenant, book)) != shard
     ]

@@ -105,7 +105,7 @@ def _money(minor: int, row: Any) -> dict[str, str]:
     return {"amount": str(minor), "currency": row["currency"]}
 
 
-PAYMENTS_TOLD: Final = "Every payment, dispute and refund is as it was told last, and none is there that was not told."
+PAYMENTS_TOLD: Final = "Every payment, dispute and refund is as its last fact says, and there is none without a fact."
 _PAYMENT_ROWS: Final = "SELECT id AS key, * FROM payment WHERE id = ANY($1::uuid[])"
 _RECEIVED: Final = _of("payments", "payment", "received")
 PAYMENTS: Final = (
@@ -172,7 +172,7 @@ def _approvals(row: Any, fact: Fact) -> Iterable[str]:
     return _differ(fact["data"], {"rules": row["rules"]})
 
 
-LEDGER_TOLD: Final = "Every account and book is as it was told last, and no account is there that was not told."
+LEDGER_TOLD: Final = "Every account and book is as its last fact says, and there is no account without a fact."
 _ACCOUNT_ROWS: Final = (
     "SELECT a.id AS key, b.tenant, a.book, a.kind, a.currency, a.normal_side, a.floor, a.ceiling, a.closed_at, a.frozen_at, a.created_at "
     "FROM account AS a JOIN book AS b ON b.id = a.book WHERE a.id = ANY($1::uuid[])"
@@ -247,7 +247,7 @@ def _signing_key(row: Any, fact: Fact) -> Iterable[str]:
 
 
 IDENTITY_TOLD: Final = (
-    "Every client, tenant and signing key is as it was told last, and none is there that was not told."
+    "Every client, tenant and signing key is as its last fact says, and there is none without a fact."
 )
 _CLIENT_ROWS: Final = (
     "SELECT id AS key, tenant, scopes, keys, tls_client_certificate_bound_access_tokens, created_at, revoked_at "
@@ -296,7 +296,7 @@ def _token(row: Any, fact: Fact) -> Iterable[str]:
     yield from _differ(fact["data"], told)
 
 
-VAULT_TOLD: Final = "Every token is as it was told last, and none is there that was not told."
+VAULT_TOLD: Final = "Every token is as its last fact says, and there is none without a fact."
 _ROWS_OF_TOKENS: Final = (
     "SELECT id AS key, tenant, created_by, created_at, type, brand, destroyed_at FROM token WHERE id = ANY($1::uuid[])"
 )
@@ -346,9 +346,7 @@ def _endpoint(row: Any, fact: Fact) -> Iterable[str]:
             yield "disabled_reason"
 
 
-RISK_TOLD: Final = (
-    "Every decision and every entry of a list is as it was told last, and no decision is there that was not told."
-)
+RISK_TOLD: Final = "Every decision and list entry is as its last fact says, and there is no decision without a fact."
 RISK: Final = (
     Things(
         "decision",
@@ -371,7 +369,7 @@ RISK: Final = (
     ),
 )
 
-NOTIFY_TOLD: Final = "Every webhook endpoint is as it was told last, and none is there that was not told."
+NOTIFY_TOLD: Final = "Every webhook endpoint is as its last fact says, and there is none without a fact."
 NOTIFY: Final = (
     Things(
         "endpoint",

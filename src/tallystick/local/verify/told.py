@@ -1,8 +1,8 @@
-"""Rows against the facts that told them: what a service keeps of a thing is what it told of it last.
+"""Compares rows with facts: what a service stores of a thing must be what it told about it last.
 
-A fact is in the log, which is signed, so whoever changes a row afterwards, takes one away or puts one in by hand is found here. A table's facts
-are read with its rows, at one moment. Facts are kept for a while only (`outboxes = log` says what of them is in the log): a thing whose facts have
-all gone is compared with nothing. Which things are told, and what of them, is in `things.py`.
+Facts are in the signed log, so a row that was changed, deleted or inserted by hand is found here. A table's facts and rows are read at the
+same moment. Facts are kept for a limited time (`outboxes = log` checks them against the log), and a thing whose facts are all gone is not
+compared. `things.py` says which things are told, and which of their columns.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from tallystick.kernel.words import counted
 from tallystick.local.verify.source import Source
 
 SHOWN: Final = 20
-#: Between the clock of a service, which a thing's time is of, and the database's, by which facts are kept.
+#: The most that a service's clock (of a thing's time) and the database's (by which facts are kept) are taken to differ.
 APART: Final = timedelta(hours=1)
 
 Fact = Mapping[str, Any]
 NOT_THERE: Final = "not there"
-#: What of a row is other than the newest fact of it says: names of columns.
+#: Compares a row with its newest fact; gives the names of the columns that differ.
 Compare = Callable[[Any, Fact], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Things:
-    """What is told by facts of `types`. `key`: of which thing a fact is, in SQL over the fact `f` (and each `item` of the list at `items` in it);
-    `parse`: the same as `rows` has it.
+    """Things told by facts of `types`, and how to compare them with their rows.
 
-    `rows` is a statement with the columns `key` and what `compare` looks at, for the keys $1. `all` counts the rows there are since $1 (their column
-    `created_at`), where every such thing is told. `may_go`: the row may be gone, and `compare` is given None then.
+    `key`: SQL for the thing's key in a fact `f` (and in each `item` of the list at `items`, if that is given); `parse` turns it into the key
+    that `rows` gives. `rows`: a statement for the keys $1, with the columns `key` and those that `compare` needs. `all`: a statement that
+    counts the rows since $1 (by `created_at`), for things every one of which is told. `may_go`: the row may be gone; `compare` then gets None.
     """
 
     what: str
@@ -48,14 +48,14 @@ class Things:
 
     @property
     def told(self) -> str:
-        """The newest fact of each thing."""
+        """SQL for the newest fact of each thing."""
         items = f", jsonb_array_elements(f #> '{self.items}') AS item" if self.items else ""
         facts = f"FROM outbox AS o, LATERAL (SELECT convert_from(o.fact, 'UTF8')::jsonb AS f) AS said{items} WHERE o.type = ANY($1)"
         each = f"SELECT {self.key} AS key, o.fact, o.xid, o.position {facts}"
         return f"SELECT DISTINCT ON (key) key, fact FROM ({each}) AS told ORDER BY key, xid DESC, position DESC"  # noqa: S608
 
 
-#: Whether some have gone, and the time of the first in order that is there, which need not be the earliest: the clock may have been ahead once.
+#: Whether facts are gone already, and the time of the first one left. (Not the earliest time: the clock may have been ahead once.)
 _KEPT_SINCE: Final = (
     "SELECT count(*) < (SELECT seq FROM outbox_cursor) AS gone, (SELECT at FROM outbox ORDER BY xid, position LIMIT 1) AS since "
     "FROM outbox WHERE (xid, position) <= (SELECT xid, position FROM outbox_cursor)"
@@ -65,7 +65,7 @@ _NEVER: Final = datetime.fromisoformat("9999-01-01T00:00:00+00:00")
 
 
 async def as_told(source: Source, service: str, kinds: Sequence[Things]) -> tuple[list[str], str]:
-    """Each thing's row beside the newest fact of it, and as many rows as things were told of."""
+    """Compare each thing's row with its newest fact, and the number of rows with the number of things told."""
     faults: list[str] = []
     seen = 0
     (kept,) = await source.rows(service, _KEPT_SINCE)
@@ -80,8 +80,8 @@ async def as_told(source: Source, service: str, kinds: Sequence[Things]) -> tupl
                 row = rows.get(keys[key])
                 wrong = things.compare(row, fact) if row is not None or things.may_go else (NOT_THERE,)
                 if wrong := sorted(set(wrong)):
-                    fault = f"{things.what} {key}: {', '.join(wrong)}, which is not as it was told last"
-                    # What is not there is missed by each that tells of it.
+                    fault = f"{things.what} {key}: differs from its last fact in: {', '.join(wrong)}"
+                    # Several kinds of things may miss the same row: report it once.
                     faults += [fault] if fault not in faults else []
             seen += len(facts)
             known += sum(1 for row in rows.values() if things.all and row["created_at"] >= since)
@@ -90,5 +90,5 @@ async def as_told(source: Source, service: str, kinds: Sequence[Things]) -> tupl
         if things.all:
             there = (await source.rows(service, things.all, since))[0]["count"]
             if there != known:
-                faults.append(f"{things.what}: there are {there}, and {known} of them were told")
+                faults.append(f"{things.what}: there are {there}, but facts tell of {known}")
     return faults[:SHOWN], counted(seen, "thing")

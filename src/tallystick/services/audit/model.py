@@ -1,4 +1,4 @@
-"""What appending to the log means: entries, hashes, tiles and the new head. Pure; the tree itself is in the chassis."""
+"""Appending to the log: entries, hashes, tiles and the new head. Pure; the Merkle tree itself is in the chassis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LENGTH_BYTES: Final = 2
 
 
 class Append(msgspec.Struct, frozen=True):
-    """What is to be written: the digests in order, what each tile gains, and the head after it."""
+    """What an append writes: the digests in order, the hashes added to each tile, and the new head."""
 
     first: int
     digests: list[bytes]
@@ -36,7 +36,7 @@ def append(size: int, frontier: bytes, service: str, facts: Sequence[tuple[int, 
         digests.append(digest)
         index = edge.size
         for level, node in edge.append(leaf_hash(leaf(service, seq, digest))):
-            # The node at this level covers 256**level leaves and ends with the one that was just added.
+            # The node at this level covers 256**level leaves, of which the new one is the last.
             place = ((index + 1) >> (8 * level)) - 1
             key = (level, place // TILE_WIDTH)
             tiles[key] = tiles.get(key, b"") + node

@@ -1,4 +1,4 @@
-"""The log's intentions: record, sign, show, prove."""
+"""The log's use cases: record facts, sign the tree, serve tiles, prove inclusion."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ from tallystick.kernel.problem import Overloaded, RateLimited
 from tallystick.services.audit.model import append, bundle, needed_tiles, tile_address, tile_width
 from tallystick.services.audit.store import LOG_KEY, Head, Recorded, Store
 
-#: The tenant under whose keys the platform seals what is nobody's.
+#: The tenant whose keys seal what belongs to no tenant.
 PLATFORM: Final = "platform"
-#: The name in Valkey of the checkpoint that was signed last: a memory apart from the database, against a rolled-back log.
+#: The key in Valkey of the newest checkpoint. It is remembered outside of the database, to notice a log that was rolled back.
 REMEMBERED: Final = "audit:signed"
-#: All checkpoints are kept for this long, then one a minute.
+#: How long all checkpoints are kept; of older ones, one a minute.
 KEEP_ALL: Final = timedelta(hours=1)
-#: How far back thinning looks: what a longer standstill left stays.
+#: How far back thinning looks. If it did not run for longer, older checkpoints stay.
 _THIN_BACK: Final = timedelta(days=2)
-#: While nothing grows, Valkey is asked so often whether it still has the newest checkpoint.
+#: How often Valkey is asked whether it still has the newest checkpoint, while the log does not grow.
 LOOK_AGAIN: Final = timedelta(seconds=2)
 _POLL_SECONDS: Final = 0.05
-#: Requests that wait for a receipt at once: of services (a reveal in the vault hangs on it), of all tenants, of one tenant. Nobody takes up
-#: the places of the others; who is over a bound is told so at once.
+#: The most requests that wait for a receipt at the same time: of services (reveals in the vault depend on it), of all tenants, of one tenant.
+#: None takes the others' places. A request over a limit is refused at once.
 SERVICES_WAITING: Final = 32
 TENANTS_WAITING: Final = 32
 TENANT_WAITING: Final = 4
-#: Not a checkpoint: Valkey did not answer.
+#: Instead of a checkpoint: Valkey did not answer.
 _UNKNOWN: Final = ""
 
 
 class RolledBack(RuntimeError):
-    """The log is not a continuation of what was signed: its database was restored or rewritten. Nothing is signed."""
+    """The log does not continue what was signed: its database was restored to an earlier time or rewritten. Nothing is signed."""
 
 
 def _root(tiles: Mapping[tuple[int, int], bytes], size: int) -> bytes:
-    """The root of the tree's first `size` entries, out of its tiles."""
+    """The root of the tree's first `size` entries, computed from the tiles."""
     try:
         return subtree(lambda level, index: tiles[level, index], 0, size)
     except (KeyError, ProofError) as error:
         telemetry.log.error("audit.tiles_missing", size=size)
-        raise RolledBack(f"the tiles of {size} entries are not all there") from error
+        raise RolledBack(f"tiles of the first {size} entries are missing") from error
 
 
 class Log:
@@ -78,25 +78,25 @@ class Log:
         self._clock = clock
         self.name = name
         self._key: Ed25519PrivateKey | None = None
-        #: Who waits for a receipt, by tenant; services under None.
+        #: Requests that wait for a receipt, by tenant; those of services under None.
         self._waiting: Counter[str | None] = Counter()
-        #: The checkpoint that database and Valkey were seen to agree on, and when.
+        #: The checkpoint on which database and Valkey agreed when last compared, and when that was.
         self._settled: str | None = None
         self._looked = datetime.min.replace(tzinfo=UTC)
-        #: The last checkpoint that was signed or verified here: its signature need not be verified again.
+        #: The last checkpoint that this process signed or verified: it need not be verified again.
         self._own_text = ""
         self._own = Checkpoint(name, 0, EMPTY_ROOT)
 
     # ---- writing
 
     async def record(self, tx: Transaction, service: str, facts: Sequence[tuple[FactId, str, int, bytes]]) -> None:
-        """Appends facts (id, tenant, number, bytes) of one service, in the transaction that moves its inbox."""
+        """Append facts (id, tenant, number, bytes) of one service, in the transaction that moves the inbox past them."""
         size, frontier = await self._store.head_for_update(tx)
         change = append(size, frontier, service, [(seq, raw) for _, _, seq, raw in facts])
         await self._store.append(tx, service, change, facts)
 
     async def sign(self) -> None:
-        """Signs the head if it grew. Raises RolledBack rather than sign what does not continue all that was signed."""
+        """Sign the head if the log has grown. Raises RolledBack if the log does not continue everything that was signed before."""
         head = await self._store.head(self._database)
         now = self._clock.now()
         looked_lately = timedelta() <= now - self._looked < LOOK_AGAIN  # the clock may have been set back
@@ -115,25 +115,25 @@ class Log:
         for each in signed.values():
             if each.size and _root(tiles, each.size) != each.root:
                 telemetry.log.error("audit.rewritten", size=head.size, signed=each.size)
-                raise RolledBack(f"the log's first {each.size} entries are not those that were signed")
+                raise RolledBack(f"the log's first {each.size} entries are not the ones that were signed")
         last = max(signed, key=lambda text: signed[text].size, default=None)
         if last is None or signed[last].size < head.size:
             text, size = await self._signed(head, tiles), head.size
         else:
-            # Nothing to sign, but one of the two memories does not have the newest checkpoint.
+            # Nothing to sign, but the database or Valkey lacks the newest checkpoint.
             text, size = last, signed[last].size
         await self._store.insert_checkpoint(self._database, size, text, now)
         if remembered is not _UNKNOWN:
             await self._remember(text)
 
     async def _checked(self, text: str, size: int) -> Checkpoint:
-        """A checkpoint that was signed before, by this log's key and of no larger tree. Raises RolledBack."""
+        """Verify an earlier checkpoint: signed by this log's key, and of no larger tree. Raises RolledBack."""
         if text != self._own_text or self._key is None:
             try:
                 self._own = note.verify_checkpoint(text, await self._verifier())
             except NoteError as error:
                 telemetry.log.error("audit.other_key")
-                raise RolledBack("a checkpoint that was signed before is not by this log's key") from error
+                raise RolledBack("an earlier checkpoint was not signed by this log's key") from error
             self._own_text = text
         if size < self._own.size:
             telemetry.log.error("audit.rolled_back", size=size, signed=self._own.size)
@@ -144,14 +144,14 @@ class Log:
         root = Frontier(head.size, head.frontier).root()
         if head.size and root != _root(tiles, head.size):
             telemetry.log.error("audit.head_and_tiles_differ", size=head.size)
-            raise RolledBack(f"the head of {head.size} entries is not that of its tiles")
+            raise RolledBack(f"the head of {head.size} entries does not match its tiles")
         checkpoint = Checkpoint(self.name, head.size, root)
         text = note.sign(checkpoint.text(), self.name, await self._signing_key())
         self._own_text, self._own = text, checkpoint
         return text
 
     async def _remembered(self) -> str | None:
-        """The checkpoint in Valkey: None when it has none, `_UNKNOWN` when it does not answer."""
+        """The checkpoint in Valkey; None if it has none, `_UNKNOWN` if it does not answer."""
         try:
             found = await self._valkey.get(REMEMBERED)
             return None if found is None else bytes(found).decode()
@@ -173,7 +173,7 @@ class Log:
         return VerifierKey(self.name, (await self._signing_key()).public_key())
 
     async def _signing_key(self) -> Ed25519PrivateKey:
-        """The log's key; made by the first replica that needs it, sealed by the key ring."""
+        """The log's key, sealed by the key ring. The first replica that needs it makes it."""
         if self._key is None:
             aad = LOG_KEY.aad(PLATFORM, self.name)
             found = await self._store.log_key(self._database, self.name)
@@ -184,7 +184,7 @@ class Log:
                 await self._store.insert_log_key(self._database, self.name, public, sealed, self._clock.now())
                 found = await self._store.log_key(self._database, self.name)
             if found is None:
-                raise RuntimeError("the log's key was stored and is not there")
+                raise RuntimeError("the log's key was stored, but can't be found")
             key = Ed25519PrivateKey.from_private_bytes(await self._keyring.open_sealed(found[1], aad))
             if key.public_key().public_bytes_raw() != found[0]:
                 raise RuntimeError("the log's private key does not belong to its public one")
@@ -230,8 +230,7 @@ class Log:
     ) -> tuple[str, int]:
         """The receipt's text and the entry's index, for the fact's tenant or the service that told it.
 
-        Waits up to `wait` seconds for a fact that is on its way. Raises ReceiptNotFound; RateLimited or Overloaded when there is no
-        place to wait.
+        Waits up to `wait` seconds for a fact that is on its way. Raises ReceiptNotFound, and RateLimited or Overloaded if too many wait already.
         """
         found = await self._receipt(fact, tenant, service)
         if found is None and wait > 0:
@@ -246,7 +245,7 @@ class Log:
 
     @contextmanager
     def _place(self, tenant: str | None) -> Iterator[None]:
-        """A place among those that wait: a tenant's, or a service's when it is None."""
+        """Take a place among the waiting requests, for a tenant, or for a service if `tenant` is None."""
         if tenant is not None and self._waiting[tenant] >= TENANT_WAITING:
             detail = f"at most {TENANT_WAITING} requests of a tenant wait for a receipt at once; ask again later, or without wait_ms"
             raise RateLimited(detail, headers={"Retry-After": "1"})

@@ -1,4 +1,4 @@
-"""The log in PostgreSQL. Rows in, bytes and numbers out."""
+"""The log in PostgreSQL: one method per named query."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SEALED: Final = (LOG_KEY,)
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """Where a fact is in the log. `fact` is None when it was erased."""
+    """A fact's place in the log. `fact` is None if it was erased."""
 
     index: int
     tenant: str
@@ -37,7 +37,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """The tree as it stands, and the checkpoint that was signed last: its size and text (0 and None: nothing was signed yet)."""
+    """The head of the tree, and the newest checkpoint's size and text (0 and None if nothing was signed yet)."""
 
     size: int
     frontier: bytes

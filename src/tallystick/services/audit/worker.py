@@ -1,4 +1,4 @@
-"""All else that arrives at audit: every service's facts, and the clock that signs."""
+"""Audit's subscriptions (every service's facts) and schedules (signing, thinning)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tallystick.chassis.db import Transaction
 from tallystick.chassis.fact import tells
 from tallystick.services.audit.service import Log
 
-#: The services whose facts are recorded: all of them. A test holds this against the charter.
+#: The services whose facts are recorded: all of them. A test compares this with the charter.
 SOURCES = ("identity", "ledger", "notify", "payments", "risk", "vault")
 
 
 class NotItsOwn(ValueError):
-    """A service told what is another's to tell: it becomes a dead letter, and no receipt says that the other one did."""
+    """A service told a fact of a type that belongs to another service. It becomes a dead letter, so no receipt attributes it to that service."""
 
 
 async def record(log: Log, tx: Transaction, facts: list[Delivered]) -> None:
@@ -33,7 +33,7 @@ async def thin(log: Log) -> None:
     await log.thin()
 
 
-#: A log with a hole proves nothing: it does not begin where a source's first facts are gone.
+#: `complete`: a log with a gap proves nothing, so it does not start if a source's first facts are gone.
 SUBSCRIPTIONS = tuple(Subscription(source=source, types=("*",), handle=record, complete=True) for source in SOURCES)
 
 SCHEDULES = (

@@ -54,7 +54,7 @@ async def wire(runtime: Runtime) -> Wiring:
             publish_ahead=timedelta(minutes=settings.key_publish_minutes),
         ),
     )
-    # The very first start makes the keys; every other one finds them.
+    # The very first start makes the keys; later ones find them.
     await service.keys.rotate()
 
     async def close() -> None:
@@ -84,7 +84,7 @@ def assemble(
     trust_domain: str,
     rotation: Rotation,
 ) -> Identity:
-    """The use cases out of their parts."""
+    """Wire the use cases."""
     store = Store(database)
     revocations = Revocations(store, clock, publish)
     keys = SigningKeys(

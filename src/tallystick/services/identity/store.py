@@ -28,7 +28,7 @@ SIGNING_KEY: Final = TenantKeyColumn(
 )
 SEALED: Final = (SIGNING_KEY,)
 
-#: Before every id: where a list begins.
+#: Smaller than every id: where a list begins.
 FIRST = UUID(int=0)
 
 
@@ -68,14 +68,14 @@ class Store:
         return [_client(row) for row in await self._database.fetch(QUERIES.list_clients, tenant, after, limit)]
 
     async def revoke_client(self, tx: Transaction, client: ClientId, now: datetime) -> Client | None:
-        """The client, revoked by this; None when there is no such client or it was revoked before."""
+        """The client, if this call revoked it; None if there is no such client or it was revoked before."""
         row = await tx.fetchrow(QUERIES.revoke_client, client, now)
         return _client(row) if row is not None else None
 
     # ---- assertions
 
     async def use_assertion(self, client: ClientId, jti_hash: bytes, expires_at: datetime) -> bool:
-        """Whether this is its first use. Committed when this returns, so one that was used stays used."""
+        """Whether this is its first use. Committed when this returns, so a used assertion stays used."""
         return await self._database.fetchrow(QUERIES.use_assertion, client, jti_hash, expires_at) is not None
 
     async def forget_assertions(self, before: datetime) -> None:
@@ -84,7 +84,7 @@ class Store:
     # ---- signing keys
 
     async def lock_signing_keys(self, tx: Transaction) -> list[Key]:
-        """All keys, which nobody else changes until the transaction ends."""
+        """All keys, locked against changes by others until the transaction ends."""
         await tx.execute(QUERIES.lock_signing_keys)
         return [_key(row) for row in await tx.fetch(QUERIES.all_signing_keys)]
 
@@ -120,7 +120,7 @@ class Store:
     # ---- revocations
 
     async def insert_revocation(self, tx: Transaction, revoked: Revoked) -> int | None:
-        """Its epoch; None when that was revoked before. Other revocations wait until this transaction ends."""
+        """The revocation's epoch; None if the same was revoked before. Other revocations wait until this transaction ends."""
         await tx.fetchval(QUERIES.lock_epoch)
         if await tx.fetchval(QUERIES.find_revocation, revoked.kind, revoked.id) is not None:
             return None
@@ -131,7 +131,7 @@ class Store:
         return cast("int", await self._database.fetchval(QUERIES.current_epoch))
 
     async def revocations(self, now: datetime) -> tuple[int, list[tuple[int, Revoked]]]:
-        """The newest epoch, and all that still matters, with their epochs."""
+        """The newest epoch, and the revocations still in effect with their epochs."""
         rows = await self._database.fetch(QUERIES.revocations, now)
         return rows[0]["current"], [_revoked(row) for row in rows if row["epoch"] is not None]
 
@@ -145,7 +145,7 @@ class Store:
     async def token_stands(
         self, client: ClientId, tenant: str, *, jti: str, client_text: str, kid: str, issued_at: datetime
     ) -> bool:
-        """Whether the client of that tenant is active and nothing about the token was revoked."""
+        """Whether the tenant's client is active, and neither it, the token nor the signing key is revoked."""
         row = await self._database.fetchrow(
             QUERIES.token_standing, client, jti, client_text, kid, int(issued_at.timestamp()), tenant
         )

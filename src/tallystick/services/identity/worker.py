@@ -1,4 +1,4 @@
-"""All else that arrives at identity: the clock. It consumes no facts of others."""
+"""Identity's schedules. It consumes no facts of other services."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ SCHEDULES = (
     Schedule(name="identity.heartbeat", every=timedelta(seconds=1), run=heartbeat),
     Schedule(name="identity.rotate", every=timedelta(minutes=1), run=rotate),
     Schedule(name="identity.forget", every=timedelta(minutes=5), run=forget),
-    # each replica tells what it has counted itself
+    # Not exclusive: each replica tells its own counts.
     Schedule(name="identity.failures", every=timedelta(seconds=15), run=tell_failures, exclusive=False),
 )

@@ -27,9 +27,9 @@ from tallystick.kernel.patterns import matches
 #: Pauses before the second, third ... attempt (Standard Webhooks 1.0, "retry schedule"); after the last one it has failed.
 SCHEDULE: Final = tuple(timedelta(seconds=s) for s in (5, 60, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400))
 MAX_ATTEMPTS: Final = len(SCHEDULE) + 1
-#: Each pause is made longer by up to this share, so that what failed together does not come back together.
+#: Each pause is extended by up to this share, so that deliveries that failed together are not retried together.
 JITTER: Final = 0.2
-#: An endpoint's own wish (Retry-After) counts up to this.
+#: The longest Retry-After of an endpoint that is respected.
 MAX_RETRY_AFTER: Final = timedelta(hours=24)
 MAX_ENDPOINTS: Final = 50
 
@@ -66,7 +66,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back: an HTTP status, or why there was none. `retry_after` is the endpoint's wish."""
+    """The outcome of an attempt: an HTTP status, or why there was none. `retry_after`: the pause that the endpoint asked for."""
 
     status: int | None
     error: str | None = None
@@ -74,7 +74,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def event_type(fact_type: str) -> str:
-    """`payments.payment.settled` is `payment.settled` to the world: a tenant need not know our services."""
+    """`payments.payment.settled` -> `payment.settled`: tenants need not know our services."""
     return fact_type.partition(".")[2]
 
 
@@ -84,7 +84,7 @@ def wants(patterns: Sequence[str], event: str) -> bool:
 
 
 def check_events(patterns: Sequence[str], events: Sequence[str]) -> None:
-    """Raises UnknownWebhookEvent for the first pattern that none of `events`, all there are, is: nothing would ever be sent for it."""
+    """Raises UnknownWebhookEvent for the first pattern that matches none of `events` (all that exist): nothing would ever be sent for it."""
     for place, pattern in enumerate(patterns):
         if any(wants((pattern,), event) for event in events):
             continue
@@ -106,7 +106,7 @@ def new_secret() -> str:
 
 
 def headers(secret: str, delivery: Delivery, now: datetime) -> dict[str, str]:
-    """The headers of one attempt. `webhook-id` stays the same over all attempts: receivers know a repeat by it."""
+    """The headers of one attempt. `webhook-id` is the same for all attempts, so that receivers recognise a repeat."""
     message = ids.facts.text(delivery.fact)
     return {
         "webhook-id": message,
@@ -119,13 +119,13 @@ def headers(secret: str, delivery: Delivery, now: datetime) -> dict[str, str]:
 def check_url(text: str, *, private: bool) -> str:
     """The URL, normalised. Raises InvalidUrl. Plain http and private addresses only where the operator allows them."""
     if _URL_TEXT.fullmatch(text) is None:
-        # Parsers make different things of what is not: some drop line feeds, some take a backslash for a slash.
+        # Parsers disagree about other characters: some drop line feeds, some take a backslash for a slash.
         raise InvalidUrl(
             "a URL is printable ASCII without spaces, quotes and backslashes; anything else is percent-encoded"
         )
     try:
         url = URL(text)
-        again = URL(str(url))  # what is stored is read again for each attempt, and must be the same then
+        again = URL(str(url))  # the stored text is parsed again for each attempt, with the same result
         same = str(again) == str(url) and (again.raw_host, again.port) == (url.raw_host, url.port)
         host, port = _host(url, bracketed=text.partition("://")[2].startswith("[")), url.port
     except (ValueError, IndexError) as error:  # the latter for brackets without a host
@@ -142,7 +142,7 @@ def check_url(text: str, *, private: bool) -> str:
 
 
 def _host(url: URL, *, bracketed: bool) -> str:
-    """The host as it is connected to, without the root's dot; empty when there is none. Raises InvalidUrl; ValueError for bad Punycode."""
+    """The host to connect to, without the root's dot; empty if there is none. Raises InvalidUrl, and ValueError for bad Punycode."""
     host = (url.raw_host or "").rstrip(".")
     if host and (url.host is None or "%" in host):
         raise InvalidUrl("a webhook's host has neither a zone nor escapes")
@@ -155,17 +155,17 @@ def _host(url: URL, *, bracketed: bool) -> str:
 
 
 def given_up(delivery: Delivery, reason: str) -> Delivery:
-    """The delivery when there is nobody to send it to."""
+    """The delivery as failed, because there is no endpoint to send it to."""
     return msgspec.structs.replace(delivery, status="failed", next_at=None, last_error=reason)
 
 
 def first_id(at: datetime) -> DeliveryId:
-    """The smallest id that could have been made at `at`: ids sort by the time they were made (UUIDv7)."""
+    """The smallest id that could have been made at `at`: ids sort by time (UUIDv7)."""
     return DeliveryId(UUID(int=int(at.timestamp() * 1000) << 80))
 
 
 def after(delivery: Delivery, answer: Answer, now: datetime, jitter: float) -> tuple[Delivery, str | None]:
-    """The delivery after an attempt, and why its endpoint is to be disabled, if it is. `jitter` is a random 0 to 1."""
+    """The delivery after an attempt, and the reason to disable its endpoint, if there is one. `jitter` is a random number from 0 to 1."""
     attempts = delivery.attempts + 1
     tried = msgspec.structs.replace(
         delivery, attempts=attempts, last_status=answer.status, last_error=answer.error, next_at=None

@@ -16,7 +16,7 @@ from tallystick.services.notify.model import Delivery, Endpoint, first_id
 
 queries = Queries.load("tallystick.services.notify")
 
-#: What an endpoint's events are signed with.
+#: The signing secrets of endpoints.
 SECRET: Final = TenantKeyColumn(
     table="endpoint",
     name="sealed_secret",
@@ -25,7 +25,7 @@ SECRET: Final = TenantKeyColumn(
     save=queries.save_secrets,
     text=ids.webhook_endpoints.text,
 )
-#: The answer to the request that made an endpoint, for repeats: it shows the secret.
+#: The stored answers of requests that created an endpoint: they contain its secret.
 ANSWER: Final = TenantKeyColumn(
     table="idempotency",
     name="body",
@@ -38,7 +38,7 @@ SEALED: Final = (SECRET, ANSWER)
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """An enabled endpoint, as far as events need to know it."""
+    """What queueing needs to know of an enabled endpoint."""
 
     id: EndpointId
     tenant: str
@@ -52,7 +52,7 @@ class Store:
         )
 
     async def count_endpoints(self, tx: Transaction, tenant: str) -> int:
-        """Stays true until the transaction ends: nobody else adds one to this tenant meanwhile."""
+        """The tenant's number of endpoints. Nobody else can add one until the transaction ends."""
         await tx.execute(queries.tenant_turn, tenant)
         return int(await tx.fetchval(queries.count_endpoints, tenant))
 
@@ -77,16 +77,18 @@ class Store:
         return await tx.fetchval(queries.delete_endpoint, endpoint, tenant, now) is not None
 
     async def disabling_turn(self, tx: Transaction, endpoint: EndpointId) -> None:
-        """Before the delivery is saved that disables the endpoint: of several at once each would wait for the others' deliveries."""
+        """Lock the endpoint before saving the delivery that disables it. Otherwise several such transactions would deadlock on each other's
+        deliveries.
+        """
         await tx.execute(queries.disabling_turn, endpoint)
 
     async def disable(self, tx: Transaction, tenant: str, endpoint: EndpointId, reason: str) -> None:
-        """What waits for it has failed."""
+        """Disable an endpoint; its pending deliveries fail."""
         await tx.execute(queries.disable, endpoint, tenant, reason)
         await tx.execute(queries.drop_pending, endpoint)
 
     async def enable(self, tx: Transaction, tenant: str, endpoint: EndpointId) -> bool:
-        """False when it was not disabled, or is not there."""
+        """Whether this enabled it: False if it was not disabled, or does not exist."""
         return await tx.execute(queries.enable, endpoint, tenant) > 0
 
     async def insert_deliveries(self, tx: Transaction, deliveries: Sequence[Delivery], now: datetime) -> None:
@@ -113,14 +115,14 @@ class Store:
         busy_endpoints: Sequence[EndpointId],
         busy_tenants: Sequence[str],
     ) -> list[Delivery]:
-        """What is due, leased until `until`, which is each one's `next_at`."""
+        """Take due deliveries, leased until `until`, which becomes their `next_at`."""
         rows = await database.fetch(
             queries.take_due, now, until, limit, per_endpoint, per_tenant, list(busy_endpoints), list(busy_tenants)
         )
         return [_delivery(row) for row in rows]
 
     async def save_delivery(self, tx: Transaction, d: Delivery, *, lease: datetime | None) -> bool:
-        """False, and nothing is changed, when the lease is no longer the delivery's."""
+        """Whether it was saved: not if the delivery is no longer under this lease."""
         saved = await tx.execute(
             queries.save_delivery,
             d.id,

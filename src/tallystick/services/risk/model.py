@@ -1,8 +1,7 @@
-"""Whether a payment may go ahead: rules, lists and windows, decided purely.
+"""Decides whether a payment may go ahead, from rules, lists and windows. Pure.
 
-A rule adds its points when its measure passes its limit; at `DENY_AT` points the payment is denied. A deny list denies
-whatever the points, an allow list allows whatever the points, and deny beats allow. Each reason is a rule's name, so
-that a refusal can be explained.
+A rule adds its points if its measure is over its limit; at `DENY_AT` points the payment is denied. A deny list denies and an allow list allows
+whatever the points, and deny beats allow. Each reason is the name of a rule or list, so that a refusal can be explained.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ WINDOWS: Final[Mapping[str, timedelta]] = {
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """`measure` of `kind` over `window`, more than `limit`: `points`.
+    """If `measure` of `kind` over `window` is more than `limit`, the rule adds `points`.
 
-    `amount` looks at the payment alone (no kind, no window). `sum` and `amount` are in euro, in another currency about as
-    much (`kernel.money.minor_per_euro`); `count` counts payments tried, `declines` refusals by issuers.
+    `amount` is that of the payment alone (no kind, no window). `sum` and `amount` are in euro, or about as much in another currency
+    (`kernel.money.minor_per_euro`). `count` counts attempted payments, `declines` refusals by issuers.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Rule(msgspec.Struct, frozen=True):
     window: str | None = None
 
 
-#: The rules, for every tenant the same. Names are stable: they are the reasons that callers see.
+#: The rules, the same for every tenant. Their names are stable: callers see them as reasons.
 DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     Rule("amount-over-10000", "amount", 10_000, 100),
     Rule("amount-over-5000", "amount", 5_000, 40),
@@ -63,17 +62,17 @@ DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     Rule("client-count-1m", "count", 1_000_000, 100, "client", "1m"),
 )
 
-#: Given as reason when the counters could not be read; the payment then lives by amount and lists alone.
+#: The reason given if the counters could not be read. Only amount and lists then decide.
 VELOCITY_UNKNOWN: Final = "velocity-unknown"
-#: Without counters, payments of more than this are denied; in euro as the rules' limits are.
+#: Without counters, payments of more than this are denied. In euro, like the rules' limits.
 UNMETERED_LIMIT: Final = 500
 
-#: Sums stop here (`store`): in the currencies of the smallest units a limit may lie above, and then it is reached here.
+#: Sums stop here (see `store`). In currencies with very small units a limit may be above this; it then counts as passed here.
 MAX_SUM: Final = 2**53
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What was seen in one window, this payment included. `sum` is in minor units of the payment's currency."""
+    """The counters of one window, this payment included. `sum` is in minor units of the payment's currency."""
 
     count: int = 0
     sum: int = 0
@@ -81,7 +80,7 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Features(msgspec.Struct, frozen=True):
-    """All that a decision may rest on. `windows` is None when the counters could not be read."""
+    """All that a decision depends on. `windows` is None if the counters could not be read."""
 
     amount: Money
     windows: Mapping[tuple[Kind, str], Window] | None
@@ -95,7 +94,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """A stored decision: the same for ever, however often it is asked for."""
+    """A stored decision. It never changes, however often it is asked for."""
 
     id: DecisionId
     tenant: str
@@ -105,7 +104,7 @@ class Decided(msgspec.Struct, frozen=True):
 
 
 def decide(features: Features, rules: Iterable[Rule] = DEFAULT_RULES) -> Verdict:
-    """The verdict on one payment. Total: any features give one."""
+    """The verdict on one payment. Total: every input gives one."""
     denied = [f"deny-list-{kind}" for outcome, kind in features.listed if outcome == "deny"]
     if denied:
         return Verdict("deny", DENY_AT, tuple(denied))
@@ -149,7 +148,7 @@ _FINGERPRINT: Final = re.compile(r"fp_[0-9a-hjkmnp-tv-z]{26}")
 
 
 def listable(kind: Kind, value: str) -> bool:
-    """Whether `value` names a thing of that kind. A card is known by its fingerprint: a number must not get into a list."""
+    """Whether `value` identifies something of that kind. A card is identified by its fingerprint: card numbers must not get into a list."""
     if kind == "card":
         return _FINGERPRINT.fullmatch(value) is not None
     try:
@@ -160,9 +159,9 @@ def listable(kind: Kind, value: str) -> bool:
 
 
 def sliding(current: int, previous: int, elapsed: float) -> int:
-    """The count of a sliding window from two fixed ones: the current, and the share of the previous that is still in it.
+    """The count of a sliding window, estimated from two fixed ones: the current, and the share of the previous one that is still in the window.
 
-    `elapsed` is the part of the current window that has passed, 0 to 1. Assumes that the previous window's events were
-    spread evenly; the error is at most the previous window's count.
+    `elapsed` is the part of the current fixed window that has passed, 0 to 1. The previous window's events are taken to be spread evenly; the
+    error is at most the previous window's count.
     """
     return current + int(previous * (1.0 - min(max(elapsed, 0.0), 1.0)))

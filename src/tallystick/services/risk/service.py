@@ -1,4 +1,4 @@
-"""Risk's intentions: decide on payments, learn how they ended, keep the lists."""
+"""Risk's use cases: decide on payments, count issuers' refusals, manage the lists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tallystick.services.risk.model import (
 )
 from tallystick.services.risk.store import Counters, CountersUnavailable, Scored, Store, Tally
 
-#: Facts name at most this many decisions each, so that one stays far below what a fact may be (`MAX_FACT_BYTES`).
+#: The most decisions in one fact, which keeps it far below the limit of a fact's size (`MAX_FACT_BYTES`).
 MAX_IN_FACT = 100
 
 
@@ -39,7 +39,7 @@ _UNMETERED = telemetry.counter("risk_unmetered", "Payments decided without veloc
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One payment to decide upon. `card` is a keyed fingerprint; `account` the one that pays in a book transfer."""
+    """One payment to decide on. `card` is a keyed fingerprint; `account` is the paying account of a book transfer."""
 
     id: DecisionId
     tenant: str
@@ -59,7 +59,7 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Declined(msgspec.Struct, frozen=True):
-    """An issuer refused a card: many of those in a short time are somebody trying out numbers."""
+    """An issuer's refusal of a card. Many of them in a short time mean that somebody is trying out numbers."""
 
     fact: FactId
     tenant: str
@@ -89,9 +89,9 @@ class Risk:
         self._refreshing = asyncio.Lock()
 
     async def decide(self, cases: Sequence[Case]) -> list[Decided | Problem]:
-        """One decision per case, in order. What was decided before stays: the new verdict on it is thrown away.
+        """One decision per case, in order. An earlier decision stands, and the new verdict on it is discarded.
 
-        That costs a payment that is asked about again a little, and all the others no look at what there is.
+        So a repeated case costs a little more, but new ones, which are most, need no look for earlier decisions.
         """
         if not cases:
             return []
@@ -125,7 +125,7 @@ class Risk:
         return await self._decide_again(scored, now)
 
     async def _decide_again(self, scored: Sequence[Scored], now: datetime) -> dict[DecisionId, Decided]:
-        """Stores and tells those that are new; of the others gives what was decided before."""
+        """Store and tell the new decisions; return the earlier ones for the others."""
         async with self._database.transaction() as tx:
             stored = await self._store.insert(tx, scored, now)
             await self._outbox.append(tx, self._facts([s for s in scored if s.decided.id in stored]))
@@ -135,7 +135,7 @@ class Risk:
         return found
 
     async def _count(self, cases: Sequence[Case]) -> dict[DecisionId, dict[tuple[Kind, str], Window]] | None:
-        """The windows of each case, or None when Valkey does not answer: the rules then say what is still allowed."""
+        """The windows of each case, or None if Valkey does not answer: the rules then say what is still allowed."""
         plan = [
             (case, kind, Tally(case.id, kind, case.tenant, subject, case.amount.currency, sum=case.amount.minor))
             for case in cases
@@ -176,14 +176,14 @@ class Risk:
         ]
 
     async def learn(self, declined: Sequence[Declined]) -> None:
-        """Counts refusals by issuers. Raises CountersUnavailable; told again soon after, a refusal counts once."""
+        """Count refusals by issuers. Raises CountersUnavailable. A refusal that is told again soon after counts once."""
         tallies = [Tally(d.fact, "card", d.tenant, d.card, d.currency, count=0, declines=1) for d in declined]
         if tallies:
             await self._counters.add(tallies, self._clock.now())
 
     async def refresh_lists(self) -> None:
-        """Takes the lists from the database if they have changed; each replica looks every second."""
-        # One at a time: an answer that is older than a change of our own must not replace it.
+        """Reload the lists from the database if they have changed. Each replica looks every second."""
+        # One at a time: an older answer must not replace the lists after a change of our own.
         async with self._refreshing:
             version = await self._store.list_version(self._database)
             if version != self._version:
@@ -195,7 +195,7 @@ class Risk:
         return await self._store.tenant_lists(self._database, tenant)
 
     async def put_list_entry(self, entry: ListEntry) -> None:
-        """In force here at once, on the other replicas within a second. Raises InvalidListValue."""
+        """Add or change an entry. It applies here at once, on the other replicas within a second. Raises InvalidListValue."""
         if not listable(entry.kind, entry.value):
             raise InvalidListValue(f"this does not name one {entry.kind}")
         async with self._database.transaction() as tx:
@@ -204,7 +204,7 @@ class Risk:
         await self.refresh_lists()
 
     async def delete_list_entry(self, tenant: str, kind: str, value: str) -> None:
-        """Raises NotListed."""
+        """Remove an entry. Raises NotListed."""
         async with self._database.transaction() as tx:
             if not await self._store.delete_list_entry(tx, tenant, kind, value):
                 raise NotListed

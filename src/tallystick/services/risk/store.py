@@ -1,4 +1,4 @@
-"""Where decisions and lists are kept (PostgreSQL) and where payments are counted (Valkey)."""
+"""Stores decisions and lists (PostgreSQL), and counts payments (Valkey)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ queries = Queries.load("tallystick.services.risk")
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """A decision on its way into the store, with what it was about."""
+    """A decision to be stored, with the client that asked for the payment."""
 
     decided: Decided
     client_id: str
 
 
 class Store:
-    """Decisions are inserted and never changed; a list entry is the only thing that is."""
+    """Decisions are inserted and never changed; only list entries are."""
 
     async def decided(self, database: Database, ids: Sequence[DecisionId]) -> dict[DecisionId, Decided]:
         rows = await database.fetch(queries.decisions, list(ids))
@@ -47,7 +47,7 @@ class Store:
         }
 
     async def decide(self, database: Database, scored: Sequence[Scored], facts: Sequence[Fact], now: datetime) -> bool:
-        """Stores decisions and their facts in one round trip; False, and nothing is stored, when one of them was made before."""
+        """Store decisions and their facts in one round trip. False, and nothing is stored, if one of them was made before."""
         try:
             await database.execute(queries.decide, *_columns(scored), now, *outbox.columns(facts))
         except UniqueViolation as violation:
@@ -57,7 +57,7 @@ class Store:
         return True
 
     async def insert(self, tx: Transaction, scored: Sequence[Scored], now: datetime) -> set[DecisionId]:
-        """Stores what is new; returns the ids that were. The others were decided before."""
+        """Store new decisions; returns their ids. The others were decided before."""
         rows = await tx.fetch(queries.insert_decisions, *_columns(scored), now)
         return {row["id"] for row in rows}
 
@@ -80,7 +80,7 @@ class Store:
 
 
 def _columns(scored: Sequence[Scored]) -> list[list[Any]]:
-    """In the order of their ids, so that two replicas with the same decisions wait for each other and don't deadlock."""
+    """Ordered by id, so that two replicas with the same decisions wait for each other instead of deadlocking."""
     scored = sorted(scored, key=lambda each: each.decided.id)
     return [
         [s.decided.id for s in scored],
@@ -101,20 +101,22 @@ def _entry(row: Row) -> ListEntry:
     )
 
 
-#: Seconds for all counters of a batch: a decision without them is better than one that comes too late.
+#: Seconds for all counters of a batch: a decision without counters is better than one that comes too late.
 TIMEOUT: Final = 0.2
-#: Tallies of one script call: Valkey does nothing else meanwhile.
+#: The most tallies in one script call: Valkey does nothing else while a script runs.
 CHUNK: Final = 256
 
-#: Adds to each subject's windows and answers, for each tally and window: the bucket that it is in, then for payments, for the sum in
-#: the tally's currency and for refusals what the current and the previous bucket hold.
+#: Adds the tallies to their subjects' windows. The answer has, for each tally and window, the window's bucket, then the values in the
+#: current and the previous bucket of: payments, the sum in the tally's currency, refusals.
 #:
-#: KEYS: one a subject; each is read once and written once, however many of the tallies are its. ARGV: the events
-#: of the tallies, 16 bytes each; as MessagePack the bucket of each window, and for each tally the number of its key, currency, count,
-#: sum, declines. The answer is MessagePack, too.
-#: A subject's value is {the last events that were counted, 16 bytes each, {{bucket, {current}, {previous}}, ...}}; an event
-#: that is among them is answered and not counted again. A caller whose clock is behind counts in the bucket that is there.
-#: Amounts are doubles: they stop at 2**53, exact below.
+#: KEYS: one for each subject; it is read once and written once, however many tallies the subject has. ARGV: the tallies' events, 16 bytes
+#: each; then, as MessagePack, the bucket of each window and, for each tally, the number of its key, currency, count, sum and declines. The
+#: answer is MessagePack too.
+#:
+#: A subject's value is {the last events counted, 16 bytes each, {{bucket, {current}, {previous}}, ...}}. An event that is among the last
+#: ones is answered, but not counted again. A caller whose clock is behind counts in the bucket that is there.
+#:
+#: Amounts are doubles: exact below 2**53, where they stop.
 _ADD: Final = """
 local asked = cmsgpack.unpack(ARGV[2])
 local buckets, tallies = asked[1], asked[2]
@@ -170,15 +172,17 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class CountersUnavailable(Unavailable):
-    """Valkey does not answer. Nobody is answered with this: risk decides without counters, says `velocity-unknown`, and denies large amounts."""
+    """Valkey does not answer. No caller gets this problem: risk decides without counters, gives the reason `velocity-unknown`, and denies large
+    amounts.
+    """
 
     slug, title = "counters-unavailable", "Payments can't be counted at the moment"
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What one payment adds to one subject's counters. `subject` says whose, such as a card's fingerprint.
+    """What one payment adds to the counters of one `subject`, such as a card's fingerprint.
 
-    `event` is what is counted, a decision or a fact: told again soon after, it does not count again.
+    `event` identifies what is counted, a decision or a fact. If it comes again soon after, it is not counted again.
     """
 
     event: UUID
@@ -192,10 +196,10 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 class Counters:
-    """Sliding windows per subject, in Valkey, for all replicas. Sums are per currency: amounts of different ones don't add.
+    """Sliding windows per subject, in Valkey, shared by all replicas. Sums are per currency: amounts of different currencies can't be added.
 
-    The braces in the keys put them all on one shard of a Valkey cluster: a script may not span shards. The number behind
-    them is that of the values' form.
+    The braces in the keys put all of them on one shard of a Valkey cluster, since a script can't span shards. The number after them is the
+    version of the values' format.
     """
 
     def __init__(self, valkey: Any, prefix: str = "risk:{risk}:2") -> None:
@@ -203,7 +207,7 @@ class Counters:
         self._script = valkey.register_script(_ADD)
 
     async def add(self, tallies: Sequence[Tally], now: datetime) -> list[Mapping[str, Window]]:
-        """Counts each tally and gives, in order, its subject's windows with it included. Raises CountersUnavailable."""
+        """Count each tally. Returns, in order, its subject's windows, this tally included. Raises CountersUnavailable."""
         epoch = now.timestamp()
         widths = [window.total_seconds() for window in WINDOWS.values()]
         buckets = [int(epoch // width) for width in widths]

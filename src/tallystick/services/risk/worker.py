@@ -1,4 +1,4 @@
-"""All else that arrives at risk: how payments ended, and the clock."""
+"""Risk's subscriptions (issuers' refusals) and schedules (reloading the lists)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tallystick.services.risk.service import Declined, Risk
 
 
 async def payment_declined(service: Risk, tx: Transaction, facts: list[Delivered]) -> None:
-    del tx  # counters live in Valkey; the inbox moves in this transaction all the same
+    del tx  # the counters are in Valkey; this transaction only moves the inbox
     refused = []
     for each in facts:
         data = each.fact.data

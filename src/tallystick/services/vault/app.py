@@ -27,7 +27,7 @@ from tallystick.services.vault.worker import SCHEDULES, SUBSCRIPTIONS
 SETTINGS = Settings
 
 
-#: The key's file may come a moment after the log's first signature.
+#: Seconds between two looks for the key's file, which may appear a moment after the log's first signature.
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
@@ -64,13 +64,13 @@ async def wire(runtime: Runtime) -> Wiring:
 
 
 def receipts_of(client: AuditClient, key_file: Path | None) -> Receipt:
-    """Waits until audit proves that a fact is in the log: by a signature of the log's own key, which audit has no say in here."""
+    """Waits until audit proves that a fact is in the log. The signature is checked with the log's key from a file, not with one from audit."""
 
     async def receipt(fact: FactId, deadline: Deadline) -> None:
         if key_file is None:
             raise Unavailable("there is no key to check receipts with", context={"reason": "TALLYSTICK_LOG_KEY_FILE"})
         with deadline.scope():
-            # A little less than what is left, so that audit's own "not yet" arrives here.
+            # A little less than the time left, so that audit's own "not yet" still arrives.
             answer = await client.receipt(fact, wait_ms=min(max(int(deadline.remaining() * 900), 0), MAX_WAIT_MS))
         while not key_file.exists():
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)

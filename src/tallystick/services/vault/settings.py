@@ -1,4 +1,4 @@
-"""What the vault is told by its environment: beyond what every service is, where it may send card data."""
+"""The vault's own settings: where it may send card data, and the log's key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def destinations(path: Path | None) -> dict[str, Destination]:
 
 
 def _path(kind: type, value: object) -> Path:
-    """TOML has no paths; an absolute text is one. Relative to what would be a guess."""
+    """A path in TOML is an absolute one in a string. For a relative path the base directory would be a guess."""
     if kind is not Path or not isinstance(value, str) or not Path(value).is_absolute():
         raise ValueError("an absolute path is needed here")
     return Path(value)

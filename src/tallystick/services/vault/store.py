@@ -51,7 +51,7 @@ class Store:
         await tx.execute(queries.insert_tokens, *arguments(rows, 13))
 
     async def count(self, database: Database, day: date, numbers: Sequence[tuple[str, str, bytes]]) -> dict[bytes, int]:
-        """Counts what is new among these (tenant, fingerprint, look); how many of each look the day has brought, these included."""
+        """Count the new ones of these (tenant, fingerprint, look). Returns the day's count for each look, these included."""
         rows = await database.fetch(queries.count_numbers, day, *arguments(numbers, 3))
         return {row["look"]: row["taken"] for row in rows}
 
@@ -62,12 +62,12 @@ class Store:
     async def find(
         self, database: Database, wanted: Sequence[tuple[str, TokenId]]
     ) -> dict[tuple[str, TokenId], StoredToken]:
-        """Tokens by (tenant, id), in one round trip; what is not there or another tenant's is not in the answer."""
+        """Tokens by (tenant, id), in one round trip. Unknown ones and those of other tenants are left out."""
         rows = await database.fetch(queries.tokens, *arguments(set(wanted), 2))
         return {(row["tenant"], TokenId(row["id"])): _token(row) for row in rows}
 
     async def destroy(self, tx: Transaction, tenant: str, id_: TokenId, now: datetime) -> bool | None:
-        """None when there is no such token, False when it was destroyed before."""
+        """Whether this call destroyed the token: False if it was destroyed before, None if there is no such token."""
         row = await tx.fetchrow(queries.token_for_destruction, tenant, id_)
         if row is None:
             return None

@@ -1,4 +1,4 @@
-"""All else that arrives at the vault: the clock. Its keys are rotated by the chassis, as every service's."""
+"""The vault's schedules. Its keys are rotated by the chassis, like every service's."""
 
 from __future__ import annotations
 

@@ -8,24 +8,24 @@ GROUP BY h.size
 HAVING count(e.index) <> h.size OR coalesce(max(e.index) + 1, 0) <> h.size;
 
 -- name: services_have_no_gaps
--- Every service's facts are there in their order, 1, 2, 3 ..., each once.
+-- Each service's facts are numbered 1, 2, 3 ... in the log, in order and without repeats.
 SELECT format('%s: fact %s comes after %s', service, seq, before) AS fault
 FROM (SELECT service, seq, lag(seq, 1, 0::bigint) OVER (PARTITION BY service ORDER BY index) AS before FROM entry) AS e
 WHERE seq <> before + 1
 LIMIT 20;
 
 -- name: commitments_are_of_the_facts
--- Each commitment is the hash of the fact that is stored with it.
+-- Each commitment is the hash of the fact stored with it.
 SELECT format('entry %s', index) AS fault FROM entry WHERE fact IS NOT NULL AND sha256(fact) <> digest LIMIT 20;
 
 -- name: entries_are_of_their_tenants
--- Who may read a fact is whose it is.
+-- The tenant that may read a fact is the one named in it.
 SELECT format('entry %s is kept as one of %s', index, tenant) AS fault
 FROM entry WHERE fact IS NOT NULL AND convert_from(fact, 'UTF8')::jsonb ->> 'tenant' <> tenant
 LIMIT 20;
 
 -- name: values_have_their_keys
--- The key that the log's key is sealed under still exists.
+-- The key that seals the log's signing key still exists.
 SELECT format('log_key %s', v.name) AS fault FROM log_key AS v
 WHERE substring(v.sealed FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
     SELECT FROM data_key AS d

@@ -11,19 +11,19 @@ from tallystick.services.identity.model.refusals import AuthenticationFailed
 
 TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-#: FAPI 2.0, 5.4.1; joined by the fully-specified name of EdDSA with Ed25519 (RFC 9864).
+#: FAPI 2.0, 5.4.1, and the fully-specified name of EdDSA with Ed25519 (RFC 9864).
 ALGORITHMS = ("ES256", "PS256", "EdDSA", "Ed25519")
 
-#: `typ` of an assertion. Nothing else may be taken for one (RFC 8725, 3.11); saying nothing is allowed.
+#: `typ` of an assertion, so that no other token can be used as one (RFC 8725, 3.11). It may be absent.
 TYPES = frozenset({"client-authentication+jwt", "jwt"})
 
-#: A clock that is ahead by this much is still believed: FAPI wants 10 s accepted and 60 s refused.
+#: How far a client's clock may be ahead. FAPI requires 10 s to be accepted and 60 s to be refused.
 AHEAD = timedelta(seconds=10)
-#: An assertion that lasts longer is refused: it is made for one request, and its jti is remembered until it expires.
+#: The longest life of an assertion. It is made for one request, and its jti is remembered until it expires.
 LONGEST = timedelta(minutes=10)
-#: And this much longer: by the clock of another replica it may still be good.
+#: How much longer a jti is remembered: by another replica's clock the assertion may still be valid.
 CLOCKS = timedelta(seconds=60)
-#: An assertion that was made longer ago is refused, whatever its `exp`.
+#: The greatest age of an assertion, whatever its `exp`.
 OLDEST = timedelta(minutes=10)
 
 MAX_JTI = 256
@@ -31,7 +31,7 @@ MAX_JTI = 256
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """A good assertion: whose it is, and what makes it count once."""
+    """A valid assertion: its client, and what identifies it, so that it is used once."""
 
     client: str
     jti: str
@@ -39,7 +39,7 @@ class Assertion:
 
 
 def claimed_client(claims: Mapping[str, Any], form_client_id: str | None) -> str:
-    """Whom an unchecked assertion claims to be. Raises AuthenticationFailed when it contradicts itself or the form."""
+    """The client that an unchecked assertion claims to be from. Raises AuthenticationFailed if it contradicts itself or the form."""
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= 64:
         raise AuthenticationFailed("subject")
@@ -51,9 +51,9 @@ def claimed_client(claims: Mapping[str, Any], form_client_id: str | None) -> str
 
 
 def check_header(header: Mapping[str, Any]) -> tuple[str, str | None]:
-    """`(alg, kid)`. Raises AuthenticationFailed for other algorithms, other kinds of token, and `crit` that we don't know.
+    """`(alg, kid)`. Raises AuthenticationFailed for other algorithms, other types of token, and any `crit`.
 
-    `jwk`, `jku` and `x5u` in the header are not looked at: the key comes from the registration only.
+    `jwk`, `jku` and `x5u` in the header are ignored: the key comes from the registration only.
     """
     alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
     if not isinstance(alg, str) or alg not in ALGORITHMS:
@@ -68,10 +68,10 @@ def check_header(header: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 def check_claims(claims: Mapping[str, Any], client: str, *, issuer: str, now: datetime) -> Assertion:
-    """The rules for the claims of an assertion whose signature is good. Raises AuthenticationFailed.
+    """Check the claims of an assertion whose signature is valid. Raises AuthenticationFailed.
 
-    `aud` must be the issuer as one string. A list, or the URL of an endpoint, lets a hostile server make a client sign
-    an assertion for this one (FAPI 2.0 final, 5.3.2.1; draft-ietf-oauth-rfc7523bis).
+    `aud` must be the issuer, as one string. If a list or the URL of an endpoint were accepted, a hostile server could make a client sign an
+    assertion for this one (FAPI 2.0 final, 5.3.2.1; draft-ietf-oauth-rfc7523bis).
     """
     if claims.get("aud") != issuer:
         raise AuthenticationFailed("audience", client)

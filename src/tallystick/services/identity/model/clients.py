@@ -1,4 +1,4 @@
-"""API clients and the public keys that they authenticate with."""
+"""API clients and their public keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tallystick.contracts.identity.messages import PublicJwk
 from tallystick.contracts.identity.problems import InvalidClientKey
 from tallystick.kernel.ids import ClientId
 
-#: Which algorithms a key may be used with: FAPI 2.0, 5.4. RFC 9864 calls `EdDSA` with Ed25519 by the name of the curve.
+#: The algorithms that a key may be used with: FAPI 2.0, 5.4. RFC 9864 names `EdDSA` with Ed25519 after the curve.
 ALGORITHMS: dict[tuple[str, str | None], tuple[str, ...]] = {
     ("EC", "P-256"): ("ES256",),
     ("RSA", None): ("PS256",),
@@ -40,14 +40,14 @@ class Client:
     created_at: datetime
     revoked_at: datetime | None = None
     certificate_bound: bool = False
-    """Its tokens are bound to the certificate that it comes with (RFC 8705, 3.4), not to a DPoP key."""
+    """Its tokens are bound to its TLS client certificate (RFC 8705, 3.4), not to a DPoP key."""
 
     @property
     def active(self) -> bool:
         return self.revoked_at is None
 
     def key_for(self, kid: str | None, alg: str) -> ClientKey | None:
-        """The key that a signature names. Without a name, the only one that fits the algorithm; never a guess."""
+        """The key with this `kid`. Without a `kid`, the only key that fits the algorithm; None if several do: it never guesses."""
         fitting = [key for key in self.keys if alg in key.algorithms and (kid is None or key.kid == kid)]
         return fitting[0] if len(fitting) == 1 else None
 
@@ -59,9 +59,9 @@ class Tenant:
 
 
 def client_keys(jwks: Sequence[PublicJwk]) -> tuple[ClientKey, ...]:
-    """The keys of a registration. Raises InvalidClientKey for anything a client may not authenticate with.
+    """The keys of a registration. Raises InvalidClientKey for anything that a client may not authenticate with.
 
-    Whether the numbers make a key (a point of the curve, an RSA modulus of the right size) is for who loads it to say.
+    Whether the numbers form a valid key (a point on the curve, an RSA modulus of the right size) is checked when the key is loaded.
     """
     if len({jwk.kid for jwk in jwks}) != len(jwks):
         raise InvalidClientKey("two keys have the same kid")
@@ -75,7 +75,7 @@ def _client_key(jwk: PublicJwk) -> ClientKey:
     if jwk.alg is not None:
         if jwk.alg not in algorithms:
             raise InvalidClientKey(f"a key of this type is for {algorithms[0]}", kid=jwk.kid)
-        # both names of the one Ed25519 algorithm stay usable
+        # Both names of the Ed25519 algorithm stay usable.
         algorithms = algorithms if jwk.kty == "OKP" else (jwk.alg,)
     members: dict[str, str] = {"kty": jwk.kty}
     given = msgspec.structs.asdict(jwk)

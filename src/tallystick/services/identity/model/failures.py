@@ -1,4 +1,4 @@
-"""Failed authentications, counted by client and minute: told as one fact each, not as a flood of them."""
+"""Counts failed authentications by client and minute, so that each minute is told as one fact per client, not as a flood."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 
-#: Different (client, reason) pairs of a minute that are counted apart; the rest is counted as one.
+#: The most (client, reason) pairs of a minute that are counted separately; the rest are counted together.
 MAX_COUNTERS = 512
 
 OTHER = "other"
@@ -14,7 +14,7 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """How often authentication failed in the minute that began at `minute`, by client (None: no known one) and reason."""
+    """How often authentication failed in the minute that began at `minute`, for a client (None: unknown clients), by reason."""
 
     minute: datetime
     client: str | None
@@ -22,7 +22,7 @@ class Failures:
 
 
 class FailureCounts:
-    """Bounded counts. Names that a caller invents can't make it grow: only clients that exist are counted by name."""
+    """Bounded counts. Invented client ids can't make it grow: only existing clients are counted by name."""
 
     __slots__ = ("_counts",)
 
@@ -37,7 +37,7 @@ class FailureCounts:
         counter[key] += 1
 
     def take(self, before: datetime | None = None) -> list[Failures]:
-        """The finished minutes, removed: those that began before `before`'s minute; all when None."""
+        """Remove and return the counts of minutes before that of `before`; of all minutes if None."""
         limit = before.replace(second=0, microsecond=0) if before else None
         done = sorted(minute for minute in self._counts if limit is None or minute < limit)
         found: list[Failures] = []
@@ -49,7 +49,7 @@ class FailureCounts:
         return found
 
     def put_back(self, failures: list[Failures]) -> None:
-        """Counts that could not be told; they are told with the next."""
+        """Put back counts that could not be told, to be told with the next."""
         for each in failures:
             counter = self._counts.setdefault(each.minute, Counter())
             for reason, count in each.reasons.items():
@@ -57,10 +57,10 @@ class FailureCounts:
 
 
 class FailureLimit:
-    """A bucket of failures per address: who fails too often waits, and nobody else does.
+    """A leaky bucket of failures per address: an address with too many failures must wait, and no other.
 
-    Not per client: then anyone who knows a client's id could lock that client out. A signature can't be guessed, so the
-    limit is there to keep noise and load down; the coarse limits of the edge stand before it.
+    It is not per client: then anybody who knows a client's id could lock that client out. A signature can't be guessed, so the limit only keeps
+    noise and load down, behind the coarse limits of the edge.
     """
 
     __slots__ = ("_burst", "_kept", "_levels", "_per_second")
@@ -72,7 +72,7 @@ class FailureLimit:
         self._levels: OrderedDict[str, tuple[float, datetime]] = OrderedDict()
 
     def wait(self, source: str, now: datetime) -> float:
-        """Seconds until another attempt is let in; 0.0 is now."""
+        """Seconds until another attempt is allowed; 0.0 if it is now."""
         return max(0.0, self._level(source, now) - (self._burst - 1)) / self._per_second
 
     def failed(self, source: str, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Form-encoded requests (RFC 6749, appendix B), read strictly: what could be understood in two ways is refused."""
+"""Parses form-encoded requests (RFC 6749, appendix B) strictly: anything ambiguous is refused."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 def parse_form(content_type: str | None, body: bytes, *, encoding: str | None = None) -> Mapping[str, str]:
     """The parameters by name. `encoding` is the header Content-Encoding, if there was one. Raises Refusal `invalid_request`.
 
-    A parameter without a value counts as left out, and none may come twice (RFC 6749, 3.2). Unknown ones stay in: the
-    RFC wants them ignored, and that is their reader's to do.
+    A parameter without a value counts as omitted, and none may be repeated (RFC 6749, 3.2). Unknown ones stay in the result; callers ignore
+    them, as the RFC requires.
     """
     if content_type is None or not _MEDIA.match(content_type):
         raise _bad("The body must be application/x-www-form-urlencoded.", "media-type")
@@ -47,7 +47,7 @@ def parse_form(content_type: str | None, body: bytes, *, encoding: str | None = 
 
 
 def required(form: Mapping[str, str], name: str) -> str:
-    """A parameter that must be there. `name` is ours, so it may be repeated in the answer."""
+    """A required parameter. `name` does not come from the client, so the answer may contain it. Raises Refusal."""
     try:
         return form[name]
     except KeyError:

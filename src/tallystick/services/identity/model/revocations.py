@@ -1,4 +1,4 @@
-"""What is revoked, and how long that has to be remembered."""
+"""What can be revoked, and how long a revocation must be remembered."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tallystick.contracts.identity.messages import RevocationKind
 from tallystick.services.identity.model.scopes import ORDINARY_LIFE
 from tallystick.services.identity.model.tokens import TRANSACTION_LIFE
 
-#: A token that was being made while its client was revoked, and clocks that differ, are covered by this much.
+#: Covers tokens that were being issued while their client was revoked, and differences between clocks.
 MARGIN = timedelta(seconds=60)
 
-#: After this, nothing that was issued before can still be valid.
+#: After this time, no token that was issued before can still be valid.
 LONGEST_LIFE = ORDINARY_LIFE + TRANSACTION_LIFE + MARGIN
 
 
@@ -24,7 +24,7 @@ class Revoked:
 
 
 def revoked_token(jti: str, expires_at: datetime) -> Revoked:
-    """Remembered a little longer than the token lives, for clocks that are behind."""
+    """Remembered a little longer than the token is valid, for clocks that are behind."""
     return Revoked("jti", jti, expires_at + MARGIN)
 
 
@@ -37,5 +37,5 @@ def revoked_key(kid: str, now: datetime) -> Revoked:
 
 
 def revoked_everything(now: datetime) -> Revoked:
-    """All tokens that were issued until now. Times of issue have whole seconds, so this second counts as before."""
+    """All tokens issued until now. `iat` has whole seconds, so the whole current second is included."""
     return Revoked("all-before", str(int(now.timestamp()) + 1), now + LONGEST_LIFE)

@@ -1,7 +1,7 @@
 """The life of a signing key: `pending -> active -> retiring -> retired`.
 
-A key is published well before it signs, so that nobody meets a token whose key they have not fetched yet, and stays
-published after it stops signing until its last token is over. `plan` is the one table of what happens when.
+A key is published well before it signs, so that nobody receives a token whose key they have not fetched yet. It stays published after it
+stops signing, until its last token has expired. `plan` decides what happens when.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """How long a key signs, and how long it is known before and after that."""
+    """How long a key signs, and how long it is published before and after that."""
 
     life: timedelta = timedelta(days=7)
     publish_ahead: timedelta = timedelta(minutes=20)
     """At least twice as long as anyone caches the key set."""
     keep: timedelta = timedelta(minutes=15)
-    """At least the longest life of a token and the clocks' difference."""
+    """At least the longest life of a token, plus the difference between clocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make a new key. `state` is `active` only where there is none to take over from: then nobody has cached a key set."""
+    """Make a new key. `state` is `active` only if there is no active or pending key."""
 
     purpose: Purpose
     state: State
@@ -70,7 +70,7 @@ def created(kid: str, step: Create, public_jwk: Mapping[str, Any], now: datetime
 
 
 def plan(keys: Sequence[Key], now: datetime, rotation: Rotation) -> list[Step]:
-    """What to do now. Doing it and asking again gives nothing more to do, so it can be run by anyone at any time."""
+    """The steps due now. After they are done nothing more is due, so any replica may run this at any time."""
     steps: list[Step] = []
     for purpose in PURPOSES:
         steps.extend(_plan([key for key in keys if key.purpose == purpose], purpose, now, rotation))
@@ -91,6 +91,6 @@ def _plan(keys: Sequence[Key], purpose: Purpose, now: datetime, rotation: Rotati
         if now >= ends - rotation.publish_ahead:
             yield Create(purpose, "pending")
     elif now >= ends and now >= pending.created_at + rotation.publish_ahead:
-        # the old one first: two active keys of one purpose are forbidden by the database too
+        # The old one first: the database too forbids two active keys of one purpose.
         yield Move(active.kid, purpose, "retiring")
         yield Move(pending.kid, purpose, "active")

@@ -1,4 +1,4 @@
-"""What the tokens say: access tokens (RFC 9068), transaction tokens (draft-ietf-oauth-transaction-tokens), introspection."""
+"""The claims of access tokens (RFC 9068) and transaction tokens (draft-ietf-oauth-transaction-tokens), and introspection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tallystick.services.identity.model.scopes import MONEY_LIFE, token_life
 ACCESS_TYPE = "at+jwt"
 TRANSACTION_TYPE = "txntoken+jwt"
 
-#: A transaction token never lives longer than this, nor than the access token that it stands for.
+#: The longest life of a transaction token. It never outlives its access token either.
 TRANSACTION_LIFE = timedelta(seconds=120)
 
 Claims = dict[str, Any]
@@ -32,13 +32,13 @@ class Binding:
 
     @property
     def token_type(self) -> TokenType:
-        """How such a token is presented: RFC 8705, 3, leaves the type `Bearer`."""
+        """The token type. Tokens bound to a certificate keep the type `Bearer` (RFC 8705, 3)."""
         return "DPoP" if self.method == "jkt" else "Bearer"
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """An access token of ours, verified: signature, issuer, audience, times. Revocation is not part of this."""
+    """A verified access token of ours: signature, issuer, audience and times. Revocation is checked separately."""
 
     jti: str
     client_id: str
@@ -73,7 +73,7 @@ def access_claims(
 def read_access_claims(
     claims: Mapping[str, Any], kid: str, *, issuer: str, audience: str, now: datetime
 ) -> AccessToken | None:
-    """The access token that verified claims are; None when it is somebody else's, for something else, or over."""
+    """The access token of verified claims; None if it has another issuer or audience, is malformed or has expired."""
     if claims.get("iss") != issuer or claims.get("aud") != audience:
         return None
     texts = [claims.get(name) for name in ("jti", "client_id", "tenant", "scope")]
@@ -92,10 +92,10 @@ def read_access_claims(
 def transaction_claims(
     token: AccessToken, caller: str, *, issuer: str, trust_domain: str, jti: str, now: datetime
 ) -> Claims:
-    """The same client, tenant and scopes as the access token, for use inside only; never longer than that token's life.
+    """The same client, tenant and scopes as the access token, for internal use only; it never outlives the access token.
 
-    The scopes are kept whole: the first service has already checked its own; the next ones may need another. `txn` is
-    the access token's jti, so that revoking that one revokes this one too.
+    All scopes are kept: the first service has checked the one that it needs, and the next ones may need others. `txn` is the access token's
+    jti, so that revoking the access token revokes this one too.
     """
     issued = int(now.timestamp())
     return _transaction(

@@ -1,4 +1,4 @@
-"""Identity's use cases, sorted by what they are about.
+"""Identity's use cases, by subject.
 
 `authentication` (RFC 7523), `tokens` (RFC 6749, 7009, 7662, 8705, 9068, 9449), `transactions` (RFC 8693, transaction tokens),
 `signing` (RFC 7517), `revocations`, `administration`, `failures`, `metadata` (RFC 8414, 9728).

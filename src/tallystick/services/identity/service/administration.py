@@ -1,4 +1,4 @@
-"""What the operator does: tenants, clients, and the switches for a bad day. Each one is told as a fact."""
+"""The operator's use cases: tenants, clients, and emergency revocations. Each change is told as a fact."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Administration:
         return tenant
 
     async def list_tenants(self, caller: str, after: str, limit: int) -> list[Tenant]:
-        """At most `limit + 1`, in order of their names: the one too many says that there are more."""
+        """At most `limit + 1`, by name: the extra one shows that there are more."""
         self.allow(caller, "listTenants", PLATFORM)
         return await self._store.list_tenants(after, limit + 1)
 
@@ -103,13 +103,13 @@ class Administration:
         return client
 
     async def list_clients(self, caller: str, tenant: str | None, after: str | None, limit: int) -> list[Client]:
-        """At most `limit + 1`, oldest first. Raises InvalidId for a cursor that is none."""
+        """At most `limit + 1`, oldest first. Raises InvalidId for an invalid cursor."""
         self.allow(caller, "listClients", tenant or PLATFORM)
         start: UUID = ids.clients.parse(after) if after is not None else FIRST
         return await self._store.list_clients(tenant, start, limit + 1)
 
     async def revoke_client(self, client_id: str, caller: str) -> Client:
-        """No new tokens, and none of the old ones is good any more. Again is the same. Raises ClientNotFound."""
+        """Revoke a client: it gets no new tokens, and its old ones become invalid. Repeating it changes nothing. Raises ClientNotFound."""
         now = self.allow(caller, "revokeClient", PLATFORM)
         key = ids.clients.parse(client_id)
         announce: Announce | None = None
@@ -128,7 +128,7 @@ class Administration:
         return revoked_before
 
     async def revoke_everything(self, caller: str) -> datetime:
-        """Every token issued so far stops being good; clients get new ones as usual. The instant that divides them."""
+        """Revoke all tokens issued so far; clients get new ones as usual. Returns the time up to which tokens are revoked."""
         now = self.allow(caller, "revokeEverything", PLATFORM)
         async with self._database.transaction() as tx:
             announce = await self._revocations.record(tx, revoked_everything(now))
@@ -149,7 +149,7 @@ class Administration:
         return await self._keys.retire(kid, caller)
 
     def allow(self, caller: str, action: str, tenant: str = PLATFORM) -> datetime:
-        """Raises Forbidden unless the policy lets this caller do it. The instant of the act."""
+        """Raises Forbidden unless the policy allows this caller the action. Returns the time of the action."""
         now = self._clock.now()
         self._authorizer.require(
             peer(caller, tenant, now), action=action, resource=Resource("Tenant", tenant, {"tenant": tenant})

@@ -1,4 +1,4 @@
-"""Client authentication by `private_key_jwt` (RFC 7523): who signed, with a registered key, for us, now, and once."""
+"""Client authentication by `private_key_jwt` (RFC 7523): signed with a registered key, meant for this server, current, and used once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ASSERTION = 6 * 1024
 
 
 class ClientAuthentication:
-    """`authenticate` is the one way in for the token, revocation and introspection endpoints."""
+    """`authenticate` is the only way in for the token, revocation and introspection endpoints."""
 
     def __init__(self, store: Store, clock: Clock, issuer: str, failures: FailureLog) -> None:
         self._store = store
@@ -33,10 +33,10 @@ class ClientAuthentication:
         self._nobody = _keys_of_nobody()
 
     async def authenticate(self, form: Mapping[str, str], source: str, *, authorization: str | None) -> Client:
-        """The client that a request proves to be.
+        """The client that sent the request.
 
-        `source` is the address that it came from, `authorization` the header of that name, if there was one. Raises
-        AuthenticationFailed, the same for every cause, which is counted; and RateLimited after too many from there.
+        `source` is the address that it came from, `authorization` the header of that name, if there was one. Raises AuthenticationFailed,
+        which is counted and looks the same to the caller whatever the cause, and RateLimited after too many failures from that address.
         """
         self._failures.admit(source)
         try:
@@ -63,7 +63,7 @@ class ClientAuthentication:
         claimed = assertions.claimed_client(claims, form.get("client_id"))
         client, client_id = await self._client(claimed)
         key = client.key_for(kid, algorithm) if client is not None and client.active else None
-        # A signature is verified in any case, so that the time taken does not tell which clients and keys exist.
+        # A signature is always verified, so that the time taken does not reveal which clients and keys exist.
         public = jose.attributable_key(msgspec.convert(dict(key.jwk), jose.Jwk)) if key else self._nobody[algorithm]
         try:
             jose.verify(algorithm, public, compact)
@@ -73,7 +73,7 @@ class ClientAuthentication:
             raise AuthenticationFailed("unknown", client_id)
         now = self._clock.now()
         assertion = assertions.check_claims(claims, claimed, issuer=self._issuer, now=now)
-        # Last: only who holds the key can fill this table.
+        # Last, so that only the holder of the key can add rows to this table.
         if not await self._store.use_assertion(
             client.id, hashlib.sha256(assertion.jti.encode()).digest(), assertion.expires_at
         ):
@@ -81,7 +81,7 @@ class ClientAuthentication:
         return client
 
     async def _client(self, claimed: str) -> tuple[Client | None, str | None]:
-        """The client that is claimed, and its id if there is one: others have no name in our counts."""
+        """The claimed client, and its id if it exists: unknown ids are not counted by name."""
         try:
             client = await self._store.get_client(ids.clients.parse(claimed))
         except ids.InvalidId:
@@ -89,12 +89,12 @@ class ClientAuthentication:
         return client, claimed if client is not None else None
 
     async def forget(self) -> None:
-        """Drop used assertions that have expired by every replica's clock: they are refused for that."""
+        """Delete used assertions that have expired by every replica's clock, and are refused for that reason."""
         await self._store.forget_assertions(self._clock.now() - assertions.CLOCKS)
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """A JWS part as a JSON object. Raises AuthenticationFailed; RecursionError is what deep nesting ends in."""
+    """A part of a JWS as a JSON object. Raises AuthenticationFailed. (Deep nesting ends in a RecursionError.)"""
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -102,9 +102,9 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def _keys_of_nobody() -> dict[str, jose.PublicKey]:
-    """For each algorithm a key that never signed anything."""
+    """A key for each algorithm that never signed anything."""
     ed = ed25519.Ed25519PrivateKey.generate().public_key()
-    # The modulus need not be a product of primes to make a verification take its time.
+    # The modulus need not be a product of primes: a verification takes as long with any.
     modulus = (1 << 2047) | int.from_bytes(hashlib.shake_256(b"nobody's key").digest(255), "big") | 1
     return {
         "ES256": ec.generate_private_key(ec.SECP256R1()).public_key(),

@@ -1,4 +1,4 @@
-"""How identity tells a fact: who did what to which thing. Never a token, an assertion or a key."""
+"""Identity's facts: who did what to which resource. They never contain a token, an assertion or a key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.outbox import Fact
 from tallystick.kernel import ids
 
-#: Who acts when nobody asked: the schedules.
+#: The actor of what the schedules do.
 SELF = "identity"
 
 

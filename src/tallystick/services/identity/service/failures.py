@@ -1,4 +1,4 @@
-"""Failed authentications: limited by address, counted by client and minute, told as facts."""
+"""Failed authentications: rate-limited by address, counted by client and minute, and told as facts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FailureLog:
         self._counts = FailureCounts()
 
     def admit(self, source: str) -> None:
-        """Raises RateLimited when too many attempts from this address failed."""
+        """Raises RateLimited if too many attempts from this address failed."""
         if wait := self._limit.wait(source, self._clock.now()):
             raise RateLimited(
                 "too many failed authentications from this address", headers={"Retry-After": str(math.ceil(wait))}
@@ -43,7 +43,7 @@ class FailureLog:
         _FAILED.labels(failure.reason).inc()
 
     async def tell(self, *, all_of_it: bool = False) -> None:
-        """The finished minutes (or all, on the way out) as facts: each replica tells what it counted."""
+        """Tell the counts of finished minutes (at shutdown, of all) as facts. Each replica tells its own counts."""
         failures = self._counts.take(None if all_of_it else self._clock.now())
         if not failures:
             return

@@ -1,4 +1,4 @@
-"""What this server says of itself: RFC 8414, OpenID Connect Discovery 1.0, RFC 8705, RFC 9728. Only what exists is advertised."""
+"""The server's metadata: RFC 8414, OpenID Connect Discovery 1.0, RFC 8705, RFC 9728. Only what exists is advertised."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ REVOKE = "/oauth2/revoke"
 INTROSPECT = "/oauth2/introspect"
 JWKS = "/oauth2/jwks"
 
-#: How long a client may keep the metadata and the key set. Signing keys are published at least twice as long before use.
+#: Seconds that a client may cache the metadata and the key set. Signing keys are published at least twice as long before their first use.
 MAX_AGE_SECONDS = 300
 
 
 def authorization_server(issuer: str, mtls_origin: str) -> dict[str, Any]:
-    """RFC 8414, 2. There is no authorization endpoint, so no response type, and nothing of what needs one.
+    """RFC 8414, 2. There is no authorization endpoint, so there are no response types, and nothing else that needs one.
 
     The endpoints at `mtls_origin` are for clients with a certificate (RFC 8705, 5); the issuer is the same.
     """
@@ -50,8 +50,8 @@ def authorization_server(issuer: str, mtls_origin: str) -> dict[str, Any]:
 
 
 def protected_resource(issuer: str) -> dict[str, Any]:
-    """RFC 9728, 2. The API takes no token that is its bearer's: each is bound to a DPoP key or to a certificate. The latter have the
-    type Bearer (RFC 8705, 3) and are good over mutual TLS only.
+    """RFC 9728, 2. The API takes no plain bearer tokens: each is bound to a DPoP key or to a certificate. Tokens bound to a certificate have
+    the type Bearer (RFC 8705, 3), but are valid over mutual TLS only.
     """
     return {
         "resource": issuer,

@@ -1,4 +1,4 @@
-"""Other services and the operator as the principals of our policy."""
+"""Other services and the operator as principals of the policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tallystick.chassis.auth import Subject
 
 
 def peer(caller: str, tenant: str, now: datetime) -> Subject:
-    """A caller that the mesh has identified, acting in its own name on something of `tenant`."""
+    """A caller identified by the mesh, acting in its own name on a resource of `tenant`."""
     return Subject(
         tenant=tenant,
         client_id=f"svc_{caller}",

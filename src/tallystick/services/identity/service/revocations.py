@@ -1,8 +1,8 @@
-"""The revocation feed: everyone who checks tokens knows of a revocation in well under a second.
+"""The revocation feed: every service that checks tokens learns of a revocation in well under a second.
 
-A revocation is a row with the next epoch, written in the transaction of its cause. After the commit it is published;
-epochs have no gaps, and the heartbeat says the newest one each second, so who missed one knows and asks for the snapshot.
-Nothing is lost if this process dies between the commit and the publication.
+A revocation is a row with the next epoch, written in the transaction of its cause, and is published after the commit. Epochs have no gaps, and
+the heartbeat publishes the newest one each second, so a service that missed one notices and asks for the snapshot. Nothing is lost if this
+process dies between the commit and the publication.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Revocations:
         self._told: int | None = None
 
     async def record(self, tx: Transaction, revoked: Revoked) -> Announce:
-        """Write it. The caller awaits what this returns after its transaction has committed, never before."""
+        """Store a revocation. Returns a function that publishes it; the caller awaits that after its transaction has committed, never before."""
         epoch = await self._store.insert_revocation(tx, revoked)
 
         async def announce() -> None:
@@ -39,16 +39,16 @@ class Revocations:
                 return
             try:
                 await self._publish(_message(epoch, revoked))
-            except Exception as error:  # noqa: BLE001  # whatever the bus has: the heartbeat tells it a second later
+            except Exception as error:  # noqa: BLE001  # whatever is wrong with the bus, the heartbeat publishes it within a second or so
                 telemetry.log.warning("revocation.publish_failed", epoch=epoch, error=type(error).__name__)
 
         return announce
 
     async def heartbeat(self) -> None:
-        """Run each second by one replica: what may not have been told, then the newest epoch.
+        """Run each second by one replica: publish what may have been missed, then the newest epoch.
 
-        Which that is says the database. While another replica led, revocations may have come and been forgotten; and a database that was
-        restored is at an earlier one.
+        The newest epoch is read from the database. While another replica ran this, revocations may have been added and already deleted; and a
+        restored database may be at an earlier epoch.
         """
         newest = await self._store.current_epoch()
         self._told = newest if self._told is None else min(self._told, newest)
@@ -64,12 +64,12 @@ class Revocations:
         return Snapshot(epoch=epoch, revocations=[_revocation(number, each) for number, each in revoked])
 
     async def forget(self) -> None:
-        """Drop what nobody can show any more."""
+        """Delete revocations of which no token can still be valid."""
         await self._store.forget_revocations(self._clock.now())
 
 
 def _revocation(epoch: int, revoked: Revoked) -> Revocation:
-    # rounded up: better remembered for a second longer
+    # Rounded up: remembering it a second longer is safe.
     return Revocation(epoch=epoch, kind=revoked.kind, id=revoked.id, until=int(revoked.until.timestamp()) + 1)
 
 

@@ -1,8 +1,8 @@
-"""The platform's own signing keys in use: sign, verify, publish, rotate.
+"""The platform's signing keys: sign, verify, publish, rotate.
 
-Every replica signs with the same keys, from the database, their private halves sealed by the key ring. Which keys those are is
-asked each time, and only what was opened is kept: by a copy a replica would go on signing with, and publishing, a key that leaked
-and was retired at another one; and a service that asks there for the key that took over would be told that there is none.
+All replicas sign with the same keys, which are in the database with their private halves sealed by the key ring. The list of keys is read
+each time, and only the opened private keys are cached. With a cached list, a replica would go on signing with, and publishing, a leaked key
+that was retired at another replica; and it would not know the key that replaced it when a service asks for that.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _ES256 = ec.ECDSA(hashes.SHA256())
 
 @dataclass(frozen=True, slots=True)
 class _Fresh:
-    """A key that was made and sealed, and is in no table yet."""
+    """A key that was made and sealed, but is not stored yet."""
 
     kid: str
     public_jwk: dict[str, Any]
@@ -56,7 +56,7 @@ class _Fresh:
 
 
 class NoSigningKey(Exception):
-    """There is no active key. The schedule makes one; until then no token can be made."""
+    """There is no active key. The schedule will make one; until then no token can be issued."""
 
 
 class SigningKeys:
@@ -81,14 +81,14 @@ class SigningKeys:
         self._opened: dict[str, ec.EllipticCurvePrivateKey] = {}
 
     async def sign(self, purpose: Purpose, typ: str, claims: dict[str, Any]) -> str:
-        """A compact ES256 JWS by the active key of that purpose. Raises NoSigningKey."""
+        """A compact ES256 JWS, signed by the active key of that purpose. Raises NoSigningKey."""
         for key, private in await self._usable():
             if key.purpose == purpose and key.state == "active":
                 return _signed(key, private, typ, claims)
         raise NoSigningKey(f"no active signing key for {purpose} tokens")
 
     async def verify(self, purpose: Purpose, typ: str, token: str) -> tuple[dict[str, Any], str] | None:
-        """The claims and the key's id; None when it is not a token of ours, of that kind, by a key that still counts."""
+        """The claims and the key's id; None if it is not a token of ours of that type, signed by a key that is still in use."""
         try:
             compact = jose.parse(token, MAX_TOKEN)
             header = _json_object(compact.header)
@@ -103,15 +103,15 @@ class SigningKeys:
             return None
 
     async def published(self, purposes: Collection[Purpose] = PURPOSES) -> list[dict[str, Any]]:
-        """The public keys (RFC 7517) whose tokens are good, and those that will sign next."""
+        """The public keys (RFC 7517) of valid tokens, and those that will sign next."""
         return [dict(key.public_jwk) for key, _ in await self._store.usable_signing_keys() if key.purpose in purposes]
 
     async def list_keys(self) -> list[Key]:
         return await self._store.list_signing_keys()
 
     async def rotate(self) -> list[Step]:
-        """Do what `plan` says, and say what was done. Any replica may, at any time."""
-        # Keys are made and sealed before the transaction: nothing slow happens while it holds the lock.
+        """Carry out `plan`; returns the steps done. Any replica may do so at any time."""
+        # Keys are made and sealed before the transaction, so that nothing slow happens while it holds the lock.
         foreseen = plan(await self._store.list_signing_keys(), self._clock.now(), self._rotation)
         if not foreseen:
             return []
@@ -130,13 +130,13 @@ class SigningKeys:
                 key = created(made.kid, step, made.public_jwk, now)
                 await self._store.insert_signing_key(tx, key, made.sealed)
                 await self._outbox.append(tx, [_told(key.kid, key.purpose, key.state, now)])
-            else:  # became due since we looked: the next run makes it
+            else:  # it became due only now: the next run makes the key
                 continue
             done.append(step)
         return done
 
     async def retire(self, kid: str, actor: str) -> Key:
-        """A key that leaked: erased now, its tokens revoked, another one active at once. Raises KeyNotFound."""
+        """Retire a leaked key: erase it, revoke its tokens, and make another key active at once. Raises KeyNotFound."""
         made = await self._make()
         async with self._database.transaction() as tx:
             keys = {key.kid: key for key in await self._store.lock_signing_keys(tx)}
@@ -152,7 +152,7 @@ class SigningKeys:
         return next(key for key in await self._store.list_signing_keys() if key.kid == kid)
 
     async def _succeed(self, tx: Transaction, purpose: Purpose, others: list[Key], made: _Fresh, now: datetime) -> None:
-        """The pending key takes over, or a new one that nobody has cached: verifiers fetch an unknown key when they meet it."""
+        """Activate the pending key or, without one, a new key. Nobody has cached that one, but verifiers fetch a key that they don't know."""
         pending = next((key for key in others if key.purpose == purpose and key.state == "pending"), None)
         if pending is not None:
             await self._store.move_signing_key(tx, Move(pending.kid, purpose, "active"), now)
@@ -201,7 +201,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return msgspec.json.decode(raw, type=dict[str, Any])
 
 
-#: A key that has come into this state is told as this.
+#: The type of the fact that tells of a key's new state.
 _TOLD: Final[dict[State, str]] = {
     "pending": "identity.key.pending",
     "active": "identity.key.active",

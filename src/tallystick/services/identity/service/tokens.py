@@ -1,4 +1,4 @@
-"""Access tokens: issued (RFC 6749, 4.4, with RFC 9449), revoked (RFC 7009), looked into (RFC 7662)."""
+"""Issues (RFC 6749, 4.4, with RFC 9449), revokes (RFC 7009) and introspects (RFC 7662) access tokens."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tallystick.services.identity.store import Store
 
 
 class AccessTokens:
-    """`issuer` is also the audience: authorization server and API are one origin. `mtls_origin` is where clients come with a certificate;
-    what it gives out says the same issuer and audience, since it is the same server (RFC 8705, 5).
+    """`issuer` is also the audience: authorization server and API have one origin. `mtls_origin` is the origin for clients with a certificate.
+    Tokens issued there have the same issuer and audience, since it is the same server (RFC 8705, 5).
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class AccessTokens:
     async def issue(
         self, client: Client, form: Mapping[str, str], proofs: Sequence[str], certificate: str | None
     ) -> dict[str, Any]:
-        """The answer of the token endpoint (RFC 6749, 5.1). `certificate` is the thumbprint of the one that the client came with, by the
-        word of the edge. Raises Refusal.
+        """The answer of the token endpoint (RFC 6749, 5.1). `certificate` is the thumbprint of the client's TLS certificate, as the edge
+        reports it. Raises Refusal.
         """
         if required(form, "grant_type") != "client_credentials":
             raise Refusal("unsupported_grant_type", "This server supports client_credentials.")
@@ -67,7 +67,7 @@ class AccessTokens:
             raise Refusal("invalid_target", "The only resource is the issuer itself.")
         granted = scopes.granted(form.get("scope"), client.scopes)
         if client.certificate_bound:
-            bound_to = _shown(certificate, proofs)
+            bound_to = _to_certificate(certificate, proofs)
         else:
             origin = self._issuer if certificate is None else self._mtls_origin
             bound_to = tokens.Binding("jkt", (await self._prove(proofs, origin)).jkt)
@@ -89,8 +89,8 @@ class AccessTokens:
         }
 
     async def _prove(self, proofs: Sequence[str], origin: str) -> Proof:
-        """The key that the token will be bound to (RFC 9449, 5): one proof, for this endpoint where it was asked, not seen before."""
-        if len(proofs) != 1 or "," in proofs[0]:  # a proxy makes one line of several (RFC 9110, 5.3)
+        """The key that the token will be bound to (RFC 9449, 5), from exactly one proof, for this endpoint at this origin, not used before."""
+        if len(proofs) != 1 or "," in proofs[0]:  # a proxy may join several headers into one line (RFC 9110, 5.3)
             raise Refusal("invalid_dpop_proof", "The request needs one DPoP proof.", reason="dpop-count")
         try:
             proof = self._proofs.verify(
@@ -99,7 +99,7 @@ class AccessTokens:
                 url=origin + metadata.TOKEN,
                 now=self._clock.now().timestamp(),
             )
-            # Fails closed when the memory of proofs is away: a token can wait, a stolen proof must not get one.
+            # Fails closed while Valkey is away: a token can wait, but a stolen proof must not get one.
             await self._seen.claim(proof, strict=True)
         except jose.Refused as error:
             description = f"The DPoP proof is not valid: {error.reason}."
@@ -107,7 +107,7 @@ class AccessTokens:
         return proof
 
     async def read(self, token: str) -> tokens.AccessToken | None:
-        """The token, if it is ours, whole and not over. Says nothing about revocation."""
+        """The token, if it is ours, intact and not expired. Does not check revocation."""
         verified = await self._keys.verify("access", tokens.ACCESS_TYPE, token)
         if verified is None:
             return None
@@ -115,7 +115,7 @@ class AccessTokens:
         return tokens.read_access_claims(claims, kid, issuer=self._issuer, audience=self._issuer, now=self._clock.now())
 
     async def check(self, token: str) -> tokens.AccessToken | None:
-        """As `read`, and neither the token, its client nor its key was revoked, by the database's word."""
+        """Like `read`, and also checks in the database that neither the token, its client nor its key is revoked."""
         read = await self.read(token)
         if read is None:
             return None
@@ -130,7 +130,7 @@ class AccessTokens:
         return read if stands else None
 
     async def revoke(self, client: Client, form: Mapping[str, str]) -> None:
-        """RFC 7009: afterwards the token is not good, whatever it was. Raises Refusal for another client's (2.1)."""
+        """RFC 7009: afterwards the token is invalid, whether it was valid before or not. Raises Refusal for another client's token (2.1)."""
         token = await self.read(required(form, "token"))
         if token is None:
             return
@@ -152,22 +152,22 @@ class AccessTokens:
         await announce()
 
     async def introspect(self, client: Client, form: Mapping[str, str]) -> Mapping[str, Any]:
-        """RFC 7662: what the token says, for clients of its own tenant; one and the same answer for all that is not so."""
+        """RFC 7662: what the token says, for clients of its own tenant. In all other cases the answer is the same: inactive."""
         token = await self.check(required(form, "token"))
         if token is None or token.tenant != client.tenant:
             return tokens.INACTIVE
         return tokens.introspection(token)
 
 
-def _shown(certificate: str | None, proofs: Sequence[str]) -> tokens.Binding:
-    """The certificate that the token will be bound to (RFC 8705, 3). Raises Refusal."""
+def _to_certificate(certificate: str | None, proofs: Sequence[str]) -> tokens.Binding:
+    """The binding to the client's certificate (RFC 8705, 3). Raises Refusal."""
     if certificate is None:
         raise Refusal(
             "invalid_request",
             "The tokens of this client are bound to a certificate: ask at the token endpoint for mutual TLS.",
             reason="no-certificate",
         )
-    if proofs:  # it would believe that its token is bound to this key
+    if proofs:  # the client would believe that its token is bound to that key
         raise Refusal(
             "invalid_request",
             "The tokens of this client are bound to a certificate: it sends no DPoP proof.",

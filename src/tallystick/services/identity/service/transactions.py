@@ -1,6 +1,6 @@
-"""Transaction tokens: the context of a request or of background work, for calls inside (RFC 8693, OAuth transaction tokens).
+"""Transaction tokens: the context of a request or of background work, for internal calls (RFC 8693, OAuth transaction tokens).
 
-One exchange per access token; after that, the mesh identifies the callers, and this token says for whom they act.
+An access token is exchanged once. After that the mesh identifies the callers, and the transaction token says on whose behalf they act.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class TransactionTokens:
         self._trust_domain = trust_domain
 
     async def exchange(self, access_token: str, caller: str) -> TransactionToken:
-        """For a service that received an access token at the edge. Raises TokenRefused for any token that is not good.
+        """Exchange an access token that a service received at the edge. Raises TokenRefused for any token that is not valid.
 
-        The proof of possession was the caller's to check: it belongs to the request that only the caller has seen.
+        The caller has checked the proof of possession: it belongs to the request, which only the caller has seen.
         """
         token = await self._access_tokens.check(access_token)
         if token is None:
@@ -73,10 +73,10 @@ class TransactionTokens:
         return await self._signed(claims)
 
     async def for_service(self, request: ServiceTokenRequest, caller: str) -> TransactionToken:
-        """For work that goes on without its client, such as resuming a payment after a crash. Told as a fact, each time.
+        """A token for work without its client, such as resuming a payment after a crash. Each one is told as a fact.
 
-        The client may be revoked by now: what it began with a good token has to end. Raises Forbidden by policy, and
-        ClientNotFound when the tenant has no such client.
+        The client may be revoked by now: what it began with a valid token must still be completed. Raises Forbidden by policy, and
+        ClientNotFound if the tenant has no such client.
         """
         now = self._clock.now()
         self._authorizer.require(

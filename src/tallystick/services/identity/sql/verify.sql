@@ -6,7 +6,7 @@ SELECT format('%s: %s active keys', purpose, count(*) FILTER (WHERE state = 'act
 FROM signing_key GROUP BY purpose HAVING count(*) FILTER (WHERE state = 'active') <> 1;
 
 -- name: values_have_their_keys
--- The key that each private half is sealed under still exists.
+-- The key that seals each private signing key still exists.
 SELECT format('signing_key %s', v.kid) AS fault FROM signing_key AS v
 WHERE substring(v.sealed_private FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
     SELECT FROM data_key AS d

@@ -1,4 +1,4 @@
-"""Notify's intentions: know where to tell, queue what happened, send it until it is heard."""
+"""Notify's use cases: manage endpoints, queue events, and send them until they are received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each event's way to each endpoint: queued once, sent until it is heard or given up."""
+"""Delivers events to endpoints: each is queued once, and sent until it is received or given up."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from tallystick.services.notify.service.endpoints import Actor, Endpoints
 from tallystick.services.notify.service.sender import Sender
 from tallystick.services.notify.store import SECRET, Listener, Store, queries
 
-#: How long a taken delivery is left alone: much longer than an attempt can take.
+#: How long other replicas leave a taken delivery alone: much longer than an attempt can take.
 LEASE: Final = timedelta(seconds=60)
 IN_FLIGHT: Final = 128
-#: A slow endpoint, or a tenant with many of them, leaves places to the others.
+#: Limits, so that a slow endpoint, or a tenant with many of them, leaves room for the others.
 PER_TENANT: Final = 32
 PER_ENDPOINT: Final = 8
-#: While something is under way, what else became due is looked for so often.
+#: How often to look for due deliveries while others are under way.
 POLL_SECONDS: Final = 0.25
-#: What is queued here is sent at once; another replica's, a retry or a lease that ended is found within this.
+#: How often to look for due deliveries when idle: retries, ended leases, and those queued by other replicas. Those queued here are sent at once.
 IDLE_SECONDS: Final = 1.0
+#: The pause after a failure of the database.
 PAUSE_SECONDS: Final = 1.0
-#: When the process stops, what was sent may still bring its answer for so long. What does not is sent again by another.
+#: How long to wait at shutdown for answers to what was sent. Without an answer, another replica sends it again.
 GRACE_SECONDS: Final = 3.0
 RETENTION: Final = timedelta(days=90)
 PURGE_PAGE: Final = 2000
 
-#: Moves the inbox past facts of tenants without endpoints (`Subscription.unheard`).
+#: The statement that moves the inbox past facts of tenants without endpoints (`Subscription.unheard`).
 UNHEARD: Final = queries.unheard
 
 _ATTEMPTS = telemetry.counter("webhook_attempts", "Webhooks sent, by what came of it", ["result"])
@@ -72,12 +73,12 @@ class Deliveries:
     async def list(
         self, tenant: str, endpoint: EndpointId, *, after: DeliveryId | None, status: str | None, limit: int
     ) -> list[Delivery]:
-        """Newest first, those of one status or all. Raises WebhookEndpointNotFound."""
+        """Deliveries of one status or all, newest first. Raises WebhookEndpointNotFound."""
         await self._endpoints.get(tenant, endpoint)
         return await self._store.deliveries(self._database, tenant, endpoint, after=after, status=status, limit=limit)
 
     async def replay(self, actor: Actor, endpoint: EndpointId, delivery: DeliveryId) -> Delivery:
-        """Sends a delivery again, whatever became of it, under the same `webhook-id`.
+        """Send a delivery again, whatever its status, with the same `webhook-id`.
 
         Raises WebhookEndpointNotFound, WebhookEndpointDisabled, DeliveryNotFound.
         """
@@ -95,7 +96,7 @@ class Deliveries:
     # ---- events
 
     async def queue(self, tx: Transaction, facts: Sequence[Delivered]) -> None:
-        """One delivery for each fact and endpoint that listens to it, in the transaction that moves the inbox."""
+        """Queue one delivery for each fact and endpoint that wants it, in the transaction that moves the inbox."""
         listeners: dict[str, list[Listener]] = {}
         for listener in await self._store.listening(tx, sorted({fact.tenant for fact in facts})):
             listeners.setdefault(listener.tenant, []).append(listener)
@@ -127,12 +128,12 @@ class Deliveries:
     # ---- sending
 
     async def run(self) -> None:
-        """Sends what is due for as long as the process lives. Replicas share the work: each takes what no other has."""
+        """Send what is due, as long as the process lives. Replicas share the work: each takes deliveries that no other has taken."""
         try:
             while True:
                 try:
                     await self.send_due()
-                except Exception as error:  # noqa: BLE001  # one that ended would be silence; the next turn is another try
+                except Exception as error:  # noqa: BLE001  # this loop must not end; the next round tries again
                     level = telemetry.log.warning if isinstance(error, Problem) else telemetry.log.error
                     level("webhook.not_taken", error=error)
                     await asyncio.sleep(PAUSE_SECONDS)
@@ -145,9 +146,9 @@ class Deliveries:
                 await asyncio.gather(*late, return_exceptions=True)
 
     async def send_due(self) -> None:
-        """Until nothing is due and nothing under way. Raises what the database raises; what is under way goes on."""
+        """Send until nothing is due and nothing is under way. Raises what the database raises; attempts under way go on."""
         while True:
-            # What is under way may have kept others from being taken, even if it has ended since.
+            # Attempts under way may have kept others from being taken (by the limits), even if they have ended since.
             held_back = bool(self._running)
             if not await self._take() and not held_back:
                 return
@@ -155,7 +156,7 @@ class Deliveries:
                 await asyncio.wait(self._running, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
     async def _take(self) -> int:
-        """Begins as many attempts as there is room for; how many that were."""
+        """Start as many attempts as there is room for; returns how many."""
         free = IN_FLIGHT - len(self._running)
         if free <= 0:
             return 0
@@ -184,7 +185,7 @@ class Deliveries:
     def _ended(self, task: asyncio.Task[None]) -> None:
         delivery = self._running.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Its lease ends, and it is sent again.
+            # When its lease ends, it is sent again.
             _ATTEMPTS.labels("broken").inc()
             telemetry.log.error("webhook.attempt_broken", delivery=ids.deliveries.text(delivery.id), error=error)
 
@@ -211,7 +212,9 @@ class Deliveries:
         return await self._sender.send(endpoint.url, delivery.body, model.headers(secret, delivery, now), now)
 
     async def _save(self, taken: Delivery, after: Delivery, endpoint: Endpoint | None, disabled: str | None) -> None:
-        """Only while the lease is ours: a replica that slept over it, or a replay meanwhile, must not be undone."""
+        """Store an attempt's outcome, but only while the lease is ours: after a pause of this replica, another replica's attempt or a replay must
+        not be overwritten.
+        """
         async with self._database.transaction() as tx:
             if disabled is not None and endpoint is not None:
                 await self._store.disabling_turn(tx, endpoint.id)
@@ -224,7 +227,7 @@ class Deliveries:
                 await self._endpoints.told(tx, "notify.endpoint.disabled", actor, endpoint.id)
 
     async def purge(self) -> None:
-        """Forgets what came to its end long ago, and what belongs to deleted endpoints."""
+        """Delete deliveries that ended long ago, and those of deleted endpoints."""
         before = self._clock.now() - RETENTION
         while await self._store.purge_old(self._database, before, PURGE_PAGE) == PURGE_PAGE:
             pass

@@ -1,4 +1,4 @@
-"""Where tenants want to be told: make, show, switch on again, forget."""
+"""Tenants' webhook endpoints: create, list, enable again, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CREATED = 201
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who asks: a client of a tenant, in a request."""
+    """Who acts: a client of a tenant, in a request."""
 
     tenant: str
     client_id: str
@@ -31,7 +31,7 @@ class Actor(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint that is wanted. `entry` is there when the client sent an idempotency key."""
+    """An endpoint to create. `entry`: of the client's idempotency key, if it sent one."""
 
     actor: Actor
     url: str
@@ -41,7 +41,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """The answer's bytes, as the first request got them."""
+    """The answer's bytes, as sent to the first request."""
 
     body: bytes
     status: int
@@ -51,7 +51,7 @@ class Created(msgspec.Struct, frozen=True):
         return f"Created({self.status})"  # the body holds a secret
 
 
-#: Turns a new endpoint and its secret into the bytes of the answer.
+#: Encodes a new endpoint and its secret as the answer.
 Render = Callable[[Endpoint, str], bytes]
 
 
@@ -78,10 +78,10 @@ class Endpoints:
         self._render = render
 
     async def create(self, order: Order) -> Created:
-        """A new endpoint with its signing secret, or the stored answer of the same request.
+        """Create an endpoint with its signing secret, or return the stored answer of the same request.
 
-        The secret is shown in this answer only; where that is stored for repeats of the request, it is sealed.
-        Raises InvalidUrl, UnknownWebhookEvent, TooManyEndpoints, KeyReused, InProgress. After the endpoint was deleted, the stored answer is a
+        The secret is shown in this answer only. The stored copy of the answer, for repeats of the request, is sealed. Raises InvalidUrl,
+        UnknownWebhookEvent, TooManyEndpoints, KeyReused, InProgress. After the endpoint is deleted, the stored answer is a
         WebhookEndpointNotFound.
         """
         tenant, id_ = order.actor.tenant, ids.webhook_endpoints.new()
@@ -130,7 +130,7 @@ class Endpoints:
         return outcome.raise_or_replay()
 
     async def _opened(self, actor: Actor, replay: Replay) -> bytes:
-        """A stored answer: a refusal as it is, one with a secret out of its seal. What a deletion left is said to the request that asks."""
+        """A stored answer: a refusal unchanged, an answer with a secret unsealed. After a deletion, a WebhookEndpointNotFound for this request."""
         if replay.resource is None or replay.status not in (CREATED, WebhookEndpointNotFound.status):
             return replay.body
         endpoint = EndpointId(replay.resource)
@@ -149,16 +149,16 @@ class Endpoints:
         return found
 
     async def delete(self, actor: Actor, endpoint: EndpointId) -> None:
-        """From now on nothing is sent to it, and its secret is shown to nobody. Raises WebhookEndpointNotFound."""
+        """Delete an endpoint: nothing more is sent to it, and its secret is erased. Raises WebhookEndpointNotFound."""
         async with self._database.transaction() as tx:
             if not await self._store.delete_endpoint(tx, actor.tenant, endpoint, self._clock.now()):
                 raise _unknown(endpoint)
-            # The answer that made it holds its secret, for repeats of that request.
+            # The stored answer of the request that created it holds the secret.
             await idempotency.withdraw(tx, actor.tenant, [endpoint], _unknown(endpoint))
             await self.told(tx, "notify.endpoint.deleted", actor, endpoint)
 
     async def enable(self, actor: Actor, endpoint: EndpointId) -> Endpoint:
-        """Sends to it again, after it was disabled. What has failed meanwhile can be replayed. Raises WebhookEndpointNotFound."""
+        """Enable an endpoint that was disabled. Deliveries that failed meanwhile can be replayed. Raises WebhookEndpointNotFound."""
         async with self._database.transaction() as tx:
             if await self._store.enable(tx, actor.tenant, endpoint):
                 await self.told(tx, "notify.endpoint.enabled", actor, endpoint)

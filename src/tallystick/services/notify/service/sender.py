@@ -1,4 +1,4 @@
-"""One webhook over HTTP: to public addresses, by the operator's leave to private ones; few abilities, all bounded."""
+"""Sends webhooks over HTTP, to public addresses and, if the operator allows it, to private ones. Size and time are limited."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tallystick.chassis import telemetry
 from tallystick.chassis.egress import AddressRefused, CheckedResolver, Resolve, blocked, literal, system_resolve
 from tallystick.services.notify.model import Answer
 
-#: One attempt, from resolving the name to the answer's headers.
+#: The time for one attempt, from resolving the name to the answer's headers.
 ATTEMPT_SECONDS: Final = 15.0
 CONNECT_SECONDS: Final = 5.0
-#: What is read of an answer's body, so that a receiver that still writes it is not cut off. Nothing is made of it.
+#: How much of an answer's body is read, so that a receiver that is still writing is not cut off. The body is ignored.
 DRAIN_BYTES: Final = 4096
 DRAIN_SECONDS: Final = 1.0
 
@@ -25,7 +25,7 @@ _REFUSED: Final = "the address is not a public one"
 
 
 class Sender:
-    """Sends one webhook. The address that was checked is the one connected to; redirects are answers, not directions."""
+    """Sends one webhook. The connection goes to exactly the address that was checked. Redirects are not followed."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Sender:
         )
 
     async def send(self, url: str, body: bytes, headers: dict[str, str], now: datetime) -> Answer:
-        """What came back, or why nothing did; raises nothing. The status decides: a slow or endless body does not matter."""
+        """The answer, or why there was none. Raises nothing. The status decides; a slow or endless body does not matter."""
         found: Answer | None = None
         try:
             host = URL(url).raw_host or ""
@@ -76,7 +76,7 @@ class Sender:
             return Answer(None, _REFUSED if isinstance(error.os_error, AddressRefused) else "could not connect")
         except (aiohttp.ClientError, OSError) as error:
             return found or _broken(error)
-        except Exception as error:  # noqa: BLE001  # an attempt that did not count would be made for ever
+        except Exception as error:  # noqa: BLE001  # an attempt that raised would not be counted, and be repeated for ever
             telemetry.log.error("webhook.exchange_broken", error=error)
             return found or _broken(error)
         return found

@@ -1,13 +1,13 @@
 -- What must hold in notify. Each query gives the faults it finds, as text: none, if all is well.
 
 -- name: deliveries_end
--- What is pending is due at some time, what is not is not.
+-- A pending delivery has a time for its next attempt; any other has none.
 SELECT format('delivery %s is %s, next at %s', id, status, next_at) AS fault
 FROM delivery WHERE (status = 'pending') <> (next_at IS NOT NULL)
 LIMIT 20;
 
 -- name: secrets_have_their_keys
--- The key that each signing secret is sealed under still exists.
+-- The key that seals each signing secret still exists.
 SELECT format('endpoint %s', v.id) AS fault FROM endpoint AS v
 WHERE substring(v.sealed_secret FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
     SELECT FROM data_key AS d
@@ -17,7 +17,7 @@ WHERE substring(v.sealed_secret FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
 LIMIT 20;
 
 -- name: answers_have_their_keys
--- The key that each stored answer with a secret is sealed under still exists.
+-- The key that seals each stored answer with a secret still exists.
 SELECT format('idempotency %s', v.resource) AS fault FROM idempotency AS v
 WHERE substring(v.body FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
     SELECT FROM data_key AS d

@@ -1,4 +1,4 @@
-"""The vault's rules, without I/O: what a number is, what may be seen of it, what may be sent where."""
+"""The vault's rules, without I/O: valid numbers, what may be shown of them, and what may be sent where."""
 
 from tallystick.kernel.numbers import brand_of, iban_ok
 from tallystick.services.vault.model.alike import look, taken_a_day

@@ -1,6 +1,6 @@
-"""What may be sent where, how a number gets into a request, and how it is kept from coming back.
+"""Decides what may be sent where, fills numbers into requests, and masks them in answers.
 
-A destination is chosen by its name from the operator's list; nothing in a request can add one or widen it.
+A destination is chosen by name from the operator's list. Nothing in a request can add a destination or widen one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tallystick.contracts.vault.problems import AnswerRefused, DestinationNotAll
 _PLACEHOLDER: Final = re.compile(r"\{\{\s*([a-z_.]*)\s*\}\}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{0,500}")
-#: Headers that frame a message or carry identity: the vault's own business.
+#: Headers that frame a message or carry credentials: only the vault sets them.
 _OURS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect", "cookie"}
     | {"authorization", "proxy-authorization", "accept-encoding"}
@@ -39,8 +39,8 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One entry of the operator's allow-list.
 
     Either `host` (and `port`, `scheme`), or `socket`, the path of a Unix socket. `paths` are prefixes at whole segments.
-    `private` lets `host` be at an address that is not on the public internet. `usual_seconds` is how long the others of
-    a batch wait for an answer from here. `authorization_file` holds the value of the Authorization header.
+    `private` allows `host` to have an address that is not on the public internet. `usual_seconds`: how long a batch waits for an answer from
+    here before it is called pending. `authorization_file` holds the value of the Authorization header.
     """
 
     methods: Annotated[tuple[Literal["GET", "POST", "PUT"], ...], Meta(min_length=1)]
@@ -89,19 +89,19 @@ def allow(destination: Destination | None, request: Outgoing) -> Destination:
 
 
 class Template:
-    """A body with places for a token's values. Made without the values, so that it can be judged before they are there."""
+    """A body with placeholders for a token's values. It is parsed without the values, so that it is checked before anything is decrypted."""
 
     __slots__ = ("_parts",)
 
     def __init__(self, body: str | None) -> None:
-        """Raises InvalidForward for a place that has no meaning."""
+        """Raises InvalidForward for an unknown or malformed placeholder."""
         self._parts = _PLACEHOLDER.split(body or "")
         if unknown := set(self._parts[1::2]) - FIELDS:
             raise InvalidForward(f"a template has no such field: {', '.join(sorted(unknown))[:100]}")
-        # Two closing braces end nested JSON objects; two opening ones mean nothing but a place.
+        # "}}" may end nested JSON objects, but "{{" always begins a placeholder.
         if any("{{" in text for text in self._parts[::2]):
             raise InvalidForward(
-                "a place in a template is not closed, or its name has other characters than a-z, _ and ."
+                "a placeholder in the template is not closed, or its name has characters other than a-z, _ and ."
             )
 
     @property
@@ -109,7 +109,7 @@ class Template:
         return frozenset(self._parts[1::2])
 
     def fill(self, values: Mapping[str, bytes | bytearray]) -> bytearray:
-        """The body, in a buffer that can be overwritten. Raises InvalidForward when the token lacks a value."""
+        """The body with the values filled in, in a buffer that can be wiped. Raises InvalidForward if the token lacks a value."""
         if missing := self.fields - values.keys():
             raise InvalidForward(f"the token has no {', '.join(sorted(missing))}")
         filled = bytearray()
@@ -122,17 +122,17 @@ class Template:
 
 
 def wipe(*buffers: bytearray) -> None:
-    """Overwrites what can be overwritten. Copies that libraries made are beyond reach, and say so in the README."""
+    """Overwrite buffers. Copies that libraries made are out of reach (see the README)."""
     for buffer in buffers:
         buffer[:] = bytes(len(buffer))
 
 
 def conceal(body: bytes, number: bytes | bytearray) -> tuple[str, bool]:
-    """The answer's text with the number masked, and whether it was there.
+    """The answer's text with the number masked, and whether it contained the number.
 
-    Its characters may be apart by spaces, dashes and dots. A number that is still there in another coat (escaped, in base64 or
-    hex, one in the other, spread over fields) can't be masked with certainty: AnswerRefused. It is a net for what acquirers
-    echo, not a wall against one that wants to tell. No pattern is made of the number: the `re` module would remember it.
+    The number's characters may be separated by spaces, dashes and dots. If the number is still there in another form (escaped, in base64 or
+    hex, nested in each other, spread over fields) it can't be masked reliably: AnswerRefused. This catches what acquirers echo; it can't stop
+    an acquirer that wants to leak the number. No regular expression is made from the number: the `re` module would cache it.
     """
     if not number:
         return _text(body), False
@@ -175,14 +175,14 @@ def _text(body: bytes) -> str:
 def _disguised(text: str, number: bytes) -> bool:
     card = number.isdigit()
     masks, drop = (_CARD_MASKS, _NOT_DIGITS) if card else (_IBAN_MASKS, _NOT_ALPHANUMERIC)
-    # What stands before a mask and what stands behind it are no neighbours: answers show six and four digits, often more than once.
+    # Digits before and after a mask do not belong together: answers show six and four digits, often more than once.
     return any(
         number in masks.sub("*", coat).upper().encode("utf-8", "replace").translate(None, drop) for coat in _coats(text)
     )
 
 
 def _coats(text: str) -> Iterator[str]:
-    """The text as somebody may read it: without escapes, and what is encoded in it, each layer by layer, but not for ever."""
+    """The forms in which the text may be read: unescaped, and decoded, layer by layer, up to `_LAYERS` deep."""
     layer, seen = [text], {text}
     for _ in range(_LAYERS):
         below: list[str] = []
@@ -191,7 +191,7 @@ def _coats(text: str) -> Iterator[str]:
             yield plain
             for found in (plain, *_decoded(plain)):
                 yield found
-                # What does not read as text has no layer below: most words are no base64, and there would be no end.
+                # Only what reads as text is decoded further: most words are not base64, and there would be no end.
                 if found not in seen and len(_PRINTABLE.sub("", found)) * 2 < len(found):
                     seen.add(found)
                     below.append(found)
@@ -199,7 +199,7 @@ def _coats(text: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """One layer of escapes undone: JSON's and C's, HTML's, a URL's; digits of other widths are digits."""
+    """Undo one layer of escapes (JSON, C, HTML, URL), and normalise digits of other widths."""
     text = _ESCAPE.sub(_unescape, unicodedata.normalize("NFKC", text))
     if "&" in text:
         text = html.unescape(text)
@@ -215,7 +215,7 @@ def _unescape(found: re.Match[str]) -> str:
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """What long words say in base64 or hex, wherever in them it begins."""
+    """Long words decoded from base64 or hex, at every possible offset."""
     words = "".join(text.split())
     for word in _BASE64.findall(words.replace("+", "-").replace("/", "_")):
         for offset in range(4):
@@ -237,5 +237,5 @@ _ESCAPE: Final = re.compile(r"""\\(?:u\{?([0-9a-fA-F]{4})\}?|x([0-9a-fA-F]{2})|(
 _BASE64: Final = re.compile(r"[A-Za-z0-9_-]{16,}")
 _HEX: Final = re.compile(r"(?:(?:0x)?[0-9a-fA-F]{2}[:,;.-]?){12,}")
 _NOT_HEX: Final = re.compile(r"0x|[^0-9a-fA-F]")
-#: How deep a number may be wrapped and is still found.
+#: How many layers of encoding are searched.
 _LAYERS: Final = 5

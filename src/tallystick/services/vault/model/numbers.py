@@ -1,4 +1,4 @@
-"""What makes a card number or an IBAN a valid one. Errors name the rule that was broken and never the number."""
+"""Validates card numbers and IBANs. Errors name the broken rule, never the number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tallystick.contracts.vault.problems import CardExpired, InvalidCardNumber, 
 from tallystick.kernel.luhn import luhn
 from tallystick.kernel.numbers import IBAN_LENGTHS, brand_of, iban_ok
 
-#: A card is good until the end of its month, everywhere on earth (UTC-12 is the last place where the month ends).
+#: A card is valid until the end of its month everywhere on earth (the month ends last at UTC-12).
 _LAST_PLACE: Final = timedelta(hours=12)
 _MAX_YEARS: Final = 20
 
@@ -38,7 +38,7 @@ class CheckedIban(msgspec.Struct, frozen=True):
 
 
 def check_card(number: str, exp_month: int, exp_year: int) -> CheckedCard:
-    """Raises InvalidCardNumber. Whether the card is still good is for `check_expiry`."""
+    """Raises InvalidCardNumber. The expiry is checked by `check_expiry`."""
     if not (12 <= len(number) <= 19 and number.isascii() and number.isdigit()):
         raise InvalidCardNumber("a card number has 12 to 19 digits", errors=_at("card/number", "12 to 19 digits"))
     if not number.strip("0"):

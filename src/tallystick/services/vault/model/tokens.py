@@ -1,4 +1,4 @@
-"""What is kept of a token, and what may be seen of it."""
+"""What is stored of a token, and what may be shown of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TokenType = Literal["card", "bank_account"]
 class Masked(msgspec.Struct, frozen=True, kw_only=True):
     """What is stored beside the sealed number. Fields that a type does not have are None.
 
-    `bin` is six digits, also where schemes assign eight: eight and four of sixteen leave a thousand numbers to guess.
+    `bin` is six digits, even where schemes assign eight: showing eight and four of sixteen would leave only a thousand numbers to guess.
     """
 
     type: TokenType
@@ -32,7 +32,7 @@ class Masked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredToken(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. Of a destroyed token nothing is left but that it was there."""
+    """One row. Of a destroyed token, only its existence is left."""
 
     id: TokenId
     tenant: str
@@ -59,7 +59,7 @@ def masked_iban(iban: CheckedIban) -> Masked:
 
 
 def view(id_: TokenId, masked: Masked, fingerprint: str, created_at: datetime) -> Token:
-    """The token as everybody sees it who may see it at all."""
+    """The token as it is shown to anybody who may see it."""
     card = bank_account = None
     if masked.type == "card":
         card = Card(

@@ -1,4 +1,4 @@
-"""The vault's intentions: keep numbers (`Tokens`) and send them where the operator lets them go (`Forwarding`)."""
+"""The vault's use cases: store numbers (`Tokens`), and send them to the operator's allowed destinations (`Forwarding`)."""
 
 from dataclasses import dataclass
 

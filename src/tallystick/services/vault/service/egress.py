@@ -1,8 +1,8 @@
-"""HTTP to the outside, for requests that carry a card number: one place, few abilities.
+"""Outgoing HTTP for requests that carry a card number. It is in one place and does as little as possible.
 
-The address that was checked is the address that is connected to (`chassis.egress`): what is not on the public internet is
-refused unless the operator allowed it for this destination. Redirects are not followed, proxies of the environment not
-used, cookies not kept, answers not decompressed, and bounded in size and time.
+The connection goes to exactly the address that was checked (`chassis.egress`). Addresses that are not on the public internet are refused,
+unless the operator allowed them for this destination. Redirects are not followed, proxies from the environment are not used, cookies are
+not kept, answers are not decompressed, and size and time are limited.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Channel:
         if body:
             headers.setdefault("content-type", "application/json")
         began = False
-        # A GET or PUT whose connection broke is sent once more, and it is that second connection that may be refused.
+        # aiohttp resends a GET or PUT whose connection broke. If that second connection is refused, the first request was sent all the same.
         head_sent = asyncio.Event()
         try:
             async with asyncio.timeout(seconds):
@@ -131,7 +131,7 @@ class Egress:
 
 
 def _noting_heads() -> aiohttp.TraceConfig:
-    """Sets a request's event, its `trace_request_ctx`, when its head goes into a connection."""
+    """Sets a request's event (its `trace_request_ctx`) when its header is written to a connection."""
 
     async def note(session: aiohttp.ClientSession, context: SimpleNamespace, sent: object) -> None:
         del session, sent
@@ -154,5 +154,5 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
 
 def _credential(path: Path) -> str:
     if path.stat().st_mode & 0o077:
-        raise PermissionError(f"{path} can be read by others: chmod 600 it")
+        raise PermissionError(f"{path} is open to other users: run `chmod 600` on it")
     return path.read_text().strip()

@@ -1,9 +1,8 @@
-"""Requests to acquirers with the number filled in: who sends them never sees it, and it goes only where the operator said.
+"""Sends requests to acquirers with the number filled in. The caller never sees the number, and it goes to allowed destinations only.
 
-Each item of a batch stands alone: its own destination, deadline and result. An item that takes longer than its
-destination usually does is answered `pending` and goes on; asked for again (the same request id) it is joined, not sent
-a second time. Should that question reach another replica, the request is sent again under the same id, which is the
-same request to the destination.
+Each item of a batch is independent, with its own destination, deadline and result. An item that takes longer than is usual for its
+destination is answered `pending`, and continues. A repeat with the same request id joins it and is not sent again. If the repeat reaches
+another replica, the request is sent again under the same id, by which the destination recognises it as the same request.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from tallystick.services.vault.model import Destination, StoredToken, Template, 
 from tallystick.services.vault.service.egress import Egress
 from tallystick.services.vault.store import NUMBER, Store
 
-#: Results that nobody has asked for yet are kept, at most so many.
+#: The most finished results that are kept until somebody asks for them.
 _KEPT = 2048
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to be sent, in the name of `subject`."""
+    """One request to be sent on behalf of `subject`."""
 
     subject: Subject
     destination: str
@@ -62,7 +61,7 @@ class _Ready(msgspec.Struct, frozen=True):
 
 
 class _Filled(msgspec.Struct, frozen=True):
-    """A request with card data in it, for the short time between the key ring and the socket."""
+    """A request with card data in it. It exists only between decryption and the end of the exchange, and is then wiped."""
 
     send: Send
     body: bytearray
@@ -72,11 +71,11 @@ class _Filled(msgspec.Struct, frozen=True):
         return "Filled(****)"
 
 
-#: The answer to be, for all who ask for it.
+#: The future answer, shared by all who ask for it.
 _Result: TypeAlias = "asyncio.Future[Forwarded]"
 #: Tenant and token.
 _Key = tuple[str, TokenId]
-#: Tenant, destination, request id: what makes two questions the same request.
+#: Tenant, destination and request id, which identify a request.
 _Name = tuple[str, str, str]
 
 
@@ -97,7 +96,7 @@ class Forwarding:
         self._clock = clock
         self._egress = egress
         self._max_in_flight = max_in_flight
-        #: Requests by their names, from before they are sent until somebody has had the result.
+        #: Requests by name, from before they are sent until somebody has fetched the result.
         self._known: OrderedDict[_Name, tuple[Send, _Result]] = OrderedDict()
         self._tasks: set[asyncio.Task[Forwarded]] = set()
 
@@ -109,10 +108,10 @@ class Forwarding:
         await self._egress.close()
 
     async def forward(self, items: Sequence[Send | Problem]) -> list[ForwardResult]:
-        """One result per item, in order. Nothing raises for a single item's sake."""
+        """One result per item, in order. A single item's failure is its result, and is not raised."""
         results: list[_Result | Problem] = []
         ours: list[tuple[_Ready, _Result]] = []
-        # Without an await in between: who asks for the same a moment later, or in the same batch, joins it.
+        # No await in this loop, so that a repeat a moment later, or in the same batch, joins the first request.
         for item in items:
             found = item if isinstance(item, Problem) else self._joined(item) or self._ready(item)
             if isinstance(found, _Ready):
@@ -124,19 +123,19 @@ class Forwarding:
         return [self._result(item, result) for item, result in zip(items, results, strict=True)]
 
     def _joined(self, send: Send) -> _Result | Problem | None:
-        """The same request, if it is under way here."""
+        """The result of the same request, if this replica has it under way."""
         known = self._known.get(_name(send))
         if known is None:
             return None
         first, result = known
         if (first.request, first.token) != (send.request, send.token):
-            return InvalidForward("this request id is under way with another content")
+            return InvalidForward("this request id is under way with other content")
         return result
 
     def _reserve(self, send: Send) -> _Result:
-        """The place where the result will be, under the request's name."""
+        """Register a future for the result under the request's name."""
         result: _Result = asyncio.get_running_loop().create_future()
-        # A failure that nobody asks for is not an unhandled one: it is the destination's, and the fact is recorded.
+        # Retrieve the exception, so that asyncio does not report a failure that nobody asks for: the use is recorded as a fact.
         result.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._known[_name(send)] = (send, result)
         while len(self._known) > self._max_in_flight + _KEPT:
@@ -159,12 +158,16 @@ class Forwarding:
         return _Ready(send, destination, template)
 
     async def _start(self, ours: Sequence[tuple[_Ready, _Result]]) -> None:
-        """Opens the numbers, records each use, and only then sends. What it raises, those who joined get too."""
+        """Decrypt the numbers, record each use, and only then send. What it raises is also raised for those who joined."""
         try:
             filled = await self._fill([ready for ready, _ in ours])
         except BaseException as error:
             for ready, result in ours:
-                failed = error if isinstance(error, Exception) else NotForwarded("who was to send it gave up before")
+                failed = (
+                    error
+                    if isinstance(error, Exception)
+                    else NotForwarded("the request was cancelled before it was sent")
+                )
                 result.set_exception(failed)
                 self._forget(ready.send, result)
             raise
@@ -199,14 +202,14 @@ class Forwarding:
             if isinstance(number, Shredded):
                 numbers[key] = TokenDestroyed()
             elif isinstance(number, KeyringError):
-                # Not this request's fault, and not to be answered as if it were: somebody changed the table.
+                # Not the request's fault, so not a problem of the item: somebody changed the table.
                 raise number
             else:
                 numbers[key] = number
         return numbers
 
     async def _record(self, used: Sequence[Send]) -> None:
-        """One fact per tenant and batch: which token went where, for which request. Stored before anything is sent."""
+        """Store one fact per tenant and batch, before anything is sent: which token goes where, for which request."""
         by_tenant: dict[str, list[Send]] = {}
         for send in used:
             by_tenant.setdefault(send.subject.tenant, []).append(send)
@@ -238,7 +241,7 @@ class Forwarding:
             await outbox.append(tx, facts)
 
     def _run(self, filled: _Filled, result: _Result) -> None:
-        """Starts sending."""
+        """Start sending."""
         if len(self._tasks) >= self._max_in_flight:
             wipe(filled.body, filled.number)
             result.set_exception(Overloaded("too many requests are on their way to acquirers"))
@@ -270,7 +273,7 @@ class Forwarding:
             wipe(filled.body, filled.number)
 
     async def _wait(self, items: Sequence[Send | Problem], results: Sequence[_Result | Problem]) -> None:
-        """Until all are done, or until those that are not may be called slow and nobody waits for them in particular."""
+        """Wait for all results, but for items that nobody waits for in particular only as long as is usual for their destinations."""
         must = [r for i, r in zip(items, results, strict=True) if isinstance(r, asyncio.Future) and _patient(i, items)]
         may = [r for r in results if isinstance(r, asyncio.Future) and r not in must]
         if may:
@@ -315,14 +318,14 @@ def _key(send: Send) -> _Key | None:
 
 
 def _patient(item: Send | Problem, items: Sequence[Send | Problem]) -> bool:
-    """Whether this item is waited for until its own deadline: when it asked for that, or holds up nobody."""
+    """Whether to wait for this item until its own deadline: if it asked for that, or is alone in its batch."""
     return isinstance(item, Send) and (item.wait or len(items) == 1)
 
 
 def _fill(
     ready: _Ready, stored: Mapping[_Key, StoredToken], numbers: Mapping[_Key, bytearray | Problem]
 ) -> _Filled | Problem:
-    """The item's body with its values in place, and its own copy of the number, to be found in the answer."""
+    """The item's body with the values filled in, and a copy of the number, to search the answer for."""
     key = _key(ready.send)
     if key is None:
         return _Filled(ready.send, bytearray((ready.send.request.body or "").encode()), bytearray())

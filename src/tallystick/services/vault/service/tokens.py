@@ -1,4 +1,4 @@
-"""Numbers in, tokens out: create, describe, reveal, destroy."""
+"""Creates, describes, reveals and destroys tokens."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tallystick.services.vault.model import (
 )
 from tallystick.services.vault.store import NUMBER, NewToken, Store
 
-#: Waits until the log proves that it holds the fact. Raises a Problem when it does not within the deadline.
+#: Waits until the log proves that it holds the fact. Raises a Problem if it does not within the deadline.
 Receipt = Callable[[FactId, Deadline], Awaitable[Any]]
 
 #: How long a reveal waits for its receipt, at most.
@@ -51,7 +51,7 @@ RECEIPT_SECONDS = 5.0
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked number that is to become a token. `entry` is there when the client sent an idempotency key."""
+    """A checked number that is to become a token. `entry`: of the client's idempotency key, if it sent one."""
 
     subject: Subject
     number: CheckedCard | CheckedIban
@@ -63,7 +63,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """The answer's bytes, as they were stored; `replayed` when an earlier request made the token."""
+    """The answer's bytes, as stored. `replayed`: an earlier request made the token."""
 
     body: bytes
     status: int
@@ -96,8 +96,8 @@ class Tokens:
         return await self._batcher.submit(order)
 
     async def known(self, order: Order) -> Created | None:
-        """The stored answer of the same request; None when its key was not used. Raises as `create` does: who asks so guesses as well as who
-        brings a number.
+        """The stored answer of the same request; None if its key is unused. Counts the number as `create` does, and raises the same: this is
+        another way to guess a number.
         """
         if order.entry is None:
             return None
@@ -108,7 +108,7 @@ class Tokens:
         return None if found is None else _again(found)
 
     async def _create(self, orders: list[Order]) -> list[Created | Exception]:
-        """All orders that wait, in one transaction: claim, seal, insert, tell, answer. Before it, their numbers are counted."""
+        """Create tokens for all waiting orders in one transaction: claim keys, seal, insert, tell, store answers. The numbers are counted first."""
         now = self._clock.now()
         made = [ids.tokens.random() for _ in orders]
         results: list[Created | Exception | None] = [*await self._guesses(orders, now)]
@@ -136,10 +136,10 @@ class Tokens:
         return [result for result in results if result is not None]
 
     async def _guesses(self, orders: Sequence[Order], now: datetime) -> list[TooManyAlike | None]:
-        """The refusal of each order whose number looks like too many others of the day.
+        """A refusal for each order whose number looks like too many other new numbers of the day, else None.
 
-        A number that is there already is refused with them: else the one that is taken would be the right one. So is one that would be
-        answered from its idempotency key, whose digest tells as much.
+        Known numbers are refused as well: otherwise the one that is accepted would be the right guess. So are requests that would be answered
+        from their idempotency key, since its digest reveals just as much.
         """
         numbers = [
             (
@@ -164,7 +164,7 @@ class Tokens:
         ]
 
     async def forget_counts(self) -> None:
-        """Forget how many numbers came on days that are over. For the schedule."""
+        """Delete the counts of past days. For the schedule."""
         await self._store.forget_counts(self._database, self._clock.now().date())
 
     async def _insert(self, tx: Transaction, fresh: Sequence[tuple[TokenId, Order]], now: datetime) -> list[bytes]:
@@ -197,7 +197,7 @@ class Tokens:
         return bodies
 
     async def describe(self, wanted: Sequence[tuple[str, TokenId]]) -> list[Token | Problem]:
-        """The masked view of each (tenant, token), in order. No key is used for it."""
+        """The masked view of each (tenant, token), in order. Nothing is decrypted."""
         found = await self._store.find(self._database, wanted)
         described: list[Token | Problem] = []
         for each in wanted:
@@ -218,10 +218,10 @@ class Tokens:
         return token
 
     async def reveal(self, subject: Subject, id_: TokenId, purpose: str, trace: str, deadline: Deadline) -> Revealed:
-        """The number in clear, once the log proves that this was recorded.
+        """The number in clear, once the log proves that the reveal was recorded.
 
-        Raises TokenNotFound, TokenDestroyed, RevealNotRecorded. The fact stays in the log whether or not the number was
-        shown in the end: an attempt counts as an access (PCI DSS 10.2.1.1).
+        Raises TokenNotFound, TokenDestroyed, RevealNotRecorded. The fact stays in the log even if the number is not shown in the end: an
+        attempt counts as an access (PCI DSS 10.2.1.1).
         """
         token = await self._whole(subject.tenant, id_)
         fact = _fact(
@@ -234,7 +234,7 @@ class Tokens:
         )
         async with self._database.transaction() as tx:
             await outbox.append(tx, [fact])
-        # Some time is left for the answer itself.
+        # Leave some time for the answer itself.
         waiting = Deadline.after(deadline.sooner(RECEIPT_SECONDS) * 0.9)
         try:
             async with asyncio.timeout(waiting.remaining()):
@@ -257,7 +257,7 @@ class Tokens:
         )
 
     async def destroy(self, subject: Subject, id_: TokenId, trace: str) -> None:
-        """The number and its key are gone, here and, with the key, in every copy of the row. Again: nothing happens.
+        """Destroy the number and its key. Without the key, copies of the row can't be read either. Repeating it changes nothing.
 
         Raises TokenNotFound.
         """
@@ -268,7 +268,7 @@ class Tokens:
                 raise TokenNotFound
             if destroyed:
                 await self._ring.shred(tx, subject.tenant, [ids.tokens.text(id_)])
-                # The answer that made it says what was to be seen of it.
+                # The stored answer of the request that created it holds the masked view.
                 await idempotency.withdraw(tx, subject.tenant, [id_], TokenDestroyed())
                 await outbox.append(tx, [_fact("vault.token.destroyed", subject, id_, trace=trace, at=now)])
 
@@ -290,7 +290,7 @@ class Tokens:
 
 
 def _again(outcome: Outcome) -> Created | None:
-    """The stored answer; None of a fresh key. Raises the problem when there is none to give, and TokenDestroyed after the token was."""
+    """The stored answer; None for a fresh key. Raises the problem if there is no answer yet, and TokenDestroyed if the token was destroyed."""
     replay = outcome.raise_or_replay()
     if replay is None:
         return None

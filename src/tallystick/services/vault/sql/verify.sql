@@ -1,11 +1,11 @@
 -- What must hold in the vault. Each query gives the faults it finds, as text: none, if all is well.
 
 -- name: destroyed_means_gone
--- A destroyed token holds nothing any more, a living one holds its sealed number.
+-- A destroyed token holds no data; any other holds its sealed number.
 SELECT format('token %s', id) AS fault FROM token WHERE (destroyed_at IS NOT NULL) <> (sealed IS NULL) LIMIT 20;
 
 -- name: values_have_their_keys
--- The key that each number is sealed under still exists.
+-- The key that seals each number still exists.
 SELECT format('token %s', v.id) AS fault FROM token AS v
 WHERE substring(v.sealed FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
     SELECT FROM data_key AS d
