@@ -48,9 +48,9 @@ from tallystick.local.tasks import together
 from tallystick.local.whole import faults
 
 HOSTS: Final = ("localhost", "127.0.0.1", "::1")
-#: How long requests under way may take once no new ones are let in.
+#: Seconds that requests under way get to finish at a stop, when no new ones are accepted any more.
 EDGE_DRAIN: Final = 5.0
-#: They say by themselves what is wrong; of others the kind is told too.
+#: Errors whose messages say what is wrong and what to do. The messages of others need the error's type with them.
 FORESEEN: Final = (LayoutError, RootError, PkiError, MigrationError)
 _ACTIVE = re.compile(rb"downstream_rq_active: (\d+)")
 
@@ -107,7 +107,7 @@ class Platform:
     # ---- starting --------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Returns when everything is ready. Raises StartFailed, and then has stopped what was started."""
+        """Start everything, and return when it is ready. Raises StartFailed, after stopping what was started."""
         try:
             await self._start()
         except BaseException:
@@ -219,7 +219,7 @@ class Platform:
             self._background(Sampler(keeper.unit).run(), "sampler")
 
     def _find_whole(self) -> None:
-        """Refuses what is damaged or lost: new databases would be empty, and everything would seem to be well."""
+        """Refuse damaged or missing data: with new, empty databases everything would seem to be well."""
         mended = []
         for fault in faults(self.layout):
             if not fault.mended:
@@ -227,7 +227,7 @@ class Platform:
             mended.append(fault.text)
         if mended:
             self._report("data", "error", "; ".join(mended))
-        # Made at the first start and never again: a new one would open nothing of what is there.
+        # Made at the first start only: a new root key could not decrypt any existing data.
         if not self.layout.root_key.exists():
             root_key.create(self.layout.root_key, self._passphrase())
 
@@ -440,4 +440,4 @@ async def _group() -> Any:
     except StartFailed:
         raise
     except Exception as error:
-        raise StartFailed(f"{type(error).__name__}: {error}") from error
+        raise StartFailed(str(error) if isinstance(error, FORESEEN) else f"{type(error).__name__}: {error}") from error
