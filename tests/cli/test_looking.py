@@ -333,7 +333,7 @@ def test_a_data_directory_that_can_not_be_one_is_said(
     file.touch()
     circle.symlink_to(circle)
     refused = 1 if command == ("doctor",) else 4
-    for data, said in ((file, "is not a directory"), (file / "below", "can't be reached")):
+    for data, said in ((file, "is not a directory"), (file / "below", "can't access")):
         assert dispatch([*command, "--data", str(data)]) == refused
         told = capsys.readouterr()
         assert said in told.out + told.err
@@ -342,7 +342,7 @@ def test_a_data_directory_that_can_not_be_one_is_said(
     told = capsys.readouterr()
     assert f"{tmp_path} belongs to " in told.out + told.err
     assert dispatch([*command, "--data", str(circle)]) == 4
-    assert "leads nowhere" in capsys.readouterr().err
+    assert "can't follow the path" in capsys.readouterr().err
 
 
 def test_a_trace_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

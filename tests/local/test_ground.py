@@ -48,7 +48,7 @@ def test_sockets_fit_wherever_the_data_lies(tmp_path: Path) -> None:
 def test_a_directory_whose_name_is_no_text_is_refused(tmp_path: Path, name: str) -> None:
     """PostgreSQL, Envoy's configuration and JSON can't have it, and said so late and each in its own way."""
     assert data_directory(tmp_path / "josé \"x' \\n #1 数").is_relative_to(tmp_path.resolve())
-    with pytest.raises(LayoutError, match="no text: choose another") as caught:
+    with pytest.raises(LayoutError, match="not valid UTF-8: choose another") as caught:
         data_directory(tmp_path / name)
     assert str(caught.value).isascii()
     assert str(caught.value).isprintable()
@@ -61,7 +61,7 @@ def test_data_that_others_could_change_is_not_begun_with(directory: Path, mode: 
     layout.prepare()  # nothing was in it
     assert directory.stat().st_mode & 0o777 == 0o700
     directory.chmod(mode)
-    with pytest.raises(LayoutError, match=f"others may write to .* .mode {mode:04o}.*: chmod 700 it"):
+    with pytest.raises(LayoutError, match=f"other users may write to .* .mode {mode:04o}.*: run `chmod 700`"):
         layout.prepare()
     assert directory.stat().st_mode & 0o777 == mode, "what is wrong stays to be seen"
     directory.chmod(0o755)
@@ -94,7 +94,7 @@ def test_a_directory_that_holds_something_else_is_left_as_it_is(directory: Path)
     directory.chmod(0o755)
     (directory / "lost+found").mkdir()
     (directory / "mine").write_text("")
-    with pytest.raises(LayoutError, match="holds something else than a platform"):
+    with pytest.raises(LayoutError, match="contains files that are not a platform"):
         Layout(directory).prepare()
     assert directory.stat().st_mode & 0o777 == 0o755
     assert {path.name for path in directory.iterdir()} == {"lost+found", "mine"}
@@ -482,7 +482,7 @@ def test_data_of_a_platform_that_runs_is_not_judged(directory: Path) -> None:
 def test_a_directory_of_something_else_is_found(directory: Path) -> None:
     (directory / "mine").write_text("")
     [finding] = [f for f in doctor.examine(Layout(directory)) if f.name == "data"]
-    assert (finding.verdict, "holds something else than a platform" in finding.found) == ("failed", True)
+    assert (finding.verdict, "contains files that are not a platform" in finding.found) == ("failed", True)
 
 
 def _stopped(directory: Path) -> Layout:

@@ -1,4 +1,4 @@
-"""The identity agent: keeps every workload's certificate fresh and hands it to Envoy (SDS over ADS), which presents it for them.
+"""The identity agent: renews every workload's certificate, and gives it to Envoy (SDS over ADS), which presents it for the workload.
 
 Each certificate is renewed at half of its life, at a moment of its own (jitter), so that not all services change at once. Keys exist in
 this process and in Envoy's memory only.
@@ -17,7 +17,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.local.ads import AdsServer
 from tallystick.local.pki import BACKDATE, LEAF_LIFE, Authority, Leaf
 
-#: How often it looks what is due, in seconds. On a machine that slept for an hour all certificates have ended, and nobody gets in until then.
+#: Seconds between two looks for certificates that are due. After a machine slept for an hour all have expired, and no call works until the next look.
 EVERY: Final = 1.0
 JITTER: Final = 0.1
 
@@ -28,8 +28,8 @@ def due(now: datetime, life: timedelta, luck: float) -> datetime:
 
 
 class IdentityAgent:
-    """`workloads` maps a service to its SPIFFE ID. `on_bundle(pem)` is called when the trusted roots changed, and at the start; where it fails it
-    is called again at the next look. `on_error` when something could not be renewed, which is tried again then too.
+    """`workloads` maps a service to its SPIFFE ID. `on_bundle(pem)` is called at the start and when the trusted roots change; if it fails, it is
+    called again at the next look. `on_error` is called if something could not be renewed; that is tried again too.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class IdentityAgent:
         self._published = b""
 
     def issue_all(self) -> None:
-        """Certificates for everyone, and the bundle before them: a peer must trust what it is shown."""
+        """Issue certificates for everyone. The bundle comes first: a peer must trust what it is shown."""
         self._publish_bundle()
         for name in (EDGE_IDENTITY, *map(identity, self._workloads)):
             self._issue(name)
@@ -73,7 +73,7 @@ class IdentityAgent:
                 failing = False
 
     async def renew(self) -> list[str]:
-        """One look: renews what is due and answers its names. When the authority itself can't be renewed, leaves are, as long as it can sign."""
+        """Renew what is due, and return its names. If the authority itself can't be renewed, leaves still are, as long as it can sign."""
         failed: Exception | None = None
         try:
             await self._authority.renew()
@@ -81,7 +81,7 @@ class IdentityAgent:
         except Exception as error:  # noqa: BLE001 - raised below
             failed = error
         now = self._clock.now()
-        # When the clock was set back further than certificates are dated back, none is valid yet.
+        # If the clock was set back by more than certificates are backdated, none is valid yet.
         back = now + BACKDATE < self._latest
         self._latest = now if back else max(now, self._latest)
         names = [name for name, at in self._due.items() if back or at <= now]
@@ -96,7 +96,7 @@ class IdentityAgent:
         leaf = self._authority.edge() if name == EDGE_IDENTITY else self._authority.service(owners[name])
         self._ads.put("secret", {name: message("secret", _certificate(name, leaf))})
         now = self._clock.now()
-        # Near the end of an issuer leaves get shorter, and with them the time until the next one.
+        # Near the end of the issuer's life leaves get shorter, and so does the time until the next renewal.
         self._due[name] = due(now, min(LEAF_LIFE, leaf.ends - now), random.uniform(-1, 1))  # noqa: S311 - jitter, not a secret
 
     def _publish_bundle(self) -> None:

@@ -1,4 +1,4 @@
-"""Takes the proxy's spans (OTLP/HTTP with protobuf, over a Unix socket) and puts them beside the services' in the local store.
+"""Receives the proxy's spans (OTLP/HTTP with protobuf, over a Unix socket), and adds them to the services' spans in the local store.
 
 With an OTLP endpoint configured the batches are passed on to it. Either way they are without what a client typed, and Envoy never waits:
 it is answered at once, and when the queue is full spans are dropped, and the exports that they came in counted.
@@ -24,7 +24,7 @@ MAX_BODY: Final = 4 << 20
 QUEUE: Final = 256
 SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
 _KINDS: Final[dict[int, SpanKind]] = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
-#: What is kept of the proxy's attributes: names, numbers and codes, nothing that a client typed (no query, no user agent, no address).
+#: The attributes of the proxy that are kept: names, numbers and codes, nothing from a client's input (no query, user agent or address).
 KEPT: Final = frozenset(
     {
         "http.method",
@@ -43,7 +43,7 @@ _DROPPED: Final = telemetry.counter(
 
 
 def strip(request: ExportTraceServiceRequest) -> None:
-    """Take out of an export what is not `KEPT`."""
+    """Remove attributes that are not in `KEPT` from an export."""
     for span in _spans(request):
         kept = [item for item in span.attributes if item.key in KEPT]
         del span.attributes[:]

@@ -1,4 +1,4 @@
-"""What a replica is told by its environment: names and paths. The secrets are in the files that it names."""
+"""A replica's environment variables: names and paths. Secrets are in files that they name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tallystick.local.state import State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What may differ from one start to the next and is not remembered."""
+    """Options that may differ between starts and are not remembered."""
 
     root_passphrase_file: Path | None = None
     otlp_endpoint: str | None = None

@@ -1,4 +1,4 @@
-"""The services' keys seen from outside: their age, what is wrapped by which version of the root, how far data keys' rotations are.
+"""The state of the services' keys: their age, which version of the root key wraps them, and the progress of data keys' rotations.
 
 Nothing is unwrapped for it: a wrapped key begins with the root's version. A rotation is asked for by a row in the service's database, in its
 own least-privilege role; the service itself makes the keys.
@@ -30,7 +30,7 @@ class ServiceKey:
     state: str
     created_at: datetime
     rotates_at: datetime | None
-    """When the service will rotate it, by its charter; None for one that was rotated already."""
+    """When the service will rotate it, by its charter; None if it was rotated already."""
     root_version: int
 
 
@@ -44,12 +44,12 @@ class TenantKey:
     state: str
     created_at: datetime
     rotates_at: datetime | None
-    """When it gets a successor, by the charter; None for one that has one."""
+    """When it gets a successor, by the charter; None if it has one."""
     retired_at: datetime | None
     values_left: int | None
-    """How many values are still sealed under a retired one; None while nobody has counted."""
+    """How many values are still sealed under a retired key; None if they were not counted yet."""
     emptied_at: datetime | None
-    """Since when none is; an hour later it is destroyed."""
+    """Since when it seals nothing; an hour later it is destroyed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +63,14 @@ class SingleKeys:
     rotates_at: datetime | None
     """When the oldest gets a successor, by the charter."""
     due: int
-    """How many are to get one now."""
+    """How many are due to get a successor."""
     retired: int
-    """How many have one, and are destroyed an hour later."""
+    """How many have a successor; they are destroyed an hour later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A rotation that an operator asked for and that is not done yet. `tenant` is None for all of them and the service's own key."""
+    """A rotation that an operator requested and that is not done yet. `tenant` is None for all keys and the service's own."""
 
     service: str
     tenant: str | None
@@ -88,7 +88,7 @@ class Held:
 
 
 async def held(layout: Layout, charters: Mapping[str, Charter]) -> Held:
-    """All services' keys, oldest version first. Raises DatabaseUnavailable, DatabaseError: PostgreSQL has to run."""
+    """All services' keys, oldest version first. Raises DatabaseUnavailable, DatabaseError: PostgreSQL must be running."""
     all_of_them = Held(services=[], tenants=[], singles=[], asked=[])
     for name, charter in charters.items():
         if charter.keys is not None:
@@ -98,7 +98,7 @@ async def held(layout: Layout, charters: Mapping[str, Charter]) -> Held:
 
 
 async def ask_for_rotation(layout: Layout, service: str, tenant: str | None) -> bool:
-    """Asks a service for new keys: all of them, or those of a tenant; False when it has none of that tenant. Raises as `held`."""
+    """Ask a service for new keys: all, or a tenant's. False if it has none of that tenant. Raises as `held`."""
     async with _database(layout, service) as database:
         if tenant is not None and not await database.fetchval(store.Q.tenant_has_keys, tenant):
             return False

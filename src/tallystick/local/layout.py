@@ -1,4 +1,4 @@
-"""Where everything of one platform lies. The data directory is the platform: copy it while it is stopped and you have copied all.
+"""The paths of one platform. Everything is in its data directory: a copy of it, made while the platform is stopped, is a complete copy.
 
 Unix sockets have paths of at most 107 bytes, so when the data directory lies too deep they go to a short directory of the same user.
 """
@@ -24,15 +24,18 @@ class LayoutError(Exception):
 
 
 def data_directory(given: Path | None) -> Path:
-    """`--data`, else `$TALLYSTICK_HOME`, else `.tallystick` in the current folder; absolute, links resolved. Raises LayoutError."""
+    """`--data`, else `$TALLYSTICK_HOME`, else `./.tallystick`; absolute, links resolved. Raises LayoutError."""
     named = Path(given or os.environ.get("TALLYSTICK_HOME") or DEFAULT)
     try:
         found = named.expanduser().resolve()
-    except RuntimeError as error:  # links in a circle, a `~name` of nobody
-        raise LayoutError(f"{named} leads nowhere ({error}): choose another with --data") from error
-    # The parts' configurations are text of lines, and paths are told in JSON. Of a byte that is no UTF-8 Python makes half of a surrogate pair.
+    except RuntimeError as error:  # a loop of links, or `~name` of an unknown user
+        raise LayoutError(f"can't follow the path {named} ({error}): choose another with --data") from error
+    # Paths are written to the parts' configurations, which are lines of text, and to JSON. Python represents a byte that is not UTF-8 as half
+    # of a surrogate pair.
     if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in str(found)):
-        raise LayoutError(f"{str(found)!a} has bytes in its name that are no text: choose another with --data")
+        raise LayoutError(
+            f"the name of {str(found)!a} has control characters or is not valid UTF-8: choose another with --data"
+        )
     return found
 
 
@@ -136,7 +139,7 @@ class Layout:
         return self.logs / f"{process}.log"
 
     def check(self) -> None:
-        """Refuse what is no directory, or somebody else's; root may look at anybody's. One that is not there is made at the first start.
+        """Refuse what is not a directory, or belongs to another user (root may use anybody's). A missing one is created at the first start.
         Raises LayoutError.
         """
         try:
@@ -144,15 +147,15 @@ class Layout:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise LayoutError(f"{self.data} can't be reached ({error.strerror}): choose another with --data") from error
+            raise LayoutError(f"can't access {self.data} ({error.strerror}): choose another with --data") from error
         if not stat.S_ISDIR(found.st_mode):
             raise LayoutError(f"{self.data} is not a directory: choose another with --data")
         if os.geteuid() not in (found.st_uid, 0):
             raise LayoutError(f"{belongs(self.data, found)}: run as that user, or choose another with --data")
 
     def prepare(self) -> None:
-        """Make the directories, all 0700, and refuse what is somebody else's, holds something else or may have been changed by others.
-        Raises LayoutError.
+        """Create the directories, all with mode 0700. Refuse one that belongs to another user, contains other files, or may have been changed by
+        others. Raises LayoutError.
         """
         self.check_content()
         short = self.run
@@ -164,24 +167,24 @@ class Layout:
             directory.mkdir(mode=0o700, exist_ok=True)
 
     def check_content(self) -> None:
-        """Refuse what holds something else than a platform, or others may have changed: someone's home, or `/tmp`, named by mistake, would be
-        closed to all others. Raises LayoutError.
+        """Refuse a directory that contains other files, or that others may have changed. Without this, a home directory or `/tmp` named by mistake
+        would be closed to everybody else. Raises LayoutError.
         """
         try:
             found = {entry.name for entry in self.data.iterdir()} - {"lost+found"}
         except FileNotFoundError:
             return
         except OSError as error:
-            raise LayoutError(f"{self.data} can't be read ({error.strerror}): choose another with --data") from error
+            raise LayoutError(f"can't read {self.data} ({error.strerror}): choose another with --data") from error
         if found and found.isdisjoint(path.name for path in (self.lock, self.state, self.secrets, self.postgres)):
             raise LayoutError(
-                f"{self.data} holds something else than a platform: choose one that is empty or not there yet, with --data"
+                f"{self.data} contains files that are not a platform's: choose an empty or a new directory with --data"
             )
         mode = stat.S_IMODE(self.data.stat().st_mode)
         if found and mode & 0o022:
             raise LayoutError(
-                f"others may write to {self.data} (mode {mode:04o}), and put their own databases and keys there: chmod 700 it if nobody else "
-                "was there, or restore it"
+                f"other users may write to {self.data} (mode {mode:04o}), and replace its databases and keys: run `chmod 700` on it if nobody "
+                "else had access, or restore it"
             )
 
 
@@ -190,7 +193,7 @@ def _private(directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.lstat()
     except OSError as error:
-        raise LayoutError(f"{directory} can't be made: {error.strerror}") from error
+        raise LayoutError(f"can't create {directory} ({error.strerror}): choose another with --data") from error
     if not stat.S_ISDIR(found.st_mode):
         raise LayoutError(f"{directory} is not a directory: choose another with --data")
     if found.st_uid != os.geteuid():
@@ -200,7 +203,7 @@ def _private(directory: Path) -> None:
 
 
 def belongs(path: Path, found: os.stat_result) -> str:
-    """`PATH belongs to NAME`, or to the user of that number where it has no name."""
+    """`PATH belongs to NAME`, or to the numeric user id if that has no name."""
     try:
         return f"{path} belongs to {pwd.getpwuid(found.st_uid).pw_name}"
     except KeyError:

@@ -1,4 +1,4 @@
-"""Which version of this program is at work in a process: what a platform runs may be older than the command that looks at it."""
+"""The version of this program. A running platform may be of an older version than the command that asks it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CHECKOUT = Path(__file__).parents[3]
 
 @cache
 def program_version() -> str:
-    """The version of this process: what was there when it asked for the first time."""
+    """The version of this process, as of the first call."""
     return installed_version()
 
 
 def installed_version() -> str:
-    """What a process that starts now is of: `0.1.0`, and from a checkout also its commit, `0.1.0 (1f3c9d2)`."""
+    """The version that a process started now would have: `0.1.0` or, from a checkout, with its commit: `0.1.0 (1f3c9d2)`."""
     version = metadata.version("tallystick")
     commit = _commit()
     return f"{version} ({commit})" if commit else version
 
 
 def _commit() -> str | None:
-    """None where there is no checkout, or no git that would read it."""
+    """The commit, or None if there is no checkout, or no git that can read it."""
     if not (CHECKOUT / ".git").exists():
         return None
     try:

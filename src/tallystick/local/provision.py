@@ -1,4 +1,4 @@
-"""What services find when they start: their databases, roles and logins, made from the charters by `fabric`, applied here.
+"""Creates what services need before they start: databases, roles and logins. `fabric` derives them from the charters; they are applied here.
 
 Everything can be done again on every start, so that a changed charter or a replaced secret takes effect.
 """
@@ -34,9 +34,9 @@ from tallystick.local.secrets import SecretFiles
 
 OPERATOR_VALKEY: Final = ("~*", "+@read", "+ping", "-@dangerous", "+keys", "+info")
 CREATE_TIMEOUT: Final = 60.0
-#: Seconds between two looks whether the log has made its key.
+#: Seconds between two looks for the log's key, which audit makes.
 LOG_KEY_POLL: Final = 0.2
-#: What comes of a server that stops, starts or is gone.
+#: Errors caused by a server that is stopping, starting or gone.
 _AWAY: Final = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -47,7 +47,7 @@ _AWAY: Final = (
 
 
 def lost(error: Exception) -> bool:
-    """Whether what was done on the server failed because that stopped, starts or is gone."""
+    """Whether work on the server failed because the server is stopping, starting or gone."""
     reason = error.__cause__ or error
     return isinstance(reason, _AWAY) and not isinstance(
         reason, TimeoutError
@@ -55,12 +55,12 @@ def lost(error: Exception) -> bool:
 
 
 def bus_accounts(charters: Mapping[str, Charter], secrets: SecretFiles) -> dict[str, fabric_nats.Account]:
-    """The bus: every service's login. The operator has none, there is nothing that only the bus knows."""
+    """The bus: every service's login. The operator has none: the bus knows nothing that is not stored elsewhere."""
     return fabric_nats.accounts(charters, lambda name: nats_part.hash_password(secrets.get(f"{name}/nats")))
 
 
 def valkey_users(charters: Mapping[str, Charter], secrets: SecretFiles) -> list[ValkeyUser]:
-    """Every service's login of the store, and the operator's, which may read."""
+    """Valkey: every service's login, and the operator's, which may only read."""
     words_of = {**fabric_valkey.rules(charters), OPERATOR: OPERATOR_VALKEY}
     return [
         ValkeyUser(name, valkey_part.hash_password(secrets.get(f"{name}/valkey")), words)
@@ -83,14 +83,14 @@ def sandbox(service: str, layout: Layout) -> dict[str, str]:
 
 
 def pinned_log_key(layout: Layout) -> VerifierKey | None:
-    """The log's public key as it was pinned; None before the log has signed. Raises LayoutError for a file that holds none."""
+    """The pinned public key of the log; None before the log has signed. Raises LayoutError if the file holds no key."""
     try:
         return VerifierKey.parse(layout.log_key.read_text(encoding="ascii", errors="replace"))
     except FileNotFoundError:
         return None
     except NoteError as error:
         raise LayoutError(
-            f"{layout.log_key} is damaged ({error}): restore it, or delete it to trust the key that the log has now"
+            f"{layout.log_key} is damaged ({error}): restore it, or delete it to trust the log's present key"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What is done in a moment is not worth a word; what takes longer is."""
+"""Reports steps that take longer than a moment, and only those."""
 
 from __future__ import annotations
 
