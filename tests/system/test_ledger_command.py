@@ -138,7 +138,7 @@ def _by_effective_time(ledger: Commands) -> None:
     history = ledger.told("balance", "customers:1:wallet", "--plot", str(picture), *by)["history"]
     assert [one["balance"]["amount"] for one in history] == ["10000", "6975", "6675", "11675"]
     assert b"by effective time" in picture.read_bytes()
-    assert "belong to a plot" in ledger.shown("balance", "customers:1:wallet", *by, status=2)
+    assert "are for plots" in ledger.shown("balance", "customers:1:wallet", *by, status=2)
     assert "still to come" in ledger.shown("statement", "customers:1:wallet", *by, "--to", "2999-01-01", status=1)
 
 
@@ -151,7 +151,7 @@ def _postings(ledger: Commands) -> None:
     refused = ledger.shown(*words, "--amount", "5000", status=1)
     assert "insufficient_funds" in refused
     assert "99.25 EUR" in refused
-    assert "more decimals" in ledger.shown(*words, "--amount", "1.005", status=2)
+    assert "too many decimals" in ledger.shown(*words, "--amount", "1.005", status=2)
     assert "no such account" in ledger.shown("balance", "customers:9:wallet", status=1)
 
 
