@@ -289,7 +289,7 @@ async def test_a_hole_stops_the_consumer_until_the_stream_is_whole(
     assert await numbers(service) == list(range(1, 10))
 
 
-@pytest.mark.parametrize("strange", ["no id", "another's", "no facts", "more than it says"])
+@pytest.mark.parametrize("strange", ["no id", "another's", "no facts", "no UTF-8", "more than it says"])
 async def test_a_message_that_no_relay_of_the_source_wrote_stops_the_consumer_after_what_is_before_it(
     database: Database, bus: Bus, service: ServiceDatabase, strange: str
 ) -> None:
@@ -301,6 +301,7 @@ async def test_a_message_that_no_relay_of_the_source_wrote_stops_the_consumer_af
         "no id": (streams.encode("test", 3, raws[2:3]), {}),
         "another's": (streams.encode("other", 3, raws[2:3]), named),
         "no facts": (b"?", named),
+        "no UTF-8": (streams.encode("test", 3, raws[2:3]).replace(b'"test"', b'"te\xffst"', 1), named),
         "more than it says": (streams.encode("test", 3, raws[2:4]), named),
     }[strange]
     await bus.jetstream().publish("facts.test", data, headers=headers)
