@@ -207,10 +207,13 @@ class Batcher(Generic[I, O]):
     async def _pause(self, seconds: float) -> None:
         """Wait for `seconds`, or until as many items wait as are worth a flush."""
         paused = self._paused
+        timer: asyncio.TimerHandle | None = None
         if paused is None or paused.is_set():
             paused = self._paused = asyncio.Event()
-            asyncio.get_running_loop().call_later(seconds, paused.set)
+            timer = asyncio.get_running_loop().call_later(seconds, paused.set)
         await paused.wait()
+        if timer is not None:
+            timer.cancel()  # only once it is over: a worker that is cancelled leaves the timer to those that pause with it
         # Of two workers that paused together the first may have begun the next pause by now.
         if self._paused is paused:
             self._paused = None
