@@ -45,8 +45,8 @@ APART = {"faults", "full_disk", "history", "keys", "ledger_command", "shards", "
 
 
 class Scheduling(LoadScopeScheduling):
-    """The system tests that share a platform, and what they leave in it, are one worker's, in their order. Those that start their own are another
-    worker's, so that no more than two platforms run at a time. Each other test is whose turn it is.
+    """The system tests that share a platform, and what they leave in it, are one worker's, in their order. Modules that start only their own
+    are another worker's, one after another, so that few platforms run at a time. Each other test is whose turn it is.
     """
 
     def _split_scope(self, nodeid: str) -> str:
