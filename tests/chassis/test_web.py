@@ -330,6 +330,8 @@ async def test_a_bad_body_is_refused_and_pointed_at(env: Env, body: bytes, where
     document = answer.json
     assert document["type"] == "https://tallystick.dev/problems/invalid-request"
     assert (document["status"], document["retryable"]) == (400, False)
+    (error,) = document["errors"]
+    assert document["detail"] == (f"{where}: {error['detail']}" if where else error["detail"])
     assert document["request_id"] == answer.header("request-id")
     assert env.shop.requests == []
 

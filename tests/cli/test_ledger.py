@@ -290,10 +290,18 @@ def answer(status: int, **document: Any) -> Answer:
 
 def test_a_refusal_says_everything_once() -> None:
     kind = "https://tallystick.dev/problems/invalid-request"
-    wrong = {"type": kind, "title": "The request is not valid", "detail": "The request is not valid."}
+    wrong = {"type": kind, "title": "Invalid request", "detail": "/from: neither a day nor a time"}
     errors = [{"pointer": "/from", "detail": "neither a day nor a time"}]
     told = str(refused(answer(400, **wrong, errors=errors)))
-    assert told == "The request is not valid.\n  /from: neither a day nor a time"
+    assert told == "Invalid request: /from: neither a day nor a time"
+    body = {**wrong, "detail": "not JSON"}
+    assert (
+        str(refused(answer(400, **body, errors=[{"pointer": "", "detail": "not JSON"}]))) == "Invalid request: not JSON"
+    )
+    number = {"title": "This is not an IBAN", "detail": "the check digits are wrong"}
+    errors = [{"pointer": "/iban", "detail": "the check digits are wrong"}, {"pointer": "/to", "detail": "unknown"}]
+    told = str(refused(answer(400, **number, errors=errors)))
+    assert told == "This is not an IBAN: the check digits are wrong\n  at /iban\n  /to: unknown"
     no = {"type": "https://tallystick.dev/problems/transfer-refused", "title": "The ledger refused the transfer"}
     told = str(refused(answer(422, **no, reason="account_not_found", account="nobody")))
     assert told == "The ledger refused the transfer\n  reason: account_not_found\n  account: nobody"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed
+from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed, places
 
 if TYPE_CHECKING:
     from tallystick.chassis.call import Client
@@ -31,7 +31,7 @@ def operate(common: Common, target: str, act: Callable[[Client], Awaitable[T]]) 
         return asyncio.run(work())
     except Problem as problem:
         status = USAGE if problem.status == 400 else NO if problem.status < 500 else PART_FAILED
-        wrong = [f"  {one['pointer']}: {one['detail']}" for one in problem.extensions.get("errors") or ()]
+        wrong = places(problem.detail, problem.extensions.get("errors") or ())
         raise Failed("\n".join([problem.detail, *wrong]), status) from problem
 
 

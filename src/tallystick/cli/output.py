@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from cyclopts import Parameter
 
-from tallystick.cli.failure import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Failed
+from tallystick.cli.failure import NO, NOT_RUNNING, OK, PART_FAILED, USAGE, Failed, places
 from tallystick.cli.terminal import quiet_console, unheard
 from tallystick.kernel.words import counted
 
@@ -49,6 +49,7 @@ __all__ = [
     "counted",
     "emit",
     "escaped",
+    "places",
     "print_line",
     "print_table",
 ]

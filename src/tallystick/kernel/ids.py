@@ -45,7 +45,7 @@ class InvalidId(InvalidRequest):
     another kind is refused as well; `expected` is the prefix that is needed.
     """
 
-    slug, title = "invalid-id", "This is not an id of that kind"
+    slug, title = "invalid-id", "Not an id of the expected type"
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,7 @@ MAX_MINOR: Final = 2**63 - 1
 class UnknownCurrency(InvalidRequest):
     """The currency is not one that the platform knows. Send a code of ISO 4217 in capital letters, such as EUR."""
 
-    slug, title = "unknown-currency", "This is not a currency of ISO 4217 that the platform knows"
+    slug, title = "unknown-currency", "Unknown currency"
 
 
 class InvalidAmount(InvalidRequest):
@@ -30,7 +30,7 @@ class InvalidAmount(InvalidRequest):
     2^63 - 1, and must be greater than zero where money is to move.
     """
 
-    slug, title = "invalid-amount", "An amount is a string of digits, in minor units"
+    slug, title = "invalid-amount", "Invalid amount"
 
 
 class CurrencyMismatch(InvalidRequest):
@@ -38,7 +38,7 @@ class CurrencyMismatch(InvalidRequest):
     currencies, use `exchange` in a transaction.
     """
 
-    slug, title, status = "currency-mismatch", "The currencies differ", 422
+    slug, title, status = "currency-mismatch", "Currency mismatch", 422
 
 
 class Currency(msgspec.Struct, frozen=True):

@@ -75,7 +75,7 @@ class InvalidRequest(Problem):
     (`pointer`, a JSON pointer or the name of a parameter). Correct the request and send it again.
     """
 
-    slug, title, status = "invalid-request", "The request is not valid", 400
+    slug, title, status = "invalid-request", "Invalid request", 400
 
 
 class Unauthenticated(Problem):
@@ -84,7 +84,7 @@ class Unauthenticated(Problem):
     `invalid_dpop_proof` make a new proof for each attempt, with the method and URL of the request, and check that your clock is right.
     """
 
-    slug, title, status = "unauthenticated", "The request is not authenticated", 401
+    slug, title, status = "unauthenticated", "Not authenticated", 401
 
 
 class Forbidden(Problem):
@@ -93,7 +93,7 @@ class Forbidden(Problem):
     request for a protocol upgrade.
     """
 
-    slug, title, status = "forbidden", "You may not do this", 403
+    slug, title, status = "forbidden", "Forbidden", 403
 
 
 class NotFound(Problem):
@@ -101,13 +101,13 @@ class NotFound(Problem):
     client of the right tenant.
     """
 
-    slug, title, status = "not-found", "There is no such thing, or not for you", 404
+    slug, title, status = "not-found", "Not found", 404
 
 
 class MethodNotAllowed(Problem):
     """The path does not support this method. The header `Allow` lists the methods that it supports."""
 
-    slug, title, status = "method-not-allowed", "This path has no such method", 405
+    slug, title, status = "method-not-allowed", "Method not allowed", 405
 
 
 class RequestTimeout(Problem):
@@ -119,7 +119,7 @@ class RequestTimeout(Problem):
 class Conflict(Problem):
     """The state of an object does not allow the request. Answers use a more specific type, which says what stands in the way."""
 
-    slug, title, status = "conflict", "The state of the thing forbids this", 409
+    slug, title, status = "conflict", "Conflict with the current state", 409
 
 
 class PayloadTooLarge(Problem):
@@ -127,7 +127,7 @@ class PayloadTooLarge(Problem):
     transfers in a request, or a file in parts.
     """
 
-    slug, title, status = "payload-too-large", "The body is larger than this endpoint takes", 413
+    slug, title, status = "payload-too-large", "The body is too large", 413
 
 
 class UnsupportedMediaType(Problem):
@@ -155,7 +155,7 @@ class Unavailable(Problem):
     `Retry-After`, with the same idempotency key.
     """
 
-    slug, title, status, retryable = "unavailable", "A part that this needs is not available", 503, True
+    slug, title, status, retryable = "unavailable", "A required component is not available", 503, True
 
 
 class Overloaded(Problem):
@@ -163,7 +163,7 @@ class Overloaded(Problem):
     in `Retry-After`, and then with growing pauses.
     """
 
-    slug, title, status, retryable = "overloaded", "More work is waiting than can be done in time", 503, True
+    slug, title, status, retryable = "overloaded", "The service is overloaded", 503, True
 
 
 class Upstream(Problem):
@@ -171,7 +171,7 @@ class Upstream(Problem):
     same idempotency key.
     """
 
-    slug, title, status, retryable = "upstream-failed", "A service that this needs did not answer", 503, True
+    slug, title, status, retryable = "upstream-failed", "A required service did not respond", 503, True
 
     def __init__(self, detail: str = "", *, outcome_unknown: bool = False, **rest: Any) -> None:
         super().__init__(detail, **rest)
@@ -183,7 +183,7 @@ class DeadlineExceeded(Problem):
     with the same idempotency key.
     """
 
-    slug, title, status, retryable = "deadline-exceeded", "There was no answer in time", 504, True
+    slug, title, status, retryable = "deadline-exceeded", "No response in time", 504, True
 
     def __init__(self, detail: str = "", *, outcome_unknown: bool = True, **rest: Any) -> None:
         super().__init__(detail, **rest)
@@ -195,7 +195,7 @@ class StorageFull(Problem):
 
     slug, title, status, retryable = (
         "storage-full",
-        "There is no room left to store this; nothing was changed",
+        "The database's disk is full; nothing was stored",
         507,
         True,
     )

@@ -57,7 +57,7 @@ class InsufficientScope(Forbidden):
     """
 
     slug = "insufficient-scope"
-    title = "The access token lacks a scope"
+    title = "The access token lacks a required scope"
 
     def __init__(self, scope: str, scheme: Scheme = "DPoP") -> None:
         super().__init__(

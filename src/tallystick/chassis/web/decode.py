@@ -157,8 +157,9 @@ def form_decoder(kind: Any) -> Callable[[bytes], Any]:
 
 
 def invalid(pointer: str, detail: str) -> InvalidRequest:
-    """A 400 with a JSON pointer (RFC 6901) to what is wrong."""
-    return InvalidRequest("The request is not valid.", errors=[{"pointer": pointer, "detail": detail}])
+    """A 400 with a JSON pointer (RFC 6901) to what is wrong. Its `detail` says the place too, as many clients show nothing else."""
+    said = f"{pointer}: {detail}" if pointer else detail
+    return InvalidRequest(said, errors=[{"pointer": pointer, "detail": detail}])
 
 
 def locate(message: str, words: PatternWords = MappingProxyType({})) -> tuple[str, str]:

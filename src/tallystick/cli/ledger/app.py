@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import cyclopts
 from cyclopts import Parameter
 
-from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed
+from tallystick.cli.output import NO, PART_FAILED, USAGE, Common, Failed, places
 from tallystick.cli.own_client import chosen_client, own_client
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def refused(answer: Answer) -> Failed:
     title = str(document.get("title") or answer.slug)
     said = str(document.get("detail") or title)
     parts = [said if said.rstrip(".") == title.rstrip(".") else f"{title}: {said}"]
-    parts += [f"  {one.get('pointer')}: {one.get('detail')}" for one in document.get("errors") or ()]
+    parts += places(said, document.get("errors") or ())
     for name in ("reason", "account", "available", "required", "first", "why", "breached_on", "proposal_status"):
         if name in document:
             parts.append(f"  {name}: {_shown(document[name])}")

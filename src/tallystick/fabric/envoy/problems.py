@@ -11,13 +11,13 @@ class CertificateRequired(Problem):
     use P-256, P-384 or RSA.
     """
 
-    slug, title, status = "certificate-required", "This port is for clients with a certificate", 421
+    slug, title, status = "certificate-required", "A client certificate is required", 421
 
 
 class HttpVersionUnknown(Problem):
     """The request is in a version of HTTP that the edge does not support. Use HTTP/1.1 or HTTP/2."""
 
-    slug, title, status = "http-version-unknown", "This version of HTTP is not spoken here", 426
+    slug, title, status = "http-version-unknown", "HTTP version not supported", 426
 
 
 class HeadersTooLarge(Problem):
@@ -25,13 +25,13 @@ class HeadersTooLarge(Problem):
     much. Send fewer or smaller headers.
     """
 
-    slug, title, status = "headers-too-large", "The headers are larger than the edge takes", 431
+    slug, title, status = "headers-too-large", "The request headers are too large", 431
 
 
 class TransferCodingUnknown(Problem):
     """The body has a transfer coding that is not supported. Send it with a `Content-Length`, or with `chunked` and no other coding."""
 
-    slug, title, status = "transfer-coding-unknown", "This transfer coding is not taken here", 501
+    slug, title, status = "transfer-coding-unknown", "Transfer coding not supported", 501
 
 
 #: In the order of their status.
