@@ -15,6 +15,7 @@ import pytest
 from tallystick.chassis import migrate
 from tallystick.chassis.db import DatabaseUnavailable
 from tallystick.chassis.migrate import MigrationError
+from tallystick.local.provision import lost
 from tallystick.local.slowly import Slowly
 from tests.simulation.loop import in_virtual_time
 from tests.support.parts import ServiceDatabase
@@ -133,6 +134,28 @@ async def test_a_server_that_goes_away_in_the_middle_is_said_with_the_file(
         await other.close()
     package(name, _0001_one=ONE, _0002_two=TWO)
     assert await apply(chassis_database, name) == ["0002_two.sql"]
+
+
+@pytest.mark.parametrize(
+    "held", [f"SELECT pg_advisory_xact_lock({migrate._LOCK})", "LOCK TABLE schema_migration"], ids=["turn", "table"]
+)
+async def test_a_server_that_goes_away_before_the_first_file_is_said_with_the_database(
+    chassis_database: ServiceDatabase, package: Make, held: str
+) -> None:
+    name, database = package(_0001_one=ONE), chassis_database.owner.database
+    holder, other = [await chassis_database.connection(superuser=True) for _ in range(2)]
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(30), holder.transaction():
+        await holder.execute(held)
+        running = asyncio.create_task(apply(chassis_database, name))
+        while not await other.fetchval(ended, database):
+            await asyncio.sleep(0.02)
+        with pytest.raises(MigrationError, match=rf"^database {database}: which migrations .*connection") as raised:
+            await running
+        assert lost(raised.value), "so that the platform waits for the server and tries again"
+    await holder.close()
+    await other.close()
+    assert await apply(chassis_database, name) == ["0001_one.sql"]
 
 
 async def test_a_file_that_was_changed_or_vanished_after_it_ran_is_an_error(

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
@@ -140,7 +141,8 @@ async def apply(
     """Bring a database up to date: the chassis's migrations, then those of `package`. Returns the files that it ran.
 
     `begins` is called with each file before it runs, and with `ELSEWHERE` before waiting for another process that migrates. Several
-    processes may call this at once. Raises MigrationError; a file that fails is rolled back as a whole.
+    processes may call this at once. Raises MigrationError, and DatabaseUnavailable when it can't connect. A file that fails is rolled
+    back as a whole; a repeat goes on with it.
     """
     if not _ROLE.match(service_role):
         raise MigrationError(f"{service_role!r} is not the name of a role")
@@ -160,14 +162,16 @@ async def apply(
             "the database can't be reached for its migrations", context={"error": type(error).__name__}
         ) from error
     try:
-        if not await connection.fetchval(f"SELECT pg_try_advisory_lock({_LOCK})"):
-            begins(ELSEWHERE)
-            await connection.execute("SET lock_timeout = 0")  # as long as migrations take
-            await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
-            await connection.execute("SET lock_timeout = '10s'")
-        await connection.execute(_TABLE)
+        with _explained(f"database {owner.database}: which migrations it went through"):
+            if not await connection.fetchval(f"SELECT pg_try_advisory_lock({_LOCK})"):
+                begins(ELSEWHERE)
+                await connection.execute("SET lock_timeout = 0")  # as long as migrations take
+                await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
+                await connection.execute("SET lock_timeout = '10s'")
+            await connection.execute(_TABLE)
+            waiting = await _waiting(connection, owner.database, plan)
         ran = []
-        for migration in await _waiting(connection, owner.database, plan):
+        for migration in waiting:
             begins(migration.file)
             await _run(connection, owner.database, migration, service_role)
             ran.append(migration.file)
@@ -205,7 +209,7 @@ async def _waiting(connection: Connection, database: str, plan: list[Migration])
 
 
 async def _run(connection: Connection, database: str, migration: Migration, service_role: str) -> None:
-    try:
+    with _explained(f"database {database}: {migration.package}: {migration.file}"):
         async with connection.transaction():
             await connection.execute(migration.sql.replace(":service_role", f'"{service_role}"'))
             await connection.execute(
@@ -215,16 +219,21 @@ async def _run(connection: Connection, database: str, migration: Migration, serv
                 migration.file,
                 migration.sha256,
             )
-    except DRIVER_ERRORS as error:
-        raise MigrationError(f"database {database}: {migration.package}: {migration.file}: {_reason(error)}") from error
 
 
 async def _keep_plainly(connection: Connection, database: str) -> None:
-    try:
+    with _explained(f"database {database}: how its columns are kept"):
         await connection.execute(_UNSAMPLED)
         await connection.execute(_UNCOMPRESSED)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Raises MigrationError for an error of the driver, which alone says neither which database nor what was being done."""
+    try:
+        yield
     except DRIVER_ERRORS as error:
-        raise MigrationError(f"database {database}: how its columns are kept: {_reason(error)}") from error
+        raise MigrationError(f"{what}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
