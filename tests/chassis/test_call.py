@@ -359,6 +359,30 @@ async def test_cancelled_call_gives_its_place_back(start: Start) -> None:
     assert await client.request("POST", "/x", {}, answer=Ok) == Ok(ok=True)
 
 
+async def test_a_closed_client_stays_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opened a new session, which nobody closed; and one that was being closed raised aiohttp's RuntimeError."""
+    monkeypatch.setattr("tallystick.chassis.call.client.MAX_CONNECTIONS", 1)
+    client, server = await start(OK, retries=5)
+    assert await client.request("GET", "/x", answer=Ok) == Ok(ok=True)
+    server.hold = asyncio.Event()
+    under_way, waiting = [asyncio.create_task(client.request("GET", "/x", answer=Ok)) for _ in range(2)]
+    while len(server.requests) < 2:
+        await asyncio.sleep(0.01)
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    late = asyncio.create_task(client.request("GET", "/x", answer=Ok))
+    await closing
+    problems = await asyncio.gather(under_way, waiting, late, return_exceptions=True)
+    await client.close()
+    with pytest.raises(Upstream) as caught:
+        await client.request("GET", "/x", answer=Ok)
+    for each, unknown in zip([*problems, caught.value], [True, False, False, False], strict=True):
+        assert isinstance(each, Upstream)
+        assert (each.context["reason"], each.outcome_unknown) == ("client closed", unknown)
+    assert len(server.requests) == 2
+    server.hold.set()
+
+
 # ---- pure parts ------------------------------------------------------------------------------------------------------
 
 

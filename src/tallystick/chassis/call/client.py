@@ -38,7 +38,9 @@ _seconds = telemetry.histogram("call_seconds", "Duration of calls with their ret
 
 
 class Client:
-    """The client of one target. Make one per target and process, inside the event loop; `close` it at the end."""
+    """The client of one target. Make one per target and process, inside the event loop; `close` it at the end. A closed client stays
+    closed: its calls raise Upstream, those that were under way with `outcome_unknown`.
+    """
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Client:
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._waiting = 0
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
         self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
         self._context = {"target": target}
         self._retried, self._failed = _retries.labels(target), _failures.labels(target)
@@ -157,9 +160,9 @@ class Client:
         raise AssertionError("the last attempt returns or raises")
 
     async def close(self) -> None:
+        self._closed = True
         if self._session is not None:
             await self._session.close()
-            self._session = None
 
     async def _attempt(self, call: "_Call", seconds: float, problems: tuple[type[Problem], ...]) -> bytes:
         """One attempt. Raises Failed when there is no usable answer, and a Problem when that is the answer."""
@@ -168,6 +171,8 @@ class Client:
         begun = False
         try:
             async with asyncio.timeout(seconds), _Place(self):
+                if self._closed:
+                    raise self._unreachable("client closed", sent=False, again=False, down=False)
                 begun = True
                 answered = await self._exchange(call, seconds)
             if answered.status >= 300:
