@@ -383,6 +383,29 @@ def test_the_store_is_bounded_and_forgets_the_oldest(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
+def test_spans_of_a_file_that_is_rotated_while_they_are_read_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.SpanFile(tmp_path, "shop-0", max_bytes=200)
+    file.append([make_span(1)])
+    file.append([make_span(2)])
+    assert {path.name for path in tmp_path.iterdir()} == {"shop-0.jsonl", "shop-0.1.jsonl"}
+    decode, read = store._decoder.decode, list[int]()
+
+    class Rotating:
+        def decode(self, line: bytes) -> store.Span:
+            if not read:
+                file.append([make_span(3)])
+            read.append(1)
+            return decode(line)
+
+    monkeypatch.setattr(store, "_decoder", Rotating())
+    assert 2 in [span.start for span in store.read_trace(tmp_path, "a" * 32)]
+    read.append(1)
+    (tmp_path / "shop-0.jsonl").unlink()  # as it is between the rename and the next span
+    assert [span.start for span in store.read_trace(tmp_path, "a" * 32)] == [2]
+
+
 def test_half_a_line_of_a_crash_is_skipped(tmp_path: Path) -> None:
     store.SpanFile(tmp_path, "shop-0").append([make_span(1), make_span(2, "b" * 32)])
     with (tmp_path / "shop-0.jsonl").open("ab") as file:

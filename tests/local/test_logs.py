@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import itertools
 import os
+import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -63,7 +66,7 @@ def test_all_processes_by_time(tmp_path: Path) -> None:
     write(tmp_path, "risk-0.log", f'{{"time":"{at(3)}","event":"c","trace":"{T}"}}')
 
     def events(**options: str) -> list[str]:
-        return [line.fields["event"] for line in logs.read(tmp_path, **options) if line.fields]
+        return [line.fields["event"] for line in logs.Lines(tmp_path, **options).read() if line.fields]
 
     assert events() == ["older", "a", "b", "c", "d"]
     assert events(process="ledger") == ["older", "a", "b", "d"]
@@ -75,15 +78,16 @@ def test_all_processes_by_time(tmp_path: Path) -> None:
 async def test_following_sees_new_lines_and_survives_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "risk-0.log"
     write(tmp_path, "risk-0.log", f'{{"time":"{at(0)}","event":"old"}}')
+    lines = logs.Lines(tmp_path)
+    assert len(list(lines.read())) == 1
     seen: list[str] = []
 
     async def follow() -> None:
-        async for line in logs.follow(tmp_path):
+        async for line in lines.follow():
             seen.append(str(line.fields["event"] if line.fields else line.text))  # noqa: PERF401 - it never ends
 
     task = asyncio.create_task(follow())
     try:
-        await asyncio.sleep(0.3)
         with path.open("a") as file:
             file.write(f'{{"time":"{at(1)}","event":"new"}}\n{{"time":"{at(2)}","eve')
         async with asyncio.timeout(60):
@@ -94,14 +98,56 @@ async def test_following_sees_new_lines_and_survives_a_cut(tmp_path: Path) -> No
         async with asyncio.timeout(60):
             while seen != ["new", "whole"]:
                 await asyncio.sleep(0.02)
+        with path.open("a") as file:  # not seen before the cut
+            file.write(f'{{"time":"{at(3)}","event":"before"}}\n')
         assert logs.cut(path, 1)
         with path.open("a") as file:
-            file.write(f'{{"time":"{at(3)}","event":"after"}}\n')
+            file.write(f'{{"time":"{at(4)}","event":"after"}}\n' * 9)
         async with asyncio.timeout(60):
-            while seen != ["new", "whole", "after"]:
+            while seen != ["new", "whole", "before", *["after"] * 9]:
                 await asyncio.sleep(0.02)
     finally:
         task.cancel()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_line_is_read_once_whenever_the_file_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(logs, "CHUNK", 50)
+    chance = random.Random(seed)
+    path, stream, written = tmp_path / "risk-0.log", b"".join(b"line %d\n" % number for number in range(2000)), 0
+    lines, was_cut, seen = logs.Lines(tmp_path), False, list[str]()
+    reading = lines.read()
+    while written < len(stream) or was_cut:
+        if written < len(stream):
+            size = chance.randrange(1, 60)
+            with path.open("ab") as file:
+                file.write(stream[written : written + size])
+            written += size
+        if not was_cut and chance.random() < 0.2:
+            was_cut = logs.cut(path, 1)
+        seen += [line.text for line in itertools.islice(reading, chance.randrange(10))]
+        if chance.random() < 0.2 or written >= len(stream):
+            seen += [line.text for line in itertools.chain(reading, lines.read())]
+            reading, was_cut = lines.read(), False
+    assert seen == [f"line {number}" for number in range(2000)]
+
+
+def test_the_last_line_is_shown_though_it_has_no_end(tmp_path: Path) -> None:
+    (tmp_path / "nats.log").write_text("one\ntw")
+    lines = logs.Lines(tmp_path)
+    assert [line.text for line in lines.read()] == ["one"]
+    assert [line.text for line in lines.unfinished()] == ["tw"]
+
+
+def test_a_log_is_not_cut_while_somebody_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "nats.log"
+    path.write_text("x" * 100)
+    with path.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert not logs.cut(path, 10)
+    assert logs.cut(path, 10)
 
 
 def test_a_long_log_is_put_aside_while_it_is_written(tmp_path: Path) -> None:
@@ -139,7 +185,7 @@ def test_what_went_wrong_stands_out_in_the_supervisors_log(tmp_path: Path) -> No
     journal = Journal(layout)
     for phase, detail in (("ready", ""), ("restarting", "it ended"), ("rejected", "no such filter")):
         journal.process("envoy", phase, detail)
-    ready, *wrong = [line.fields or {} for line in logs.read(layout.logs)]
+    ready, *wrong = [line.fields or {} for line in logs.Lines(layout.logs).read()]
     assert ready["level"] == "info"
     assert "detail" not in ready
     assert [(each["event"], each["level"], each["detail"]) for each in wrong] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -42,7 +43,8 @@ def logs(
             f"there is no log of {process!r}; there are {', '.join(names) or 'none: was the platform ever started?'}",
             USAGE,
         )
-    stream = reader.read(directory, process, trace=trace)
+    wanted = reader.Lines(directory, process, trace=trace)
+    stream = wanted.read() if follow else chain(wanted.read(), wanted.unfinished())
     shown = False
     for line in deque(stream, lines) if lines and trace is None else stream:
         _print(line, common)
@@ -51,13 +53,13 @@ def logs(
         raise Failed("there are no log lines of this request; old lines are deleted", NO)
     if follow:
         try:
-            asyncio.run(_follow(directory, process, trace, common))
+            asyncio.run(_follow(wanted, common))
         except KeyboardInterrupt:
             return
 
 
-async def _follow(directory: Any, process: str | None, trace: str | None, common: Common) -> None:
-    async for line in reader.follow(directory, process, trace=trace):
+async def _follow(wanted: reader.Lines, common: Common) -> None:
+    async for line in wanted.follow():
         _print(line, common)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -84,15 +85,21 @@ def read_trace(directory: Path, trace_id: str) -> list[Span]:
         raise ValueError(msg)
     wanted = trace_id.encode()
     found: dict[str, Span] = {}
-    for path in sorted(directory.glob("*.jsonl")):
-        with path.open("rb") as file:
-            for line in file:
-                if wanted not in line or not line.endswith(b"\n"):
-                    continue
-                try:
-                    span = _decoder.decode(line)
-                except msgspec.DecodeError:
-                    continue
-                if span.trace == trace_id:
-                    found[span.span] = span
+    for line in _lines(directory):
+        if wanted not in line or not line.endswith(b"\n"):
+            continue
+        try:
+            span = _decoder.decode(line)
+        except msgspec.DecodeError:
+            continue
+        if span.trace == trace_id:
+            found[span.span] = span
     return sorted(found.values(), key=lambda span: (span.start, -span.end))
+
+
+def _lines(directory: Path) -> Iterator[bytes]:
+    """The lines of all files. Of each source the newer file is opened first: one that is renamed meanwhile is then read twice, not missed."""
+    for source in sorted({path.name.removesuffix(".jsonl").removesuffix(".1") for path in directory.glob("*.jsonl")}):
+        for name in (f"{source}.jsonl", f"{source}.1.jsonl"):
+            with suppress(FileNotFoundError), (directory / name).open("rb") as file:
+                yield from file
