@@ -332,6 +332,14 @@ async def test_a_problem_may_have_members_that_are_called_as_our_arguments_are(s
     assert caught.value.extensions == {"headers": 1, "context": 2}
 
 
+async def test_an_expected_deadline_says_that_the_outcome_is_unknown(start: Start) -> None:
+    """It came back without saying so, and whoever asked it ended with an AttributeError."""
+    client, _ = await start(problem(DeadlineExceeded()))
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client.request("POST", "/x", {}, problems=(DeadlineExceeded,))
+    assert caught.value.outcome_unknown
+
+
 async def test_connections_and_those_who_wait_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tallystick.chassis.call.client.MAX_CONNECTIONS", 4)
     monkeypatch.setattr("tallystick.chassis.call.client.MAX_WAITING", 6)

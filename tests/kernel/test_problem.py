@@ -21,6 +21,23 @@ def test_a_known_problem_comes_back_as_itself() -> None:
     assert late.outcome_unknown
 
 
+class Short(Conflict):
+    slug, title = "short", "There is too little"
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"{account} has too little", account=account)
+
+
+def test_a_problem_comes_back_whatever_its_class_and_its_members_are_called() -> None:
+    """The class's own constructor was called, with the detail as its argument; and members like `at-least` were left out."""
+    document = Short("acc_1").document() | {"at-least": 7, "context": 8, "headers": 9}
+    found = decode(document, (Short,))
+    assert type(found) is Short
+    assert (found.detail, found.context, found.headers) == ("acc_1 has too little", {}, {})
+    assert found.extensions == {"account": "acc_1", "at-least": 7, "context": 8, "headers": 9}
+    assert found.document() == document
+
+
 @pytest.mark.parametrize(
     ("document", "unknown"),
     [
@@ -29,6 +46,7 @@ def test_a_known_problem_comes_back_as_itself() -> None:
         ({"type": "about:blank", "status": 503}, True),
         ({"type": "about:blank", "status": "409"}, True),
         ({}, True),
+        ({"type": [], "status": 500}, True),
     ],
 )
 def test_after_one_that_is_not_known_the_other_service_may_have_acted_unless_it_refused(

@@ -7,6 +7,7 @@ A class is a *type* of problem, and its URL is stable: `{DOCS}/{slug}`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 #: The documentation. Answers given long ago contain addresses below it, so it can't be moved.
@@ -172,6 +173,7 @@ class Upstream(Problem):
     """
 
     slug, title, status, retryable = "upstream-failed", "A required service did not respond", 503, True
+    outcome_unknown = False
 
     def __init__(self, detail: str = "", *, outcome_unknown: bool = False, **rest: Any) -> None:
         super().__init__(detail, **rest)
@@ -184,6 +186,7 @@ class DeadlineExceeded(Problem):
     """
 
     slug, title, status, retryable = "deadline-exceeded", "No response in time", 504, True
+    outcome_unknown = True
 
     def __init__(self, detail: str = "", *, outcome_unknown: bool = True, **rest: Any) -> None:
         super().__init__(detail, **rest)
@@ -205,17 +208,32 @@ def decode(document: Mapping[str, Any], known: Iterable[type[Problem]] = ()) -> 
     """The problem in another service's document: of its own class if that is among `known` or `COMMON`, otherwise an Upstream, whose
     context holds the document's type and status. After an unknown problem the service may have acted, unless it is a refusal (below 500).
     """
-    url = document.get("type")
-    for kind in (*known, *COMMON):
-        if kind.type_url() == url:
-            detail = document.get("detail")
-            extensions = {k: v for k, v in document.items() if k not in RESERVED and k.isidentifier()}
-            problem = kind(detail if isinstance(detail, str) else "")
-            problem.extensions = extensions
-            return problem
+    if (found := rebuilt(document, (*known, *COMMON))) is not None:
+        return found
     status = document.get("status")
     refused = isinstance(status, int) and status < 500
-    return Upstream(outcome_unknown=not refused, context={"type": str(url)[:200], "status": status})
+    return Upstream(outcome_unknown=not refused, context={"type": str(document.get("type"))[:200], "status": status})
+
+
+def rebuilt(document: Mapping[str, Any], known: tuple[type[Problem], ...]) -> Problem | None:
+    """The problem in another service's document with its detail and extensions, if its class is among `known`. Of two classes with one
+    slug the first counts.
+    """
+    url, detail = document.get("type"), document.get("detail")
+    kind = _by_url(known).get(url) if isinstance(url, str) else None
+    if kind is None:
+        return None
+    # Without the class's own constructor, which may take other arguments.
+    problem = kind.__new__(kind)
+    Problem.__init__(problem, detail if isinstance(detail, str) else "")
+    # Not passed as arguments: a member may have the name of a parameter.
+    problem.extensions = {name: value for name, value in document.items() if name not in RESERVED}
+    return problem
+
+
+@lru_cache(maxsize=256)
+def _by_url(known: tuple[type[Problem], ...]) -> Mapping[str, type[Problem]]:
+    return {kind.type_url(): kind for kind in reversed(known)}
 
 
 #: Problems that any service may answer with and every client understands.

@@ -1,12 +1,11 @@
 """Reading another service's answer: a problem of its own, the mesh's report that it can't be reached, or nonsense."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
-from tallystick.kernel.problem import DOCS, RESERVED, Overloaded, Problem, RateLimited, Upstream
+from tallystick.kernel.problem import DOCS, Overloaded, Problem, RateLimited, Upstream, rebuilt
 
 #: What Envoy says when it has not sent the request to any replica, so that it certainly had no effect. This is Envoy's own wording,
 #: as it occurs in any mesh; where our charters configure Envoy, the problem document says `"sent": false` (fabric.envoy).
@@ -15,6 +14,8 @@ _NOT_SENT: Final = (
     b"upstream connect error or disconnect/reset before headers. reset reason: overflow",
 )
 _GATEWAY: Final = frozenset({502, 503, 504})
+#: Every caller expects these.
+_BUSY: Final = (Overloaded, RateLimited)
 
 _document = msgspec.json.Decoder(dict[str, Any])
 
@@ -41,12 +42,6 @@ class Failed(Exception):
         self.down = down
 
 
-@lru_cache(maxsize=256)
-def _by_slug(classes: tuple[type[Problem], ...]) -> Mapping[str, type[Problem]]:
-    known: list[type[Problem]] = [Overloaded, RateLimited, *classes]
-    return {kind.slug: kind for kind in known}
-
-
 def problem_of(target: str, answered: Answered, classes: tuple[type[Problem], ...]) -> Problem:
     """The problem in an answer of status 300 or more. Raises Failed where that is not of a class that the caller expects.
 
@@ -54,10 +49,11 @@ def problem_of(target: str, answered: Answered, classes: tuple[type[Problem], ..
     says to another is not passed on outside.
     """
     document = _read(answered)
+    if (problem := rebuilt(document, (*classes, *_BUSY))) is not None:
+        if again := answered.headers.get("Retry-After"):
+            problem.headers["Retry-After"] = again
+        return problem
     slug = str(document.get("type", "")).removeprefix(f"{DOCS}/")
-    if (kind := _by_slug(classes).get(slug)) is not None:
-        again = answered.headers.get("Retry-After")
-        return _rebuilt(kind, document, {"Retry-After": again} if again else {})
     context = {"target": target, "status": answered.status, "slug": slug}
     gateway = answered.status in _GATEWAY
     unsent = gateway and (document.get("sent") is False or (not document and _not_sent(answered)))
@@ -77,12 +73,3 @@ def _read(answered: Answered) -> dict[str, Any]:
         return _document.decode(answered.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
-
-
-def _rebuilt(kind: type[Problem], document: dict[str, Any], headers: dict[str, str]) -> Problem:
-    """The problem as the target raised it, made without the class's own constructor, which may take other arguments."""
-    problem = kind.__new__(kind)
-    Problem.__init__(problem, str(document.get("detail", "")), context=None, headers=headers)
-    # Not passed as arguments: a member may have the name of a parameter.
-    problem.extensions = {name: value for name, value in document.items() if name not in RESERVED}
-    return problem
