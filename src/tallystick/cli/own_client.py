@@ -6,13 +6,10 @@ its key is in `secrets/clients/NAME.json`.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tallystick.chassis.exclusive import exclusive
 from tallystick.cli.client import Binding, Registration, default_file, register, running
 from tallystick.cli.output import Common
 
@@ -30,21 +27,10 @@ def own_client(common: Common, name: str, scope: str, bind: Binding = "dpop") ->
     directory = common.layout.secrets / "clients"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / f"{name}.json"
-    with _locked(directory):
+    with exclusive(directory):  # of two commands at once the second finds the first one's client
         if not file.exists():
             register(common, edge, Registration(TENANT, name, scope, bind), file)
     return Credentials.load(file).at(edge.edge, edge.mtls, common.layout.ca)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Of two commands at once, the second waits until the first has registered the client."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def chosen_client(common: Common, file: Path | None) -> Credentials:

@@ -18,17 +18,15 @@ that still wraps something.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from tallystick.chassis.exclusive import exclusive
 from tallystick.chassis.keys.xaes import KEY_BYTES, Tampered, Xaes
 from tallystick.kernel.secret import Secret
 
@@ -117,7 +115,7 @@ class LocalRoot:
 
 def create(path: Path, passphrase: Secret[str] | None = None) -> None:
     """Make a new root key file of mode 0600. Raises RootError if there is one: a root is never overwritten."""
-    with _alone(path):
+    with exclusive(path.parent):
         if path.exists():
             raise RootError(f"{path} exists: a root key is never overwritten, everything under it would be lost")
         _write(path, _Versions(1, {1: os.urandom(KEY_BYTES)}), passphrase)
@@ -127,9 +125,10 @@ def rotate(path: Path, passphrase: Secret[str] | None = None) -> int:
     """Add a version and make it the current one; returns its number. Services re-wrap within the hour, or at their next start.
 
     The key is on disk before it becomes current. Otherwise a service could wrap by a version that is then lost in a power failure.
-    After an interruption between the two steps the next rotation makes the added version current.
+    After an interruption between the two steps the next rotation makes the added version current. Of two rotations at once the second
+    waits: it would lose the other's key.
     """
-    with _alone(path):
+    with exclusive(path.parent):
         old = _read(path, passphrase)
         version = max(old.keys)
         if version == old.current:
@@ -148,7 +147,7 @@ def versions(path: Path, passphrase: Secret[str] | None = None) -> tuple[int, li
 
 def forget(path: Path, version: int, passphrase: Secret[str] | None = None) -> None:
     """Remove an old version for good. What is still wrapped by it, such as old backups, can't be read any more."""
-    with _alone(path):
+    with exclusive(path.parent):
         old = _read(path, passphrase)
         if version >= old.current or version not in old.keys:
             raise RootError(f"version {version} is the current one, or not there")
@@ -158,17 +157,6 @@ def forget(path: Path, version: int, passphrase: Secret[str] | None = None) -> N
 def wrapped_by(wrapped: bytes) -> int:
     """The version of the local root that wrapped a key."""
     return int.from_bytes(wrapped[:2], "big")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Lock out other processes that change the file: of two rotations at once one would lose the other's key."""
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(directory)
 
 
 def _read(path: Path, passphrase: Secret[str] | None) -> _Versions:

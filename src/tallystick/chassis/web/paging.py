@@ -18,7 +18,8 @@ from tallystick.chassis.web.messages import Page
 
 T = TypeVar("T")
 
-MAX_CURSOR = 200
+#: A cursor may hold the longest path of an account, 512 characters.
+MAX_CURSOR = 700
 
 #: The cursor to continue after, as a query parameter.
 After = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CURSOR, description="`next` of the page before")]

@@ -28,8 +28,6 @@ _encode = msgspec.json.Encoder().encode
 class AccountsQuery(Paging, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """With a `path`, in the order of paths; otherwise newest first."""
 
-    #: A cursor may hold the longest path, 512 characters.
-    after: Annotated[str, Meta(min_length=1, max_length=700, description="`next` of the page before")] | None = None
     book: wire.BookName = wire.MAIN
     path: wire.PathPattern | None = None
     kind: wire.AccountKind | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from tallystick.chassis.web import Reply, Request, cursor, read_cursor
+from tallystick.chassis.web import After, Reply, Request, cursor, read_cursor
 from tallystick.contracts.ledger import messages as wire
 from tallystick.contracts.ledger.messages import SignedMoney
 from tallystick.kernel import ids
@@ -50,8 +50,7 @@ class StatementQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sequence: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     book: wire.BookName = wire.MAIN
     limit: Annotated[int, Meta(ge=1, le=wire.MAX_STATEMENT_ENTRIES)] = 1000
-    #: A cursor holds more than other lists' cursors.
-    after: Annotated[str, Meta(min_length=1, max_length=300, description="`next` of the page before")] | None = None
+    after: After | None = None
     format: Literal["json", "csv", "camt.053"] | None = None
 
 
