@@ -40,6 +40,7 @@ docs: ## bring the generated reference up to date and build the documentation in
 	@$(BIN)/python -m tools.reference
 	@$(BIN)/zensical build --strict
 	@$(BIN)/python -m tools.reference --redirects site
+	@$(BIN)/python -m tools.site site
 
 clean: ## forget .venv, caches and built documentation; never touches .tallystick
 	@rm -rf .venv .cache site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
