@@ -232,6 +232,28 @@ def test_the_version_of_each_process_is_shown(capsys: pytest.CaptureFixture[str]
     assert line.split()[-1] == "0.2.0"
 
 
+def test_memory_above_the_charters_plan_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    replica = ReplicaStatus(
+        pid=7, ready=True, phase="ready", restarts=0, started_at="2026-01-01T00:00:00Z", error=None, socket="s", memory_mib=257
+    )  # fmt: skip
+    service = ServiceStatus(name="vault", replicas=[replica, msgspec.structs.replace(replica, memory_mib=256)])
+    found = Status(
+        edge="https://localhost:1", mtls="https://localhost:4", ca="ca.pem", ops="http://127.0.0.1:2", data="/data", pid=1, ready=True,
+        started_at="2026-01-01T00:00:00Z", parts=[], services=[msgspec.structs.replace(service, memory_mib=256)], rejections=[],
+    )  # fmt: skip
+    _show(found)
+    out = capsys.readouterr().out
+    assert [line.split()[-2:] for line in out.splitlines() if line.startswith("vault-") and "ready" in line] == [
+        ["257", "MiB"],
+        ["256", "MiB"],
+    ]
+    assert [line for line in out.splitlines() if "plans" in line] == [
+        "vault-0: takes 257 MiB of memory; its charter plans 256"
+    ]
+    _show(msgspec.structs.replace(found, services=[service]))
+    assert "plans" not in capsys.readouterr().out, "an older supervisor does not say it"
+
+
 def test_a_note_on_a_list_is_shown_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

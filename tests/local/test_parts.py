@@ -10,6 +10,7 @@ import pwd
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
@@ -792,3 +793,13 @@ async def test_a_word_that_would_be_two_lines_of_an_acl_is_refused(directory: Pa
     part = Valkey(directory / "valkey", directory / "v.sock", users=[evil], log=directory / "v.log")
     with pytest.raises(ValueError, match="not a word"):
         await part.start()
+
+
+def test_the_memory_of_a_process() -> None:
+    own = process_part.resident_mib(os.getpid())
+    assert own is not None
+    assert 10 < own < 100_000
+    assert process_part.resident_mib(None) is None
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    assert process_part.resident_mib(ended.pid) is None

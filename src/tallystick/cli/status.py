@@ -97,13 +97,23 @@ def _show(found: control.Status) -> None:
             "pid": "right",
             "since": "left",
             "restarts": "right",
+            "memory": "right",
             "version": "left",
         },
         wraps="version",
     )
-    rows: list[tuple[str, control.PartStatus | control.ReplicaStatus]] = [(part.name, part) for part in found.parts]
+    rows: list[tuple[str, control.ProcessStatus]] = [(part.name, part) for part in found.parts]
+    memory: dict[str, str] = {}
+    more = list[str]()
     for service in found.services:
-        rows += [(f"{service.name}-{number}", replica) for number, replica in enumerate(service.replicas)]
+        for number, replica in enumerate(service.replicas):
+            rows.append((name := f"{service.name}-{number}", replica))
+            if (takes := replica.memory_mib) is not None:
+                memory[name] = f"{takes} MiB"
+                if service.memory_mib is not None and takes > service.memory_mib:
+                    more.append(
+                        f"[yellow]{name}[/]: takes {takes} MiB of memory; its charter plans {service.memory_mib}"
+                    )
     for name, row in rows:
         colour = "green" if row.ready else "yellow"
         table.add_row(
@@ -112,6 +122,7 @@ def _show(found: control.Status) -> None:
             str(row.pid or "-"),
             _ago(row.started_at if row.pid else None),
             str(row.restarts or ""),
+            memory.get(name, ""),
             row.version,
         )
     print_table(table, out)
@@ -120,6 +131,8 @@ def _show(found: control.Status) -> None:
     for name, row in rows:
         if row.error and not row.ready:
             print_line(f"[yellow]{name}[/]: {escape(row.error)}", out)
+    for line in more:
+        print_line(line, out)
     for text in found.rejections:
         print_line(f"[red]envoy refused[/]: {escape(text)}", out)
 

@@ -29,18 +29,7 @@ class WaitReady(msgspec.Struct, frozen=True, tag="wait-ready", forbid_unknown_fi
     """Answered by a `Status` once the platform is ready, or by `Refused` when it can't start."""
 
 
-class PartStatus(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
-    version: str
-    pid: int | None
-    ready: bool
-    phase: str
-    restarts: int
-    started_at: str | None
-    error: str | None
-
-
-class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     """Empty from an older supervisor, which does not send it."""
     pid: int | None
@@ -49,12 +38,23 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     started_at: str | None
     error: str | None
+
+
+class PartStatus(ProcessStatus, frozen=True, kw_only=True):
+    name: str
+
+
+class ReplicaStatus(ProcessStatus, frozen=True, kw_only=True):
+    memory_mib: int | None = None
+    """Its resident memory; None if it does not run, or from an older supervisor."""
     socket: str
     """The path that it listens on, for the operator's own calls."""
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
+    memory_mib: int | None = None
+    """The memory that the charter plans for a replica; None from an older supervisor."""
     replicas: list[ReplicaStatus]
 
 

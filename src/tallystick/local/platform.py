@@ -34,7 +34,7 @@ from tallystick.local.environment import Options, environment
 from tallystick.local.layout import Layout, LayoutError
 from tallystick.local.parts import Nats, Postgres, Valkey
 from tallystick.local.parts.envoy import Envoy
-from tallystick.local.parts.process import write_private
+from tallystick.local.parts.process import resident_mib, write_private
 from tallystick.local.pki import Authority, PkiError
 from tallystick.local.program import program_version
 from tallystick.local.rail_part import RailPart
@@ -334,31 +334,15 @@ class Platform:
         return sources
 
     def status(self) -> control.Status:
-        parts = [
-            control.PartStatus(
-                name=name,
-                version=keeper.view.version,
-                pid=keeper.view.pid,
-                ready=keeper.view.ready,
-                phase=keeper.view.phase,
-                restarts=keeper.view.restarts,
-                started_at=keeper.view.started_at,
-                error=keeper.view.error,
-            )
-            for name, keeper in self._parts.items()
-        ]
+        parts = [control.PartStatus(name=name, **_state(keeper)) for name, keeper in self._parts.items()]
         services = [
             control.ServiceStatus(
                 name=service,
+                memory_mib=self.charters[service].scale.memory_mib,
                 replicas=[
                     control.ReplicaStatus(
-                        version=keeper.view.version,
-                        pid=keeper.view.pid,
-                        ready=keeper.view.ready,
-                        phase=keeper.view.phase,
-                        restarts=keeper.view.restarts,
-                        started_at=keeper.view.started_at,
-                        error=keeper.view.error,
+                        **_state(keeper),
+                        memory_mib=resident_mib(keeper.view.pid),
                         socket=str(self.layout.listen(service, number)),
                     )
                     for number, keeper in enumerate(keepers)
@@ -430,6 +414,20 @@ class Platform:
                     return
                 continue
             return
+
+
+def _state(keeper: Keeper) -> dict[str, Any]:
+    """The fields of a `control.ProcessStatus`."""
+    view = keeper.view
+    return {
+        "version": view.version,
+        "pid": view.pid,
+        "ready": view.ready,
+        "phase": view.phase,
+        "restarts": view.restarts,
+        "started_at": view.started_at,
+        "error": view.error,
+    }
 
 
 @contextlib.asynccontextmanager

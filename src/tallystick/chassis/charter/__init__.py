@@ -172,11 +172,20 @@ class Slo(_Struct, frozen=True, kw_only=True):
 
 
 class Scale(_Struct, frozen=True, kw_only=True):
+    """On one machine nothing limits a process's processors. `cpu_millis` and `cpu_target_percent` are the plan for clusters, which are not
+    rendered yet.
+    """
+
     min_replicas: Positive
+    """How many run by default."""
     max_replicas: Positive
+    """How many may be asked for (`tallystick up --replicas`). PostgreSQL allows the service's role the connections of so many."""
     cpu_millis: Positive
+    """The processor time that a replica is planned to need, in thousandths of a core."""
     memory_mib: Positive
+    """The memory that a replica is planned to need. `tallystick status` shows what it takes, and warns above."""
     cpu_target_percent: Annotated[int, msgspec.Meta(ge=10, le=100)] = 70
+    """The part of `cpu_millis` above which another replica is to be started."""
     shards: bool = False
     """Whether the service may have several shards, each with its own data, which call each other."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -219,3 +220,12 @@ def write_private(path: Path, text: str, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def resident_mib(pid: int | None) -> int | None:
+    """The resident memory of a process in MiB; None if there is no such process."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):  # it ended; a process that is being reaped has no content
+        return None
+    return int(pages) * resource.getpagesize() >> 20
