@@ -94,7 +94,7 @@ def _listener(name: str, port: int, charters: Mapping[str, Charter], topology: T
         stream_idle_timeout="60s",
         drain_timeout="5s",
         common_http_protocol_options={
-            "idle_timeout": "120s",
+            "idle_timeout": "60s",
             "max_connection_duration": parts.seconds(parts.CLIENT_CONNECTION_S),
             "max_headers_count": 64,
             "headers_with_underscores_action": "REJECT_REQUEST",
