@@ -278,3 +278,17 @@ def test_spelling_defaults_out_makes_no_difference() -> None:
         b'{"note": null, "amount": {"currency":"EUR", "amount":"1250"}, "tags": []}', type=Body
     )
     assert DIGESTER.digest(spelled) == DIGESTER.digest(BODY)
+
+
+async def test_a_claim_that_is_under_way_is_waited_for_and_a_free_key_stays_free(database: Database) -> None:
+    async with database.transaction() as tx:
+        await idempotency.claim(tx, [entry("held")], resource=[None])
+        with pytest.raises(db.Contended):
+            await idempotency.until_known(database, entry("held"))
+        waits = asyncio.create_task(idempotency.until_known(database, entry("held")))
+        await asyncio.sleep(0.1)
+        assert not waits.done()
+    await waits
+    assert await idempotency.look(database, entry("held")) == Running(None)
+    await idempotency.until_known(database, entry("free"))
+    assert await idempotency.look(database, entry("free")) is None

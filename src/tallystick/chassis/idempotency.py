@@ -238,6 +238,22 @@ async def look(source: Database | Transaction, entry: Entry) -> Replay | Running
     return _judge(entry, whole, fields, stored)
 
 
+class _Free(Exception):
+    """Rolls a claim back."""
+
+
+async def until_known(database: Database, entry: Entry) -> None:
+    """Wait until nobody is claiming the key: a claim whose COMMIT got no answer may still be under way, and is not to be seen before it
+    ends. Claims nothing. Raises Contended when that takes longer than the lock timeout.
+    """
+    try:
+        async with database.transaction() as tx:
+            if isinstance((await claim(tx, [entry], resource=[None]))[0], Fresh):
+                raise _Free
+    except _Free:
+        pass
+
+
 async def complete(tx: Transaction, answers: Sequence[Answer]) -> list[bool]:
     """Store the answers of claimed keys, in the transaction of their outcome. False for an entry that has an answer already, which
     stays.

@@ -163,8 +163,8 @@ class Store:
     async def settle_refund(self, tx: Transaction, r: Refund) -> None:
         await tx.fetchval(queries.settle_refund, r.payment, r.amount, r.status == "succeeded", r.updated_at)
 
-    async def refund(self, database: Database, tenant: str, refund: RefundId) -> Refund | None:
-        row = await database.fetchrow(queries.refund, refund, tenant)
+    async def refund(self, at: Database | Transaction, tenant: str, refund: RefundId) -> Refund | None:
+        row = await at.fetchrow(queries.refund, refund, tenant)
         return None if row is None else _refund(row)
 
     async def restored_payment(self, database: Database, payment: PaymentId) -> Payment | None:

@@ -12,6 +12,7 @@ import msgspec
 from tallystick.chassis import telemetry
 from tallystick.chassis.auth import Authenticator
 from tallystick.chassis.db import Database, Life, Transaction
+from tallystick.chassis.deadline import Deadline
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.services.payments import model
@@ -20,7 +21,7 @@ from tallystick.services.payments.service.effects import Dispute, Effects
 from tallystick.services.payments.service.journal import Journal, disputed_fact
 from tallystick.services.payments.service.payments import Payments
 from tallystick.services.payments.service.refunds import Refunds
-from tallystick.services.payments.service.work import Work
+from tallystick.services.payments.service.work import Work, new_lease
 from tallystick.services.payments.store import Lease, Saving, Store
 
 #: Payments that one replica resumes at once, and as many refunds. They are counted apart so that payments that wait for a slow
@@ -67,6 +68,7 @@ class Background:
         for_refunds = max(0, RESUMED_AT_ONCE - self._resuming["refunds"])
         if not for_payments and not for_refunds:
             return 0
+        ends = new_lease()
         now = self._clock.now()
         lease = Lease(now, now + LEASE, self._life.number)
         dead = await self._life.absent(await self._store.workers(self._database, lease))
@@ -76,9 +78,13 @@ class Background:
         for p in payments:
             # Nobody asks for an expiry, but a token needs a client: the one that created the payment.
             client = p.asked_by or p.client_id
-            self._resume("payments", p.tenant, client, ids.payments.text(p.id), partial(self._payments.advance, p))
+            self._resume(
+                "payments", p.tenant, client, ids.payments.text(p.id), partial(self._payments.advance, p), lease=ends
+            )
         for r in refunds:
-            self._resume("refunds", r.tenant, r.client_id, ids.refunds.text(r.id), partial(self._refunds.advance, r))
+            self._resume(
+                "refunds", r.tenant, r.client_id, ids.refunds.text(r.id), partial(self._refunds.advance, r), lease=ends
+            )
         return len(payments) + len(refunds)
 
     async def _take_up(self, tx: Transaction, lease: Lease, dead: Sequence[int], limit: int) -> Sequence[Payment]:
@@ -99,6 +105,8 @@ class Background:
         client_id: str,
         name: str,
         go_on: Callable[[str], Coroutine[Any, Any, tuple[Any, bytes]]],
+        *,
+        lease: Deadline,
     ) -> None:
         async def work() -> None:
             token = await self._authenticator.service_token(tenant, client_id, "payments.resume")
@@ -109,7 +117,7 @@ class Background:
             self._resuming[kind] -= 1
 
         self._resuming[kind] += 1
-        self._work.start(work()).add_done_callback(done)
+        self._work.start(work(), lease).add_done_callback(done)
 
     async def read_disputes(self) -> int:
         """Reads the acquirer's disputes since the last reading. Returns how many were processed. Raises a Problem.

@@ -14,7 +14,8 @@ import msgspec
 from tallystick.chassis import idempotency, telemetry
 from tallystick.chassis.auth import Authenticator, Subject
 from tallystick.chassis.db import CommitUnknown, Database, Life
-from tallystick.chassis.idempotency import Entry, Fresh, Outcome
+from tallystick.chassis.deadline import Deadline
+from tallystick.chassis.idempotency import Entry, Fresh
 from tallystick.contracts.payments.problems import (
     AccountNotFound,
     AccountReserved,
@@ -35,7 +36,7 @@ from tallystick.services.payments.service.answers import Made, pinned, replayed,
 from tallystick.services.payments.service.directory import Directory
 from tallystick.services.payments.service.effects import Effects, Postponed
 from tallystick.services.payments.service.journal import Journal, Render
-from tallystick.services.payments.service.work import Work, persistently
+from tallystick.services.payments.service.work import Work, new_lease, persistently
 from tallystick.services.payments.store import Store
 
 
@@ -79,6 +80,7 @@ class Payments:
     async def create(self, subject: Subject, new: NewPayment, entry: Entry, trace: str) -> Made:
         """Creates a payment. Raises a Problem if the request itself is wrong. A refused payment is `declined`, not an error."""
         token = await self._authenticator.exchange(subject)
+        lease = new_lease()
         try:
             payment = await self._new_payment(subject, new, entry, trace, token)
         except Problem:
@@ -86,19 +88,21 @@ class Payments:
             if (known := await idempotency.look(self._database, entry)) is not None:
                 return replayed(known)
             raise
-        outcome = await self._open(entry, payment)
+        try:
+            outcome = await self._journal.open(entry, payment)
+        except CommitUnknown as unknown:
+            await self._work.find_out(
+                unknown, lease, lambda: self._is_opened(entry, payment), lambda: self.advance(payment, token)
+            )
+            outcome = Fresh()
         if not isinstance(outcome, Fresh):
             return replayed(outcome)
-        return await self._answer_in_time(self.advance(payment, token), payment)
+        return await self._answer_in_time(self.advance(payment, token), payment, lease)
 
-    async def _open(self, entry: Entry, payment: Payment) -> Outcome:
-        try:
-            return await self._journal.open(entry, payment)
-        except CommitUnknown:
-            # The id tells whether it was stored. If even that can't be looked up, a repeat with the same key finds out later.
-            if await persistently(lambda: self._store.payment_by_id(self._database, payment.id)) is None:
-                raise
-            return Fresh()
+    async def _is_opened(self, entry: Entry, payment: Payment) -> bool:
+        """Whether the payment was stored by T1, whose COMMIT may still be under way, and nobody has taken it over."""
+        await idempotency.until_known(self._database, entry)
+        return await self._store.payment_by_id(self._database, payment.id) == payment
 
     async def _new_payment(self, subject: Subject, new: NewPayment, entry: Entry, trace: str, token: str) -> Payment:
         if new.source == new.destination:
@@ -168,19 +172,36 @@ class Payments:
         self, subject: Subject, payment: PaymentId, entry: Entry, decide: Callable[[Payment, Waiting], Payment]
     ) -> Made:
         token = await self._authenticator.exchange(subject)
+        lease = new_lease()
+        claimed: Payment | None = None
+        try:
+            async with self._database.transaction() as tx:
+                (outcome,) = await idempotency.claim(tx, [entry], resource=[payment])
+                if not isinstance(outcome, Fresh):
+                    return replayed(outcome)
+                found = await self._store.payment_for_update(tx, subject.tenant, payment)
+                if found is None:
+                    raise PaymentNotFound(f"there is no payment {ids.payments.text(payment)}")
+                try:
+                    wanted = decide(found, waiting(entry))
+                except Problem as refusal:
+                    return await pinned(tx, entry, refusal)
+                intended = claimed = await self._journal.intend(tx, wanted)
+        except CommitUnknown as unknown:
+            if claimed is None:
+                raise  # a refusal, stored or not: there is no work to go on with
+            intended = claimed
+            await self._work.find_out(
+                unknown, lease, lambda: self._is_intended(intended), lambda: self.advance(intended, token)
+            )
+        return await self._answer_in_time(self.advance(intended, token), intended, lease)
+
+    async def _is_intended(self, intended: Payment) -> bool:
+        """Whether the intent was stored, and nobody has taken the payment over. The lock waits for a COMMIT that is still under way.
+        An equal row is of this very request: another one of this process has a later time, another process another `worker`.
+        """
         async with self._database.transaction() as tx:
-            (outcome,) = await idempotency.claim(tx, [entry], resource=[payment])
-            if not isinstance(outcome, Fresh):
-                return replayed(outcome)
-            found = await self._store.payment_for_update(tx, subject.tenant, payment)
-            if found is None:
-                raise PaymentNotFound(f"there is no payment {ids.payments.text(payment)}")
-            try:
-                wanted = decide(found, waiting(entry))
-            except Problem as refusal:
-                return await pinned(tx, entry, refusal)
-            intended = await self._journal.intend(tx, wanted)
-        return await self._answer_in_time(self.advance(intended, token), intended)
+            return await self._store.payment_for_update(tx, intended.tenant, intended.id) == intended
 
     async def advance(self, payment: Payment, token: str) -> tuple[Payment, bytes]:
         """Performs steps until the payment rests or a step is postponed. Returns the payment as stored, and as it is rendered."""
@@ -219,9 +240,11 @@ class Payments:
             raise RuntimeError(msg)
         return current, self._render(current)
 
-    async def _answer_in_time(self, work: Coroutine[Any, Any, tuple[Payment, bytes]], payment: Payment) -> Made:
+    async def _answer_in_time(
+        self, work: Coroutine[Any, Any, tuple[Payment, bytes]], payment: Payment, lease: Deadline
+    ) -> Made:
         """The final answer if the work ends in time. Otherwise 202 with what is known so far, while the work goes on."""
-        done = await self._work.in_time(work)
+        done = await self._work.in_time(work, lease)
         if done is None:
             return Made(202, self._render(payment))
         after, body = done

@@ -6,7 +6,7 @@ import msgspec
 
 from tallystick.chassis import idempotency, telemetry
 from tallystick.chassis.auth import Authenticator, Subject
-from tallystick.chassis.db import Database, Life
+from tallystick.chassis.db import CommitUnknown, Database, Life
 from tallystick.chassis.idempotency import Entry, Fresh
 from tallystick.contracts.payments.problems import PaymentNotFound, RefundNotFound
 from tallystick.kernel import ids
@@ -19,7 +19,7 @@ from tallystick.services.payments.model import Refund
 from tallystick.services.payments.service.answers import Made, pinned, replayed, waiting
 from tallystick.services.payments.service.effects import Effects, Postponed
 from tallystick.services.payments.service.journal import Journal, RenderRefund, refund_fact
-from tallystick.services.payments.service.work import Work, persistently
+from tallystick.services.payments.service.work import Work, new_lease, persistently
 from tallystick.services.payments.store import Store
 
 
@@ -62,36 +62,51 @@ class Refunds:
         """
         token = await self._authenticator.exchange(subject)
         refund = ids.refunds.new()
-        async with self._database.transaction() as tx:
-            (outcome,) = await idempotency.claim(tx, [entry], resource=[refund])
-            if not isinstance(outcome, Fresh):
-                return replayed(outcome)
-            found = await self._store.payment_for_update(tx, subject.tenant, payment)
-            if found is None:
-                raise PaymentNotFound(f"there is no payment {ids.payments.text(payment)}")
-            try:
-                changed, made = model.with_refund(
-                    found,
-                    refund,
-                    amount,
-                    client_id=subject.client_id,
-                    reason=reason,
-                    waiting=waiting(entry),
-                    receipt=ids.facts.new(),
-                    trace=trace,
-                    worker=self._life.number,
-                    now=self._clock.now(),
-                )
-            except Problem as refusal:
-                return await pinned(tx, entry, refusal)
-            await self._journal.intend(tx, changed)
-            await self._store.insert_refund(tx, made)
-            await self._journal.tell(tx, refund_fact(made, made.receipt))
-        done = await self._work.in_time(self.advance(made, token))
+        lease = new_lease()
+        claimed: Refund | None = None
+        try:
+            async with self._database.transaction() as tx:
+                (outcome,) = await idempotency.claim(tx, [entry], resource=[refund])
+                if not isinstance(outcome, Fresh):
+                    return replayed(outcome)
+                found = await self._store.payment_for_update(tx, subject.tenant, payment)
+                if found is None:
+                    raise PaymentNotFound(f"there is no payment {ids.payments.text(payment)}")
+                try:
+                    changed, made = model.with_refund(
+                        found,
+                        refund,
+                        amount,
+                        client_id=subject.client_id,
+                        reason=reason,
+                        waiting=waiting(entry),
+                        receipt=ids.facts.new(),
+                        trace=trace,
+                        worker=self._life.number,
+                        now=self._clock.now(),
+                    )
+                except Problem as refusal:
+                    return await pinned(tx, entry, refusal)
+                await self._journal.intend(tx, changed)
+                await self._store.insert_refund(tx, made)
+                await self._journal.tell(tx, refund_fact(made, made.receipt))
+                claimed = made
+        except CommitUnknown as unknown:
+            if claimed is None:
+                raise  # a refusal, stored or not: there is no work to go on with
+            made = claimed
+            await self._work.find_out(unknown, lease, lambda: self._is_made(made), lambda: self.advance(made, token))
+        done = await self._work.in_time(self.advance(made, token), lease)
         if done is None:
             return Made(202, self._render(made))
         after, body = done
         return Made(201 if after.status != "pending" else 202, body)
+
+    async def _is_made(self, made: Refund) -> bool:
+        """Whether the refund was stored, and nobody has taken it over. The lock of its payment waits for a COMMIT under way."""
+        async with self._database.transaction() as tx:
+            await self._store.payment_for_update(tx, made.tenant, made.payment)
+            return await self._store.refund(tx, made.tenant, made.id) == made
 
     async def advance(self, refund: Refund, token: str) -> tuple[Refund, bytes]:
         r = refund

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from tallystick.chassis import telemetry
+from tallystick.chassis.db import CommitUnknown
 from tallystick.chassis.deadline import Deadline
 from tallystick.kernel.problem import Problem
 from tallystick.services.payments.model import LEASE
@@ -29,18 +30,42 @@ class Work:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def in_time(self, work: Coroutine[Any, Any, T]) -> T | None:
+    async def in_time(self, work: Coroutine[Any, Any, T], lease: Deadline) -> T | None:
         """The result of the work, or None if it takes longer than the caller can wait; then it goes on in the background."""
-        task = self.start(work)
+        task = self.start(work, lease)
         deadline = Deadline.current()
         seconds = LONGEST_WAIT if deadline is None else max(deadline.remaining() - RESERVE_SECONDS, 0.1)
         done, _ = await asyncio.wait((task,), timeout=seconds)
         return task.result() if done else None
 
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    async def find_out(
+        self,
+        unknown: CommitUnknown,
+        lease: Deadline,
+        is_stored: Callable[[], Awaitable[bool]],
+        go_on: Callable[[], Coroutine[Any, Any, object]],
+    ) -> None:
+        """After a COMMIT without an answer: returns if what was to be stored is stored and still ours, and raises `unknown` otherwise.
+        If the caller has no time to wait for that, the question is asked until the lease ends, and `go_on` does the work: nobody
+        else would before that.
+        """
+        try:
+            if await persistently(is_stored):
+                return
+        except Problem:
+            _ = self.start(self._go_on_if_stored(is_stored, go_on), lease)
+        raise unknown
+
+    async def _go_on_if_stored(
+        self, is_stored: Callable[[], Awaitable[bool]], go_on: Callable[[], Coroutine[Any, Any, object]]
+    ) -> None:
+        if await persistently(is_stored):
+            await go_on()
+
+    def start(self, work: Coroutine[Any, Any, T], lease: Deadline) -> asyncio.Task[T]:
         """Starts work with its lease as its deadline, not what is left of the request's."""
         context = contextvars.copy_context()
-        context.run(Deadline.after(LEASE.total_seconds()).enter)
+        context.run(lease.enter)
         task = asyncio.create_task(work, context=context)
         self._running.add(task)
         task.add_done_callback(self._ended)
@@ -60,10 +85,17 @@ class Work:
             await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
 
 
+def new_lease() -> Deadline:
+    """The deadline of work that is about to be claimed. To be taken before the claim's time is, so that it ends no later than what
+    is stored says.
+    """
+    return Deadline.after(LEASE.total_seconds())
+
+
 async def persistently(write: Callable[[], Awaitable[T]]) -> T:
-    """Repeats a write that failed with a retryable problem, for as long as the deadline allows: effects outside this service
-    should be recorded here before the lease ends. A repeat is harmless even if the write before it succeeded, because the
-    version in the row tells.
+    """Repeats a write, or the question what was stored, that failed with a retryable problem, for as long as the deadline allows:
+    effects outside this service should be recorded here before the lease ends. A repeat is harmless even if the write before it
+    succeeded, because the version in the row tells.
     """
     deadline = Deadline.current()
     pause, longest = WRITE_PAUSES
