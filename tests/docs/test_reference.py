@@ -12,7 +12,7 @@ from tallystick.contracts.notify.problems import EVENTS
 from tallystick.contracts.payments.messages import Decline
 from tallystick.fabric.envoy import parts
 from tallystick.kernel.problem import SITE
-from tallystick.services.payments.service.effects import DECLINES
+from tallystick.services.payments.service.acquirer import DECLINES
 from tools.reference import pages, stale
 from tools.reference.__main__ import redirects
 from tools.reference.problems import problem_classes

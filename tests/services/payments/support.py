@@ -45,7 +45,7 @@ from tallystick.services.payments import model
 from tallystick.services.payments.api import ENDPOINTS, Api
 from tallystick.services.payments.app import assemble
 from tallystick.services.payments.model import Payment, Refund, RefundStep, Step
-from tallystick.services.payments.service import Directory, Effects, Postponed, Work
+from tallystick.services.payments.service import Acquirer, Directory, Effects, Postponed, Work
 from tallystick.services.payments.store import Store
 from tallystick.services.risk.service import Risk
 from tests.services.risk.support import replica as risk_replica
@@ -208,15 +208,14 @@ class Town:
         store, clock = Store(), self.clock
         ledger = LedgerClient(self._client("ledger"))
         vault = VaultClient(self._client("vault"))
+        acquirer = Acquirer(vault, "sandbox-rail", 1_000)
         effects = FaultyEffects(
             database=database,
             store=store,
             risk=RiskClient(self._client("risk")),
-            vault=vault,
             ledger=ledger,
+            acquirer=acquirer,
             clock=clock,
-            acquirer="sandbox-rail",
-            acquirer_timeout_ms=1_000,
             unscored_limit=UNSCORED_EURO,
         )
         effects.fault, effects.done = no_fault, []
@@ -227,6 +226,7 @@ class Town:
         api = assemble(
             database=database,
             effects=effects,
+            acquirer=acquirer,
             directory=Directory(database=database, store=store, ledger=ledger, vault=vault),
             authenticator=self.world.authenticator,
             clock=clock,

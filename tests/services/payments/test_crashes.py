@@ -815,7 +815,7 @@ async def test_a_card_that_is_destroyed_while_a_dead_process_request_is_on_its_w
 
     async def late(p: Any, token: str) -> None:
         await asyncio.sleep(0.5)
-        await effects._ask("/authorizations", *underway_request(p), token)
+        await effects._acquirer._ask("/authorizations", *underway_request(p), token)
 
     def underway_request(p: Any) -> tuple[dict[str, Any], str]:
         name = ids.rail_requests.text(request_id(p.id, Role.AUTHORIZE))

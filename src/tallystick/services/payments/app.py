@@ -12,7 +12,16 @@ from tallystick.contracts.risk.client import RiskClient
 from tallystick.contracts.vault.client import VaultClient
 from tallystick.kernel.clock import Clock
 from tallystick.services.payments.api import ENDPOINTS, Api, render, render_refund
-from tallystick.services.payments.service import Background, Directory, Effects, Journal, Payments, Refunds, Work
+from tallystick.services.payments.service import (
+    Acquirer,
+    Background,
+    Directory,
+    Effects,
+    Journal,
+    Payments,
+    Refunds,
+    Work,
+)
 from tallystick.services.payments.settings import Settings
 from tallystick.services.payments.store import Store
 from tallystick.services.payments.worker import SCHEDULES, SUBSCRIPTIONS
@@ -25,15 +34,14 @@ async def wire(runtime: Runtime) -> Wiring:
     database, clock, store = runtime.database, runtime.clock, Store()
     ledger = LedgerClient(runtime.client("ledger"))
     vault = VaultClient(runtime.client("vault"))
+    acquirer = Acquirer(vault, settings.acquirer, settings.acquirer_timeout_ms)
     effects = Effects(
         database=database,
         store=store,
         risk=RiskClient(runtime.client("risk")),
-        vault=vault,
         ledger=ledger,
+        acquirer=acquirer,
         clock=clock,
-        acquirer=settings.acquirer,
-        acquirer_timeout_ms=settings.acquirer_timeout_ms,
         unscored_limit=runtime.charter.calls["risk"].degrade_up_to_euro,
     )
     directory = Directory(database=database, store=store, ledger=ledger, vault=vault)
@@ -47,6 +55,7 @@ async def wire(runtime: Runtime) -> Wiring:
     api = assemble(
         database=database,
         effects=effects,
+        acquirer=acquirer,
         directory=directory,
         authenticator=runtime.authenticator,
         clock=clock,
@@ -68,6 +77,7 @@ def assemble(
     *,
     database: Database,
     effects: Effects,
+    acquirer: Acquirer,
     directory: Directory,
     authenticator: Authenticator,
     clock: Clock,
@@ -105,7 +115,7 @@ def assemble(
         database=database,
         store=store,
         journal=journal,
-        effects=effects,
+        acquirer=acquirer,
         payments=payments,
         refunds=refunds,
         authenticator=authenticator,

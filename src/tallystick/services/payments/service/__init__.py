@@ -1,5 +1,6 @@
 """The use cases of payments: create, capture, cancel, refund, read, and resume what was left unfinished."""
 
+from tallystick.services.payments.service.acquirer import Acquirer
 from tallystick.services.payments.service.answers import Made
 from tallystick.services.payments.service.background import DISPUTES, Background
 from tallystick.services.payments.service.directory import Directory
@@ -11,6 +12,7 @@ from tallystick.services.payments.service.work import Work
 
 __all__ = [
     "DISPUTES",
+    "Acquirer",
     "Background",
     "Directory",
     "Effects",

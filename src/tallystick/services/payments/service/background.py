@@ -17,7 +17,7 @@ from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
 from tallystick.services.payments import model
 from tallystick.services.payments.model import LEASE, Payment
-from tallystick.services.payments.service.effects import Dispute, Effects
+from tallystick.services.payments.service.acquirer import Acquirer, Dispute
 from tallystick.services.payments.service.journal import Journal, disputed_fact
 from tallystick.services.payments.service.payments import Payments
 from tallystick.services.payments.service.refunds import Refunds
@@ -38,7 +38,7 @@ class Background:
         database: Database,
         store: Store,
         journal: Journal,
-        effects: Effects,
+        acquirer: Acquirer,
         payments: Payments,
         refunds: Refunds,
         authenticator: Authenticator,
@@ -49,7 +49,7 @@ class Background:
         self._database = database
         self._store = store
         self._journal = journal
-        self._effects = effects
+        self._acquirer = acquirer
         self._payments = payments
         self._refunds = refunds
         self._authenticator = authenticator
@@ -129,15 +129,14 @@ class Background:
         if client is None:
             return 0
         token = await self._authenticator.service_token(*client, "payments.disputes")
-        acquirer = self._effects.acquirer
-        after = await self._store.disputes_read(self._database, acquirer)
-        found = await self._effects.disputes(after, DISPUTES, token)
+        after = await self._store.disputes_read(self._database, self._acquirer.name)
+        found = await self._acquirer.disputes(after, DISPUTES, token)
         for read, each in enumerate(found):
-            if not await self._record_dispute(acquirer, each):
+            if not await self._record_dispute(each):
                 return read
         return len(found)
 
-    async def _record_dispute(self, acquirer: str, dispute: Dispute) -> bool:
+    async def _record_dispute(self, dispute: Dispute) -> bool:
         """Marks the payment, tells the fact and moves the cursor past the dispute, in one transaction, so that each dispute is told
         once. Returns False, with nothing done, while somebody works on the payment.
         """
@@ -151,10 +150,10 @@ class Background:
             if payment is not None:
                 if await self._store.is_worked_on(tx, payment, now):
                     return False
-                marked = await self._store.dispute(tx, f"{acquirer}:{dispute.position}", payment, now)
+                marked = await self._store.dispute(tx, f"{self._acquirer.name}:{dispute.position}", payment, now)
             if marked is not None:
                 await self._journal.tell(tx, disputed_fact(marked, dispute.reason, dispute.raised_at))
             else:
                 telemetry.log.warning("payment.dispute.skipped", position=dispute.position)
-            await self._store.move_dispute_cursor(tx, acquirer, dispute.position)
+            await self._store.move_dispute_cursor(tx, self._acquirer.name, dispute.position)
         return True
