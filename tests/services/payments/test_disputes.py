@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from datetime import datetime
+from typing import Any
 
 import pytest
 
+from tallystick.kernel import ids
 from tallystick.kernel.clock import SystemClock, rfc3339
-from tallystick.services.payments.model import LEASE, Payment, Step
+from tallystick.local.rail.book import Book
+from tallystick.services.payments import worker
+from tallystick.services.payments.model import LEASE, Payment, Role, Step, request_id
+from tallystick.services.payments.service import background
+from tallystick.services.payments.service.acquirer import AcquirerNotUnderstood
 from tests.services.payments.support import Town, by_card, no_fault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,11 +36,11 @@ async def test_a_dispute_is_told_once(town: Town) -> None:
     token, shop = await town.card("dispute"), await town.account()
     good = await town.paid(by_card(await town.card(), shop))
     made = await town.paid(by_card(token, shop, 1500))
-    background = town.one.api.background
-    await background.read_disputes()
+    reader = town.one.api.background
+    await reader.read_disputes()
     assert (await town.get(made["id"]))["disputed"] is False
     _now(town)
-    assert await background.read_disputes() == 1
+    assert await reader.read_disputes() == 1
     disputed = await town.get(made["id"])
     assert (disputed["disputed"], disputed["status"], disputed["captured"]) == (True, "settled", made["captured"])
     assert (await town.get(good["id"]))["disputed"] is False
@@ -42,7 +49,7 @@ async def test_a_dispute_is_told_once(town: Town) -> None:
     assert fact["type"] == "payments.payment.disputed"
     assert fact["data"]["disputed"] is True
     assert fact["data"]["dispute"]["reason"] == "fraudulent"
-    assert await background.read_disputes() == 0
+    assert await reader.read_disputes() == 0
     await town.sound()
 
 
@@ -75,14 +82,14 @@ async def test_a_dispute_of_something_unknown_holds_up_no_other(town: Town) -> N
 async def test_a_dispute_takes_no_outcome_from_who_works_on_its_payment(town: Town) -> None:
     """What was done could not be written, and was done again when the lease was over; the request was answered with 202."""
     card, shop = await town.card("dispute"), await town.account()
-    effects, background = town.one.effects, town.one.api.background
+    effects, reader = town.one.effects, town.one.api.background
     perform = effects.perform
     read: list[int] = []
 
     async def disputed_meanwhile(step: Step, p: Payment, token: str) -> Payment:
         if step is Step.SETTLE:
             _now(town)
-            read.append(await background.read_disputes())
+            read.append(await reader.read_disputes())
         return await perform(step, p, token)
 
     effects.perform = disputed_meanwhile  # type: ignore[method-assign]
@@ -91,7 +98,7 @@ async def test_a_dispute_takes_no_outcome_from_who_works_on_its_payment(town: To
     finally:
         del effects.perform
     assert read == [0]
-    assert await background.read_disputes() == 1
+    assert await reader.read_disputes() == 1
     assert await town.told(made["id"]) == ["received", "settled", "disputed"]
     await town.sound()
 
@@ -102,10 +109,10 @@ async def test_a_dispute_of_a_payment_whose_process_is_gone_waits_for_its_lease_
     await town.pay(by_card(token, shop), key="k")
     town.one.effects.fault = no_fault
     _now(town)
-    background = town.one.api.background
-    assert await background.read_disputes() == 0
+    reader = town.one.api.background
+    assert await reader.read_disputes() == 0
     town.later(LEASE.total_seconds())
-    assert await background.read_disputes() == 1
+    assert await reader.read_disputes() == 1
     await town.finish()
     assert (await town.pay(by_card(token, shop), key="k")).json["disputed"] is True
     await town.sound()
@@ -119,3 +126,69 @@ async def test_a_disputed_payment_can_still_be_refunded(town: Town) -> None:
     assert (await town.refund(made["id"])).json["status"] == "succeeded"
     assert (await town.get(made["id"]))["disputed"] is True
     await town.sound()
+
+
+@pytest.mark.parametrize("answers", ["the same page again", "the oldest last", "positions that are none"])
+async def test_an_acquirer_that_does_not_keep_to_positions_is_not_read_without_end(
+    town: Town, monkeypatch: pytest.MonkeyPatch, answers: str
+) -> None:
+    """It ignored `after`: its first page was read for as long as the schedule may take, and nothing was said of it."""
+    token, shop = await town.card("dispute"), await town.account()
+    made = [(await town.paid(by_card(token, shop, n)))["id"] for n in range(1, 4)]
+    _now(town)
+    asked: list[int] = []
+    pages = Book.disputes
+
+    def disputes(self: Book, after: int, limit: int, now: datetime) -> list[dict[str, Any]]:
+        asked.append(after)
+        if answers == "the same page again":
+            return pages(self, _before(town, made[0]), limit, now)
+        found = pages(self, after, limit, now)
+        if answers == "the oldest last":
+            return found[::-1]
+        return [each | {"position": 2**63} for each in found]
+
+    monkeypatch.setattr(Book, "disputes", disputes)
+    for module in (worker, background):
+        monkeypatch.setattr(module, "DISPUTES", 3)
+    async with asyncio.timeout(60):
+        if answers == "the oldest last":
+            await worker.read_disputes(town.one.api)
+        else:
+            with pytest.raises(AcquirerNotUnderstood):
+                await worker.read_disputes(town.one.api)
+    assert len(asked) == (1 if answers == "positions that are none" else 2)
+    told = [] if answers == "positions that are none" else ["disputed"]
+    for payment in made:
+        assert await town.told(payment) == ["received", "settled", *told]
+    monkeypatch.undo()
+    await town.one.api.background.read_disputes()
+    await town.sound()
+
+
+async def test_of_a_page_in_no_order_none_is_left_out(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest came first and moved the cursor past an older one, whose payment was being worked on."""
+    token, shop = await town.card("dispute"), await town.account()
+    town.one.effects.fault = lambda step: "crash-before" if step is Step.SETTLE else "none"
+    await town.pay(by_card(token, shop), key="older")
+    town.one.effects.fault = no_fault
+    await town.paid(by_card(token, shop), key="newer")
+    _now(town)
+    pages = Book.disputes
+    monkeypatch.setattr(Book, "disputes", lambda *args: pages(*args)[::-1])
+    reader = town.one.api.background
+    assert await reader.read_disputes() == 0
+    town.later(LEASE.total_seconds())
+    assert await reader.read_disputes() == 2
+    await town.finish()
+    assert (await town.pay(by_card(token, shop), key="older")).json["disputed"] is True
+    await town.sound()
+
+
+def _before(town: Town, payment: str) -> int:
+    """The position before the payment's dispute."""
+    connection = sqlite3.connect(town.directory / "rail.db")
+    name = ids.rail_requests.text(request_id(ids.payments.parse(payment), Role.AUTHORIZE))
+    (position,) = connection.execute("SELECT position FROM dispute WHERE request_id = ?", (name,)).fetchone()
+    connection.close()
+    return int(position) - 1

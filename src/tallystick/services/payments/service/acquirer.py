@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any, Final, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Decision(msgspec.Struct):
 class Dispute(msgspec.Struct):
     """A cardholder's dispute as the acquirer reports it. `position` numbers disputes in order."""
 
-    position: int
+    position: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     authorization: str
     reason: str
     raised_at: str
@@ -142,14 +142,21 @@ class Acquirer:
         return decision
 
     async def disputes(self, after: int, limit: int, token: str) -> list[Dispute]:
-        """Disputes after a position, oldest first. Raises a Problem."""
+        """Disputes after a position, oldest first; none only if there is none. Raises a Problem.
+
+        So the last position of a page is always beyond `after`, whatever the acquirer answers: reading page after page comes to an end.
+        """
         answer = await self._get(f"/disputes?after={after}&limit={limit}", f"disputes-{after}", token)
         if answer.status != 200:
             raise AcquirerNotUnderstood(f"status {answer.status}")
         try:
-            return msgspec.json.decode(answer.body, type=_Disputes).data
+            found = msgspec.json.decode(answer.body, type=_Disputes).data
         except msgspec.DecodeError as error:
             raise AcquirerNotUnderstood("not a list of disputes") from error
+        new = sorted((each for each in found if each.position > after), key=lambda each: each.position)
+        if found and not new:
+            raise AcquirerNotUnderstood(f"only disputes up to {after}, which were read")
+        return new
 
     async def _ask(
         self, path: str, body: dict[str, Any], request_id: str, token: str, *, card: str | None = None
@@ -203,7 +210,7 @@ class AcquirerDisagrees(Problem):
 
 
 class AcquirerNotUnderstood(Problem):
-    """Never sent to a client: the payment waits and asks again under the same id."""
+    """Never sent to a client: the payment waits and asks again under the same id. Disputes are read again at the next time."""
 
     slug, title, status, retryable = "acquirer-not-understood", "The acquirer's answer makes no sense", 502, True
 
