@@ -144,6 +144,32 @@ async def test_a_clock_that_is_behind_loses_nothing(valkey: Valkey) -> None:
         assert found["1m"].count == n
 
 
+async def test_a_clock_that_was_set_back_does_not_stop_the_windows(valkey: Valkey) -> None:
+    """Every clock was hours ahead, and was put right: until those hours were over, all was counted in one bucket of a minute."""
+    counters, now = Counters(valkey), datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    for n in range(1, 8):
+        ahead = timedelta(hours=2, minutes=int(n > 3))
+        (found,) = await counters.add([tally(sum=5, declines=1)], now + ahead)
+        assert found["1m"].count == n
+    for n in range(8, 12):
+        (found,) = await counters.add([tally(sum=5, declines=1)], now)
+        assert found["1m"] == Window(n, 5 * n, n), "nothing is lost"
+        assert found["24h"].count == n
+    for n in range(1, 4):
+        (found,) = await counters.add([tally()], now + timedelta(minutes=3 * n))
+        assert found["1m"].count == 1, "and what was counted is over when its window is"
+        assert found["24h"].count == 11 + n
+
+
+@pytest.mark.parametrize("minutes", [1, 60, 3 * 24 * 60])
+async def test_one_clock_that_is_behind_takes_no_count_from_the_others(valkey: Valkey, minutes: int) -> None:
+    """Whoever is asked in turn: who reaches both replicas must not be counted less than who reaches one."""
+    counters, now = Counters(valkey), datetime.now(UTC)
+    for n in range(1, 9):
+        (found,) = await counters.add([tally()], now - timedelta(minutes=minutes * (n % 2 == 0)))
+        assert [found[name].count for name in WINDOWS] == [n] * 3
+
+
 async def test_sums_stop_before_they_turn_round(valkey: Valkey) -> None:
     counters = Counters(valkey)
     found = await counters.add([tally(sum=2**63 - 1) for _ in range(3)], START)

@@ -106,21 +106,32 @@ TIMEOUT: Final = 0.2
 #: The most tallies in one script call: Valkey does nothing else while a script runs.
 CHUNK: Final = 256
 
+#: Seconds by which the clocks of Valkey and of the replicas may differ.
+SKEW: Final = 10
+
 #: Adds the tallies to their subjects' windows. The answer has, for each tally and window, the window's bucket, then the values in the
 #: current and the previous bucket of: payments, the sum in the tally's currency, refusals.
 #:
 #: KEYS: one for each subject; it is read once and written once, however many tallies the subject has. ARGV: the tallies' events, 16 bytes
-#: each; then, as MessagePack, the bucket of each window and, for each tally, the number of its key, currency, count, sum and declines. The
-#: answer is MessagePack too.
+#: each; then, as MessagePack, the bucket of each window, its width in seconds, SKEW and, for each tally, the number of its key, currency,
+#: count, sum and declines. The answer is MessagePack too.
 #:
 #: A subject's value is {the last events counted, 16 bytes each, {{bucket, {current}, {previous}}, ...}}. An event that is among the last
-#: ones is answered, but not counted again. A caller whose clock is behind counts in the bucket that is there.
+#: ones is answered, but not counted again.
+#:
+#: A caller whose clock is behind counts in the bucket that is there: two callers' buckets must not take turns, or each would drop what the
+#: other has counted. Only when Valkey's clock says as well that this bucket is in the future, by more than SKEW, was the time set back. The
+#: bucket is then the caller's, and all that was counted counts in it: it would otherwise gather until that future has come.
 #:
 #: Amounts are doubles: exact below 2**53, where they stop.
 _ADD: Final = """
 local asked = cmsgpack.unpack(ARGV[2])
-local buckets, tallies = asked[1], asked[2]
+local buckets, widths, skew, tallies = asked[1], asked[2], asked[3], asked[4]
+local now = tonumber(redis.call('TIME')[1])
 local states, changed, out, o = {}, {}, {}, 0
+local function add(current, name, amount)
+  if amount > 0 then current[name] = math.min((current[name] or 0) + amount, 9007199254740992) end
+end
 for k, key in ipairs(KEYS) do
   local stored = redis.call('GET', key)
   local state = stored and cmsgpack.unpack(stored) or {'', {}}
@@ -130,6 +141,9 @@ for k, key in ipairs(KEYS) do
       state[2][w] = {bucket, {}, {}}
     elseif bucket > window[1] then
       state[2][w] = {bucket, {}, bucket == window[1] + 1 and window[2] or {}}
+    elseif bucket < window[1] and window[1] * widths[w] > now + skew then
+      for name, amount in pairs(window[3]) do add(window[2], name, amount) end
+      state[2][w] = {bucket, window[2], {}}
     end
   end
   states[k] = state
@@ -138,9 +152,6 @@ local function counted(events, event)
   local at = events:find(event, 1, true)
   while at and at % 16 ~= 1 do at = events:find(event, at + 1, true) end
   return at
-end
-local function add(current, name, amount)
-  if amount > 0 then current[name] = math.min((current[name] or 0) + amount, 9007199254740992) end
 end
 for at = 1, #tallies, 5 do
   local k, currency = tallies[at], tallies[at + 1]
@@ -209,32 +220,32 @@ class Counters:
     async def add(self, tallies: Sequence[Tally], now: datetime) -> list[Mapping[str, Window]]:
         """Count each tally. Returns, in order, its subject's windows, this tally included. Raises CountersUnavailable."""
         epoch = now.timestamp()
-        widths = [window.total_seconds() for window in WINDOWS.values()]
+        widths = [int(window.total_seconds()) for window in WINDOWS.values()]
         buckets = [int(epoch // width) for width in widths]
         found: list[Mapping[str, Window]] = []
         try:
             async with asyncio.timeout(TIMEOUT):
                 for start in range(0, len(tallies), CHUNK):
-                    answers = _decode(await self._counted(tallies[start : start + CHUNK], buckets))
+                    answers = _decode(await self._counted(tallies[start : start + CHUNK], buckets, widths))
                     step = _ANSWERS * len(widths)
                     found += [_windows(answers[i : i + step], epoch, widths) for i in range(0, len(answers), step)]
         except (ValkeyError, OSError, TimeoutError) as error:
             raise CountersUnavailable(context={"reason": type(error).__name__}) from error
         return found
 
-    async def _counted(self, tallies: Sequence[Tally], buckets: Sequence[int]) -> bytes:
+    async def _counted(self, tallies: Sequence[Tally], buckets: Sequence[int], widths: Sequence[int]) -> bytes:
         keys: dict[str, int] = {}
         plan: list[Any] = []
         for t in tallies:
             key = keys.setdefault(f"{self._prefix}:{t.tenant}:{t.kind}:{t.subject}", len(keys) + 1)
             plan += (key, t.currency, t.count, t.sum, t.declines)
         answer: bytes = await self._script(
-            keys=list(keys), args=[b"".join(t.event.bytes for t in tallies), _encode((buckets, plan))]
+            keys=list(keys), args=[b"".join(t.event.bytes for t in tallies), _encode((buckets, widths, SKEW, plan))]
         )
         return answer
 
 
-def _windows(answer: Sequence[int], epoch: float, widths: Sequence[float]) -> Mapping[str, Window]:
+def _windows(answer: Sequence[int], epoch: float, widths: Sequence[int]) -> Mapping[str, Window]:
     windows = {}
     for i, (name, width) in enumerate(zip(WINDOWS, widths, strict=True)):
         bucket, count, p_count, total, p_total, declines, p_declines = answer[_ANSWERS * i : _ANSWERS * (i + 1)]
