@@ -299,8 +299,68 @@ async def test_gone_that_is_said_to_several_at_once_is_one_disabling(
         await env.send()
     assert len(receiver.got) == 4
     assert "webhook.attempt_broken" not in {line["event"] for line in lines}
-    assert sorted(each["attempts"] for each in await env.deliveries(endpoint)) == [0, 0, 0, 1]
+    assert {(each["attempts"], each["last_status"]) for each in await env.deliveries(endpoint)} == {(1, 410)}
     assert [each for each, _ in await env.facts()] == ["notify.endpoint.created", "notify.endpoint.disabled"]
+
+
+@pytest.mark.parametrize("brings", [204, 500, 410])
+async def test_what_is_under_way_when_its_endpoint_is_disabled_is_stored_as_what_it_was(
+    env: Env, receiver: Receiver, brings: int
+) -> None:
+    """The receiver had accepted it, and the list said that it had failed; whoever replayed the failed ones sent it twice."""
+    disabled = asyncio.Event()
+
+    async def late(request: web.Request) -> web.Response:
+        await disabled.wait()
+        return web.Response(status=brings)
+
+    endpoint = await env.endpoint(receiver.url)
+    receiver.answers = [late, 410]
+    await env.told(fact(n=1), fact(n=2))
+    sending = asyncio.create_task(env.send())
+    async with asyncio.timeout(60):
+        while (await env.edge("GET", f"{PATH}/{endpoint['id']}")).json["status"] != "disabled":
+            await asyncio.sleep(0.02)
+    assert [each["status"] for each in await env.deliveries(endpoint)] == ["failed", "failed"]
+    await env.told(fact(n=3))
+    disabled.set()
+    await sending
+    first = next(each for each in await env.deliveries(endpoint) if each["event"] == receiver.ids[0])
+    assert (first["attempts"], first["last_status"]) == (1, brings)
+    if brings == 204:
+        assert (first["status"], first.get("last_error")) == ("delivered", None)
+        assert "delivered_at" in first
+    else:
+        assert first["status"] == "failed"
+        assert first["last_error"] == ("answered 410" if brings == 410 else "the endpoint was disabled")
+    assert "next_attempt_at" not in first
+    assert len(receiver.got) == 2
+    assert [each for each, _ in await env.facts()] == ["notify.endpoint.created", "notify.endpoint.disabled"]
+
+
+async def test_what_was_replayed_since_is_not_overwritten_by_an_attempt_from_before(
+    env: Env, receiver: Receiver
+) -> None:
+    disabled = asyncio.Event()
+
+    async def late(request: web.Request) -> web.Response:
+        await disabled.wait()
+        return web.Response(status=500)
+
+    endpoint = await env.endpoint(receiver.url)
+    receiver.answers = [late, 410]
+    await env.told(fact(n=1), fact(n=2))
+    sending = asyncio.create_task(env.send())
+    async with asyncio.timeout(60):
+        while (await env.edge("GET", f"{PATH}/{endpoint['id']}")).json["status"] != "disabled":
+            await asyncio.sleep(0.02)
+    await env.edge("POST", f"{PATH}/{endpoint['id']}/enable")
+    first = next(each for each in await env.deliveries(endpoint) if each["event"] == receiver.ids[0])
+    await env.edge("POST", f"{PATH}/{endpoint['id']}/deliveries/{first['id']}/replay")
+    disabled.set()
+    await sending
+    first = next(each for each in await env.deliveries(endpoint) if each["event"] == receiver.ids[0])
+    assert (first["status"], first["attempts"], receiver.ids.count(first["event"])) == ("delivered", 1, 2)
 
 
 async def test_a_redirect_is_no_direction(env: Env, receiver: Receiver) -> None:

@@ -45,7 +45,7 @@ class TooManyEndpoints(Conflict):
 
 
 class WebhookEndpointDisabled(Conflict):
-    """The endpoint was disabled because it answered `410 Gone`, or because too many deliveries failed. Enable it by
+    """The endpoint was disabled because it answered `410 Gone`. Enable it by
     `POST /v1/webhook_endpoints/{id}/enable`, then replay the delivery.
     """
 

@@ -32,6 +32,8 @@ JITTER: Final = 0.2
 #: The longest Retry-After of an endpoint that is respected.
 MAX_RETRY_AFTER: Final = timedelta(hours=24)
 MAX_ENDPOINTS: Final = 50
+#: Why a delivery failed that waited for an endpoint, or was under way to it, when that was disabled.
+DISABLED: Final = "the endpoint was disabled"
 
 #: The characters that a URL can have (RFC 3986 section 2).
 _URL_TEXT: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
@@ -157,6 +159,11 @@ def _host(url: URL, *, bracketed: bool) -> str:
 def given_up(delivery: Delivery, reason: str) -> Delivery:
     """The delivery as failed, because there is no endpoint to send it to."""
     return msgspec.structs.replace(delivery, status="failed", next_at=None, last_error=reason)
+
+
+def dropped(tried: Delivery) -> Delivery:
+    """The delivery after an attempt during which its endpoint was disabled: there is no further one."""
+    return given_up(tried, DISABLED) if tried.status == "pending" else tried
 
 
 def first_id(at: datetime) -> DeliveryId:

@@ -12,7 +12,7 @@ from tallystick.chassis.db import Database, Queries, Row, Transaction
 from tallystick.chassis.keys import TenantKeyColumn
 from tallystick.kernel import ids
 from tallystick.kernel.ids import DeliveryId, EndpointId
-from tallystick.services.notify.model import Delivery, Endpoint, first_id
+from tallystick.services.notify.model import DISABLED, Delivery, Endpoint, first_id
 
 queries = Queries.load("tallystick.services.notify")
 
@@ -85,7 +85,7 @@ class Store:
     async def disable(self, tx: Transaction, tenant: str, endpoint: EndpointId, reason: str) -> None:
         """Disable an endpoint; its pending deliveries fail."""
         await tx.execute(queries.disable, endpoint, tenant, reason)
-        await tx.execute(queries.drop_pending, endpoint)
+        await tx.execute(queries.drop_pending, endpoint, DISABLED)
 
     async def enable(self, tx: Transaction, tenant: str, endpoint: EndpointId) -> bool:
         """Whether this enabled it: False if it was not disabled, or does not exist."""
@@ -133,6 +133,15 @@ class Store:
             d.last_status,
             d.last_error,
             lease,
+        )
+        return saved > 0
+
+    async def save_dropped(self, tx: Transaction, d: Delivery) -> bool:
+        """Save a delivery that failed when its endpoint was disabled, as its attempt has left it. Whether it was: not if somebody else has
+        changed it since.
+        """
+        saved = await tx.execute(
+            queries.save_dropped, d.id, d.status, d.attempts, d.delivered_at, d.last_status, d.last_error, DISABLED
         )
         return saved > 0
 

@@ -191,7 +191,7 @@ class Deliveries:
 
     async def _send(self, delivery: Delivery, endpoint: Endpoint | None) -> None:
         if endpoint is None or endpoint.disabled_reason is not None:
-            reason = "the endpoint was deleted" if endpoint is None else "the endpoint was disabled"
+            reason = "the endpoint was deleted" if endpoint is None else model.DISABLED
             await self._save(delivery, model.given_up(delivery, reason), endpoint, None)
             return
         answer = await self._attempt(delivery, endpoint)
@@ -213,12 +213,14 @@ class Deliveries:
 
     async def _save(self, taken: Delivery, after: Delivery, endpoint: Endpoint | None, disabled: str | None) -> None:
         """Store an attempt's outcome, but only while the lease is ours: after a pause of this replica, another replica's attempt or a replay must
-        not be overwritten.
+        not be overwritten. If the endpoint was disabled during the attempt, what came of it is stored all the same.
         """
         async with self._database.transaction() as tx:
             if disabled is not None and endpoint is not None:
                 await self._store.disabling_turn(tx, endpoint.id)
             if not await self._store.save_delivery(tx, after, lease=taken.next_at):
+                if after.attempts > taken.attempts and await self._store.save_dropped(tx, model.dropped(after)):
+                    return
                 telemetry.log.info("webhook.lease_lost", delivery=ids.deliveries.text(taken.id))
                 return
             if disabled is not None and endpoint is not None:

@@ -52,9 +52,9 @@ UPDATE endpoint SET disabled_reason = NULL
 WHERE id = $1 AND tenant = $2 AND deleted_at IS NULL AND disabled_reason IS NOT NULL;
 
 -- name: drop_pending
--- What waited for an endpoint that was disabled has failed.
-UPDATE delivery SET status = 'failed', next_at = NULL, last_error = 'the endpoint was disabled'
-WHERE endpoint = $1 AND status = 'pending';
+-- What waited for an endpoint that was disabled has failed, for the reason $2. So has what is under way to it, until its answer comes
+-- (save_dropped).
+UPDATE delivery SET status = 'failed', next_at = NULL, last_error = $2 WHERE endpoint = $1 AND status = 'pending';
 
 -- name: insert_deliveries
 -- Events for endpoints. The same event goes to an endpoint once.
@@ -87,6 +87,12 @@ RETURNING delivery.*;
 -- A delivery after an attempt, if the lease under which it was made ($8) still holds.
 UPDATE delivery SET status = $2, attempts = $3, next_at = $4, delivered_at = $5, last_status = $6, last_error = $7
 WHERE id = $1 AND status = 'pending' AND next_at = $8;
+
+-- name: save_dropped
+-- A delivery after an attempt during which its endpoint was disabled (drop_pending), if that was its attempt number $3 and it is still
+-- failed for the reason $7.
+UPDATE delivery SET status = $2, attempts = $3, delivered_at = $4, last_status = $5, last_error = $6
+WHERE id = $1 AND status = 'failed' AND attempts = $3 - 1 AND last_error = $7;
 
 -- name: deliveries
 -- A page of an endpoint's deliveries, newest first: those of one status, or all.
