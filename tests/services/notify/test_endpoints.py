@@ -244,3 +244,19 @@ async def test_no_secret_stands_in_the_database_in_clear(env: Env) -> None:
                 assert raw not in held, table
     await env.edge("DELETE", f"{PATH}/{answer.json['id']}")
     assert [row["sealed_secret"] for row in await env.service.query("SELECT sealed_secret FROM endpoint")] == [b""]
+
+
+async def test_a_secret_that_outlived_its_endpoint_is_named(env: Env) -> None:
+    made = await env.edge("POST", PATH, {"url": URL, "events": ["*"]}, key="k1")
+    (secret,) = await env.service.query("SELECT sealed_secret FROM endpoint")
+    (answer,) = await env.service.query("SELECT status, body FROM idempotency")
+    await env.edge("DELETE", f"{PATH}/{made.json['id']}")
+    assert await faults(env.service, "notify") == []
+    for restored, values in (
+        ("UPDATE endpoint SET sealed_secret = $1", (secret["sealed_secret"],)),
+        ("UPDATE idempotency SET status = $1, body = $2", (answer["status"], answer["body"])),
+    ):
+        await env.service.query(restored, *values)
+        named = [found.partition(":")[0] for found in await faults(env.service, "notify")]
+        assert named == ["deleted_endpoints_have_no_secret"]
+        await env.service.query("UPDATE endpoint SET sealed_secret = ''")

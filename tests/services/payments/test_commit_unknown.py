@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tallystick.chassis.db import CommitUnknown, DatabaseUnavailable
-from tests.services.payments.support import Replica, Town, by_account, by_card, money, slug
+from tests.services.payments.support import Replica, Town, by_card, money, slug
 from tests.support.http import Answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,7 +27,8 @@ async def _prepared(town: Town, what: str) -> tuple[Act, str]:
     """The request whose claim will get no answer, and the account that it pays to or from."""
     shop = await town.account()
     if what == "create":
-        body = by_account(await town.account(), shop)
+        more: dict[str, Any] = {"description": "a tide gauge", "reference": "o-1", "metadata": {"order": "1"}}
+        body = by_card(await town.card(), shop, **more)
         return lambda **options: town.pay(body, key="k", **options), shop
     if what == "refund":
         made = await town.paid(by_card(await town.card(), shop))

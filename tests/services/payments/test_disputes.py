@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tallystick.contracts.vault.messages import Outgoing
 from tallystick.kernel import ids
 from tallystick.kernel.clock import SystemClock, rfc3339
 from tallystick.local.rail.book import Book
@@ -16,7 +17,8 @@ from tallystick.services.payments import worker
 from tallystick.services.payments.model import LEASE, Payment, Role, Step, request_id
 from tallystick.services.payments.service import background
 from tallystick.services.payments.service.acquirer import AcquirerNotUnderstood
-from tests.services.payments.support import Town, by_card, no_fault
+from tallystick.services.vault.service.egress import Channel
+from tests.services.payments.support import CLIENT, Town, by_card, no_fault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -183,6 +185,42 @@ async def test_of_a_page_in_no_order_none_is_left_out(town: Town, monkeypatch: p
     await town.finish()
     assert (await town.pay(by_card(token, shop), key="older")).json["disputed"] is True
     await town.sound()
+
+
+async def test_what_the_acquirer_said_before_is_not_taken_for_what_it_says_now(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked was gone when the answer came; the vault kept it until somebody asked the same, and gave it then."""
+    made = await town.paid(by_card(await town.card("dispute"), await town.account()))
+    acquirer, real = town.one.effects._acquirer, Channel.send
+    token = await town.world.authenticator.service_token(town.tenant, CLIENT, "payments.disputes")
+    looked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(self: Channel, request: Outgoing, *rest: Any) -> Any:
+        said = await real(self, request, *rest)
+        if request.path.startswith("/disputes"):
+            looked.set()
+        await goes_on.wait()
+        return said
+
+    monkeypatch.setattr(Channel, "send", slowly)
+    # In one batch: one alone would be waited for.
+    other = acquirer._earlier_decision("/captures", "none", token)
+    asking = [asyncio.create_task(each) for each in (other, acquirer.disputes(0, 1000, token))]
+    await looked.wait()
+    for task in asking:
+        task.cancel()
+    under_way, calls = town.vault.vault.forwarding._tasks, acquirer._vault._forwards
+    async with asyncio.timeout(60):
+        while calls.in_flight:  # until the vault has called them pending
+            await asyncio.sleep(0.01)
+        goes_on.set()
+        while under_way:
+            await asyncio.sleep(0.01)
+    _now(town)
+    found = await acquirer.disputes(0, 1000, token)
+    mine = ids.rail_requests.text(request_id(ids.payments.parse(made["id"]), Role.AUTHORIZE))
+    assert mine in {each.authorization for each in found}
 
 
 def _before(town: Town, payment: str) -> int:

@@ -44,6 +44,28 @@ async def test_a_refused_refund_that_is_not_given_back_is_named(town: Town) -> N
     assert await town.named() == []
 
 
+async def test_what_nobody_will_go_on_with_is_named(town: Town) -> None:
+    """An authorization that never expires holds a customer's money; a refund that rests as pending is never paid."""
+    token, shop = await town.card(), await town.account()
+    held = await town.paid(by_card(token, shop, capture="manual"), status="authorized")
+    made = await town.paid(by_card(token, shop))
+    town.one.effects.fault = lambda step: "fail-before" if step is RefundStep.REVERSE else "none"
+    refund = (await town.refund(made["id"])).json["id"]
+    assert await town.named() == []
+    rows = town.databases["payments"].query
+    at = (await rows("SELECT resume_at FROM payment WHERE id = $1", ids.payments.parse(held["id"])))[0]["resume_at"]
+    await rows("UPDATE payment SET resume_at = NULL WHERE id = $1", ids.payments.parse(held["id"]))
+    await rows("UPDATE refund SET resume_at = NULL WHERE id = $1", ids.refunds.parse(refund))
+    named = await town.named()
+    assert f"payment {ids.payments.parse(held['id'])} is authorized and nobody will go on with it" in named
+    assert f"refund {ids.refunds.parse(refund)} is pending and nobody will go on with it" in named
+    await rows("UPDATE payment SET resume_at = $2 WHERE id = $1", ids.payments.parse(held["id"]), at)
+    await rows("UPDATE refund SET resume_at = $2 WHERE id = $1", ids.refunds.parse(refund), town.clock.now())
+    town.one.effects.fault = no_fault
+    await town.finish()
+    assert await town.named() == []
+
+
 async def test_what_somebody_else_did_to_a_payments_transfers_is_named(town: Town) -> None:
     token, shop = await town.card(), await town.account()
     held = await town.paid(by_card(token, shop, capture="manual"), status="authorized")

@@ -318,3 +318,12 @@ async def test_describe_is_for_payments(env: Env) -> None:
     assert slugs == ["token-destroyed", "token-not-found", "token-not-found", "invalid-request"]
     assert (await env.mesh("/internal/describe", items, peer="risk")).status == 403
     assert NUMBER.encode() not in answer.content
+
+
+async def test_an_answer_that_outlived_its_token_is_named(env: Env) -> None:
+    made = await env.edge("POST", "/v1/tokens", {"type": "card", "card": CARD}, key="k1")
+    (before,) = await env.service.query("SELECT status, body FROM idempotency")
+    await env.edge("DELETE", f"/v1/tokens/{made.json['id']}")
+    assert await faults(env.service, "vault") == []
+    await env.service.query("UPDATE idempotency SET status = $1, body = $2", before["status"], before["body"])
+    assert [found.partition(":")[0] for found in await faults(env.service, "vault")] == ["destroyed_answers_are_gone"]

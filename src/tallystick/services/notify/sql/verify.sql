@@ -6,6 +6,13 @@ SELECT format('delivery %s is %s, next at %s', id, status, next_at) AS fault
 FROM delivery WHERE (status = 'pending') <> (next_at IS NOT NULL)
 LIMIT 20;
 
+-- name: deleted_endpoints_have_no_secret
+-- With an endpoint its signing secret is gone, also from the stored answer of the request that created it.
+SELECT format('endpoint %s', e.id) AS fault FROM endpoint AS e
+WHERE e.deleted_at IS NOT NULL
+  AND (e.sealed_secret <> '' OR EXISTS (SELECT FROM idempotency AS i WHERE i.resource = e.id AND i.status < 300))
+LIMIT 20;
+
 -- name: secrets_have_their_keys
 -- The key that seals each signing secret still exists.
 SELECT format('endpoint %s', v.id) AS fault FROM endpoint AS v

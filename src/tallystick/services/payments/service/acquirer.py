@@ -119,7 +119,7 @@ class Acquirer:
         body = {"request_id": request_id, "authorization": _request_id(p.id, Role.AUTHORIZE)}
         decision = await self._ask("/voids", body, request_id, token)
         if decision.status != "approved" and not await self._nothing_to_void(p, decision, token):
-            _disagrees("void", p.id, f"it refuses with {decision.code or 'no code'}")
+            _disagrees("void", p.id, f"it refuses with {decision.code[:8] or 'no code'}")
 
     async def _nothing_to_void(self, p: Payment, decision: Decision, token: str) -> bool:
         """Whether a VOID was refused because nothing was left to void; not so if a capture of ours succeeded and the card was charged."""
@@ -146,7 +146,7 @@ class Acquirer:
 
         So the last position of a page is always beyond `after`, whatever the acquirer answers: reading page after page comes to an end.
         """
-        answer = await self._get(f"/disputes?after={after}&limit={limit}", f"disputes-{after}", token)
+        answer = await self._get(f"/disputes?after={after}&limit={limit}", token)
         if answer.status != 200:
             raise AcquirerNotUnderstood(f"status {answer.status}")
         try:
@@ -186,16 +186,19 @@ class Acquirer:
 
     async def _earlier_decision(self, path: str, request_id: str, token: str) -> Decision | None:
         """The acquirer's decision on an earlier request; None if that request never arrived."""
-        answer = await self._get(f"{path}/{request_id}", f"look-{request_id}", token)
+        answer = await self._get(f"{path}/{request_id}", token)
         return None if answer.status == 404 else _decision_in(answer, request_id)
 
-    async def _get(self, path: str, request_id: str, token: str) -> Forwarded:
+    async def _get(self, path: str, token: str) -> Forwarded:
+        """What the acquirer says now. Each look has an id of its own: under an earlier one's, the vault would give that one's answer,
+        which it keeps until somebody asks for it.
+        """
         return await self._vault.forward(
             ForwardCall(
                 token=token,
                 destination=self.name,
                 request=Outgoing("GET", path),
-                request_id=request_id,
+                request_id=ids.secret_id("look", 128),
                 timeout_ms=self._timeout_ms,
             )
         )

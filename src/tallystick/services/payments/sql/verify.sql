@@ -1,10 +1,17 @@
 -- What must hold in payments. Each query returns the faults it finds as text, and no row if all is well.
 
 -- name: payments_come_to_rest
--- No unfinished payment is without a time to resume it.
+-- No unfinished payment is without a time to resume it. An authorized one is unfinished: it expires.
 SELECT format('payment %s is %s and nobody will go on with it', id, status) AS fault
 FROM payment
-WHERE resume_at IS NULL AND status IN ('received', 'captured')
+WHERE resume_at IS NULL AND status IN ('received', 'authorized', 'captured')
+LIMIT 20;
+
+-- name: refunds_come_to_rest
+-- No unfinished refund is without a time to resume it.
+SELECT format('refund %s is %s and nobody will go on with it', id, status) AS fault
+FROM refund
+WHERE resume_at IS NULL AND status = 'pending'
 LIMIT 20;
 
 -- name: captured_money_settles

@@ -4,6 +4,13 @@
 -- A destroyed token holds no data; any other holds its sealed number.
 SELECT format('token %s', id) AS fault FROM token WHERE (destroyed_at IS NOT NULL) <> (sealed IS NULL) LIMIT 20;
 
+-- name: destroyed_answers_are_gone
+-- With a token the stored answer that tells of it is gone.
+SELECT format('token %s', t.id) AS fault
+FROM idempotency AS i JOIN token AS t ON t.id = i.resource
+WHERE t.destroyed_at IS NOT NULL AND i.status < 300
+LIMIT 20;
+
 -- name: values_have_their_keys
 -- The key that seals each number still exists.
 SELECT format('token %s', v.id) AS fault FROM token AS v
