@@ -263,6 +263,28 @@ async def test_a_file_that_can_not_be_brought_says_why(monkeypatch: pytest.Monke
         await bringing._upload(None, "/v1/imports/imp_1", file, print)  # type: ignore[arg-type]
 
 
+async def test_an_import_that_waits_says_why_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait = {"reason": "The service's database is not available", "since": "?", "due_at": "?"}
+    counts = {"accounts": 0, "accounts_known": 0, "transfers": 0, "refused": 0}
+    told = iter(
+        {"id": "imp_1", "state": state, "waiting": waiting, **counts}
+        for state, waiting in [*[("queued", None)] * 2, *[("queued", wait)] * 3, ("done", None)]
+    )
+
+    async def ask(*_: object, **__: object) -> object:
+        return next(told)
+
+    monkeypatch.setattr(bringing, "ask", ask)
+    monkeypatch.setattr(bringing, "POLL_S", 0.0)
+    survey: Any = SimpleNamespace(records=1, sha256="", sequence=None)
+    file: Any = None
+    outcome = await bringing.bring(None, file, survey, book="main", mode="whole", dry_run=False, quiet=False)  # type: ignore[arg-type]
+    assert outcome.document["state"] == "done"
+    assert capsys.readouterr().err.count("waiting: The service's database is not available.") == 1
+
+
 def test_a_file_that_can_not_be_used_is_said_before_the_platform_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

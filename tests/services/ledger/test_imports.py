@@ -8,19 +8,21 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tallystick.chassis.db import Transaction
+from tallystick.chassis.db import Contended, DatabaseUnavailable, Transaction
 from tallystick.chassis.web import cursor, read_cursor
 from tallystick.cli.ledger.files.reading import MAX_RECORD
 from tallystick.contracts.ledger.messages import MAX_WHOLE, PAYMENT_CODE, TRANSACTION_BYTES
 from tallystick.kernel import ids as kernel_ids
+from tallystick.kernel.clock import ManualClock
 from tallystick.kernel.ids import TransferId, hashed
-from tallystick.services.ledger.model import Command, FileLine, account_ref
+from tallystick.services.ledger.model import LONGEST, Command, FileLine, account_ref
 from tallystick.services.ledger.service import Ask
+from tallystick.services.ledger.service.imports import runner
 from tallystick.services.ledger.service.imports.taking import Taking
 from tests.services.ledger.env import SCOPE, Env, eur, post, problem
 
@@ -218,6 +220,143 @@ async def test_an_import_that_was_cut_off_goes_on_where_it_was(env: Env, monkeyp
     await env.ledger.importer.turn()
     done = (await announce(env, many, mode="parts")).json
     assert (done["state"], done["transfers"], done["sequence"]) == ("done", 2500, 2500)
+
+
+MANY = [
+    account("till", normal_side="debit"),
+    account("zoe"),
+    *(transfer(f"z{n}", "till", "zoe", 1) for n in range(1500)),
+]
+
+
+def failing(patch: pytest.MonkeyPatch, error: Exception, *, part: int = 1) -> None:
+    """Lets each run of an import end with `error` at this part."""
+    taken = Taking.take
+    parts: Counter[Any] = Counter()
+
+    async def take(self: Any, tx: Any, lines: Any) -> None:
+        parts[self._job.id] += 1
+        if parts[self._job.id] >= part:
+            raise error
+        await taken(self, tx, lines)
+
+    patch.setattr(Taking, "take", take)
+
+
+@pytest.mark.parametrize("mode", ["whole", "parts"])
+async def test_an_import_waits_for_what_passes_and_says_so(
+    env: Env, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    pauses = []
+    with monkeypatch.context() as patch:
+        failing(patch, DatabaseUnavailable("of no concern"))
+        found = await bring(env, MANY, mode=mode)
+        began = env.clock.now()
+        for _ in range(25):
+            assert found["state"] == "queued"
+            waiting = found["waiting"]
+            assert waiting["reason"] == "The service's database is not available"
+            assert datetime.fromisoformat(waiting["since"]) == began
+            due = datetime.fromisoformat(waiting["due_at"])
+            pauses.append(due - env.clock.now())
+            env.clock.advance(pauses[-1] - timedelta(milliseconds=500))
+            await env.ledger.importer.turn()
+            found = (await announce(env, MANY, mode=mode)).json
+            assert found["waiting"] == waiting  # not before its time
+            env.clock.advance(timedelta(seconds=1))
+            await env.ledger.importer.turn()
+            found = (await announce(env, MANY, mode=mode)).json
+    assert pauses[0] == timedelta(seconds=1)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == timedelta(minutes=5)
+    # The database is back, and another import need not wait for this one meanwhile.
+    assert (await bring(env, GOOD))["state"] == "done"
+    env.clock.advance(LONGEST)
+    await env.ledger.importer.turn()
+    done = (await announce(env, MANY, mode=mode)).json
+    assert (done["state"], done["transfers"], done["waiting"]) == ("done", 1500, None)
+    assert await env.service.query("SELECT FROM import_wait") == []
+
+
+async def test_an_import_does_not_wait_for_longer_than_a_day(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, Contended("of no concern"))
+    found = await bring(env, MANY)
+    for hours in (12, 11.9, 0.2):
+        assert found["state"] == "queued"
+        env.clock.advance(timedelta(hours=hours))
+        await env.ledger.importer.turn()
+        found = (await env.call("GET", f"/v1/imports/{found['id']}")).json
+    assert found["state"] == "failed"
+    assert found["reason"] == "it waited for 24 hours. Others are changing the same things"
+    assert found["waiting"] is None
+
+
+async def test_the_wait_begins_anew_when_an_import_gets_further(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, DatabaseUnavailable("of no concern"))
+        await bring(env, MANY, mode="parts")
+        env.clock.advance(timedelta(hours=23))
+    with monkeypatch.context() as patch:
+        failing(patch, DatabaseUnavailable("of no concern"), part=2)
+        await env.ledger.importer.turn()
+    half = (await announce(env, MANY, mode="parts")).json
+    assert (half["state"], half["line"]) == ("queued", 1000)
+    assert datetime.fromisoformat(half["waiting"]["since"]) == env.clock.now()
+
+
+async def test_a_clock_that_is_set_back_lets_no_import_wait_for_long(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, DatabaseUnavailable("of no concern"))
+        await bring(env, MANY)
+    monkeypatch.setattr(env.ledger.importer, "_clock", ManualClock(env.clock.now() - timedelta(hours=1)))
+    await env.ledger.importer.turn()
+    assert (await announce(env, MANY)).json["state"] == "done"
+
+
+async def test_an_import_that_kills_its_process_is_run_again_after_pauses_but_not_for_ever(
+    env: Env, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, ConnectionResetError())  # as good as a kill: nothing is stored of how the run ended
+    with pytest.raises(ConnectionResetError):
+        await bring(env, MANY)
+    await env.ledger.importer.turn()  # too early
+    for _ in range(runner.CUT_OFF - 1):
+        env.clock.advance(LONGEST)
+        with pytest.raises(ConnectionResetError):
+            await env.ledger.importer.turn()
+    env.clock.advance(LONGEST)
+    await env.ledger.importer.turn()
+    ((own,),) = await env.service.query("SELECT id FROM import")
+    found = (await env.call("GET", f"/v1/imports/{kernel_ids.imports.text(own)}")).json
+    assert (found["state"], found["reason"]) == ("failed", "it was cut off 10 times and never came to an end")
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("whole", "it took too long, several times; import it in parts"),
+        ("valid", "it took too long, several times"),
+    ],
+)
+async def test_an_import_that_takes_too_long_is_not_run_for_hours(
+    env: Env, monkeypatch: pytest.MonkeyPatch, mode: str, reason: str
+) -> None:
+    time = 0.0
+
+    async def take(self: Any, tx: Any, lines: Any) -> None:
+        nonlocal time
+        time += 60
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(Taking, "take", take)
+    monkeypatch.setattr(runner, "monotonic", lambda: time)
+    found = await bring(env, MANY, mode=mode)
+    for _ in range(2):
+        assert (found["state"], found["waiting"]["reason"]) == ("queued", "It took too long")
+        env.clock.advance(LONGEST)
+        await env.ledger.importer.turn()
+        found = (await env.call("GET", f"/v1/imports/{found['id']}")).json
+    assert (found["state"], found["reason"]) == ("failed", reason)
 
 
 async def test_bad_records_are_refused_with_their_place(env: Env) -> None:
@@ -653,6 +792,10 @@ async def test_an_export_that_lost_a_line_is_not_restored(env: Env) -> None:
     done = await restore(env, records, "copy")
     assert done["state"] == "failed"
     assert await accounts(env, "copy") == {}
+    done = await restore(env, records, "copy", mode="parts")
+    # What came before the end was known is there, and told.
+    assert (done["state"], done["line"], done["transfers"]) == ("failed", len(records), 4)
+    assert len(await accounts(env, "copy")) == done["accounts"] > 0
 
 
 async def test_an_export_stays_as_of_its_sequence_and_says_when_the_accounts_moved(env: Env) -> None:

@@ -118,6 +118,7 @@ async def test_books_are_what_they_were_when_transfers_are_stored_otherwise(
         "0021_dated_captures.sql",
         "0022_refused_accounts.sql",
         "0023_refused_proposals.sql",
+        "0024_import_waits.sql",
     ]
     for table, columns in names.items():
         assert await rows(before, table, columns) == said[table], table

@@ -32,6 +32,7 @@ _allowed = {
         "book",
         "fault",
         "proposal",
+        "import",
         "refund",
         "token",
         "kid",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystick.cli.ledger.app import ask, pages
 from tallystick.cli.ledger.bar import bar
 from tallystick.cli.ledger.files.reading import File, Survey, lines
+from tallystick.cli.output import console, escaped
 from tallystick.contracts.ledger.messages import MAX_RECORDS
 from tallystick.local.tasks import together
 
@@ -52,12 +53,17 @@ async def bring(
     if found["state"] == "queued":
         async with bar(None if mode == "whole" or dry_run else survey.records, "importing", quiet=quiet) as advance:
             done = 0
+            waits = None
             while found["state"] == "queued":
                 await asyncio.sleep(POLL_S)
                 found = await ask(api, "GET", path)
                 here = found["accounts"] + found["accounts_known"] + found["transfers"] + found["refused"]
                 advance(here - done)
                 done = here
+                before, waits = waits, found["waiting"] and found["waiting"]["reason"]
+                if waits not in {None, before} and not quiet:
+                    told = f"waiting: {waits}. The import goes on by itself, also if you stop this command."
+                    console(error=True).print(escaped(told), style="yellow")
     refusals = [one async for one in pages(api, f"{path}/refusals", {})] if found["refused"] else []
     return Outcome(found, refusals, again=again)
 

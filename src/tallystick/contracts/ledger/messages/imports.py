@@ -189,10 +189,18 @@ class ImportLines(Message, frozen=True):
     lines: Annotated[list[ImportLine], Meta(min_length=1, max_length=MAX_RECORDS)]
 
 
+class ImportWait(msgspec.Struct, frozen=True, kw_only=True):
+    """A queued import could not be run, for a `reason` that passes. It has been waiting `since` then, and is run again at `due_at`."""
+
+    reason: str
+    since: InstantWire
+    due_at: InstantWire
+
+
 class Import(msgspec.Struct, frozen=True, kw_only=True):
     """`open`: it accepts lines. `queued`: it waits or runs; everything up to `line` is imported. `done`, `failed`: it has ended. A failed
     import in mode `whole` changed nothing. `known` counts what the book had already, `refused` the lines that were refused;
-    `reason` says why it failed as a whole. `sequence` is the book's after the import.
+    `reason` says why it failed as a whole, `waiting` why it is still queued. `sequence` is the book's after the import.
     """
 
     id: ImportIdWire
@@ -212,6 +220,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int | None
     created_at: InstantWire
     finished_at: InstantWire | None
+    waiting: ImportWait | None = None
 
 
 class ImportRefusal(msgspec.Struct, frozen=True, kw_only=True):

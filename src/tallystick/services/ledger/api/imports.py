@@ -99,7 +99,14 @@ def _import(row: ImportRow) -> wire.Import:
         sequence=row.sequence,
         created_at=rfc3339(row.created_at),
         finished_at=None if row.finished_at is None else rfc3339(row.finished_at),
+        waiting=_waiting(row),
     )
+
+
+def _waiting(row: ImportRow) -> wire.ImportWait | None:
+    if row.waits_for is None or row.waiting_since is None or row.due_at is None:
+        return None
+    return wire.ImportWait(reason=row.waits_for, since=rfc3339(row.waiting_since), due_at=rfc3339(row.due_at))
 
 
 # ---- exports --------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from tallystick.services.ledger.model.explain import (
     explain,
 )
 from tallystick.services.ledger.model.explain import fault as explanation_fault
-from tallystick.services.ledger.model.imports import FileLine, ImportRow, Refusal, Tally
+from tallystick.services.ledger.model.imports import LONGEST, FileLine, ImportRow, Refusal, Tally, pause
 from tallystick.services.ledger.model.interbook import (
     ENDED,
     MOMENTARY,
@@ -104,6 +104,7 @@ __all__ = [
     "ENDED",
     "EPOCH",
     "EVERYTHING",
+    "LONGEST",
     "LOOKED_AT",
     "MAX",
     "MICROSECOND",
@@ -221,6 +222,7 @@ __all__ = [
     "on_a_cycle",
     "outcome_of",
     "pattern",
+    "pause",
     "running",
     "sealed_until",
     "sides",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 import msgspec
 
 from tallystick.kernel.ids import ImportId
 
+#: An import that could not be run waits for as long as it has been waiting, within these bounds: pauses double, then stay the same.
+SHORTEST: Final = timedelta(seconds=1)
+LONGEST: Final = timedelta(minutes=5)
+
+
+def pause(since: datetime, now: datetime) -> timedelta:
+    """How long an import waits before it is run again that has been waiting since then."""
+    return min(max(now - since, SHORTEST), LONGEST)
+
 
 class ImportRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An import; see the message `Import`. `tries` counts the runs since the last one that made progress."""
+    """An import; see the message `Import`. `tries` counts the runs since the last one that made progress of which the end is not known, or
+    that took too long. It has been waiting since `waiting_since` to get further, because of `waits_for`, and is run again at `due_at`.
+    """
 
     id: ImportId
     book: int
@@ -36,6 +47,9 @@ class ImportRow(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int | None
     created_at: datetime
     finished_at: datetime | None
+    waiting_since: datetime | None = None
+    due_at: datetime | None = None
+    waits_for: str | None = None
 
 
 class Tally(msgspec.Struct):

@@ -6,14 +6,17 @@ ON CONFLICT (book, sha256, mode, dry_run) WHERE state IN ('open', 'queued') OR (
 
 -- name: import_of_content
 -- The import because of which the same content is not imported again.
-SELECT i.*, b.name AS book_name, (SELECT count(*) FROM import_line AS l WHERE l.import = i.id) AS staged
-FROM import AS i JOIN book AS b ON b.id = i.book
+SELECT i.*, b.name AS book_name, (SELECT count(*) FROM import_line AS l WHERE l.import = i.id) AS staged,
+    w.since AS waiting_since, w.due_at, w.reason AS waits_for
+FROM import AS i JOIN book AS b ON b.id = i.book LEFT JOIN import_wait AS w ON w.import = i.id
 WHERE i.book = $1 AND i.sha256 = $2 AND i.mode = $3 AND i.dry_run = $4 AND (i.state IN ('open', 'queued') OR (i.state = 'done' AND NOT i.dry_run));
 
 -- name: import_by_id
 -- One import of a tenant.
-SELECT i.*, b.name AS book_name, (SELECT count(*) FROM import_line AS l WHERE l.import = i.id) AS staged
-FROM import AS i JOIN book AS b ON b.id = i.book WHERE i.id = $1 AND i.tenant = $2;
+SELECT i.*, b.name AS book_name, (SELECT count(*) FROM import_line AS l WHERE l.import = i.id) AS staged,
+    w.since AS waiting_since, w.due_at, w.reason AS waits_for
+FROM import AS i JOIN book AS b ON b.id = i.book LEFT JOIN import_wait AS w ON w.import = i.id
+WHERE i.id = $1 AND i.tenant = $2;
 
 -- name: lock_import
 -- Locks an import to change its state or its lines.
@@ -38,13 +41,33 @@ SELECT count(*) FROM import_line WHERE import = $1;
 UPDATE import SET state = 'queued' WHERE id = $1 AND state = 'open';
 
 -- name: next_import
--- The oldest queued import.
-SELECT i.*, b.name AS book_name, 0::bigint AS staged
-FROM import AS i JOIN book AS b ON b.id = i.book WHERE i.state = 'queued' ORDER BY i.created_at LIMIT 1;
+-- The oldest queued import, but none that waits now ($1) to be run again. It does not wait for longer than up to $2: if it should, the clock was
+-- set back.
+SELECT i.*, b.name AS book_name, 0::bigint AS staged, w.since AS waiting_since, w.due_at, w.reason AS waits_for
+FROM import AS i JOIN book AS b ON b.id = i.book LEFT JOIN import_wait AS w ON w.import = i.id
+WHERE i.state = 'queued' AND (w.due_at > $1 AND w.due_at <= $2) IS NOT TRUE ORDER BY i.created_at LIMIT 1;
 
 -- name: try_import
--- Counts one more attempt. It is counted before it begins, so that one that crashes the process is counted too.
-UPDATE import SET tries = tries + 1 WHERE id = $1 AND state = 'queued' RETURNING tries;
+-- Counts one more run. It is counted before it begins, and is not to be repeated before $3, so that a run that kills its process is counted and
+-- followed by a pause too.
+WITH tried AS (
+    UPDATE import SET tries = tries + 1 WHERE id = $1 AND state = 'queued' RETURNING id, tries
+), wait AS (
+    INSERT INTO import_wait (import, since, due_at) SELECT id, $2, $3 FROM tried ON CONFLICT (import) DO UPDATE SET due_at = $3
+)
+SELECT tries FROM tried;
+
+-- name: runs_of_import
+-- The runs of an import that are counted since it got further, and since when it has been waiting.
+SELECT i.tries, w.since FROM import AS i LEFT JOIN import_wait AS w ON w.import = i.id WHERE i.id = $1;
+
+-- name: put_off_import
+-- The import waits up to $3 because of $4. $5: its last run is not counted.
+WITH wait AS (
+    INSERT INTO import_wait (import, since, due_at, reason) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (import) DO UPDATE SET due_at = $3, reason = $4
+)
+UPDATE import SET tries = greatest(tries - $5::boolean::integer, 0) WHERE id = $1;
 
 -- name: staged
 -- The lines of an import after $2.
@@ -58,7 +81,8 @@ WHERE l.import = $1 AND l.line > $2 AND NOT l.posting
 ORDER BY l.line LIMIT $3;
 
 -- name: progress
--- Stores the progress of an import. Progress resets the count of attempts.
+-- Stores the progress of an import. With it, the count of runs and the wait begin anew.
+WITH gone AS (DELETE FROM import_wait WHERE import = $1)
 UPDATE import SET line = $2, tries = 0, accounts = $3, accounts_known = $4, transfers = $5, transfers_known = $6, refused = $7 WHERE id = $1;
 
 -- name: insert_refusals
@@ -73,6 +97,7 @@ SELECT line, field, reason, detail FROM import_refusal WHERE import = $1 AND lin
 
 -- name: finish_import
 -- The outcome of an import.
+WITH gone AS (DELETE FROM import_wait WHERE import = $1)
 UPDATE import SET state = $2, reason = $3, sequence = $4, finished_at = $5 WHERE id = $1;
 
 -- name: forget_lines

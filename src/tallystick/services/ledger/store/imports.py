@@ -59,13 +59,27 @@ class Imports:
     async def queue(self, tx: Transaction, own: ImportId) -> None:
         await tx.execute(queries.queue_import, own)
 
-    async def next(self, database: Database) -> ImportRow | None:
-        return _import(await database.fetchrow(queries.next_import))
+    async def next(self, database: Database, now: datetime, latest: datetime) -> ImportRow | None:
+        """The oldest queued import that does not wait now. None waits for longer than up to `latest`."""
+        return _import(await database.fetchrow(queries.next_import, now, latest))
 
-    async def tried(self, database: Database, own: ImportId) -> int | None:
-        """Counts one more attempt. Returns their number, or None when the import is not queued any more."""
-        tries: int | None = await database.fetchval(queries.try_import, own)
+    async def tried(self, database: Database, own: ImportId, since: datetime, due: datetime) -> int | None:
+        """Counts one more run, and lets the import wait up to `due` if that does not get any further; `since` if it did not wait before. Returns
+        the number of runs, or None when the import is not queued any more.
+        """
+        tries: int | None = await database.fetchval(queries.try_import, own, since, due)
         return tries
+
+    async def runs(self, tx: Transaction, own: ImportId) -> tuple[int, datetime | None]:
+        """The runs that are counted since the import got further, and since when it has been waiting."""
+        row = await tx.fetchrow(queries.runs_of_import, own)
+        return (0, None) if row is None else (row[0], row[1])
+
+    async def put_off(
+        self, tx: Transaction, own: ImportId, since: datetime, due: datetime, reason: str, *, uncounted: bool
+    ) -> None:
+        """Lets the import wait up to `due`. `uncounted`: its last run is not counted, since it was not the import's fault."""
+        await tx.execute(queries.put_off_import, own, since, due, reason, uncounted)
 
     async def lines(self, tx: Transaction, own: ImportId, after: int, limit: int) -> list[FileLine]:
         return [FileLine(*row) for row in await tx.fetch(queries.staged, own, after, limit)]

@@ -3,19 +3,24 @@
 A whole import is one transaction: nobody sees half of it, and a crash leaves nothing. An import in parts stores a thousand lines and its
 progress in each transaction, so it continues where it was. A restoration (its lines begin with a book's own record) sets the book's settings,
 its chart and its accounts' limits at the end, when everything that they have to fit is there.
+
+A run that fails because of what passes (the database is away, the book is locked for long) is repeated after a pause that grows, and meanwhile
+the others run. What the rules refuse is final. So is what would never end: it takes too long, or its process is killed, each time.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
 
 import msgspec
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.db import Database, DatabaseError, Transaction
+from tallystick.chassis.db import Database, DatabaseError, DatabaseUnavailable, Transaction
 from tallystick.chassis.outbox import Fact, Outbox
 from tallystick.contracts.ledger.messages import (
     BookRecord,
@@ -25,12 +30,8 @@ from tallystick.contracts.ledger.messages import (
 from tallystick.contracts.ledger.problems import BookNotFound
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.problem import Problem
-from tallystick.services.ledger.model import (
-    ImportRow,
-    Refusal,
-    Tally,
-)
+from tallystick.kernel.problem import DeadlineExceeded, Problem
+from tallystick.services.ledger.model import LONGEST, ImportRow, Refusal, Tally, pause
 from tallystick.services.ledger.service.books import NO_CHART, check_writable
 from tallystick.services.ledger.service.imports.settings import Settings, Wrong
 from tallystick.services.ledger.service.imports.taking import Taking
@@ -41,8 +42,11 @@ from tallystick.services.ledger.store import Store
 PART: Final = 1000
 #: A whole import stops after about this many refused lines.
 NAMED: Final = 1000
-#: How often in a row a run may be cut off without progress.
-TRIES: Final = 3
+#: How long an import waits for what keeps it from being run.
+PATIENCE: Final = timedelta(hours=24)
+#: Most runs in a row without progress of which the end is not known, since their process was killed; and most that took too long.
+CUT_OFF: Final = 10
+TOO_LONG: Final = 3
 #: Seconds of one turn of the schedule. An import in parts goes on in the next.
 TURN_S: Final = 20.0
 #: Seconds that the transaction of a whole import may take, and each of its statements. While it is open, no service's later facts are relayed
@@ -62,6 +66,10 @@ class _Undo(Exception):
         self.taking = taking
 
 
+class _TooLong(Exception):
+    """A transaction took longer than it may, though the database answers. It may be busy, or this is too much for one transaction."""
+
+
 class Runner:
     def __init__(self, *, database: Database, store: Store, imports: ImportStore, outbox: Outbox, clock: Clock) -> None:
         self._database = database
@@ -79,16 +87,16 @@ class Runner:
         """Runs what is queued, oldest first, for a while."""
         begun = monotonic()
         while monotonic() - begun < TURN_S:
-            job = await self._imports.next(self._database)
+            now = self._clock.now()
+            job = await self._imports.next(self._database, now, now + LONGEST)
             if job is None:
                 return
-            tries = await self._imports.tried(self._database, job.id)
+            since = job.waiting_since or now
+            tries = await self._imports.tried(self._database, job.id, since, now + pause(since, now))
             if tries is None:
                 continue
-            if tries > TRIES:
-                await self._fail(
-                    job, "it was tried several times and never came to an end; import it in parts", [], None
-                )
+            if tries > CUT_OFF:
+                await self._fail(job, f"it was cut off {CUT_OFF} times and never came to an end", [])
                 continue
             await self._run(job, begun)
 
@@ -99,14 +107,49 @@ class Runner:
             else:
                 await self._in_parts(job, begun)
         except Wrong as wrong:
-            await self._fail(job, str(wrong), [], None)
+            await self._fail(job, str(wrong), [])
         except DatabaseError as error:
             telemetry.log.error("ledger.import.guard", constraint=error.constraint, error=error)
-            await self._fail(job, f"the database refused what the rules allowed ({error.constraint})", [], None)
+            await self._fail(job, f"the database refused what the rules allowed ({error.constraint})", [])
+        except _TooLong:
+            await self._wait(job, "It took too long", too_long=True)
         except Problem as problem:
             if problem.retryable:
+                await self._wait(job, problem.title)
+            else:
+                await self._fail(job, problem.detail or problem.title, [])
+
+    async def _wait(self, job: ImportRow, why: str, *, too_long: bool = False) -> None:
+        """Puts the import off because of something that passes, unless that has lasted for too long."""
+        now = self._clock.now()
+        over: str | None = None
+        async with self._database.transaction() as tx:
+            if await self._imports.lock(tx, job.id) != "queued":
+                return
+            tries, since = await self._imports.runs(tx, job.id)
+            since = since or now
+            if too_long and tries >= TOO_LONG:
+                over = "it took too long, several times" + ("; import it in parts" if job.mode == "whole" else "")
+            elif now - since >= PATIENCE:
+                over = f"it waited for {PATIENCE // timedelta(hours=1)} hours. {why}"
+            else:
+                await self._imports.put_off(tx, job.id, since, now + pause(since, now), why, uncounted=not too_long)
+        if over is not None:
+            await self._fail(job, over, [])
+            return
+        telemetry.log.warning("ledger.import.waits", **{"import": ids.imports.text(job.id), "reason": why})
+
+    @asynccontextmanager
+    async def _transaction(self, database: Database) -> AsyncIterator[Transaction]:
+        """Raises _TooLong, and what a transaction does."""
+        started = monotonic()
+        try:
+            async with database.transaction() as tx:
+                yield tx
+        except (DatabaseUnavailable, DeadlineExceeded) as late:
+            if monotonic() - started < database.bounds.statement_s:
                 raise
-            await self._fail(job, problem.detail or problem.title, [], None)
+            raise _TooLong from late
 
     # ---- whole ------------------------------------------------------------------------------------------------------
 
@@ -116,7 +159,7 @@ class Runner:
             self._patient = Database(self._database.dsn, bounds, self._database.application)
             self._patient.appended = self._database.appended
         try:
-            async with self._patient.transaction() as tx:
+            async with self._transaction(self._patient) as tx:
                 if await self._imports.lock(tx, job.id) != "queued":
                     return
                 taking = await self._begin(tx, job)
@@ -156,7 +199,7 @@ class Runner:
     async def _in_parts(self, job: ImportRow, begun: float) -> None:
         while monotonic() - begun < TURN_S:
             try:
-                async with self._database.transaction() as tx:
+                async with self._transaction(self._database) as tx:
                     if await self._imports.lock(tx, job.id) != "queued":
                         return
                     taking = await self._begin(tx, job)
@@ -169,7 +212,7 @@ class Runner:
             except _Undo as undo:
                 refused = undo.taking.refused
                 reason = f"it stopped: all up to line {job.line} is imported, and of what comes next lines were refused"
-                await self._fail(job, reason, refused, None)
+                await self._fail(job, reason, refused)
                 return
             job = _advanced(job, taking.tally)
             if not lines:
@@ -218,12 +261,14 @@ class Runner:
         await self._imports.finish(tx, job.id, "done", None, taking.sequence, now)
         await self._outbox.append(tx, [self._fact(job, taking.tally, taking.sequence, now)])
 
-    async def _fail(self, job: ImportRow, reason: str, refused: list[Refusal], sequence: int | None) -> None:
+    async def _fail(self, job: ImportRow, reason: str, refused: list[Refusal]) -> None:
         async with self._database.transaction() as tx:
             if await self._imports.lock(tx, job.id) == "queued":
-                await self._imports.refuse(tx, job.id, refused)
-                await self._imports.progress(tx, job.id, msgspec.structs.replace(Tally.of(job), refused=len(refused)))
-                await self._imports.finish(tx, job.id, "failed", reason[:1000], sequence, self._clock.now())
+                if refused:
+                    await self._imports.refuse(tx, job.id, refused)
+                    tally = msgspec.structs.replace(Tally.of(job), refused=len(refused))
+                    await self._imports.progress(tx, job.id, tally)
+                await self._imports.finish(tx, job.id, "failed", reason[:1000], None, self._clock.now())
         telemetry.log.info("ledger.import.failed", **{"import": ids.imports.text(job.id)})
 
     @staticmethod
