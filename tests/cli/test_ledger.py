@@ -30,7 +30,7 @@ from tallystick.cli.ledger.files.reading import File, Survey, lines
 from tallystick.cli.ledger.money import minor, plain, shown
 from tallystick.cli.ledger.picture import picture, ticks
 from tallystick.cli.ledger.plot import TERMINAL, in_terminal, series_of, wanted
-from tallystick.cli.ledger.reports import _show_statement, named_rule
+from tallystick.cli.ledger.reports import _show_statement, _show_trial_balance, named_rule
 from tallystick.cli.ledger.series import Series, span, thinned
 from tallystick.cli.lines import MAX_LINE
 from tallystick.cli.output import Failed, columns, console, print_line, print_table
@@ -503,6 +503,29 @@ def test_a_statement_with_both_times_fits_into_a_terminal(
     assert max(map(len, told.splitlines())) <= 80
     assert "as of sequence 10,451 of main" in " ".join(told.split())
     assert re.search("2026-12-01 07:22:21  2026-01-05 +post +opening +100.00 +150.00 *\n", told)
+
+
+def test_a_trial_balance_names_accounts_without_a_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = "acc_3h0d8tfvszh8zs44th4x0abtqk"
+    amounts = {"debits": eur(0), "credits": eur(123456), "balance": eur(-123456)}
+    lines = [
+        {"account": own, "name": "Anna's wallet [bold]", "kind": "liability", **amounts},
+        {"account": own, "name": "Bank", "path": "assets:bank", "kind": "asset", **amounts},
+        {"accounts": 2, "kind": "asset", **amounts},
+    ]
+    totals = [{"currency": "EUR", "accounts": 4, "debits": eur(0), "credits": eur(0)}]
+    found = {"book": "main", "as_of": 7, "data": lines, "totals": totals}
+    _show_trial_balance(found, None)
+    wide = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert wide[2:5] == [f"{own} Anna's wallet [bold]", "assets:bank", "(no path) (2)"]
+    monkeypatch.setenv("COLUMNS", "80")
+    _show_trial_balance(found, None)
+    told = capsys.readouterr().out.splitlines()
+    assert max(map(len, told)) <= 80
+    assert re.fullmatch(rf"{own} Anna's  liability +0.00 +1234.56 +-1234.56  EUR *", told[2])
+    assert told[3].strip() == "wallet [bold]"
 
 
 def test_a_row_that_is_wider_than_the_terminal_goes_on_between_columns(

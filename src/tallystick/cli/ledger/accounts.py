@@ -114,7 +114,7 @@ def show(found: Any, effective: str | None = None) -> None:
 
     balance = found["balance"]
     out = console()
-    out.print(f"[bold]{found['path'] or found['id']}[/]  {escaped(found['name'])}")
+    print_line(f"[bold]{found['path'] or found['id']}[/]  {escaped(found['name'])}", out)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")

@@ -88,7 +88,7 @@ async def _statement(api: ApiClient, account: str, query: dict[str, object], lim
 
 def _show_statement(found: dict[str, Any]) -> None:
     out = console()
-    out.print(f"[bold]{found['path'] or found['account']}[/]  {escaped(found['name'])}")
+    print_line(f"[bold]{found['path'] or found['account']}[/]  {escaped(found['name'])}", out)
     by, other = ("effective", "recorded") if found["by"] == "effective" else ("recorded", "effective")
     order = f"by {by} time, " if by == "effective" else ""
     print_line(
@@ -188,6 +188,10 @@ def trial_balance(
     if common.json:
         emit(found, common)
         return
+    _show_trial_balance(found, effective)
+
+
+def _show_trial_balance(found: dict[str, Any], effective: str | None) -> None:
     out = console()
     by = f"by effective time up to {effective}, " if effective else ""
     print_line(f"[bold]trial balance of {found['book']}[/]  [dim]{by}as of sequence {found['as_of']:,}[/]", out)
@@ -199,7 +203,8 @@ def trial_balance(
         wraps="account",
     )
     for one in found["data"]:
-        what = one.get("path") or one.get("account") or "(no path)"
+        # An id alone says nothing: the name goes below it where there is no room beside it.
+        what = one.get("path") or (f"{one['account']} {escaped(one['name'])}" if "account" in one else "(no path)")
         if one.get("accounts") is not None:
             what += f" ({one['accounts']:,})"
         table.add_row(
