@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from tallystick.kernel import ids
+from tallystick.services.ledger.service.books import COMPARISONS
 from tests.services.ledger.env import Env, eur, post, problem
 
 CHART = {
@@ -307,6 +310,94 @@ async def test_a_chart_and_an_account_at_the_same_time_agree(env: Env) -> None:
             env.call("PUT", f"/v1/books/{name}/chart", strict), env.call("POST", "/v1/accounts", body)
         )
         assert (chart.status, account.status) in {(200, 422), (409, 201)}
+
+
+@asynccontextmanager
+async def compared(env: Env, monkeypatch: pytest.MonkeyPatch, *, times: int = 1) -> AsyncIterator[asyncio.Queue[Any]]:
+    """The first `times` times that accounts are compared with a chart, this waits afterwards: take an event from the queue and set it."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    charted = env.ledger.books._store.charted
+
+    async def compare(*about: Any) -> AsyncIterator[Any]:
+        async for one in charted(*about):
+            yield one
+        nonlocal times
+        times -= 1
+        if times >= 0:
+            queue.put_nowait(done := asyncio.Event())
+            await done.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(env.ledger.books._store, "charted", compare)
+        yield queue
+
+
+BELOW_A = {"mode": "strict", "rules": [{"pattern": "a:{id}", "kind": "liability", "ceiling": "100"}]}
+
+
+async def test_nothing_waits_while_accounts_are_compared_with_a_chart(
+    env: Env, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = await env.account(path="a:1", ceiling="100"), await env.account(path="a:2", ceiling="50")
+    async with compared(env, monkeypatch) as queue, asyncio.timeout(30):
+        setting = asyncio.create_task(env.call("PUT", "/v1/books/main/chart", BELOW_A))
+        done = await queue.get()
+        # Two transfers, so that the second one shows that the first one's end was not the lock's.
+        for _ in range(2):
+            assert (await env.transfers(post(*pair, 1))).json["data"][0]["status"] == "posted"
+        await env.account(path="a:3", ceiling="1")
+        done.set()
+        assert (await setting).json["version"] == 1
+    assert await opened(env, "b") == (422, "not-in-chart")
+
+
+@pytest.mark.parametrize("times", [1, COMPARISONS])
+async def test_no_account_escapes_a_chart_that_is_opened_or_changed_while_others_are_compared(
+    env: Env, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    first = await env.account(path="a:1", ceiling="100")
+    async with compared(env, monkeypatch) as queue, asyncio.timeout(30):
+        setting = asyncio.create_task(env.call("PUT", "/v1/books/main/chart", BELOW_A))
+        done = await queue.get()
+        escaped = await env.account(path="b:1")
+        done.set()
+        refused = await setting
+    assert problem(refused) == (409, "chart-orphans-accounts")
+    assert (refused.json["count"], refused.json["first"]) == (1, escaped)
+    assert (await env.call("POST", f"/v1/accounts/{escaped}/close", key="")).status == 200
+    async with compared(env, monkeypatch, times=times) as queue, asyncio.timeout(30):
+        setting = asyncio.create_task(env.call("PUT", "/v1/books/main/chart", BELOW_A))
+        for nth in range(times):
+            done = await queue.get()
+            assert (await env.call("PATCH", f"/v1/accounts/{first}", {"ceiling": str(101 + nth)})).status == 200
+            if nth < times - 1:  # otherwise the next comparison finds it
+                assert (await env.call("PATCH", f"/v1/accounts/{first}", {"ceiling": "100"})).status == 200
+            done.set()
+        assert (await setting).json["first"] == first
+    assert (await env.call("GET", "/v1/books/main/chart")).json["version"] == 0
+
+
+async def test_no_account_escapes_a_chart_that_was_being_opened_when_others_were_compared(
+    env: Env, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a lower number than one that was compared."""
+    await env.account(path="a:1", ceiling="100")
+    other = await env.service.connection()
+    async with compared(env, monkeypatch) as queue, asyncio.timeout(30):
+        opening = other.transaction()
+        await opening.start()
+        own = await other.fetchval(
+            "INSERT INTO account (id, book, name, path, currency, normal_side, created_at, created_sequence)"
+            " SELECT gen_random_uuid(), id, 'x', 'b:1', 'EUR', 'credit', now(), 0 FROM book RETURNING id"
+        )
+        await env.account(path="a:2", ceiling="100")
+        setting = asyncio.create_task(env.call("PUT", "/v1/books/main/chart", BELOW_A))
+        done = await queue.get()
+        await opening.commit()
+        done.set()
+        assert (await setting).json["first"] == ids.accounts.text(own)
+    await other.execute("DELETE FROM account WHERE id = $1", own)  # nobody was told of it
+    await other.close()
 
 
 async def test_frozen_accounts_and_ceilings(env: Env) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -23,8 +23,9 @@ from tallystick.contracts.ledger.problems import (
 from tallystick.kernel import ids
 from tallystick.kernel.clock import Clock, rfc3339
 from tallystick.kernel.deployment import HOME
+from tallystick.kernel.ids import AccountId
 from tallystick.kernel.problem import InvalidRequest, Unavailable
-from tallystick.services.ledger.model import BookRow, Chart, unsealable
+from tallystick.services.ledger.model import BookRow, Chart, Charted, unsealable
 from tallystick.services.ledger.service.asks import Answered, taken
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store
@@ -34,6 +35,40 @@ Who = tuple[str, str, str | None]
 
 #: The chart of a book that has none.
 NO_CHART: Final = Chart(0, "open", ())
+
+
+#: How often the accounts are compared with a new chart without the book's lock, before they are compared under it.
+COMPARISONS: Final = 3
+
+
+class Compared(NamedTuple):
+    """What was compared with a new chart: the book at this revision, that is its `accounts` up to the number `last`, but for those that were being
+    opened.
+    """
+
+    revision: int
+    accounts: int
+    last: int
+
+
+class Orphans:
+    """Open accounts that a chart would not allow."""
+
+    def __init__(self, chart: Chart) -> None:
+        self._chart = chart
+        self._count = 0
+        self._first: dict[str, Any] = {}
+
+    def look(self, account: AccountId, charted: Charted) -> None:
+        fault = self._chart.fault(charted)
+        if fault is not None:
+            self._count += 1
+            self._first = self._first or {"first": ids.accounts.text(account), "why": fault[0]}
+
+    def check(self) -> None:
+        """Raises ChartOrphansAccounts."""
+        if self._count:
+            raise ChartOrphansAccounts(count=self._count, **self._first)
 
 
 class Other(Protocol):
@@ -202,33 +237,72 @@ class Books:
     async def set_chart(self, who: Who, name: str, make: Callable[[int], Chart]) -> tuple[Chart, datetime | None]:
         """Sets the book's chart. `make` gets the new version's number; the same rules again make no new version.
 
+        All accounts are compared with it first without a lock, then those that were opened meanwhile, under the book's lock, for which transfers
+        wait. If others were changed meanwhile, it begins anew; in the end it compares all under the lock.
+
         Raises BookNotFound, BookQuarantined, and ChartOrphansAccounts when it would not allow open accounts.
         """
-        now = self._clock.now()
         number = await self._poster.book(who[0], name)
+        done = None
+        looks = 0
+        while done is None:
+            compared = None
+            if looks < COMPARISONS:
+                async with self._database.transaction(snapshot=True) as tx:
+                    row = await self._writable(tx, who[0], name)
+                    chart, since, new = await self._new_chart(tx, number, make)
+                    if not new:
+                        return chart, since
+                    compared = Compared(row.revision, *await self._store.extent(tx, number))
+                    await self._look_for_orphans(tx, number, chart)
+            looks += 1
+            done = await self._set_chart(who, name, number, make, compared)
+        return done
+
+    async def _set_chart(
+        self, who: Who, name: str, number: int, make: Callable[[int], Chart], compared: Compared | None
+    ) -> tuple[Chart, datetime | None] | None:
+        """Sets the chart, under the lock. None if the accounts that were compared have changed. Raises as `set_chart`."""
+        now = self._clock.now()
         async with self._database.transaction() as tx:
             await self._store.lock_whole_book(tx, number)
             row = await self._writable(tx, who[0], name)
-            present, since = await self._store.chart(tx, number) or (NO_CHART, None)
-            chart = make(present.version + 1)
-            if (chart.mode, chart.rules) == (present.mode, present.rules):
-                return present, since
-            await self._look_for_orphans(tx, number, chart)
+            chart, since, new = await self._new_chart(tx, number, make)
+            if not new:
+                return chart, since
+            if compared is None:
+                await self._look_for_orphans(tx, number, chart)
+            else:
+                opened = await self._store.charted_after(tx, number, compared.last)
+                count = await self._store.count_accounts(tx, number)
+                # An account whose opening was not committed yet when they were compared may have a lower number; then the count is another.
+                if (row.revision, count) != (compared.revision, compared.accounts + len(opened)):
+                    return None
+                orphans = Orphans(chart)
+                for own, charted, closed in opened:
+                    if not closed:
+                        orphans.look(own, charted)
+                orphans.check()
             await self._store.insert_chart(tx, number, chart, now)
             changed = ChartChanged(book=row.id, name=row.name, version=chart.version, mode=chart.mode)
             await self._tell(tx, who, "ledger.chart.changed", row, now, changed)
         return chart, now
 
+    async def _new_chart(
+        self, tx: Transaction, number: int, make: Callable[[int], Chart]
+    ) -> tuple[Chart, datetime | None, bool]:
+        """The chart to set, None, True; or the present one, since when, False if it has the same rules."""
+        present, since = await self._store.chart(tx, number) or (NO_CHART, None)
+        chart = make(present.version + 1)
+        if (chart.mode, chart.rules) == (present.mode, present.rules):
+            return present, since, False
+        return chart, None, True
+
     async def _look_for_orphans(self, tx: Transaction, number: int, chart: Chart) -> None:
-        count = 0
-        first: dict[str, Any] = {}
-        async for account, charted in self._store.charted(tx, number):
-            fault = chart.fault(charted)
-            if fault is not None:
-                count += 1
-                first = first or {"first": ids.accounts.text(account), "why": fault[0]}
-        if count:
-            raise ChartOrphansAccounts(count=count, **first)
+        orphans = Orphans(chart)
+        async for own, charted in self._store.charted(tx, number):
+            orphans.look(own, charted)
+        orphans.check()
 
     async def _writable(self, tx: Transaction, tenant: str, name: str) -> BookRow:
         row = await self._store.book(tx, tenant, name)

@@ -1,5 +1,5 @@
-"""Books whose lock is held for seconds, by the import of a whole file or by a chart that is compared with all accounts. Requests for such a
-book wait apart from the others, so that one tenant's transfers don't wait for another tenant's.
+"""Books whose lock is held for seconds, as by the import of a whole file. Requests for such a book wait apart from the others, so that one
+tenant's transfers don't wait for another tenant's.
 """
 
 from __future__ import annotations

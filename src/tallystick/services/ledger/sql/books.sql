@@ -47,6 +47,19 @@ INSERT INTO chart (book, version, mode, rules, created_at) VALUES ($1, $2, $3, $
 SELECT id, path, kind, normal_side, currency, floor, ceiling FROM account
 WHERE book = $1 AND id > $2 AND closed_at IS NULL ORDER BY id LIMIT $3;
 
+-- name: extent_of_accounts
+-- How many accounts a book has, and the highest of their numbers.
+SELECT count(*), coalesce(max(number), 0) FROM account WHERE book = $1;
+
+-- name: charted_after
+-- What a chart checks about the accounts of a book with a number after $2, closed ones too.
+SELECT id, path, kind, normal_side, currency, floor, ceiling, closed_at IS NOT NULL FROM account
+WHERE book = $1 AND number > $2 ORDER BY number LIMIT $3;
+
+-- name: count_accounts
+-- How many accounts a book has.
+SELECT count(*) FROM account WHERE book = $1;
+
 -- name: seal_book
 -- Seals a book: nothing can become effective at or before $2 any more. A seal only moves forward. The book's lock is held.
 UPDATE book SET sealed_until = $2 WHERE id = $1 AND (sealed_until IS NULL OR sealed_until < $2) RETURNING id;

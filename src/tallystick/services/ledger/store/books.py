@@ -104,6 +104,20 @@ class Books:
                 yield AccountId(number), Charted(*rest)
             after = rows[-1][0]
 
+    async def extent(self, tx: Transaction, book: int) -> tuple[int, int]:
+        """How many accounts the book has, and the highest of their numbers."""
+        row = await tx.fetchrow(queries.extent_of_accounts, book)
+        return (0, 0) if row is None else (row[0], row[1])
+
+    async def count_accounts(self, tx: Transaction, book: int) -> int:
+        count: int = await tx.fetchval(queries.count_accounts, book)
+        return count
+
+    async def charted_after(self, tx: Transaction, book: int, number: int) -> list[tuple[AccountId, Charted, bool]]:
+        """The same about the first `PAGE` accounts with a higher number, and whether they are closed."""
+        rows = await tx.fetch(queries.charted_after, book, number, PAGE)
+        return [(AccountId(own), Charted(*rest), closed) for own, *rest, closed in rows]
+
 
 def _book(row: Row) -> BookRow:
     return BookRow(**dict(row.items()))
