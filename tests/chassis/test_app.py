@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from tallystick.chassis.bus import Subscription
 from tallystick.chassis.db import Database
 from tallystick.chassis.keys import Aad, Keyring, LocalRoot, root
 from tallystick.chassis.settings import Settings
+from tallystick.chassis.telemetry import metrics
 from tallystick.fabric.valkey import rules
 from tallystick.kernel.problem import StorageFull
 from tallystick.kernel.secret import Secret
@@ -318,6 +320,9 @@ async def test_a_schedule_that_can_not_be_led_for_want_of_room_is_tried_again() 
         await keep(schedule, "the shop", leadership, stopping)
     assert ran.is_set()
     assert leadership.refused == 3
+    runs = partial(metrics.registry.get_sample_value, "tallystick_schedule_runs_total")
+    assert runs({"schedule": "tick", "result": "failed"}) == 0  # of a series that begins with 1 no increase is seen
+    assert (runs({"schedule": "tick", "result": "done"}) or 0) > 0
 
 
 async def test_a_schedule_that_fails_runs_again(make: Make) -> None:

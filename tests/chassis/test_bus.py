@@ -21,6 +21,7 @@ from tallystick.chassis import db as chassis_db
 from tallystick.chassis.bus import Bus, BusUnavailable, Consumer, Delivered, Hole, Subscription, streams
 from tallystick.chassis.db import Database, Transaction
 from tallystick.chassis.outbox import Fact
+from tallystick.chassis.telemetry import metrics
 from tallystick.fabric import nats as fabric_nats
 from tallystick.kernel.problem import Unavailable, Unprocessable
 from tallystick.local.parts import Nats
@@ -271,6 +272,14 @@ async def test_a_consumer_that_still_believes_to_lead_takes_nothing_twice(
 # --- holes and loss
 
 
+def counted(what: str) -> float:
+    """A counter of the consumer of these tests. It exists as soon as the consumer does."""
+    name = f"tallystick_bus_{what}_total"
+    count = metrics.registry.get_sample_value(name, {"source": "test", "consumer": "main"})
+    assert count is not None
+    return count
+
+
 async def test_a_hole_stops_the_consumer_until_the_stream_is_whole(
     database: Database, bus: Bus, service: ServiceDatabase
 ) -> None:
@@ -279,8 +288,12 @@ async def test_a_hole_stops_the_consumer_until_the_stream_is_whole(
     await streams.publish(bus, "test", 1, raws[:3], expected=0)
     await streams.publish(bus, "test", 6, raws[5:], expected=1)  # 4 and 5 are missing
     async with consuming(database, bus):
+        assert counted("dead_letters") >= 0  # there from the start: of a series that begins with 1 no increase is seen
+        holes = counted("holes")
         await reached(service, 3)
         await asyncio.sleep(0.3)
+        assert counted("holes") > holes
+        assert counted("consumer_failures") >= counted("holes")
         assert await numbers(service) == [1, 2, 3]
         await bus.jetstream().delete_stream("facts-test")
         await streams.ensure(bus, "test", streams.StreamSettings())

@@ -129,6 +129,13 @@ def test_a_good_one_is_typed() -> None:
         ("[calls.bank]", "[calls.shop]", "calls.shop", "does not call itself"),
         ("max_replicas = 2", "max_replicas = 2\nmin_replica = 1", "scale.min_replica", "min_replicas"),
         ("min_replicas = 1", "min_replicas = 3", "scale", "above max_replicas"),
+        (
+            "p99_ms = 100",
+            "p99_ms = 120",
+            "slo.p99_ms",
+            "Use one of 1, 5, 10, 25, 50, 100, 150, 200, 250, 300, 500, 1000",
+        ),
+        ("availability_percent = 99.9", "availability_percent = 90", "slo.availability_percent", ">= 99"),
         ("max_queue = 8", "max_queue = 8\nlock_timeout_ms = 9000", "limits", "out of order"),
         ('name = "shop"', 'name = "operator"', "service.name", "run the platform"),
         ("[data.orders]", "[data.Orders]", "data", 'a name like "card-numbers"'),

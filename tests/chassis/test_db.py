@@ -20,6 +20,7 @@ from tallystick.chassis.db import Bounds, Database, Query
 from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.shares import OWNER
+from tallystick.chassis.telemetry import metrics
 from tallystick.kernel.problem import DeadlineExceeded, Overloaded, Problem
 from tests.support.parts import PATIENT, Server, ServiceDatabase, new_secret
 
@@ -309,6 +310,12 @@ async def test_waiting_for_a_connection_is_bounded_in_number_and_time(service: S
     async with database.transaction() as tx:
         results = await asyncio.gather(*(database.fetchval(Q["one"]) for _ in range(5)), return_exceptions=True)
         assert [type(r) for r in results] == [db.DatabaseUnavailable] * 2 + [Overloaded] * 3
+        assert metrics.registry.get_sample_value("tallystick_database_connections_busy") == 1
+        waits = asyncio.create_task(database.fetchval(Q["one"]))
+        await asyncio.sleep(0)
+        assert metrics.registry.get_sample_value("tallystick_database_waiting") == 1
+        await asyncio.gather(waits, return_exceptions=True)
+        assert metrics.registry.get_sample_value("tallystick_database_waiting") == 0
         await tx.fetch(Q["one"])
     database.bounds = PATIENT
     assert await asyncio.gather(*(database.fetchval(Q["one"]) for _ in range(3))) == [1, 1, 1]

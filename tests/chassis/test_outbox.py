@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from tallystick.chassis.bus import Bus, BusUnavailable, streams
 from tallystick.chassis.db import Database, Session, parse, session
 from tallystick.chassis.outbox import Fact
 from tallystick.chassis.outbox.relay import MAX_BYTES, MAX_FACTS, Batch, Diverged, LostLead, Relay, batches
+from tallystick.chassis.telemetry import metrics
 from tests.support.facts import append, fact, relaying, told
 from tests.support.parts import NatsServer, ServiceDatabase
 
@@ -401,8 +403,11 @@ async def test_a_database_restored_to_an_earlier_time_never_gives_a_number_twice
         await chassis_database.query(sql)
     await append(database, fact(77))
     assert "restored" in await diverged(database, bus)
+    failures = partial(metrics.registry.get_sample_value, "tallystick_outbox_relay_failures_total")
+    before = failures() or 0
     async with relaying(database, bus):
         await asyncio.sleep(0.3)
+    assert (failures() or 0) > before
     assert (await streams.tail(bus, "test")).fact == 5
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tallystick.chassis import telemetry
-from tallystick.chassis.telemetry import context, logs, redact, store, traces
+from tallystick.chassis.telemetry import context, logs, metrics, redact, store, traces
 from tallystick.chassis.telemetry.output import Output
 from tallystick.kernel import ids
 from tallystick.kernel.clock import rfc3339
@@ -436,6 +436,20 @@ def test_metrics_are_made_once_and_exposed() -> None:
     assert b'tallystick_test_sales_total{till="one"} 1.0' in telemetry.exposition()
     with pytest.raises(TypeError):
         telemetry.gauge("test_sales", "another kind")
+
+
+def test_lines_of_errors_are_counted_by_event_and_no_others() -> None:
+    def count() -> float:
+        return metrics.registry.get_sample_value("tallystick_errors_logged_total", {"event": "test.broke"}) or 0
+
+    before = count()
+    with telemetry_lines():
+        telemetry.log.warning("test.broke")
+        telemetry.log.error("test.broke")
+        telemetry.log.error(f"test.{CARD}")
+        telemetry.log.error("test.\ud800 of a pair")
+    assert count() == before + 1
+    assert CARD.encode() not in telemetry.exposition()
 
 
 # --- the code of all services

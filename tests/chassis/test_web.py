@@ -20,11 +20,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from valkey.asyncio import Valkey
 
 from tallystick.chassis.auth.cedar import Authorizer
-from tallystick.chassis.charter import Rate
+from tallystick.chassis.charter import DURATION_BOUNDS_MS, Rate
 from tallystick.chassis.deadline import Deadline
 from tallystick.chassis.limits import Bucket, Limits
 from tallystick.chassis.shares import OWNER
 from tallystick.chassis.telemetry import context, logs
+from tallystick.chassis.telemetry.metrics import registry
 from tallystick.chassis.web import (
     Application,
     Endpoint,
@@ -1020,6 +1021,13 @@ async def test_health_metrics_and_the_document(env: Env) -> None:
     await env.sell()
     metrics = (await ask(env.app, "GET", "/metrics")).content
     assert b'tallystick_request_seconds_count{route="POST /v1/sales",status="201"}' in metrics
+    assert (
+        b"/health" not in metrics
+    )  # nor is the endpoint of metrics counted: they say nothing about a service's promises
+    assert b'route="GET /metrics' not in metrics
+    for bound in DURATION_BOUNDS_MS:
+        labels = {"route": "POST /v1/sales", "status": "201", "le": str(bound / 1000)}
+        assert registry.get_sample_value("tallystick_request_seconds_bucket", labels) is not None
     assert (await ask(env.app, "GET", "/openapi/shop.json")).json == json.loads(json.dumps(openapi("shop", ENDPOINTS)))
 
 

@@ -64,6 +64,10 @@ class Leadership:
 async def keep(schedule: Schedule, service: Any, leadership: Leadership | None, stopping: asyncio.Event) -> None:
     """Run `schedule` at its times until `stopping` is set; a run in progress ends first, unless the caller cancels it."""
     every = schedule.every.total_seconds()
+    for result in ("done", "failed"):
+        _RUNS.labels(
+            schedule.name, result
+        )  # 0 from the start: of a series that begins with 1, a monitor sees no increase
     # Random, so that replicas and schedules that start together don't run together.
     pause = random.uniform(0, min(every, 5.0))  # noqa: S311
     while not await set_within(stopping, pause):

@@ -40,6 +40,9 @@ _buried = telemetry.counter(
     "tallystick_bus_dead_letters_total", "Facts put to the dead letters", ("source", "consumer")
 )
 _holes = telemetry.counter("tallystick_bus_holes_total", "Times that facts were missing", ("source", "consumer"))
+_failed = telemetry.counter(
+    "tallystick_bus_consumer_failures_total", "Times that a consumer failed and began again", ("source", "consumer")
+)
 
 
 Handler = Callable[[Any, Transaction, list[Delivered]], Awaitable[None]]
@@ -104,6 +107,8 @@ class Consumer:
         self._stored = Signal()
         self._stopping = asyncio.Event()
         self._labels = (subscription.source, subscription.name)
+        for each in (_handled, _buried, _holes, _failed):
+            each.labels(*self._labels)  # 0 from the start: of a series that begins with 1, a monitor sees no increase
 
     def stop(self) -> None:
         """Let `run` end after the facts that it is handling."""
@@ -131,6 +136,7 @@ class Consumer:
                 except Stopped:
                     return
                 except Exception as error:  # noqa: BLE001 - a consumer that ended would be silence
+                    _failed.labels(*self._labels).inc()
                     if isinstance(error, Hole):
                         _holes.labels(*self._labels).inc()
                     telemetry.log.warning(

@@ -31,6 +31,10 @@ FILE = "charter.toml"
 OPERATOR = "operator"
 OPERATOR_TIMEOUT_MS = 15_000
 
+#: The upper bounds, in milliseconds, of the buckets in which every service counts its requests by duration. `slo.p99_ms` is one of
+#: them: of any other duration the metrics could not say how many requests took longer.
+DURATION_BOUNDS_MS = (1, 2.5, 5, 10, 25, 50, 100, 150, 200, 250, 300, 500, 1000, 2500, 5000, 10_000)
+
 DataClass = Literal["public", "internal", "personal", "cardholder", "sensitive-authentication", "secret"]
 DATA_CLASSES: tuple[str, ...] = ("public", "internal", "personal", "cardholder", "sensitive-authentication", "secret")
 ABOUT_PEOPLE = ("personal", "cardholder", "sensitive-authentication")
@@ -166,9 +170,16 @@ class Limits(_Struct, frozen=True, kw_only=True):
 
 
 class Slo(_Struct, frozen=True, kw_only=True):
-    availability_percent: Annotated[float, msgspec.Meta(gt=0, lt=100)]
+    """What the service promises (service level objectives). Alerts and dashboards are derived from it; what is counted, and what as a
+    failure, is in docs/adr/0044.
+    """
+
+    availability_percent: Annotated[float, msgspec.Meta(ge=99, lt=100)]
+    """The share of requests that are not answered with 5xx. Much below 99 the fastest alert could not fire even if all of them failed."""
     p99_ms: Millis
+    """The time within which 99 of 100 requests are answered: one of the bounds by which durations are counted (an error lists them)."""
     window_days: Annotated[int, msgspec.Meta(ge=1, le=90)] = 28
+    """The days over which both are promised. The error budget is what may fail or be late in this time."""
 
 
 class Scale(_Struct, frozen=True, kw_only=True):
@@ -430,6 +441,13 @@ def _faults(charter: Charter) -> Iterator[tuple[str, str, str]]:
             "limits",
             "the database's timeouts are out of order",
             "Keep lock_timeout_ms <= statement_timeout_ms <= transaction_timeout_ms.",
+        )
+    if charter.slo.p99_ms not in DURATION_BOUNDS_MS:
+        bounds = ", ".join(f"{bound:g}" for bound in DURATION_BOUNDS_MS if isinstance(bound, int))
+        yield (
+            "slo.p99_ms",
+            f"{charter.slo.p99_ms} is not a bound by which durations are counted",
+            f"Use one of {bounds}.",
         )
     if charter.scale.min_replicas > charter.scale.max_replicas:
         yield "scale", "min_replicas is above max_replicas", "Swap them."

@@ -30,6 +30,7 @@ from tallystick.chassis.db.errors import (
 from tallystick.chassis.db.pool import Pool
 from tallystick.chassis.deadline import Deadline, budget
 from tallystick.chassis.shares import Shares
+from tallystick.chassis.telemetry import metrics
 from tallystick.kernel.problem import DeadlineExceeded
 from tallystick.kernel.secret import Secret
 
@@ -43,6 +44,9 @@ ROLLBACK_S: Final = 2.0
 #: Bytes that a Unix socket accepts at once (the kernel may allow less). With the default of 200 KiB the second half of a large batch
 #: would stay in the process until the event loop runs again, and the server would wait for whatever the process computes meanwhile.
 SEND_BUFFER: Final = 1 << 20
+
+_BUSY: Final = metrics.gauge("database_connections_busy", "Connections to the database that are in use")
+_WAITING: Final = metrics.gauge("database_waiting", "Requests that wait for a connection to the database")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,8 @@ class Database:
         """Facts were stored in the outbox: the relay waits for it."""
         self._pool = Pool(self.connect, size=bounds.connections, waiting=bounds.waiting)
         self._shares = Shares(bounds.connections)
+        _BUSY.set_function(lambda: self._pool.busy)
+        _WAITING.set_function(lambda: self._pool.waiting)
 
     @classmethod
     async def open(cls, dsn: Dsn, *, bounds: Bounds | None = None, application: str = "tallystick") -> Database:

@@ -31,6 +31,10 @@ class Pool:
         self._closed = False
 
     @property
+    def busy(self) -> int:
+        return len(self._busy)
+
+    @property
     def waiting(self) -> int:
         return len(self._waiters)
 

@@ -34,6 +34,7 @@ STREAM_CHECK_S: Final = 2.0
 FOLLOWER_S: Final = 1.0
 
 _relayed = telemetry.counter("tallystick_outbox_relayed_total", "Facts that the stream has acknowledged")
+_failed = telemetry.counter("tallystick_outbox_relay_failures_total", "Times that the relay failed and began again")
 
 
 class Diverged(Exception):
@@ -133,6 +134,7 @@ class Relay:
                     await self._lead(own)
                     pause = 0.1
             except (Problem, LostLead, Diverged, Hole, OSError) as error:
+                _failed.inc()
                 telemetry.log.warning("outbox.relay_failed", error=error, reason=str(error), delay_ms=int(pause * 1000))
                 await set_within(self._stopping, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause = min(pause * 2, 5.0)

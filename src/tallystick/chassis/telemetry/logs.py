@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
-from tallystick.chassis.telemetry import context, redact
+from tallystick.chassis.telemetry import context, metrics, redact
 from tallystick.chassis.telemetry.output import Output
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _encoder = msgspec.json.Encoder(enc_hook=redact.named)
+_ERRORS = metrics.counter("errors_logged", "Lines of level error, without those of requests", ["event"])
 
 
 class _Process:
@@ -123,6 +124,8 @@ class Log:
         self._write("error", event, fields)
 
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if level == "error":
+            _ERRORS.labels(redact.mask(event)).inc()
         if _LEVELS[level] < _process.threshold:
             return
         kept, dropped = redact.fields(fields)

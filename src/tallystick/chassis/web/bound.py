@@ -9,7 +9,7 @@ import msgspec
 from prometheus_client import Histogram
 
 from tallystick.chassis.auth import Resource
-from tallystick.chassis.charter import OPERATOR
+from tallystick.chassis.charter import DURATION_BOUNDS_MS, OPERATOR
 from tallystick.chassis.telemetry import metrics
 from tallystick.chassis.web.decode import body_decoder, form_decoder, invalid, query_decoder
 from tallystick.chassis.web.table import Endpoint
@@ -32,7 +32,12 @@ from tallystick.kernel.problem import (
 
 MAX_TENANTS_REMEMBERED = 4096
 
-SECONDS = metrics.histogram("request_seconds", "Time from the head of a request to its answer", ["route", "status"])
+SECONDS = metrics.histogram(
+    "request_seconds",
+    "Time from the head of a request to its answer",
+    ["route", "status"],
+    buckets=[bound / 1000 for bound in DURATION_BOUNDS_MS],
+)
 
 
 def common_problems(endpoint: Endpoint) -> tuple[type[Problem], ...]:
