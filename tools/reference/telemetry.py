@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
+from typing import Any, NamedTuple
 
 from tallystick.kernel import ids
 from tools.reference.text import GENERATED, SRC
@@ -11,9 +11,25 @@ from tools.reference.text import GENERATED, SRC
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception"})
 
 
-def telemetry_page() -> str:
-    metrics: dict[str, tuple[str, str, str, str]] = {}
-    events: dict[str, tuple[str, set[str], set[str]]] = {}
+class Metric(NamedTuple):
+    """What the call that makes a metric says. `labels` without those that every scrape adds; `where` is a module."""
+
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    where: str
+
+
+class Event(NamedTuple):
+    level: str
+    keys: set[str]
+    places: set[str]
+
+
+def telemetry() -> tuple[dict[str, Metric], dict[str, Event]]:
+    """All metrics and log events of the code, by name."""
+    metrics: dict[str, Metric] = {}
+    events: dict[str, Event] = {}
     for path in sorted(SRC.rglob("*.py")):
         where = path.relative_to(SRC).as_posix().removesuffix(".py").removesuffix("/__init__")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -25,11 +41,16 @@ def telemetry_page() -> str:
                 labels = literal(node.args[2]) if len(node.args) > 2 else ()
                 full = name if name.startswith("tallystick_") else f"tallystick_{name}"
                 full += "_total" if method == "counter" and not full.endswith("_total") else ""
-                metrics[full] = (method, ", ".join(labels or ()), str(literal(node.args[1])), where)
+                metrics[full] = Metric(method, tuple(labels or ()), str(literal(node.args[1])), where)
             elif isinstance(name, str) and method in LEVELS and owner.endswith("log") and "." in name:
-                _, places, keys = events.setdefault(name, (method, set(), set()))
-                places.add(where)
-                keys |= {word.arg for word in node.keywords if word.arg}
+                event = events.setdefault(name, Event(method, set(), set()))
+                event.places.add(where)
+                event.keys.update(word.arg for word in node.keywords if word.arg)
+    return metrics, events
+
+
+def telemetry_page() -> str:
+    metrics, events = telemetry()
     lines = [
         GENERATED,
         "# Telemetry",
@@ -37,13 +58,14 @@ def telemetry_page() -> str:
         "## Metrics",
         "",
         "Each service process answers `GET /metrics` in Prometheus' text format; `tallystick status` shows the address where all of",
-        "them are collected on one machine (`/sd` is a list for Prometheus' HTTP service discovery).",
+        "them are collected on one machine (`/sd` is a list for Prometheus' HTTP service discovery). [Alerts](alerts.md) and dashboards use",
+        "them: [watch the platform](../how-to/watch-the-platform.md).",
         "",
         "| metric | kind | labels | | from |",
         "|---|---|---|---|---|",
         *(
-            f"| `{n}` | {k} | {labels} | {help_} | {where} |"
-            for n, (k, labels, help_, where) in sorted(metrics.items())
+            f"| `{name}` | {each.kind} | {', '.join(each.labels)} | {each.help} | {each.where} |"
+            for name, each in sorted(metrics.items())
         ),
         "",
         "## Log events",
@@ -54,12 +76,11 @@ def telemetry_page() -> str:
         "| event | level | keys | from |",
         "|---|---|---|---|",
     ]
-    for event, (level, places, keys) in sorted(events.items()):
-        lines.append(f"| `{event}` | {level} | {', '.join(sorted(keys))} | {', '.join(sorted(places))} |")
+    for name, event in sorted(events.items()):
+        lines.append(
+            f"| `{name}` | {event.level} | {', '.join(sorted(event.keys))} | {', '.join(sorted(event.places))} |"
+        )
     return "\n".join(lines) + "\n"
-
-
-LEVELS = frozenset({"debug", "info", "warning", "error", "exception"})
 
 
 def literal(node: ast.AST) -> Any:

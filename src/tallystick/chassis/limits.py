@@ -203,6 +203,8 @@ class Limits:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.gate = Gate(max_in_flight, max_queue)
+        for name in rates:
+            _REFUSED.labels(name)  # 0 from the start
         self._buckets = {name: Bucket(1e6 / rate.per_second, rate.burst) for name, rate in rates.items()}
         # The braces keep a service's keys in one slot of a Valkey cluster, because a script may not span slots.
         self._prefix = f"{service}:{{{service}-rate}}:"
