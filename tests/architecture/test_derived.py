@@ -26,6 +26,16 @@ def test_no_example_is_left_of_a_target_that_is_gone() -> None:
     assert {path.name for path in RENDERED.iterdir()} == set(render.TARGETS)
 
 
+def test_the_command_says_which_targets_there_are() -> None:
+    section = (
+        (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8").partition("\n## tallystick render\n")[2]
+    )
+    told = " ".join(section.partition("\n## ")[0].replace("│", " ").split())
+    assert f"{', '.join(list(render.TARGETS)[:-1])} or {list(render.TARGETS)[-1]}" in told
+
+
 def test_an_unknown_target_lists_the_known_ones() -> None:
-    with pytest.raises(render.UnknownTarget, match=r"no target \"kubernets\": use one of data-map, diagram, envoy"):
+    with pytest.raises(
+        render.UnknownTarget, match=r"no target \"kubernets\": use one of alerts, dashboards, data-map, diagram"
+    ):
         render.files("kubernets")

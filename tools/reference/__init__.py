@@ -1,6 +1,6 @@
 """Writes the reference part of the documentation from the code, which is the one place where it is true.
 
-Endpoints and messages come from the endpoint tables, facts from the charters and the messages that they name, problems from their
+Endpoints and messages come from the endpoint tables, facts from the charters and the messages that they name, alerts from the rules, problems from their
 classes, the command line from its own help, the charter and the settings from their structs, metrics and log events from the calls that
 make them.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tallystick.chassis.charter import load_all
 from tallystick.fabric import datamap
+from tools.reference.alerts import alerts_page
 from tools.reference.cli import cli_page
 from tools.reference.facts import facts_page
 from tools.reference.problems import problems_page
@@ -34,6 +35,7 @@ def pages() -> dict[str, str]:
     made["reference/cli.md"] = cli_page()
     made["reference/settings.md"] = settings_page(charters)
     made["reference/telemetry.md"] = telemetry_page()
+    made["reference/alerts.md"] = alerts_page(charters)
     made["reference/ids.md"] = ids_page()
     made["reference/data-map.md"] = GENERATED + "\n" + datamap.markdown(datamap.load(charters))
     made["problems/index.md"] = problems_page(charters)
@@ -62,6 +64,7 @@ def index_page(charters: Iterable[str]) -> str:
         "| [Settings](settings.md) | environment variables of a service process |",
         "| [Charter](charter.md) | every key of `charter.toml` |",
         "| [Telemetry](telemetry.md) | metrics and log events |",
+        "| [Alerts](alerts.md) | what is alerted on, from which share of requests on |",
         "| [Ids](ids.md) | prefixes and what they name |",
         "| [Data map](data-map.md) | which data, why, for how long, where (GDPR Art. 30) |",
     ]

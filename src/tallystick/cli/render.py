@@ -11,7 +11,7 @@ from tallystick.cli.output import PART_FAILED, USAGE, Common, Failed, emit
 
 
 def render(
-    target: Annotated[str, Parameter(help="envoy, nats, postgres, valkey, data-map or diagram")],
+    target: Annotated[str, Parameter(help="alerts, dashboards, data-map, diagram, envoy, nats, postgres or valkey")],
     /,
     *,
     shard: Annotated[

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tallystick.chassis.charter import Charter, load_all
-from tallystick.fabric import datamap, diagram, envoy, nats, postgres, valkey
+from tallystick.fabric import alerts, dashboards, datamap, diagram, envoy, nats, postgres, valkey
 from tallystick.fabric.shards import with_shards
 
 Files = dict[str, str]
@@ -69,7 +69,17 @@ def _diagram(charters: Mapping[str, Charter]) -> Files:
     return {"services.mmd": diagram.mermaid(charters)}
 
 
+def _alerts(charters: Mapping[str, Charter]) -> Files:
+    return {"tallystick.rules.yml": alerts.yaml(alerts.document(charters))}
+
+
+def _dashboards(charters: Mapping[str, Charter]) -> Files:
+    return {f"{name}.json": _json(made) for name, made in dashboards.documents(charters).items()}
+
+
 TARGETS: dict[str, Callable[[Mapping[str, Charter]], Files]] = {
+    "alerts": _alerts,
+    "dashboards": _dashboards,
     "data-map": _datamap,
     "diagram": _diagram,
     "envoy": _envoy,
