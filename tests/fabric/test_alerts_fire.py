@@ -102,7 +102,7 @@ CASES = (
     # 8 %: above 5.6 %, below 13.44 %.
     Case("TallystickRequestsLate", answered("ledger", "201", "0+100x200", "0+90x200"), 'job="ledger",window="6h"'),
     Case("TallystickServiceAway", of("up", 'job="vault"', "1+0x100 0+0x99"), 'job="vault",severity="page"'),
-    Case("TallystickServiceAway", of("up", 'job="vault"', "1+0x100"), 'job="vault",severity="page"'),
+    Case("TallystickServiceAway", of("up", 'job="vault"', "1+0x100"), 'job="vault",severity="page"', at="120m"),
     Case("TallystickProcessDown", of("up", 'job="vault"', "1+0x100 0+0x99"), 'job="vault",severity="page"'),
     Case(
         "TallystickProcessDown",
@@ -242,8 +242,12 @@ HARMLESS = (
 )
 
 
-def evaluate(tmp_path: Path, series: dict[str, str], checks: list[tuple[str, str, bool]], step: str = "1m") -> None:
-    """Let promtool check that, at each (time, PromQL), the expression has a result, or none."""
+def evaluate(
+    tmp_path: Path, series: dict[str, str], checks: list[tuple[str, str, bool]], step: str = "1m", every: str = "5m"
+) -> None:
+    """Let promtool check that, at each (time, PromQL), the expression has a result, or none. Samples are a `step` apart; the rules are
+    evaluated `every` so often.
+    """
     (tmp_path / "rules.yml").write_text(render.files("alerts")["tallystick.rules.yml"], encoding="utf-8")
     test: dict[str, Any] = {
         "interval": step,
@@ -253,7 +257,7 @@ def evaluate(tmp_path: Path, series: dict[str, str], checks: list[tuple[str, str
             for at, expr, there in checks
         ],
     }
-    document = {"rule_files": ["rules.yml"], "evaluation_interval": step, "tests": [test]}
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": every, "tests": [test]}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     assert PROMTOOL is not None
     done = subprocess.run(
@@ -301,6 +305,16 @@ def test_a_slow_burn_is_no_fast_one(tmp_path: Path) -> None:
     evaluate(tmp_path, series, [("110m", firing("TallystickRequestsLate", 'window="1h"'), False)])
 
 
+def test_without_a_failure_there_is_a_ratio_of_none(tmp_path: Path) -> None:
+    ratio = 'job:tallystick_requests_failed:ratio_rate5m{job="ledger"}'
+    evaluate(tmp_path, WELL, [("110m", f"{ratio} == 0", True)])
+
+
+def test_fast_failures_do_not_make_up_for_what_is_late(tmp_path: Path) -> None:
+    series = WELL | answered("ledger", "201", "0+100x200", "0+80x200") | answered("ledger", "503", "0+50x200")
+    evaluate(tmp_path, series, [("110m", firing("TallystickRequestsLate", 'window="1h"'), True)])
+
+
 def test_what_fails_is_not_late_as_well(tmp_path: Path) -> None:
     series = WELL | answered("ledger", "503", "0+50x200", "0+0x200")
     late, failed = firing("TallystickRequestsLate"), firing("TallystickRequestsFail", 'window="1h"')
@@ -310,7 +324,7 @@ def test_what_fails_is_not_late_as_well(tmp_path: Path) -> None:
 def test_an_alert_ends_soon_after_the_failures_do(tmp_path: Path) -> None:
     series = WELL | answered("ledger", "503", "0+0x60 0+20x30 600+0x109")
     fast = firing("TallystickRequestsFail", 'window="1h",job="ledger"')
-    evaluate(tmp_path, series, [("90m", fast, True), ("97m", fast, False)])
+    evaluate(tmp_path, series, [("90m", fast, True), ("100m", fast, False)])
 
 
 @pytest.mark.parametrize("differs", HARMLESS, ids=range(len(HARMLESS)))
@@ -323,4 +337,4 @@ def test_what_goes_on_for_days_fires(  # noqa: PLR0917 - a case
     tmp_path: Path, alert: str, series: dict[str, str], labels: str, not_yet: str, then: str
 ) -> None:
     one = firing(alert, labels)
-    evaluate(tmp_path, series, [(not_yet, one, False), (then, one, True)], step="1h")
+    evaluate(tmp_path, series, [(not_yet, one, False), (then, one, True)], step="1h", every="1h")
