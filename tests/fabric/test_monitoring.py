@@ -261,6 +261,8 @@ def test_a_dashboard_has_the_panels_that_its_charter_calls_for() -> None:
     assert "tallystick_keys_values_behind" in titles(payments)
     assert "tallystick_keys_values_behind" not in titles(msgspec.structs.replace(payments, keys=None))
     assert "tallystick_bus_handled_total" not in titles(payments)
+    assert "tallystick_rate_limited_total" in titles(payments)
+    assert "tallystick_rate_limited_total" not in titles(CHARTERS["risk"])
     assert "tallystick_bus_handled_total" in titles(CHARTERS["risk"])
     for name, metric in METRICS.items():
         if metric.where.startswith("services/") and name not in UNPLOTTED:

@@ -175,7 +175,8 @@ def _facts() -> Iterator[Alert]:
 def _work() -> Iterator[Alert]:
     runs = "sum by (job, schedule) (increase(tallystick_schedule_runs_total{{result={result}}}[15m])) > 0"
     failed, done = (runs.format(result=f'"{result}"') for result in ("failed", "done"))
-    calls = "sum by (job, target) (rate(tallystick_call_{what}[10m]))"
+    # Held for longer than the window: what failed while the platform started is not enough.
+    calls = "sum by (job, target) (rate(tallystick_call_{what}[5m]))"
     failures, all_calls = (calls.format(what=what) for what in ("failures_total", "seconds_count"))
     yield Alert(
         "TallystickScheduleFails",
@@ -195,7 +196,7 @@ def _work() -> Iterator[Alert]:
         f"{failures} / {all_calls} > 0.05",
         "ticket",
         "{{ $labels.job }}: {{ $value | humanizePercentage }} of the calls to {{ $labels.target }} brought no answer",
-        hold="5m",
+        hold="10m",
     )
     yield Alert(
         "TallystickValkeyAway",

@@ -126,14 +126,10 @@ def _service(job: str, charter: Charter) -> Iterator[Panel]:
             (f"vector({limits.max_in_flight})", "limit of a replica"),
         ),
     )
-    yield Panel(
-        "Refused: too many in flight, or above a rate",
-        "reqps",
-        (
-            (f"sum({_rate('tallystick_requests_shed_total', own)})", "shed"),
-            (f"sum by (class) ({_rate('tallystick_rate_limited_total', own)})", "rate class {{class}}"),
-        ),
-    )
+    refused = [(f"sum({_rate('tallystick_requests_shed_total', own)})", "shed")]
+    if limits.rates:
+        refused.append((f"sum by (class) ({_rate('tallystick_rate_limited_total', own)})", "rate class {{class}}"))
+    yield Panel("Refused: too many in flight, or above a rate", "reqps", tuple(refused))
     yield Panel(
         "Connections to the database, by replica",
         "short",
