@@ -43,7 +43,7 @@ def explained(file: Path | str, message: str, schema: type[msgspec.Struct]) -> C
     if "matching regex" in what:
         remedy = f"Expected {_MEANING.get(key.rsplit('.', 1)[-1].split('[')[0], 'text of that form')}."
     elif "Invalid enum value" in what:
-        remedy = "Take one of the words that the schema in tallystick/chassis/charter/ lists."
+        remedy = "Take one of the words that the schema in tallystick/chassis/charter/schema.py lists."
     return CharterError(file, key or "(top)", what[:1].lower() + what[1:], remedy)
 
 

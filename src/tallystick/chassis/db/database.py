@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from weakref import WeakSet
 
 import asyncpg
 
@@ -47,6 +48,10 @@ SEND_BUFFER: Final = 1 << 20
 
 _BUSY: Final = metrics.gauge("database_connections_busy", "Connections to the database that are in use")
 _WAITING: Final = metrics.gauge("database_waiting", "Requests that wait for a connection to the database")
+#: A process may have several: the ledger's imports have one with other limits.
+_POOLS: Final[WeakSet[Pool]] = WeakSet()
+_BUSY.set_function(lambda: sum(pool.busy for pool in _POOLS))
+_WAITING.set_function(lambda: sum(pool.waiting for pool in _POOLS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +182,7 @@ class Database:
         """Facts were stored in the outbox: the relay waits for it."""
         self._pool = Pool(self.connect, size=bounds.connections, waiting=bounds.waiting)
         self._shares = Shares(bounds.connections)
-        _BUSY.set_function(lambda: self._pool.busy)
-        _WAITING.set_function(lambda: self._pool.waiting)
+        _POOLS.add(self._pool)
 
     @classmethod
     async def open(cls, dsn: Dsn, *, bounds: Bounds | None = None, application: str = "tallystick") -> Database:
