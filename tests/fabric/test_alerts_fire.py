@@ -59,6 +59,14 @@ WELL: dict[str, str] = {
     **constant("tallystick_requests_shed_total", 'job="ledger"', 9),
     'tallystick_schedule_runs_total{job="ledger",schedule="tick",result="done",replica="0"}': "0+60x200",
     'tallystick_schedule_runs_total{job="ledger",schedule="tick",result="failed",replica="0"}': "0+1x200",
+    **{
+        f'tallystick_schedule_runs_total{{job="{job}",schedule="{schedule}",result="done",replica="0"}}': "0+6x200"
+        for job, schedule in (
+            ("ledger", "ledger.check"),
+            ("ledger", "ledger.interbook"),
+            ("vault", "chassis.data-keys"),
+        )
+    },
     'tallystick_call_seconds_count{job="payments",target="risk",replica="0"}': "0+100x200",
     'tallystick_call_failures_total{job="payments",target="risk",replica="0"}': "0+1x200",
     **constant("tallystick_auth_replay_fallbacks_total", 'job="ledger"', 5),
@@ -205,23 +213,33 @@ CASES = (
     ),
 )
 
-#: What has to go on for more than hours, in steps of an hour: (alert, series, labels, when it does not fire yet, when it does).
+#: What has to go on for more than hours: (alert, series, labels, time between samples, when it does not fire yet, when it does).
 LONG = (
     (
         "TallystickRequestsFail",
         {**answered("ledger", "200", "0+1000x120"), **answered("ledger", "500", "0+0x20 0+2x99")},
         'window="3d"',
+        "1h",
         "20h",
         "90h",
     ),
     (
         "TallystickKeysBehind",
-        of("tallystick_keys_values_behind", 'job="vault"', "0+0x10 7+0x100"),
+        {
+            **of("tallystick_keys_values_behind", 'job="vault"', "0+0x120 7+0x480"),
+            **of(
+                "tallystick_schedule_runs_total", 'job="vault",schedule="chassis.data-keys",result="done"', "0+30x600"
+            ),
+        },
         'job="vault"',
+        "5m",
         "30h",
         "40h",
     ),
 )
+
+#: Gauges that only the leading replica sets. (Keys have to be behind for a day.)
+LED = ("tallystick_ledger_books_quarantined", "tallystick_ledger_interbook_in_flight")
 
 #: What is no failure, whatever there is of it.
 HARMLESS = (
@@ -238,6 +256,8 @@ HARMLESS = (
     # A restart: the counters begin again.
     answered("ledger", "201", "0+100x60 0+100x139"),
     of("tallystick_bus_dead_letters_total", BUS, "2+0x104 0+0x95"),
+    # A replica that has lost the lead keeps what it knew last.
+    {f'{gauge}{{job="ledger",replica="1"}}': "1+0x200" for gauge in LED},
     # Few calls, half of which failed for three minutes.
     of("tallystick_call_seconds_count", 'job="payments",target="risk"', "0+0x98 0+2x3 6+0x97")
     | of("tallystick_call_failures_total", 'job="payments",target="risk"', "0+0x98 0+1x3 3+0x97"),
@@ -335,9 +355,11 @@ def test_what_is_no_failure_makes_no_alert(tmp_path: Path, differs: dict[str, st
     evaluate(tmp_path, WELL | differs, [("110m", firing(alert), False) for alert in NAMES])
 
 
-@pytest.mark.parametrize(("alert", "series", "labels", "not_yet", "then"), LONG, ids=[alert for alert, *_ in LONG])
+@pytest.mark.parametrize(
+    ("alert", "series", "labels", "step", "not_yet", "then"), LONG, ids=[alert for alert, *_ in LONG]
+)
 def test_what_goes_on_for_days_fires(  # noqa: PLR0917 - a case
-    tmp_path: Path, alert: str, series: dict[str, str], labels: str, not_yet: str, then: str
+    tmp_path: Path, alert: str, series: dict[str, str], labels: str, step: str, not_yet: str, then: str
 ) -> None:
     one = firing(alert, labels)
-    evaluate(tmp_path, series, [(not_yet, one, False), (then, one, True)], step="1h", every="1h")
+    evaluate(tmp_path, series, [(not_yet, one, False), (then, one, True)], step=step, every="1h")

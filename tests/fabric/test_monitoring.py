@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from tallystick.fabric import alerts, dashboards, render
 from tallystick.fabric.shards import with_shards
 from tests.support import promql
 from tools.reference.telemetry import telemetry
-from tools.reference.text import DOCS, anchor
+from tools.reference.text import DOCS, SRC, anchor
 
 CHARTERS = load_all()
 METRICS, EVENTS = telemetry()
@@ -136,6 +137,25 @@ def test_labels_in_texts_are_those_of_the_series() -> None:
 def test_events_that_an_alert_names_are_errors_in_the_code() -> None:
     for event in (*alerts.GRAVE, *alerts.TOLD_OTHERWISE):
         assert EVENTS[event].level == "error", event
+
+
+def test_schedules_that_an_alert_names_are_in_the_code() -> None:
+    named = {
+        str(keyword.value.value)
+        for path in SRC.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Schedule"
+        for keyword in call.keywords
+        if keyword.arg == "name" and isinstance(keyword.value, ast.Constant)
+    }
+    asked = {
+        matched["schedule"]
+        for rule in rules()
+        for metric, matched in promql.selectors(rule["expr"])
+        if metric == "tallystick_schedule_runs_total" and "schedule" in matched
+    }
+    assert asked == {"ledger.check", "ledger.interbook", "chassis.data-keys"}
+    assert asked <= named
 
 
 def slo_rules(document: Mapping[str, Any], job: str) -> dict[str, list[tuple[str, str]]]:

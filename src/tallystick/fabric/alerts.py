@@ -89,12 +89,18 @@ def raised(counter: str, by: str, window: str = "15m", matchers: str = "") -> st
     return f"sum by ({by}) (increase({series}[{window}]) > 0 or (({series} > 0) unless {series} offset {window}))"
 
 
+def current(gauge: str, schedule: str) -> str:
+    """A gauge that a schedule of one replica sets, of replicas that run it. One that has lost the lead keeps its last value."""
+    runs = f'increase(tallystick_schedule_runs_total{{schedule="{schedule}"}}[15m])'
+    return f"max by (job) ({gauge} and on (job, replica) sum by (job, replica) ({runs}) > 0)"
+
+
 def _never() -> Iterator[Alert]:
     grave = "|".join(_literal(event) for event in GRAVE)
     known = "|".join(_literal(event) for event in (*GRAVE, *TOLD_OTHERWISE))
     yield Alert(
         "TallystickBookQuarantined",
-        "max by (job) (tallystick_ledger_books_quarantined) > 0",
+        f"{current('tallystick_ledger_books_quarantined', 'ledger.check')} > 0",
         "page",
         "{{ $labels.job }}: {{ $value }} books are in quarantine; nothing can be posted to them",
     )
@@ -166,7 +172,7 @@ def _facts() -> Iterator[Alert]:
     )
     yield Alert(
         "TallystickInterbookWaits",
-        "max by (job) (min_over_time(tallystick_ledger_interbook_in_flight[15m])) > 0",
+        f"{current('min_over_time(tallystick_ledger_interbook_in_flight[15m])', 'ledger.interbook')} > 0",
         "ticket",
         "{{ $labels.job }}: transfers between books have been on their way for 15 minutes",
     )
@@ -209,7 +215,7 @@ def _work() -> Iterator[Alert]:
     )
     yield Alert(
         "TallystickKeysBehind",
-        "max by (job) (tallystick_keys_values_behind) > 0",
+        f"{current('tallystick_keys_values_behind', 'chassis.data-keys')} > 0",
         "ticket",
         "{{ $labels.job }}: {{ $value }} values have been under an older key for a day",
         hold="1d",
