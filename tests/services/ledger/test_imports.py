@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tallystick.chassis.db import Contended, DatabaseUnavailable, Transaction
 from tallystick.chassis.web import cursor, read_cursor
@@ -302,6 +303,25 @@ async def test_the_wait_begins_anew_when_an_import_gets_further(env: Env, monkey
     half = (await announce(env, MANY, mode="parts")).json
     assert (half["state"], half["line"]) == ("queued", 1000)
     assert datetime.fromisoformat(half["waiting"]["since"]) == env.clock.now()
+
+
+async def test_who_runs_an_import_goes_on_where_another_one_is(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if that got further since this one had read how far it was: the report is of both."""
+    with monkeypatch.context() as patch:
+        failing(patch, ConnectionResetError(), part=2)
+        with pytest.raises(ConnectionResetError):
+            await bring(env, MANY, mode="parts")
+    env.clock.advance(LONGEST)
+    found = env.ledger.importer._imports.next
+
+    async def stale(*about: Any) -> Any:
+        row = await found(*about)
+        return None if row is None else replace(row, line=0, accounts=0, transfers=0)
+
+    monkeypatch.setattr(env.ledger.importer._imports, "next", stale)
+    await env.ledger.importer.turn()
+    done = (await announce(env, MANY, mode="parts")).json
+    assert (done["state"], done["accounts"], done["transfers"], done["transfers_known"]) == ("done", 2, 1500, 0)
 
 
 async def test_a_clock_that_is_set_back_lets_no_import_wait_for_long(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:

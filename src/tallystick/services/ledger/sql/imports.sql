@@ -2,7 +2,8 @@
 -- A new import. Inserts nothing if the same content was imported, or is being imported, into the book in the same mode.
 INSERT INTO import (id, book, tenant, actor, mode, dry_run, rows, sha256, wanted_sequence, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-ON CONFLICT (book, sha256, mode, dry_run) WHERE state IN ('open', 'queued') OR (state = 'done' AND NOT dry_run) DO NOTHING;
+ON CONFLICT (book, sha256, mode, dry_run) WHERE state IN ('open', 'queued') OR (state = 'done' AND NOT dry_run) DO NOTHING
+RETURNING id;
 
 -- name: import_of_content
 -- The import because of which the same content is not imported again.
@@ -20,7 +21,7 @@ WHERE i.id = $1 AND i.tenant = $2;
 
 -- name: lock_import
 -- Locks an import to change its state or its lines.
-SELECT state FROM import WHERE id = $1 FOR UPDATE;
+SELECT state, line, accounts, accounts_known, transfers, transfers_known, refused FROM import WHERE id = $1 FOR UPDATE;
 
 -- name: share_import
 -- Locks an import in share mode: it must stay open while lines are staged, which several requests may do at once.
@@ -30,7 +31,8 @@ SELECT state FROM import WHERE id = $1 FOR SHARE;
 -- Stages lines of an import. Lines that were staged before stay as they are.
 INSERT INTO import_line (import, line, posting, record)
 SELECT $1, n.line, n.posting, n.record FROM unnest($2::integer[], $3::boolean[], $4::text[]) AS n (line, posting, record)
-ON CONFLICT (import, line) DO NOTHING;
+ON CONFLICT (import, line) DO NOTHING
+RETURNING line;
 
 -- name: count_staged
 -- How many lines of an import are staged.

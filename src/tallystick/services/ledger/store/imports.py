@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
+
 from tallystick.chassis.db import Database, Row, Transaction, arguments
 from tallystick.kernel.ids import AccountId, ImportId
 from tallystick.services.ledger.model import (
@@ -25,10 +27,10 @@ class Imports:
 
     async def insert(self, tx: Transaction, row: ImportRow) -> bool:
         """False when the same content was imported, or is being imported, into the book in the same mode."""
-        return await tx.execute(
+        return await tx.fetchval(
             queries.insert_import, row.id, row.book, row.tenant, row.actor, row.mode, row.dry_run, row.rows, row.sha256,
             row.wanted_sequence, row.created_at,
-        ) > 0  # fmt: skip
+        ) is not None  # fmt: skip
 
     async def of_content(
         self, tx: Transaction, book: int, sha256: bytes, mode: str, *, dry_run: bool
@@ -43,6 +45,15 @@ class Imports:
         state: str = await tx.fetchval(queries.lock_import, own)
         return state
 
+    async def lock_queued(self, tx: Transaction, job: ImportRow) -> ImportRow | None:
+        """`job` as far as it got by now, locked; None when it is not queued any more. Another replica may have run it since it was read."""
+        row = await tx.fetchrow(queries.lock_import, job.id)
+        if row is None or row["state"] != "queued":
+            return None
+        state, *tally = row
+        del state
+        return msgspec.structs.replace(job, **msgspec.structs.asdict(Tally(*tally)))
+
     async def share(self, tx: Transaction, own: ImportId) -> str:
         """As `lock`, but shared."""
         state: str = await tx.fetchval(queries.share_import, own)
@@ -50,7 +61,7 @@ class Imports:
 
     async def stage(self, tx: Transaction, own: ImportId, lines: Iterable[tuple[int, bool, str]]) -> int:
         """How many of the lines are new."""
-        return await tx.execute(queries.stage, own, *arguments(lines, 3))
+        return len(await tx.fetch(queries.stage, own, *arguments(lines, 3)))
 
     async def count_staged(self, tx: Transaction, own: ImportId) -> int:
         count: int = await tx.fetchval(queries.count_staged, own)

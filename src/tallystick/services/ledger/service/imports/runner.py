@@ -10,11 +10,11 @@ the others run. What the rules refuse is final. So is what would never end: it t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import Final
 
 import msgspec
@@ -38,7 +38,7 @@ from tallystick.services.ledger.service.imports.taking import Taking
 from tallystick.services.ledger.store import Imports as ImportStore
 from tallystick.services.ledger.store import Store
 
-#: Lines of one part.
+#: Lines of one part, if nothing else is said.
 PART: Final = 1000
 #: A whole import stops after about this many refused lines.
 NAMED: Final = 1000
@@ -58,6 +58,11 @@ _LINES = telemetry.counter("ledger_import_lines", "Lines of imports, by what bec
 _decode = msgspec.json.Decoder(Record).decode
 
 
+def monotonic() -> float:
+    """Seconds by the event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
 class _Undo(Exception):
     """Rolls back an import with a wrong line, or a trial. Nothing of the transaction is stored."""
 
@@ -71,6 +76,9 @@ class _TooLong(Exception):
 
 
 class Runner:
+    #: Lines of one part.
+    part: int = PART
+
     def __init__(self, *, database: Database, store: Store, imports: ImportStore, outbox: Outbox, clock: Clock) -> None:
         self._database = database
         self._store = store
@@ -163,7 +171,7 @@ class Runner:
                 if await self._imports.lock(tx, job.id) != "queued":
                     return
                 taking = await self._begin(tx, job)
-                while lines := await self._imports.lines(tx, job.id, taking.tally.line, PART):
+                while lines := await self._imports.lines(tx, job.id, taking.tally.line, self.part):
                     await taking.take(tx, lines)
                     if len(taking.refused) >= NAMED:
                         break
@@ -200,10 +208,12 @@ class Runner:
         while monotonic() - begun < TURN_S:
             try:
                 async with self._transaction(self._database) as tx:
-                    if await self._imports.lock(tx, job.id) != "queued":
+                    present = await self._imports.lock_queued(tx, job)
+                    if present is None:
                         return
+                    job = present
                     taking = await self._begin(tx, job)
-                    lines = await self._imports.lines(tx, job.id, job.line, PART)
+                    lines = await self._imports.lines(tx, job.id, job.line, self.part)
                     await (taking.take(tx, lines) if lines else self._settle(tx, job, taking))
                     if taking.refused and job.mode == "parts":
                         raise _Undo(taking)
@@ -262,13 +272,16 @@ class Runner:
         await self._outbox.append(tx, [self._fact(job, taking.tally, taking.sequence, now)])
 
     async def _fail(self, job: ImportRow, reason: str, refused: list[Refusal]) -> None:
+        """Ends the import, unless it got further meanwhile, by another replica, than the lines that were refused."""
         async with self._database.transaction() as tx:
-            if await self._imports.lock(tx, job.id) == "queued":
-                if refused:
-                    await self._imports.refuse(tx, job.id, refused)
-                    tally = msgspec.structs.replace(Tally.of(job), refused=len(refused))
-                    await self._imports.progress(tx, job.id, tally)
-                await self._imports.finish(tx, job.id, "failed", reason[:1000], None, self._clock.now())
+            present = await self._imports.lock_queued(tx, job)
+            if present is None or (refused and present.line != job.line):
+                return
+            if refused:
+                await self._imports.refuse(tx, job.id, refused)
+                tally = msgspec.structs.replace(Tally.of(present), refused=len(refused))
+                await self._imports.progress(tx, job.id, tally)
+            await self._imports.finish(tx, job.id, "failed", reason[:1000], None, self._clock.now())
         telemetry.log.info("ledger.import.failed", **{"import": ids.imports.text(job.id)})
 
     @staticmethod
