@@ -13,7 +13,7 @@ import pytest
 from tallystick.chassis.db import CommitUnknown, Transaction
 from tallystick.chassis.telemetry import logs
 from tallystick.kernel import ids
-from tallystick.kernel.ids import AccountId
+from tallystick.kernel.ids import AccountId, TransferId
 from tallystick.kernel.problem import Upstream
 from tallystick.services.ledger.api.transactions import undone
 from tallystick.services.ledger.model import (
@@ -25,6 +25,7 @@ from tallystick.services.ledger.model import (
     Due,
     Exchange,
     Header,
+    ImportRow,
     Leg,
     Outcome,
     ProposalRow,
@@ -43,8 +44,12 @@ from tallystick.services.ledger.model.limits import most
 from tallystick.services.ledger.model.savepoint import Savepoint
 from tallystick.services.ledger.service import Answered, Ask, Ledger
 from tallystick.services.ledger.service.head import Head
+from tallystick.services.ledger.service.imports import Runner
+from tallystick.services.ledger.service.imports.runner import monotonic
 from tallystick.services.ledger.service.interbook import Interbook
+from tallystick.services.ledger.store import Imports as ImportStore
 from tallystick.services.ledger.store import Store, Writing
+from tallystick.services.ledger.store.sql import of_imports
 from tests.simulation.__main__ import shrunk
 from tests.simulation.subjects import subjects_of
 from tests.simulation.world import USUAL, Shape, simulate
@@ -354,6 +359,43 @@ class ForgetsCeilings(Store):
         return state
 
 
+class ForgetsWhoCameMeanwhile(Store):
+    """Takes the accounts that it compared with a chart for all that there are."""
+
+    async def extent(self, tx: Transaction, book: int) -> tuple[int, int]:
+        self.compared = await super().extent(tx, book)
+        return self.compared
+
+    async def charted_after(self, *_: Any) -> list[Any]:
+        return []
+
+    async def count_accounts(self, *_: Any) -> int:
+        return self.compared[0]
+
+
+class LetsAccountsBeOpened(Store):
+    """Locks a book against postings alone."""
+
+    async def lock_whole_book(self, tx: Transaction, book: int) -> None:
+        await super().lock_books(tx, [book])
+
+
+async def whatever_became_of_it(_self: ImportStore, tx: Transaction, job: ImportRow) -> ImportRow | None:
+    """Runs an import as it was read, though another one may have got further or to its end."""
+    await tx.fetchrow(of_imports.lock_import, job.id)
+    return job
+
+
+async def keeps_what_was_good(self: Runner, job: ImportRow) -> None:
+    """What comes before a line that is refused stays there."""
+    await self._in_parts(job, monotonic())
+
+
+def another_each_time(_book: int, _said: str) -> TransferId:
+    """A line that is brought again is another one."""
+    return ids.transfers.new()
+
+
 async def learns_more(self: Head, units: Sequence[Unit]) -> dict[int, Stand]:
     """Looks also at the last few transfers, which somebody may ask about next."""
     found = await _learn(self, units)
@@ -396,6 +438,7 @@ def asks_of_the_first(state: State, unit: Unit) -> tuple[ApprovalRule, ...]:
 
 RULES = "tallystick.services.ledger.model.rules"
 GUARDS = "tests.simulation.server.posting"
+OF_IMPORTS = "tallystick.services.ledger"
 
 
 def test_what_a_seed_found_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,10 +475,16 @@ def test_what_a_seed_found_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> N
         ({"head"}, Ledger, {"tallystick.services.ledger.service.head.Head.learn": learns_more}),
         ({"exchange"}, Ledger, {"tallystick.services.ledger.model.exchange.rounded": rounded_down}),
         ({"exchange"}, Ledger, {"tallystick.services.ledger.api.transactions.legs": spread_from_both}),
+        ({"chart"}, with_store(ForgetsWhoCameMeanwhile), {}),
+        ({"chart"}, with_store(LetsAccountsBeOpened), {}),
+        ({"import told", "import report"}, Ledger, {f"{OF_IMPORTS}.store.Imports.lock_queued": whatever_became_of_it}),
+        ({"import report"}, Ledger, {f"{OF_IMPORTS}.service.imports.Runner._whole": keeps_what_was_good}),
+        ({"import twice"}, Ledger, {f"{OF_IMPORTS}.model.records.transfer_id": another_each_time}),
     ],
     ids=[
         "books", "seal", "seal-unguarded", "ceiling", "strict", "breach", "frozen", "freeze-unlocked", "quarantine", "unapproved", "summed", "one-approval",
-        "late-approval", "approved-and-left", "head", "rounding", "spread",
+        "late-approval", "approved-and-left", "head", "rounding", "spread", "chart", "chart-unlocked", "import-state",
+        "import-half", "import-again",
     ],
 )  # fmt: skip
 def test_what_is_planted_in_a_subject_is_found(

@@ -25,11 +25,13 @@ from tallystick.chassis.db import Database, DatabaseError, Query, Signal
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
 from tallystick.chassis.telemetry import logs
+from tallystick.contracts.ledger.messages import AccountRecord, ImportLine, NewImport
 from tallystick.contracts.ledger.problems import AccountHasHolds, AccountLimitBroken, AccountPathTaken
 from tallystick.kernel import ids
 from tallystick.kernel.clock import ManualClock
 from tallystick.kernel.ids import ProposalId
 from tallystick.services.ledger.model import (
+    LONGEST,
     MICROSECOND,
     ApprovalRule,
     BookAccount,
@@ -43,6 +45,7 @@ from tallystick.services.ledger.service.asks import GuardRefused
 from tallystick.services.ledger.store import FIRST, Store
 from tests.conftest import DatabaseFor
 from tests.services.ledger.support import START, Books, ledger_on, move
+from tests.simulation.clients import CLIENT
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.server import STATEMENTS, Faults, Server, SimDatabase
 from tests.simulation.server.engine import Asked
@@ -51,7 +54,7 @@ from tests.simulation.test_planted import ForgetsCeilings, unaware_of, with_stor
 from tests.simulation.world import Replica, Shape, World
 
 #: Runs and requests of each, so many that every statement is asked.
-SEEDS, REQUESTS = (1, 2, 3), 80
+SEEDS, REQUESTS = (1, 2, 3), 130
 #: Names that PostgreSQL makes up.
 _NAMELESS = {"?column?", "bool", "int8", "sequence_at"}
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
@@ -84,6 +87,9 @@ class Both(Asked):
 
     async def alive(self) -> None:
         """For ever."""
+
+    async def close(self) -> None:
+        """Others use it too."""
 
     @asynccontextmanager
     async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Both]:
@@ -162,7 +168,28 @@ class Orderly(World):
                     await subject.turn(replica)
         for subject in self.subjects:
             await subject.calm()
+        await self._put_off()
         await self._look_at_all()
+
+    async def _put_off(self) -> None:
+        """An import that waits, which none does as long as nothing breaks."""
+        (tenant, book), *_ = self.accounts
+        ledger = self.replicas((tenant, book))[0].ledger
+        new = NewImport(rows=1, sha256="0" * 64, book=book)
+        row, _ = await ledger.imports.announce((tenant, CLIENT, None), new)
+        record = AccountRecord(name="late", currency="EUR", normal_side="credit", id="late")
+        line = ImportLine(line=1, record=record)
+        await ledger.imports.stage(tenant, row.id, [line], [msgspec.json.encode(record).decode()])
+        await ledger.imports.start(tenant, row.id)
+        for _ in range(2):
+            await ledger.importer._wait(row, "It is planted")
+            await ledger.importer.turn()
+            assert (await ledger.imports.get(tenant, row.id)).waits_for == "It is planted"
+        self.loop.now += LONGEST.total_seconds()
+        await ledger.importer.turn()
+        assert (await ledger.imports.get(tenant, row.id)).state == "done"
+        for other in list(self.tables((tenant, book))["import"].values()):
+            await ledger.imports.refusals(other["tenant"], other["id"], 0, 10)
 
     async def _look_at_all(self) -> None:
         for place, book, _, _ in list(self.books()):

@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any, cast
 from uuid import UUID
 
-from tallystick.chassis.db import Database
+from tallystick.chassis.db import Bounds, Database
 from tallystick.chassis.idempotency import Digester
 from tallystick.chassis.outbox import Outbox
 from tallystick.contracts.ledger.messages import MAIN
@@ -90,6 +90,10 @@ class Replica:
             shard=self.shard.name,
             others={name: Way(world, self, name) for name in world.shards if name != self.shard.name},
         )
+        # A whole import has the same connection as all else, and parts are small, so that an import has some.
+        setattr(self.database, "bounds", Bounds())  # noqa: B010 - asked for by the importer alone
+        self.ledger.importer._patient = self.ledger._database
+        self.ledger.importer.part = 3
         if world.seed % 7 > 4:
             # Each request is a flush of its own, as large ones are: one is decided and two are stored at a time, and replicas take turns.
             self.ledger.poster._small = self.ledger.poster._large

@@ -7,7 +7,7 @@ from typing import Any
 
 from tallystick.chassis.db import UniqueViolation
 from tests.simulation.server.books import named, revise
-from tests.simulation.server.engine import Row, Transaction, of_file
+from tests.simulation.server.engine import Row, Transaction, Values, of_file
 from tests.simulation.server.posting import TOTALS, check_limits
 
 statement = of_file("queries")
@@ -28,7 +28,19 @@ async def insert_account(tx: Transaction, *values: Any) -> list[Row]:
     if book is None:
         return []
     tx.server.numbered.append(row["id"])
-    row |= {
+    row |= fresh(tx, book)
+    if not await tx.insert("account", (row["id"],), row):
+        return []
+    path = {"id": row["id"]}
+    if row["path"] is not None and not await tx.insert("path", (row["book"], row["path"]), path):
+        raise UniqueViolation("insert_account", "23505", "account_path", "")
+    await is_opened(tx, row)
+    return [Row(id=row["id"])]
+
+
+def fresh(tx: Transaction, book: Values) -> Values:
+    """What an account begins with, beside what is said of it. Its number is the last one that was drawn."""
+    return {
         "number": len(tx.server.numbered),
         "created_sequence": book["sequence"],
         "closed_at": None,
@@ -36,12 +48,12 @@ async def insert_account(tx: Transaction, *values: Any) -> list[Row]:
         "sequence": 0,
         **dict.fromkeys(TOTALS, 0),
     }
-    if not await tx.insert("account", (row["id"],), row):
-        return []
-    path = {"id": row["id"]}
-    if row["path"] is not None and not await tx.insert("path", (row["book"], row["path"]), path):
-        raise UniqueViolation("insert_account", "23505", "account_path", "")
-    return [Row(id=row["id"])]
+
+
+async def is_opened(tx: Transaction, row: Values) -> None:
+    """As the foreign key: whoever has locked the whole book is waited for."""
+    await tx.lock("opening", (row["book"],), shared=True)
+    tx.noted.append((row["book"], "opened", row))
 
 
 async def _said(tx: Transaction, account: Any, book: int, kind: str, said: Any, **changes: Any) -> None:

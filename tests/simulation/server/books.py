@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from tallystick.services.ledger.model import MICROSECOND
 from tests.simulation.server.engine import Row, Transaction, Values, of_file
@@ -85,9 +86,65 @@ async def book(tx: Transaction, tenant: str, name: str) -> list[Row]:
 
 
 @statement
-async def chart(_tx: Transaction, _book: int, _version: int | None) -> list[Row]:
-    """Nobody sets one."""
+async def lock_whole_book(tx: Transaction, number: int) -> list[Row]:
+    await tx.lock("book", (number,))
+    await tx.lock("opening", (number,))
+    return [] if tx.get("book", (number,)) is None else [Row(id=number)]
+
+
+@statement
+async def chart(tx: Transaction, number: int, version: int | None) -> list[Row]:
+    found = [row for row in tx.rows("chart") if row["book"] == number and version in {None, row["version"]}]
+    last = max(found, key=lambda row: row["version"], default=None)
+    return [] if last is None else [Row(**{name: last[name] for name in ("version", "mode", "rules", "created_at")})]
+
+
+@statement
+async def insert_chart(  # noqa: PLR0917 - the query's arguments
+    tx: Transaction, number: int, version: int, mode: str, rules: str, now: datetime
+) -> list[Row]:
+    row = {"book": number, "version": version, "mode": mode, "rules": rules, "created_at": now}
+    await tx.insert("chart", (number, version), row)
+    await revise(tx, number)
+    tx.noted.append((number, "chart", row))
     return []
+
+
+_CHARTED = ("id", "path", "kind", "normal_side", "currency", "floor", "ceiling")
+
+
+def _accounts(tx: Transaction, number: int) -> list[Values]:
+    return [row for row in tx.rows("account") if row["book"] == number]
+
+
+@statement
+async def charted(tx: Transaction, number: int, after: UUID, limit: int) -> list[Row]:
+    found = [row for row in _accounts(tx, number) if row["id"] > after and row["closed_at"] is None]
+    found.sort(key=lambda row: row["id"])
+    return [Row(**{name: row[name] for name in _CHARTED}) for row in found[:limit]]
+
+
+@statement
+async def extent_of_accounts(tx: Transaction, number: int) -> list[Row]:
+    found = _accounts(tx, number)
+    return [Row(count=len(found), coalesce=max((row["number"] for row in found), default=0))]
+
+
+@statement
+async def charted_after(tx: Transaction, number: int, last: int, limit: int) -> list[Row]:
+    found = sorted(
+        (row for row in _accounts(tx, number) if row["number"] > last),
+        key=lambda row: row["number"],
+    )
+    return [
+        Row.of([*((name, row[name]) for name in _CHARTED), ("?column?", row["closed_at"] is not None)])
+        for row in found[:limit]
+    ]
+
+
+@statement
+async def count_accounts(tx: Transaction, number: int) -> list[Row]:
+    return [Row(count=len(_accounts(tx, number)))]
 
 
 @statement
@@ -157,3 +214,9 @@ async def release(tx: Transaction, number: int) -> list[Row]:
     await revise(tx, number, quarantined_at=None, quarantine_reason=None)
     tx.noted.append((number, "quarantined", False))
     return [Row(id=number)]
+
+
+@statement
+async def categories(_tx: Transaction, _book: int) -> list[Row]:
+    """Nobody sets one."""
+    return []

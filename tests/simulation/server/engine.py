@@ -128,9 +128,16 @@ class Server:
                 "decision",
                 "idempotency",
                 "outbox",
+                "chart",
+                "import",
+                "import_line",
+                "import_refusal",
+                "import_wait",
             )
         }
         self.locks: dict[tuple[str, Key], Transaction] = {}
+        #: Locks that several transactions have at once, in the order in which they got them.
+        self.shares: dict[tuple[str, Key], dict[Transaction, None]] = {}
         self.queues: dict[tuple[str, Key], deque[tuple[asyncio.Future[None], Transaction]]] = {}
         self.deadlocks = 0
         self.books = 0
@@ -183,6 +190,7 @@ class Transaction(Asked):
         self.snapshot = snapshot
         self.writes: dict[tuple[str, Key], Values] = {}
         self.owned: list[tuple[str, Key]] = []
+        self.shared: list[tuple[str, Key]] = []
         self.over = False
         self.waits_for: Transaction | None = None
         self.after: list[Callable[[], None]] = []
@@ -228,11 +236,13 @@ class Transaction(Asked):
         found.update((key, row) for (name, key), row in self.writes.items() if name == table)
         return list(found.values())
 
-    async def lock(self, table: str, key: Key) -> None:
-        """Waits for whoever has changed or locked this row, or is about to insert it. Raises Contended."""
+    async def lock(self, table: str, key: Key, *, shared: bool = False) -> None:
+        """Waits for whoever has changed or locked this row, or is about to insert it. A `shared` lock goes with others of its kind. Raises
+        Contended.
+        """
         place, server = (table, key), self.server
-        while (owner := server.locks.get(place)) is not None and owner is not self:
-            self.waits_for = owner
+        while (other := self._in_the_way(place, shared=shared)) is not None:
+            self.waits_for = other
             if self._in_a_circle():
                 server.deadlocks += 1
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -251,9 +261,19 @@ class Transaction(Asked):
                 server.wake(place)
                 await self.database.alive()
                 raise DatabaseUnavailable("the connection is lost")
-        if owner is None:
+        if shared:
+            server.shares.setdefault(place, {})[self] = None
+            self.shared.append(place)
+            server.wake(place)
+        elif place not in server.locks:
             server.locks[place] = self
             self.owned.append(place)
+
+    def _in_the_way(self, place: tuple[str, Key], *, shared: bool) -> Transaction | None:
+        owner = self.server.locks.get(place)
+        if owner is not None or shared:
+            return None if owner is self else owner
+        return next((tx for tx in self.server.shares.get(place, ()) if tx is not self), None)
 
     def _in_a_circle(self) -> bool:
         seen, one = {self}, self.waits_for
@@ -305,6 +325,10 @@ class Transaction(Asked):
         for place in self.owned:
             self.unlock(*place)
         self.owned.clear()
+        for place in self.shared:
+            self.server.shares[place].pop(self, None)
+            self.server.wake(place)
+        self.shared.clear()
 
     async def commit(self) -> None:
         faults, database = self.server.faults, self.database

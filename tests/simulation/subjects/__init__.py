@@ -9,8 +9,10 @@ from typing import Final
 
 from tests.simulation.subjects.approvals import Approvals
 from tests.simulation.subjects.books import Books
+from tests.simulation.subjects.charts import Charts
 from tests.simulation.subjects.exchanges import Exchanges
 from tests.simulation.subjects.freezing import Freezing
+from tests.simulation.subjects.imports import Imports
 from tests.simulation.subjects.interbook import Interbook
 from tests.simulation.subjects.limits import Limits
 from tests.simulation.subjects.quarantine import Quarantine
@@ -18,7 +20,8 @@ from tests.simulation.subjects.seals import Seals
 from tests.simulation.subjects.subject import Subject
 
 SUBJECTS: Final[dict[str, type[Subject]]] = {
-    kind.name: kind for kind in (Interbook, Books, Seals, Limits, Freezing, Quarantine, Approvals, Exchanges)
+    kind.name: kind
+    for kind in (Interbook, Books, Seals, Limits, Freezing, Quarantine, Approvals, Exchanges, Charts, Imports)
 }
 
 #: The share of seeds that have a subject.
