@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystick.chassis import dead_letters as letters
+from tallystick.chassis.db import CommitUnknown, Contended
 from tallystick.chassis.dead_letters import DeadLetter
 from tallystick.chassis.keys import root
 from tallystick.chassis.telemetry.store import Span, SpanFile
@@ -33,6 +34,7 @@ from tallystick.cli.status import _show
 from tallystick.cli.trace import waterfall
 from tallystick.contracts.identity.messages import Tenant
 from tallystick.contracts.risk.messages import ListEntry
+from tallystick.kernel.problem import Problem, StorageFull
 from tallystick.kernel.secret import Secret
 from tallystick.local import control, program
 from tallystick.local.collector import spans, strip
@@ -252,6 +254,33 @@ def test_memory_above_the_charters_plan_is_said(capsys: pytest.CaptureFixture[st
     ]
     _show(msgspec.structs.replace(found, services=[service]))
     assert "plans" not in capsys.readouterr().out, "an older supervisor does not say it"
+
+
+@pytest.mark.parametrize(
+    "error", [StorageFull("there is no room"), Contended("it is locked"), CommitUnknown("who knows")]
+)
+@pytest.mark.parametrize(
+    "command", [("dead-letters", "replay", "ledger", "all", "--reason", "mended"), ("keys", "rotate", "ledger")]
+)
+def test_a_database_that_can_not_store_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    error: Problem,
+) -> None:
+    """Only one that was away was told; a full disk ended in a stack trace."""
+
+    async def answers(*_: object) -> None: ...
+
+    async def refuses(*_: object, **__: object) -> None:
+        raise error
+
+    Layout(tmp_path).prepare()
+    monkeypatch.setattr("tallystick.local.control.ask", answers)
+    monkeypatch.setattr("tallystick.chassis.db.Database.open", refuses)
+    assert dispatch([*command, "--data", str(tmp_path)]) == 4
+    assert f"did not answer: {error}" in capsys.readouterr().err
 
 
 def test_a_note_on_a_list_is_shown_as_it_is(

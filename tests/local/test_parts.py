@@ -37,6 +37,7 @@ from tallystick.local.parts import nats as nats_part
 from tallystick.local.parts import postgres as postgres_part
 from tallystick.local.parts import process as process_part
 from tallystick.local.parts import valkey as valkey_part
+from tallystick.local.parts.envoy import unix_http
 from tallystick.local.parts.postgres import SOCKET, _held, _leftovers
 from tallystick.local.supervisor import Keeper
 from tests.support.parts import NatsServer, Server, ValkeyServer, connect, new_secret
@@ -803,3 +804,32 @@ def test_the_memory_of_a_process() -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
     assert process_part.resident_mib(ended.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (b"Content-Length: 4\r\n\r\nbody", b"body"),
+        (b"\r\nbody", b"body"),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n2;x\r\ndy\r\n0\r\n\r\n", b"body"),
+        (b"Content-Length: 4\r\n\r\nbod", None),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n2\r\nd", None),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n", None),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n2", None),
+    ],
+)
+async def test_half_an_answer_is_none(directory: Path, answer: bytes, body: bytes | None) -> None:
+    """What a process had sent of its metrics when it was killed was passed on as all of them."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + answer)
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, directory / "x.sock")
+    if body is None:
+        with pytest.raises(ValueError, match="not whole"):
+            await unix_http(directory / "x.sock", "GET", "/metrics", timeout=10)
+    else:
+        assert await unix_http(directory / "x.sock", "GET", "/metrics", timeout=10) == (200, body)
+    server.close()

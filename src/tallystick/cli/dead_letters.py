@@ -147,7 +147,8 @@ def _decide(
 
 async def _on(common: Common, service: str, work: Callable[[Any], Awaitable[T]]) -> T:
     """Run `work` on a service's database, in that service's own least-privilege role."""
-    from tallystick.chassis.db import Bounds, Database, DatabaseError, DatabaseUnavailable
+    from tallystick.chassis.db import Bounds, Database, DatabaseError
+    from tallystick.kernel.problem import Problem
     from tallystick.local import control, provision
     from tallystick.local.secrets import SecretFiles
 
@@ -160,8 +161,8 @@ async def _on(common: Common, service: str, work: Callable[[Any], Awaitable[T]])
             return await work(database)
         finally:
             await database.close()
-    except (DatabaseError, DatabaseUnavailable) as error:
-        raise Failed(f"{service}'s database did not answer: {error}", PART_FAILED) from error
+    except (DatabaseError, Problem) as error:
+        raise Failed(f"{service}'s database refused, or did not answer: {error}", PART_FAILED) from error
 
 
 def _services(common: Common) -> list[str]:

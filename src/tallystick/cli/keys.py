@@ -242,7 +242,8 @@ def _held(common: Common) -> Held | None:
 
 def _ask(common: Common, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`, which reads the services' databases, if the platform is running. Raises NotRunning, Failed."""
-    from tallystick.chassis.db import DatabaseError, DatabaseUnavailable
+    from tallystick.chassis.db import DatabaseError
+    from tallystick.kernel.problem import Problem
     from tallystick.local import control
 
     async def ask() -> T:
@@ -255,5 +256,5 @@ def _ask(common: Common, work: Coroutine[Any, Any, T]) -> T:
 
     try:
         return asyncio.run(ask())
-    except (DatabaseError, DatabaseUnavailable) as error:
-        raise Failed(f"a service's database did not answer: {error}", PART_FAILED) from error
+    except (DatabaseError, Problem) as error:
+        raise Failed(f"a service's database refused, or did not answer: {error}", PART_FAILED) from error

@@ -104,7 +104,7 @@ async def unix_http(
 ) -> tuple[int, bytes]:
     """One HTTP/1.1 exchange over a Unix socket, for admin and health questions: status and body (at most 16 MiB).
 
-    Raises OSError (nobody there), TimeoutError, ValueError (the answer isn't HTTP).
+    Raises OSError (nobody there), TimeoutError, ValueError (the answer isn't HTTP, or not whole).
     """
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_unix_connection(str(socket))
@@ -131,6 +131,8 @@ async def unix_http(
         raise ValueError("not an HTTP answer")
     if re.search(rb"(?im)^transfer-encoding:[^\r\n]*chunked", head):
         content = _unchunked(content)
+    elif (length := re.search(rb"(?im)^content-length: *(\d+)", head)) and int(length[1]) != len(content):
+        raise ValueError("the answer is not whole")
     return int(status[1]), content
 
 
@@ -138,8 +140,10 @@ def _unchunked(content: bytes) -> bytes:
     joined = b""
     while True:
         size_line, separator, rest = content.partition(b"\r\n")
-        size = int(size_line.split(b";")[0], 16) if separator else 0
+        size = int(size_line.split(b";")[0], 16) if separator else -1
         if size == 0:
             return joined
+        if size < 0 or len(rest) < size + 2:
+            raise ValueError("the answer is not whole")
         joined += rest[:size]
         content = rest[size + 2 :]
