@@ -115,7 +115,8 @@ class ApiClient:
     async def __aenter__(self) -> Self:
         context = self.credentials.tls()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=self._connections, keepalive_timeout=60),
+            # The edge closes a connection that was idle for a minute: one must not be used at that moment.
+            connector=aiohttp.TCPConnector(ssl=context, limit=self._connections, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             auto_decompress=False,
