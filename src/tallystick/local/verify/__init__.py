@@ -50,7 +50,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 async def verify(layout: Layout) -> AsyncIterator[Check]:
-    """Every check, one after the other."""
+    """Every check, one after the other. Raises Unreadable if a database can't be opened or goes away."""
     services = list(deployments(layout))
     ledgers = [name for name in services if service_of(name) == LEDGER]
     pinned = pinned_log_key(layout)
@@ -108,7 +108,11 @@ async def _timed(
     try:
         async with source.together():
             found = await work()
-    except _DAMAGE as error:
+    except (*_DAMAGE, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        if lost := source.lost:
+            raise Unreadable(f"the connection to the database of {', '.join(lost)} was lost") from error
+        if not isinstance(error, _DAMAGE):
+            raise
         found = [f"the data to check is damaged ({type(error).__name__}: {error})"]
     faults, looked_at = found if isinstance(found, tuple) else (found, "")
     return Check(name, promise, faults[:SHOWN], looked_at, round(time.perf_counter() - started, 3))

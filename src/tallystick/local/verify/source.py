@@ -22,7 +22,7 @@ PAGE = 5_000
 
 
 class Unreadable(Exception):
-    """A database can't be opened."""
+    """A database can't be opened, or went away."""
 
 
 class Source:
@@ -93,6 +93,17 @@ class Source:
             raise Unreadable(f"the database of {service} can't be opened ({reason})") from error
         self._stack.push_async_callback(connection.close)
         return connection
+
+    @property
+    def lost(self) -> list[str]:
+        """Services of whose database a connection has ended: what a check found then says nothing of the data."""
+        ended = {
+            service
+            for connections in (self._connections, self._live)
+            for service, connection in connections.items()
+            if connection.is_closed()
+        }
+        return sorted(ended)
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
