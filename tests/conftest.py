@@ -41,7 +41,7 @@ settings.load_profile("tests")
 
 
 #: Modules of the system tests that leave the shared platform alone: their tests start platforms of their own.
-APART = {"faults", "full_disk", "history", "keys", "ledger_command", "shards", "taken_over", "tampered"}
+APART = {"backup", "faults", "full_disk", "history", "keys", "ledger_command", "shards", "taken_over", "tampered"}
 
 
 class Scheduling(LoadScopeScheduling):

@@ -424,7 +424,10 @@ async def test_postgresql_wants_a_password_and_keeps_its_files_to_itself(postgre
     data = postgres_server.part.data
     for path in (data, postgres_server.part.sockets, data / "postgresql.conf", data / "pg_hba.conf"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
-    assert (data / "pg_hba.conf").read_text().splitlines()[1:] == ["local all all scram-sha-256"]
+    assert (data / "pg_hba.conf").read_text().splitlines()[1:] == [
+        "local all all scram-sha-256",
+        "local replication backup scram-sha-256",
+    ]
 
 
 async def test_postgresql_does_not_log_values(postgres_server: Server) -> None:

@@ -36,6 +36,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "down": Command("status", "Stop the platform", PLATFORM),
     "status": Command("status", "Show what is running, since when, and how to reach it", PLATFORM),
     "doctor": Command("doctor", "Check this machine, the parts and the data, and say what to fix", PLATFORM),
+    "backup": Command("backup", "Back up the platform, running or stopped, to one file", PLATFORM),
+    "restore": Command("backup", "Restore a backup into an empty data directory", PLATFORM),
     "tenant": Command("tenant", "Create and list tenants", USE),
     "client": Command("client", "Register, list and revoke API clients", USE),
     "keys": Command("keys", "Inspect and rotate the root key and the services' keys", PLATFORM),

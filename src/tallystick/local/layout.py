@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 DEFAULT: Final = ".tallystick"
+#: In the data directory while a backup is restored into it.
+RESTORING: Final = "restoring"
 #: `run/mesh/<caller>/<target>.sock` with two names of 20 characters, and Envoy's limit of 103 bytes.
 LONGEST_BELOW_RUN: Final = len("/mesh/") + 20 + 1 + 20 + len(".sock")
 LONGEST_SOCKET: Final = 100
@@ -176,6 +178,11 @@ class Layout:
             return
         except OSError as error:
             raise LayoutError(f"can't read {self.data} ({error.strerror}): choose another with --data") from error
+        if RESTORING in found:
+            raise LayoutError(
+                f"a backup is being restored into {self.data}, or the restore was interrupted: wait for it, or empty the directory and run "
+                "`tallystick restore` again"
+            )
         if found and found.isdisjoint(path.name for path in (self.lock, self.state, self.secrets, self.postgres)):
             raise LayoutError(
                 f"{self.data} contains files that are not a platform's: choose an empty or a new directory with --data"

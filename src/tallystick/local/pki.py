@@ -284,6 +284,12 @@ def wrapped_keys(path: Path) -> list[bytes]:
     return [root.sealed.wrapped for root in _read(path)]
 
 
+async def check_root(path: Path, root: Root) -> None:
+    """Raises RootError if `root` is not the one that this authority's keys are wrapped by, PkiError for a damaged file."""
+    for wrapped in wrapped_keys(path):
+        await root.unwrap(wrapped, _CONTEXT)
+
+
 def _read(path: Path) -> list[RootCertificate]:
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)

@@ -133,7 +133,7 @@ class Databases:
         """Brings one deployment's database up to date; answers the files that ran, each of which `begins` is told. Raises
         `migrate.MigrationError`.
         """
-        return await migrate.apply(self.owner(name), _package(name), service_role=name, begins=begins)
+        return await migrate.apply(self.owner(name), package(name), service_role=name, begins=begins)
 
     async def pin_log_key(self) -> None:
         """Writes the log's public key to its file, once and for ever: from then on the log can't choose by which key it is checked. It
@@ -175,14 +175,21 @@ class Databases:
     async def _inside(self, plan: fabric_postgres.Plan) -> None:
         connection = await _connect(replace(self._superuser, database=plan.database))
         try:
-            await migrate.check(connection, plan.database, _package(plan.database))
+            await migrate.check(connection, plan.database, package(plan.database))
             await connection.execute(";\n".join(plan.inside), timeout=CREATE_TIMEOUT)
         finally:
             connection.terminate()
 
 
-def _package(name: str) -> str:
+def package(name: str) -> str:
+    """The package of a deployment's service, whose migrations its database has."""
     return f"tallystick.services.{service_of(name)}"
+
+
+async def superuser(layout: Layout, database: str = "postgres") -> Connection:
+    """A connection as the superuser of a server that runs."""
+    host, password = str(layout.postgres_sockets), SecretFiles(layout.secrets).get(Postgres.name)
+    return await _connect(Dsn(host=host, database=database, user=SUPERUSER, password=password))
 
 
 async def _connect(dsn: Dsn) -> Connection:

@@ -283,6 +283,17 @@ class AuthenticationsFailed(_Message, frozen=True):
     reasons: dict[str, int]
 
 
+class PlatformRestored(_Message, frozen=True):
+    taken_at: InstantWire
+    """When the backup was taken."""
+    program: str
+    """The version that made the backup."""
+    log_size: int
+    """How many entries the audit log had then. The log goes on from there: checkpoints of more entries, signed before the restore, are of a
+    history that was lost.
+    """
+
+
 class SigningKeyFact(_Message, frozen=True):
     """A signing key, whose id is the fact's resource."""
 

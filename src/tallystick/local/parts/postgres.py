@@ -98,7 +98,12 @@ SETTINGS: Final[dict[str, str]] = {
     "restart_after_crash": "on",
 }
 
-HBA: Final = "# Every login by password over the Unix socket; nothing else is reachable.\nlocal all all scram-sha-256\n"
+#: `all` is all databases, and a backup's connection is to none. Its role is there only while a backup is taken.
+HBA: Final = (
+    "# Every login by password over the Unix socket; nothing else is reachable.\n"
+    "local all all scram-sha-256\n"
+    "local replication backup scram-sha-256\n"
+)
 
 
 @lru_cache(maxsize=1)

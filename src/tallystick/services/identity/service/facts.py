@@ -7,7 +7,10 @@ from datetime import datetime
 import msgspec
 
 from tallystick.chassis import telemetry
+from tallystick.chassis.charter import OPERATOR
+from tallystick.chassis.fact import PLATFORM
 from tallystick.chassis.outbox import Fact
+from tallystick.contracts.identity.messages import PlatformRestored
 from tallystick.kernel import ids
 
 #: The actor of what the schedules do.
@@ -27,3 +30,9 @@ def fact(
         trace=telemetry.trace_id(),
         data={} if data is None else msgspec.to_builtins(data),
     )
+
+
+def platform_restored(at: datetime, *, taken_at: str, program: str, log_size: int) -> Fact:
+    """Told by `tallystick restore` before the platform starts, so the log itself says why older checkpoints of it don't continue."""
+    said = PlatformRestored(taken_at=taken_at, program=program, log_size=log_size)
+    return fact("identity.platform.restored", tenant=PLATFORM, actor=OPERATOR, resource=PLATFORM, at=at, data=said)
