@@ -203,23 +203,21 @@ async def _write(
 
 
 def _valkey(writer: Writer, layout: Layout) -> None:
-    """Its append-only file, which is a list of files. Valkey may just be replacing them by new ones: then the new list is taken."""
+    """Its append-only file, which is a list of files. Valkey may just be replacing them by others: then the new list is taken."""
     folder = layout.valkey / AOF
     for _ in range(TRIES):
         try:
-            names = [path.name for path in sorted(folder.glob("*.manifest"))]
-            listed = [(name, (folder / name).read_bytes()) for name in names]
-            files = [line.split()[1] for _, raw in listed for line in raw.decode().splitlines() if line.strip()]
+            listed = {path.name: path.read_bytes() for path in folder.glob("*.manifest")}
+            names = [line.split()[1] for raw in listed.values() for line in raw.decode().splitlines() if line.strip()]
             with contextlib.ExitStack() as stack:
-                opened = [(name, stack.enter_context((folder / name).open("rb"))) for name in files]
-                if listed != [(name, (folder / name).read_bytes()) for name in names]:
-                    continue
-                for name, file in opened:
+                # Once open, they stay readable. All are, before any of them is written.
+                opened = {name: stack.enter_context((folder / name).open("rb")) for name in names}
+                for name, file in opened.items():
                     # What is appended from now on is not in the backup: its last command may be cut, which Valkey accepts.
                     writer.file(f"valkey/{AOF}/{name}", os.fstat(file.fileno()).st_size, file)
         except FileNotFoundError:
             continue
-        for name, raw in listed:
+        for name, raw in listed.items():
             writer.file(f"valkey/{AOF}/{name}", len(raw), BytesIO(raw))
         return
     raise BackupFailed(f"the files in {folder} change too often to be copied: try again")
