@@ -199,6 +199,7 @@ def test_a_backup_is_not_written_over_anything(tmp_path: Path, capsys: pytest.Ca
     assert dispatch(["backup", str(tmp_path), "--data", str(tmp_path / "data")]) == 1
     assert "there is no platform" in capsys.readouterr().err
     assert there(tmp_path) == {"it.tar": b"before"}
+    assert dispatch(["backup", str(tmp_path), "--max-rate", "0"]) == 2
     layout = Layout(tmp_path / "data")
     layout.postgres.mkdir(parents=True)
     layout.state.write_text("{}")
@@ -242,7 +243,9 @@ def test_nothing_is_left_of_a_backup_that_fails(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(taking, "_databases", broken)
     data, target = tmp_path / "data", tmp_path / "it.tar"
     data.mkdir()
-    write = taking._write(Layout(data), target, "", 0, root_key=True, running=True, progress=lambda *_: None)
+    write = taking._write(
+        Layout(data), target, taking.Login("", None), 0, root_key=True, running=True, progress=lambda *_: None
+    )
     with pytest.raises(OSError, match="No space"):
         asyncio.run(write)
     assert {path.name for path in tmp_path.iterdir()} == {"data"}

@@ -39,6 +39,9 @@ def backup(
     without_root_key: Annotated[
         bool, Parameter(negative="", help="leave out the root key, which you keep elsewhere; `restore` asks for it")
     ] = False,
+    max_rate: Annotated[
+        int | None, Parameter(help="read at most so many MiB a second of the databases, 1 to 1024 [no limit]")
+    ] = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> int:
     """Back up the platform to one file, whether it is running or stopped. A running platform goes on working meanwhile.
@@ -48,10 +51,14 @@ def backup(
     from tallystick.local.backup.take import take
 
     os.umask(0o077)
+    if max_rate is not None and not 1 <= max_rate <= 1024:
+        raise Failed(f"--max-rate {max_rate} is not between 1 and 1024", USAGE)
     file = _target(target)
     began = time.monotonic()
     with _reported("backing up", common) as progress:
-        taken = asyncio.run(take(common.layout, file, root_key=not without_root_key, progress=progress))
+        taken = asyncio.run(
+            take(common.layout, file, root_key=not without_root_key, max_rate=max_rate, progress=progress)
+        )
     seconds = round(time.monotonic() - began, 2)
     if common.json:
         emit({**asdict(taken), "file": str(taken.file), "seconds": seconds}, common)

@@ -15,7 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Final
@@ -76,8 +76,18 @@ class Taken:
     root_key: bool
 
 
-async def take(layout: Layout, target: Path, *, root_key: bool, progress: Progress) -> Taken:
-    """Writes a backup to `target`, which must not exist: it has all of its content or is not there. Raises BackupFailed, LayoutError."""
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How the backup comes in, and how much it may read: MiB a second."""
+
+    password: str = field(repr=False)
+    max_rate: int | None
+
+
+async def take(layout: Layout, target: Path, *, root_key: bool, max_rate: int | None, progress: Progress) -> Taken:
+    """Writes a backup to `target`, which must not exist: it has all of its content or is not there. `max_rate`: the most that is read of the
+    databases, in MiB a second. Raises BackupFailed, LayoutError.
+    """
     if not layout.state.exists() or not layout.postgres.exists():
         raise BackupRefused(f"there is no platform in {layout.data}: name another directory with --data")
     if layout.data in target.resolve().parents:
@@ -86,7 +96,7 @@ async def take(layout: Layout, target: Path, *, root_key: bool, progress: Progre
     stopped = lock.acquire()
     try:
         async with _stopped_server(layout) if stopped else contextlib.nullcontext():
-            return await _take(layout, target, root_key=root_key, running=not stopped, progress=progress)
+            return await _take(layout, target, max_rate, root_key=root_key, running=not stopped, progress=progress)
     except (ProcessFailed, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise BackupFailed(str(error)) from error
     except OSError as error:
@@ -110,7 +120,9 @@ async def _stopped_server(layout: Layout) -> AsyncIterator[None]:
         await server.stop()
 
 
-async def _take(layout: Layout, target: Path, *, root_key: bool, running: bool, progress: Progress) -> Taken:
+async def _take(
+    layout: Layout, target: Path, max_rate: int | None, *, root_key: bool, running: bool, progress: Progress
+) -> Taken:
     try:
         connection = await superuser(layout)
     except (OSError, asyncpg.PostgresError) as error:
@@ -126,7 +138,8 @@ async def _take(layout: Layout, target: Path, *, root_key: bool, running: bool, 
             total = await connection.fetchval("SELECT sum(pg_database_size(oid)) FROM pg_database")
             total = int(total) + sum(each.stat().st_size for each in layout.valkey.rglob("*.aof"))
             _check_room(target, total + ROOM)
-            return await _write(layout, target, password, total, root_key=root_key, running=running, progress=progress)
+            login = Login(password, max_rate)
+            return await _write(layout, target, login, total, root_key=root_key, running=running, progress=progress)
         finally:
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.execute(f"DROP ROLE IF EXISTS {ROLE}")
@@ -158,7 +171,7 @@ def _check_room(target: Path, needed: int) -> None:
 
 
 async def _write(
-    layout: Layout, target: Path, password: str, total: int, *, root_key: bool, running: bool, progress: Progress
+    layout: Layout, target: Path, login: Login, total: int, *, root_key: bool, running: bool, progress: Progress
 ) -> Taken:
     now = SystemClock().now
     header = Header(format=FORMAT, program=program_version(), begun_at=rfc3339(now()), root_key=root_key)
@@ -176,7 +189,7 @@ async def _write(
             os.fchmod(descriptor, 0o600)
             writer = Writer(file, header, told)
             _valkey(writer, layout)
-            await _databases(writer, layout, password)
+            await _databases(writer, layout, login)
             _rail(writer, layout)
             _rest(writer, layout, root_key=root_key)
             ended_at = rfc3339(now())
@@ -223,13 +236,14 @@ def _valkey(writer: Writer, layout: Layout) -> None:
     raise BackupFailed(f"the files in {folder} change too often to be copied: try again")
 
 
-async def _databases(writer: Writer, layout: Layout, password: str) -> None:
+async def _databases(writer: Writer, layout: Layout, login: Login) -> None:
     """PostgreSQL's base backup, with the write-ahead log that makes it consistent. The server checks each page's checksum on the way."""
     options = ["--pgdata=-", "--format=tar", "--wal-method=fetch", "--checkpoint=fast", "--no-password"]
-    login = [f"--host={layout.postgres_sockets}", f"--username={ROLE}", "--label=tallystick backup"]
-    argv = [str(parts_postgres.BIN / "pg_basebackup"), *options, *login]
+    options += [f"--host={layout.postgres_sockets}", f"--username={ROLE}", "--label=tallystick backup"]
+    options += [f"--max-rate={login.max_rate}M"] if login.max_rate else []
+    argv = [str(parts_postgres.BIN / "pg_basebackup"), *options]
     with tempfile.TemporaryFile() as said:
-        process = _started(argv, said, password)
+        process = _started(argv, said, login.password)
         try:
             # In a thread: an interruption ends the process, and with it the thread.
             copied = await asyncio.to_thread(_copy, writer, process)
