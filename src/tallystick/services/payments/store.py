@@ -129,7 +129,10 @@ class Store:
         reference: str | None,
         limit: int,
     ) -> list[Payment]:
-        rows = await database.fetch(queries.payments, tenant, after, status, reference, limit)
+        if reference is None:
+            rows = await database.fetch(queries.payments, tenant, after, status, limit)
+        else:
+            rows = await database.fetch(queries.payments_by_reference, tenant, after, status, limit, reference)
         return [_existing_payment(row) for row in rows]
 
     async def workers(self, database: Database, lease: Lease) -> list[int]:

@@ -85,9 +85,15 @@ SELECT * FROM payment WHERE id = $1;
 -- A page of a tenant's payments, newest first, before the cursor.
 SELECT * FROM payment
 WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR status = $3)
-  AND ($4::text IS NULL OR reference = $4)
 ORDER BY tenant, id DESC
-LIMIT $5;
+LIMIT $4;
+
+-- name: payments_by_reference
+-- The same of the payments with one reference ($5).
+SELECT * FROM payment
+WHERE tenant = $1 AND reference = $5 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR status = $3)
+ORDER BY tenant, reference, id DESC
+LIMIT $4;
 
 -- name: workers
 -- The processes that hold leases on payments or refunds, ending between the two times.
