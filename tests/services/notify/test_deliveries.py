@@ -783,6 +783,7 @@ async def test_deliveries_of_one_status_are_listed_page_by_page(env: Env, receiv
     await env.told(*facts)
     (gone,) = await env.deliveries(endpoint, "?status=failed")
     assert (gone["status"], gone["last_status"]) == ("failed", 410)
+    assert await env.deliveries(endpoint, f"?status=failed&after={gone['id']}") == []
     assert await env.deliveries(endpoint, "?status=delivered") == []
     (newest,) = await env.deliveries(endpoint, "?status=pending&limit=1")
     rest = await env.deliveries(endpoint, f"?status=pending&limit=2&after={newest['id']}")

@@ -13,7 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from tallystick.chassis import charter
 from tallystick.kernel import ids
 from tallystick.services.notify import model
-from tallystick.services.notify.store import SEALED
+from tallystick.services.notify.store import SEALED, queries
 from tests.services.notify.support import PATH, Env, Receiver, fact, running, slug
 from tests.support.http import World
 from tests.support.sealed import a_year_passes, faults
@@ -260,3 +260,28 @@ async def test_a_secret_that_outlived_its_endpoint_is_named(env: Env) -> None:
         named = [found.partition(":")[0] for found in await faults(env.service, "notify")]
         assert named == ["deleted_endpoints_have_no_secret"]
         await env.service.query("UPDATE endpoint SET sealed_secret = ''")
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_what_failed_is_found_among_what_was_delivered(env: Env, mode: str) -> None:
+    endpoint = ids.webhook_endpoints.parse((await env.endpoint(URL))["id"])
+    connection = await env.service.connection()
+    try:
+        await connection.execute(
+            "INSERT INTO delivery (id, tenant, endpoint, fact, type, body, status, created_at)"
+            f" SELECT gen_random_uuid(), 'acme', '{endpoint}', gen_random_uuid(), 'payment.settled', '',"
+            " CASE WHEN n % 1000 = 0 THEN 'failed' ELSE 'delivered' END, now() FROM generate_series(1, 3000) AS n"
+        )
+        await connection.execute("ANALYZE delivery")
+        await connection.execute(f"SET plan_cache_mode = {mode}")
+        await connection.execute(f"PREPARE found AS {queries.failed_deliveries.sql}")
+        (answer,) = await connection.fetch(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE found ('{endpoint}', 'acme', NULL, 51)"
+        )
+        scan: dict[str, Any] = json.loads(answer[0])[0]["Plan"]
+        while "Plans" in scan:
+            (scan,) = scan["Plans"]
+        assert scan["Index Name"] == "delivery_failed"
+        assert (scan["Actual Rows"], scan.get("Rows Removed by Filter", 0)) == (3, 0)
+    finally:
+        await connection.close()

@@ -155,7 +155,10 @@ class Store:
         status: str | None,
         limit: int,
     ) -> list[Delivery]:
-        rows = await database.fetch(queries.deliveries, endpoint, tenant, after, status, limit)
+        if status == "failed":
+            rows = await database.fetch(queries.failed_deliveries, endpoint, tenant, after, limit)
+        else:
+            rows = await database.fetch(queries.deliveries, endpoint, tenant, after, status, limit)
         return [_delivery(row) for row in rows]
 
     async def replay(

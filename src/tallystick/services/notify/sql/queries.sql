@@ -100,6 +100,12 @@ SELECT * FROM delivery
 WHERE endpoint = $1 AND tenant = $2 AND ($3::uuid IS NULL OR id < $3) AND ($4::text IS NULL OR status = $4)
 ORDER BY id DESC LIMIT $5;
 
+-- name: failed_deliveries
+-- The same of those that failed.
+SELECT * FROM delivery
+WHERE endpoint = $1 AND tenant = $2 AND ($3::uuid IS NULL OR id < $3) AND status = 'failed'
+ORDER BY id DESC LIMIT $4;
+
 -- name: replay_delivery
 -- Sends a delivery again, from the first attempt on.
 UPDATE delivery SET status = 'pending', attempts = 0, next_at = $4, delivered_at = NULL, last_status = NULL, last_error = NULL
