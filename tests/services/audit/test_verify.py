@@ -15,6 +15,7 @@ from tallystick.local.verify.source import Source
 from tests.conftest import DatabaseFor
 from tests.services.audit.support import Env, consuming, fact, until_size
 from tests.support.facts import append, relaying
+from tests.support.sealed import faults
 from tests.support.snapshots import snapshots
 
 
@@ -118,3 +119,22 @@ async def test_verify_names_what_is_wrong_with_a_log(env: Env, change: str, faul
     async with snapshots({"audit": env.service}) as source:
         faults, _ = await checks.tree(source, pinned)
     assert fault in faults[0], faults
+
+
+async def test_a_fact_that_names_no_tenant_or_type_is_found(env: Env) -> None:
+    """What is compared with nothing is neither the same nor another."""
+    await env.record("ledger", [fact(0)])
+    assert await faults(env.service, "audit") == []
+    connection = await env.service.connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute("""
+            UPDATE entry SET fact = convert_to((convert_from(fact, 'UTF8')::jsonb - 'tenant')::text, 'UTF8');
+            UPDATE entry SET digest = sha256(fact);
+            INSERT INTO outbox (id, type, fact) VALUES (gen_random_uuid(), 'ledger.book.opened', '{}');
+        """)
+        named = [each.partition(":")[0] for each in await faults(env.service, "audit")]
+        await connection.execute("DELETE FROM outbox")
+    finally:
+        await connection.close()
+    assert named == ["facts_are_of_their_types", "entries_are_of_their_tenants"]

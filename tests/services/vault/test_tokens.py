@@ -220,6 +220,23 @@ async def test_a_year_passes_over_the_keys_of_numbers(env: Env) -> None:
     assert [found.partition(":")[0] for found in await faults(env.service, "vault")] == ["values_have_their_keys"]
 
 
+@pytest.mark.parametrize("damaged", ["\\x00", "\\x540101", "\\x540102"])
+async def test_a_number_that_is_not_sealed_as_numbers_are_is_found(env: Env, damaged: str) -> None:
+    """Values that did not begin as sealed ones do were left out, and one that ended too soon failed the statement."""
+    await env.create()
+    assert await faults(env.service, "vault") == []
+    connection = await env.service.connection(superuser=True)
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute(
+            f"UPDATE token SET sealed = '{damaged}' || substring(sealed FROM 4) WHERE '{damaged}' <> '\\x540101';"
+            f"UPDATE token SET sealed = substring(sealed FROM 1 FOR 12) WHERE '{damaged}' = '\\x540101'"
+        )
+    finally:
+        await connection.close()
+    assert [found.partition(":")[0] for found in await faults(env.service, "vault")] == ["values_have_their_keys"]
+
+
 async def test_the_stored_answer_goes_with_the_token(env: Env) -> None:
     made = await env.create(key="k1")
     assert (await env.edge("DELETE", f"/v1/tokens/{made['id']}")).status == 204

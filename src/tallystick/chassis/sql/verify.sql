@@ -19,7 +19,7 @@ LIMIT 20;
 -- name: facts_are_of_their_types
 -- A fact is kept under the type that it says it is of.
 SELECT format('fact %s is kept as %s', id, type) AS fault
-FROM outbox WHERE convert_from(fact, 'UTF8')::jsonb ->> 'type' <> type
+FROM outbox WHERE convert_from(fact, 'UTF8')::jsonb ->> 'type' IS DISTINCT FROM type
 LIMIT 20;
 
 -- name: keys_are_in_use_or_gone

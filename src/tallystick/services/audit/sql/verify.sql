@@ -21,15 +21,15 @@ SELECT format('entry %s', index) AS fault FROM entry WHERE fact IS NOT NULL AND 
 -- name: entries_are_of_their_tenants
 -- The tenant that may read a fact is the one named in it.
 SELECT format('entry %s is kept as one of %s', index, tenant) AS fault
-FROM entry WHERE fact IS NOT NULL AND convert_from(fact, 'UTF8')::jsonb ->> 'tenant' <> tenant
+FROM entry WHERE fact IS NOT NULL AND convert_from(fact, 'UTF8')::jsonb ->> 'tenant' IS DISTINCT FROM tenant
 LIMIT 20;
 
 -- name: values_have_their_keys
--- The key that seals the log's signing key still exists.
+-- The log's signing key is sealed, and the key that seals it still exists.
 SELECT format('log_key %s', v.name) AS fault FROM log_key AS v
-WHERE substring(v.sealed FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
+WHERE v.sealed IS NOT NULL AND NOT EXISTS (
     SELECT FROM data_key AS d
-    WHERE d.key_id = substring(v.sealed FROM 4 FOR 8) AND d.version = get_byte(v.sealed, 11) * 256 + get_byte(v.sealed, 12)
-      AND d.tenant = 'platform' AND d.wrapped IS NOT NULL
+    WHERE d.key_id = substring(v.sealed FROM 4 FOR 8) AND d.tenant = 'platform' AND d.wrapped IS NOT NULL
+      AND substring(v.sealed FROM 1 FOR 13) = '\x540101' || d.key_id || substring(int4send(d.version) FROM 3)
 )
 LIMIT 20;

@@ -14,12 +14,12 @@ WHERE e.deleted_at IS NOT NULL
 LIMIT 20;
 
 -- name: secrets_have_their_keys
--- The key that seals each signing secret still exists.
+-- Each signing secret of an endpoint that was not deleted is sealed, and the key that seals it still exists.
 SELECT format('endpoint %s', v.id) AS fault FROM endpoint AS v
-WHERE substring(v.sealed_secret FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
+WHERE (v.deleted_at IS NULL OR v.sealed_secret <> '') AND NOT EXISTS (
     SELECT FROM data_key AS d
-    WHERE d.key_id = substring(v.sealed_secret FROM 4 FOR 8) AND d.version = get_byte(v.sealed_secret, 11) * 256 + get_byte(v.sealed_secret, 12)
-      AND d.tenant = v.tenant AND d.wrapped IS NOT NULL
+    WHERE d.key_id = substring(v.sealed_secret FROM 4 FOR 8) AND d.tenant = v.tenant AND d.wrapped IS NOT NULL
+      AND substring(v.sealed_secret FROM 1 FOR 13) = '\x540101' || d.key_id || substring(int4send(d.version) FROM 3)
 )
 LIMIT 20;
 

@@ -12,11 +12,11 @@ WHERE t.destroyed_at IS NOT NULL AND i.status < 300
 LIMIT 20;
 
 -- name: values_have_their_keys
--- The key that seals each number still exists.
+-- Each number is sealed, and the key that seals it still exists.
 SELECT format('token %s', v.id) AS fault FROM token AS v
-WHERE substring(v.sealed FROM 1 FOR 3) = '\x540101' AND NOT EXISTS (
+WHERE v.sealed IS NOT NULL AND NOT EXISTS (
     SELECT FROM data_key AS d
-    WHERE d.key_id = substring(v.sealed FROM 4 FOR 8) AND d.version = get_byte(v.sealed, 11) * 256 + get_byte(v.sealed, 12)
-      AND d.tenant = v.tenant AND d.wrapped IS NOT NULL
+    WHERE d.key_id = substring(v.sealed FROM 4 FOR 8) AND d.tenant = v.tenant AND d.wrapped IS NOT NULL
+      AND substring(v.sealed FROM 1 FOR 13) = '\x540101' || d.key_id || substring(int4send(d.version) FROM 3)
 )
 LIMIT 20;
