@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import random
 import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +72,7 @@ def test_a_byte_that_was_changed_anywhere_is_found_or_changes_nothing() -> None:
     content = raw.index(FILES["postgres/base/1/1259"])
     inside = range(content, content + len(FILES["postgres/base/1/1259"]))
     refused = 0
-    for place in [*range(0, len(raw), 5), *inside]:
+    for place in [*range(0, len(raw), 11), *inside]:
         changed = bytearray(raw)
         changed[place] ^= 1 << place % 8
         try:
@@ -249,3 +251,30 @@ def test_nothing_is_left_of_a_backup_that_fails(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         asyncio.run(write)
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_nothing_is_left_of_a_backup_that_is_interrupted_as_its_file_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def interrupted(*arguments: Any) -> int:
+        os.close(opened(*arguments))
+        raise KeyboardInterrupt
+
+    async def write() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                await taking._write(
+                    Layout(tmp_path),
+                    tmp_path / "it.tar",
+                    taking.Login("", None),
+                    0,
+                    root_key=True,
+                    running=True,
+                    progress=lambda *_: None,
+                )
+
+    asyncio.run(write())
+    assert list(tmp_path.iterdir()) == []

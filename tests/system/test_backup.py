@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import subprocess
@@ -168,8 +167,9 @@ def until(path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_backup_that_was_killed_is_none(source: PlatformUnderTest, tmp_path: Path, number: signal.Signals) -> None:
     file = tmp_path / "it.tar"
-    argv = [sys.executable, "-m", "tallystick", "backup", str(file), "--data", str(source.data)]
-    with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
+    argv = [sys.executable, "-m", "tallystick", "backup", str(file), "--max-rate", "10", "--data", str(source.data)]
+    # A shell's job in the background ignores SIGINT.
+    with subprocess.Popen(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv], stderr=subprocess.PIPE) as process:
         until(tmp_path / "it.tar.unfinished")
         process.send_signal(number)
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
@@ -223,7 +223,11 @@ def test_a_platform_that_was_killed_is_backed_up_and_restored(
     assert "was made by a newer version" in capsys.readouterr().err
     assert not copy.data.exists()
     argv = [sys.executable, "-m", "tallystick", "restore", taken["file"], "--data", str(copy.data)]
-    with subprocess.Popen(argv, env=os.environ) as process:
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
+        until(copy.data / "restoring" / "postgres")
+        process.terminate()
+    assert (process.returncode, copy.data.exists()) == (130, False)
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
         until(copy.data / "restoring" / "postgres")
         process.kill()
     assert "interrupted" in copy.cli("up").err

@@ -113,9 +113,7 @@ def restore(
         return OK
     passphrase = read_passphrase(options(os.environ).root_passphrase_file)
     with _reported("restoring", common) as progress:
-        done = asyncio.run(
-            restoring.restore(common.layout, file, given_key=root_key, passphrase=passphrase, progress=progress)
-        )
+        done = restoring.restore(common.layout, file, given_key=root_key, passphrase=passphrase, progress=progress)
     seconds = round(time.monotonic() - began, 2)
     if common.json:
         emit({**asdict(done), "data": str(done.data), "seconds": seconds}, common)
@@ -154,7 +152,7 @@ def _reported(what: str, common: Common) -> Iterator[Callable[[int, int], None]]
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    terminated = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Progress(*columns, console=out, disable=common.json or not out.is_terminal, transient=True) as bar:
             task = bar.add_task(what, total=None)

@@ -4,6 +4,7 @@ it is whole, its databases have opened, and the log has been told: a platform do
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def check(file: Path, progress: Progress) -> tuple[Header, Manifest]:
     return _unpacked(file, None, progress)
 
 
-async def restore(
+def restore(
     layout: Layout, file: Path, *, given_key: Path | None, passphrase: Secret[str] | None, progress: Progress
 ) -> Restored:
     """Raises BackupFailed, LayoutError; the directory is then as it was before."""
@@ -65,8 +66,7 @@ async def restore(
         _check_room(layout.data, file.stat().st_size + ROOM)
         staging.data.mkdir(mode=0o700)
         header, manifest = _unpacked(file, staging.data, progress)
-        await _put_root_key(staging, header, given_key, passphrase)
-        size = await _opened(staging, header, manifest)
+        size = asyncio.run(_opened(staging, header, manifest, given_key, passphrase))
         os.sync()
         _move(staging.data, layout.data)
     except BaseException as error:
@@ -137,8 +137,11 @@ async def _put_root_key(staging: Layout, header: Header, given: Path | None, pas
         raise BackupRefused(f"the root key does not fit: {error}") from error
 
 
-async def _opened(staging: Layout, header: Header, manifest: Manifest) -> int:
-    """Lets PostgreSQL recover, checks that this program knows its databases, and tells the log. Returns the log's size."""
+async def _opened(
+    staging: Layout, header: Header, manifest: Manifest, given_key: Path | None, passphrase: Secret[str] | None
+) -> int:
+    """Checks the root key, lets PostgreSQL recover, checks that this program knows its databases, and tells the log. Returns the log's size."""
+    await _put_root_key(staging, header, given_key, passphrase)
     try:
         await run_once(
             "pg_verifybackup",

@@ -183,8 +183,8 @@ async def _write(
         progress(done, max(done, total))
 
     unfinished = target.with_name(f"{target.name}.unfinished")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
+    try:  # from here on: an interruption may come as soon as the file is there
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)
             writer = Writer(file, header, told)
