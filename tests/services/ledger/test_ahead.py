@@ -17,6 +17,7 @@ from tallystick.chassis.idempotency import Answer, Entry, InProgress, Replay, cl
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import ApprovalRule, Command, Header, Result
 from tallystick.services.ledger.service import Ask, Ledger
+from tallystick.services.ledger.service.locked import Locked
 from tallystick.services.ledger.service.order import Place
 from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.store import Store, Writing
@@ -28,13 +29,13 @@ from tests.support.parts import ServiceDatabase
 def locked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many asks each flush had that was decided under the lock."""
     seen: list[int] = []
-    plain = Poster._locked
+    plain = Locked.post
 
-    async def _locked(self: Poster, asks: list[Any], *more: Any) -> Any:
+    async def post(self: Locked, asks: list[Any], *more: Any) -> Any:
         seen.append(len(asks))
         return await plain(self, asks, *more)
 
-    monkeypatch.setattr(Poster, "_locked", _locked)
+    monkeypatch.setattr(Locked, "post", post)
     return seen
 
 

@@ -14,8 +14,7 @@ import pytest_asyncio
 
 from tallystick.kernel import ids
 from tallystick.services.ledger.model import Decided, Transfer, decide
-from tallystick.services.ledger.service import GuardRefused
-from tallystick.services.ledger.service import poster as posting
+from tallystick.services.ledger.service import GuardRefused, locked, poster
 from tests.services.ledger.support import Books, draw, move
 from tests.support.parts import ServiceDatabase
 
@@ -225,6 +224,12 @@ async def test_what_is_sealed_and_whose_transaction_it_is_the_database_knows_too
     await filled.sound()
 
 
+def decides(monkeypatch: pytest.MonkeyPatch, decide: Callable[..., Decided]) -> None:
+    """On each way into the book."""
+    for module in (poster, locked):
+        monkeypatch.setattr(module, "decide", decide)
+
+
 async def test_a_hold_that_grew_more_than_was_said_is_refused(
     filled: Books, service: ServiceDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,10 +240,10 @@ async def test_a_hold_that_grew_more_than_was_said_is_refused(
         decided.transfers[:] = [_replaced(t, amount=t.amount - 1, released=1 - t.amount) for t in decided.transfers]
         return decided
 
-    monkeypatch.setattr(posting, "decide", generous)
+    decides(monkeypatch, generous)
     with pytest.raises(GuardRefused):
         await filled.post(draw("increase", held, 10))
-    monkeypatch.setattr(posting, "decide", decide)
+    decides(monkeypatch, decide)
     assert (await filled.post(draw("increase", held, 10)))[0].status == "posted"
     assert [dict(row) for row in await service.query("SELECT amount, remaining FROM hold")] == [
         {"amount": 40, "remaining": 40}
@@ -320,11 +325,11 @@ async def test_what_the_rules_get_wrong_the_database_refuses(filled: Books, monk
             mistake(decided)
             return decided
 
-        monkeypatch.setattr(posting, "decide", wrong)
+        decides(monkeypatch, wrong)
         with pytest.raises(GuardRefused):
             await filled.post(move("post", bank, customer, 10), move("post", bank, customer, 10))
             pytest.fail(f"nobody noticed: {name}")
-    monkeypatch.setattr(posting, "decide", decide)
+    decides(monkeypatch, decide)
     assert await filled.balance(customer) == (100, 70)
     await filled.sound()
 
@@ -337,7 +342,7 @@ async def test_a_floor_that_the_rules_forgot_is_kept(filled: Books, monkeypatch:
             account.floor = None
         return decide(units, state, now)
 
-    monkeypatch.setattr(posting, "decide", floorless)
+    decides(monkeypatch, floorless)
     with pytest.raises(GuardRefused):
         await filled.post(move("post", customer, bank, 71))
     assert [one.status for one in await filled.post(move("post", customer, bank, 70))] == ["posted"]
@@ -359,7 +364,7 @@ async def test_a_hold_that_the_rules_forgot_was_captured_is_not_captured_again(
                 account.credits_pending = 30
         return decide(units, state, now)
 
-    monkeypatch.setattr(posting, "decide", forgetful)
+    decides(monkeypatch, forgetful)
     with pytest.raises(GuardRefused):
         await filled.post(draw("capture", held, 30))
     await filled.sound()
@@ -378,7 +383,7 @@ async def test_one_bad_request_does_not_harm_those_that_shared_its_flush(
         ]
         return decided
 
-    monkeypatch.setattr(posting, "decide", wrong)
+    decides(monkeypatch, wrong)
     answers = await asyncio.gather(
         *(filled.post(move("post", bank, customer, 1)) for _ in range(5)),
         filled.post(poison),
@@ -409,7 +414,7 @@ async def test_one_request_that_can_not_be_decided_does_not_harm_those_of_its_fl
             raise TypeError
         return decide(units, *rest)
 
-    monkeypatch.setattr(posting, "decide", unable)
+    decides(monkeypatch, unable)
     answers = await asyncio.gather(
         *(other.post(move("post", there, here, 1)) for _ in range(5)),
         filled.post(poison),

@@ -11,6 +11,7 @@ import pytest
 from tallystick.chassis.db import CheckViolation, Database
 from tallystick.services.ledger.model import Result
 from tallystick.services.ledger.service import Ask, Ledger
+from tallystick.services.ledger.service.locked import Locked
 from tallystick.services.ledger.service.poster import TURN, Poster
 from tallystick.services.ledger.store import Store
 from tests.services.ledger.support import Books, ledger_on, move
@@ -22,17 +23,18 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """How the flushes went that were not stored ahead of the lock."""
     seen: list[str] = []
 
-    def told(name: str) -> None:
-        plain = getattr(Poster, name)
+    def told(kind: type[Any], method: str, name: str) -> None:
+        plain = getattr(kind, method)
 
-        async def way(self: Poster, *given: Any) -> Any:
+        async def way(self: Any, *given: Any) -> Any:
             seen.append(name)
             return await plain(self, *given)
 
-        monkeypatch.setattr(Poster, name, way)
+        monkeypatch.setattr(kind, method, way)
 
-    for name in ("_in_turn", "_as_new", "_locked"):
-        told(name)
+    for name in ("_in_turn", "_as_new"):
+        told(Poster, name, name)
+    told(Locked, "post", "_locked")
     return seen
 
 

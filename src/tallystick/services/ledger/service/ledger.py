@@ -24,7 +24,8 @@ from tallystick.services.ledger.service.categories import Categories
 from tallystick.services.ledger.service.exports import Exports
 from tallystick.services.ledger.service.imports import Imports, Runner
 from tallystick.services.ledger.service.interbook import Interbook, Shard
-from tallystick.services.ledger.service.poster import SWEEP, Poster
+from tallystick.services.ledger.service.locked import SWEEP
+from tallystick.services.ledger.service.poster import Poster
 from tallystick.services.ledger.service.quarantine import Quarantine
 from tallystick.services.ledger.service.reports import Reports
 from tallystick.services.ledger.service.search import Search
