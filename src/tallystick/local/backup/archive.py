@@ -96,12 +96,14 @@ class Writer:
         self._tar.addfile(member, hashing)
         self.files.append(Entry(path, size, hashing.sha256.hexdigest()))
 
-    def close(self, ended_at: str) -> None:
+    def close(self, ended_at: str) -> Manifest:
         """Adds the manifest: without it the file is no backup."""
-        raw = msgspec.json.encode(Manifest(ended_at=ended_at, directories=self.directories, files=self.files))
+        manifest = Manifest(ended_at=ended_at, directories=self.directories, files=[*self.files])
+        raw = msgspec.json.encode(manifest)
         sealed = _Sealed(msgspec.Raw(raw), hashlib.sha256(raw).hexdigest())
         self._bytes(MANIFEST, msgspec.json.encode(sealed))
         self._tar.close()
+        return manifest
 
     def _bytes(self, path: str, content: bytes) -> None:
         self.file(path, len(content), io.BytesIO(content))

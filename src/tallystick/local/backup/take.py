@@ -193,7 +193,7 @@ async def _write(
             _rail(writer, layout)
             _rest(writer, layout, root_key=root_key)
             ended_at = rfc3339(now())
-            writer.close(ended_at)
+            manifest = writer.close(ended_at)
             file.flush()
             os.fsync(descriptor)
         if target.exists():
@@ -207,7 +207,7 @@ async def _write(
     return Taken(
         file=target,
         size=size,
-        files=len(writer.files),
+        files=len(manifest.files),
         begun_at=header.begun_at,
         ended_at=ended_at,
         running=running,
