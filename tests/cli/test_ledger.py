@@ -320,10 +320,10 @@ def test_a_refusal_says_everything_once() -> None:
     assert (
         str(refused(answer(400, **body, errors=[{"pointer": "", "detail": "not JSON"}]))) == "Invalid request: not JSON"
     )
-    number = {"title": "This is not an IBAN", "detail": "the check digits are wrong"}
+    number = {"title": "Invalid IBAN", "detail": "the check digits are wrong"}
     errors = [{"pointer": "/iban", "detail": "the check digits are wrong"}, {"pointer": "/to", "detail": "unknown"}]
     told = str(refused(answer(400, **number, errors=errors)))
-    assert told == "This is not an IBAN: the check digits are wrong\n  at /iban\n  /to: unknown"
+    assert told == "Invalid IBAN: the check digits are wrong\n  at /iban\n  /to: unknown"
     no = {"type": "https://tallystick.dev/problems/transfer-refused", "title": "The ledger refused the transfer"}
     told = str(refused(answer(422, **no, reason="account_not_found", account="nobody")))
     assert told == "The ledger refused the transfer\n  reason: account_not_found\n  account: nobody"

@@ -39,7 +39,7 @@ class Contended(Unavailable):
     the same request again.
     """
 
-    slug, title = "contended", "Others are changing the same things"
+    slug, title = "contended", "Too many concurrent changes to the same data"
 
 
 class DatabaseError(Exception):

@@ -10,13 +10,13 @@ class ReceiptNotFound(NotFound):
     `wait_ms` the request waits for a fact that is about to enter the log.
     """
 
-    slug, title, retryable = "receipt-not-found", "There is no such receipt, not yet, or not for you", True
+    slug, title, retryable = "receipt-not-found", "Receipt not found, or not yet available", True
 
 
 class TileNotFound(NotFound):
     """The path names no tile, or one beyond the size of the signed tree. Fetch a checkpoint, and only tiles up to its size."""
 
-    slug, title = "tile-not-found", "The log has no such tile"
+    slug, title = "tile-not-found", "Tile not found"
 
 
 class LogEmpty(NotFound):

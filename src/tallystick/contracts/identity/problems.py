@@ -14,19 +14,19 @@ class TenantExists(Conflict):
 class TenantNotFound(NotFound):
     """No tenant has this name. `tallystick tenant list` lists the tenants, `tallystick tenant create` makes one."""
 
-    slug, title = "tenant-not-found", "There is no such tenant"
+    slug, title = "tenant-not-found", "Tenant not found"
 
 
 class ClientNotFound(NotFound):
     """No client has this id. `tallystick client list` lists the clients."""
 
-    slug, title = "client-not-found", "There is no such client"
+    slug, title = "client-not-found", "Client not found"
 
 
 class KeyNotFound(NotFound):
     """No signing key has this id, or it is retired already. `GET /internal/admin/keys` lists the keys that can be retired."""
 
-    slug, title = "signing-key-not-found", "There is no such signing key, or it is retired"
+    slug, title = "signing-key-not-found", "Signing key not found, or retired"
 
 
 class InvalidScope(InvalidRequest):
@@ -34,7 +34,7 @@ class InvalidScope(InvalidRequest):
     lists those that exist.
     """
 
-    slug, title = "invalid-scope", "This is not a list of the platform's scopes"
+    slug, title = "invalid-scope", "Invalid scope"
 
 
 class InvalidClientKey(InvalidRequest):
@@ -42,7 +42,7 @@ class InvalidClientKey(InvalidRequest):
     says what is wrong, and `kid` with which key. A key for which everybody can make signatures is refused too.
     """
 
-    slug, title = "invalid-client-key", "This is not a public key that a client may use"
+    slug, title = "invalid-client-key", "Invalid client key"
 
 
 class TokenRefused(Unauthenticated):

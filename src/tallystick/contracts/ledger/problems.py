@@ -10,7 +10,7 @@ class AccountNotFound(NotFound):
     book, or open the account.
     """
 
-    slug, title = "account-not-found", "There is no such account, or not for you"
+    slug, title = "account-not-found", "Account not found"
 
 
 class AccountExists(Conflict):
@@ -59,7 +59,7 @@ class AccountLimitBroken(Conflict):
     well. Move money until the account keeps the limit, or set another one.
     """
 
-    slug, title = "account-limit-broken", "The account does not keep this floor or ceiling at the moment"
+    slug, title = "account-limit-broken", "The account's balance breaks this floor or ceiling"
 
 
 class NotInChart(Unprocessable):
@@ -83,7 +83,7 @@ class BookNotFound(NotFound):
     `POST /v1/books`.
     """
 
-    slug, title = "book-not-found", "There is no such book, or not for you"
+    slug, title = "book-not-found", "Book not found"
 
 
 class BookElsewhere(Problem):
@@ -111,19 +111,19 @@ class BookStillFaulty(Conflict):
     [releasing the book](../how-to/when-a-book-is-quarantined.md).
     """
 
-    slug, title = "book-still-faulty", "The book does not add up yet and stays in quarantine"
+    slug, title = "book-still-faulty", "The book still does not balance and stays in quarantine"
 
 
 class InvalidApprovalRule(Unprocessable):
     """The rule demands more approvals than it names approvers. Name more approvers, or demand fewer approvals."""
 
-    slug, title = "invalid-approval-rule", "An approval rule that can't be met"
+    slug, title = "invalid-approval-rule", "The approval rule can't be met"
 
 
 class ProposalNotFound(NotFound):
     """The tenant has no proposal with this id on this shard. For a book on another shard, send the header `Tallystick-Shard`."""
 
-    slug, title = "proposal-not-found", "There is no such proposal, or not for you"
+    slug, title = "proposal-not-found", "Proposal not found"
 
 
 class ProposalClosed(Conflict):
@@ -131,7 +131,7 @@ class ProposalClosed(Conflict):
     new proposal.
     """
 
-    slug, title = "proposal-closed", "The proposal takes no more decisions"
+    slug, title = "proposal-closed", "The proposal is closed"
 
 
 class NotAnApprover(Forbidden):
@@ -139,7 +139,7 @@ class NotAnApprover(Forbidden):
     the rules.
     """
 
-    slug, title = "not-an-approver", "You are not one of those who may decide about this proposal"
+    slug, title = "not-an-approver", "Not an approver of this proposal"
 
 
 class InvalidDecision(Unprocessable):
@@ -147,7 +147,7 @@ class InvalidDecision(Unprocessable):
     than ten minutes. Make [a new statement](../how-to/ask-for-approvals.md) from the proposal as the ledger answers it.
     """
 
-    slug, title = "invalid-decision", "The signed decision is not good"
+    slug, title = "invalid-decision", "The signed decision is not valid"
 
 
 class TransferNotFound(NotFound):
@@ -155,7 +155,7 @@ class TransferNotFound(NotFound):
     only: name the book.
     """
 
-    slug, title = "transfer-not-found", "There is no such transfer, or not for you"
+    slug, title = "transfer-not-found", "Transfer not found"
 
 
 class HistoryNotKept(Unprocessable):
@@ -208,7 +208,7 @@ class ExplanationOutOfReach(Unprocessable):
 class BookOutOfBalance(Problem):
     """The book's numbers contradict each other, so no report is made of them. The log says where, and `tallystick verify` tells more."""
 
-    slug, title, status = "book-out-of-balance", "The book's numbers do not add up", 500
+    slug, title, status = "book-out-of-balance", "The book does not balance", 500
 
 
 class HoldNotOpen(Conflict):
@@ -222,13 +222,13 @@ class HoldNotOpen(Conflict):
 class ExceedsHold(Unprocessable):
     """The capture asks for `required`, and the hold has only `available` left. Capture less, or increase the hold first."""
 
-    slug, title = "exceeds-hold", "More would be captured than the hold still holds"
+    slug, title = "exceeds-hold", "The capture exceeds the hold"
 
 
 class ExceedsReversible(Unprocessable):
     """The reversal asks for `required`, and only `available` of the transfer is left to reverse. Reverse less."""
 
-    slug, title = "exceeds-reversible", "More would be reversed than is left of the transfer"
+    slug, title = "exceeds-reversible", "The reversal exceeds the rest of the transfer"
 
 
 class NotReversible(Unprocessable):
@@ -242,7 +242,7 @@ class PeriodSealed(Conflict):
     time.
     """
 
-    slug, title = "period-sealed", "The book is sealed up to later than that"
+    slug, title = "period-sealed", "The period is sealed"
 
 
 class PastLimitBroken(Unprocessable):
@@ -257,7 +257,7 @@ class PastLimitBroken(Unprocessable):
 class NothingToMove(Unprocessable):
     """A balancing transfer moves as much as possible, up to its amount. Here that is nothing: `account` has no money, or no room."""
 
-    slug, title = "nothing-to-move", "There is nothing that a balancing transfer could move"
+    slug, title = "nothing-to-move", "Nothing to move"
 
 
 class ExchangeWorthless(InvalidRequest):
@@ -269,13 +269,13 @@ class ExchangeWorthless(InvalidRequest):
 class TransactionNotFound(NotFound):
     """The book has no transaction with this id. A transaction is looked up in one book only: name the book."""
 
-    slug, title = "transaction-not-found", "There is no such transaction, or not for you"
+    slug, title = "transaction-not-found", "Transaction not found"
 
 
 class CategoryNotFound(NotFound):
     """The book has no category `category`. Make it first."""
 
-    slug, title = "category-not-found", "There is no such category"
+    slug, title = "category-not-found", "Category not found"
 
 
 class CategoryInUse(Conflict):
@@ -293,25 +293,25 @@ class CategoryCycle(Conflict):
 class ImportNotFound(NotFound):
     """The tenant has no import with this id on this shard. For a book on another shard, send the header `Tallystick-Shard`."""
 
-    slug, title = "import-not-found", "There is no such import, or not for you"
+    slug, title = "import-not-found", "Import not found"
 
 
 class ImportNotOpen(Conflict):
     """Lines can be added only until the import is started; `state` is its state now. Announce a new import."""
 
-    slug, title = "import-not-open", "The import takes no more lines"
+    slug, title = "import-not-open", "The import is closed"
 
 
 class ImportIncomplete(Conflict):
     """The import was announced with `rows` lines, and `staged` have arrived. Send the others, then start it."""
 
-    slug, title = "import-incomplete", "Not all lines of the import are there"
+    slug, title = "import-incomplete", "The import is incomplete"
 
 
 class ImportTooLarge(Unprocessable):
     """At most `most` records can be imported all or nothing, or in a trial run. Import more of them in parts."""
 
-    slug, title = "import-too-large", "So many records can't be imported in one piece"
+    slug, title = "import-too-large", "The import is too large for one transaction"
 
 
 class ExportOutdated(Conflict):
@@ -365,7 +365,7 @@ class InvalidUnit(InvalidRequest):
     `target`, and so on. The detail says which.
     """
 
-    slug, title = "invalid-unit", "A transfer has not the fields that its kind needs"
+    slug, title = "invalid-unit", "The transfer lacks fields that its kind needs"
 
 
 LEDGER_PROBLEMS: tuple[type[Problem], ...] = (

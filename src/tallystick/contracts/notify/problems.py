@@ -13,7 +13,7 @@ EVENTS: Final = f"{SITE}/reference/facts/"
 class WebhookEndpointNotFound(NotFound):
     """The webhook endpoint does not exist, was deleted, or belongs to another tenant. `GET /v1/webhook_endpoints` lists yours."""
 
-    slug, title = "webhook-endpoint-not-found", "There is no such webhook endpoint"
+    slug, title = "webhook-endpoint-not-found", "Webhook endpoint not found"
 
 
 class DeliveryNotFound(NotFound):
@@ -21,7 +21,7 @@ class DeliveryNotFound(NotFound):
     that are kept.
     """
 
-    slug, title = "delivery-not-found", "There is no such delivery"
+    slug, title = "delivery-not-found", "Delivery not found"
 
 
 class InvalidUrl(InvalidRequest):
@@ -29,19 +29,19 @@ class InvalidUrl(InvalidRequest):
     The sandbox also accepts `http` and addresses of the local machine.
     """
 
-    slug, title = "invalid-webhook-url", "Webhooks can't be sent to this URL"
+    slug, title = "invalid-webhook-url", "Invalid webhook URL"
 
 
 class UnknownWebhookEvent(InvalidRequest):
     """No event has this name. The page [Facts and webhook events](../reference/facts.md) lists all events with their meaning."""
 
-    slug, title = "unknown-webhook-event", "No webhook event is called that"
+    slug, title = "unknown-webhook-event", "Unknown webhook event"
 
 
 class TooManyEndpoints(Conflict):
     """The tenant has as many webhook endpoints as are allowed (`limit`). Delete one that is no longer needed."""
 
-    slug, title = "too-many-webhook-endpoints", "A tenant has at most so many webhook endpoints"
+    slug, title = "too-many-webhook-endpoints", "Too many webhook endpoints"
 
 
 class WebhookEndpointDisabled(Conflict):

@@ -8,13 +8,13 @@ from tallystick.kernel.problem import Conflict, NotFound, Unprocessable
 class PaymentNotFound(NotFound):
     """No payment of the tenant has this id."""
 
-    slug, title = "payment-not-found", "There is no such payment"
+    slug, title = "payment-not-found", "Payment not found"
 
 
 class RefundNotFound(NotFound):
     """No refund of the tenant has this id."""
 
-    slug, title = "refund-not-found", "There is no such refund"
+    slug, title = "refund-not-found", "Refund not found"
 
 
 class AccountNotFound(Unprocessable):
@@ -73,7 +73,7 @@ class CancelNotPossible(Conflict):
 class CaptureTooLarge(Unprocessable):
     """More was to be captured than was authorized. Capture at most the amount in `authorized`."""
 
-    slug, title = "capture-too-large", "More than was authorized can't be captured"
+    slug, title = "capture-too-large", "The capture exceeds the authorized amount"
 
 
 class RefundNotPossible(Conflict):
@@ -85,4 +85,4 @@ class RefundNotPossible(Conflict):
 class RefundTooLarge(Unprocessable):
     """More was to be refunded than is left of the captured amount. Refund at most the amount in `refundable`."""
 
-    slug, title = "refund-too-large", "More than was captured and is not refunded yet can't be refunded"
+    slug, title = "refund-too-large", "The refund exceeds the refundable amount"

@@ -10,7 +10,7 @@ class DecisionIsForAnotherPayment(Conflict):
     payment.
     """
 
-    slug, title = "decision-for-another-payment", "This decision's id belongs to another payment"
+    slug, title = "decision-for-another-payment", "The decision's id belongs to another payment"
 
 
 class InvalidListValue(InvalidRequest):

@@ -18,7 +18,7 @@ from tallystick.kernel.problem import (
 class InvalidCardNumber(InvalidRequest):
     """A card number has 12 to 19 digits, not all of them zeros, and a valid check digit. Ask the cardholder for the number again."""
 
-    slug, title = "invalid-card-number", "This is not a card number"
+    slug, title = "invalid-card-number", "Invalid card number"
 
 
 class CardExpired(Unprocessable):
@@ -32,7 +32,7 @@ class InvalidIban(InvalidRequest):
     holder for it again.
     """
 
-    slug, title = "invalid-iban", "This is not an IBAN"
+    slug, title = "invalid-iban", "Invalid IBAN"
 
 
 class TooManyAlike(RateLimited):
@@ -41,13 +41,13 @@ class TooManyAlike(RateLimited):
     how many seconds that is.
     """
 
-    slug, title = "too-many-numbers-alike", "Too many new numbers that look like this one were brought today"
+    slug, title = "too-many-numbers-alike", "Too many new numbers with the same visible digits today"
 
 
 class TokenNotFound(NotFound):
     """The tenant has no token with this id."""
 
-    slug, title = "token-not-found", "There is no such token, or not for you"
+    slug, title = "token-not-found", "Token not found"
 
 
 class TokenDestroyed(Conflict):

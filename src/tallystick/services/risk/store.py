@@ -187,7 +187,7 @@ class CountersUnavailable(Unavailable):
     amounts.
     """
 
-    slug, title = "counters-unavailable", "Payments can't be counted at the moment"
+    slug, title = "counters-unavailable", "The velocity counters are not available"
 
 
 class Tally(msgspec.Struct, frozen=True):

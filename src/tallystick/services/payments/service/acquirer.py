@@ -209,13 +209,13 @@ class AcquirerDisagrees(Problem):
     acquirer that we don't know of; a person has to ask there.
     """
 
-    slug, title, status = "acquirer-disagrees", "The acquirer does otherwise than payments knows to be due", 500
+    slug, title, status = "acquirer-disagrees", "The acquirer's response contradicts the payment", 500
 
 
 class AcquirerNotUnderstood(Problem):
     """Never sent to a client: the payment waits and asks again under the same id. Disputes are read again at the next time."""
 
-    slug, title, status, retryable = "acquirer-not-understood", "The acquirer's answer makes no sense", 502, True
+    slug, title, status, retryable = "acquirer-not-understood", "The acquirer's response was not understood", 502, True
 
 
 def _decision_in(answer: Forwarded, request_id: str) -> Decision:

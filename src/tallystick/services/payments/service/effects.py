@@ -240,7 +240,7 @@ class LedgerDisagrees(Problem):
     which a person has to remove, for example by thawing the payee's account.
     """
 
-    slug, title, status = "ledger-disagrees", "The ledger refuses what payments knows to be due", 500
+    slug, title, status = "ledger-disagrees", "The ledger refused a posting that is due", 500
 
 
 def _refusal_message(reason: str) -> str:
