@@ -152,7 +152,7 @@ def _postings(ledger: Commands) -> None:
     assert "insufficient_funds" in refused
     assert "99.25 EUR" in refused
     assert "too many decimals" in ledger.shown(*words, "--amount", "1.005", status=2)
-    assert "no such account" in ledger.shown("balance", "customers:9:wallet", status=1)
+    assert "Account not found" in ledger.shown("balance", "customers:9:wallet", status=1)
 
 
 def _a_wrong_line_changes_nothing(ledger: Commands) -> None:

@@ -288,7 +288,7 @@ async def test_an_import_does_not_wait_for_longer_than_a_day(env: Env, monkeypat
         await env.ledger.importer.turn()
         found = (await env.call("GET", f"/v1/imports/{found['id']}")).json
     assert found["state"] == "failed"
-    assert found["reason"] == "it waited for 24 hours. Others are changing the same things"
+    assert found["reason"] == "it waited for 24 hours. Too many concurrent changes to the same data"
     assert found["waiting"] is None
 
 
