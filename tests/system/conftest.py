@@ -16,12 +16,13 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psutil
 import pytest
 
@@ -165,6 +166,18 @@ class PlatformUnderTest:
     def pids(self) -> dict[str, int]:
         """Every process of the platform by name: `postgres`, `ledger-0`; the supervisor is `supervisor`."""
         return pids_of(self.status())
+
+    @asynccontextmanager
+    async def superuser(self, database: str = "postgres") -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """A connection to one of its databases, as PostgreSQL's superuser."""
+        password = (self.data / "secrets" / "postgres").read_text().strip()
+        connection = await asyncpg.connect(
+            host=str(self.data / "run" / "pg"), user="postgres", password=password, database=database
+        )
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     def processes(self) -> list[psutil.Process]:
         """All processes that have this platform's directory in their command line or environment, this test's apart."""

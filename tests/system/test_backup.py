@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from tallystick.chassis import migrate, outbox
@@ -41,20 +39,8 @@ def source() -> Iterator[PlatformUnderTest]:
         yield one
 
 
-@asynccontextmanager
-async def server(platform: PlatformUnderTest, database: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    password = (platform.data / "secrets" / "postgres").read_text().strip()
-    connection = await asyncpg.connect(
-        host=str(platform.data / "run" / "pg"), user="postgres", password=password, database=database
-    )
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 async def rows(platform: PlatformUnderTest, database: str, sql: str, *args: Any) -> list[tuple[Any, ...]]:
-    async with server(platform, database) as connection:
+    async with platform.superuser(database) as connection:
         return [tuple(row) for row in await connection.fetch(sql, *args)]
 
 
@@ -62,7 +48,7 @@ async def forget_what_was_told(platform: PlatformUnderTest) -> int:
     """The outboxes lose what was told so far, as they do after a month; returns how many facts."""
     gone = 0
     for service in SERVICES:
-        async with server(platform, service) as connection:
+        async with platform.superuser(service) as connection:
             await connection.execute("UPDATE outbox_batch SET at = at - interval '90 days'")
             # The last one stays: what is younger than a week before it is kept.
             await connection.execute(

@@ -5,12 +5,10 @@ write-ahead log, once that of the write-ahead log alone, without which PostgreSQ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from tallystick.cli.apiclient import Answer, ApiClient
@@ -105,21 +103,9 @@ def test_a_bus_without_room_goes_on_when_there_is_some_again(small: Small, tmp_p
     platform.verified()
 
 
-@asynccontextmanager
-async def superuser(platform: PlatformUnderTest) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    password = (platform.data / "secrets" / "postgres").read_text().strip()
-    connection = await asyncpg.connect(
-        host=str(platform.data / "run" / "pg"), user="postgres", password=password, database="postgres"
-    )
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 async def use_up(platform: PlatformUnderTest, log: Path) -> None:
     """Goes on to the last segment that there is on the full disk, and leaves a little of it to the payments."""
-    async with superuser(platform) as connection:
+    async with platform.superuser() as connection:
 
         async def written() -> tuple[str, int]:
             row = await connection.fetchrow(

@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
-
 from tests.support.stranger import PLANTED, Client, Edge, card_number, plant
 from tests.system.conftest import Credentials, PlatformUnderTest
 
@@ -58,14 +56,10 @@ def search(wanted: dict[bytes, str], place: Path, folder: Path) -> list[str]:
 
 async def tables(platform: PlatformUnderTest) -> AsyncIterator[tuple[str, bytes]]:
     """Every row of every table of every database as text, with what is bytes in it also as those bytes."""
-    password = (platform.data / "secrets" / "postgres").read_text().strip()
-    host = str(platform.data / "run" / "pg")
-    names = await asyncpg.connect(host=host, user="postgres", password=password, database="postgres")
-    databases = [row[0] for row in await names.fetch("SELECT datname FROM pg_database WHERE NOT datistemplate")]
-    await names.close()
+    async with platform.superuser() as names:
+        databases = [row[0] for row in await names.fetch("SELECT datname FROM pg_database WHERE NOT datistemplate")]
     for database in databases:
-        connection = await asyncpg.connect(host=host, user="postgres", password=password, database=database)
-        try:
+        async with platform.superuser(database) as connection:
             found = await connection.fetch(
                 "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
             )
@@ -73,8 +67,6 @@ async def tables(platform: PlatformUnderTest) -> AsyncIterator[tuple[str, bytes]
                 for (row,) in await connection.fetch(f"SELECT t::text FROM {table} AS t"):
                     unpacked = b" ".join(bytes.fromhex(found[1]) for found in _HEX.finditer(row))
                     yield f"{database}.{table}", row.encode() + unpacked
-        finally:
-            await connection.close()
 
 
 async def valkey(platform: PlatformUnderTest) -> bytes:
@@ -196,18 +188,13 @@ async def test_the_books_and_the_log_are_whole_after_all_of_it(platform: Platfor
 
 async def test_the_acquirer_has_the_same_books(platform: PlatformUnderTest) -> None:
     """What the card rail captured, gave back and still holds is what the payments say, one by one: nothing lost, nothing doubled."""
-    password = (platform.data / "secrets" / "postgres").read_text().strip()
-    host = str(platform.data / "run" / "pg")
 
     async def differences() -> Counter[tuple[str, int, int, int]]:
-        payments = await asyncpg.connect(host=host, user="postgres", password=password, database="payments")
-        try:
+        async with platform.superuser("payments") as payments:
             ours = await payments.fetch(
                 "SELECT currency, amount, captured, refunded FROM payment"
                 " WHERE token IS NOT NULL AND (captured > 0 OR status = 'authorized')"
             )
-        finally:
-            await payments.close()
         rail = sqlite3.connect(f"file:{platform.data / 'rail.sqlite'}?mode=ro", uri=True)
         try:
             theirs = rail.execute(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.system.conftest import NewPlatform, PlatformUnderTest
-from tests.system.test_taken_over import server
 
 
 def test_the_root_key_is_rotated_while_the_platform_runs_and_forgotten_when_nothing_needs_it(
@@ -103,6 +102,6 @@ def test_an_operator_has_a_tenants_data_sealed_anew_while_the_platform_runs(
 
 
 async def _told_of_keys(platform: PlatformUnderTest) -> list[Any]:
-    async with server(platform, "vault") as database:
+    async with platform.superuser("vault") as database:
         rows = await database.fetch("SELECT fact FROM outbox WHERE type = 'vault.keys.rotated'")
     return [json.loads(row["fact"])["data"] for row in rows]

@@ -15,7 +15,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import asyncpg
 import pytest
 
 from tallystick.cli.apiclient import Answer, ApiClient
@@ -37,18 +36,6 @@ def pair() -> Iterator[PlatformUnderTest]:
     """A platform with two replicas of payments."""
     with replicated(payments=2) as one:
         yield one
-
-
-@asynccontextmanager
-async def server(platform: PlatformUnderTest, database: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    password = (platform.data / "secrets" / "postgres").read_text().strip()
-    connection = await asyncpg.connect(
-        host=str(platform.data / "run" / "pg"), user="postgres", password=password, database=database
-    )
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 @dataclass
@@ -120,14 +107,14 @@ async def _stand_before_the_acquirer(api: ApiClient, shop: str, reference: str) 
 
 
 async def still_at_work(platform: PlatformUnderTest) -> int:
-    async with server(platform, "payments") as connection:
+    async with platform.superuser("payments") as connection:
         return int(await connection.fetchval("SELECT count(*) FROM payment WHERE resume_at IS NOT NULL"))
 
 
 async def give_up_sessions(platform: PlatformUnderTest) -> None:
     """As the server does with a client that the network has cut off."""
     gone = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'payments-0'"
-    async with server(platform, "payments") as connection:
+    async with platform.superuser("payments") as connection:
         assert await connection.fetchval(gone) > 0
 
 
