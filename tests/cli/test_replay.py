@@ -17,8 +17,8 @@ from tallystick.cli.apiclient import Answer, EdgeUnreachable
 from tallystick.cli.commands import dispatch
 from tallystick.cli.output import Failed
 from tallystick.cli.replay import _show
-from tallystick.cli.replay.file import COLUMNS, Row, card_number, columns_of, parse, reading, to_minor
-from tallystick.cli.replay.run import Once, Run
+from tallystick.cli.replay.file import COLUMNS, Row, card_number, columns_of, parse, reading, to_minor, total
+from tallystick.cli.replay.run import Once, Run, _bar
 from tallystick.kernel.luhn import luhn
 from tallystick.local.rail.rules import BEHAVIOURS
 
@@ -48,10 +48,21 @@ def test_amounts_are_exact(minor: int) -> None:
     assert to_minor(repr(minor / 100), 2) == minor  # as a program that reckons in floats writes it
 
 
-@pytest.mark.parametrize("text", ["", "x", "0", "0.00", "-1", "1.005", "nan", "inf", "1e400", "0.0000000001", "9" * 30])
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "0", "0.00", "-1", "1.005", "nan", "inf", "1e400", "0.0000000001", "9" * 30, "1_5", "1e999999999", "٣"],
+)
 def test_what_is_no_amount_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+    with pytest.raises(ValueError, match=r"is not a"):
         to_minor(text, 2)
+
+
+def test_a_long_amount_is_told_by_its_beginning() -> None:
+    """All of it, up to a line of four megabytes, was in the report."""
+    for text in ("-" + "9" * 5000, "9" * 5000):
+        with pytest.raises(ValueError, match="is not a") as refused:
+            to_minor(text, 2)
+        assert len(str(refused.value)) < 100
 
 
 def test_noise_of_floats_is_forgiven_and_nothing_more() -> None:
@@ -97,6 +108,31 @@ def test_a_row_named_by_a_card_number_is_told_and_the_others_go_on(number: str) 
         "line 4: TERMINAL_ID",
     ]
     assert number not in "".join(skipped)
+
+
+@pytest.mark.parametrize("file", [".may.csv", ".june.csv"])
+def test_a_file_without_a_name_before_its_dot_needs_one(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All such files were one run: rows of the second were said to have been sent."""
+    (tmp_path / file).write_text(f"{HEADER}\n")
+    for arguments in ([], ["--name", ""]):
+        assert dispatch(["replay", str(tmp_path / file), *arguments, "--data", str(tmp_path)]) == 2
+        assert "choose another with --name" in capsys.readouterr().err
+
+
+def test_rows_are_counted_in_their_currency(tmp_path: Path) -> None:
+    """In one of three decimals they were taken for invalid, and progress went beyond its end."""
+    file = tmp_path / "f.csv"
+    file.write_text(f"{HEADER}\n1,t,7,9,1.005,0\n2,t,7,9,1.00,0\n")
+    assert total(file, dict(COLUMNS), 3, None) == 2
+
+
+async def test_progress_is_shown_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty line went to a standard error that is a file."""
+    async with _bar(1, "payments", quiet=False) as advance:
+        advance(1)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["José", "a\tb", "x" * 101], ids=["letter", "control", "long"])

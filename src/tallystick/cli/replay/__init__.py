@@ -46,14 +46,14 @@ def replay(
     except UnknownCurrency as error:
         raise Failed(error.detail, USAGE) from error
     called = columns_of(columns)
-    key = name or file.name.split(".")[0]
+    key = file.name.split(".")[0] if name is None else name
     if why := no_name(key):
         raise Failed(f"the name of the run {why}; choose another with --name", USAGE)
     credentials = own_client(common, "replay", SCOPE)
     run = Run(key=key, currency=code, in_flight=in_flight, whole=limit is None)
     with reading(file) as lines:
         rows = parse(lines, called, exponent, run.tally.skipped)
-        asyncio.run(run.all(credentials, bounded(rows, limit), total(file, called, limit), quiet=common.json))
+        asyncio.run(run.all(credentials, bounded(rows, limit), total(file, called, exponent, limit), quiet=common.json))
     report = run.report()
     if common.json:
         emit(report, common)

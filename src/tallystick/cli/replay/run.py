@@ -250,7 +250,7 @@ async def _bar(total: int, what: str, *, quiet: bool) -> AsyncIterator[Callable[
         TextColumn("{task.fields[rate]}/s"),
         TimeRemainingColumn(),
         console=out,
-        disable=quiet and not out.is_terminal,
+        disable=quiet or not out.is_terminal,
         transient=True,
     ) as progress:
         task = progress.add_task(what, total=total, rate="-")
