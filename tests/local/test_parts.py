@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +110,34 @@ async def test_what_ignores_the_gentle_signal_is_killed(directory: Path) -> None
         await made.start()
         await until_said(made, "deaf")
         assert await made.stop() == -9
+
+
+@pytest.mark.parametrize(
+    "gone", [Path.unlink, lambda log: log.rename(log.with_suffix(".old"))], ids=["deleted", "renamed"]
+)
+async def test_a_child_is_heard_when_its_log_is_not_there_any_more(
+    directory: Path, gone: Callable[[Path], object]
+) -> None:
+    """NATS was not ready until it was started again, and nobody heard that it could not write."""
+    script = "import sys\nfor line in open(sys.argv[1]): print(line, end='')"
+    pipe = directory / "pipe"
+    os.mkfifo(pipe)
+    made = Child("test", [sys.executable, "-u", "-c", script, str(pipe)], log=directory / "test.log")
+    await made.start()
+    with await asyncio.to_thread(pipe.open, "w") as said:
+
+        async def heard(line: str) -> None:
+            said.write(f"{line}\n")
+            said.flush()
+            async with asyncio.timeout(60):
+                while line.encode() not in made.news():
+                    await asyncio.sleep(0.01)
+
+        await heard("before")
+        gone(made.log)
+        await heard("after")
+    assert await made.wait() == 0
+    assert made.news() == b""
 
 
 async def test_a_child_that_ends_before_it_is_ready_says_why(directory: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_backup_of_a_busy_platform_is_one_moment_of_it(
 
     async def scenario() -> tuple[Any, Any, set[str]]:
         async with streaming(credentials) as stream:
+            await stream.until(20)
             assert await forget_what_was_told(source) > 20
             await stream.until(20)
             before = {answer["id"] for answer in stream.answers.values()}

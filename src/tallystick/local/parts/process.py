@@ -153,15 +153,19 @@ class Child:
             await asyncio.sleep(every)
 
     def news(self, most: int = 1 << 20) -> bytes:
-        """What it has logged since the last call, or since its start; at most the last `most` bytes."""
-        with self.log.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end < self._log_heard:  # the log was cut: what came since then is at its beginning
-                self._log_heard = 0
-            file.seek(max(self._log_heard, end - most))
-            said = file.read()
-            self._log_heard = file.tell()
-        return said
+        """What it has logged since the last call, or since its start; at most the last `most` bytes. Nothing once it has ended."""
+        try:
+            # Its own descriptor: a log that was deleted or renamed meanwhile has no other name.
+            with Path(f"/proc/{self.pid}/fd/1").open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end < self._log_heard:  # the log was cut: what came since then is at its beginning
+                    self._log_heard = 0
+                file.seek(max(self._log_heard, end - most))
+                said = file.read()
+                self._log_heard = file.tell()
+                return said
+        except (FileNotFoundError, ProcessLookupError):
+            return b""
 
     def log_tail(self, size: int = 2000) -> str:
         """The last `size` bytes that this run (not an earlier one) has written."""
