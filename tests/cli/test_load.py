@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +25,9 @@ from tallystick.cli.apiclient import ApiClient
 from tallystick.cli.bench import _accounts, load
 from tallystick.cli.bench.baseline import Yardstick, _Programs
 from tallystick.cli.bench.load import Generator, Shot
+from tallystick.cli.bench.usage import Meter
 from tallystick.cli.client import fresh_certificate
+from tallystick.cli.commands import dispatch
 from tallystick.cli.credentials import Credentials, Signer
 from tallystick.cli.output import Failed
 from tallystick.local.layout import Layout
@@ -257,3 +262,90 @@ async def test_a_baseline_that_came_to_nothing_is_said() -> None:
 
     with pytest.raises(Failed, match=r"completed no transaction within 2 s.*--seconds"):
         await Yardstick(Busy(), 2).measure()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("payments", "--rate", "nan"), "--rate"),
+        (("payments", "--rate", "inf"), "--rate"),
+        (("payments", "--rate", "1e300"), "--rate"),
+        (("payments", "--rate", "0"), "--rate"),
+        (("payments", "--hot"), "for transfers only"),
+        (("tokens", "--hot"), "for transfers only"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused(
+    arguments: tuple[str, ...], said: str, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rates that are no number ended in a stack trace once the closed loop was over, and a report told of a hot account that there was not."""
+    assert dispatch(["bench", *arguments, "--data", str(directory)]) == 2
+    assert said in capsys.readouterr().err
+
+
+async def test_connections_that_can_not_be_had_are_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a stack trace."""
+    async with generator(directory, good) as (made, _):
+
+        async def connect() -> load.Connection:
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr(made, "_connect", connect)
+        with pytest.raises(Failed, match=r"connection 1 of 2 to https://localhost:\d+ failed: Too many open files"):
+            await made.open()
+
+
+def status_of(**pids: int) -> Any:
+    parts = [SimpleNamespace(name=name, pid=pid) for name, pid in pids.items()]
+    return SimpleNamespace(pid=os.getpid(), parts=parts, services=[])
+
+
+def test_processes_that_end_during_a_run_are_left_out_of_its_usage() -> None:
+    """One that ended before the measurement was a stack trace, and one that ended during it had used less than no time."""
+    burning = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True)\ninput()"
+    gone, ending = (
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for script in ("", burning)
+    )
+    gone.communicate()
+    assert ending.stdout is not None
+    ending.stdout.readline()
+    meter = Meter(status_of(nats=gone.pid, valkey=ending.pid))
+    ending.communicate(b"\n")
+    usage = meter.stop()
+    assert usage.cpu.keys() == usage.memory.keys() == {"supervisor"}
+
+
+#: A server with a backend that has worked; at a line it ends, and another one works and ends.
+SERVER = """
+import os, time
+open("/proc/self/comm", "w").write("postgres")
+def backend(wait):
+    if (pid := os.fork()) == 0:
+        while time.process_time() < 0.2: pass
+        print(flush=True)
+        if wait: input()
+        os._exit(0)
+    return pid
+first = backend(True)
+os.waitpid(first, 0)
+os.waitpid(backend(False), 0)
+print(flush=True)
+input()
+"""
+
+
+def test_what_backends_used_that_have_ended_is_counted() -> None:
+    """A backend's end took away what it had used, and what began and ended during a run was never seen."""
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdout.readline()
+        meter = Meter(status_of(postgres=server.pid))
+        server.stdin.write(b"\n")
+        server.stdin.flush()
+        for _ in range(2):
+            server.stdout.readline()
+        used = meter.stop().cpu["postgres"]
+        server.communicate(b"\n")
+    assert used >= 0.15

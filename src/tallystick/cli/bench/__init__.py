@@ -43,6 +43,8 @@ FLOAT: Final = "1000000000"
 #: Latency is measured at half of the greatest rate, where queues stay short.
 SHARE: Final = 0.5
 WARM_UP: Final = 3.0
+#: Far beyond what a machine answers: no rate may fill the memory with requests that are due.
+MAX_RATE: Final = 1_000_000
 #: The most seconds of each of the baseline's two slices.
 MAX_SLICE: Final = 10
 
@@ -73,8 +75,12 @@ def bench(
     """
     import uvloop
 
-    if seconds < 2 or connections < 1 or accounts < 2 or (rate is not None and rate <= 0):
-        raise Failed("--seconds and --accounts must be 2 or more, --connections 1 or more, --rate above 0", USAGE)
+    if seconds < 2 or connections < 1 or accounts < 2:
+        raise Failed("--seconds and --accounts must be 2 or more, --connections 1 or more", USAGE)
+    if rate is not None and not 0 < rate <= MAX_RATE:
+        raise Failed(f"--rate must be above 0 and at most {MAX_RATE:,}", USAGE)
+    if hot and subject != "transfers":
+        raise Failed("--hot is for transfers only", USAGE)
     if not 1 <= batch <= MAX_TRANSFERS or (batch > 1 and subject != "transfers"):
         raise Failed(f"--batch must be between 1 and {MAX_TRANSFERS}, and is for transfers only", USAGE)
     if out is not None and not out.parent.is_dir():
@@ -114,7 +120,7 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
     from tallystick.cli.bench.usage import Meter
 
     say = console(error=True)
-    status = await control.ask(common.layout, control.GetStatus(), control.Status)
+    await control.ask(common.layout, control.GetStatus(), control.Status)  # whether it runs
     async with AsyncExitStack() as held:
         base = None
         if baseline:
@@ -131,7 +137,7 @@ async def _run(common: Common, credentials: Any, plan: Plan, *, baseline: bool) 
                 await base.measure()
             await generator.closed_loop(shots, WARM_UP)
             say.print("[dim]as fast as it goes ...[/]")
-            meter = Meter(status)
+            meter = Meter(await control.ask(common.layout, control.GetStatus(), control.Status))
             own = os.times()
             most = await generator.closed_loop(shots, plan.seconds)
             usage = meter.stop()

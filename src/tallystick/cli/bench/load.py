@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from tallystick.cli.apiclient import ApiClient, EdgeUnreachable, TokenRefused
+from tallystick.cli.failure import PART_FAILED, Failed
 
 #: Requests that are due but not sent: more than this, and the run is cut short, for the queue only grows.
 MAX_BACKLOG = 20_000
@@ -172,9 +173,15 @@ class Generator:
         self._numbers = itertools.count()
 
     async def open(self) -> None:
+        """Raises Failed."""
         await self._fresh_token()
-        for _ in range(self._size):
-            self._idle.append(await self._connect())
+        for number in range(self._size):
+            try:
+                self._idle.append(await self._connect())
+            except OSError as error:
+                await self.close()
+                why = f"connection {number + 1} of {self._size} to {self._origin} failed: {error.strerror or error}"
+                raise Failed(why, PART_FAILED) from error
         self._watch = asyncio.create_task(self._look_after())
 
     async def close(self) -> None:
