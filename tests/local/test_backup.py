@@ -10,12 +10,14 @@ import random
 import stat
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tallystick.cli.commands import dispatch
+from tallystick.local.backup import BackupRefused
 from tallystick.local.backup import take as taking
 from tallystick.local.backup.archive import FORMAT, Damaged, Header, Writer, read
 from tallystick.local.layout import Layout
@@ -278,3 +280,20 @@ def test_nothing_is_left_of_a_backup_that_is_interrupted_as_its_file_is_made(
 
     asyncio.run(write())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_backups_never_write_to_one_file(tmp_path: Path) -> None:
+    """Those of two platforms, begun in the same second in one directory, were one file of both, and one of them was told to be whole."""
+    target = tmp_path / "it.tar"
+    with pytest.raises(BackupRefused, match="exists"), taking._whole(target) as first:
+        first.write(b"the first")
+        with taking._whole(target) as second:
+            first.flush()
+            second.write(b"second")
+        assert target.read_bytes() == b"second"
+    target.unlink()
+    with ExitStack() as stack:
+        with pytest.raises(BackupRefused, match="another backup is being written"), taking._whole(target) as first:
+            second = stack.enter_context(taking._whole(target))
+        second.write(b"second")
+    assert there(tmp_path) == {"it.tar": b"second"}

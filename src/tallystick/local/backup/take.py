@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -182,27 +182,14 @@ async def _write(
         done += size
         progress(done, max(done, total))
 
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    try:  # from here on: an interruption may come as soon as the file is there
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
-            writer = Writer(file, header, told)
-            _valkey(writer, layout)
-            await _databases(writer, layout, login)
-            _rail(writer, layout)
-            _rest(writer, layout, root_key=root_key)
-            ended_at = rfc3339(now())
-            manifest = writer.close(ended_at)
-            file.flush()
-            os.fsync(descriptor)
-        if target.exists():
-            raise BackupRefused(f"{target} exists: choose another name")
-        unfinished.rename(target)
-        _sync(target.parent)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with _whole(target) as file:
+        writer = Writer(file, header, told)
+        _valkey(writer, layout)
+        await _databases(writer, layout, login)
+        _rail(writer, layout)
+        _rest(writer, layout, root_key=root_key)
+        ended_at = rfc3339(now())
+        manifest = writer.close(ended_at)
     size = target.stat().st_size
     return Taken(
         file=target,
@@ -213,6 +200,41 @@ async def _write(
         running=running,
         root_key=root_key,
     )
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[IO[bytes]]:
+    """A file of mode 0600 that is at `target` once the block has ended well, and nowhere if it has not. Raises BackupRefused, also when another
+    process writes to the same `target`, such as the backup of another platform at the same time.
+    """
+    unfinished, made = target.with_name(f"{target.name}.unfinished"), None
+    try:  # from here on: an interruption may come as soon as the file is there
+        unfinished.unlink(missing_ok=True)  # of a backup that was killed
+        # EXCL: two writers never have the same file.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(unfinished, flags, 0o600), "wb") as file:
+            made = os.fstat(file.fileno())
+            os.fchmod(file.fileno(), 0o600)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            raise BackupRefused(f"{target} exists: choose another name")
+        if not _is(unfinished, made):
+            raise BackupRefused(f"another backup is being written to {target}: choose another name")
+        unfinished.rename(target)
+        _sync(target.parent)
+    except BaseException:
+        if made is None or _is(unfinished, made):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _is(path: Path, made: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), made)
+    except FileNotFoundError:
+        return False
 
 
 def _valkey(writer: Writer, layout: Layout) -> None:
