@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tallystick.cli.output import NO, OK, Common, console, emit, print_line
+from tallystick.cli.output import NO, OK, Common, Failed, console, emit, print_line
 from tallystick.cli.own_client import own_client
 from tallystick.kernel import ids
 from tallystick.kernel.money import MoneyWire, to_money
@@ -96,6 +96,17 @@ class _Demo:
         customer = await step("a customer's wallet, never below zero", lambda: self._account("Customer", "0"))
         token = await step("a card becomes a token", self._token)
         secret, endpoint = await step("a webhook endpoint", lambda: self._endpoint(url))
+        try:
+            await self._payments(token, merchant, customer, secret)
+        except BaseException:
+            # It would be sent to for days, and whatever listens on this port by then would hear it.
+            with suppress(Wrong, Failed):  # what went wrong first is what is told
+                await self._forget(endpoint)
+            raise
+        await step("the webhook endpoint is deleted", lambda: self._forget(endpoint))
+
+    async def _payments(self, token: str, merchant: str, customer: str, secret: str) -> None:
+        step = self._step
         await step("money for the wallet, from outside", lambda: self._fund(customer))
         payment = await step(
             "a card payment of 49.90 EUR, authorized",
@@ -115,7 +126,6 @@ class _Demo:
             ("receipt of the refusal", denied["receipt"]),
         ):
             await step(f"{name}, verified offline", partial(self._receipt, receipt))
-        await step("the webhook endpoint is deleted", lambda: self._forget(endpoint))
 
     async def _post(self, path: str, body: dict[str, Any], status: int = 201) -> Any:
         answer = await self._api.request(
@@ -214,12 +224,15 @@ class _Demo:
 
     async def _webhooks(self, secret: str) -> tuple[str, None]:
         """Wait for the webhooks about the payments, the refund and the refusal, and verify their signatures."""
-        from standardwebhooks.webhooks import Webhook
+        from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
         wanted = {"payment.authorized", "payment.settled", "refund.succeeded", "payment.declined"}
         ends = time.monotonic() + EVENTS_WITHIN
         while True:
-            events = {Webhook(secret).verify(body, headers)["type"] for headers, body in self._heard}
+            try:
+                events = {Webhook(secret).verify(body, headers)["type"] for headers, body in self._heard}
+            except WebhookVerificationError as error:
+                raise Wrong(f"a webhook's signature is wrong: {error}") from error
             if wanted <= events:
                 return ", ".join(sorted(events)), None
             if time.monotonic() > ends:
