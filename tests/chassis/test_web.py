@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import pytest
@@ -581,6 +581,20 @@ def test_places_of_errors_become_pointers() -> None:
     assert locate("Expected `int` - at `$.a[3].b`") == ("/a/3/b", "Expected `int`")
     assert locate("Expected `int` - at `$.a[...].b`") == ("/a", "Expected `int`")
     assert locate("Object missing required field `a`") == ("", "Object missing required field `a`")
+
+
+class Chosen(msgspec.Struct, forbid_unknown_fields=True):
+    mode: Literal["one", "other"]
+
+
+@pytest.mark.timeout(30)
+def test_a_large_value_that_repeats_the_words_of_a_message_costs_no_more_than_another() -> None:
+    value = "unknown field `" * 69_000  # a body of a mebibyte; searched anew from each of these, it takes minutes
+    with pytest.raises(InvalidRequest) as refused:
+        body_decoder(Chosen)(json.dumps({"mode": value}).encode())
+    [error] = refused.value.extensions["errors"]
+    assert error["pointer"] == "/mode"
+    assert error["detail"].startswith("Invalid enum value 'unknown field `")
 
 
 class Loose(msgspec.Struct):

@@ -29,7 +29,8 @@ _TOKENISE_IT = "holds {}: tokenise it (POST /v1/tokens) and send the token where
 _PLACE = re.compile(r"^(?P<what>.*?) - at `(?P<key>key in )?\$(?P<path>[^`]*)`$", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]|(\[\.\.\.\])")
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
-_UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
+# From the beginning of the message: a client's long value in it may repeat any words, and each of them would be searched from.
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> None:
@@ -172,7 +173,7 @@ def locate(message: str, words: PatternWords = MappingProxyType({})) -> tuple[st
             break  # msgspec does not name the key of a map, so the pointer ends at the map
         path = (*path, name or index)
     pointer = "".join(f"/{step}" for step in path)
-    if unknown := _UNKNOWN.search(what):
+    if unknown := _UNKNOWN.match(what):
         pointer += "/" + _shown(unknown[1]).replace("~", "~0").replace("/", "~1")
     # "Expected ..." is our own text, however long; other messages repeat the client's.
     return pointer, _in_words(what, path, words) if what.startswith("Expected ") else _shown(what)
