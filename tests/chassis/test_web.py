@@ -583,6 +583,19 @@ def test_places_of_errors_become_pointers() -> None:
     assert locate("Object missing required field `a`") == ("", "Object missing required field `a`")
 
 
+class Labelled(msgspec.Struct, forbid_unknown_fields=True):
+    labels: list[dict[Annotated[str, msgspec.Meta(min_length=1, max_length=3)], int]]
+
+
+@pytest.mark.parametrize("key", ["", "long"])
+def test_a_key_that_is_wrong_is_told_with_the_place_of_its_map(key: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        body_decoder(Labelled)(json.dumps({"labels": [{}, {key: 1}]}).encode())
+    bound = "<= 3" if key else ">= 1"
+    error = {"pointer": "/labels/1", "detail": f"a key: Expected `str` of length {bound}"}
+    assert refused.value.extensions["errors"] == [error]
+
+
 class Chosen(msgspec.Struct, forbid_unknown_fields=True):
     mode: Literal["one", "other"]
 

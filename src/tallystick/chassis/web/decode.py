@@ -26,7 +26,7 @@ MAX_DEPTH = 16
 MAX_QUERY = 4096
 _TOKENISE_IT = "holds {}: tokenise it (POST /v1/tokens) and send the token where a source is asked for"
 
-_PLACE = re.compile(r"^(?P<what>.*?) - at `(?P<key>key in )?\$(?P<path>[^`]*)`$", re.DOTALL)
+_PLACE = re.compile(r"^(?P<what>.*?) - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]|(\[\.\.\.\])")
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 # From the beginning of the message: a client's long value in it may repeat any words, and each of them would be searched from.
@@ -176,7 +176,8 @@ def locate(message: str, words: PatternWords = MappingProxyType({})) -> tuple[st
     if unknown := _UNKNOWN.match(what):
         pointer += "/" + _shown(unknown[1]).replace("~", "~0").replace("/", "~1")
     # "Expected ..." is our own text, however long; other messages repeat the client's.
-    return pointer, _in_words(what, path, words) if what.startswith("Expected ") else _shown(what)
+    detail = _in_words(what, path, words) if what.startswith("Expected ") else _shown(what)
+    return pointer, f"a key: {detail}" if found is not None and found["key"] else detail
 
 
 def _in_words(what: str, path: tuple[str, ...], words: PatternWords) -> str:
