@@ -289,6 +289,21 @@ async def test_each_kind_of_revocation(world: World, kind: str, name: str) -> No
         await world.auth.transaction(inner, "payments")
 
 
+async def test_a_token_of_a_key_that_is_gone_is_refused_when_the_revocation_is_forgotten(world: World) -> None:
+    """Whoever has stolen a key signs tokens that live longer than identity's, and than the revocation of the key."""
+    end = int(time.time()) + 1_000_000
+    token, inner = world.issuer.access(world.holder, exp=end), world.issuer.transaction(exp=end)
+    await world.ask(world.holder.headers(token))
+    await world.auth.transaction(inner, "payments")
+    world.server.revoke("kid", "k1")["until"] = int(time.time()) - 61
+    world.server.issuers = [Issuer("k2")]
+    await world.feed.fetch()
+    await world.auth._keys.refresh()
+    await world.refused(world.holder.headers(token), "invalid_token")
+    with pytest.raises(CredentialsRefused, match="a key that isn't known"):
+        await world.auth.transaction(inner, "payments")
+
+
 async def test_transaction_token_goes_with_its_access_token(world: World) -> None:
     inner = world.issuer.transaction(txn="t1")
     await world.auth.transaction(inner, "payments")

@@ -169,7 +169,7 @@ class Authenticator:
             raise invalid_proof(f"The DPoP proof is not valid: {refused.reason}.") from None
 
     async def _access(self, text: str, digest: bytes, now: float) -> Verified:
-        verified = self._tokens.get(digest)
+        verified = self._known(digest)
         if verified is None:
             verified = await self._with_keys(
                 lambda: access_token(text, self._keys.keys, issuer=self._public_url, audience=self._public_url, now=now)
@@ -188,7 +188,7 @@ class Authenticator:
         digest = sha256(token)
         now = self._clock.now().timestamp()
         try:
-            verified = self._tokens.get(digest, caller)
+            verified = self._known(digest, caller)
             if verified is None:
                 verified = await self._with_keys(
                     lambda: transaction_token(
@@ -271,6 +271,18 @@ class Authenticator:
         return service_of(match[1])
 
     # ---- both -------------------------------------------------------------------------------------------------------
+
+    def _known(self, digest: bytes, caller: str = "") -> Verified | None:
+        """A token that was found valid before, unless its key has left the key set since.
+
+        A revoked key is remembered for as long as identity's own tokens live. Whoever has stolen the key can sign tokens that live
+        longer.
+        """
+        verified = self._tokens.get(digest, caller)
+        if verified is not None and verified.kid not in self._keys.keys:
+            self._tokens.drop(digest, caller)
+            return None
+        return verified
 
     def _current(self, verified: Verified, digest: bytes, now: float, caller: str = "") -> Verified:
         """Check what can change while a token is valid: expiry and revocation. Done at each use."""
