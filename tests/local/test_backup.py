@@ -297,3 +297,29 @@ def test_two_backups_never_write_to_one_file(tmp_path: Path) -> None:
             second = stack.enter_context(taking._whole(target))
         second.write(b"second")
     assert there(tmp_path) == {"it.tar": b"second"}
+
+
+def test_a_root_key_that_is_a_link_is_in_the_backup(tmp_path: Path) -> None:
+    """It was left out, and the backup was said to be with it."""
+    layout = Layout(tmp_path / "data")
+    layout.secrets.mkdir(parents=True)
+    (tmp_path / "root.key").write_bytes(b"key")
+    layout.root_key.symlink_to(tmp_path / "root.key")
+    (layout.data / "gone").symlink_to(tmp_path / "gone")
+    for root_key, found in ((True, {"backup.json", "secrets/root.key"}), (False, {"backup.json"})):
+        out = io.BytesIO()
+        taking._rest(
+            Writer(out, Header(format=FORMAT, program="9.0", begun_at="", root_key=root_key)), layout, root_key=root_key
+        )
+        contents = {member.name: (member.isreg(), content) for member, content in members(out.getvalue())}
+        assert contents.keys() == found
+        assert not root_key or contents["secrets/root.key"] == (True, b"key")
+
+
+def test_a_backup_with_the_root_key_needs_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was said to be with it."""
+    data = tmp_path / "data"
+    (data / "postgres").mkdir(parents=True)
+    (data / "platform.json").write_text("{}")
+    assert dispatch(["backup", str(tmp_path / "it.tar"), "--data", str(data)]) == 1
+    assert "secrets/root.key: put it back, or leave it out" in capsys.readouterr().err

@@ -101,6 +101,10 @@ def test_a_backup_of_a_busy_platform_is_one_moment_of_it(
     root.create(tmp_path / "other.key")
     refused = copy.cli("restore", str(file), "--root-key", str(tmp_path / "other.key"))
     assert (refused.status, "does not fit" in refused.err, copy.data.exists()) == (1, True, False)
+    (tmp_path / "no.key").write_text("no key")
+    (tmp_path / "no.key").chmod(0o600)
+    refused = copy.cli("restore", str(file), "--root-key", str(tmp_path / "no.key"))
+    assert f"does not fit: {tmp_path / 'no.key'} is not a root key file" in refused.err
     done = copy.cli("restore", str(file), "--root-key", str(source.data / "secrets" / "root.key"), "--json")
     assert done.status == 0, done
     copy.start()

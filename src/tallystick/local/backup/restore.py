@@ -134,7 +134,9 @@ async def _put_root_key(staging: Layout, header: Header, given: Path | None, pas
     try:
         await pki.check_root(staging.authority, await root_key.LocalRoot.open(staging.root_key, passphrase))
     except (root_key.RootError, PkiError) as error:
-        raise BackupRefused(f"the root key does not fit: {error}") from error
+        # Where the copy lies is nothing that the reader could look at.
+        why = str(error).replace(str(staging.root_key), str(given or "the backup's root key"))
+        raise BackupRefused(f"the root key does not fit: {why}") from error
 
 
 async def _opened(

@@ -92,6 +92,10 @@ async def take(layout: Layout, target: Path, *, root_key: bool, max_rate: int | 
         raise BackupRefused(f"there is no platform in {layout.data}: name another directory with --data")
     if layout.data in target.resolve().parents:
         raise BackupRefused(f"{target} is in the data directory, which it is to be a copy of: choose another place")
+    if root_key and not layout.root_key.is_file():
+        raise BackupRefused(
+            f"there is no root key in {layout.root_key}: put it back, or leave it out of the backup with --without-root-key"
+        )
     lock = Lock(layout.lock)
     stopped = lock.acquire()
     try:
@@ -323,7 +327,7 @@ def _rail(writer: Writer, layout: Layout) -> None:
 
 
 def _rest(writer: Writer, layout: Layout, *, root_key: bool) -> None:
-    """Settings, secrets, the log's public key, clients' credentials, and what else lies there."""
+    """Settings, secrets, the log's public key, clients' credentials, and what else lies there. Of a link to a file, what the file contains."""
     for folder, directories, names in os.walk(layout.data):
         top = Path(folder) == layout.data
         # A file that is being replaced has a name that begins with a dot.
@@ -332,7 +336,7 @@ def _rest(writer: Writer, layout: Layout, *, root_key: bool) -> None:
         )
         for name in sorted(names):
             path = Path(folder, name)
-            if name.startswith(".") or (top and _left_out(name)) or path.is_symlink() or not path.is_file():
+            if name.startswith(".") or (top and _left_out(name)) or not path.is_file():
                 continue
             if path == layout.root_key and not root_key:
                 continue
