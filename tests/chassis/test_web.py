@@ -1177,3 +1177,14 @@ def test_a_parameter_is_a_text_or_a_whole_number() -> None:
 
     with pytest.raises(TypeError, match=r"Asked: .*: seconds, final$"):
         query_decoder(Asked)
+
+
+@pytest.mark.parametrize(("status", "length"), [(200, b"0"), (204, None)])
+async def test_an_answer_without_content_has_no_length(status: int, length: bytes | None) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await wire.send_answer({"method": "DELETE"}, send, wire.Answer(status, [], b""))
+    assert dict(sent[0]["headers"]).get(b"content-length") == length

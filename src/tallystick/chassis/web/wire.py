@@ -92,7 +92,8 @@ def header_list(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
     """Send an answer. To HEAD it has the headers that GET would get, Content-Length included, and no content."""
     headers = answer.headers
-    headers.append((b"content-length", b"%d" % len(answer.content)))
+    if answer.status != 204:  # which has none (RFC 9110 section 8.6)
+        headers.append((b"content-length", b"%d" % len(answer.content)))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append((b"cache-control", b"no-store"))
     if scope["method"] == "HEAD":
