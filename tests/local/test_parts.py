@@ -190,6 +190,31 @@ async def test_what_is_cut_short_is_gone_with_all_that_it_started(directory: Pat
     await until_gone(int(file.read_text()))
 
 
+async def test_what_is_cut_short_as_it_is_started_is_gone_too(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command had started went on, and the caller waited for its end."""
+    file = directory / "grandchild"
+    script = f"(trap '' HUP; sleep 600) & echo $! > {file}; wait"
+    start = asyncio.create_subprocess_exec
+    started = asyncio.Event()
+
+    async def slow(*arguments: Any, **more: Any) -> asyncio.subprocess.Process:
+        process = await start(*arguments, **more)
+        async with asyncio.timeout(20):
+            while not (file.exists() and file.read_text().strip()):
+                await asyncio.sleep(0.01)
+        started.set()
+        await asyncio.sleep(0.01)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    running = asyncio.create_task(process_part.run_once("test", ["/bin/sh", "-c", script], within=60))
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until_gone(int(file.read_text()))
+
+
 async def test_a_child_gets_its_own_environment_and_limits_only(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,18 +183,24 @@ async def run_once(name: str, argv: Sequence[str], *, identity: Identity = SAME,
 
     If it is cut short, it is killed with all processes that it started.
     """
-    process = await asyncio.create_subprocess_exec(
-        *launch(identity, signal.SIGKILL, list(argv)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=MINIMAL_ENVIRONMENT,
-        start_new_session=True,
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *launch(identity, signal.SIGKILL, list(argv)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=MINIMAL_ENVIRONMENT,
+            start_new_session=True,
+        )
     )
     try:
+        # Cancelled in the middle of it, asyncio would kill only the command itself, and wait for what holds its output.
+        await asyncio.shield(starting)
         async with asyncio.timeout(within):
+            process = starting.result()
             output, _ = await process.communicate(told.encode())
     except BaseException as error:
+        process = await starting
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
