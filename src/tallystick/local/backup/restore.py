@@ -22,10 +22,10 @@ from tallystick.kernel.secret import Secret
 from tallystick.local import pki, provision
 from tallystick.local.backup import BackupFailed, BackupRefused, Damaged, Progress
 from tallystick.local.backup.archive import Header, Manifest, read
-from tallystick.local.backup.take import ROLE, ROOM
+from tallystick.local.backup.take import ROLE, ROOM, postgres_alone
 from tallystick.local.deployments import deployments
 from tallystick.local.layout import RESTORING, Layout, LayoutError
-from tallystick.local.parts import NoIdentity, Postgres
+from tallystick.local.parts import NoIdentity
 from tallystick.local.parts import postgres as parts_postgres
 from tallystick.local.parts.process import ProcessFailed, run_once
 from tallystick.local.pki import PkiError
@@ -151,14 +151,8 @@ async def _opened(
             within=VERIFY_WITHIN,
         )
         (staging.postgres / "backup_manifest").unlink()
-        staging.prepare()
-        password = SecretFiles(staging.secrets).get(Postgres.name)
-        server = Postgres(staging.postgres, staging.postgres_sockets, password=password, log=staging.log("postgres"))
-        await server.start()
-        try:
+        async with postgres_alone(staging):
             return await _told(staging, header, manifest)
-        finally:
-            await server.stop()
     except migrate.MigrationError as error:
         raise BackupRefused(
             f"it was made by a newer version ({header.program}): restore it with that version ({error})"

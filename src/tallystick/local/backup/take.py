@@ -114,6 +114,13 @@ async def _stopped_server(layout: Layout) -> AsyncIterator[None]:
     """PostgreSQL alone: after a kill it recovers first, and root's and others' backups are made in one way."""
     if found := [fault.text for fault in faults(layout) if not fault.mended]:
         raise BackupFailed(found[0])
+    async with postgres_alone(layout):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def postgres_alone(layout: Layout) -> AsyncIterator[None]:
+    """PostgreSQL without the rest of the platform, for as long as the block takes. Raises ProcessFailed, LayoutError."""
     layout.prepare()
     password = SecretFiles(layout.secrets).get(Postgres.name)
     server = Postgres(layout.postgres, layout.postgres_sockets, password=password, log=layout.log("postgres"))
