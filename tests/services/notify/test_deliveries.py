@@ -303,11 +303,12 @@ async def test_gone_that_is_said_to_several_at_once_is_one_disabling(
     assert [each for each, _ in await env.facts()] == ["notify.endpoint.created", "notify.endpoint.disabled"]
 
 
-@pytest.mark.parametrize("brings", [204, 500, 410])
-async def test_what_is_under_way_when_its_endpoint_is_disabled_is_stored_as_what_it_was(
+async def _disabled_meanwhile(
     env: Env, receiver: Receiver, brings: int
-) -> None:
-    """The receiver had accepted it, and the list said that it had failed; whoever replayed the failed ones sent it twice."""
+) -> tuple[dict[str, Any], asyncio.Task[Any], asyncio.Event]:
+    """An endpoint that the answer to its second webhook has disabled, while its first is under way: that is answered with `brings` once
+    the event is set.
+    """
     disabled = asyncio.Event()
 
     async def late(request: web.Request) -> web.Response:
@@ -321,6 +322,15 @@ async def test_what_is_under_way_when_its_endpoint_is_disabled_is_stored_as_what
     async with asyncio.timeout(60):
         while (await env.edge("GET", f"{PATH}/{endpoint['id']}")).json["status"] != "disabled":
             await asyncio.sleep(0.02)
+    return endpoint, sending, disabled
+
+
+@pytest.mark.parametrize("brings", [204, 500, 410])
+async def test_what_is_under_way_when_its_endpoint_is_disabled_is_stored_as_what_it_was(
+    env: Env, receiver: Receiver, brings: int
+) -> None:
+    """The receiver had accepted it, and the list said that it had failed; whoever replayed the failed ones sent it twice."""
+    endpoint, sending, disabled = await _disabled_meanwhile(env, receiver, brings)
     assert [each["status"] for each in await env.deliveries(endpoint)] == ["failed", "failed"]
     await env.told(fact(n=3))
     disabled.set()
@@ -341,19 +351,7 @@ async def test_what_is_under_way_when_its_endpoint_is_disabled_is_stored_as_what
 async def test_what_was_replayed_since_is_not_overwritten_by_an_attempt_from_before(
     env: Env, receiver: Receiver
 ) -> None:
-    disabled = asyncio.Event()
-
-    async def late(request: web.Request) -> web.Response:
-        await disabled.wait()
-        return web.Response(status=500)
-
-    endpoint = await env.endpoint(receiver.url)
-    receiver.answers = [late, 410]
-    await env.told(fact(n=1), fact(n=2))
-    sending = asyncio.create_task(env.send())
-    async with asyncio.timeout(60):
-        while (await env.edge("GET", f"{PATH}/{endpoint['id']}")).json["status"] != "disabled":
-            await asyncio.sleep(0.02)
+    endpoint, sending, disabled = await _disabled_meanwhile(env, receiver, 500)
     await env.edge("POST", f"{PATH}/{endpoint['id']}/enable")
     first = next(each for each in await env.deliveries(endpoint) if each["event"] == receiver.ids[0])
     await env.edge("POST", f"{PATH}/{endpoint['id']}/deliveries/{first['id']}/replay")
